@@ -1,0 +1,53 @@
+"""From what was measured to what the update reads."""
+
+import torch
+
+from detox_lightning.algorithm.advantages import AdvantageEstimator
+from detox_lightning.algorithm.masks import Reduce, alone, whiten
+from detox_lightning.algorithm.scores import (
+    RunningMoments,
+    ScoreShaping,
+    shape_scores,
+    token_rewards,
+)
+from detox_lightning.algorithm.types import Experience, Rollout
+
+
+def judge(
+    rollout: Rollout,
+    has_eos: torch.Tensor,
+    kl_coef: float,
+    estimator: AdvantageEstimator,
+    shaping: ScoreShaping,
+    moments: RunningMoments,
+    reduce: Reduce = alone,
+) -> Experience:
+    """Turns scores and KL into token rewards, and those into whitened advantages.
+
+    Args:
+        rollout: ``b`` responses.
+        has_eos: ``[b]``, True where the response ended by itself.
+        kl_coef: What a nat of KL costs.
+        estimator: Of advantages.
+        shaping: What happens to the scores first.
+        moments: Of the scores so far; takes in this rollout's where ``shaping`` scales.
+        reduce: Sum over ranks.
+    """
+    mask = rollout.response_mask
+    if shaping.scale:
+        moments.update(rollout.scores, reduce)
+    scores = shape_scores(rollout.scores, has_eos, shaping, moments)
+    rewards = token_rewards(scores, rollout.kl, mask, kl_coef)
+    if shaping.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
+    advantages, returns = estimator(rewards, rollout.values, mask)
+    return Experience(
+        prompt_ids=rollout.prompt_ids,
+        prompt_mask=rollout.prompt_mask,
+        response_ids=rollout.response_ids,
+        response_mask=mask,
+        old_logprobs=rollout.old_logprobs,
+        old_values=torch.where(mask, rollout.values, 0),
+        advantages=whiten(advantages, mask, reduce=reduce),
+        returns=returns,
+    )

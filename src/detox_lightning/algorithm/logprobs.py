@@ -1,0 +1,58 @@
+"""Log-probabilities of sampled tokens under the sampler's own distribution.
+
+The sampler may draw at a temperature and forbid EOS before a minimum length; the same transform is applied to the logits here,
+so that the ratio of new to old probability is exactly 1 before the first update.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sampler_logits(
+    logits: Tensor, temperature: float = 1.0, min_new_tokens: int = 0, eos_token_id: int = 1
+) -> Tensor:
+    """Logits as the sampler saw them, in float32.
+
+    Args:
+        logits: ``[b, t, V]`` for the response positions, from the first.
+        temperature: Divides the logits.
+        min_new_tokens: EOS is impossible at the positions before this one.
+        eos_token_id: The token that ends a response.
+
+    Returns:
+        ``[b, t, V]`` float32; the input itself where there is nothing to do.
+    """
+    logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    if min_new_tokens > 0:
+        early = torch.arange(logits.shape[1], device=logits.device) < min_new_tokens
+        is_eos = torch.arange(logits.shape[2], device=logits.device) == eos_token_id
+        logits = logits.masked_fill(early[:, None] & is_eos, -torch.inf)
+    return logits
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probability of each token: its logit less the log of the sum of all exponentials.
+
+    Args:
+        logits: ``[b, t, V]``.
+        tokens: ``[b, t]``.
+
+    Returns:
+        ``[b, t]``.
+    """
+    chosen = logits.gather(-1, tokens[..., None]).squeeze(-1)
+    return chosen - logits.logsumexp(dim=-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of each position's distribution, in nats.
+
+    Args:
+        logits: ``[b, t, V]``; -inf is a probability of 0.
+
+    Returns:
+        ``[b, t]``.
+    """
+    return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)

@@ -1,0 +1,93 @@
+"""Which response positions are real, and statistics over them.
+
+Sums that must be taken over all processes go through ``reduce``, a function from a tensor to its sum over ranks; alone, a
+tensor is its own sum.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+def alone(x: Tensor) -> Tensor:
+    """The sum over ranks where there is one rank."""
+    return x
+
+
+def response_lengths(response_ids: Tensor, eos_token_id: int) -> Tensor:
+    """Counts each response's real tokens: up to and with the first EOS, or all of them.
+
+    Padding is never asked for, since T5's decoder starts with its pad token.
+
+    Args:
+        response_ids: ``[b, t]``.
+        eos_token_id: The token that ends a response.
+
+    Returns:
+        ``[b]`` lengths, at least 1 where ``t`` is.
+    """
+    is_eos = response_ids == eos_token_id
+    before = is_eos.cumsum(dim=1) - is_eos.long() == 0
+    return before.sum(dim=1)
+
+
+def mask_from_lengths(lengths: Tensor, width: int, first_token: bool = True) -> Tensor:
+    """The response mask.
+
+    Args:
+        lengths: ``[b]`` number of real tokens.
+        width: ``t``.
+        first_token: False leaves each response's first token out, as TRL's legacy trainer did.
+
+    Returns:
+        ``[b, t]`` bool.
+    """
+    position = torch.arange(width, device=lengths.device)
+    mask = position < lengths[:, None]
+    return mask if first_token else mask & (position > 0)
+
+
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """The sum of ``x`` where ``mask`` is True, whatever stands elsewhere (NaN included)."""
+    return torch.where(mask, x, 0).sum()
+
+
+def masked_mean(x: Tensor, mask: Tensor, reduce: Reduce = alone) -> Tensor:
+    """The mean of ``x`` (``[b, t]``) over all ranks' real tokens; 0 where there are none."""
+    total, count = reduce(torch.stack([masked_sum(x, mask), mask.sum().to(x.dtype)]))
+    return total / count.clamp(min=1)
+
+
+def masked_moments(
+    x: Tensor, mask: Tensor, reduce: Reduce = alone
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, population variance and number of all ranks' real tokens of ``x`` (``[b, t]``)."""
+    count = reduce(mask.sum()).to(x.dtype).clamp(min=1)
+    mean = reduce(masked_sum(x, mask)) / count
+    variance = reduce(masked_sum((x - mean) ** 2, mask)) / count
+    return mean, variance, count
+
+
+def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, reduce: Reduce = alone) -> Tensor:
+    """Scales ``x`` to unit variance, and to mean 0 if ``shift_mean``, over all ranks' real tokens.
+
+    The variance carries Bessel's correction and 1e-8 is added to it, as in TRL's ``masked_whiten``.
+
+    Args:
+        x: ``[b, t]``.
+        mask: ``[b, t]``.
+        shift_mean: False keeps the mean.
+        reduce: Sum over ranks.
+
+    Returns:
+        ``[b, t]``, 0 outside the mask.
+    """
+    mean, variance, count = masked_moments(x, mask, reduce)
+    variance = variance * count / (count - 1).clamp(min=1)
+    whitened = (x - mean) * torch.rsqrt(variance + 1e-8)
+    if not shift_mean:
+        whitened = whitened + mean
+    return torch.where(mask, whitened, 0)

@@ -1,0 +1,108 @@
+"""Scores of whole responses: scaling, clipping, and how they become a reward for each token."""
+
+from dataclasses import dataclass
+
+import torch
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from detox_lightning.algorithm.masks import Reduce, alone
+
+
+@dataclass(frozen=True)
+class ScoreShaping:
+    """What happens to the scores before they become rewards.
+
+    Attributes:
+        scale: Divide by the running standard deviation.
+        normalize: Subtract the running mean, too; needs ``scale``.
+        clip: Bound on the absolute score, after scaling; null for none.
+        missing_eos_penalty: Subtracted from the score of a response that the length limit cut off.
+        whiten_rewards: Scale each rollout's token rewards to unit variance, keeping their mean.
+    """
+
+    scale: bool = False
+    normalize: bool = False
+    clip: PositiveFloat | None = None
+    missing_eos_penalty: NonNegativeFloat = 0.0
+    whiten_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        if self.normalize and not self.scale:
+            raise ValueError("scores.normalize=true needs scores.scale=true")
+
+
+@dataclass
+class RunningMoments:
+    """Mean and variance of all scores seen, by Chan's parallel update.
+
+    https://en.wikipedia.org/wiki/Algorithms_for_calculating_variance#Parallel_algorithm
+
+    Attributes:
+        count: Scores seen.
+        mean: Their mean.
+        variance: Their population variance.
+    """
+
+    count: float = 0.0
+    mean: float = 0.0
+    variance: float = 1.0
+
+    @property
+    def std(self) -> float:
+        """The standard deviation, with Bessel's correction."""
+        return float((self.variance * self.count / max(self.count - 1, 1)) ** 0.5)
+
+    def update(self, scores: Tensor, reduce: Reduce = alone) -> None:
+        """Takes in one rollout's scores (``[b]``) of all ranks."""
+        x = scores.double()
+        count, total = reduce(torch.stack([torch.ones_like(x).sum(), x.sum()])).tolist()
+        mean = total / count
+        variance = float(reduce(((x - mean) ** 2).sum())) / count
+        delta, seen = mean - self.mean, self.count + count
+        spread = self.variance * self.count + variance * count
+        self.variance = (spread + delta**2 * self.count * count / seen) / seen
+        self.mean += delta * count / seen
+        self.count = seen
+
+
+def shape_scores(
+    scores: Tensor, has_eos: Tensor, shaping: ScoreShaping, moments: RunningMoments
+) -> Tensor:
+    """Penalizes, scales, normalizes and clips the scores.
+
+    Args:
+        scores: ``[b]`` raw.
+        has_eos: ``[b]`` bool.
+        shaping: What to do.
+        moments: Of the scores so far, this rollout's included.
+
+    Returns:
+        ``[b]``.
+    """
+    scores = scores - shaping.missing_eos_penalty * (~has_eos).to(scores.dtype)
+    if shaping.normalize:
+        scores = scores - moments.mean
+    if shaping.scale:
+        scores = scores / (moments.std + torch.finfo(scores.dtype).eps)
+    if shaping.clip is not None:
+        scores = scores.clamp(-shaping.clip, shaping.clip)
+    return scores
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """The reward of each token: the KL penalty, and the score at the last real token.
+
+    Args:
+        scores: ``[b]``.
+        kl: ``[b, t]`` in nats.
+        mask: ``[b, t]``.
+        kl_coef: What a nat costs.
+
+    Returns:
+        ``[b, t]``, 0 outside the mask. A row without a real token gets no reward.
+    """
+    position = torch.arange(mask.shape[1], device=mask.device)
+    last = (position * mask).amax(dim=1, keepdim=True)
+    rewards = -kl_coef * kl + scores[:, None] * (position == last)
+    return torch.where(mask, rewards, 0)

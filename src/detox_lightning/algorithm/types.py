@@ -1,0 +1,67 @@
+"""What a rollout measured, and what the update reads."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Rollout(NamedTuple):
+    """One batch of experience before it is judged: what was sampled, and what the models say of it.
+
+    Attributes:
+        prompt_ids: ``[b, s]`` token ids.
+        prompt_mask: ``[b, s]``, True at real tokens.
+        response_ids: ``[b, t]`` sampled tokens, without the decoder start token.
+        response_mask: ``[b, t]``, True at real tokens, EOS included.
+        old_logprobs: ``[b, t]`` log-probabilities of the sampled tokens under the policy that sampled them.
+        ref_logprobs: ``[b, t]`` the same under the reference.
+        kl: ``[b, t]`` estimate of the KL divergence from the reference at each token, in nats.
+        values: ``[b, t]`` value head at rollout.
+        entropy: ``[b, t]`` entropy of the policy's distribution at each token, in nats.
+        scores: ``[b]`` what the rewards say of each response, raw.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    kl: Tensor
+    values: Tensor
+    entropy: Tensor
+    scores: Tensor
+
+
+class Experience(NamedTuple):
+    """What the update reads: sampled tokens, and how good each of them turned out to be.
+
+    Attributes:
+        prompt_ids: ``[b, s]``.
+        prompt_mask: ``[b, s]``.
+        response_ids: ``[b, t]``.
+        response_mask: ``[b, t]``.
+        old_logprobs: ``[b, t]``.
+        old_values: ``[b, t]``.
+        advantages: ``[b, t]``, whitened.
+        returns: ``[b, t]``, the value head's target.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+    old_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def rows(self, index: Tensor) -> "Experience":
+        """The rows of ``index`` (``[m]``), in its order."""
+        return Experience(*(field[index] for field in self))
+
+    def batches(self, order: Tensor, size: int) -> Iterator["Experience"]:
+        """Cuts the rows, taken in ``order`` (``[b]``), into consecutive batches of ``size``."""
+        for index in order.split(size):
+            yield self.rows(index)

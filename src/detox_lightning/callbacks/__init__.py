@@ -1,0 +1,1 @@
+"""What happens around training: sample tables, exported folders, written predictions."""

@@ -1,0 +1,88 @@
+"""The command line: LightningCLI with this package's defaults.
+
+``python -m detox_lightning {fit,validate,test,predict} --config FILE [--flag VALUE …]``
+"""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import lazy_instance  # type: ignore[attr-defined]
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import detox_lightning.data
+import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
+from detox_lightning.callbacks.export import ExportCallback
+from detox_lightning.callbacks.predictions import PredictionsCallback
+from detox_lightning.callbacks.samples import SamplesCallback
+from detox_lightning.errors import InputError
+
+CHECKPOINTS = "checkpoints"
+TRAINER_DEFAULTS = {
+    "logger": lazy_instance(TensorBoardLogger, save_dir="runs", name="default"),
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+}
+
+
+class DetoxCLI(LightningCLI):
+    """LightningCLI in subclass mode, where flags win over what a checkpoint says."""
+
+    def __init__(self, args: list[str] | None = None):
+        """Parses the command line and runs what it asks for.
+
+        Args:
+            args: The command line's words; None for the program's own.
+        """
+        strict = {"allow_abbrev": False}
+        verbs = ("fit", "validate", "test", "predict")
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=42,
+            auto_configure_optimizers=False,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={**strict, **{verb: dict(strict) for verb in verbs}},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Gives our callbacks sections of their own in the configuration."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ExportCallback, "export")
+        parser.add_lightning_class_args(SamplesCallback, "samples")
+        parser.add_lightning_class_args(PredictionsCallback, "predictions")
+        parser.set_defaults(
+            {"checkpoint.save_last": True, "checkpoint.filename": "epoch={epoch}", "checkpoint.auto_insert_metric_name": False}
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
+        config = self.config.get(self.subcommand)
+        if config is not None and config.get("ckpt_path") == "last":
+            config["ckpt_path"] = str(last_checkpoint(config))
+
+
+def last_checkpoint(config: Any) -> Path:
+    """The newest run's ``last.ckpt``.
+
+    Args:
+        config: Of the verb; its logger says where runs are.
+
+    Raises:
+        InputError: If there is none.
+    """
+    logger = config["trainer"]["logger"]
+    options = logger.get("init_args", {}) if hasattr(logger, "get") else {}
+    folder = Path(options.get("save_dir") or ".") / (options.get("name") or "")
+    found = sorted(folder.glob(f"*/{CHECKPOINTS}/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(
+            f"--ckpt_path last: no {CHECKPOINTS}/last.ckpt in the runs under {folder}; "
+            "give the file, or leave the flag out to begin anew"
+        )
+    return found[-1]

@@ -1,0 +1,123 @@
+"""Dialogues and their summaries as prompts, for the supervised stage and for PPO."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.data.encoding import Encoding, pad
+from detox_lightning.data.sampler import Feed
+from detox_lightning.data.sources import available_splits, check_text, load_rows
+from detox_lightning.data.splits import Counted, nonempty, parts_needed, within
+from detox_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FIELD = "{dialogue}"
+TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:\n"
+
+
+class DialogueDataModule(LightningDataModule):
+    """Dialogues in a prompt template, with the summaries people wrote.
+
+    Training batches are drawn in an order that is a function of the seed and the epoch; a resumed
+    run goes on with the next batch. Validation, test and prediction (on the test rows) go through
+    their rows in order, each row once.
+
+    Args:
+        source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
+            .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
+        tokenizer: Hub id or folder of the tokenizer. None: the model's own.
+        dialogue_column: Column with the dialogues.
+        summary_column: Column with the summaries to learn from.
+        reference_column: Column with the summaries ROUGE compares with. None: summary_column.
+        template: Prompt around each dialogue; must contain {dialogue} once.
+        min_chars: Keep dialogues with more than this many characters. None: no bound.
+        max_chars: Keep dialogues with at most this many characters. None: no bound.
+        max_prompt_tokens: Tokens a prompt may have. In longer ones the dialogue is cut at its end,
+            so that the template stays whole; how many is logged.
+        max_target_tokens: Tokens a summary may have, end of sequence included; cut if longer.
+        train_split: Name of the split to train on.
+        validation_split: Name of the split to validate on. If the source has no such split, the
+            test rows are used where test_fraction makes them. None: no validation.
+        test_split: Name of the split to test on.
+        test_fraction: Cut this share of the training split (after the character bounds) off as
+            test rows, instead of using test_split.
+        shuffle_split: Draw the share at random with split_seed, instead of taking the last rows.
+        split_seed: Seed of that draw.
+        num_samples: Use at most this many training rows, the first ones. None: all.
+        num_eval_samples: Use at most this many rows to validate and to test. None: all.
+        batch_size: Prompts a training step, on each device.
+        eval_batch_size: Prompts a step in validation, test and prediction. None: batch_size.
+        num_workers: Processes that prepare batches. 0: the training process does it.
+        seed: Seed of the order of batches. None: --seed_everything.
+
+    Raises:
+        InputError: If the template or the character bounds make no sense.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tokenizer: str | None = None,
+        dialogue_column: str = "dialogue",
+        summary_column: str = "summary",
+        reference_column: str | None = None,
+        template: str = TEMPLATE,
+        min_chars: NonNegativeInt | None = 200,
+        max_chars: PositiveInt | None = 1000,
+        max_prompt_tokens: PositiveInt = 512,
+        max_target_tokens: PositiveInt = 128,
+        train_split: str = "train",
+        validation_split: str | None = "validation",
+        test_split: str | None = "test",
+        test_fraction: OpenUnitInterval | None = None,
+        shuffle_split: bool = False,
+        split_seed: int = 42,
+        num_samples: PositiveInt | None = None,
+        num_eval_samples: PositiveInt | None = None,
+        batch_size: PositiveInt = 16,
+        eval_batch_size: PositiveInt | None = None,
+        num_workers: NonNegativeInt = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if template.count(FIELD) != 1:
+            raise InputError(f"--data.template={template!r}: it must contain {FIELD} once")
+        if min_chars is not None and max_chars is not None and min_chars >= max_chars:
+            raise InputError(
+                f"--data.min_chars={min_chars}, --data.max_chars={max_chars}: no dialogue is "
+                "longer than the first and no longer than the second; raise max_chars"
+            )
+        self.source, self.tokenizer, self.bounds = source, tokenizer, (min_chars, max_chars)
+        self.form = PromptForm(
+            dialogue_column,
+            summary_column,
+            reference_column or summary_column,
+            template,
+            max_prompt_tokens,
+            max_target_tokens,
+        )
+        self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
+        self.test_fraction, self.shuffle_split = test_fraction, shuffle_split
+        self.split_seed = split_seed
+        self.limits = {"train": num_samples}
+        self.num_eval_samples = num_eval_samples
+        self.feed = Feed(batch_size, eval_batch_size, num_workers, seed)
+        self._encoding: Encoding | None = None
+        self._rows: dict[str, Dataset] = {}
+
+    @property
+    def encoding(self) -> Encoding:
+        """The tokenizer, opened when first asked for."""
+        if self._encoding is None:
+            self._encoding = Encoding(self.tokenizer, self.trainer)
+        return self._encoding

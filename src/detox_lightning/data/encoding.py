@@ -1,0 +1,99 @@
+"""Text into token ids, done once and kept in the cache of ``datasets``; ids into padded batches."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from detox_lightning.errors import InputError
+from detox_lightning.models.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from lightning.pytorch import Trainer
+
+# part of every cache key: raise it when the encoded columns change
+FORMAT = 1
+
+
+class Encoding:
+    """A tokenizer with what its owner needs to know of it.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``; None: the one of the trainer's model.
+        trainer: Whose model is asked.
+
+    Attributes:
+        tokenizer: From ``transformers``.
+        pad_id: What batches are padded with; masks tell it from text, so EOS serves if need be.
+
+    Raises:
+        InputError: If there is no such tokenizer, or it has no EOS.
+    """
+
+    def __init__(self, name: str | None, trainer: "Trainer | None") -> None:
+        if name is None and trainer is not None:
+            name = getattr(trainer.lightning_module, "tokenizer_name", None)
+        if name is None:
+            raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
+        self.tokenizer: Any = load_tokenizer(name)
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(f"--data.tokenizer={name}: it has no end-of-sequence token; set one")
+        self.eos_id: int = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        self.pad_id: int = self.eos_id if pad is None else pad
+        # read before use: truncation leaves its traces in the tokenizer
+        self._content = _content(self.tokenizer)
+
+    def ids(self, texts: list[str], limit: int | None = None) -> list[list[int]]:
+        """Token ids with the tokenizer's special tokens, cut to ``limit`` tokens (None: whole)."""
+        options = {} if limit is None else {"truncation": True, "max_length": limit}
+        encoded: list[list[int]] = self.tokenizer(texts, verbose=False, **options)["input_ids"]
+        return encoded
+
+    def encode(
+        self, rows: "Dataset", function: Callable[..., dict[str, list[Any]]], *terms: Any
+    ) -> "Dataset":
+        """Encodes all rows, or finds them in the cache.
+
+        Args:
+            rows: What to encode.
+            function: Takes a batch of columns and gives the columns that replace them.
+            terms: All that the result depends on, besides ``rows`` and the tokenizer. ``datasets``
+                can't tell by itself: a tokenizer hashes differently after use.
+        """
+        from datasets.fingerprint import Hasher
+
+        key = Hasher.hash([FORMAT, rows._fingerprint, self._content, *terms])
+        columns = rows.column_names
+        return rows.map(
+            function, batched=True, remove_columns=columns, new_fingerprint=key, desc="Tokenizing"
+        )
+
+
+def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
+    """Pads lists of ids to a common length.
+
+    Args:
+        rows: ``b`` lists of token ids, the longest of length ``s``.
+        pad_id: What to fill with.
+        side: ``right`` or ``left``: where to fill.
+
+    Returns:
+        Ids ``[b, s]``, and a mask ``[b, s]`` that is True where they come from ``rows``.
+    """
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    real = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+    return (
+        pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side),
+        pad_sequence(real, batch_first=True, padding_value=False, padding_side=side),
+    )
+
+
+def _content(tokenizer: Any) -> str:
+    """What tells two tokenizers apart: content rather than name, as a folder can be rebuilt."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return repr((type(tokenizer).__name__, words, tokenizer.special_tokens_map))

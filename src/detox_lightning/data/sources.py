@@ -1,0 +1,189 @@
+"""Where rows come from: the hub, the package's own world, local folders and files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detox_lightning.demo import locate
+from detox_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
+UNREACHABLE = (
+    "{source}: the hub can't be reached ({reason}). To work offline, download it elsewhere and "
+    "give the local folder with train.jsonl, validation.jsonl, … instead"
+)
+
+
+def load_rows(source: str, split: str) -> "Dataset":
+    """Reads one split of a source; ``datasets`` keeps it in its cache.
+
+    Args:
+        source: Hub id, ``demo:NAME``, a folder with one file a split (``train.jsonl.gz``, …), or
+            one json, jsonl, csv or parquet file, whose rows are the split ``train``.
+        split: Name of the split.
+
+    Returns:
+        The rows of that split, at least one.
+
+    Raises:
+        InputError: If there is no such source or split, or it can't be read.
+    """
+    path = _local(source)
+    rows = _read_hub(source, split) if path is None else _read_file(source, split, _files(path))
+    if not len(rows):
+        raise InputError(f"{source}: the split {split!r} holds no rows")
+    return rows
+
+
+def available_splits(source: str) -> list[str]:
+    """The names of the splits that a source has.
+
+    Args:
+        source: As for :func:`load_rows`.
+
+    Raises:
+        InputError: If there is no such source.
+    """
+    path = _local(source)
+    if path is not None:
+        return list(_files(path))
+    from datasets import get_dataset_split_names
+
+    try:
+        names: list[str] = get_dataset_split_names(source)
+    except (OSError, ValueError) as error:
+        raise _hub_trouble(source, error) from error
+    return names
+
+
+def check_text(rows: "Dataset", column: str, flag: str, source: str) -> None:
+    """Makes sure that a column is there and holds text.
+
+    Args:
+        rows: What was read.
+        column: The column's name.
+        flag: The flag that named it, for the message.
+        source: Where the rows come from, for the message.
+
+    Raises:
+        InputError: If the column is missing or holds something else.
+    """
+    check_column(rows, column, flag, source)
+    kind = rows.features[column]
+    if getattr(kind, "dtype", None) not in ("string", "large_string"):
+        found = getattr(kind, "dtype", None) or type(kind).__name__
+        raise InputError(
+            f"{flag}={column}: in {source} this column holds {found}, not text; "
+            f"its text columns are {_listed(_text_columns(rows))}"
+        )
+
+
+def check_column(rows: "Dataset", column: str, flag: str, source: str) -> None:
+    """Makes sure that a column is there; the arguments are those of :func:`check_text`.
+
+    Raises:
+        InputError: If it isn't; lists the columns there are.
+    """
+    if column not in rows.column_names:
+        raise InputError(
+            f"{flag}={column}: {source} has no such column; it has {_listed(rows.column_names)}"
+        )
+
+
+def _text_columns(rows: "Dataset") -> list[str]:
+    kinds = rows.features.items()
+    return [name for name, kind in kinds if getattr(kind, "dtype", None) == "string"]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _local(source: str) -> Path | None:
+    """The path that a source names, or None for a hub id."""
+    path = Path(locate(source)).expanduser()
+    if path.exists():
+        return path
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or _parse(path):
+        raise InputError(f"{source}: there is no such file or folder; check the path")
+    return None
+
+
+def _parse(path: Path) -> tuple[str, str] | None:
+    """Name without suffix and ``datasets`` builder of a file, or None if the suffix is unknown."""
+    name = path.name.removesuffix(".gz")
+    for suffix, builder in FORMATS.items():
+        zipped_parquet = builder == "parquet" and path.suffix == ".gz"
+        if name.endswith(suffix) and not zipped_parquet:
+            return name.removesuffix(suffix), builder
+    return None
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """The file of each split."""
+    if path.is_file():
+        if _parse(path) is None:
+            raise InputError(f"{path}: unknown kind of file; readable are {READABLE}")
+        return {"train": path}
+    files: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        if parsed := _parse(file):
+            other = files.setdefault(parsed[0], file)
+            if other != file:
+                raise InputError(
+                    f"{path}: {other.name} and {file.name} are both the split {parsed[0]!r}; "
+                    "remove one of them"
+                )
+    if not files:
+        raise InputError(
+            f"{path}: no data files in this folder; it should hold train.jsonl, validation.jsonl, "
+            f"…; readable are {READABLE}"
+        )
+    return files
+
+
+def _read_file(source: str, split: str, files: dict[str, Path]) -> "Dataset":
+    import datasets
+
+    if split not in files:
+        raise InputError(f"{source}: no split {split!r}; it has {_listed(list(files))}")
+    path = files[split]
+    parsed = _parse(path)
+    assert parsed is not None
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    try:
+        return datasets.load_dataset(parsed[1], data_files={split: str(path)}, split=split)
+    # the readers raise anything from EOFError to ArrowInvalid; whatever it is, the file is at fault
+    except Exception as error:
+        if "corresponds to no data" in str(error):
+            raise InputError(f"{path}: the file holds no rows") from error
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
+        raise InputError(f"{path}: can't be read as {parsed[1]} in UTF-8: {reason}") from error
+
+
+def _read_hub(source: str, split: str) -> "Dataset":
+    import datasets
+
+    try:
+        return datasets.load_dataset(source, split=split)
+    except (OSError, ValueError) as error:
+        if "Unknown split" in str(error):
+            found = _listed(available_splits(source))
+            raise InputError(f"{source}: no split {split!r}; it has {found}") from error
+        raise _hub_trouble(source, error) from error
+
+
+def _hub_trouble(source: str, error: Exception) -> InputError:
+    """Says what a failed request means."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, ConnectionError):
+        return InputError(UNREACHABLE.format(source=source, reason=reason))
+    return InputError(
+        f"{source}: neither a file or folder here nor a dataset on the hub ({reason}); give a hub "
+        "id, demo:NAME, a local folder or a json, jsonl, csv or parquet file"
+    )

@@ -1,0 +1,119 @@
+"""Rows on their way from a source to a stage, with a count of what is left after each step."""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from detox_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from lightning.pytorch import Trainer
+
+PARTS = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+
+
+class Counted(NamedTuple):
+    """Rows and how they became so many; as text: ``12460 rows, 10022 after …, 8017 after …``.
+
+    Attributes:
+        rows: What is left.
+        history: What was done, and the number of rows after it.
+    """
+
+    rows: "Dataset"
+    history: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rows: "Dataset") -> "Counted":
+        """Begins the count."""
+        return cls(rows, (f"{len(rows)} rows",))
+
+    def then(self, what: str, rows: "Dataset") -> "Counted":
+        """The rows after one more step.
+
+        Args:
+            what: Names the step, to stand after the number.
+            rows: What it left.
+        """
+        return Counted(rows, (*self.history, f"{len(rows)} {what}"))
+
+    def keep(
+        self, what: str, test: Callable[..., list[bool]], columns: list[str], quiet: bool = False
+    ) -> "Counted":
+        """Keeps the rows that pass a test.
+
+        Args:
+            what: Names the rows that pass.
+            test: Takes the columns as lists and says which rows to keep; a function of a module
+                (or a ``partial`` of one), so that ``datasets`` finds its result again.
+            columns: What to hand to it.
+            quiet: Says nothing if all rows pass.
+        """
+        rows = self.rows.filter(test, input_columns=columns, batched=True)
+        if quiet and len(rows) == len(self.rows):
+            return self
+        return self.then(what, rows)
+
+    def at_most(self, number: int | None) -> "Counted":
+        """The first ``number`` rows; None: all."""
+        if number is None or number >= len(self.rows):
+            return self
+        return self.then("taken", self.rows.select(range(number)))
+
+    def cut(self, fraction: float, shuffle: bool, seed: int) -> tuple["Counted", "Counted"]:
+        """Cuts a share off for evaluation, as ``Dataset.train_test_split`` does.
+
+        Args:
+            fraction: The share to cut off, rounded up to whole rows.
+            shuffle: False: the last rows, in order. True: drawn with ``seed``.
+            seed: Seed of the draw.
+
+        Returns:
+            The rows that stay and the rows cut off.
+
+        Raises:
+            InputError: If one of the two would be empty.
+        """
+        total = len(self.rows)
+        if math.ceil(total * fraction) >= total:
+            raise InputError(
+                f"{total} rows can't be cut with a share of {fraction}: nothing would be left "
+                f"({self}); give more rows or a smaller share"
+            )
+        both = self.rows.train_test_split(test_size=fraction, shuffle=shuffle, seed=seed)
+        return self.then("after the split", both["train"]), self.then("cut off", both["test"])
+
+    def __str__(self) -> str:
+        """The counts in one line."""
+        return ", ".join(self.history)
+
+
+def nonempty(*columns: list[str | None]) -> list[bool]:
+    """Which rows hold more than white space in each column."""
+    return [all(text and text.strip() for text in row) for row in zip(*columns, strict=True)]
+
+
+def within(texts: list[str], above: int | None, up_to: int | None) -> list[bool]:
+    """Which texts have ``above < characters <= up_to``; None: no bound."""
+    low, high = -1 if above is None else above, math.inf if up_to is None else up_to
+    return [low < len(text) <= high for text in texts]
+
+
+def parts_needed(trainer: "Trainer | None") -> tuple[str, ...]:
+    """Which of train, validation and test the trainer's present job reads.
+
+    Args:
+        trainer: Within fit, validate, test or predict; None: nothing is known, so nothing.
+    """
+    if trainer is None or trainer.state.fn is None:
+        return ()
+    parts = PARTS[trainer.state.fn.value]
+    if trainer.state.fn.value == "fit" and not trainer.limit_val_batches:
+        return parts[:1]
+    return parts

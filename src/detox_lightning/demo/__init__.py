@@ -1,0 +1,29 @@
+"""The small world the package ships: dialogues, a tiny summarizer, a tiny hate classifier."""
+
+from pathlib import Path
+
+from detox_lightning.errors import InputError
+
+ASSETS = Path(__file__).parent / "assets"
+SCHEME = "demo:"
+
+
+def locate(name: str) -> str:
+    """Turns ``demo:NAME`` into the folder or file that the package ships; leaves any other name alone.
+
+    Args:
+        name: A hub id, a path, or ``demo:NAME``.
+
+    Returns:
+        A name that ``from_pretrained`` or ``load_dataset`` takes.
+
+    Raises:
+        InputError: If the package ships nothing of that name.
+    """
+    if not name.startswith(SCHEME):
+        return name
+    asset = ASSETS / name.removeprefix(SCHEME)
+    if not asset.exists():
+        shipped = ", ".join(sorted(SCHEME + path.name for path in ASSETS.glob("*")))
+        raise InputError(f"{name}: the package ships nothing of that name; it has {shipped}")
+    return str(asset)

@@ -1,0 +1,1 @@
+"""What came of it: metrics of responses, before and after."""

@@ -1,0 +1,1 @@
+"""The models: policy (base, adapters, value head), and how they are opened."""

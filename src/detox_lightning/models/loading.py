@@ -1,0 +1,134 @@
+"""Opens and saves models and tokenizers. A name is a hub id, a local folder, or ``demo:NAME``.
+
+Only safetensors are read, and code that comes with a model runs only where the user asks for it.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from detox_lightning.demo import locate
+from detox_lightning.errors import InputError
+
+Loaded = TypeVar("Loaded")
+
+
+def load_tokenizer(name: str, **options: Any) -> Any:
+    """Opens the tokenizer that belongs to a model.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``.
+        options: For ``AutoTokenizer.from_pretrained``: ``padding_side``, ``revision``,
+            ``trust_remote_code``, …
+
+    Raises:
+        InputError: If there is no tokenizer of that name.
+    """
+    from transformers import AutoTokenizer
+
+    return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **options)
+
+
+def load_model(auto_class: str, name: str, dtype: str = "float32", **options: Any) -> Any:
+    """Opens a model in eval mode.
+
+    Args:
+        auto_class: ``AutoModelForSeq2SeqLM``, ``AutoModelForSequenceClassification``, …
+        name: Hub id, local folder or ``demo:NAME``.
+        dtype: ``float32`` or ``bfloat16``; what the weights are held in.
+        options: For ``from_pretrained``: ``revision``, ``attn_implementation``, ``num_labels``, …
+
+    Raises:
+        InputError: If there is no such model, or it has no safetensors.
+    """
+    import transformers
+
+    loader = getattr(transformers, auto_class).from_pretrained
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **options}
+    return open_by_name("model", name, loader, **options).eval()
+
+
+def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options: Any) -> Loaded:
+    """Calls a ``from_pretrained`` and turns its failures into one line.
+
+    Args:
+        what: What is opened, for the message.
+        name: Hub id, local folder or ``demo:NAME``.
+        loader: The ``from_pretrained`` to call.
+        options: Its keyword arguments; those that are None are left out.
+
+    Raises:
+        InputError: If ``loader`` can't open ``name``.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        return loader(locate(name), **given)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"can't open the {what} {name!r}: {reason} Give a local folder in Hugging Face format "
+            "with safetensors, or a hub id that this machine can reach."
+        ) from error
+
+
+def adapter_base(name: str, revision: str | None = None) -> str | None:
+    """The base model that an adapter folder or hub id names, or None if ``name`` is no adapter.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``.
+        revision: Branch, tag or commit of a hub id.
+    """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    config = find_adapter_config_file(locate(name), revision=revision)
+    if config is None:
+        return None
+    base: str = json.loads(Path(config).read_text(encoding="utf8"))["base_model_name_or_path"]
+    return base
+
+
+def refuse_half(precision: str) -> None:
+    """Refuses to train a sequence-to-sequence model in float16, before anything is loaded.
+
+    T5's feed-forward layers leave float16's range, and gradients scaled for float16 would be
+    clipped at the wrong size.
+
+    Args:
+        precision: Lightning's ``trainer.precision``.
+
+    Raises:
+        InputError: If it is one of the float16 kinds.
+    """
+    if precision.startswith(("16", "transformer-engine-float16")):
+        raise InputError(
+            f"trainer.precision={precision}: T5 and its family overflow in float16. "
+            "Give bf16-mixed, bf16-true or 32-true."
+        )
+
+
+def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Writes a folder in Hugging Face format: safetensors, configs, tokenizer.
+
+    Args:
+        model: A model from transformers, or a ``PeftModel``, of which the adapter ``default`` is
+            written.
+        tokenizer: Its tokenizer.
+        folder: Where to; made if it isn't there.
+    """
+    folder = Path(folder)
+    adapters = getattr(model, "peft_config", None)
+    if adapters is None:
+        model.save_pretrained(folder)
+    else:
+        # A base in a local folder is found from any working directory.
+        base = Path(adapters["default"].base_model_name_or_path)
+        if base.is_dir():
+            adapters["default"].base_model_name_or_path = str(base.resolve())
+        # Embeddings never change size here; left to itself peft would ask the hub whether they did.
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+        if model.can_generate():
+            model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,139 @@
+"""Low-rank adapters (https://arxiv.org/abs/2106.09685): a small trained part on a frozen base."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+
+from detox_lightning.errors import InputError
+from detox_lightning.models.loading import open_by_name
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """What adapter to train.
+
+    Attributes:
+        r: Rank of the adapter's matrices.
+        alpha: Scale; the adapter's product is multiplied by alpha / r.
+        dropout: Probability of dropping an input of the adapter, in supervised training only.
+        target_modules: Name endings of the linear layers that get an adapter; null takes peft's
+            choice for the architecture (``q`` and ``v`` for T5).
+        modules_to_save: Name endings of further layers to train in full and save with the adapter.
+        options: Further fields of ``peft.LoraConfig``: ``use_dora``, ``use_rslora``,
+            ``rank_pattern``, …
+    """
+
+    r: PositiveInt = 32
+    alpha: float = 32
+    dropout: ClosedUnitInterval = 0.05
+    target_modules: list[str] | None = None
+    modules_to_save: list[str] | None = None
+    options: dict[str, Any] | None = None
+
+
+def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
+    """Freezes a model and puts a fresh adapter named ``default`` on it, which changes nothing yet.
+
+    Args:
+        base: A model from transformers; it is changed in place.
+        lora: What adapter.
+        task_type: peft's name of the task: ``SEQ_2_SEQ_LM``, ``CAUSAL_LM``, ``SEQ_CLS``.
+
+    Returns:
+        The ``peft.PeftModel`` around the base; its adapter alone is trainable.
+
+    Raises:
+        InputError: If the base has no layers of these names, or peft doesn't know an option.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    _check_names(base, "target_modules", lora.target_modules)
+    _check_names(base, "modules_to_save", lora.modules_to_save)
+    try:
+        config = LoraConfig(
+            task_type=task_type,
+            r=lora.r,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works and is saved as one
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            modules_to_save=lora.modules_to_save,
+            **(lora.options or {}),
+        )
+        return get_peft_model(base, config)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"lora: peft can't put this adapter on {base.config.model_type}: {error} "
+            "Settings of peft.LoraConfig go into lora.options, names of layers into "
+            f"lora.target_modules; the linear ones here: {_linear_names(base)}."
+        ) from error
+
+
+def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | None = None) -> Any:
+    """Opens a saved adapter on its base, under the name ``default``.
+
+    Args:
+        base: A model from transformers; it is changed in place.
+        name: Adapter folder, hub id or ``demo:NAME``.
+        trainable: Whether the adapter goes on learning; the base never does.
+        revision: Branch, tag or commit of a hub id.
+
+    Returns:
+        The ``peft.PeftModel`` around the base.
+
+    Raises:
+        InputError: If there is no such adapter or it was trained on another kind of base.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    def opened(located: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+        model = PeftModel.from_pretrained(base, located, is_trainable=trainable, **options)
+        return model, load_peft_weights(located, device="cpu", **options)
+
+    try:
+        model, saved = open_by_name("adapter", name, opened, revision=revision)
+    except RuntimeError as error:
+        raise InputError(
+            _misfit(name, base, str(error).strip().splitlines()[-1].strip())
+        ) from error
+    # peft opens what fits and only warns of the rest: an adapter that is half there is a mistake.
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    surplus = [key for key in saved if key not in expected and "lora_" in key]
+    missing = [key for key in expected if key not in saved]
+    if surplus or missing:
+        raise InputError(
+            _misfit(name, base, f"{(surplus + missing)[0]} is in one of them and not in the other")
+        )
+    return model
+
+
+def _misfit(name: str, base: Any, reason: str) -> str:
+    return (
+        f"the adapter {name!r} doesn't fit the base {base.name_or_path!r}: {reason}. "
+        "Give the base that the adapter was trained on, or the adapter alone."
+    )
+
+
+def _check_names(base: Any, flag: str, endings: list[str] | None) -> None:
+    """Refuses what peft only warns of: a list of which some names fit and others don't."""
+    names = [name for name, _ in base.named_modules()]
+    for ending in endings or []:
+        if not any(name == ending or name.endswith("." + ending) for name in names):
+            raise InputError(
+                f"lora.{flag}: {base.config.model_type} has no layer that ends in {ending!r}; "
+                f"its linear layers end in {_linear_names(base)}."
+            )
+
+
+def _linear_names(base: Any) -> str:
+    kinds = ("Linear", "Conv1D")
+    return ", ".join(
+        sorted(
+            {
+                name.split(".")[-1]
+                for name, layer in base.named_modules()
+                if type(layer).__name__ in kinds
+            }
+        )
+    )

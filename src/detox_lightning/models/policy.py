@@ -1,0 +1,219 @@
+"""The policy: a base model, its adapters and a value head."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
+from detox_lightning.demo import locate
+from detox_lightning.models.family import EncoderDecoder
+from detox_lightning.models.loading import adapter_base, load_model
+from detox_lightning.models.lora import LoRA, add_lora, load_adapter
+from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.value_head import ValueHead
+
+REFERENCE = "reference"
+
+
+class PolicyOutput(NamedTuple):
+    """What the policy, or the reference, says of responses. All float32.
+
+    Attributes:
+        logprobs: ``[m, t]`` log-probabilities of the response tokens under the sampler's distribution.
+        entropy: ``[m, t]`` of that distribution, in nats.
+        values: ``[m, t]`` value head.
+        logits: ``[m, t, V]`` of that distribution.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    logits: Tensor
+
+
+class Policy(nn.Module):
+    """A language model with trainable adapters and a value head, and the model it began as.
+
+    It is always in eval mode: dropout would make the ratio of new to old probability noise.
+    """
+
+    def __init__(self, model: Any, family: EncoderDecoder, sampling: Sampling):
+        """Wraps a model with adapters.
+
+        Args:
+            model: A ``PeftModel`` with the adapter ``default`` to train, and perhaps a frozen ``reference``.
+            family: What kind of model it is.
+            sampling: How responses are sampled, and so what their log-probabilities are.
+        """
+        super().__init__()
+        self.model = model
+        self.family = family
+        self.sampling = sampling
+        self.generation_config = self.base.generation_config
+        self.base.generation_config = plain_generation_config(self.base)
+        self.value_head = ValueHead(_hidden_size(model.config))
+        self.eval()
+
+    @property
+    def base(self) -> Any:
+        """The transformers model inside the adapters."""
+        return self.model.get_base_model()
+
+    def train(self, mode: bool = True) -> "Policy":
+        """Stays in eval mode; gradients flow all the same."""
+        return super().train(False)
+
+    @property
+    def eos_token_id(self) -> int:
+        """The token that ends a response."""
+        eos = self.base.generation_config.eos_token_id
+        return eos[0] if isinstance(eos, list) else eos
+
+    def forward(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        entropy_gradient: bool = False,
+    ) -> PolicyOutput:
+        """Log-probabilities, entropies and values of responses.
+
+        Args:
+            prompt_ids: ``[m, s]``.
+            prompt_mask: ``[m, s]``.
+            response_ids: ``[m, t]``.
+            entropy_gradient: Whether the entropy carries gradients, which costs memory.
+        """
+        logits, hidden = self.family.forward(self.base, prompt_ids, prompt_mask, response_ids)
+        logits = sampler_logits(
+            logits, self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_id
+        )
+        return PolicyOutput(
+            logprobs=token_logprobs(logits, response_ids),
+            entropy=entropy(logits if entropy_gradient else logits.detach()),
+            values=self.value_head(hidden),
+            logits=logits,
+        )
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside the block the model is the reference: the policy as it was when training began."""
+        if REFERENCE not in self.model.peft_config:
+            with self.model.disable_adapter():
+                yield
+            return
+        self.model.set_adapter(REFERENCE, inference_mode=True)
+        try:
+            yield
+        finally:
+            self.model.set_adapter("default")
+
+    def reference_if(self, wanted: bool) -> AbstractContextManager[None]:
+        """:meth:`reference` if wanted, else a block that changes nothing."""
+        return self.reference() if wanted else nullcontext()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Computes the layers' activations again in the backward pass.
+
+        transformers' own switch acts in train mode only, and this policy stays in eval mode.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        for layer in self.base.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.forward = partial(_checkpointed, layer.forward)
+
+    @torch.no_grad()
+    def generate(self, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any) -> Tensor:
+        """Responses to prompts, as transformers' ``generate`` gives them.
+
+        Args:
+            prompt_ids: ``[b, s]``.
+            prompt_mask: ``[b, s]``.
+            options: For ``generate``.
+
+        Returns:
+            ``[b, t]`` tokens, padded after EOS; ``t`` is at most ``max_new_tokens``.
+        """
+        generated = self.model.generate(
+            input_ids=prompt_ids, attention_mask=prompt_mask, use_cache=True, **options
+        )
+        return self.family.responses(generated, prompt_ids)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trainable and all parameters, with and without the value head and the reference's copy."""
+        model = [(n, p) for n, p in self.model.named_parameters() if f".{REFERENCE}." not in n]
+        head = sum(p.numel() for p in self.value_head.parameters())
+        trainable = sum(p.numel() for _, p in model if p.requires_grad)
+        total = sum(p.numel() for _, p in model)
+        return {
+            "policy_trainable": trainable,
+            "policy_total": total,
+            "with_value_head_trainable": trainable + head,
+            "with_value_head_total": total + head,
+            "reference_trainable": self._reference_trainable(),
+        }
+
+    def _reference_trainable(self) -> int:
+        named = self.model.named_parameters()
+        return sum(p.numel() for n, p in named if f".{REFERENCE}." in n and p.requires_grad)
+
+
+def load_policy(
+    name: str, lora: LoRA, sampling: Sampling, dtype: str = "float32", **options: Any
+) -> Policy:
+    """Opens a policy to train.
+
+    Args:
+        name: A base model, which gets a fresh adapter, or an adapter, which is trained on; its reference is then a frozen
+            copy of it.
+        lora: The fresh adapter; a loaded one keeps its own shape.
+        sampling: How responses are sampled.
+        dtype: What the base's weights are held in; adapters and value head are float32.
+        options: For ``from_pretrained`` of the base.
+
+    Raises:
+        InputError: If there is no such model or adapter.
+    """
+    family = EncoderDecoder()
+    base_name = adapter_base(name)
+    base = load_model(family.auto_class, base_name or name, dtype, **options)
+    if base_name is None:
+        return Policy(add_lora(base, lora, family.task_type), family, sampling)
+    model = load_adapter(base, name)
+    model.load_adapter(locate(name), adapter_name=REFERENCE)
+    return Policy(model, family, sampling)
+
+
+def plain_generation_config(model: Any) -> Any:
+    """A generation config that only knows the special tokens.
+
+    A model's own may hold beams, forced tokens or penalties, and ``generate`` would take them up: the sampler would no longer be the
+    policy.
+    """
+    from transformers import GenerationConfig
+
+    config = model.generation_config
+    start = config.decoder_start_token_id
+    return GenerationConfig(
+        decoder_start_token_id=start if start is not None else model.config.decoder_start_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)
+
+
+def _hidden_size(config: Any) -> int:
+    decoder = getattr(config, "decoder", None)
+    return int((decoder or config).hidden_size)

@@ -1,0 +1,42 @@
+"""The value head."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ValueHead(nn.Module):
+    """Linear from a hidden state to the expected return from there on, in float32, 0 at first."""
+
+    def __init__(self, hidden_size: int):
+        """Makes a head that says 0.
+
+        Args:
+            hidden_size: ``d`` of the decoder's hidden states.
+        """
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # Trainer(precision="bf16-true") casts whole modules; returns need more digits than bfloat16 has.
+        return super()._apply(lambda x: _keep_float32(x, fn(x)), recurse)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Values of positions.
+
+        Args:
+            hidden: ``[m, t, d]``, any precision.
+
+        Returns:
+            ``[m, t]`` float32.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.linear(hidden.float()).squeeze(-1)
+
+
+def _keep_float32(before: Tensor, after: Tensor) -> Tensor:
+    return before.to(after.device) if after.dtype != torch.float32 else after

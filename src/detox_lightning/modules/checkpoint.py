@@ -1,0 +1,136 @@
+"""What a checkpoint holds: the parameters that learn, and where they came from.
+
+A module calls :func:`keep_trainable` and :func:`stamp` when it saves, :func:`check_stamp` and
+:func:`check_trainable` when it loads. Everything is tensors and plain values, so that
+``torch.load(weights_only=True)`` opens it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+
+from detox_lightning.errors import InputError
+
+KEY = "detox_lightning"
+VERSION = 1
+
+
+def trainable_names(module: LightningModule) -> list[str]:
+    """Names of the parameters that learn; of tied ones the first."""
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+def keep_trainable(module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Reduces a checkpoint's ``state_dict`` to the parameters that learn.
+
+    Args:
+        module: Whose checkpoint it is.
+        checkpoint: As Lightning hands it to ``on_save_checkpoint``; changed in place.
+    """
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {name: state[name] for name in trainable_names(module)}
+
+
+def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Makes sure that a checkpoint holds just the parameters that learn here, in their shapes.
+
+    Lightning then loads it non-strictly (the frozen base isn't in it), which alone would let
+    anything pass.
+
+    Args:
+        module: With its weights built.
+        checkpoint: As Lightning hands it to ``on_load_checkpoint``.
+
+    Raises:
+        InputError: If a name or a shape differs; the first few are named.
+    """
+    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    names = set(trainable_names(module))
+    here = {name: tuple(value.shape) for name, value in module.named_parameters() if name in names}
+    differing = [name for name in (*here, *saved) if here.get(name) != saved.get(name)]
+    if not differing:
+        return
+    differing = list(dict.fromkeys(differing))
+    shown = "; ".join(
+        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} here"
+        for name in differing[:3]
+    )
+    raise InputError(
+        f"the checkpoint doesn't fit: {len(differing)} parameters differ ({shown}). Likely causes: "
+        "another lora.r, lora.target_modules or lora.modules_to_save, training with LoRA against "
+        "training in full, or another base. "
+        f"It was made with {_origin(checkpoint)}: give the same flags, or leave out --ckpt_path."
+    )
+
+
+def stamp(checkpoint: dict[str, Any], stage: str, base: str, **facts: Any) -> None:
+    """Writes what a checkpoint is, and makes its hyper-parameters plain values.
+
+    Args:
+        checkpoint: As Lightning hands it to ``on_save_checkpoint``; changed in place.
+        stage: ``supervised``, ``reward`` or ``ppo``.
+        base: Name of the model that training began from.
+        facts: What else the stage needs to go on: plain values and tensors.
+    """
+    checkpoint[KEY] = {"version": VERSION, "stage": stage, "base": base, **plain(facts)}
+    if "hyper_parameters" in checkpoint:
+        checkpoint["hyper_parameters"] = plain(checkpoint["hyper_parameters"])
+
+
+def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[str, Any]:
+    """Reads what :func:`stamp` wrote.
+
+    Args:
+        checkpoint: As Lightning hands it to ``on_load_checkpoint``.
+        stage: The stage that is loading.
+        base: Name of the model that this run begins from; a warning says where it is another one
+            (a folder may have been moved).
+
+    Raises:
+        InputError: If the checkpoint is not of this package, of a later format or another stage.
+    """
+    facts: dict[str, Any] | None = checkpoint.get(KEY)
+    if facts is None:
+        raise InputError(
+            "the checkpoint was not written by detox_lightning: nothing says what it is"
+        )
+    if facts["version"] > VERSION:
+        raise InputError(
+            f"the checkpoint has format {facts['version']}, this version of detox_lightning reads "
+            f"up to {VERSION}: update the package."
+        )
+    if facts["stage"] != stage:
+        raise InputError(
+            f"the checkpoint is of the {facts['stage']} stage, this is the {stage} stage. To begin "
+            "from that stage's result, give its exported folder as the model, not as --ckpt_path."
+        )
+    if facts["base"] != base:
+        rank_zero_warn(
+            f"the checkpoint was made on {facts['base']!r}; its weights now go onto {base!r}"
+        )
+    return facts
+
+
+def plain(value: Any) -> Any:
+    """Turns dataclasses into dictionaries and numbers of restricted types into plain numbers.
+
+    What has no plain form (a function) is left out of dictionaries and becomes its text elsewhere.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items() if not callable(item)}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value if value is None or hasattr(value, "untyped_storage") else str(value)
+
+
+def _origin(checkpoint: Mapping[str, Any]) -> str:
+    facts = checkpoint.get(KEY, {})
+    return ", ".join(f"{key} {facts[key]!r}" for key in ("stage", "base", "lora") if key in facts)

@@ -1,0 +1,423 @@
+"""Training stage 3: PPO on the policy's adapters, with a value head and a KL penalty."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
+from detox_lightning.algorithm.experience import judge
+from detox_lightning.algorithm.kl import KLPenalty
+from detox_lightning.algorithm.losses import PPOLoss
+from detox_lightning.algorithm.metrics import rollout_metrics
+from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.evaluation.evaluator import Evaluator, relative_change
+from detox_lightning.evaluation.judge import Toxicity
+from detox_lightning.models.classifier import TextClassifier
+from detox_lightning.models.family import EncoderDecoder
+from detox_lightning.models.loading import adapter_base, load_tokenizer, refuse_half, save_model
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import load_policy
+from detox_lightning.models.sampling import Sampling
+from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.modules.stopwatch import Stopwatch
+from detox_lightning.modules.update import update
+from detox_lightning.rewards import ClassifierReward, Reward
+from detox_lightning.rollout import Responses, measure, respond
+from detox_lightning.seeding import derive_seed, global_seed, seeded
+
+STAGE = "ppo"
+
+
+class Samples(NamedTuple):
+    """The last rollout as people read it: ``b`` prompts, responses and scores."""
+
+    prompts: list[str]
+    responses: list[str]
+    scores: list[float]
+
+
+def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:
+    """Makes sure that a batch splits evenly.
+
+    Raises:
+        InputError: If it doesn't.
+    """
+    if large % small:
+        raise InputError(f"{large_flag}={large} is not a multiple of {small_flag}={small}")
+
+
+class PPOModule(LightningModule):
+    """Makes a model write what a reward likes, without going far from how it began.
+
+    Proximal policy optimization (https://arxiv.org/abs/1707.06347) on LoRA adapters with a value head: sample responses,
+    score them, charge for the KL divergence from the reference, and take clipped steps.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        reward: Reward,
+        lora: LoRA = LoRA(),  # noqa: B008
+        sampling: Sampling = Sampling(),  # noqa: B008
+        ppo_epochs: PositiveInt = 4,
+        mini_batch_size: PositiveInt = 4,
+        micro_batch_size: PositiveInt | None = None,
+        kl: KLPenalty = KLPenalty(),  # noqa: B008
+        scores: ScoreShaping = ScoreShaping(),  # noqa: B008
+        advantage: AdvantageEstimator | None = None,
+        loss: PPOLoss = PPOLoss(),  # noqa: B008
+        max_grad_norm: PositiveFloat | None = 1.0,
+        ratio_threshold: PositiveFloat = 10.0,
+        early_stop_kl: PositiveFloat | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1.41e-5),
+        schedule: Schedule = CONSTANT,
+        toxicity_model: str | None = None,
+        toxic_label: str = "hate",
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        revision: str | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        gradient_checkpointing: bool = False,
+        seed: NonNegativeInt | None = None,
+    ):
+        """Notes what to train; weights are opened when training begins.
+
+        Args:
+            policy: The model to begin from, which is also the reference: a base model, which gets a fresh adapter, or an
+                adapter, which is trained on. Hub id, local folder or ``demo:NAME``.
+            reward: What a response is worth.
+            lora: The fresh adapter; a loaded adapter keeps its own shape.
+            sampling: How responses are sampled.
+            ppo_epochs: Passes over each rollout.
+            mini_batch_size: Responses per optimizer step, on each rank.
+            micro_batch_size: Responses per forward pass, to save memory; the gradient is that of the mini-batch. null: the
+                mini-batch.
+            kl: The KL penalty and its controller.
+            scores: What happens to the scores before they become rewards.
+            advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
+            loss: Constants of the loss.
+            max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for never.
+            ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
+            early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is above 1.5 times this many
+                nats a token; null for never.
+            optimizer: Gets the adapters' and the value head's parameters.
+            schedule: Of the learning rate; a step is a rollout.
+            toxicity_model: Classifier that measures toxicity in ``validate`` and ``test``; null: the reward's.
+            toxic_label: Its label whose probability is the toxicity.
+            dtype: What the base's weights are held in; adapters and value head are float32.
+            revision: Branch, tag or commit of the base on the hub.
+            attn_implementation: ``sdpa``, ``eager``, …; null: transformers' choice.
+            trust_remote_code: Run code that comes with the model.
+            gradient_checkpointing: Compute activations again in the backward pass, to save memory.
+            seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
+
+        Raises:
+            InputError: If the sizes don't divide.
+        """
+        super().__init__()
+        with warnings.catch_warnings():  # a reward holds a name until it loads: it may be copied
+            warnings.filterwarnings("ignore", "Attribute 'reward' is an instance")
+            self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.policy_name = policy
+        self.reward = reward
+        self.lora = lora
+        self.sampling = sampling
+        self.ppo_epochs = ppo_epochs
+        self.mini_batch_size = mini_batch_size
+        self.micro_batch_size = micro_batch_size or mini_batch_size
+        self.kl = kl
+        self.scores = scores
+        self.advantage = advantage or GAE()
+        self.loss = loss
+        self.max_grad_norm = max_grad_norm
+        self.ratio_threshold = ratio_threshold
+        self.early_stop_kl = early_stop_kl
+        self.optimization = StepwiseOptimization(optimizer, schedule)
+        self.toxicity_model = TextClassifier(toxicity_model) if toxicity_model else None
+        self.toxic_label = toxic_label
+        self.load_options: dict[str, Any] = {
+            "dtype": dtype,
+            "revision": revision,
+            "attn_implementation": attn_implementation,
+            "trust_remote_code": trust_remote_code or None,
+        }
+        self.gradient_checkpointing = gradient_checkpointing
+        self.seed = seed if seed is not None else global_seed()
+        self.kl_coef: float = kl.coef
+        self.moments = RunningMoments()
+        self.rollouts = 0
+        self.policy: Any = None
+        self.tokenizer: Any = None
+        self.samples = Samples([], [], [])
+        check_divides(
+            "model.micro_batch_size",
+            self.micro_batch_size,
+            "model.mini_batch_size",
+            mini_batch_size,
+        )
+
+    # -- the algorithm
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """One rollout and the updates from it: the algorithm, top to bottom.
+
+        Args:
+            batch: ``b`` prompts.
+            batch_idx: Place in the epoch.
+        """
+        watch = Stopwatch(self.device)
+        with watch("rollout"):
+            responses = self.respond(batch)
+        with watch("score"):
+            scores = self.score(batch, responses)
+        with watch("update"):
+            rollout = measure(
+                self.policy, batch, responses, scores, self.kl.estimator, self.micro_batch_size
+            )
+            has_eos = responses.has_eos(self.policy.eos_token_id)
+            experience = judge(
+                rollout, has_eos, self.kl_coef, self.advantage, self.scores, self.moments, self.sum
+            )
+            meter = update(self, experience)
+        metrics = rollout_metrics(rollout, experience, has_eos, self.kl_coef, self.sum)
+        metrics |= meter.metrics(metrics["ppo/returns/var"])
+        self.log_rollout(metrics, watch)
+        responses_on_all_ranks = len(scores) * self.trainer.world_size
+        kl = metrics["objective/kl"]
+        self.kl_coef = self.kl.next_coef(self.kl_coef, kl, responses_on_all_ranks)
+        self.learning_rate.step()
+        self.samples = Samples(batch.prompts, responses.texts, scores.tolist())
+        self.rollouts += 1
+
+    def respond(self, batch: PromptBatch) -> Responses:
+        """Samples this rollout's responses; the noise is a function of seed, rollout and rank.
+
+        Args:
+            batch: ``b`` prompts.
+        """
+        check_divides(
+            "model.mini_batch_size", self.mini_batch_size, "data.batch_size", len(batch.prompts)
+        )
+        limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
+        seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
+        with seeded(seed, self.device):
+            options = self.sampling.generate_options(limit)
+            return respond(self.policy, self.tokenizer, batch, **options)
+
+    def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
+        """What the reward says.
+
+        Args:
+            batch: ``b`` prompts.
+            responses: Their responses.
+
+        Returns:
+            ``[b]``.
+
+        Raises:
+            TrainingError: If a score is not finite.
+        """
+        scores = self.reward(batch.prompts, responses.texts, batch.references).float()
+        if not scores.isfinite().all():
+            row = int((~scores.isfinite()).nonzero()[0])
+            raise TrainingError(
+                f"rollout {self.rollouts}: the reward {self.reward.name!r} gave {float(scores[row])} "
+                f"for the response {responses.texts[row]!r}: look at the reward."
+            )
+        return scores
+
+    def shuffle(self, epoch: int, size: int) -> Tensor:
+        """The order of this rank's responses in one pass of the update.
+
+        Args:
+            epoch: Which pass, from 0.
+            size: ``b``.
+
+        Returns:
+            ``[b]`` a permutation.
+        """
+        seed = derive_seed(self.seed, "shuffle", self.rollouts, epoch, self.global_rank)
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+        return order.to(self.device)
+
+    @property
+    def learning_rate(self) -> LambdaLR:
+        """The schedule, stepped once a rollout."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)
+        return schedule
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks."""
+        total: Tensor = self.trainer.strategy.reduce(x.clone(), reduce_op="sum")
+        return total
+
+    def log_rollout(self, metrics: dict[str, float], watch: Stopwatch) -> None:
+        """Logs a rollout; a few figures go to the progress bar, too."""
+        metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
+        metrics[f"rewards/{self.reward.name}"] = metrics["objective/scores_mean"]
+        self.log_dict({**metrics, **watch.metrics(metrics["tokens/total"])}, batch_size=1)
+        bar = {
+            "rollouts": self.rollouts + 1.0,
+            "kl": metrics["objective/kl"],
+            "score": metrics["objective/scores_mean"],
+        }
+        self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
+
+    # -- evaluation
+
+    def answer(self, batch: PromptBatch, batch_idx: int, name: str) -> list[str]:
+        """Answers prompts with the noise that belongs to their place, and meters the answers."""
+        seed = derive_seed(self.seed, "evaluation", batch_idx, self.global_rank)
+        return self.evaluator.answer(batch, seed, name).texts
+
+    def log_means(self, name: str, prefix: str) -> dict[str, Tensor]:
+        """Logs a meter's means over all answers."""
+        means = self.evaluator.means(name)
+        self.log_dict({f"{prefix}/{key}": mean for key, mean in means.items()})
+        return means
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Judges the policy's answers."""
+        self.answer(batch, batch_idx, "after")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/…``."""
+        self.log_means("after", "val")
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Judges answers of reference and policy."""
+        for name in ("before", "after"):
+            self.answer(batch, batch_idx, name)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/before/…``, ``test/after/…`` and the relative change of toxicity."""
+        before, after = (self.log_means(name, f"test/{name}") for name in ("before", "after"))
+        self.log("test/toxicity_change", relative_change(before["toxicity"], after["toxicity"]))
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, str]]:
+        """Answers of reference and policy: rows of ``prompt``, ``before``, ``after``, ``reference``."""
+        columns = {
+            "prompt": batch.prompts,
+            "before": self.answer(batch, batch_idx, "before"),
+            "after": self.answer(batch, batch_idx, "after"),
+            "reference": batch.references,
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    # -- models and state
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The model whose tokenizer the data must use: the base, where training begins from an adapter."""
+        return adapter_base(self.policy_name) or self.policy_name
+
+    @property
+    def padding_side(self) -> Literal["left", "right"]:
+        """The side on which prompts are padded."""
+        return EncoderDecoder.padding_side
+
+    @property
+    def export_name(self) -> str:
+        """What the folder is called that :meth:`export` writes."""
+        return "adapter"
+
+    def setup(self, stage: str) -> None:
+        """Refuses what can't work, before any model is opened.
+
+        Raises:
+            InputError: If sizes don't divide or the precision would overflow.
+        """
+        refuse_half(str(self.trainer.precision))
+        size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if stage == "fit" and size is not None:
+            check_divides("model.mini_batch_size", self.mini_batch_size, "data.batch_size", size)
+
+    def configure_model(self) -> None:
+        """Opens policy, reward and toxicity classifier, once."""
+        if self.policy is not None:
+            return
+        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        self.policy = load_policy(self.policy_name, self.lora, self.sampling, **self.load_options)
+        if self.gradient_checkpointing:
+            self.policy.enable_gradient_checkpointing()
+        self.reward.load()
+        self.reward.requires_grad_(False)
+        self.evaluator = Evaluator(self.policy, self.tokenizer, self.reward, self.load_toxicity())
+        counts = self.policy.parameter_counts()
+        rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
+
+    def load_toxicity(self) -> Toxicity:
+        """Opens what measures toxicity.
+
+        Raises:
+            InputError: If there is no classifier to ask, or it lacks the label.
+        """
+        classifier = self.toxicity_model
+        if classifier is None and isinstance(self.reward, ClassifierReward):
+            classifier = self.reward.classifier
+        if classifier is None:
+            raise InputError(
+                "model.toxicity_model: the reward is no classifier, so name one that measures toxicity"
+            )
+        classifier.load()
+        return Toxicity(classifier, self.toxic_label)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer of adapters and value head, and its schedule."""
+        return self.optimization.configure(self)
+
+    def on_train_start(self) -> None:
+        """Lets the flags win over a checkpoint, and evaluates before the first update."""
+        self.optimization.let_flags_win(self)
+        if self.rollouts == 0 and self.trainer.enable_validation:
+            self.trainer.validating = True
+            self.trainer.fit_loop.epoch_loop.val_loop.run()
+            self.trainer.training = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what learns, and the state of controller and moments."""
+        keep_trainable(self, checkpoint)
+        stamp(
+            checkpoint,
+            STAGE,
+            self.tokenizer_name,
+            policy=self.policy_name,
+            lora=self.lora,
+            rollouts=self.rollouts,
+            kl_coef=self.kl_coef,
+            moments=dataclasses.asdict(self.moments),
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
+        facts = check_stamp(checkpoint, STAGE, self.tokenizer_name)
+        check_trainable(self, checkpoint)
+        self.rollouts = facts["rollouts"]
+        self.kl_coef = facts["kl_coef"]
+        self.moments = RunningMoments(**facts["moments"])
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the adapter, the tokenizer and the value head as a folder that peft opens.
+
+        Args:
+            folder: Where to.
+        """
+        save_model(self.policy.model, self.tokenizer, folder)
+        save_file(self.policy.value_head.state_dict(), Path(folder) / "value_head.safetensors")

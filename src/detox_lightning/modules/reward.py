@@ -1,0 +1,241 @@
+"""The reward stage: teaches a sequence classifier to tell hate from the rest."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryAUROC,
+    BinaryF1Score,
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassF1Score,
+)
+
+from detox_lightning.data.batch import LabeledBatch
+from detox_lightning.errors import InputError
+from detox_lightning.models.loading import load_model, load_tokenizer, open_by_name, save_model
+from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.seeding import derive_seed, global_seed
+
+STAGE = "reward"
+
+
+class RewardModule(LightningModule):
+    """Fine-tunes a sequence classifier on labelled text.
+
+    Logs ``train/loss``; under ``val/`` and ``test/`` loss, accuracy, F1 and AUROC. With two labels
+    the second is the one that F1 and AUROC look for; with more they are means over the labels.
+    """
+
+    export_name = "model"
+    padding_side: Literal["left", "right"] = "right"
+
+    def __init__(
+        self,
+        model: str,
+        labels: tuple[str, ...] = ("nothate", "hate"),
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5),
+        schedule: Schedule = CONSTANT,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        revision: str | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ):
+        """Notes names and settings; the weights load when a run begins.
+
+        Args:
+            model: Hub id or folder of an encoder, which gets a fresh head, or of a classifier of
+                these very labels.
+            labels: Names of the classes, in the order of their indices in the data.
+            optimizer: Optimizer and its learning rate.
+            schedule: Warm-up and decay of the learning rate, in optimizer steps.
+            dtype: What the weights are held in.
+            revision: Branch, tag or commit of the model on the hub.
+            attn_implementation: How attention is computed: ``eager``, ``sdpa``, …
+            trust_remote_code: Run code that comes with the model.
+
+        Raises:
+            InputError: If there are fewer than two labels, or two of the same name.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        self.strict_loading = False
+        if len(labels) < 2 or len(set(labels)) < len(labels):
+            raise InputError(f"labels={list(labels)}: give two or more different names.")
+        self.name = model
+        self.labels = list(labels)
+        self.optimization = StepwiseOptimization(optimizer, schedule)
+        self.weights_dtype = dtype
+        self.loading = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self.attn_implementation = attn_implementation
+        self.mean_loss = MeanMetric()
+        self.metrics = classification_metrics(len(labels))
+        self.model: Any = None
+        self.tokenizer: Any = None
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The model whose tokenizer the data must use."""
+        return self.name
+
+    def configure_model(self) -> None:
+        """Loads the weights and the tokenizer, once."""
+        if self.model is not None:
+            return
+        check_labels(self.name, self.labels, **self.loading)
+        self.tokenizer = load_tokenizer(self.name, padding_side=self.padding_side, **self.loading)
+        model = load_model(
+            "AutoModelForSequenceClassification",
+            self.name,
+            self.weights_dtype,
+            attn_implementation=self.attn_implementation,
+            id2label=dict(enumerate(self.labels)),
+            label2id={label: index for index, label in enumerate(self.labels)},
+            problem_type="single_label_classification",
+            **self.loading,
+        )
+        # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
+        self.model = model.train()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer and its schedule."""
+        return self.optimization.configure(self)
+
+    def on_train_start(self) -> None:
+        """Lets the flags win over a checkpoint's hyper-parameters."""
+        self.optimization.let_flags_win(self)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes dropout's noise a function of the place in the run, so that a resumed run has it."""
+        place = (self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores of the classes.
+
+        Args:
+            input_ids: ``[b, s]``.
+            attention_mask: ``[b, s]``, True where ``input_ids`` holds a real token.
+
+        Returns:
+            Logits ``[b, classes]``, float32.
+        """
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits.float()
+
+    def training_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the labels, mean over the texts."""
+        loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
+        return loss
+
+    def validation_step(self, batch: LabeledBatch, batch_idx: int) -> None:
+        """Adds a batch to the metrics."""
+        logits = self(batch.input_ids, batch.attention_mask)
+        self.mean_loss.update(F.cross_entropy(logits, batch.labels), weight=len(batch.labels))
+        probabilities = logits.softmax(-1)
+        binary = len(self.labels) == 2
+        self.metrics.update(probabilities[:, 1] if binary else probabilities, batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/``."""
+        self._log_metrics("val")
+
+    def test_step(self, batch: LabeledBatch, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/``."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
+        """Probabilities of the classes, ``[b, classes]``."""
+        return self(batch.input_ids, batch.attention_mask).softmax(-1)
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the classifier with its tokenizer as a Hugging Face folder.
+
+        Args:
+            folder: Where to.
+        """
+        save_model(self.model, self.tokenizer, folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the parameters that learn, and notes what they are."""
+        keep_trainable(self, checkpoint)
+        stamp(checkpoint, STAGE, self.name, labels=self.labels)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes sure that the checkpoint is one of this model's and of these labels.
+
+        Raises:
+            InputError: If it isn't.
+        """
+        facts = check_stamp(checkpoint, STAGE, self.name)
+        if facts["labels"] != self.labels:
+            raise InputError(
+                f"labels={self.labels}: the checkpoint's are {facts['labels']}; give the same ones."
+            )
+        check_trainable(self, checkpoint)
+
+    def _log_metrics(self, prefix: str) -> None:
+        if not self.trainer.sanity_checking:  # two batches may well hold a single class
+            values = {"loss": self.mean_loss.compute(), **self.metrics.compute()}
+            self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+        self.mean_loss.reset()
+        self.metrics.reset()
+
+
+def classification_metrics(classes: int) -> MetricCollection:
+    """Accuracy, F1 and AUROC.
+
+    Args:
+        classes: With 2 the metrics take the second's probability ``[b]``; with more, all of them
+            ``[b, classes]``, and F1 and AUROC are means over the classes.
+    """
+    if classes == 2:
+        return MetricCollection(
+            {"accuracy": BinaryAccuracy(), "f1": BinaryF1Score(), "auroc": BinaryAUROC()}
+        )
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "f1": MulticlassF1Score(classes, average="macro"),
+            "auroc": MulticlassAUROC(classes, average="macro"),
+        }
+    )
+
+
+def check_labels(name: str, labels: list[str], **options: Any) -> None:
+    """Refuses to rename, swap or throw away the classes of a model that is a classifier already.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``.
+        labels: Names of the classes, by index.
+        options: For ``AutoConfig.from_pretrained``.
+
+    Raises:
+        InputError: If the model's own classes are others; unnamed ones (``LABEL_0``) may be named.
+    """
+    from transformers import AutoConfig
+
+    config = open_by_name("model", name, AutoConfig.from_pretrained, **options)
+    if not any("SequenceClassification" in kind for kind in config.architectures or []):
+        return
+    own = [config.id2label[index] for index in range(config.num_labels)]
+    unnamed = all(label.startswith("LABEL_") for label in own)
+    if own != labels and not (unnamed and len(own) == len(labels)):
+        raise InputError(
+            f"labels={labels}: {name!r} is a classifier of {own}, in this order. Give these "
+            "labels, or begin from an encoder without a head."
+        )

@@ -1,0 +1,44 @@
+"""Times the parts of a rollout."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Seconds spent in named blocks; waits for the GPU at the end of each, where there is one."""
+
+    def __init__(self, device: torch.device):
+        """Starts the total.
+
+        Args:
+            device: Where the work is done.
+        """
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.start = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times a block under ``name``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.now() - start
+
+    def now(self) -> float:
+        """The time, all work that was asked for done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def metrics(self, tokens: float) -> dict[str, float]:
+        """``time/<name>`` in seconds, ``time/total``, and tokens per second.
+
+        Args:
+            tokens: Response tokens that were made, sampled and trained on, on all ranks.
+        """
+        total = self.now() - self.start
+        named = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
+        return {**named, "time/total": total, "time/tokens_per_second": tokens / total}

@@ -1,0 +1,223 @@
+"""The supervised stage: teaches a sequence-to-sequence model to summarize."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.evaluation.rouge import Rouge
+from detox_lightning.models.family import EncoderDecoder
+from detox_lightning.models.loading import (
+    adapter_base,
+    load_model,
+    load_tokenizer,
+    refuse_half,
+    save_model,
+)
+from detox_lightning.models.lora import LoRA, add_lora, load_adapter
+from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.seeding import derive_seed, global_seed
+
+STAGE = "supervised"
+
+
+class SupervisedModule(LightningModule):
+    """Fine-tunes a sequence-to-sequence model on prompts and summaries written by people.
+
+    Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
+    summaries. Dropout is on while it trains.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        lora: LoRA | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
+        schedule: Schedule = CONSTANT,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        revision: str | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        max_new_tokens: PositiveInt = 64,
+        label_smoothing: ClosedUnitInterval = 0.0,
+    ):
+        """Notes names and settings; the weights load when a run begins.
+
+        Args:
+            model: Hub id or folder of the model to begin from, or of an adapter to train on.
+            lora: The adapter to train; null trains all weights. An adapter to train on keeps its
+                own shape.
+            optimizer: Optimizer and its learning rate.
+            schedule: Warm-up and decay of the learning rate, in optimizer steps.
+            dtype: What the base's weights are held in; a fresh adapter is float32.
+            revision: Branch, tag or commit of the model on the hub.
+            attn_implementation: How attention is computed: ``eager``, ``sdpa``, …
+            trust_remote_code: Run code that comes with the model.
+            max_new_tokens: Longest summary that validation, test and prediction write, in tokens.
+            label_smoothing: Share of the target's probability that is spread over the vocabulary,
+                in training only.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        self.strict_loading = False
+        self.name = model
+        self.lora = LoRA(**lora) if isinstance(lora, dict) else lora  # a checkpoint holds a dict
+        self.optimization = StepwiseOptimization(optimizer, schedule)
+        self.weights_dtype = dtype
+        self.revision = revision
+        self.attn_implementation = attn_implementation
+        self.trust_remote_code = trust_remote_code
+        self.max_new_tokens = max_new_tokens
+        self.label_smoothing = label_smoothing
+        self.family = EncoderDecoder()
+        self.mean_loss = MeanMetric()
+        self.rouge = Rouge()
+        self.model: Any = None
+        self.tokenizer: Any = None
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The model whose tokenizer the data must use; an adapter's is its base's."""
+        return adapter_base(self.name, self.revision) or self.name
+
+    @property
+    def padding_side(self) -> Literal["left", "right"]:
+        """The side on which prompts are padded."""
+        return self.family.padding_side
+
+    @property
+    def export_name(self) -> str:
+        """What the folder is called that :meth:`export` writes."""
+        return "adapter" if hasattr(self.model, "peft_config") else "model"
+
+    def configure_model(self) -> None:
+        """Loads the weights and the tokenizer, once."""
+        if self.model is not None:
+            return
+        if self._trainer is not None:
+            refuse_half(self._trainer.precision)
+        base = adapter_base(self.name, self.revision)
+        options = {
+            "revision": None if base else self.revision,
+            "trust_remote_code": self.trust_remote_code,
+        }
+        self.tokenizer = load_tokenizer(
+            base or self.name, padding_side=self.padding_side, **options
+        )
+        model = load_model(
+            self.family.auto_class,
+            base or self.name,
+            self.weights_dtype,
+            attn_implementation=self.attn_implementation,
+            **options,
+        )
+        if base:
+            model = load_adapter(model, self.name, revision=self.revision)
+        elif self.lora:
+            model = add_lora(model, self.lora, self.family.task_type)
+        # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
+        self.model = model.train()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer of the parameters that learn, and its schedule."""
+        return self.optimization.configure(self)
+
+    def on_train_start(self) -> None:
+        """Lets the flags win over a checkpoint's hyper-parameters."""
+        self.optimization.let_flags_win(self)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes dropout's noise a function of the place in the run, so that a resumed run has it."""
+        place = (self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the reference summaries, mean over their tokens."""
+        loss = self._loss(batch, self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.prompts))
+        return loss
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Adds a batch to the loss per token and to ROUGE."""
+        self.mean_loss.update(self._loss(batch), weight=batch.target_mask.sum())
+        self.rouge.update(self.summarize(batch), batch.references)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/``."""
+        self._log_metrics("val")
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/``."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[str]:
+        """The batch's summaries."""
+        return self.summarize(batch)
+
+    @torch.no_grad()
+    def summarize(self, batch: PromptBatch) -> list[str]:
+        """Greedy summaries.
+
+        Args:
+            batch: ``b`` prompts.
+
+        Returns:
+            ``b`` texts without special tokens.
+        """
+        generated = self.model.generate(
+            input_ids=batch.prompt_ids,
+            attention_mask=batch.prompt_mask,
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+        )
+        responses = self.family.responses(generated, batch.prompt_ids)
+        texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        return texts
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder.
+
+        Args:
+            folder: Where to.
+        """
+        save_model(self.model, self.tokenizer, folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the parameters that learn, and notes what they are."""
+        keep_trainable(self, checkpoint)
+        stamp(checkpoint, STAGE, self.tokenizer_name, model=self.name, lora=self.lora)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes sure that the checkpoint is one of this model's."""
+        check_stamp(checkpoint, STAGE, self.tokenizer_name)
+        check_trainable(self, checkpoint)
+
+    def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
+        logits, _ = self.family.forward(
+            self.model, batch.prompt_ids, batch.prompt_mask, batch.target_ids
+        )
+        # By the mask and not by the id: T5's pad is also its decoder start.
+        labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=label_smoothing
+        )
+
+    def _log_metrics(self, prefix: str) -> None:
+        values = {"loss": self.mean_loss.compute(), **self.rouge.compute()}
+        self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+        self.mean_loss.reset()
+        self.rouge.reset()

@@ -1,0 +1,97 @@
+"""Policy, reward and prompts make a rollout. No Lightning here."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
+from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
+from detox_lightning.algorithm.types import Rollout
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.models.policy import Policy, PolicyOutput
+
+
+class Responses(NamedTuple):
+    """Sampled responses.
+
+    Attributes:
+        ids: ``[b, t]`` tokens, without the decoder start token.
+        mask: ``[b, t]``, True at real tokens, EOS included.
+        texts: The ``b`` responses as text, special tokens stripped.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    texts: list[str]
+
+    def has_eos(self, eos_token_id: int) -> Tensor:
+        """``[b]``, True where the response ended by itself."""
+        return (self.ids.eq(eos_token_id) & self.mask).any(dim=1)
+
+
+def respond(policy: Policy, tokenizer: object, batch: PromptBatch, **options: object) -> Responses:
+    """Lets the policy answer the prompts.
+
+    Args:
+        policy: The policy, or the reference inside :meth:`Policy.reference`.
+        tokenizer: The policy's.
+        batch: ``b`` prompts.
+        options: For ``generate``; see :meth:`Sampling.generate_options`.
+    """
+    ids = policy.generate(batch.prompt_ids, batch.prompt_mask, **options)
+    lengths = response_lengths(ids, policy.eos_token_id)
+    ids = ids[:, : int(lengths.max())]
+    mask = mask_from_lengths(lengths, ids.shape[1])
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
+    return Responses(ids, mask, [text.strip() for text in texts])
+
+
+@torch.no_grad()
+def measure(
+    policy: Policy,
+    batch: PromptBatch,
+    responses: Responses,
+    scores: Tensor,
+    estimator: Estimator = "k1",
+    micro_batch_size: int | None = None,
+) -> Rollout:
+    """What policy and reference say of sampled responses.
+
+    Args:
+        policy: The policy that sampled them.
+        batch: ``b`` prompts.
+        responses: Their responses.
+        scores: ``[b]``.
+        estimator: Of the KL divergence.
+        micro_batch_size: Rows of one forward pass; None for all. The update's size keeps the first ratio at 1 to the last bit.
+    """
+    rows = torch.arange(len(scores), device=scores.device).split(micro_batch_size or len(scores))
+    parts = [_measure_rows(policy, batch, responses.ids, index, estimator) for index in rows]
+    old_logprobs, ref_logprobs, kl, values, entropy = map(torch.cat, zip(*parts, strict=True))
+    return Rollout(
+        prompt_ids=batch.prompt_ids,
+        prompt_mask=batch.prompt_mask,
+        response_ids=responses.ids,
+        response_mask=responses.mask,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        kl=kl,
+        values=values,
+        entropy=entropy,
+        scores=scores,
+    )
+
+
+def _measure_rows(
+    policy: Policy, batch: PromptBatch, response_ids: Tensor, index: Tensor, estimator: Estimator
+) -> tuple[Tensor, ...]:
+    rows = batch.prompt_ids[index], batch.prompt_mask[index], response_ids[index]
+    old: PolicyOutput = policy(*rows)
+    with policy.reference():
+        ref: PolicyOutput = policy(*rows)
+    if estimator == "full":
+        kl = full_kl(old.logits, ref.logits)
+    else:
+        kl = kl_estimate(old.logprobs, ref.logprobs, estimator)
+    return old.logprobs, ref.logprobs, kl, old.values, old.entropy

@@ -1,0 +1,118 @@
+"""Tiny random models with a small tokenizer, as folders that ``from_pretrained`` opens."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+NAMES = "Ann Bob Eve Dan Kim Lee Max Zoe".split()
+FEELINGS = "angry calm glad sad tired keen shy proud".split()
+WORDS = [
+    *"Summarize the following conversation Summary says is to and a the you are not . , : ! ?".split(),
+    *NAMES,
+    *FEELINGS,
+    *"moron fool idiot stupid lazy rude nice kind good bad late early lunch party dog car".split(),
+]
+SPECIAL = ["<pad>", "</s>", "<unk>"]
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """200 words; pad 0, EOS 1, unknown 2; appends EOS, as T5's does."""
+    words = list(dict.fromkeys([*SPECIAL, *WORDS]))
+    words += [f"w{index}" for index in range(200 - len(words))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=512,
+    )
+
+
+def tiny_t5_model(d_model: int = 32, seed: int = 0) -> T5ForConditionalGeneration:
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=200,
+        d_model=d_model,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+        tie_word_embeddings=False,
+    )
+    model = T5ForConditionalGeneration(config)
+    # transformers ties the head of a model made from a config, whatever the config says.
+    model.lm_head.weight = nn.Parameter(torch.randn(200, d_model) * d_model**-0.5)
+    model.config.tie_word_embeddings = False
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a random T5 of 2 + 2 layers of 32 and its tokenizer of 200 words."""
+    folder = tmp_path_factory.mktemp("tiny_t5")
+    tiny_t5_model().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_bert_config(**options: object) -> BertConfig:
+    return BertConfig(
+        vocab_size=200,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        **options,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a random BERT of 2 layers of 32 without a head, and the same tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny_encoder")
+    torch.manual_seed(0)
+    BertModel(tiny_bert_config()).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def save_classifier(folder: Path, labels: list[str]) -> str:
+    torch.manual_seed(0)
+    config = tiny_bert_config(
+        id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)}
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a random BERT classifier of ``nothate`` and ``hate``, and the same tokenizer."""
+    return save_classifier(tmp_path_factory.mktemp("tiny_classifier"), ["nothate", "hate"])

@@ -1,0 +1,94 @@
+"""What a checkpoint holds, and what is refused."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from detox_lightning.errors import InputError
+from detox_lightning.modules.checkpoint import (
+    check_stamp,
+    check_trainable,
+    keep_trainable,
+    plain,
+    stamp,
+)
+
+
+class Tied(LightningModule):
+    def __init__(self, width: int = 3):
+        super().__init__()
+        self.frozen = nn.Linear(width, width).requires_grad_(False)
+        self.first = nn.Linear(width, width, bias=False)
+        self.second = nn.Linear(width, width, bias=False)
+        self.second.weight = self.first.weight
+        self.register_buffer("noted", torch.zeros(2))
+
+
+def saved(module: LightningModule) -> dict[str, Any]:
+    checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": {"a": PositiveInt(3)}}
+    keep_trainable(module, checkpoint)
+    stamp(checkpoint, "reward", "some/base", rollouts=3, scores=torch.ones(2))
+    return checkpoint
+
+
+def test_only_what_learns_is_kept_and_tied_weights_once() -> None:
+    module = Tied()
+    checkpoint = saved(module)
+    assert list(checkpoint["state_dict"]) == ["first.weight"]
+    other = Tied()
+    check_trainable(other, checkpoint)
+    other.load_state_dict(checkpoint["state_dict"], strict=False)
+    assert torch.equal(other.second.weight, module.first.weight)
+
+
+def test_names_and_shapes_must_agree() -> None:
+    with pytest.raises(InputError, match=r"first.weight: \(3, 3\) in the checkpoint, \(4, 4\) her"):
+        check_trainable(Tied(4), saved(Tied(3)))
+    thawed = Tied()
+    thawed.frozen.requires_grad_(True)
+    with pytest.raises(InputError, match=r"frozen.weight: absent in the checkpoint, \(3, 3\) here"):
+        check_trainable(thawed, saved(Tied()))
+    with pytest.raises(InputError, match=r"2 param.*frozen.weight: \(3, 3\) in .*, absent here"):
+        check_trainable(Tied(), saved(thawed))
+    with pytest.raises(InputError, match="made with stage 'reward', base 'some/base'"):
+        check_trainable(Tied(4), saved(Tied(3)))
+
+
+def test_stamp_is_read_back() -> None:
+    facts = check_stamp(saved(Tied()), "reward", "some/base")
+    assert facts["rollouts"] == 3
+    assert facts["scores"].tolist() == [1, 1]
+
+
+def test_other_stages_formats_and_programs_are_refused() -> None:
+    checkpoint = saved(Tied())
+    with pytest.raises(InputError, match="of the reward stage, this is the ppo stage"):
+        check_stamp(checkpoint, "ppo", "some/base")
+    checkpoint["detox_lightning"]["version"] = 99
+    with pytest.raises(InputError, match="update the package"):
+        check_stamp(checkpoint, "reward", "some/base")
+    with pytest.raises(InputError, match="not written by detox_lightning"):
+        check_stamp({"state_dict": {}}, "reward", "some/base")
+
+
+def test_another_base_is_said() -> None:
+    with pytest.warns(UserWarning, match="made on 'some/base'; its weights now go onto 'moved'"):
+        check_stamp(saved(Tied()), "reward", "moved")
+
+
+def test_plain_values() -> None:
+    @dataclass
+    class Settings:
+        r: Any
+        names: Any = ("q", "v")
+
+    value = plain({"lora": Settings(PositiveInt(4)), "make": lambda: 0, "x": None, "on": True})
+    assert value == {"lora": {"r": 4, "names": ["q", "v"]}, "x": None, "on": True}
+    assert type(value["lora"]["r"]) is int
+    assert value["on"] is True
+    assert plain(torch.float32) == "torch.float32"

@@ -1,0 +1,261 @@
+"""The supervised stage, run by a real Trainer on eight pairs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_t5_model, word_tokenizer
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser
+from peft import PeftModel
+from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from detox_lightning.errors import InputError
+from detox_lightning.models.lora import LoRA
+from detox_lightning.modules.optimization import Schedule
+from detox_lightning.modules.supervised import SupervisedModule
+
+SMALL = LoRA(r=4, alpha=8, dropout=0.1)
+
+
+def adamw(lr: float) -> Any:
+    return lambda params: torch.optim.AdamW(params, lr=lr)
+
+
+def make_module(name: str, lora: LoRA | None = None, lr: float = 1e-2, **options: Any) -> Any:
+    return SupervisedModule(name, lora, adamw(lr), max_new_tokens=8, **options)
+
+
+def fit(folder: Path, module: SupervisedModule, epochs: int, ckpt_path: Any = None, **options: Any):
+    """Two batches an epoch."""
+    trainer = make_trainer(folder, max_epochs=epochs, **options)
+    trainer.fit(module, pairs_loader(4), ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_t5: str, tmp_path_factory: pytest.TempPathFactory) -> SupervisedModule:
+    """A model that has learned the eight pairs by heart."""
+    seed_everything(1)
+    module = make_module(tiny_t5)
+    trainer = make_trainer(tmp_path_factory.mktemp("fit"), max_epochs=60)
+    trainer.fit(module, pairs_loader(8))
+    assert trainer.callback_metrics["train/loss"] < 0.3  # began at about 5.4; dropout is on
+    return module
+
+
+def test_learns_the_pairs_by_heart(trained: SupervisedModule, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    (metrics,) = trainer.validate(trained, pairs_loader(3), verbose=False)
+    assert metrics["val/loss"] < 0.05
+    for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
+        assert metrics[f"val/{kind}"] == 1.0
+    (metrics,) = trainer.test(trained, pairs_loader(3), verbose=False)
+    assert metrics["test/rougeL"] == 1.0
+    summaries = trainer.predict(trained, pairs_loader(8))[0]
+    assert summaries == [target for _, target in PAIRS]
+
+
+def test_validation_loss_is_the_mean_over_tokens(tiny_t5: str, tmp_path: Path) -> None:
+    """Batches of other sizes and targets of other lengths give the same number."""
+    pairs = [*PAIRS[:3], (PAIRS[3][0], "Dan is very sad and late . Ann is glad .")]
+    batch = collate_pairs(pairs)
+    model = tiny_t5_model()
+    labels = torch.where(batch.target_mask, batch.target_ids, -100)
+    expected = model(
+        input_ids=batch.prompt_ids, attention_mask=batch.prompt_mask.long(), labels=labels
+    ).loss.item()
+    for batch_size in (1, 3, 4):
+        loader = pairs_loader(batch_size, pairs)
+        (metrics,) = make_trainer(tmp_path).validate(make_module(tiny_t5), loader, verbose=False)
+        assert metrics["val/loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_real_token_with_the_pads_id_counts(tiny_t5: str) -> None:
+    """The loss goes by the mask: T5's pad is also its decoder start."""
+    module = make_module(tiny_t5)
+    module.configure_model()
+    module.eval()
+    batch = collate_pairs(PAIRS[:2])
+    batch.target_ids[:, 1] = 0
+    logits = module.model(
+        input_ids=batch.prompt_ids,
+        attention_mask=batch.prompt_mask,
+        decoder_input_ids=torch.nn.functional.pad(batch.target_ids, (1, -1)),
+    ).logits
+    logprobs = logits.log_softmax(-1).gather(-1, batch.target_ids[..., None])[..., 0]
+    assert torch.allclose(module._loss(batch), -logprobs[batch.target_mask].mean(), atol=1e-6)
+
+
+def test_dropout_is_on_in_training_and_off_in_validation(tiny_t5: str, tmp_path: Path) -> None:
+    modes = []
+
+    class Watched(SupervisedModule):
+        def _loss(self, *args: Any) -> Any:
+            modes.append({part.training for part in self.model.modules()})
+            return super()._loss(*args)
+
+    module = Watched(tiny_t5, SMALL, max_new_tokens=2)
+    trainer = make_trainer(tmp_path, max_epochs=2)
+    trainer.fit(module, pairs_loader(8), pairs_loader(8))
+    assert modes == [{True}, {False}, {True}, {False}]
+
+
+def test_full_model_opens_with_transformers(trained: SupervisedModule, tmp_path: Path) -> None:
+    assert trained.export_name == "model"
+    trained.export(tmp_path)
+    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    _same_as(trained, AutoModelForSeq2SeqLM.from_pretrained(tmp_path), tmp_path)
+
+
+def test_adapter_opens_with_peft_and_is_trained_on(tiny_t5: str, tmp_path: Path) -> None:
+    module = make_module(tiny_t5, SMALL)
+    first = fit(tmp_path, module, 6).callback_metrics["train/loss"]
+    assert first < 4.6  # began at about 5.4
+    assert module.export_name == "adapter"
+    folder = tmp_path / "adapter"
+    module.export(folder)
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    base = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5)
+    _same_as(module, PeftModel.from_pretrained(base, folder), folder)
+
+    further = make_module(str(folder))
+    assert further.tokenizer_name == tiny_t5
+    further.configure_model()
+    _same_as(module, further.model.eval(), folder)
+    assert fit(tmp_path, make_module(str(folder)), 6).callback_metrics["train/loss"] < first - 0.5
+
+
+def _same_as(module: SupervisedModule, opened: Any, folder: Path) -> None:
+    batch = collate_pairs(PAIRS)
+    module.eval()
+    opened.eval()
+    inputs = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask}
+    with torch.no_grad():
+        ours = module.model(**inputs, decoder_input_ids=batch.target_ids).logits
+        theirs = opened(**inputs, decoder_input_ids=batch.target_ids).logits
+    assert torch.equal(ours, theirs)
+    ids = opened.generate(**inputs, max_new_tokens=8, do_sample=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == module.summarize(batch)
+
+
+@pytest.mark.parametrize("lora", [None, SMALL])
+def test_resumed_is_uninterrupted(tiny_t5: str, tmp_path: Path, lora: LoRA | None) -> None:
+    """Dropout, warm-up, decay and all, to the bit."""
+    schedule = Schedule("cosine", warmup_steps=3)
+
+    def run(epochs: int, **options: Any) -> dict[str, Any]:
+        seed_everything(3)
+        module = make_module(tiny_t5, lora, schedule=schedule)
+        fit(tmp_path, module, epochs, **options)
+        return module.state_dict()
+
+    keep = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+    whole = run(4, callbacks=[keep], enable_checkpointing=True)
+    resumed = run(4, ckpt_path=tmp_path / "epoch=1.ckpt")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    other = run(3)
+    assert not all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+def test_checkpoint_holds_what_learns_in_plain_values(tiny_t5: str, tmp_path: Path) -> None:
+    module = make_module(tiny_t5, SMALL)
+    trainer = fit(tmp_path, module, 1)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert len(checkpoint["state_dict"]) == 2 * 2 * 6  # A and B, q and v, six attentions
+    assert all("lora_" in name for name in checkpoint["state_dict"])
+    assert checkpoint["detox_lightning"]["stage"] == "supervised"
+    assert checkpoint["detox_lightning"]["lora"]["r"] == 4
+    assert checkpoint["hyper_parameters"]["lora"]["alpha"] == 8
+
+    again = SupervisedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    ours, theirs = module.state_dict(), again.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("other", [LoRA(r=8), LoRA(r=4, target_modules=["q"]), None])
+def test_checkpoint_of_another_shape_is_refused(
+    tiny_t5: str, tmp_path: Path, other: LoRA | None
+) -> None:
+    fit(tmp_path, make_module(tiny_t5, SMALL), 1).save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"parameters differ .* lora\.r, lora\.target_modules"):
+        fit(tmp_path, make_module(tiny_t5, other), 2, ckpt_path=tmp_path / "a.ckpt")
+
+
+def test_flags_win_over_a_checkpoint(tiny_t5: str, tmp_path: Path) -> None:
+    schedule = Schedule("linear")
+    module = make_module(tiny_t5, SMALL, schedule=schedule)
+    fit(tmp_path, module, 2).save_checkpoint(tmp_path / "a.ckpt")
+
+    module = SupervisedModule(
+        tiny_t5,
+        SMALL,
+        lambda params: torch.optim.AdamW(params, lr=0.5, betas=(0.8, 0.9), weight_decay=0.3),
+        schedule,
+    )
+    rates = []
+    module.on_train_batch_end = lambda *_: rates.append(  # type: ignore[method-assign]
+        module.trainer.optimizers[0].param_groups[0]["lr"]
+    )
+    trainer = fit(tmp_path, module, 4, ckpt_path=tmp_path / "a.ckpt")
+    # Eight steps in all, of which four are done: the rest begins at half the new rate.
+    assert rates == pytest.approx([0.25, 0.1875, 0.125, 0.0625])
+    group = trainer.optimizers[0].param_groups[0]
+    assert (group["betas"], group["weight_decay"]) == ((0.8, 0.9), 0.3)
+
+
+def test_flags_parse(tiny_t5: str) -> None:
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(SupervisedModule, "model")
+    flags = {"model": tiny_t5, "lora.r": 8, "optimizer.lr": 0.3, "schedule.warmup_steps": 0.1}
+    config = parser.parse_args([f"--model.{name}={value}" for name, value in flags.items()])
+    module = parser.instantiate_classes(config).model
+    assert module.lora == LoRA(r=8)
+    assert module.optimization.schedule == Schedule(warmup_steps=0.1)
+    optimizer = module.optimization.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert optimizer.defaults["lr"] == 0.3
+    assert module.model is None  # nothing loads before the run
+
+
+def test_half_precision_is_refused_before_loading(tmp_path: Path) -> None:
+    module = make_module("no/such-model")
+    trainer = make_trainer(tmp_path, max_epochs=1, precision="16-true")
+    with pytest.raises(InputError, match=r"trainer.precision=16-true.*bf16"):
+        trainer.fit(module, pairs_loader())
+
+
+def test_bf16_trains(tiny_t5: str, tmp_path: Path) -> None:
+    for precision in ("bf16-mixed", "bf16-true"):
+        module = make_module(tiny_t5, SMALL, dtype="bfloat16")
+        trainer = fit(tmp_path, module, 1, precision=precision)
+        assert trainer.callback_metrics["train/loss"].isfinite()
+
+
+def test_label_smoothing_only_in_training(tiny_t5: str) -> None:
+    module = make_module(tiny_t5, label_smoothing=0.5)
+    module.configure_model()
+    module.eval()
+    batch = collate_pairs(PAIRS)
+    assert module._loss(batch, 0.5) != module._loss(batch)
+    module.validation_step(batch, 0)
+    assert torch.allclose(module.mean_loss.compute(), module._loss(batch))
+
+
+def test_tokenizer_comes_with_the_model(tiny_t5: str) -> None:
+    module = make_module(tiny_t5)
+    module.configure_model()
+    first = module.model
+    module.configure_model()
+    assert module.model is first
+    assert module.tokenizer.get_vocab() == word_tokenizer().get_vocab()
+    assert module.tokenizer.padding_side == module.padding_side == "right"
