@@ -18,20 +18,18 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-NAMES = "Ann Bob Eve Dan Kim Lee Max Zoe".split()
-FEELINGS = "angry calm glad sad tired keen shy proud".split()
-WORDS = [
-    *"Summarize the following conversation Summary says is to and a the you are not . , : ! ?".split(),
-    *NAMES,
-    *FEELINGS,
-    *"moron fool idiot stupid lazy rude nice kind good bad late early lunch party dog car".split(),
-]
+LINES = """\
+Ann Bob Eve Dan Kim Lee Max Zoe
+angry calm glad sad tired keen shy proud
+moron fool idiot stupid lazy rude nice kind good bad late early lunch party dog car
+Summarize the following conversation Summary says is to and a you are not . , : ! ?"""
+NAMES, FEELINGS, *_ = (line.split() for line in LINES.splitlines())
 SPECIAL = ["<pad>", "</s>", "<unk>"]
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """200 words; pad 0, EOS 1, unknown 2; appends EOS, as T5's does."""
-    words = list(dict.fromkeys([*SPECIAL, *WORDS]))
+    words = list(dict.fromkeys([*SPECIAL, *LINES.split()]))
     words += [f"w{index}" for index in range(200 - len(words))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -114,5 +112,5 @@ def save_classifier(folder: Path, labels: list[str]) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a random BERT classifier of ``nothate`` and ``hate``, and the same tokenizer."""
+    """A folder with a random BERT classifier of ``nothate`` and ``hate``, and its tokenizer."""
     return save_classifier(tmp_path_factory.mktemp("tiny_classifier"), ["nothate", "hate"])

@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from conftest import FEELINGS, NAMES, word_tokenizer
 from detox_lightning.data.batch import LabeledBatch, PromptBatch
-from lightning.pytorch import Trainer
 
 PAIRS = [
-    (f"Summarize the following conversation . {name} : {feeling} . Summary :", f"{name} is {feeling} .")
+    (
+        f"Summarize the following conversation . {name} : {feeling} . Summary :",
+        f"{name} is {feeling} .",
+    )
     for name, feeling in zip(NAMES, FEELINGS, strict=True)
 ]
 TEXTS = [

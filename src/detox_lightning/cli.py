@@ -62,7 +62,7 @@ class DetoxCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
-        config = self.config.get(self.subcommand)
+        config = self.config.get(self.config.get("subcommand"))
         if config is not None and config.get("ckpt_path") == "last":
             config["ckpt_path"] = str(last_checkpoint(config))
 

@@ -5,20 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import save_classifier
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from toys import TEXTS, collate_texts, make_trainer, texts_loader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from conftest import save_classifier
 from detox_lightning.errors import InputError
 from detox_lightning.modules.reward import RewardModule, classification_metrics
+from toys import TEXTS, collate_texts, make_trainer, texts_loader
 
 
 def make_module(name: str, lr: float = 3e-3, **options: Any) -> RewardModule:
-    return RewardModule(
-        name, optimizer=lambda params: torch.optim.AdamW(params, lr=lr), **options
-    )
+    return RewardModule(name, optimizer=lambda params: torch.optim.AdamW(params, lr=lr), **options)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_metrics_of_three_classes_by_hand() -> None:
     # F1: class 0 2·2/(2·2+1), class 1 1, class 2 2·1/(2·1+1).
     assert values["accuracy"] == pytest.approx(5 / 6)
     assert values["f1"] == pytest.approx((4 / 5 + 1 + 2 / 3) / 3)
-    # AUROC: class 0 has one of four others tied with it (7/8), class 2 half of its pairs tied (3/4).
+    # AUROC: class 0 is tied with one of four others (7/8), class 2 with half of them (3/4).
     assert values["auroc"] == pytest.approx((7 / 8 + 1 + 3 / 4) / 3)
 
 

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_t5_model, word_tokenizer
 from lightning.pytorch import seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftModel
-from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models.lora import LoRA
 from detox_lightning.modules.optimization import Schedule
 from detox_lightning.modules.supervised import SupervisedModule
+from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 
 SMALL = LoRA(r=4, alpha=8, dropout=0.1)
 
@@ -114,9 +114,10 @@ def test_full_model_opens_with_transformers(trained: SupervisedModule, tmp_path:
 
 
 def test_adapter_opens_with_peft_and_is_trained_on(tiny_t5: str, tmp_path: Path) -> None:
+    seed_everything(1)
     module = make_module(tiny_t5, SMALL)
-    first = fit(tmp_path, module, 6).callback_metrics["train/loss"]
-    assert first < 4.6  # began at about 5.4
+    first = fit(tmp_path, module, 8).callback_metrics["train/loss"]
+    assert first < 4.5  # began at about 5.4
     assert module.export_name == "adapter"
     folder = tmp_path / "adapter"
     module.export(folder)
@@ -130,7 +131,7 @@ def test_adapter_opens_with_peft_and_is_trained_on(tiny_t5: str, tmp_path: Path)
     assert further.tokenizer_name == tiny_t5
     further.configure_model()
     _same_as(module, further.model.eval(), folder)
-    assert fit(tmp_path, make_module(str(folder)), 6).callback_metrics["train/loss"] < first - 0.5
+    assert fit(tmp_path, make_module(str(folder)), 8).callback_metrics["train/loss"] < first - 0.5
 
 
 def _same_as(module: SupervisedModule, opened: Any, folder: Path) -> None:
@@ -204,10 +205,13 @@ def test_flags_win_over_a_checkpoint(tiny_t5: str, tmp_path: Path) -> None:
         schedule,
     )
     rates = []
-    module.on_train_batch_end = lambda *_: rates.append(  # type: ignore[method-assign]
-        module.trainer.optimizers[0].param_groups[0]["lr"]
-    )
-    trainer = fit(tmp_path, module, 4, ckpt_path=tmp_path / "a.ckpt")
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    ckpt_path = tmp_path / "a.ckpt"
+    trainer = fit(tmp_path, module, 4, ckpt_path, callbacks=[Watch()])
     # Eight steps in all, of which four are done: the rest begins at half the new rate.
     assert rates == pytest.approx([0.25, 0.1875, 0.125, 0.0625])
     group = trainer.optimizers[0].param_groups[0]

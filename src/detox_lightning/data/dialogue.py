@@ -1,8 +1,6 @@
 """Dialogues and their summaries as prompts, for the supervised stage and for PPO."""
 
-from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +10,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from detox_lightning.data.batch import PromptBatch
-from detox_lightning.data.encoding import Encoding, pad
+from detox_lightning.data.encoding import Encoding
+from detox_lightning.data.prompts import FIELD, Dialogues, PromptCollator, PromptForm
 from detox_lightning.data.sampler import Feed
-from detox_lightning.data.sources import available_splits, check_text, load_rows
-from detox_lightning.data.splits import Counted, nonempty, parts_needed, within
+from detox_lightning.data.sources import MissingSplit
+from detox_lightning.data.splits import Counted, parts_needed
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FIELD = "{dialogue}"
 TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:\n"
 
 
@@ -97,20 +95,15 @@ class DialogueDataModule(LightningDataModule):
                 f"--data.min_chars={min_chars}, --data.max_chars={max_chars}: no dialogue is "
                 "longer than the first and no longer than the second; raise max_chars"
             )
-        self.source, self.tokenizer, self.bounds = source, tokenizer, (min_chars, max_chars)
-        self.form = PromptForm(
-            dialogue_column,
-            summary_column,
-            reference_column or summary_column,
-            template,
-            max_prompt_tokens,
-            max_target_tokens,
-        )
+        columns = (dialogue_column, summary_column, reference_column or summary_column)
+        self.dialogues = Dialogues(source, columns, min_chars, max_chars)
+        self.form = PromptForm(columns, template, max_prompt_tokens, max_target_tokens)
+        self.tokenizer = tokenizer
         self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
-        self.test_fraction, self.shuffle_split = test_fraction, shuffle_split
-        self.split_seed = split_seed
-        self.limits = {"train": num_samples}
-        self.num_eval_samples = num_eval_samples
+        self.cut = test_fraction and partial(
+            Counted.cut, fraction=test_fraction, shuffle=shuffle_split, seed=split_seed
+        )
+        self.num_samples, self.num_eval_samples = num_samples, num_eval_samples
         self.feed = Feed(batch_size, eval_batch_size, num_workers, seed)
         self._encoding: Encoding | None = None
         self._rows: dict[str, Dataset] = {}
@@ -121,3 +114,93 @@ class DialogueDataModule(LightningDataModule):
         if self._encoding is None:
             self._encoding = Encoding(self.tokenizer, self.trainer)
         return self._encoding
+
+    def rows(self, part: str) -> "Dataset":
+        """The encoded rows of a part, from the cache if it has them.
+
+        Args:
+            part: ``train``, ``validation`` or ``test``.
+
+        Returns:
+            Columns ``prompt``, ``reference``, ``prompt_ids``, ``target_ids`` and ``cut``.
+
+        Raises:
+            InputError: If the source hasn't got them, or no row is left.
+        """
+        if part not in self._rows:
+            limit = self.num_samples if part == "train" else self.num_eval_samples
+            chosen = self._choose(part).at_most(limit)
+            encode = partial(self.form.encode, self.encoding)
+            encoded = self.encoding.encode(chosen.rows, encode, "dialogue", *astuple(self.form))
+            limit = self.form.max_prompt_tokens
+            chosen.report(
+                part, sum(encoded["cut"]), f"dialogues were cut to prompts of {limit} tokens"
+            )
+            self._rows[part] = encoded
+        return self._rows[part]
+
+    def _choose(self, part: str) -> Counted:
+        """The rows of a part, before they are encoded."""
+        if self.cut and part != "validation":
+            stay, off = self.cut(self._read("train"))
+            return stay if part == "train" else off
+        try:
+            return self._read(part)
+        except MissingSplit as error:
+            if part != "validation":
+                raise
+            if not self.cut:
+                raise InputError(f"{error}; --data.validation_split=null does without") from error
+            rank_zero_info(f"{error}: the test rows are used to validate")
+            return self._choose("test")
+
+    def _read(self, part: str) -> Counted:
+        split, flag = self.splits[part], f"--data.{part}_split"
+        if split is None:
+            raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
+        return self.dialogues.read(split, flag)
+
+    @property
+    def collate(self) -> PromptCollator:
+        """Pads on the side that the trainer's model wants, else on the right."""
+        model = self.trainer.lightning_module if self.trainer is not None else None
+        return PromptCollator(self.encoding.pad_id, getattr(model, "padding_side", "right"))
+
+    def prepare_data(self) -> None:
+        """Fills the cache, in one process of each node."""
+        self.setup("")
+
+    def setup(self, stage: str) -> None:
+        """Opens what the trainer's job needs, from the cache."""
+        for part in parts_needed(self.trainer, self.splits["validation"] is not None):
+            self.rows(part)
+
+    def train_dataloader(self) -> DataLoader[PromptBatch]:
+        """Full batches in the order of (seed, epoch), from the checkpoint's place on."""
+        return self.feed.train(self.rows("train"), self.collate, self.trainer)
+
+    def val_dataloader(self) -> DataLoader[PromptBatch] | list[Any]:
+        """All validation rows in order; an empty list without validation."""
+        if self.splits["validation"] is None:
+            return []
+        return self.feed.evaluation(self.rows("validation"), self.collate, self.trainer)
+
+    def test_dataloader(self) -> DataLoader[PromptBatch]:
+        """All test rows in order."""
+        return self.feed.evaluation(self.rows("test"), self.collate, self.trainer)
+
+    def predict_dataloader(self) -> DataLoader[PromptBatch]:
+        """The test rows."""
+        return self.test_dataloader()
+
+    def teardown(self, stage: str) -> None:
+        """Lets another ``fit`` begin at the beginning."""
+        self.feed.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch; see :meth:`Feed.state`."""
+        return self.feed.state(self.trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on at the place of the checkpoint."""
+        self.feed.load(state_dict, self.trainer)

@@ -155,16 +155,18 @@ class Feed:
             drop_last=drop_last,
         )
 
-    def state(self, trainer: "Trainer") -> dict[str, int]:
+    def state(self, trainer: "Trainer | None") -> dict[str, int]:
         """The next batch's place, and what must stay the same for it to be the same batch.
 
         Args:
-            trainer: In ``fit``.
+            trainer: In ``fit``; None: the place is where the next ``fit`` would begin.
 
         Returns:
             ``seed``, ``epoch``, ``batches`` done in that epoch, ``batch_size``, ``processes``;
             after an epoch's last batch the place is the start of the next.
         """
+        if trainer is None:
+            return {"epoch": self.epoch, "batches": self.batches, **self._terms(trainer)}
         epochs: Any = trainer.fit_loop.epoch_progress.current
         done: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         epoch, batches = epochs.processed, done.processed
@@ -175,7 +177,14 @@ class Feed:
         return {"epoch": epoch, "batches": batches, **self._terms(trainer)}
 
     def load(self, state: dict[str, int], trainer: "Trainer | None") -> None:
-        """Takes up the place of :meth:`state`; warns if the order can't be the same."""
+        """Takes up the place of :meth:`state`; warns if the order can't be the same.
+
+        Args:
+            state: From the checkpoint.
+            trainer: Other jobs than ``fit`` have no place.
+        """
+        if trainer is not None and trainer.state.fn != "fit":
+            return
         self.epoch, self.batches = state["epoch"], state["batches"]
         changed = [
             f"{name} {state[name]} is now {now}"

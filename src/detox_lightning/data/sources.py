@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+TEXT = ("string", "large_string")
 READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
 UNREACHABLE = (
     "{source}: the hub can't be reached ({reason}). To work offline, download it elsewhere and "
@@ -17,22 +18,34 @@ UNREACHABLE = (
 )
 
 
-def load_rows(source: str, split: str) -> "Dataset":
+class MissingSplit(InputError):
+    """The source is there, but not this split of it."""
+
+
+def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
     """Reads one split of a source; ``datasets`` keeps it in its cache.
 
     Args:
         source: Hub id, ``demo:NAME``, a folder with one file a split (``train.jsonl.gz``, …), or
             one json, jsonl, csv or parquet file, whose rows are the split ``train``.
         split: Name of the split.
+        flag: The flag that named the split, for the message.
 
     Returns:
         The rows of that split, at least one.
 
     Raises:
-        InputError: If there is no such source or split, or it can't be read.
+        MissingSplit: If the source has no such split; names those it has.
+        InputError: If there is no such source, or it can't be read.
     """
     path = _local(source)
-    rows = _read_hub(source, split) if path is None else _read_file(source, split, _files(path))
+    if path is None:
+        rows = _read_hub(source, split, flag)
+    else:
+        files = _files(path)
+        if split not in files:
+            raise MissingSplit(f"{flag}={split}: {source} has only {_listed(list(files))}")
+        rows = _read_file(files[split], split)
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
     return rows
@@ -69,24 +82,41 @@ def check_text(rows: "Dataset", column: str, flag: str, source: str) -> None:
         source: Where the rows come from, for the message.
 
     Raises:
+        InputError: If the column is missing, or holds something else or bytes that aren't UTF-8.
+    """
+    _check_there(rows, column, flag, source)
+    if _kind(rows, column) not in TEXT:
+        raise InputError(
+            f"{flag}={column}: in {source} this column holds {_kind(rows, column)}, not text; "
+            f"its text columns are {_listed(_text_columns(rows))}"
+        )
+    try:
+        # the json reader takes any bytes, and they would fail where they are first decoded
+        rows.data.column(column).validate(full=True)
+    except ValueError as error:
+        raise InputError(
+            f"{flag}={column}: in {source} this column isn't UTF-8 ({error}); convert the file"
+        ) from error
+
+
+def check_labels(rows: "Dataset", column: str, flag: str, source: str) -> None:
+    """Makes sure that a column is there and holds names or whole numbers.
+
+    The arguments are those of :func:`check_text`.
+
+    Raises:
         InputError: If the column is missing or holds something else.
     """
-    check_column(rows, column, flag, source)
-    kind = rows.features[column]
-    if getattr(kind, "dtype", None) not in ("string", "large_string"):
-        found = getattr(kind, "dtype", None) or type(kind).__name__
+    _check_there(rows, column, flag, source)
+    kind = _kind(rows, column)
+    if kind not in TEXT and "int" not in kind:
         raise InputError(
-            f"{flag}={column}: in {source} this column holds {found}, not text; "
-            f"its text columns are {_listed(_text_columns(rows))}"
+            f"{flag}={column}: in {source} this column holds {kind}, neither names nor whole "
+            "numbers; name another or convert it"
         )
 
 
-def check_column(rows: "Dataset", column: str, flag: str, source: str) -> None:
-    """Makes sure that a column is there; the arguments are those of :func:`check_text`.
-
-    Raises:
-        InputError: If it isn't; lists the columns there are.
-    """
+def _check_there(rows: "Dataset", column: str, flag: str, source: str) -> None:
     if column not in rows.column_names:
         raise InputError(
             f"{flag}={column}: {source} has no such column; it has {_listed(rows.column_names)}"
@@ -94,8 +124,12 @@ def check_column(rows: "Dataset", column: str, flag: str, source: str) -> None:
 
 
 def _text_columns(rows: "Dataset") -> list[str]:
-    kinds = rows.features.items()
-    return [name for name, kind in kinds if getattr(kind, "dtype", None) == "string"]
+    return [name for name in rows.column_names if _kind(rows, name) in TEXT]
+
+
+def _kind(rows: "Dataset", column: str) -> str:
+    feature = rows.features[column]
+    return getattr(feature, "dtype", None) or type(feature).__name__
 
 
 def _listed(names: list[str]) -> str:
@@ -145,36 +179,36 @@ def _files(path: Path) -> dict[str, Path]:
     return files
 
 
-def _read_file(source: str, split: str, files: dict[str, Path]) -> "Dataset":
+def _read_file(path: Path, split: str) -> "Dataset":
     import datasets
 
-    if split not in files:
-        raise InputError(f"{source}: no split {split!r}; it has {_listed(list(files))}")
-    path = files[split]
     parsed = _parse(path)
-    assert parsed is not None
+    assert parsed is not None, path
     if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{path}: the file is empty; give one with rows")
     try:
         return datasets.load_dataset(parsed[1], data_files={split: str(path)}, split=split)
     # the readers raise anything from EOFError to ArrowInvalid; whatever it is, the file is at fault
     except Exception as error:
         if "corresponds to no data" in str(error):
-            raise InputError(f"{path}: the file holds no rows") from error
+            raise InputError(f"{path}: the file holds no rows; give one that does") from error
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
-        raise InputError(f"{path}: can't be read as {parsed[1]} in UTF-8: {reason}") from error
+        raise InputError(
+            f"{path}: can't be read as {parsed[1]} in UTF-8 ({reason}); mend or replace the file"
+        ) from error
 
 
-def _read_hub(source: str, split: str) -> "Dataset":
+def _read_hub(source: str, split: str, flag: str) -> "Dataset":
     import datasets
 
     try:
         return datasets.load_dataset(source, split=split)
     except (OSError, ValueError) as error:
-        if "Unknown split" in str(error):
-            found = _listed(available_splits(source))
-            raise InputError(f"{source}: no split {split!r}; it has {found}") from error
+        reason = str(error)
+        if reason.startswith("Unknown split"):
+            found = reason.partition("Should be one of ")[2].rstrip(".")
+            raise MissingSplit(f"{flag}={split}: {source} has only {found}") from error
         raise _hub_trouble(source, error) from error
 
 

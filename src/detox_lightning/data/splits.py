@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,6 +91,16 @@ class Counted(NamedTuple):
         both = self.rows.train_test_split(test_size=fraction, shuffle=shuffle, seed=seed)
         return self.then("after the split", both["train"]), self.then("cut off", both["test"])
 
+    def report(self, part: str, cut: int, what: str) -> None:
+        """Logs the counts, once over all processes.
+
+        Args:
+            part: Whose rows these are.
+            cut: Number of rows that were too long.
+            what: What was done to them.
+        """
+        rank_zero_info(f"{part}: {self}" + (f"; {cut} {what}" if cut else ""))
+
     def __str__(self) -> str:
         """The counts in one line."""
         return ", ".join(self.history)
@@ -105,15 +117,20 @@ def within(texts: list[str], above: int | None, up_to: int | None) -> list[bool]
     return [low < len(text) <= high for text in texts]
 
 
-def parts_needed(trainer: "Trainer | None") -> tuple[str, ...]:
+def parts_needed(trainer: "Trainer | None", validates: bool) -> list[str]:
     """Which of train, validation and test the trainer's present job reads.
 
     Args:
         trainer: Within fit, validate, test or predict; None: nothing is known, so nothing.
+        validates: Whether the user wants validation.
+
+    Raises:
+        InputError: If the job is to validate and the user doesn't want that.
     """
-    if trainer is None or trainer.state.fn is None:
-        return ()
-    parts = PARTS[trainer.state.fn.value]
-    if trainer.state.fn.value == "fit" and not trainer.limit_val_batches:
-        return parts[:1]
-    return parts
+    job = trainer.state.fn if trainer is not None else None
+    if trainer is None or job is None:
+        return []
+    if job == "validate" and not validates:
+        raise InputError("--data.validation_split=null: this leaves nothing to validate on")
+    skipped = () if validates and trainer.limit_val_batches else ("validation",)
+    return [part for part in PARTS[job.value] if job != "fit" or part not in skipped]

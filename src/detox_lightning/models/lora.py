@@ -61,7 +61,7 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
             **(lora.options or {}),
         )
         return get_peft_model(base, config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise InputError(
             f"lora: peft can't put this adapter on {base.config.model_type}: {error} "
             "Settings of peft.LoraConfig go into lora.options, names of layers into "

@@ -1,5 +1,6 @@
 """The reward stage: teaches a sequence classifier to tell hate from the rest."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class RewardModule(LightningModule):
     def __init__(
         self,
         model: str,
-        labels: tuple[str, ...] = ("nothate", "hate"),
+        labels: Sequence[str] = ("nothate", "hate"),
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5),
         schedule: Schedule = CONSTANT,
         dtype: Literal["float32", "bfloat16"] = "float32",
@@ -115,7 +116,7 @@ class RewardModule(LightningModule):
         self.optimization.let_flags_win(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes dropout's noise a function of the place in the run, so that a resumed run has it."""
+        """Makes dropout's noise a function of the place in the run: a resumed run has it too."""
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
 

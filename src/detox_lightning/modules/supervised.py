@@ -136,7 +136,7 @@ class SupervisedModule(LightningModule):
         self.optimization.let_flags_win(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes dropout's noise a function of the place in the run, so that a resumed run has it."""
+        """Makes dropout's noise a function of the place in the run: a resumed run has it too."""
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
 

@@ -1,0 +1,198 @@
+"""Texts with a class each, for the reward stage."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from detox_lightning.data.batch import LabeledBatch
+from detox_lightning.data.encoding import Encoding
+from detox_lightning.data.labels import Classes, LabeledCollator, LabeledTexts, encode_texts
+from detox_lightning.data.sampler import Feed
+from detox_lightning.data.sources import MissingSplit
+from detox_lightning.data.splits import Counted, parts_needed
+from detox_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class LabeledTextDataModule(LightningDataModule):
+    """Texts with a class each.
+
+    Training batches are drawn in an order that is a function of the seed and the epoch; a resumed
+    run goes on with the next batch. Validation, test and prediction (on the test rows) go through
+    their rows in order, each row once.
+
+    Args:
+        source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
+            .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
+            A list: the rows of all of them together.
+        tokenizer: Hub id or folder of the tokenizer. None: the model's own.
+        text_column: Column with the texts.
+        label_column: Column with the labels: class names, or indices into labels.
+        labels: Class names in order of their index.
+        label_map: What other labels in the data mean, such as {offensive: nothate}.
+        max_tokens: Tokens a text may have; what is beyond them is cut off, how often is logged.
+        train_split: Name of the split to train on.
+        validation_split: Name of the split to validate on. None: a share of train_split.
+        validation_fraction: That share, drawn at random with split_seed. None: no validation.
+        test_split: Name of the split to test on. None, or a source without it: validation rows.
+        split_seed: Seed of that draw.
+        num_samples: Use at most this many training rows, the first ones. None: all.
+        num_eval_samples: Use at most this many rows to validate and to test. None: all.
+        batch_size: Texts a training step, on each device.
+        eval_batch_size: Texts a step in validation, test and prediction. None: batch_size.
+        num_workers: Processes that prepare batches. 0: the training process does it.
+        seed: Seed of the order of batches. None: --seed_everything.
+
+    Raises:
+        InputError: If ``labels`` has doubles or less than two names, or ``label_map`` others.
+    """
+
+    def __init__(
+        self,
+        source: str | list[str],
+        tokenizer: str | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        labels: Sequence[str] = ("nothate", "hate"),
+        label_map: dict[str, str] | None = None,
+        max_tokens: PositiveInt = 128,
+        train_split: str = "train",
+        validation_split: str | None = None,
+        validation_fraction: OpenUnitInterval | None = 0.1,
+        test_split: str | None = "test",
+        split_seed: int = 42,
+        num_samples: PositiveInt | None = None,
+        num_eval_samples: PositiveInt | None = None,
+        batch_size: PositiveInt = 16,
+        eval_batch_size: PositiveInt | None = None,
+        num_workers: NonNegativeInt = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if len(set(labels)) < max(2, len(labels)):
+            raise InputError(f"--data.labels={list(labels)}: give two or more different names")
+        stray = sorted(set((label_map or {}).values()) - set(labels))
+        if stray:
+            raise InputError(
+                f"--data.label_map={label_map}: {', '.join(stray)} not in "
+                f"--data.labels={list(labels)}; map to these"
+            )
+        sources = (source,) if isinstance(source, str) else tuple(source)
+        classes = Classes(tuple(labels), label_map or {})
+        self.texts = LabeledTexts(sources, text_column, label_column, classes)
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
+        self.validation_fraction, self.split_seed = validation_fraction, split_seed
+        self.num_samples, self.num_eval_samples = num_samples, num_eval_samples
+        self.feed = Feed(batch_size, eval_batch_size, num_workers, seed)
+        self._encoding: Encoding | None = None
+        self._rows: dict[str, Dataset] = {}
+
+    @property
+    def label_names(self) -> list[str]:
+        """The class names in order of their index."""
+        return list(self.texts.classes.names)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation rows."""
+        return bool(self.splits["validation"] or self.validation_fraction)
+
+    @property
+    def encoding(self) -> Encoding:
+        """The tokenizer, opened when first asked for."""
+        if self._encoding is None:
+            self._encoding = Encoding(self.tokenizer, self.trainer)
+        return self._encoding
+
+    def rows(self, part: str) -> "Dataset":
+        """The encoded rows of a part, from the cache if it has them.
+
+        Args:
+            part: ``train``, ``validation`` or ``test``.
+
+        Returns:
+            Columns ``input_ids``, ``label`` and ``cut``.
+
+        Raises:
+            InputError: If the source hasn't got them, or no row is left.
+        """
+        if part not in self._rows:
+            limit = self.num_samples if part == "train" else self.num_eval_samples
+            chosen = self._choose(part).at_most(limit)
+            encode = partial(encode_texts, self.encoding, self.max_tokens)
+            encoded = self.encoding.encode(chosen.rows, encode, "labeled", self.max_tokens)
+            chosen.report(part, sum(encoded["cut"]), f"texts were cut at {self.max_tokens} tokens")
+            self._rows[part] = encoded
+        return self._rows[part]
+
+    def _choose(self, part: str) -> Counted:
+        """The rows of a part, before they are encoded."""
+        if part == "test":
+            try:
+                return self._read("test")
+            except MissingSplit as error:
+                rank_zero_info(f"{error}: the validation rows are used to test")
+                return self._choose("validation")
+        if self.splits["validation"] or not self.validation_fraction:
+            return self._read(part)
+        stay, off = self._read("train").cut(self.validation_fraction, True, self.split_seed)
+        return stay if part == "train" else off
+
+    def _read(self, part: str) -> Counted:
+        split, flag = self.splits[part], f"--data.{part}_split"
+        if split is None:
+            raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
+        return self.texts.read(split, flag)
+
+    def prepare_data(self) -> None:
+        """Fills the cache, in one process of each node."""
+        self.setup("")
+
+    def setup(self, stage: str) -> None:
+        """Opens what the trainer's job needs, from the cache."""
+        for part in parts_needed(self.trainer, self.validates):
+            self.rows(part)
+
+    def train_dataloader(self) -> DataLoader[LabeledBatch]:
+        """Full batches in the order of (seed, epoch), from the checkpoint's place on."""
+        return self.feed.train(
+            self.rows("train"), LabeledCollator(self.encoding.pad_id), self.trainer
+        )
+
+    def val_dataloader(self) -> DataLoader[LabeledBatch] | list[Any]:
+        """All validation rows in order; an empty list without validation."""
+        if not self.validates:
+            return []
+        return self.feed.evaluation(
+            self.rows("validation"), LabeledCollator(self.encoding.pad_id), self.trainer
+        )
+
+    def test_dataloader(self) -> DataLoader[LabeledBatch]:
+        """All test rows in order."""
+        return self.feed.evaluation(
+            self.rows("test"), LabeledCollator(self.encoding.pad_id), self.trainer
+        )
+
+    def predict_dataloader(self) -> DataLoader[LabeledBatch]:
+        """The test rows."""
+        return self.test_dataloader()
+
+    def teardown(self, stage: str) -> None:
+        """Lets another ``fit`` begin at the beginning."""
+        self.feed.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch; see :meth:`Feed.state`."""
+        return self.feed.state(self.trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on at the place of the checkpoint."""
+        self.feed.load(state_dict, self.trainer)

@@ -1,0 +1,174 @@
+"""From labels as data has them to class indices, and from texts to batches of them."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from detox_lightning.data.batch import LabeledBatch
+from detox_lightning.data.encoding import Encoding, pad
+from detox_lightning.data.sources import MissingSplit, check_labels, check_text, load_rows
+from detox_lightning.data.splits import Counted
+from detox_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Turns the labels found in data into class indices.
+
+    Args:
+        names: Class names in order of their index.
+        renamed: Label in the data → class name.
+    """
+
+    names: tuple[str, ...]
+    renamed: dict[str, str]
+
+    def index(self, label: str | int | None) -> int | None:
+        """The index of a label (a name or already an index), or None if it is no class."""
+        name = self.renamed.get(str(label), label)
+        if isinstance(name, int):
+            return name if 0 <= name < len(self.names) else None
+        return self.names.index(name) if name in self.names else None
+
+    def check(self, labels: list[Any], source: str) -> None:
+        """Makes sure that each label is a class; None is no label.
+
+        Raises:
+            InputError: If not; lists the labels found.
+        """
+        found = {label for label in labels if label is not None}
+        unknown = sorted(str(label) for label in found if self.index(label) is None)
+        if unknown:
+            raise InputError(
+                f"{source}: it has the labels {', '.join(sorted(map(str, found)))}, but "
+                f"{', '.join(unknown)} are none of --data.labels={list(self.names)}; say what "
+                "they mean with --data.label_map, such as {"
+                + f"{unknown[0]}: {self.names[0]}"
+                + "}"
+            )
+
+
+@dataclass(frozen=True)
+class LabeledTexts:
+    """Texts and class indices out of one or more sources.
+
+    Args:
+        sources: As for :func:`~detox_lightning.data.sources.load_rows`.
+        text_column: Column with the texts.
+        label_column: Column with the labels.
+        classes: What the labels mean.
+    """
+
+    sources: tuple[str, ...]
+    text_column: str
+    label_column: str
+    classes: Classes
+
+    def read(self, split: str, flag: str) -> Counted:
+        """Reads a split of all sources that have it, and keeps the rows with text and label.
+
+        Args:
+            split: Name of the split.
+            flag: The flag that named it, for the message.
+
+        Returns:
+            Rows with ``text`` and ``label``, a class index.
+
+        Raises:
+            MissingSplit: If none of the sources has the split.
+            InputError: If a source can't be read, or no row is left.
+        """
+        from datasets import concatenate_datasets
+
+        tables, without = [], []
+        for source in self.sources:
+            try:
+                rows = load_rows(source, split, flag)
+            except MissingSplit as error:
+                without.append(error)
+            else:
+                tables.append(self._labeled(rows, source))
+        if not tables:
+            raise without[0]
+        for missing in without:
+            rank_zero_info(f"{missing}: it gives no rows to this split")
+        kept = Counted.of(concatenate_datasets(tables)).keep(
+            "with text and label", _complete, ["text", "label"], quiet=True
+        )
+        if not len(kept.rows):
+            raise InputError(f"{', '.join(self.sources)}: no row of {split!r} is left ({kept})")
+        return kept
+
+    def _labeled(self, rows: "Dataset", source: str) -> "Dataset":
+        """The rows as ``text`` and ``label``, whatever the source calls them."""
+        from datasets import Features, Value
+
+        check_text(rows, self.text_column, "--data.text_column", source)
+        check_labels(rows, self.label_column, "--data.label_column", source)
+        named = {label: label for label in rows.unique(self.label_column)}
+        # a ClassLabel holds indices into its own names, which need not be in our order; -1 is none
+        if own := getattr(rows.features[self.label_column], "names", None):
+            named = {i: own[i] if i is not None and i >= 0 else None for i in named}
+        self.classes.check(list(named.values()), source)
+        indices = {label: self.classes.index(name) for label, name in named.items()}
+        return rows.map(
+            partial(_index, text=self.text_column, label=self.label_column, indices=indices),
+            batched=True,
+            remove_columns=rows.column_names,
+            features=Features({"text": Value("string"), "label": Value("int64")}),
+            desc="Reading labels",
+        )
+
+
+def _index(
+    batch: dict[str, list[Any]], text: str, label: str, indices: dict[Any, int | None]
+) -> dict[str, list[Any]]:
+    return {"text": batch[text], "label": [indices[value] for value in batch[label]]}
+
+
+def _complete(texts: list[str | None], labels: list[int | None]) -> list[bool]:
+    pairs = zip(texts, labels, strict=True)
+    return [bool(text and text.strip()) and label is not None for text, label in pairs]
+
+
+def encode_texts(
+    encoding: Encoding, max_tokens: int, batch: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Tokenizes texts.
+
+    Args:
+        encoding: The tokenizer.
+        max_tokens: Tokens a text may have; what is beyond them is cut off.
+        batch: Columns ``text`` and ``label``.
+
+    Returns:
+        ``input_ids``, ``label``, and ``cut``: whether the text was longer.
+    """
+    whole = encoding.ids(batch["text"])
+    return {
+        "input_ids": encoding.ids(batch["text"], max_tokens),
+        "label": batch["label"],
+        "cut": [len(ids) > max_tokens for ids in whole],
+    }
+
+
+@dataclass(frozen=True)
+class LabeledCollator:
+    """Makes a :class:`LabeledBatch` of encoded rows.
+
+    Args:
+        pad_id: What to pad with, on the right.
+    """
+
+    pad_id: int
+
+    def __call__(self, rows: list[dict[str, Any]]) -> LabeledBatch:
+        """Pads the rows to a common length."""
+        labels = torch.tensor([row["label"] for row in rows])
+        return LabeledBatch(*pad([row["input_ids"] for row in rows], self.pad_id), labels)

@@ -1,0 +1,158 @@
+"""From a dialogue to a prompt: which rows, in what words, within how many tokens."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.data.encoding import Encoding, pad
+from detox_lightning.data.sources import check_text, load_rows
+from detox_lightning.data.splits import Counted, nonempty, within
+from detox_lightning.errors import InputError
+
+FIELD = "{dialogue}"
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """Which rows of a source are used.
+
+    Args:
+        source: As for :func:`~detox_lightning.data.sources.load_rows`.
+        columns: Those of the dialogue, of the summary and of the reference.
+        min_chars: Dialogues have more characters than this; None: no bound.
+        max_chars: Dialogues have at most so many characters; None: no bound.
+    """
+
+    source: str
+    columns: tuple[str, str, str]
+    min_chars: int | None
+    max_chars: int | None
+
+    def read(self, split: str, flag: str) -> Counted:
+        """Reads a split and keeps the rows with text in all columns and within the bounds.
+
+        Args:
+            split: Name of the split.
+            flag: The flag that named it, for the message.
+
+        Raises:
+            InputError: If there are no such rows; with the counts before and after each step.
+        """
+        rows = load_rows(self.source, split, flag)
+        for name, column in zip(("dialogue", "summary", "reference"), self.columns, strict=True):
+            check_text(rows, column, f"--data.{name}_column", self.source)
+        columns = list(dict.fromkeys(self.columns))
+        counted = Counted.of(rows).keep("with text in all columns", nonempty, columns, quiet=True)
+        if (self.min_chars, self.max_chars) != (None, None):
+            low = "" if self.min_chars is None else f"{self.min_chars} < "
+            high = "" if self.max_chars is None else f" <= {self.max_chars}"
+            test = partial(within, above=self.min_chars, up_to=self.max_chars)
+            counted = counted.keep(f"with {low}characters{high}", test, columns[:1])
+        if not len(counted.rows):
+            raise InputError(
+                f"{self.source}: no row of {split!r} is left ({counted}); "
+                "change --data.min_chars and --data.max_chars, or give other data"
+            )
+        return counted
+
+
+@dataclass(frozen=True)
+class PromptForm:
+    """How a row becomes a prompt and a target.
+
+    Args:
+        columns: Those of the dialogue, of the summary and of the reference.
+        template: Text with ``{dialogue}`` in it.
+        max_prompt_tokens: Tokens a prompt may have.
+        max_target_tokens: Tokens a target may have, EOS included.
+    """
+
+    columns: tuple[str, str, str]
+    template: str
+    max_prompt_tokens: int
+    max_target_tokens: int
+
+    def encode(self, encoding: Encoding, batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        """Fills the template and tokenizes.
+
+        Args:
+            encoding: The tokenizer.
+            batch: Columns of text.
+
+        Returns:
+            ``prompt`` and ``reference`` (text), ``prompt_ids`` (at most ``max_prompt_tokens``),
+            ``target_ids`` (EOS last) and ``cut``, whether the dialogue had to be shortened.
+        """
+        dialogues, summaries, references = (batch[column] for column in self.columns)
+        prompts = [self.fill(dialogue) for dialogue in dialogues]
+        ids = encoding.ids(prompts)
+        cut = [len(row) > self.max_prompt_tokens for row in ids]
+        for row in (row for row, long in enumerate(cut) if long):
+            prompts[row] = self.shorten(encoding, dialogues[row])
+            ids[row] = encoding.ids([prompts[row]])[0]
+        targets = [self._end(row, encoding.eos_id) for row in encoding.ids(summaries)]
+        return {
+            "prompt": prompts,
+            "reference": references,
+            "prompt_ids": ids,
+            "target_ids": targets,
+            "cut": cut,
+        }
+
+    def fill(self, dialogue: str) -> str:
+        """The prompt for a dialogue."""
+        return self.template.replace(FIELD, dialogue)
+
+    def shorten(self, encoding: Encoding, dialogue: str) -> str:
+        """The prompt for as much of a dialogue as fits: its end is cut, the template stays.
+
+        Args:
+            encoding: The tokenizer.
+            dialogue: One whose prompt has more than ``max_prompt_tokens``.
+
+        Raises:
+            InputError: If the template alone has more.
+        """
+
+        def tokens(characters: int) -> int:
+            return len(encoding.ids([self.fill(dialogue[:characters])])[0])
+
+        limit = self.max_prompt_tokens
+        if (least := tokens(0)) > limit:
+            raise InputError(
+                f"--data.max_prompt_tokens={limit}: the template alone has {least}; raise it"
+            )
+        kept = bisect_right(range(len(dialogue)), limit, key=tokens) - 1
+        # a longer text can have fewer tokens, so the search may end one or two too far
+        while tokens(kept) > limit:
+            kept -= 1
+        return self.fill(dialogue[:kept])
+
+    def _end(self, ids: list[int], eos_id: int) -> list[int]:
+        """A target cut to its limit, with EOS last whether or not the tokenizer puts it there."""
+        body = ids[:-1] if ids[-1:] == [eos_id] else ids
+        return [*body[: self.max_target_tokens - 1], eos_id]
+
+
+@dataclass(frozen=True)
+class PromptCollator:
+    """Makes a :class:`PromptBatch` of encoded rows.
+
+    Args:
+        pad_id: What to pad with.
+        side: Where prompts are padded, ``right`` or ``left``.
+    """
+
+    pad_id: int
+    side: str
+
+    def __call__(self, rows: list[dict[str, Any]]) -> PromptBatch:
+        """Pads the rows to a common length."""
+        return PromptBatch(
+            *pad([row["prompt_ids"] for row in rows], self.pad_id, self.side),
+            *pad([row["target_ids"] for row in rows], self.pad_id),
+            [row["prompt"] for row in rows],
+            [row["reference"] for row in rows],
+        )

@@ -1,0 +1,320 @@
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
+
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.data.dialogue import DialogueDataModule
+from detox_lightning.data.prompts import PromptForm
+from detox_lightning.errors import InputError
+
+from .conftest import TEMPLATE, WORDS, dialogue_rows, save_tokenizer, write
+
+Make = Callable[..., DialogueDataModule]
+
+
+@pytest.fixture
+def make(tmp_path: Path, words: str) -> Make:
+    """A data module of eight rows in one file, or of what is given."""
+
+    def make(**options: Any) -> DialogueDataModule:
+        rows = options.pop("rows", dialogue_rows(8))
+        return DialogueDataModule(
+            **{
+                "source": options.get("source") or write(tmp_path / "rows.jsonl", rows),
+                "tokenizer": words,
+                "template": TEMPLATE,
+                "min_chars": None,
+                "max_chars": None,
+                "test_fraction": 0.25,
+                "batch_size": 2,
+                **options,
+            }
+        )
+
+    return make
+
+
+def test_a_batch_by_hand(make: Make) -> None:
+    rows = [
+        {"dialogue": "w1", "summary": "w2 w3", "clean": "nice"},
+        {"dialogue": "w1 w9 zz", "summary": "w2", "clean": "kind"},
+        {"dialogue": "w4", "summary": "w2", "clean": ""},
+    ]
+    data = make(rows=rows, reference_column="clean", test_fraction=None, test_split="train")
+    (batch,) = data.test_dataloader()
+    assert isinstance(batch, PromptBatch)
+    assert batch.prompts == ["Say : w1 Short :", "Say : w1 w9 zz Short :"]
+    assert batch.references == ["nice", "kind"]
+    assert batch.prompt_ids.tolist() == [[3, 4, 7, 5, 4, 0, 0], [3, 4, 7, 15, 2, 5, 4]]
+    assert batch.prompt_mask.tolist() == [[True] * 5 + [False] * 2, [True] * 7]
+    assert batch.target_ids.tolist() == [[8, 9, 1], [8, 1, 0]]
+    assert batch.target_mask.tolist() == [[True] * 3, [True, True, False]]
+
+
+def fake_trainer(**model: Any) -> Any:
+    return SimpleNamespace(world_size=1, global_rank=0, lightning_module=SimpleNamespace(**model))
+
+
+def test_the_model_chooses_tokenizer_and_padding(make: Make, words: str) -> None:
+    rows = [
+        {"dialogue": "w1", "summary": "w2 w3"},
+        {"dialogue": "w1 w9", "summary": "w2"},
+    ]
+    data = make(rows=rows, tokenizer=None, test_fraction=None, test_split="train")
+    with pytest.raises(InputError, match="--data.tokenizer: the model names none"):
+        data.test_dataloader()
+    data.trainer = fake_trainer(tokenizer_name=words, padding_side="left")
+    (batch,) = data.test_dataloader()
+    assert batch.prompt_ids.tolist() == [[0, 3, 4, 7, 5, 4], [3, 4, 7, 15, 5, 4]]
+    assert batch.prompt_mask.tolist() == [[False] + [True] * 5, [True] * 6]
+    assert batch.target_ids.tolist() == [[8, 9, 1], [8, 1, 0]]
+
+
+def test_long_prompts_lose_the_end_of_the_dialogue(make: Make, logged: list[str]) -> None:
+    rows = [
+        {"dialogue": "w1 w2 w3 w4", "summary": "w1 w2 w3 w4"},
+        {"dialogue": "w1 w2 w3", "summary": "w1 w2"},
+        {"dialogue": "w1 w2", "summary": "w1"},
+    ]
+    data = make(rows=rows, max_prompt_tokens=6, max_target_tokens=3, test_fraction=None)
+    assert data.rows("train")["prompt_ids"][:] == [[3, 4, 7, 8, 5, 4]] * 3
+    assert data.rows("train")["target_ids"][:] == [[7, 8, 1], [7, 8, 1], [7, 1]]
+    assert [prompt.split() for prompt in data.rows("train")["prompt"]] == [
+        ["Say", ":", "w1", "w2", "Short", ":"]
+    ] * 3
+    assert logged == ["train: 3 rows; 2 dialogues were cut to prompts of 6 tokens"]
+
+
+def test_a_template_longer_than_the_limit_is_named(make: Make) -> None:
+    with pytest.raises(InputError) as caught:
+        make(max_prompt_tokens=3).rows("train")
+    assert str(caught.value) == (
+        "--data.max_prompt_tokens=3: the template alone has 4; raise it"
+    )
+
+
+def test_bounds_and_counts(make: Make, logged: list[str]) -> None:
+    texts = ["w1", "w1 w2", "w1 w2 w3", "w1 w2 w3 w4", "", " ", None]
+    rows = [{"dialogue": text, "summary": "w1"} for text in texts]
+    data = make(rows=rows, min_chars=2, max_chars=8, test_fraction=0.5)
+    assert data.rows("train")["prompt"][:] == ["Say : w1 w2 Short :"]
+    assert data.rows("test")["prompt"][:] == ["Say : w1 w2 w3 Short :"]
+    counts = "7 rows, 4 with text in all columns, 2 with 2 < characters <= 8"
+    assert logged == [f"train: {counts}, 1 after the split", f"test: {counts}, 1 cut off"]
+
+
+def test_no_row_left_gives_the_counts(make: Make) -> None:
+    data = make(min_chars=200, max_chars=1000)
+    with pytest.raises(InputError) as caught:
+        data.rows("train")
+    assert str(caught.value) == (
+        f"{data.dialogues.source}: no row of 'train' is left (8 rows, 0 with 200 < characters "
+        "<= 1000); change --data.min_chars and --data.max_chars, or give other data"
+    )
+
+
+def test_the_last_fraction_in_order_or_drawn_as_datasets_does(make: Make) -> None:
+    def prompts(data: DialogueDataModule, part: str) -> list[str]:
+        return [prompt.split()[3] for prompt in data.rows(part)["prompt"]]
+
+    plain = make()
+    assert prompts(plain, "train") == ["w0", "w1", "w2", "w3", "w4", "w5"]
+    assert prompts(plain, "test") == ["w6", "w7"]
+    drawn = make(shuffle_split=True)
+    both = datasets.Dataset.from_list(dialogue_rows(8)).train_test_split(0.25, seed=42)
+    assert prompts(drawn, "train") == both["train"]["summary"][:]
+    assert prompts(drawn, "test") == both["test"]["summary"][:]
+    few = make(num_samples=3, num_eval_samples=1)
+    assert prompts(few, "train") == ["w0", "w1", "w2"]
+    assert prompts(few, "test") == prompts(few, "validation") == ["w6"]
+
+
+def test_a_fraction_that_leaves_nothing_is_named(make: Make) -> None:
+    with pytest.raises(InputError) as caught:
+        make(rows=dialogue_rows(2), test_fraction=0.9).rows("train")
+    assert str(caught.value) == (
+        "2 rows can't be cut with a share of 0.9: nothing would be left (2 rows); "
+        "give more rows or a smaller share"
+    )
+
+
+def test_validation_falls_back_on_the_test_rows(make: Make, logged: list[str]) -> None:
+    data = make()
+    assert data.rows("validation")["prompt"][:] == data.rows("test")["prompt"][:]
+    source = data.dialogues.source
+    assert logged[0] == (
+        f"--data.validation_split=validation: {source} has only train: "
+        "the test rows are used to validate"
+    )
+
+
+def test_existing_splits_are_used(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    for place, split in enumerate(["train", "validation", "test"]):
+        write(folder / f"{split}.jsonl", dialogue_rows(8)[place : place + 1])
+    data = make(source=str(folder), test_fraction=None)
+    assert [data.rows(part)["reference"][:] for part in ("train", "validation", "test")] == [
+        ["w0"],
+        ["w1"],
+        ["w2"],
+    ]
+
+
+class Nothing(LightningModule):
+    """Remembers the prompts it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: dict[str, list[str]] = {"fit": [], "val": [], "test": [], "predict": []}
+
+    def training_step(self, batch: PromptBatch, index: int) -> torch.Tensor:
+        self.seen["fit"] += batch.prompts
+        return self.weight.sum()
+
+    def validation_step(self, batch: PromptBatch, index: int) -> None:
+        self.seen["val"] += batch.prompts
+
+    def test_step(self, batch: PromptBatch, index: int) -> None:
+        self.seen["test"] += batch.prompts
+
+    def predict_step(self, batch: PromptBatch, index: int) -> None:
+        self.seen["predict"] += batch.prompts
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters())
+
+
+def trainer(**options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def test_each_job_reads_only_what_it_needs(make: Make) -> None:
+    model = Nothing()
+    trainer(num_sanity_val_steps=0).fit(model, make())
+    assert len(set(model.seen["fit"])) == 6
+    assert model.seen["val"] == ["Say : w0 w6 Short :", "Say : w0 w7 Short :"]
+    alone = {"test_fraction": None, "test_split": "train"}
+    trainer().test(model, make(**alone))
+    assert len(model.seen["test"]) == 8
+    trainer().predict(model, make(**alone))
+    assert model.seen["predict"] == model.seen["test"]
+    trainer(limit_val_batches=0).fit(model, make(test_fraction=None))
+    trainer().fit(model, make(test_fraction=None, validation_split=None))
+
+
+def test_a_missing_split_is_named_where_it_matters(make: Make) -> None:
+    data = make(test_fraction=None)
+    for job, part, remedy in [
+        ("fit", "validation", "; --data.validation_split=null does without"),
+        ("validate", "validation", "; --data.validation_split=null does without"),
+        ("test", "test", ""),
+    ]:
+        with pytest.raises(InputError) as caught:
+            getattr(trainer(), job)(Nothing(), data)
+        flag = f"--data.{part}_split={part}"
+        assert str(caught.value) == f"{flag}: {data.dialogues.source} has only train{remedy}"
+    with pytest.raises(InputError, match="^--data.validation_split=null: this leaves nothing to"):
+        trainer().validate(Nothing(), make(validation_split=None))
+
+
+def test_a_second_start_does_not_tokenize_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = save_tokenizer(tmp_path / "own")
+    source = write(tmp_path / "rows.jsonl", dialogue_rows(8))
+    calls: list[int] = []
+    encode = PromptForm.encode
+
+    def counting(form: PromptForm, encoding: Any, batch: dict[str, list[str]]) -> Any:
+        calls.append(len(next(iter(batch.values()))))
+        return encode(form, encoding, batch)
+
+    monkeypatch.setattr(PromptForm, "encode", counting)
+
+    def start(**options: Any) -> list[list[int]]:
+        calls.clear()
+        data = make(source=source, tokenizer=tokenizer, **options)
+        trainer(num_sanity_val_steps=0).fit(Nothing(), data)
+        return data.rows("train")["prompt_ids"][:]
+
+    first = start()
+    assert calls == [6, 2]
+    assert start() == first
+    assert calls == []
+    start(max_prompt_tokens=5)
+    assert calls == [6, 2]
+    # the same name, another content
+    save_tokenizer(tmp_path / "own", [*WORDS[:3], *reversed(WORDS[3:])])
+    assert start() != first
+    assert calls == [6, 2]
+
+
+def test_nonsense_is_refused_at_once(make: Make) -> None:
+    for template in ("no field", "{dialogue} twice {dialogue}"):
+        with pytest.raises(InputError) as caught:
+            make(template=template)
+        assert str(caught.value) == (
+            f"--data.template={template!r}: it must contain {{dialogue}} once"
+        )
+    with pytest.raises(InputError, match="--data.min_chars=9, --data.max_chars=9: no dialogue"):
+        make(min_chars=9, max_chars=9)
+
+
+def test_a_tokenizer_without_eos_is_refused(make: Make, tmp_path: Path) -> None:
+    tokenizer = save_tokenizer(tmp_path / "bare", unk_token="<unk>")
+    with pytest.raises(InputError) as caught:
+        make(tokenizer=tokenizer).rows("train")
+    assert str(caught.value) == (
+        f"--data.tokenizer={tokenizer}: it has no end-of-sequence token; set one"
+    )
+
+
+def test_without_a_pad_token_eos_pads(make: Make, tmp_path: Path) -> None:
+    tokenizer = save_tokenizer(tmp_path / "bare", unk_token="<unk>", eos_token="</s>")
+    assert make(tokenizer=tokenizer).collate.pad_id == 1
+
+
+def test_the_command_line_checks_types(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(DialogueDataModule, "data")
+    parsed = parser.parse_args(["--data.source=a/b", "--data.max_chars=null"])
+    assert (parsed.data.min_chars, parsed.data.max_chars) == (200, None)
+    assert parsed.data.template == (
+        "Summarize the following conversation.\n\n{dialogue}\n\nSummary:\n"
+    )
+    for wrong in ["batch_size=0", "test_fraction=1", "num_workers=-1", "max_prompt_tokens=x"]:
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--data.source=a/b", f"--data.{wrong}"])
+        assert f"data.{wrong.partition('=')[0]}" in capsys.readouterr().err
+
+
+def test_dialogsum_has_the_rows_of_the_notebook(
+    make: Make, shared: Path, logged: list[str]
+) -> None:
+    source = shared / "data" / "dialogsum" / "train.jsonl.gz"
+    if not source.exists():
+        pytest.skip(f"{source} isn't here")
+    data = make(source=str(source), min_chars=200, max_chars=1000, test_fraction=0.2)
+    assert (len(data.rows("train")), len(data.rows("test"))) == (8017, 2005)
+    counts = "12460 rows, 10022 with 200 < characters <= 1000"
+    assert [line.partition(";")[0] for line in logged] == [
+        f"train: {counts}, 8017 after the split",
+        f"test: {counts}, 2005 cut off",
+    ]

@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from detox_lightning.data.batch import LabeledBatch
+from detox_lightning.data.labeled import LabeledTextDataModule
+from detox_lightning.errors import InputError
+
+from .conftest import write
+
+Make = Callable[..., LabeledTextDataModule]
+
+
+def labeled(*labels: Any) -> list[dict[str, Any]]:
+    """Rows with the texts w0, w1, …"""
+    return [{"text": f"w{i}", "label": label} for i, label in enumerate(labels)]
+
+
+@pytest.fixture
+def make(tmp_path: Path, words: str) -> Make:
+    def make(rows: list[dict[str, Any]], **options: Any) -> LabeledTextDataModule:
+        source = write(tmp_path / "rows.jsonl", rows)
+        alone = {"validation_fraction": None, "test_split": "train"}
+        return LabeledTextDataModule(
+            **{"source": source, "tokenizer": words, "batch_size": 2, **alone, **options}
+        )
+
+    return make
+
+
+def test_a_batch_by_hand(make: Make, logged: list[str]) -> None:
+    rows = [
+        {"text": "w1 w2", "label": "hate"},
+        {"text": "w3 w4 w5 w6", "label": "nothate"},
+        {"text": " ", "label": "hate"},
+        {"text": "w1", "label": None},
+    ]
+    data = make(rows, max_tokens=3)
+    (batch,) = data.test_dataloader()
+    assert isinstance(batch, LabeledBatch)
+    assert batch.input_ids.tolist() == [[7, 8, 0], [9, 10, 11]]
+    assert batch.attention_mask.tolist() == [[True, True, False], [True] * 3]
+    assert batch.labels.tolist() == [1, 0]
+    assert batch.labels.dtype == torch.long
+    assert logged == ["test: 4 rows, 2 with text and label; 1 texts were cut at 3 tokens"]
+    assert data.label_names == ["nothate", "hate"]
+
+
+def test_labels_are_mapped_by_name(make: Make) -> None:
+    rows = labeled("hate", "offensive", "neither")
+    data = make(rows, label_map={"offensive": "nothate", "neither": "nothate"})
+    assert data.rows("train")["label"][:] == [1, 0, 0]
+    # by name, whatever the order
+    turned = make(labeled("nothate", "hate"), labels=["hate", "nothate"])
+    assert turned.rows("train")["label"][:] == [1, 0]
+
+
+def test_integers_are_indices_unless_mapped(make: Make) -> None:
+    assert make(labeled(0, 1, 0)).rows("train")["label"][:] == [0, 1, 0]
+    swapped = make(labeled(0, 1, 0), label_map={"0": "hate", "1": "nothate"})
+    assert swapped.rows("train")["label"][:] == [1, 0, 1]
+
+
+def test_a_class_label_goes_by_its_own_names(tmp_path: Path, words: str) -> None:
+    kinds = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["hate", "nothate"])}
+    )
+    rows = datasets.Dataset.from_list(labeled(0, 1, -1), features=kinds)
+    rows.to_parquet(tmp_path / "a.parquet")
+    data = LabeledTextDataModule(
+        str(tmp_path / "a.parquet"), tokenizer=words, validation_fraction=None
+    )
+    assert data.rows("train")["label"][:] == [1, 0]
+
+
+def test_unknown_labels_are_listed(make: Make) -> None:
+    for rows, found, unknown in [
+        (labeled("hate", "neither", "offensive"), "hate, neither, offensive", "neither, offensive"),
+        (labeled(0, 2), "0, 2", "2"),
+        (labeled(1, -1), "-1, 1", "-1"),
+    ]:
+        data = make(rows)
+        with pytest.raises(InputError) as caught:
+            data.rows("train")
+        assert str(caught.value) == (
+            f"{data.texts.sources[0]}: it has the labels {found}, but {unknown} are none of "
+            "--data.labels=['nothate', 'hate']; say what they mean with --data.label_map, such as "
+            f"{{{unknown.partition(',')[0]}: nothate}}"
+        )
+
+
+def test_several_sources_make_one(make: Make, tmp_path: Path, logged: list[str]) -> None:
+    first = write(tmp_path / "a.csv", [{"label": "hate", "more": 1, "text": "w1"}])
+    folder = tmp_path / "b"
+    folder.mkdir()
+    write(folder / "train.jsonl", labeled(0))
+    write(folder / "test.jsonl", labeled(1))
+    data = make(labeled(0), source=[first, str(folder)], test_split="test")
+    assert data.rows("train")["input_ids"][:] == [[7], [6]]
+    assert data.rows("train")["label"][:] == [1, 0]
+    assert data.rows("test")["label"][:] == [1]
+    assert logged == [
+        "train: 2 rows",
+        f"--data.test_split=test: {first} has only train: it gives no rows to this split",
+        "test: 1 rows",
+    ]
+
+
+def test_validation_is_a_seeded_share(make: Make, logged: list[str]) -> None:
+    rows = labeled(*[0, 1] * 5)
+
+    def texts(data: LabeledTextDataModule, part: str) -> list[list[int]]:
+        return data.rows(part)["input_ids"][:]
+
+    data = make(rows, validation_fraction=0.3, test_split="test", split_seed=7)
+    both = datasets.Dataset.from_list(rows).train_test_split(0.3, seed=7)
+    assert texts(data, "train") == [[int(text[1:]) + 6] for text in both["train"]["text"]]
+    assert texts(data, "validation") == [[int(text[1:]) + 6] for text in both["test"]["text"]]
+    assert texts(data, "test") == texts(data, "validation")
+    assert logged[2] == (
+        f"--data.test_split=test: {data.texts.sources[0]} has only train: "
+        "the validation rows are used to test"
+    )
+    assert texts(make(rows, validation_fraction=0.3, split_seed=8), "train") != texts(data, "train")
+
+
+def test_without_validation_there_are_no_batches(make: Make) -> None:
+    assert make(labeled(0, 1)).val_dataloader() == []
+
+
+def test_training_batches_follow_the_seed(make: Make) -> None:
+    rows = labeled(*[0, 1] * 4)
+    drawn = [
+        [batch.input_ids.tolist() for batch in make(rows, seed=seed).train_dataloader()]
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert sorted(sum(sum(drawn[0], []), [])) == list(range(6, 14))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": ["hate"]}, "--data.labels=['hate']: give two or more different names"),
+        ({"labels": ["a", "a"]}, "--data.labels=['a', 'a']: give two or more different names"),
+        (
+            {"label_map": {"x": "bad"}},
+            "--data.label_map={'x': 'bad'}: bad not in --data.labels=['nothate', 'hate']; "
+            "map to these",
+        ),
+    ],
+)
+def test_nonsense_is_refused_at_once(make: Make, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make(labeled(0), **options)
+    assert str(caught.value) == message
+
+
+def test_no_row_left_gives_the_counts(make: Make) -> None:
+    data = make([{"text": " ", "label": 0}])
+    with pytest.raises(InputError) as caught:
+        data.rows("train")
+    assert str(caught.value) == (
+        f"{data.texts.sources[0]}: no row of 'train' is left (1 rows, 0 with text and label)"
+    )
+
+
+def test_the_command_line_takes_one_source_or_several() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(LabeledTextDataModule, "data")
+    one = parser.parse_args(["--data.source=a.csv", "--data.labels=[a,b]"])
+    assert (one.data.source, list(one.data.labels)) == ("a.csv", ["a", "b"])
+    more = parser.parse_args(["--data.source=[a.csv,b.csv]", "--data.label_map={x: hate}"])
+    assert (more.data.source, more.data.label_map) == (["a.csv", "b.csv"], {"x": "hate"})

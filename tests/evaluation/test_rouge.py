@@ -1,0 +1,60 @@
+"""ROUGE by hand and against the package it stands on."""
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+from torchmetrics.utilities import dim_zero_sum
+
+from detox_lightning.evaluation.rouge import KINDS, Rouge
+
+PREDICTIONS = ["Ann walked home .", "Bob is a fool", "", "Eve went out.\nDan stayed in."]
+REFERENCES = ["Ann walks home", "Bob is very angry", "Kim is late", "Dan stays in.\nEve went out."]
+
+
+def test_by_hand() -> None:
+    rouge = Rouge()
+    rouge.update(["the cat sat"], ["the cat sat on the mat"])
+    values = rouge.compute()
+    # Three words of three against six; two pairs of two against five.
+    assert values["rouge1"] == pytest.approx(2 * 3 / (3 + 6))
+    assert values["rouge2"] == pytest.approx(2 * 2 / (2 + 5))
+    assert values["rougeL"] == pytest.approx(2 * 3 / (3 + 6))
+
+
+def test_means_of_the_packages_own_scores() -> None:
+    rouge = Rouge()
+    rouge.update(PREDICTIONS[:1], REFERENCES[:1])
+    rouge.update(PREDICTIONS[1:], REFERENCES[1:])
+    scorer = RougeScorer(KINDS, use_stemmer=True)
+    scores = [scorer.score(r, p) for p, r in zip(PREDICTIONS, REFERENCES, strict=True)]
+    values = rouge.compute()
+    for kind in KINDS:
+        mean = sum(score[kind].fmeasure for score in scores) / len(scores)
+        assert values[kind] == pytest.approx(mean, abs=1e-6)
+    assert scores[0]["rouge1"].fmeasure == 1  # stemmed, punctuation left out
+    assert scores[3]["rougeLsum"].fmeasure == 1 > scores[3]["rougeL"].fmeasure
+
+
+def test_processes_add_up() -> None:
+    """The states are sums, so that each text counts once wherever it was judged."""
+    whole, first, second = Rouge(), Rouge(), Rouge()
+    whole.update(PREDICTIONS, REFERENCES)
+    first.update(PREDICTIONS[:3], REFERENCES[:3])
+    second.update(PREDICTIONS[3:], REFERENCES[3:])
+    assert set(whole._reductions.values()) == {dim_zero_sum}
+    first.sums += second.sums
+    first.count += second.count
+    for kind, value in whole.compute().items():
+        assert first.compute()[kind] == pytest.approx(value.item(), abs=1e-6)
+
+
+def test_starts_afresh_and_empty() -> None:
+    rouge = Rouge()
+    assert set(rouge.compute()) == set(KINDS)
+    rouge.update(["a b"], ["a b"])
+    rouge.reset()
+    assert all(value == 0 for value in rouge.compute().values())
+
+
+def test_each_text_needs_its_reference() -> None:
+    with pytest.raises(ValueError, match="argument"):
+        Rouge().update(["a", "b"], ["a"])
