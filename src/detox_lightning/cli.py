@@ -3,8 +3,10 @@
 ``python -m detox_lightning {fit,validate,test,predict} --config FILE [--flag VALUE …]``
 """
 
+import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -27,6 +29,25 @@ TRAINER_DEFAULTS = {
 }
 
 
+# what users can do nothing about, and what is so on purpose
+KNOWN_WARNINGS = (
+    ".*is_gradient_checkpointing.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    r"Found \d+ module\(s\) in eval mode at the start of training.*",
+    ".*does not have many workers.*",
+    ".*ended before the epoch ended and your dataloader is not resumable.*",
+)
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are a line, not a page."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Says what is wrong and exits with code 2."""
+        sys.stderr.write(f"error: {message}\nSee {self.prog.replace('[options] ', '')} --help\n")
+        self.exit(2)
+
+
 class DetoxCLI(LightningCLI):
     """LightningCLI in subclass mode, where flags win over what a checkpoint says."""
 
@@ -36,6 +57,7 @@ class DetoxCLI(LightningCLI):
         Args:
             args: The command line's words; None for the program's own.
         """
+        quieten()
         strict = {"allow_abbrev": False}
         verbs = ("fit", "validate", "test", "predict")
         super().__init__(
@@ -47,6 +69,7 @@ class DetoxCLI(LightningCLI):
             auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={**strict, **{verb: dict(strict) for verb in verbs}},
+            parser_class=Parser,
             args=args,
         )
 
@@ -56,15 +79,23 @@ class DetoxCLI(LightningCLI):
         parser.add_lightning_class_args(ExportCallback, "export")
         parser.add_lightning_class_args(SamplesCallback, "samples")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
-        parser.set_defaults(
-            {"checkpoint.save_last": True, "checkpoint.filename": "epoch={epoch}", "checkpoint.auto_insert_metric_name": False}
-        )
+        parser.set_defaults({"checkpoint.save_last": True})
 
     def _parse_ckpt_path(self) -> None:
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
         config = self.config.get(self.config.get("subcommand"))
         if config is not None and config.get("ckpt_path") == "last":
             config["ckpt_path"] = str(last_checkpoint(config))
+
+
+def quieten() -> None:
+    """Silences advertisements, bars for things that take no time, and warnings of what is meant so."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message)
 
 
 def last_checkpoint(config: Any) -> Path:

@@ -68,7 +68,7 @@ def test_the_model_chooses_tokenizer_and_padding(make: Make, words: str) -> None
         {"dialogue": "w1 w9", "summary": "w2"},
     ]
     data = make(rows=rows, tokenizer=None, test_fraction=None, test_split="train")
-    with pytest.raises(InputError, match="--data.tokenizer: the model names none"):
+    with pytest.raises(InputError, match="the model names none"):
         data.test_dataloader()
     data.trainer = fake_trainer(tokenizer_name=words, padding_side="left")
     (batch,) = data.test_dataloader()
@@ -95,9 +95,7 @@ def test_long_prompts_lose_the_end_of_the_dialogue(make: Make, logged: list[str]
 def test_a_template_longer_than_the_limit_is_named(make: Make) -> None:
     with pytest.raises(InputError) as caught:
         make(max_prompt_tokens=3).rows("train")
-    assert str(caught.value) == (
-        "--data.max_prompt_tokens=3: the template alone has 4; raise it"
-    )
+    assert str(caught.value) == ("--data.max_prompt_tokens=3: the template alone has 4; raise it")
 
 
 def test_bounds_and_counts(make: Make, logged: list[str]) -> None:
@@ -230,7 +228,7 @@ def test_a_missing_split_is_named_where_it_matters(make: Make) -> None:
             getattr(trainer(), job)(Nothing(), data)
         flag = f"--data.{part}_split={part}"
         assert str(caught.value) == f"{flag}: {data.dialogues.source} has only train{remedy}"
-    with pytest.raises(InputError, match="^--data.validation_split=null: this leaves nothing to"):
+    with pytest.raises(InputError, match="this leaves nothing to validate on"):
         trainer().validate(Nothing(), make(validation_split=None))
 
 
@@ -273,12 +271,15 @@ def test_nonsense_is_refused_at_once(make: Make) -> None:
         assert str(caught.value) == (
             f"--data.template={template!r}: it must contain {{dialogue}} once"
         )
-    with pytest.raises(InputError, match="--data.min_chars=9, --data.max_chars=9: no dialogue"):
+    with pytest.raises(InputError, match="no dialogue is longer than"):
         make(min_chars=9, max_chars=9)
 
 
-def test_a_tokenizer_without_eos_is_refused(make: Make, tmp_path: Path) -> None:
-    tokenizer = save_tokenizer(tmp_path / "bare", unk_token="<unk>")
+@pytest.mark.parametrize("special", [{"unk_token": "<unk>"}, {"pad_token": "<pad>"}])
+def test_a_tokenizer_without_eos_is_refused(
+    make: Make, tmp_path: Path, special: dict[str, str]
+) -> None:
+    tokenizer = save_tokenizer(tmp_path / "bare", **special)
     with pytest.raises(InputError) as caught:
         make(tokenizer=tokenizer).rows("train")
     assert str(caught.value) == (

@@ -11,7 +11,7 @@ from detox_lightning.data.batch import LabeledBatch
 from detox_lightning.data.labeled import LabeledTextDataModule
 from detox_lightning.errors import InputError
 
-from .conftest import write
+from .conftest import save_tokenizer, write
 
 Make = Callable[..., LabeledTextDataModule]
 
@@ -49,6 +49,12 @@ def test_a_batch_by_hand(make: Make, logged: list[str]) -> None:
     assert batch.labels.dtype == torch.long
     assert logged == ["test: 4 rows, 2 with text and label; 1 texts were cut at 3 tokens"]
     assert data.label_names == ["nothate", "hate"]
+
+
+def test_a_classifier_needs_no_eos(make: Make, tmp_path: Path) -> None:
+    tokenizer = save_tokenizer(tmp_path / "bare", pad_token="<pad>", unk_token="<unk>")
+    data = make(labeled(0), tokenizer=tokenizer)
+    assert data.rows("train")["input_ids"][:] == [[6]]
 
 
 def test_labels_are_mapped_by_name(make: Make) -> None:
@@ -140,7 +146,8 @@ def test_training_batches_follow_the_seed(make: Make) -> None:
         for seed in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert sorted(sum(sum(drawn[0], []), [])) == list(range(6, 14))
+    ids = [row for batch in drawn[0] for (row,) in batch]
+    assert sorted(ids) == list(range(6, 14))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint sees the batches that an uninterrupted run would have seen."""
+"""A run that goes on from a checkpoint sees the batches of an uninterrupted run."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,14 @@ from detox_lightning.data.batch import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
 
 from .conftest import TEMPLATE, dialogue_rows, write
+
+# what Lightning says of checkpoint callbacks that only the first run has, and of saving by hand
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec"),
+    pytest.mark.filterwarnings("error:You're resuming from a checkpoint"),
+]
 
 # 11 rows in batches of 2: five batches an epoch, and one row left out of each
 BATCHES, EPOCHS = 5, 3
@@ -39,6 +47,18 @@ class Diary(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+class Saver(ModelCheckpoint):
+    """Keeps all its checkpoints; may stand beside others of its kind."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        names = {"filename": "{step}", "auto_insert_metric_name": False}
+        super().__init__(folder, save_top_k=-1, **names, **options)
+
+    @property
+    def state_key(self) -> str:
+        return str(self.dirpath)
+
+
 class Run:
     """Fits on the same eleven rows, from the start or from a checkpoint."""
 
@@ -61,9 +81,9 @@ class Run:
         model, callbacks = Diary(), []
         if save:
             callbacks = [
-                self.saver("step", every_n_train_steps=1),
-                self.saver("validated", save_on_train_epoch_end=False),
-                self.saver("epoch", save_on_train_epoch_end=True),
+                Saver(self.folder / "step", every_n_train_steps=1),
+                Saver(self.folder / "validated", save_on_train_epoch_end=False),
+                Saver(self.folder / "epoch", save_on_train_epoch_end=True),
             ]
         trainer = Trainer(
             accelerator="cpu",
@@ -74,16 +94,8 @@ class Run:
             enable_model_summary=False,
             **{"max_epochs": EPOCHS, **self.options},
         )
-        trainer.fit(
-            model, DialogueDataModule(**self.data), ckpt_path=checkpoint, weights_only=True
-        )
+        trainer.fit(model, DialogueDataModule(**self.data), ckpt_path=checkpoint, weights_only=True)
         return model.seen
-
-    def saver(self, name: str, **options: Any) -> ModelCheckpoint:
-        return ModelCheckpoint(
-            self.folder / name, filename="{step}", save_top_k=-1, auto_insert_metric_name=False,
-            **options,
-        )  # fmt: skip
 
     def saved(self, name: str) -> dict[int, str]:
         """Checkpoints by the number of batches done."""
@@ -133,15 +145,15 @@ def test_batches_made_by_workers(tmp_path: Path, words: str) -> None:
         assert run.fit(run.saved(name)[done]) == whole[done:], f"{name} {done}"
 
 
-def test_interrupted_twice(tmp_path: Path, words: str) -> None:
+@pytest.mark.parametrize(("name", "first"), [("step", 3), ("validated", 5), ("epoch", 5)])
+def test_interrupted_twice(tmp_path: Path, words: str, name: str, first: int) -> None:
     run = Run(tmp_path, words)
     whole = run.fit(save=True)
     (tmp_path / "again").mkdir()
     again = Run(tmp_path / "again", words)
-    for first in (run.saved("step")[3], run.saved("validated")[5], run.saved("epoch")[5]):
-        again.fit(first, save=True)
-        for done in (7, 10):
-            assert again.fit(again.saved("step")[done]) == whole[done:], (first, done)
+    again.fit(run.saved(name)[first], save=True)
+    for later, done in [("step", 7), ("step", 10), ("validated", 10), ("epoch", 10)]:
+        assert again.fit(again.saved(later)[done]) == whole[done:], (later, done)
 
 
 def test_another_seed_wins_and_warns(tmp_path: Path, words: str) -> None:

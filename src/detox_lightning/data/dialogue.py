@@ -132,10 +132,8 @@ class DialogueDataModule(LightningDataModule):
             chosen = self._choose(part).at_most(limit)
             encode = partial(self.form.encode, self.encoding)
             encoded = self.encoding.encode(chosen.rows, encode, "dialogue", *astuple(self.form))
-            limit = self.form.max_prompt_tokens
-            chosen.report(
-                part, sum(encoded["cut"]), f"dialogues were cut to prompts of {limit} tokens"
-            )
+            fit = f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"
+            chosen.report(part, sum(encoded["cut"]), fit)
             self._rows[part] = encoded
         return self._rows[part]
 

@@ -30,7 +30,7 @@ class Encoding:
         pad_id: What batches are padded with; masks tell it from text, so EOS serves if need be.
 
     Raises:
-        InputError: If there is no such tokenizer, or it has no EOS.
+        InputError: If there is no such tokenizer, or it has neither padding nor EOS.
     """
 
     def __init__(self, name: str | None, trainer: "Trainer | None") -> None:
@@ -39,13 +39,25 @@ class Encoding:
         if name is None:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
         self.tokenizer: Any = load_tokenizer(name)
-        if self.tokenizer.eos_token_id is None:
-            raise InputError(f"--data.tokenizer={name}: it has no end-of-sequence token; set one")
-        self.eos_id: int = self.tokenizer.eos_token_id
+        self.name = name
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
         # read before use: truncation leaves its traces in the tokenizer
         self._content = _content(self.tokenizer)
+
+    @property
+    def eos_id(self) -> int:
+        """What ends a text that a model is to write.
+
+        Raises:
+            InputError: If the tokenizer has no such token, as those of classifiers may.
+        """
+        eos: int | None = self.tokenizer.eos_token_id
+        if eos is None:
+            raise InputError(
+                f"--data.tokenizer={self.name}: it has no end-of-sequence token; set one"
+            )
+        return eos
 
     def ids(self, texts: list[str], limit: int | None = None) -> list[list[int]]:
         """Token ids with the tokenizer's special tokens, cut to ``limit`` tokens (None: whole)."""

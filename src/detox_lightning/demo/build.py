@@ -19,7 +19,7 @@ from detox_lightning.demo import ASSETS
 from detox_lightning.demo.world import labeled_texts, scenes
 
 # Rows of what is only trained on while building, and of what is shipped. Every file has a seed of its own.
-BUILD_SCENES = {"train": 40_000, "validation": 200}
+BUILD_SCENES = {"train": 48_000, "validation": 200}
 SHIPPED_SCENES = {"train": 4_000, "validation": 200, "test": 400}
 BUILD_TEXTS = {"train": 24_000, "test": 1_000}
 POLICY_PIECES = 1_000
