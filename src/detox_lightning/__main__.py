@@ -19,12 +19,26 @@ def main(args: list[str] | None = None) -> None:
 
     try:
         DetoxCLI(args)
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from error
-    except TrainingError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(1) from error
+    except Exception as error:
+        for kind, code in ((InputError, 2), (TrainingError, 1)):
+            if (cause := find_cause(error, kind)) is not None:
+                sys.stderr.write(f"error: {cause}\n")
+                raise SystemExit(code) from error
+        raise
+
+
+def find_cause(error: BaseException | None, kind: type[Exception]) -> Exception | None:
+    """The first of an exception and its causes that is of a kind.
+
+    Args:
+        error: What was raised; libraries may have wrapped it.
+        kind: The kind.
+    """
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":

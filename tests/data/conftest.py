@@ -5,7 +5,7 @@ import gzip
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from detox_lightning.data.dialogue import DialogueDataModule
+
+Make = Callable[..., DialogueDataModule]
 # the id of each is its place: <pad> 0, </s> 1, <unk> 2, Say 3, : 4, Short 5, w0 6, …, w9 15
 WORDS = ["<pad>", "</s>", "<unk>", "Say", ":", "Short", *(f"w{i}" for i in range(10))]
 TEMPLATE = "Say : {dialogue} Short :"
@@ -85,3 +88,25 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 def dialogue_rows(number: int) -> list[dict[str, str]]:
     """Rows whose dialogue is ``w0 w<i>`` and whose summary is ``w<i>``."""
     return [{"dialogue": f"w0 w{i}", "summary": f"w{i}"} for i in range(number)]
+
+
+@pytest.fixture
+def make(tmp_path: Path, words: str) -> Make:
+    """A data module of eight rows in one file, or of what is given."""
+
+    def make(**options: Any) -> DialogueDataModule:
+        rows = options.pop("rows", dialogue_rows(8))
+        return DialogueDataModule(
+            **{
+                "source": options.get("source") or write(tmp_path / "rows.jsonl", rows),
+                "tokenizer": words,
+                "template": TEMPLATE,
+                "min_chars": None,
+                "max_chars": None,
+                "test_fraction": 0.25,
+                "batch_size": 2,
+                **options,
+            }
+        )
+
+    return make

@@ -1,44 +1,16 @@
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
-import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningModule, Trainer
 
 from detox_lightning.data.batch import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
-from detox_lightning.data.prompts import PromptForm
 from detox_lightning.errors import InputError
 
-from .conftest import TEMPLATE, WORDS, dialogue_rows, save_tokenizer, write
-
-Make = Callable[..., DialogueDataModule]
-
-
-@pytest.fixture
-def make(tmp_path: Path, words: str) -> Make:
-    """A data module of eight rows in one file, or of what is given."""
-
-    def make(**options: Any) -> DialogueDataModule:
-        rows = options.pop("rows", dialogue_rows(8))
-        return DialogueDataModule(
-            **{
-                "source": options.get("source") or write(tmp_path / "rows.jsonl", rows),
-                "tokenizer": words,
-                "template": TEMPLATE,
-                "min_chars": None,
-                "max_chars": None,
-                "test_fraction": 0.25,
-                "batch_size": 2,
-                **options,
-            }
-        )
-
-    return make
+from .conftest import Make, dialogue_rows, save_tokenizer, write
 
 
 def test_a_batch_by_hand(make: Make) -> None:
@@ -164,104 +136,6 @@ def test_existing_splits_are_used(make: Make, tmp_path: Path) -> None:
         ["w1"],
         ["w2"],
     ]
-
-
-class Nothing(LightningModule):
-    """Remembers the prompts it sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: dict[str, list[str]] = {"fit": [], "val": [], "test": [], "predict": []}
-
-    def training_step(self, batch: PromptBatch, index: int) -> torch.Tensor:
-        self.seen["fit"] += batch.prompts
-        return self.weight.sum()
-
-    def validation_step(self, batch: PromptBatch, index: int) -> None:
-        self.seen["val"] += batch.prompts
-
-    def test_step(self, batch: PromptBatch, index: int) -> None:
-        self.seen["test"] += batch.prompts
-
-    def predict_step(self, batch: PromptBatch, index: int) -> None:
-        self.seen["predict"] += batch.prompts
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters())
-
-
-def trainer(**options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-
-
-def test_each_job_reads_only_what_it_needs(make: Make) -> None:
-    model = Nothing()
-    trainer(num_sanity_val_steps=0).fit(model, make())
-    assert len(set(model.seen["fit"])) == 6
-    assert model.seen["val"] == ["Say : w0 w6 Short :", "Say : w0 w7 Short :"]
-    alone = {"test_fraction": None, "test_split": "train"}
-    trainer().test(model, make(**alone))
-    assert len(model.seen["test"]) == 8
-    trainer().predict(model, make(**alone))
-    assert model.seen["predict"] == model.seen["test"]
-    trainer(limit_val_batches=0).fit(model, make(test_fraction=None))
-    trainer().fit(model, make(test_fraction=None, validation_split=None))
-
-
-def test_a_missing_split_is_named_where_it_matters(make: Make) -> None:
-    data = make(test_fraction=None)
-    for job, part, remedy in [
-        ("fit", "validation", "; --data.validation_split=null does without"),
-        ("validate", "validation", "; --data.validation_split=null does without"),
-        ("test", "test", ""),
-    ]:
-        with pytest.raises(InputError) as caught:
-            getattr(trainer(), job)(Nothing(), data)
-        flag = f"--data.{part}_split={part}"
-        assert str(caught.value) == f"{flag}: {data.dialogues.source} has only train{remedy}"
-    with pytest.raises(InputError, match="this leaves nothing to validate on"):
-        trainer().validate(Nothing(), make(validation_split=None))
-
-
-def test_a_second_start_does_not_tokenize_again(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokenizer = save_tokenizer(tmp_path / "own")
-    source = write(tmp_path / "rows.jsonl", dialogue_rows(8))
-    calls: list[int] = []
-    encode = PromptForm.encode
-
-    def counting(form: PromptForm, encoding: Any, batch: dict[str, list[str]]) -> Any:
-        calls.append(len(next(iter(batch.values()))))
-        return encode(form, encoding, batch)
-
-    monkeypatch.setattr(PromptForm, "encode", counting)
-
-    def start(**options: Any) -> list[list[int]]:
-        calls.clear()
-        data = make(source=source, tokenizer=tokenizer, **options)
-        trainer(num_sanity_val_steps=0).fit(Nothing(), data)
-        return data.rows("train")["prompt_ids"][:]
-
-    first = start()
-    assert calls == [6, 2]
-    assert start() == first
-    assert calls == []
-    start(max_prompt_tokens=5)
-    assert calls == [6, 2]
-    # the same name, another content
-    save_tokenizer(tmp_path / "own", [*WORDS[:3], *reversed(WORDS[3:])])
-    assert start() != first
-    assert calls == [6, 2]
 
 
 def test_nonsense_is_refused_at_once(make: Make) -> None:

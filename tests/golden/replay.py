@@ -18,11 +18,14 @@ from detox_lightning.algorithm import experience
 from detox_lightning.algorithm.advantages import GAE
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
+from detox_lightning.algorithm.masks import masked_moments
 from detox_lightning.algorithm.metrics import UpdateMeter
 from detox_lightning.algorithm.scores import ScoreShaping
 from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.data.batch import PromptBatch
-from detox_lightning.models.policy import REFERENCE, Policy, PolicyOutput
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import REFERENCE, Policy, PolicyOutput, load_policy
+from detox_lightning.models.sampling import Sampling
 from detox_lightning.modules import ppo
 from detox_lightning.modules.ppo import PPOModule
 from detox_lightning.rewards import ClassifierReward
@@ -45,6 +48,11 @@ def policy_folder(folder: Path) -> str:
     return str(adapter)
 
 
+def open_policy(folder: Path) -> Policy:
+    """The recorded policy, as ``load_policy`` opens it."""
+    return as_recorded(load_policy(policy_folder(folder), LoRA(), Sampling()))
+
+
 def as_recorded(policy: Policy) -> Policy:
     """Sets the recorded value head, and makes the base the reference, as TRL did."""
     policy.model.delete_adapter(REFERENCE)
@@ -53,6 +61,21 @@ def as_recorded(policy: Policy) -> Policy:
         {name.removeprefix("summary."): value for name, value in head.items()}
     )
     return policy
+
+
+class LeakyGAE(GAE):
+    """TRL's whitening of rewards, before GAE.
+
+    It whitens the zeros after a response's end, too, and then lets them flow back into the response's
+    advantages as if they were rewards.
+    """
+
+    def __call__(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance, count = masked_moments(rewards, mask)
+        scale = torch.rsqrt(variance * count / (count - 1) + 1e-8)
+        leaking = (rewards - mean) * scale + mean
+        values = torch.where(mask, values, 0)
+        return super().__call__(leaking, values, torch.ones_like(mask))
 
 
 def module_options(config: dict[str, Any]) -> dict[str, Any]:
@@ -70,9 +93,10 @@ def module_options(config: dict[str, Any]) -> dict[str, Any]:
             scale=config["use_score_scaling"],
             normalize=config["use_score_norm"],
             clip=config["score_clip"],
-            whiten_rewards=config["whiten_rewards"],
         ),
-        "advantage": GAE(config["gamma"], config["lam"]),
+        "advantage": (LeakyGAE if config["whiten_rewards"] else GAE)(
+            config["gamma"], config["lam"]
+        ),
         "loss": PPOLoss(config["cliprange"], config["cliprange_value"], config["vf_coef"]),
         "max_grad_norm": config["max_grad_norm"],
         "ratio_threshold": config["ratio_threshold"],

@@ -7,6 +7,7 @@ from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import Reduce, alone
+from detox_lightning.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ScoreShaping:
 
     def __post_init__(self) -> None:
         if self.normalize and not self.scale:
-            raise ValueError("scores.normalize=true needs scores.scale=true")
+            raise InputError("scores.normalize=true needs scores.scale=true")
 
 
 @dataclass

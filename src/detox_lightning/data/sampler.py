@@ -210,8 +210,8 @@ class Feed:
         if changed:
             rank_zero_warn(
                 f"Since the checkpoint {', '.join(changed)}: the run goes on with batch "
-                f"{self.batches} of epoch {self.epoch}, but its batches are not exactly those of an "
-                "uninterrupted run. For exactly those, give the former values "
+                f"{self.batches} of epoch {self.epoch}, but its batches are not exactly those of "
+                "an uninterrupted run. For those, give the former values "
                 "(--seed_everything, --data.batch_size, --trainer.devices)."
             )
 

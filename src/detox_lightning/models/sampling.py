@@ -11,6 +11,8 @@ from jsonargparse.typing import (
     PositiveInt,
 )
 
+from detox_lightning.errors import InputError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -37,15 +39,15 @@ class Sampling:
     def __post_init__(self) -> None:
         low, high = self.limits
         if low > high:
-            raise ValueError(
+            raise InputError(
                 f"sampling.max_new_tokens={[low, high]}: the low end is above the high"
             )
         if self.min_new_tokens > low:
-            raise ValueError(
+            raise InputError(
                 f"sampling.min_new_tokens={self.min_new_tokens} is above max_new_tokens={low}"
             )
         if self.top_p == 0:
-            raise ValueError("sampling.top_p=0 leaves no token to sample; 1 is all of them")
+            raise InputError("sampling.top_p=0 leaves no token to sample; 1 is all of them")
 
     @property
     def limits(self) -> tuple[int, int]:

@@ -1,0 +1,172 @@
+"""Each function alone, given recorded inputs, gives the recorded outputs."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from detox_lightning.algorithm.advantages import gae
+from detox_lightning.algorithm.kl import kl_estimate
+from detox_lightning.algorithm.losses import LossTerms, PPOLoss, ppo_loss, total_loss
+from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, whiten
+from detox_lightning.algorithm.scores import RunningMoments, shape_scores, token_rewards
+from detox_lightning.algorithm.types import Experience
+from golden.conftest import PLAIN, REPLAYED
+from golden.deviations import EXACT, PER_TOKEN, Deviations
+from golden.records import ESTIMATORS, GoldenSet, episodes, golden_set
+from golden.replay import LeakyGAE, module_options
+
+EOS = 1
+FOLLOWED = [name for name in REPLAYED if name != "clipnorm"]
+STEPS = [(name, step) for name in FOLLOWED for step in range(len(golden_set(name).steps))]
+
+
+@dataclass
+class Recorded:
+    """One step of a set, and where its deviations are noted."""
+
+    golden: GoldenSet
+    step: int
+    deviations: Deviations
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.golden[self.step, name]
+
+    @property
+    def mask(self) -> Tensor:
+        return self["masks"]
+
+    def check(self, name: str, ours: Tensor | float, recorded: Tensor | float, **options) -> None:
+        self.deviations.check(self.golden.name, f"function: {name}", ours, recorded, **options)
+
+
+@pytest.fixture(params=STEPS, ids=lambda pair: f"{pair[0]}-{pair[1]}")
+def recorded(request: pytest.FixtureRequest, deviations: Deviations) -> Recorded:
+    name, step = request.param
+    return Recorded(golden_set(name), step, deviations)
+
+
+def test_masks(recorded: Recorded) -> None:
+    """The recorded responses fill what they were cut to: their lengths follow from the EOS."""
+    responses = episodes()[recorded.step][1]
+    lengths = responses.mask.sum(dim=1) + 1
+    assert torch.equal(
+        mask_from_lengths(lengths, responses.ids.shape[1], first_token=False), recorded.mask
+    )
+    ended = responses.has_eos(EOS)
+    assert torch.equal(response_lengths(responses.ids, EOS)[ended], lengths[ended])
+
+
+def test_kl(recorded: Recorded) -> None:
+    estimator = ESTIMATORS[recorded.golden.config["kl_penalty"]]
+    if estimator == "full":
+        pytest.skip("needs logits: see the replay")
+    ours = kl_estimate(recorded["logprobs"], recorded["ref_logprobs"], estimator)
+    recorded.check("kl", ours, recorded["kl"], mask=recorded.mask)
+
+
+def test_rewards(recorded: Recorded) -> None:
+    golden, mask = recorded.golden, recorded.mask
+    shaping, moments = module_options(golden.config)["scores"], RunningMoments()
+    for _, responses, scores in episodes()[: recorded.step + 1]:
+        if shaping.scale:
+            moments.update(scores)
+        shaped = shape_scores(scores, responses.has_eos(EOS), shaping, moments)
+    recorded.check("scores", shaped, recorded["scores_after_scaling"])
+    kl_coef = golden.steps[recorded.step]["kl_coef_before"]
+    rewards = token_rewards(shaped, recorded["kl"], mask, kl_coef)
+    recorded.check("rewards", rewards, recorded["rewards"], mask=mask)
+
+
+def test_advantages(recorded: Recorded) -> None:
+    golden, mask = recorded.golden, recorded.mask
+    rewards = torch.where(mask, recorded["rewards"], 0)
+    estimator = module_options(golden.config)["advantage"]
+    advantages, returns = estimator(rewards, recorded["values"], mask)
+    recorded.check("advantages", whiten(advantages, mask), recorded["advantages"], mask=mask)
+    recorded.check("returns", returns, recorded["returns"], mask=mask)
+
+
+def minibatch_terms(recorded: Recorded, number: int, rows: Tensor) -> LossTerms[Tensor]:
+    """Means over the tokens of a mini-batch, from what was recorded of its forward pass."""
+    unread = torch.zeros(len(rows), 0)
+    experience = Experience(
+        prompt_ids=unread,
+        prompt_mask=unread,
+        response_ids=unread,
+        response_mask=recorded.mask[rows],
+        old_logprobs=recorded["logprobs"][rows],
+        old_values=recorded["values"][rows],
+        advantages=recorded["advantages"][rows],
+        returns=recorded["returns"][rows],
+    )
+    logprobs, values = (recorded[f"mb{number}.{name}"] for name in ("logprobs", "vpreds"))
+    loss = module_options(recorded.golden.config)["loss"]
+    sums = ppo_loss(logprobs, values, torch.zeros_like(values), experience, loss)
+    return LossTerms(*(term / experience.response_mask.sum() for term in sums))
+
+
+def test_losses(recorded: Recorded) -> None:
+    loss: PPOLoss = module_options(recorded.golden.config)["loss"]
+    statistics = recorded.golden.steps[recorded.step]["minibatch_stats"]
+    for number, rows in enumerate(recorded.golden.minibatch_rows(recorded.step)):
+        terms = minibatch_terms(recorded, number, rows)
+        ours = {
+            "loss/policy": terms.policy,
+            "loss/value": terms.value,
+            "loss/total": total_loss(terms, loss),
+            "policy/clipfrac": terms.clipfrac,
+            "policy/approxkl": terms.approxkl,
+            "policy/policykl": terms.policykl,
+            "val/clipfrac": terms.value_clipfrac,
+            "val/vpred": terms.vpred,
+            "val/error": terms.error,
+        }
+        for name, value in ours.items():
+            recorded.check(name, value, statistics[number][name], tolerance=EXACT)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_both_clips_act_where_the_rate_is_high(name: str) -> None:
+    """So that ``epochs4`` tests what ``seed`` can't."""
+    rows = [row for step in golden_set(name).steps for row in step["minibatch_stats"]]
+    for fraction in ("policy/clipfrac", "val/clipfrac"):
+        assert (max(row[fraction] for row in rows) > 0.1) == (name == "epochs4")
+
+
+@pytest.mark.parametrize(("name", "step"), STEPS)
+def test_kl_coefficient(name: str, step: int) -> None:
+    golden = golden_set(name)
+    penalty = module_options(golden.config)["kl"]
+    recorded = golden.steps[step]
+    kl = recorded["trl_stats"]["objective/kl"]
+    ours = penalty.next_coef(recorded["kl_coef_before"], kl, responses=8)
+    assert ours == pytest.approx(recorded["kl_coef_after"], abs=1e-9)
+
+
+def test_trl_lets_whitened_padding_flow_into_advantages() -> None:
+    """Ours doesn't: a longer neighbour, which only means more padding, changes nothing."""
+    golden = golden_set("whiten")
+    mask = golden[0, "masks"]
+    rewards = torch.where(mask, golden[0, "rewards"], 0)
+    values = golden[0, "values"]
+
+    def ours(rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        return gae(whiten(rewards, mask, shift_mean=False), values, mask)[1]
+
+    def theirs(rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        return LeakyGAE()(rewards, values, mask)[1]
+
+    def more_padding(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 5))
+
+    arrays = rewards, values, mask
+    padded = [more_padding(x) for x in arrays]
+    assert torch.allclose(ours(*padded)[mask_of(padded)], ours(*arrays)[mask], atol=PER_TOKEN)
+    assert not torch.allclose(theirs(*padded)[mask_of(padded)], theirs(*arrays)[mask], atol=0.1)
+    assert torch.allclose(theirs(*arrays)[mask], golden[0, "returns"][mask], atol=PER_TOKEN)
+
+
+def mask_of(arrays: list[Tensor]) -> Tensor:
+    return arrays[2]
