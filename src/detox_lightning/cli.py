@@ -89,7 +89,7 @@ class DetoxCLI(LightningCLI):
 
 
 def quieten() -> None:
-    """Silences advertisements, bars for things that take no time, and warnings of what is meant so."""
+    """Silences advertisements, bars of instants, and warnings of what is meant so."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -1,8 +1,8 @@
-"""The one exception for mistakes a user can mend."""
+"""What is raised where the user can mend something, in one line."""
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message names the flag or file, the value and the remedy.
+    """Something the user gave is wrong; the message names flag or file, value and remedy.
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
@@ -13,3 +13,21 @@ class TrainingError(RuntimeError):
 
     The command line prints the message alone and exits with code 1.
     """
+
+
+def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:
+    """Makes sure that a batch splits evenly.
+
+    Args:
+        small_flag: Names the part.
+        small: Its size.
+        large_flag: Names the whole.
+        large: Its size.
+
+    Raises:
+        InputError: If it doesn't.
+    """
+    if large % small:
+        raise InputError(
+            f"{large_flag}={large} is not a multiple of {small_flag}={small}: change one of them"
+        )

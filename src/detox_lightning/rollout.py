@@ -9,7 +9,9 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.data.batch import PromptBatch
+from detox_lightning.errors import TrainingError
 from detox_lightning.models.policy import Policy, PolicyOutput
+from detox_lightning.rewards import Reward
 
 
 class Responses(NamedTuple):
@@ -30,6 +32,14 @@ class Responses(NamedTuple):
         return (self.ids.eq(eos_token_id) & self.mask).any(dim=1)
 
 
+class Samples(NamedTuple):
+    """A rollout as people read it: ``b`` prompts, responses and scores."""
+
+    prompts: list[str]
+    responses: list[str]
+    scores: list[float]
+
+
 def respond(policy: Policy, tokenizer: object, batch: PromptBatch, **options: object) -> Responses:
     """Lets the policy answer the prompts.
 
@@ -45,6 +55,31 @@ def respond(policy: Policy, tokenizer: object, batch: PromptBatch, **options: ob
     mask = mask_from_lengths(lengths, ids.shape[1])
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
     return Responses(ids, mask, [text.strip() for text in texts])
+
+
+def score(reward: Reward, batch: PromptBatch, responses: Responses, place: str) -> Tensor:
+    """Asks a reward what responses are worth.
+
+    Args:
+        reward: The reward.
+        batch: ``b`` prompts.
+        responses: Their responses.
+        place: Where in the run, for the message.
+
+    Returns:
+        ``[b]`` float32.
+
+    Raises:
+        TrainingError: If a score is not finite.
+    """
+    scores: Tensor = reward(batch.prompts, responses.texts, batch.references).float()
+    if not scores.isfinite().all():
+        row = int((~scores.isfinite()).nonzero()[0])
+        raise TrainingError(
+            f"{place}: the reward {reward.name!r} gave {float(scores[row])} for the response "
+            f"{responses.texts[row]!r}: look at the reward"
+        )
+    return scores
 
 
 @torch.no_grad()
@@ -64,7 +99,8 @@ def measure(
         responses: Their responses.
         scores: ``[b]``.
         estimator: Of the KL divergence.
-        micro_batch_size: Rows of one forward pass; None for all. The update's size keeps the first ratio at 1 to the last bit.
+        micro_batch_size: Rows of one forward pass; None for all. The update's size keeps the first
+            ratio at 1 to the last bit.
     """
     rows = torch.arange(len(scores), device=scores.device).split(micro_batch_size or len(scores))
     parts = [_measure_rows(policy, batch, responses.ids, index, estimator) for index in rows]

@@ -23,13 +23,13 @@ def derive_seed(seed: int, *place: int | str) -> int:
 
 
 def global_seed(default: int = 0) -> int:
-    """The seed that ``--seed_everything`` (or ``lightning.seed_everything``) set, else ``default``."""
+    """The seed that ``--seed_everything`` set, else ``default``."""
     return int(os.environ.get("PL_GLOBAL_SEED", default))
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws torch's random numbers from ``seed`` inside the block and leaves the outer stream untouched.
+    """Draws torch's random numbers from ``seed`` in the block; the outer stream is untouched.
 
     Args:
         seed: As from :func:`derive_seed`.

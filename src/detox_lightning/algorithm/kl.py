@@ -15,8 +15,9 @@ class KLPenalty:
     """The KL penalty and its controller.
 
     Attributes:
-        estimator: Of the divergence at each token, from the log-ratio d of policy to reference: ``k1`` d, ``abs`` |d|,
-            ``k2`` d²/2, ``k3`` exp(-d) - 1 + d, ``full`` the sum over the vocabulary.
+        estimator: Of the divergence at each token, from the log-ratio d of policy to reference:
+            ``k1`` d, ``abs`` |d|, ``k2`` d²/2, ``k3`` exp(-d) - 1 + d, ``full`` the sum over the
+            vocabulary.
         coef: What a nat costs, in units of the score; the controller's start.
         target: Nats per response that the controller steers to; null keeps ``coef`` fixed.
         horizon: Responses over which the controller acts; smaller is quicker.
@@ -30,8 +31,8 @@ class KLPenalty:
     def next_coef(self, coef: float, kl: float, responses: int) -> float:
         """The coefficient for the next rollout.
 
-        ``coef * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon)``, from Ziegler et al. 2019,
-        https://arxiv.org/abs/1909.08593, section 2.2.
+        ``coef * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon)``, from Ziegler et al.
+        2019, https://arxiv.org/abs/1909.08593, section 2.2.
 
         Args:
             coef: This rollout's coefficient.

@@ -1,7 +1,8 @@
 """Log-probabilities of sampled tokens under the sampler's own distribution.
 
-The sampler may draw at a temperature and forbid EOS before a minimum length; the same transform is applied to the logits here,
-so that the ratio of new to old probability is exactly 1 before the first update.
+The sampler may draw at a temperature and forbid EOS before a minimum length; the same transform is
+applied to the logits here, so that the ratio of new to old probability is exactly 1 before the
+first update.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """The clipped losses of PPO, and what the update reports of itself.
 
-https://arxiv.org/abs/1707.06347, equation 7, and https://arxiv.org/abs/1909.08593 for the clipped value loss.
+https://arxiv.org/abs/1707.06347, equation 7, and https://arxiv.org/abs/1909.08593 for the clipped
+value loss.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ class PPOLoss:
     """Constants of the loss.
 
     Attributes:
-        clip_range: How far the ratio of new to old probability may move from 1 and still be rewarded.
+        clip_range: How far the ratio of new to old probability may move from 1 and still be
+            rewarded.
         clip_range_value: How far a value may move from the value at rollout and still be rewarded.
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the entropy bonus.
@@ -72,7 +74,8 @@ def ppo_loss(
 ) -> LossTerms[Tensor]:
     """Sums the losses over real tokens.
 
-    Sums, not means: micro-batches of any size, added up and divided by the tokens of the mini-batch, give the mini-batch's gradient.
+    Sums, not means: micro-batches of any size, added up and divided by the tokens of the
+    mini-batch, give the mini-batch's gradient.
 
     Args:
         logprobs: ``[m, t]`` of the policy now.

@@ -1,7 +1,7 @@
 """Which response positions are real, and statistics over them.
 
-Sums that must be taken over all processes go through ``reduce``, a function from a tensor to its sum over ranks; alone, a
-tensor is its own sum.
+Sums that must be taken over all processes go through ``reduce``, a function from a tensor to its
+sum over ranks; alone, a tensor is its own sum.
 """
 
 from collections.abc import Callable

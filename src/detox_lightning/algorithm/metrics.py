@@ -112,7 +112,7 @@ class UpdateMeter:
         )
 
     def metrics(self, returns_variance: float) -> dict[str, float]:
-        """Means over the mini-batches, and the share of the returns' variance that the value head explains.
+        """Means over the mini-batches, and the share of variance that the value head explains.
 
         Args:
             returns_variance: Of the rollout.

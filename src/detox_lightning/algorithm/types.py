@@ -14,7 +14,8 @@ class Rollout(NamedTuple):
         prompt_mask: ``[b, s]``, True at real tokens.
         response_ids: ``[b, t]`` sampled tokens, without the decoder start token.
         response_mask: ``[b, t]``, True at real tokens, EOS included.
-        old_logprobs: ``[b, t]`` log-probabilities of the sampled tokens under the policy that sampled them.
+        old_logprobs: ``[b, t]`` log-probabilities of the sampled tokens under the policy that
+            sampled them.
         ref_logprobs: ``[b, t]`` the same under the reference.
         kl: ``[b, t]`` estimate of the KL divergence from the reference at each token, in nats.
         values: ``[b, t]`` value head at rollout.

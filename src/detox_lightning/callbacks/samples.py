@@ -38,7 +38,7 @@ class SamplesCallback(Callback):
             return
         rows = list(zip(*samples, strict=True))[: self.count]
         for logger in trainer.loggers:
-            writer = getattr(logger, "experiment", None)
+            writer: Any = getattr(logger, "experiment", None)
             if hasattr(writer, "add_text"):
                 writer.add_text("samples", markdown_table(rows), done)
 

@@ -11,7 +11,8 @@ class PromptBatch(NamedTuple):
     Attributes:
         prompt_ids: ``[b, s]`` token ids, padded on the family's side.
         prompt_mask: ``[b, s]``, True where ``prompt_ids`` holds a real token.
-        target_ids: ``[b, r]`` token ids of the reference summaries, EOS included, padded on the right.
+        target_ids: ``[b, r]`` token ids of the reference summaries, EOS included, padded on the
+            right.
         target_mask: ``[b, r]``, True where ``target_ids`` holds a real token.
         prompts: The ``b`` prompts as text, template included.
         references: The ``b`` reference summaries as text (what ROUGE compares with).

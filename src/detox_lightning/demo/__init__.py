@@ -9,7 +9,7 @@ SCHEME = "demo:"
 
 
 def locate(name: str) -> str:
-    """Turns ``demo:NAME`` into the folder or file that the package ships; leaves any other name alone.
+    """Turns ``demo:NAME`` into what the package ships; leaves any other name alone.
 
     Args:
         name: A hub id, a path, or ``demo:NAME``.

@@ -1,9 +1,10 @@
-"""Rebuilds the world that the package ships: data, tokenizers, a tiny summarizer, a tiny hate classifier.
+"""Rebuilds the world that the package ships: data, a tiny summarizer, a tiny hate classifier.
 
     python -m detox_lightning.demo.build
 
-writes dialogues and labelled texts with :mod:`detox_lightning.demo.world`, learns a tokenizer from each, and trains the two models
-with the package's own stages: ``fit --config configs/demo/supervised.yaml`` and ``fit --config configs/demo/reward.yaml``.
+writes dialogues and labelled texts with :mod:`detox_lightning.demo.world`, learns a tokenizer from
+each, and trains the two models with the package's own stages: ``fit --config
+configs/demo/supervised.yaml`` and ``fit --config configs/demo/reward.yaml``.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from detox_lightning.__main__ import main as command
 from detox_lightning.demo import ASSETS
 from detox_lightning.demo.world import labeled_texts, scenes
 
-# Rows of what is only trained on while building, and of what is shipped. Every file has a seed of its own.
+# Rows that are only trained on while building, and rows that are shipped.
 BUILD_SCENES = {"train": 48_000, "validation": 200}
 SHIPPED_SCENES = {"train": 4_000, "validation": 200, "test": 400}
 BUILD_TEXTS = {"train": 24_000, "test": 1_000}
@@ -80,7 +81,10 @@ def learn_tokenizer(texts: Iterator[str], pieces: int, specials: dict[str, str],
     ids = [(name, tokenizer.token_to_id(name)) for name in names]
     tokenizer.post_processor = processors.TemplateProcessing(single=form, special_tokens=ids)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=512, clean_up_tokenization_spaces=False, **specials
+        tokenizer_object=tokenizer,
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+        **specials,
     )
 
 
@@ -97,7 +101,7 @@ def start_policy(folder: Path, texts: Iterator[str]) -> None:
     specials = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     tokenizer = learn_tokenizer(texts, POLICY_PIECES, specials, "$A </s>")
     torch.manual_seed(0)
-    config = T5Config(
+    config: Any = T5Config(  # type: ignore[call-arg]  # its stub lacks what all configs take
         vocab_size=len(tokenizer),
         d_model=128,
         d_kv=32,
@@ -168,7 +172,9 @@ def ship(trained: Path, asset: Path, auto_class: str) -> None:
     from detox_lightning.models.loading import load_model, load_tokenizer, save_model
 
     shutil.rmtree(asset, ignore_errors=True)
-    save_model(load_model(auto_class, str(trained)).to(torch.float16), load_tokenizer(str(trained)), asset)
+    save_model(
+        load_model(auto_class, str(trained)).to(torch.float16), load_tokenizer(str(trained)), asset
+    )
 
 
 def build(work: Path, assets: Path, configs: Path) -> None:

@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detox_lightning.data.batch import PromptBatch
+from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.policy import Policy
-from detox_lightning.rewards import Reward
+from detox_lightning.rewards import ClassifierReward, Reward
 from detox_lightning.rollout import Responses, measure
 
 
@@ -30,25 +31,43 @@ class Verdicts(NamedTuple):
     has_eos: Tensor
 
 
-class Toxicity:
+class Toxicity(nn.Module):
     """Probability that a classifier gives its toxic label."""
 
-    def __init__(self, classifier: TextClassifier, label: str):
-        """Finds the label.
+    def __init__(self, model: str | None, label: str, reward: Reward):
+        """Finds out which classifier is asked.
 
         Args:
-            classifier: A loaded classifier.
+            model: Name of the classifier; None: the reward's own.
             label: Its toxic label, by name.
+            reward: The reward that is trained for.
 
         Raises:
-            InputError: If the classifier has no such label.
+            InputError: If no classifier is named and the reward is none.
         """
+        super().__init__()
+        own = reward.classifier if isinstance(reward, ClassifierReward) else None
+        classifier = TextClassifier(model) if model else own
+        if classifier is None:
+            raise InputError(
+                "model.toxicity_model: the reward is no classifier; name one that measures toxicity"
+            )
         self.classifier = classifier
-        self.index = classifier.label_index(label)
+        self.label = label
 
-    def __call__(self, texts: list[str]) -> Tensor:
+    def load(self) -> None:
+        """Opens the classifier, once.
+
+        Raises:
+            InputError: If there is no such classifier, or it lacks the label.
+        """
+        self.classifier.load()
+        self.index = self.classifier.label_index(self.label)
+
+    def forward(self, texts: list[str]) -> Tensor:
         """``[n]`` probabilities for ``n`` texts."""
-        return self.classifier(texts).softmax(dim=-1)[:, self.index]
+        probabilities: Tensor = self.classifier(texts).softmax(dim=-1)
+        return probabilities[:, self.index]
 
 
 def judge_responses(

@@ -44,7 +44,7 @@ class ResponseMeter(Metric):
         self.rouge.update(texts, references)
 
     def compute(self) -> dict[str, Tensor]:
-        """The means by name: KL in nats per response, lengths in tokens, the share of toxicity from 0.5 on."""
+        """The means by name: KL in nats per response, lengths in tokens."""
         means = self.sums / self.count
         return {**dict(zip(self.names, means, strict=True)), **self.rouge.compute()}
 

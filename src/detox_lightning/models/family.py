@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class EncoderDecoder:
-    """T5, BART, Pegasus and their like: the prompt goes into the encoder, the response comes out of the decoder."""
+    """T5, BART, Pegasus: the prompt goes into the encoder, the response leaves the decoder."""
 
     auto_class = "AutoModelForSeq2SeqLM"
     task_type = "SEQ_2_SEQ_LM"
@@ -25,7 +25,8 @@ class EncoderDecoder:
             response_ids: ``[m, t]``.
 
         Returns:
-            Logits ``[m, t, V]`` that predict the response tokens, and the decoder's last hidden states ``[m, t, d]``.
+            Logits ``[m, t, V]`` that predict the response tokens, and the decoder's last hidden
+            states ``[m, t, d]``.
         """
         start = model.generation_config.decoder_start_token_id
         first = torch.full_like(response_ids[:, :1], start)

@@ -24,7 +24,8 @@ class PolicyOutput(NamedTuple):
     """What the policy, or the reference, says of responses. All float32.
 
     Attributes:
-        logprobs: ``[m, t]`` log-probabilities of the response tokens under the sampler's distribution.
+        logprobs: ``[m, t]`` log-probabilities of the response tokens under the sampler's
+            distribution.
         entropy: ``[m, t]`` of that distribution, in nats.
         values: ``[m, t]`` value head.
         logits: ``[m, t, V]`` of that distribution.
@@ -46,7 +47,8 @@ class Policy(nn.Module):
         """Wraps a model with adapters.
 
         Args:
-            model: A ``PeftModel`` with the adapter ``default`` to train, and perhaps a frozen ``reference``.
+            model: A ``PeftModel`` with the adapter ``default`` to train, and perhaps a frozen
+                ``reference``.
             family: What kind of model it is.
             sampling: How responses are sampled, and so what their log-probabilities are.
         """
@@ -146,7 +148,7 @@ class Policy(nn.Module):
         return self.family.responses(generated, prompt_ids)
 
     def parameter_counts(self) -> dict[str, int]:
-        """Trainable and all parameters, with and without the value head and the reference's copy."""
+        """Trainable and all parameters, with and without value head; the reference's trainable."""
         model = [(n, p) for n, p in self.model.named_parameters() if f".{REFERENCE}." not in n]
         head = sum(p.numel() for p in self.value_head.parameters())
         trainable = sum(p.numel() for _, p in model if p.requires_grad)
@@ -170,8 +172,8 @@ def load_policy(
     """Opens a policy to train.
 
     Args:
-        name: A base model, which gets a fresh adapter, or an adapter, which is trained on; its reference is then a frozen
-            copy of it.
+        name: A base model, which gets a fresh adapter, or an adapter, which is trained on; its
+            reference is then a frozen copy of it.
         lora: The fresh adapter; a loaded one keeps its own shape.
         sampling: How responses are sampled.
         dtype: What the base's weights are held in; adapters and value head are float32.
@@ -193,8 +195,8 @@ def load_policy(
 def plain_generation_config(model: Any) -> Any:
     """A generation config that only knows the special tokens.
 
-    A model's own may hold beams, forced tokens or penalties, and ``generate`` would take them up: the sampler would no longer be the
-    policy.
+    A model's own may hold beams, forced tokens or penalties, and ``generate`` would take them up:
+    the sampler would no longer be the policy.
     """
     from transformers import GenerationConfig
 

@@ -18,12 +18,13 @@ from detox_lightning.errors import InputError
 class Sampling:
     """How responses are sampled.
 
-    With ``top_k`` 0 and ``top_p`` 1 the sampler's distribution is the policy; temperature and minimum length are applied wherever a
-    log-probability is taken. Other values of ``top_k`` and ``top_p`` make the ratio of new to old probability approximate.
+    With ``top_k`` 0 and ``top_p`` 1 the sampler's distribution is the policy; temperature and
+    minimum length are applied wherever a log-probability is taken. Other values of ``top_k`` and
+    ``top_p`` make the ratio of new to old probability approximate.
 
     Attributes:
-        max_new_tokens: Longest response, in tokens; ``[low, high]`` draws each rollout's limit from that range, both ends
-            included.
+        max_new_tokens: Longest response, in tokens; ``[low, high]`` draws each rollout's limit from
+            that range, both ends included.
         min_new_tokens: EOS is impossible before this many tokens.
         temperature: Divides the logits.
         top_k: Sample among the k likeliest tokens only; 0 for all.

@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
@@ -22,10 +22,9 @@ from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
 from detox_lightning.data.batch import PromptBatch
-from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.errors import check_divides
 from detox_lightning.evaluation.evaluator import Evaluator, relative_change
 from detox_lightning.evaluation.judge import Toxicity
-from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import adapter_base, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
@@ -35,36 +34,19 @@ from detox_lightning.modules.checkpoint import check_stamp, check_trainable, kee
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
 from detox_lightning.modules.update import update
-from detox_lightning.rewards import ClassifierReward, Reward
-from detox_lightning.rollout import Responses, measure, respond
+from detox_lightning.rewards import Reward
+from detox_lightning.rollout import Responses, Samples, measure, respond, score
 from detox_lightning.seeding import derive_seed, global_seed, seeded
 
 STAGE = "ppo"
 
 
-class Samples(NamedTuple):
-    """The last rollout as people read it: ``b`` prompts, responses and scores."""
-
-    prompts: list[str]
-    responses: list[str]
-    scores: list[float]
-
-
-def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:
-    """Makes sure that a batch splits evenly.
-
-    Raises:
-        InputError: If it doesn't.
-    """
-    if large % small:
-        raise InputError(f"{large_flag}={large} is not a multiple of {small_flag}={small}")
-
-
 class PPOModule(LightningModule):
     """Makes a model write what a reward likes, without going far from how it began.
 
-    Proximal policy optimization (https://arxiv.org/abs/1707.06347) on LoRA adapters with a value head: sample responses,
-    score them, charge for the KL divergence from the reference, and take clipped steps.
+    Proximal policy optimization (https://arxiv.org/abs/1707.06347) on LoRA adapters with a value
+    head: sample responses, score them, charge for the KL divergence from the reference, and take
+    clipped steps.
     """
 
     def __init__(
@@ -97,26 +79,29 @@ class PPOModule(LightningModule):
         """Notes what to train; weights are opened when training begins.
 
         Args:
-            policy: The model to begin from, which is also the reference: a base model, which gets a fresh adapter, or an
-                adapter, which is trained on. Hub id, local folder or ``demo:NAME``.
+            policy: The model to begin from, which is also the reference: a base model, which gets a
+                fresh adapter, or an adapter, which is trained on. Hub id, local folder or
+                ``demo:NAME``.
             reward: What a response is worth.
             lora: The fresh adapter; a loaded adapter keeps its own shape.
             sampling: How responses are sampled.
             ppo_epochs: Passes over each rollout.
             mini_batch_size: Responses per optimizer step, on each rank.
-            micro_batch_size: Responses per forward pass, to save memory; the gradient is that of the mini-batch. null: the
-                mini-batch.
+            micro_batch_size: Responses per forward pass, to save memory; the gradient is that of
+                the mini-batch. null: the mini-batch.
             kl: The KL penalty and its controller.
             scores: What happens to the scores before they become rewards.
             advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
             loss: Constants of the loss.
-            max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for never.
+            max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
+                never.
             ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
-            early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is above 1.5 times this many
-                nats a token; null for never.
+            early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is
+                above 1.5 times this many nats a token; null for never.
             optimizer: Gets the adapters' and the value head's parameters.
             schedule: Of the learning rate; a step is a rollout.
-            toxicity_model: Classifier that measures toxicity in ``validate`` and ``test``; null: the reward's.
+            toxicity_model: Classifier that measures toxicity in ``validate`` and ``test``; null:
+                the reward's.
             toxic_label: Its label whose probability is the toxicity.
             dtype: What the base's weights are held in; adapters and value head are float32.
             revision: Branch, tag or commit of the base on the hub.
@@ -149,8 +134,7 @@ class PPOModule(LightningModule):
         self.ratio_threshold = ratio_threshold
         self.early_stop_kl = early_stop_kl
         self.optimization = StepwiseOptimization(optimizer, schedule)
-        self.toxicity_model = TextClassifier(toxicity_model) if toxicity_model else None
-        self.toxic_label = toxic_label
+        self.toxicity = Toxicity(toxicity_model, toxic_label, reward)
         self.load_options: dict[str, Any] = {
             "dtype": dtype,
             "revision": revision,
@@ -164,7 +148,7 @@ class PPOModule(LightningModule):
         self.rollouts = 0
         self.policy: Any = None
         self.tokenizer: Any = None
-        self.samples = Samples([], [], [])
+        self.samples: Samples | None = None
         check_divides(
             "model.micro_batch_size",
             self.micro_batch_size,
@@ -221,26 +205,8 @@ class PPOModule(LightningModule):
             return respond(self.policy, self.tokenizer, batch, **options)
 
     def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
-        """What the reward says.
-
-        Args:
-            batch: ``b`` prompts.
-            responses: Their responses.
-
-        Returns:
-            ``[b]``.
-
-        Raises:
-            TrainingError: If a score is not finite.
-        """
-        scores = self.reward(batch.prompts, responses.texts, batch.references).float()
-        if not scores.isfinite().all():
-            row = int((~scores.isfinite()).nonzero()[0])
-            raise TrainingError(
-                f"rollout {self.rollouts}: the reward {self.reward.name!r} gave {float(scores[row])} "
-                f"for the response {responses.texts[row]!r}: look at the reward."
-            )
-        return scores
+        """``[b]`` what the reward says; see :func:`score`."""
+        return score(self.reward, batch, responses, f"rollout {self.rollouts}")
 
     def shuffle(self, epoch: int, size: int) -> Tensor:
         """The order of this rank's responses in one pass of the update.
@@ -288,8 +254,10 @@ class PPOModule(LightningModule):
         return self.evaluator.answer(batch, seed, name).texts
 
     def log_means(self, name: str, prefix: str) -> dict[str, Tensor]:
-        """Logs a meter's means over all answers."""
+        """Logs a meter's means over all answers; the reference has no distance from itself."""
         means = self.evaluator.means(name)
+        if name == "before":
+            del means["kl"]
         self.log_dict({f"{prefix}/{key}": mean for key, mean in means.items()})
         return means
 
@@ -312,7 +280,7 @@ class PPOModule(LightningModule):
         self.log("test/toxicity_change", relative_change(before["toxicity"], after["toxicity"]))
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, str]]:
-        """Answers of reference and policy: rows of ``prompt``, ``before``, ``after``, ``reference``."""
+        """Answers prompts: rows of ``prompt``, ``before``, ``after``, ``reference``."""
         columns = {
             "prompt": batch.prompts,
             "before": self.answer(batch, batch_idx, "before"),
@@ -325,7 +293,7 @@ class PPOModule(LightningModule):
 
     @property
     def tokenizer_name(self) -> str:
-        """The model whose tokenizer the data must use: the base, where training begins from an adapter."""
+        """The model whose tokenizer the data must use: of an adapter, its base."""
         return adapter_base(self.policy_name) or self.policy_name
 
     @property
@@ -359,25 +327,10 @@ class PPOModule(LightningModule):
             self.policy.enable_gradient_checkpointing()
         self.reward.load()
         self.reward.requires_grad_(False)
-        self.evaluator = Evaluator(self.policy, self.tokenizer, self.reward, self.load_toxicity())
+        self.toxicity.load()
+        self.evaluator = Evaluator(self.policy, self.tokenizer, self.reward, self.toxicity)
         counts = self.policy.parameter_counts()
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
-
-    def load_toxicity(self) -> Toxicity:
-        """Opens what measures toxicity.
-
-        Raises:
-            InputError: If there is no classifier to ask, or it lacks the label.
-        """
-        classifier = self.toxicity_model
-        if classifier is None and isinstance(self.reward, ClassifierReward):
-            classifier = self.reward.classifier
-        if classifier is None:
-            raise InputError(
-                "model.toxicity_model: the reward is no classifier, so name one that measures toxicity"
-            )
-        classifier.load()
-        return Toxicity(classifier, self.toxic_label)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer of adapters and value head, and its schedule."""

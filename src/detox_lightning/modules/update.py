@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def update(module: "PPOModule", experience: Experience) -> UpdateMeter:
     """Takes the clipped steps that a rollout is good for.
 
-    What decides the way (skipping a mini-batch, stopping early, giving up) is the same number on every rank.
+    What decides the way (skipping a mini-batch, stopping early, giving up) is the same number on
+    every rank.
 
     Args:
         module: Its policy learns, by its optimizer.
@@ -55,8 +56,8 @@ def backward(module: "PPOModule", minibatch: Experience) -> tuple[LossTerms[floa
         minibatch: ``mini_batch_size`` rows.
 
     Returns:
-        Means over all ranks' tokens, as plain numbers, and the gradient's norm before clipping. They are read together: one wait
-        for the device a mini-batch.
+        Means over all ranks' tokens, as plain numbers, and the gradient's norm before clipping.
+        They are read together: one wait for the device a mini-batch.
     """
     tokens = module.sum(minibatch.response_mask.sum()).clamp(min=1)
     # the strategy averages gradients over ranks; the loss is a mean over all ranks' tokens
@@ -104,7 +105,7 @@ def check_finite(module: "PPOModule", means: LossTerms[float], grad_norm: float)
         return
     raise TrainingError(
         f"rollout {module.rollouts}: the loss is {loss}, the gradient's norm {grad_norm}. Likely "
-        "causes: too high a learning rate (model.optimizer.lr), no gradient clipping (model.max_grad_norm), "
-        "scores far from 0 (model.scores.scale, model.scores.clip), or half precision. The weights are "
-        "those of before this mini-batch; the last checkpoint is untouched."
+        "causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
+        "(model.max_grad_norm), scores far from 0 (model.scores.scale, model.scores.clip), or half "
+        "precision. The weights are those of before this mini-batch; the last checkpoint is untouched."
     )

@@ -25,7 +25,8 @@ class ClassifierReward(Reward):
         Args:
             model: The classifier: hub id, local folder or ``demo:NAME``.
             label: The label that is wanted, by its name in the classifier's ``id2label``.
-            output: The label's raw logit, its probability, or the log-odds of it against all others.
+            output: The label's raw logit, its probability, or the log-odds of it against all
+                others.
             include_prompt: Score prompt and response together instead of the response alone.
             batch_size: Texts scored at once.
         """
