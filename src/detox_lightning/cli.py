@@ -3,8 +3,10 @@
 ``python -m detox_lightning {fit,validate,test,predict} --config FILE [--flag VALUE …]``
 """
 
+import re
 import sys
 import warnings
+from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,13 +41,52 @@ KNOWN_WARNINGS = (
 )
 
 
+# what jsonargparse says around the point: other members of a union, whole configurations
+PADDING = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Problem with given class_path|Given value type:"
+    r"|Given value: (?:NestedArg|Namespace|{)|Expected a <class 'NoneType'>|Expected a path but|$"
+)
+
+
 class Parser(LightningArgumentParser):
-    """A parser whose errors are a line, not a page."""
+    """A parser whose errors are a line, not a page; those inside a class's options included."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Wants options in full, at every depth.
+
+        Args:
+            args: For LightningArgumentParser.
+            kwargs: Likewise.
+        """
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Says what is wrong and exits with code 2."""
-        sys.stderr.write(f"error: {message}\nSee {self.prog.replace('[options] ', '')} --help\n")
+        if not self.exit_on_error:  # a parser inside another one, which will name the whole flag
+            super().error(message, ex)
+        program = self.prog.replace("[options] ", "")
+        sys.stderr.write(f"error: {condense(message)}\nSee {program} --help\n")
         self.exit(2)
+
+
+def condense(message: str) -> str:
+    """Brings a nested message of jsonargparse down to the flag and what is wrong with it.
+
+    Args:
+        message: Lines such as ``Parser key "model":``, the deeper the more indented.
+    """
+    message = re.sub(r".*callable class: (Option)|. Got value: Namespace.*", r"\1", message)
+    flag, indent, end = "", -1, 0
+    for key in re.finditer(r'^([ -]*).*?Parser key "(.+?)":', message, re.MULTILINE):
+        if len(key[1]) > indent and not flag.endswith(key[2]):
+            flag, indent, end = f"{flag}.{key[2]}".lstrip("."), len(key[1]), key.end()
+    if not flag:
+        return message
+    lines = [line.strip(" -") for line in message[end:].splitlines()]
+    reason = "; ".join(dict.fromkeys(line for line in lines if not PADDING.match(line)))
+    if option := re.match(r"(?:Option '|unrecognized arguments: --)([\w.+]+)", reason):
+        return f"--{flag}.{option[1]}: there is no such option"
+    return f"--{flag}: " + re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
 
 
 class DetoxCLI(LightningCLI):
@@ -58,8 +99,6 @@ class DetoxCLI(LightningCLI):
             args: The command line's words; None for the program's own.
         """
         quieten()
-        strict = {"allow_abbrev": False}
-        verbs = ("fit", "validate", "test", "predict")
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -68,7 +107,7 @@ class DetoxCLI(LightningCLI):
             seed_everything_default=42,
             auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={**strict, **{verb: dict(strict) for verb in verbs}},
+            parser_kwargs={"prog": "python -m detox_lightning"},
             parser_class=Parser,
             args=args,
         )
@@ -96,6 +135,12 @@ def quieten() -> None:
     logging.disable_progress_bar()
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
+
+
+def is_no_advertisement(record: LogRecord) -> bool:
+    """Whether a log line tells of this run, rather than of a product."""
+    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def last_checkpoint(config: Any) -> Path:

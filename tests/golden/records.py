@@ -73,9 +73,7 @@ def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
 @cache
 def episodes() -> list[tuple[PromptBatch, Responses, Tensor]]:
     """Prompts, responses and scores of each step; the responses without the decoder start token."""
-    return [
-        _episode(**step) for step in json.loads((DATA / "episodes.json").read_text())["steps"]
-    ]
+    return [_episode(**step) for step in json.loads((DATA / "episodes.json").read_text())["steps"]]
 
 
 def _episode(

@@ -18,7 +18,7 @@ from detox_lightning.algorithm import experience
 from detox_lightning.algorithm.advantages import GAE
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
-from detox_lightning.algorithm.masks import masked_moments
+from detox_lightning.algorithm.masks import Reduce, alone, masked_moments
 from detox_lightning.algorithm.metrics import UpdateMeter
 from detox_lightning.algorithm.scores import ScoreShaping
 from detox_lightning.algorithm.types import Experience, Rollout
@@ -30,10 +30,9 @@ from detox_lightning.modules import ppo
 from detox_lightning.modules.ppo import PPOModule
 from detox_lightning.rewards import ClassifierReward
 from detox_lightning.rollout import Responses
+from golden.deviations import Parameters
 from golden.records import DATA, ESTIMATORS, GoldenSet, episodes
 from toys import make_trainer
-
-Parameters = dict[str, Tensor]
 
 
 def policy_folder(folder: Path) -> str:
@@ -66,16 +65,18 @@ def as_recorded(policy: Policy) -> Policy:
 class LeakyGAE(GAE):
     """TRL's whitening of rewards, before GAE.
 
-    It whitens the zeros after a response's end, too, and then lets them flow back into the response's
-    advantages as if they were rewards.
+    It whitens the zeros after a response's end, too, and then lets them flow back into the
+    response's advantages as if they were rewards.
     """
 
-    def __call__(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance, count = masked_moments(rewards, mask)
+    def __call__(
+        self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
+    ) -> tuple[Tensor, Tensor]:
+        mean, variance, count = masked_moments(rewards, mask, reduce)
         scale = torch.rsqrt(variance * count / (count - 1) + 1e-8)
         leaking = (rewards - mean) * scale + mean
         values = torch.where(mask, values, 0)
-        return super().__call__(leaking, values, torch.ones_like(mask))
+        return super().__call__(leaking, values, torch.ones_like(mask), reduce)
 
 
 def module_options(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Micro-batches: TRL's mean of means, and our mean over the mini-batch's tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from detox_lightning.algorithm.types import Experience
 from detox_lightning.models.policy import Policy
 from detox_lightning.modules.optimization import trainable_parameters
 from detox_lightning.rollout import measure
-from golden.deviations import EXACT, Deviations
+from golden.deviations import EXACT, Deviations, Parameters, well_conditioned
 from golden.records import episodes, golden_set, our_name
 from golden.replay import module_options, open_policy
 
@@ -63,6 +64,11 @@ def token_mean(policy: Policy, micros: list[Experience]) -> None:
         (total_loss(sums_of(policy, rows), OPTIONS["loss"]) / count).backward()
 
 
+def by_name(policy: Policy, what: Callable[[Tensor], Any]) -> Parameters:
+    named = policy.named_parameters()
+    return {f"policy.{name}": what(p).detach() for name, p in named if p.requires_grad}
+
+
 def gradient(policy: Policy) -> Tensor:
     parameters = trainable_parameters(policy)
     flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
@@ -72,7 +78,7 @@ def gradient(policy: Policy) -> Tensor:
 
 def test_mean_of_means_gives_trls_steps(policy: Policy, deviations: Deviations) -> None:
     optimizer = torch.optim.Adam(trainable_parameters(policy), GOLDEN.config["learning_rate"])
-    clip = GOLDEN.config["max_grad_norm"]
+    clip, conditioned = GOLDEN.config["max_grad_norm"], {}
     for step, recorded in enumerate(GOLDEN.steps):
         experience = experience_of(policy, step, recorded["kl_coef_before"])
         micros = [experience.rows(rows) for rows in GOLDEN.minibatch_rows(step)]
@@ -82,17 +88,15 @@ def test_mean_of_means_gives_trls_steps(policy: Policy, deviations: Deviations) 
                 theirs = next(statistics)
                 for name in ("policy", "value"):
                     ours, value = getattr(means, name), theirs[f"loss/{name}"]
-                    deviations.check(
-                        "accum", f"accum: loss/{name}", ours, value, tolerance=EXACT
-                    )
+                    deviations.check("accum", f"accum: loss/{name}", ours, value, tolerance=EXACT)
             if clip is not None:
                 clip_grad_norm_(trainable_parameters(policy), clip)
                 clip = None  # TRL clips a run's first step alone
+                conditioned = well_conditioned(by_name(policy, lambda p: p.grad))
             optimizer.step()
             optimizer.zero_grad()
-        named = {f"policy.{name}": parameter for name, parameter in policy.named_parameters()}
-        theirs = GOLDEN.parameters(step, "param_after")
-        deviations.check_parameters("accum", "accum: param_after", named, theirs)
+        ours, theirs = by_name(policy, lambda p: p), GOLDEN.parameters(step, "param_after")
+        deviations.check_parameters("accum", "accum: param_after", ours, theirs, conditioned)
 
 
 def test_ours_is_the_whole_mini_batchs_gradient_and_theirs_is_not(policy: Policy) -> None:
@@ -124,6 +128,6 @@ def test_they_agree_where_micro_batches_have_as_many_tokens(policy: Policy) -> N
 
 def test_names_of_parameters(policy: Policy) -> None:
     """Every recorded parameter is one of ours."""
-    names = {f"policy.{name}" for name, p in policy.named_parameters() if p.requires_grad}
+    names = set(by_name(policy, lambda p: p))
     assert set(GOLDEN.parameters(0, "param_after")) == names
     assert our_name("v_head.summary.bias") in names

@@ -1,27 +1,43 @@
 """How much better each token turned out than expected."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch import Tensor
 
+from detox_lightning.algorithm.masks import Reduce, alone
+from detox_lightning.errors import InputError
 
-class AdvantageEstimator(Protocol):
-    """Turns token rewards into advantages and returns."""
 
-    def __call__(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+class AdvantageEstimator(ABC):
+    """Turns token rewards into advantages and returns.
+
+    Attributes:
+        responses_per_prompt: How many responses each prompt gets, in consecutive rows.
+        uses_values: Whether there is a value head to learn from.
+        whitens: Whether advantages are scaled to mean 0 and variance 1 over all ranks' tokens.
+    """
+
+    responses_per_prompt: int = 1
+    uses_values: bool = False
+    whitens: bool = False
+
+    @abstractmethod
+    def __call__(
+        self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
+    ) -> tuple[Tensor, Tensor]:
         """Estimates advantages.
 
         Args:
             rewards: ``[b, t]``, 0 outside the mask.
             values: ``[b, t]`` value head at rollout.
             mask: ``[b, t]``.
+            reduce: Sum over ranks.
 
         Returns:
-            Advantages, not whitened, and returns, both ``[b, t]``.
+            Advantages, not whitened, and returns, both ``[b, t]``, 0 outside the mask.
         """
-        ...
 
 
 def gae(
@@ -51,8 +67,78 @@ def gae(
     return advantages, advantages + values
 
 
-class GAE:
-    """Generalized advantage estimation: learns from a value head, https://arxiv.org/abs/1506.02438."""
+def leave_one_out(totals: Tensor, k: int) -> Tensor:
+    """Each response's reward less the mean of its prompt's other responses.
+
+    RLOO, https://arxiv.org/abs/2402.14740, equation 8.
+
+    Args:
+        totals: ``[b]`` reward of whole responses, ``k`` consecutive rows a prompt.
+        k: Responses per prompt, at least 2.
+
+    Returns:
+        ``[b]``.
+    """
+    groups = totals.view(-1, k)
+    others = (groups.sum(dim=1, keepdim=True) - groups) / (k - 1)
+    return (groups - others).flatten()
+
+
+def group_relative(totals: Tensor, k: int, scale: bool = True) -> Tensor:
+    """Each response's reward, standardized among its prompt's responses.
+
+    GRPO, https://arxiv.org/abs/2402.03300, section 4.1.2.
+
+    Args:
+        totals: ``[b]`` reward of whole responses, ``k`` consecutive rows a prompt.
+        k: Responses per prompt, at least 2.
+        scale: Divide by the standard deviation (with Bessel's correction).
+
+    Returns:
+        ``[b]``.
+    """
+    groups = totals.view(-1, k)
+    centred = groups - groups.mean(dim=1, keepdim=True)
+    if scale:
+        centred = centred / (groups.std(dim=1, keepdim=True) + 1e-4)
+    return centred.flatten()
+
+
+def batch_baseline(totals: Tensor, reduce: Reduce = alone) -> Tensor:
+    """Each response's reward less the mean over all ranks' responses.
+
+    REINFORCE with a baseline, https://doi.org/10.1007/BF00992696.
+
+    Args:
+        totals: ``[b]`` reward of whole responses.
+        reduce: Sum over ranks.
+
+    Returns:
+        ``[b]``.
+    """
+    total, count = reduce(torch.stack([totals.sum(), torch.ones_like(totals).sum()]))
+    return totals - total / count
+
+
+def spread(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives a response's advantage to each of its tokens; there are no values to return.
+
+    Args:
+        advantages: ``[b]``.
+        mask: ``[b, t]``.
+
+    Returns:
+        Advantages and returns, ``[b, t]``.
+    """
+    spread_out = torch.where(mask, advantages[:, None], 0)
+    return spread_out, torch.zeros_like(spread_out)
+
+
+class GAE(AdvantageEstimator):
+    """Generalized advantage estimation: one response a prompt, and a value head to learn from."""
+
+    uses_values = True
+    whitens = True
 
     def __init__(self, gamma: ClosedUnitInterval = 1.0, gae_lambda: ClosedUnitInterval = 0.95):
         """Sets the two discounts.
@@ -64,6 +150,84 @@ class GAE:
         self.gamma = gamma
         self.gae_lambda = gae_lambda
 
-    def __call__(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
+    ) -> tuple[Tensor, Tensor]:
         """See :func:`gae`."""
         return gae(rewards, values, mask, self.gamma, self.gae_lambda)
+
+
+class RLOO(AdvantageEstimator):
+    """REINFORCE leave-one-out: a prompt's other responses are the baseline; no value head."""
+
+    def __init__(self, k: PositiveInt = 4):
+        """Sets the number of responses.
+
+        Args:
+            k: Responses per prompt, at least 2.
+
+        Raises:
+            InputError: If ``k`` is 1.
+        """
+        self.responses_per_prompt = at_least_two(k)
+
+    def __call__(
+        self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
+    ) -> tuple[Tensor, Tensor]:
+        """See :func:`leave_one_out`."""
+        return spread(leave_one_out(rewards.sum(dim=1), self.responses_per_prompt), mask)
+
+
+class GRPO(AdvantageEstimator):
+    """Group-relative policy optimization: rewards standardized per prompt; no value head."""
+
+    def __init__(self, k: PositiveInt = 4, scale: bool = True):
+        """Sets the number of responses.
+
+        Args:
+            k: Responses per prompt, at least 2.
+            scale: Divide by the standard deviation of each prompt's rewards.
+
+        Raises:
+            InputError: If ``k`` is 1.
+        """
+        self.responses_per_prompt = at_least_two(k)
+        self.scale = scale
+
+    def __call__(
+        self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
+    ) -> tuple[Tensor, Tensor]:
+        """See :func:`group_relative`."""
+        k = self.responses_per_prompt
+        return spread(group_relative(rewards.sum(dim=1), k, self.scale), mask)
+
+
+class Reinforce(AdvantageEstimator):
+    """REINFORCE with the batch's mean reward as the baseline; no value head."""
+
+    whitens = True
+
+    def __init__(self, k: PositiveInt = 1):
+        """Sets the number of responses.
+
+        Args:
+            k: Responses per prompt.
+        """
+        self.responses_per_prompt = k
+
+    def __call__(
+        self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
+    ) -> tuple[Tensor, Tensor]:
+        """See :func:`batch_baseline`."""
+        return spread(batch_baseline(rewards.sum(dim=1), reduce), mask)
+
+
+def at_least_two(k: int) -> int:
+    """Responses per prompt, where one alone has nothing to be compared with.
+
+    Raises:
+        InputError: If there is one.
+    """
+    if k < 2:
+        raise InputError(f"advantage.k={k}: a response is compared with others, so give 2 or more")
+    return k

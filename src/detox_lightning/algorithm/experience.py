@@ -22,7 +22,7 @@ def judge(
     moments: RunningMoments,
     reduce: Reduce = alone,
 ) -> Experience:
-    """Turns scores and KL into token rewards, and those into whitened advantages.
+    """Turns scores and KL into token rewards, and those into advantages.
 
     Args:
         rollout: ``b`` responses.
@@ -40,7 +40,9 @@ def judge(
     rewards = token_rewards(scores, rollout.kl, mask, kl_coef)
     if shaping.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
-    advantages, returns = estimator(rewards, rollout.values, mask)
+    advantages, returns = estimator(rewards, rollout.values, mask, reduce)
+    if estimator.whitens:
+        advantages = whiten(advantages, mask, reduce=reduce)
     return Experience(
         prompt_ids=rollout.prompt_ids,
         prompt_mask=rollout.prompt_mask,
@@ -48,6 +50,6 @@ def judge(
         response_mask=mask,
         old_logprobs=rollout.old_logprobs,
         old_values=torch.where(mask, rollout.values, 0),
-        advantages=whiten(advantages, mask, reduce=reduce),
+        advantages=advantages,
         returns=returns,
     )

@@ -45,7 +45,7 @@ class Experience(NamedTuple):
         response_mask: ``[b, t]``.
         old_logprobs: ``[b, t]``.
         old_values: ``[b, t]``.
-        advantages: ``[b, t]``, whitened.
+        advantages: ``[b, t]``.
         returns: ``[b, t]``, the value head's target.
     """
 

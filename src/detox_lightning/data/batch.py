@@ -25,6 +25,17 @@ class PromptBatch(NamedTuple):
     prompts: list[str]
     references: list[str]
 
+    def repeated(self, k: int) -> "PromptBatch":
+        """Each row ``k`` times, in consecutive rows."""
+        return PromptBatch(
+            self.prompt_ids.repeat_interleave(k, dim=0),
+            self.prompt_mask.repeat_interleave(k, dim=0),
+            self.target_ids.repeat_interleave(k, dim=0),
+            self.target_mask.repeat_interleave(k, dim=0),
+            [prompt for prompt in self.prompts for _ in range(k)],
+            [reference for reference in self.references for _ in range(k)],
+        )
+
 
 class LabeledBatch(NamedTuple):
     """``b`` labelled texts.

@@ -43,7 +43,9 @@ class Policy(nn.Module):
     It is always in eval mode: dropout would make the ratio of new to old probability noise.
     """
 
-    def __init__(self, model: Any, family: EncoderDecoder, sampling: Sampling):
+    def __init__(
+        self, model: Any, family: EncoderDecoder, sampling: Sampling, value_head: bool = True
+    ):
         """Wraps a model with adapters.
 
         Args:
@@ -51,6 +53,7 @@ class Policy(nn.Module):
                 ``reference``.
             family: What kind of model it is.
             sampling: How responses are sampled, and so what their log-probabilities are.
+            value_head: Whether there is a value head; without one, values are 0.
         """
         super().__init__()
         self.model = model
@@ -58,7 +61,7 @@ class Policy(nn.Module):
         self.sampling = sampling
         self.generation_config = self.base.generation_config
         self.base.generation_config = plain_generation_config(self.base)
-        self.value_head = ValueHead(_hidden_size(model.config))
+        self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
         self.eval()
 
     @property
@@ -98,9 +101,14 @@ class Policy(nn.Module):
         return PolicyOutput(
             logprobs=token_logprobs(logits, response_ids),
             entropy=entropy(logits if entropy_gradient else logits.detach()),
-            values=self.value_head(hidden),
+            values=self._values(hidden),
             logits=logits,
         )
+
+    def _values(self, hidden: Tensor) -> Tensor:
+        if self.value_head is None:
+            return torch.zeros(hidden.shape[:2], device=hidden.device)
+        return self.value_head(hidden)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -150,7 +158,7 @@ class Policy(nn.Module):
     def parameter_counts(self) -> dict[str, int]:
         """Trainable and all parameters, with and without value head; the reference's trainable."""
         model = [(n, p) for n, p in self.model.named_parameters() if f".{REFERENCE}." not in n]
-        head = sum(p.numel() for p in self.value_head.parameters())
+        head = sum(p.numel() for p in self.value_head.parameters()) if self.value_head else 0
         trainable = sum(p.numel() for _, p in model if p.requires_grad)
         total = sum(p.numel() for _, p in model)
         return {
@@ -167,7 +175,12 @@ class Policy(nn.Module):
 
 
 def load_policy(
-    name: str, lora: LoRA, sampling: Sampling, dtype: str = "float32", **options: Any
+    name: str,
+    lora: LoRA,
+    sampling: Sampling,
+    value_head: bool = True,
+    dtype: str = "float32",
+    **options: Any,
 ) -> Policy:
     """Opens a policy to train.
 
@@ -176,6 +189,7 @@ def load_policy(
             reference is then a frozen copy of it.
         lora: The fresh adapter; a loaded one keeps its own shape.
         sampling: How responses are sampled.
+        value_head: Whether there is a value head.
         dtype: What the base's weights are held in; adapters and value head are float32.
         options: For ``from_pretrained`` of the base.
 
@@ -186,10 +200,10 @@ def load_policy(
     base_name = adapter_base(name)
     base = load_model(family.auto_class, base_name or name, dtype, **options)
     if base_name is None:
-        return Policy(add_lora(base, lora, family.task_type), family, sampling)
+        return Policy(add_lora(base, lora, family.task_type), family, sampling, value_head)
     model = load_adapter(base, name)
     model.load_adapter(locate(name), adapter_name=REFERENCE)
-    return Policy(model, family, sampling)
+    return Policy(model, family, sampling, value_head)
 
 
 def plain_generation_config(model: Any) -> Any:

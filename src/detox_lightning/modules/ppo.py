@@ -166,6 +166,8 @@ class PPOModule(LightningModule):
             batch_idx: Place in the epoch.
         """
         watch = Stopwatch(self.device)
+        self.check_batch_size(len(batch.prompts))
+        batch = batch.repeated(self.advantage.responses_per_prompt)
         with watch("rollout"):
             responses = self.respond(batch)
         with watch("score"):
@@ -195,9 +197,6 @@ class PPOModule(LightningModule):
         Args:
             batch: ``b`` prompts.
         """
-        check_divides(
-            "model.mini_batch_size", self.mini_batch_size, "data.batch_size", len(batch.prompts)
-        )
         limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
         seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
         with seeded(seed, self.device):
@@ -207,6 +206,12 @@ class PPOModule(LightningModule):
     def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
         """``[b]`` what the reward says; see :func:`score`."""
         return score(self.reward, batch, responses, f"rollout {self.rollouts}")
+
+    def check_batch_size(self, prompts: int) -> None:
+        """Makes sure that a rollout's responses split into mini-batches."""
+        k = self.advantage.responses_per_prompt
+        flag = "data.batch_size" + (f" × {k} responses" if k > 1 else "")
+        check_divides("model.mini_batch_size", self.mini_batch_size, flag, prompts * k)
 
     def shuffle(self, epoch: int, size: int) -> Tensor:
         """The order of this rank's responses in one pass of the update.
@@ -315,14 +320,20 @@ class PPOModule(LightningModule):
         refuse_half(str(self.trainer.precision))
         size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
         if stage == "fit" and size is not None:
-            check_divides("model.mini_batch_size", self.mini_batch_size, "data.batch_size", size)
+            self.check_batch_size(size)
 
     def configure_model(self) -> None:
         """Opens policy, reward and toxicity classifier, once."""
         if self.policy is not None:
             return
         self.tokenizer = load_tokenizer(self.tokenizer_name)
-        self.policy = load_policy(self.policy_name, self.lora, self.sampling, **self.load_options)
+        self.policy = load_policy(
+            self.policy_name,
+            self.lora,
+            self.sampling,
+            self.advantage.uses_values,
+            **self.load_options,
+        )
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
         self.reward.load()
@@ -373,4 +384,5 @@ class PPOModule(LightningModule):
             folder: Where to.
         """
         save_model(self.policy.model, self.tokenizer, folder)
-        save_file(self.policy.value_head.state_dict(), Path(folder) / "value_head.safetensors")
+        if self.policy.value_head is not None:
+            save_file(self.policy.value_head.state_dict(), Path(folder) / "value_head.safetensors")

@@ -107,5 +107,5 @@ def check_finite(module: "PPOModule", means: LossTerms[float], grad_norm: float)
         f"rollout {module.rollouts}: the loss is {loss}, the gradient's norm {grad_norm}. Likely "
         "causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
         "(model.max_grad_norm), scores far from 0 (model.scores.scale, model.scores.clip), or half "
-        "precision. The weights are those of before this mini-batch; the last checkpoint is untouched."
+        "precision. No step was taken on this mini-batch; the last checkpoint is untouched."
     )
