@@ -1,0 +1,62 @@
+"""docs/metrics.md against what is logged."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.data.encoding import pad
+from detox_lightning.models.loading import load_tokenizer
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.sampling import Sampling
+from detox_lightning.modules import PPOModule
+from detox_lightning.rewards import ClassifierReward
+
+PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
+
+
+def documented() -> set[str]:
+    """Names in the first column of the page's tables."""
+    cells = re.findall(r"^\| (`[^|]*) \|", PAGE.read_text(encoding="utf8"), re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+@pytest.fixture(scope="module")
+def logged(tiny_t5: Path, tiny_classifier: Path) -> dict[str, Any]:
+    """Everything one rollout, its validation and a test log."""
+    tokenizer = load_tokenizer(str(tiny_t5))
+    texts = ["the cat sat", "a dog ran"]
+
+    def collate(rows: list[str]) -> PromptBatch:
+        ids, mask = pad(tokenizer(rows)["input_ids"], 0)
+        return PromptBatch(ids, mask, ids, mask, rows, rows)
+
+    def loader() -> Any:
+        return DataLoader(texts, batch_size=2, collate_fn=collate)
+
+    module = PPOModule(
+        policy=str(tiny_t5),
+        reward=ClassifierReward(str(tiny_classifier)),
+        lora=LoRA(r=2),
+        sampling=Sampling(max_new_tokens=4),
+        mini_batch_size=2,
+    )
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **quiet
+    )
+    trainer.fit(module, loader(), loader())
+    metrics = dict(trainer.callback_metrics)
+    trainer.test(module, loader(), verbose=False)
+    return metrics | dict(trainer.callback_metrics)
+
+
+def test_page_names_all_that_is_logged(logged: dict[str, Any]) -> None:
+    on_the_bar_only = {"rollouts", "kl", "score"}
+    names = {re.sub(r"^test/(before|after)/", "val/", name) for name in logged} - on_the_bar_only
+    names = {re.sub(r"^rewards/.*", "rewards/<name>", name) for name in names}
+    assert names == documented()
