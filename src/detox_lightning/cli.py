@@ -38,6 +38,8 @@ KNOWN_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training.*",
     ".*does not have many workers.*",
     ".*ended before the epoch ended and your dataloader is not resumable.*",
+    ".*args parameter is intended to run from within Python.*",
+    "The dirpath has changed from.*",
 )
 
 
@@ -75,7 +77,7 @@ def condense(message: str) -> str:
     Args:
         message: Lines such as ``Parser key "model":``, the deeper the more indented.
     """
-    message = re.sub(r".*callable class: (Option)|. Got value: Namespace.*", r"\1", message)
+    message = re.sub(r".*callable class: (Option)|\. Got value: Namespace.*", r"\1", message)
     flag, indent, end = "", -1, 0
     for key in re.finditer(r'^([ -]*).*?Parser key "(.+?)":', message, re.MULTILINE):
         if len(key[1]) > indent and not flag.endswith(key[2]):

@@ -54,6 +54,8 @@ def entropy(logits: Tensor) -> Tensor:
         logits: ``[b, t, V]``; -inf is a probability of 0.
 
     Returns:
-        ``[b, t]``.
+        ``[b, t]``; the gradient is finite where a probability is 0, too.
     """
-    return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
+    logprobs = logits.log_softmax(dim=-1)
+    terms = logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0)
+    return -terms.sum(dim=-1)

@@ -221,7 +221,8 @@ class Feed:
 
     def _terms(self, trainer: "Trainer | None") -> dict[str, int]:
         world, _ = _processes(trainer)
-        return {"seed": self._seed(), "batch_size": self.batch_size, "processes": world}
+        # plain numbers: a checkpoint holds nothing else
+        return {"seed": self._seed(), "batch_size": int(self.batch_size), "processes": world}
 
     def _seed(self) -> int:
         return global_seed() if self.seed is None else self.seed

@@ -1,0 +1,101 @@
+"""What is logged of a rollout and of its update."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from algorithm.ranks import on_ranks
+from detox_lightning.algorithm.losses import LossTerms, PPOLoss
+from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
+from detox_lightning.algorithm.types import Experience, Rollout
+
+NAN = float("nan")
+MASK = torch.tensor([[True, True, True], [True, False, False]])
+HAS_EOS = torch.tensor([True, False])
+
+
+def per_token(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor(rows)
+
+
+ROLLOUT = Rollout(
+    prompt_ids=torch.zeros(2, 4),
+    prompt_mask=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool(),
+    response_ids=torch.zeros(2, 3),
+    response_mask=MASK,
+    old_logprobs=per_token([-1, -2, -3], [-4, NAN, NAN]),
+    ref_logprobs=per_token([0, 0, 0], [0, NAN, NAN]),
+    kl=per_token([0.1, 0.2, 0.3], [0.6, NAN, NAN]),
+    values=per_token([1, 2, 3], [6, NAN, NAN]),
+    entropy=per_token([1, 1, 1], [1, NAN, NAN]),
+    scores=torch.tensor([1.0, 4.0]),
+)
+EXPERIENCE = Experience(
+    *ROLLOUT[:5],
+    old_values=per_token([1, 2, 3], [6, 0, 0]),
+    advantages=torch.zeros(2, 3),
+    returns=per_token([2, 2, 4], [4, 0, 0]),
+)
+EXPECTED = {
+    "objective/kl": 1.2 / 2,
+    "objective/kl_per_token": 1.2 / 4,
+    "objective/kl_coef": 0.5,
+    "objective/entropy": 10 / 2,
+    "objective/scores_mean": 2.5,
+    "objective/scores_std": 4.5**0.5,
+    "objective/eos_rate": 0.5,
+    "ppo/mean_non_score_reward": -0.5 * 1.2 / 4,
+    "ppo/returns/mean": 3,
+    "ppo/returns/var": 4 / 3,
+    "ppo/val/mean": 3,
+    "ppo/val/var": 14 / 3,
+    "tokens/queries_len_mean": 3,
+    "tokens/responses_len_mean": 2,
+    "tokens/total": 4,
+}
+
+
+def test_rollout_metrics() -> None:
+    metrics = rollout_metrics(ROLLOUT, EXPERIENCE, HAS_EOS, kl_coef=0.5)
+    assert metrics == pytest.approx(EXPECTED, abs=1e-6)
+
+
+def test_two_ranks_report_the_whole() -> None:
+    def one_row(row: int) -> tuple[Any, ...]:
+        index = torch.tensor([row])
+        rollout = Rollout(*(field[index] for field in ROLLOUT))
+        return rollout, EXPERIENCE.rows(index), HAS_EOS[index], 0.5
+
+    for metrics in on_ranks(rollout_metrics, [one_row(0), one_row(1)]):
+        assert metrics == pytest.approx(EXPECTED, abs=1e-6)
+
+
+def test_one_response_has_no_spread() -> None:
+    index = torch.tensor([1])
+    rollout = Rollout(*(field[index] for field in ROLLOUT))
+    metrics = rollout_metrics(rollout, EXPERIENCE.rows(index), HAS_EOS[index], kl_coef=0.5)
+    assert metrics["objective/scores_std"] == 0
+
+
+def terms(**known: float) -> LossTerms[float]:
+    return LossTerms(**{name: known.get(name, 0.0) for name in LossTerms._fields})
+
+
+def test_update_meter() -> None:
+    meter = UpdateMeter(PPOLoss(vf_coef=0.1, ent_coef=0.01))
+    meter.add(terms(policy=-1.0, value=2.0, entropy=3.0, error=4.0), grad_norm=5.0, skipped=False)
+    meter.add(terms(policy=-3.0, error=2.0, ratio=20.0), grad_norm=7.0, skipped=True)
+    metrics = meter.metrics(returns_variance=12.0)
+    expected = {
+        "ppo/loss/policy": -2.0,
+        "ppo/loss/value": 1.0,
+        "ppo/loss/total": (-1 + 0.1 * 2 - 0.01 * 3 - 3) / 2,
+        "ppo/policy/entropy": 1.5,
+        "ppo/policy/ratio": 10.0,
+        "ppo/val/error": 3.0,
+        "ppo/val/var_explained": 1 - 3 / 12,
+        "ppo/grad_norm": 6.0,
+        "ppo/skipped_minibatches": 1.0,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)

@@ -1,0 +1,299 @@
+"""What flags mean, and what is said when they make no sense."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+
+import detox_lightning
+from command import DEMO, ROOT, printed, run, tiny_recipe
+from detox_lightning.__main__ import find_cause
+from detox_lightning.cli import DetoxCLI, condense
+from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.models import loading
+from detox_lightning.rewards import ClassifierReward
+
+VERBS = ["fit", "validate", "test", "predict"]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder and a cache of its own; the seed that a run sets ends with the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(what: str, name: str, *_: Any, **__: Any) -> None:
+        raise AssertionError(f"opened the {what} {name}")
+
+    monkeypatch.setattr(loading, "open_by_name", refuse)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_t5: str, tiny_classifier: str) -> str:
+    return tiny_recipe(tmp_path, tiny_t5, tiny_classifier)
+
+
+# -- help and configuration
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.usefixtures("no_weights")
+def test_help_of_each_verb_shows_docstrings(verb: str) -> None:
+    outcome = run(verb, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    shown = " ".join(outcome.out.split())  # wrapped to the terminal
+    assert shown.startswith(f"usage: python -m detox_lightning [options] {verb}")
+    for line in (
+        "Logs some of a rollout's responses as text",  # a callback's class
+        "Rollouts between tables; 0 for none.",  # and one of its options
+        "(type: NonNegativeInt, default: 10)",
+    ):
+        assert line in shown
+
+
+def test_help_of_a_class_shows_its_options() -> None:
+    outcome = run("fit", "--model.help=PPOModule")
+    assert outcome.code == 0
+    assert "Passes over each rollout." in outcome.out
+    assert "EOS is impossible before this many tokens." in outcome.out
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_print_config_opens_no_weights() -> None:
+    config = printed("fit", "--config", DEMO)
+    assert config["model"]["class_path"] == "detox_lightning.modules.PPOModule"
+    assert config["model"]["init_args"]["policy"] == "demo:policy"
+    assert config["checkpoint"]["save_last"] is True
+    assert config["trainer"]["num_sanity_val_steps"] == 0
+
+
+def test_a_process_that_only_answers_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from detox_lightning.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = ('peft', 'datasets', 'transformers.modeling_utils')\n"
+        "sys.exit(code or int(any(name in sys.modules for name in heavy)))"
+    )
+    words = [sys.executable, "-c", script, "fit", "--config", DEMO, "--print_config"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "policy: demo:policy" in done.stdout
+
+
+def test_the_module_and_the_script_are_the_same_door() -> None:
+    script = '[project.scripts]\ndetox-lightning = "detox_lightning.__main__:main"\n'
+    assert script in (ROOT / "pyproject.toml").read_text()
+    words = [
+        sys.executable,
+        "-m",
+        "detox_lightning",
+        "fit",
+        "--config",
+        DEMO,
+        "--model.ppo_epoch=1",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: --model.ppo_epoch: there is no such option\n"
+        "See python -m detox_lightning fit --help\n"
+    )
+
+
+def environment() -> dict[str, str]:
+    source = str(Path(detox_lightning.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": source, "PYTHONWARNINGS": "ignore"}
+
+
+# -- what wins over what
+
+
+def test_left_to_right() -> None:
+    flag = "--model.ppo_epochs=3"
+    overlay = Path("overlay.yaml")
+    overlay.write_text("model: {init_args: {ppo_epochs: 5}}\ntrainer: {max_epochs: 9}\n")
+    for words, epochs in [
+        ((flag,), 3),
+        ((f"--config={overlay}", flag), 3),
+        ((flag, f"--config={overlay}"), 5),
+    ]:
+        config = printed("fit", "--config", DEMO, *words)
+        assert config["model"]["init_args"]["ppo_epochs"] == epochs
+        # what neither of them says stays
+        assert config["model"]["init_args"]["mini_batch_size"] == 8
+
+
+def test_the_seed_has_a_default() -> None:
+    words = ("--model=PPOModule", "--model.policy=p", "--model.reward=ClassifierReward")
+    words += ("--model.reward.model=c", "--data=DialogueDataModule", "--data.source=s")
+    assert printed("fit", *words)["seed_everything"] == 42
+    assert printed("fit", *words, "--seed_everything=7")["seed_everything"] == 7
+
+
+# -- what is refused
+
+
+WRONG = {
+    "--bogus=1": "unrecognized arguments: --bogus=1",
+    "--model.ppo_epoch=1": "--model.ppo_epoch: there is no such option",
+    "--model.sampling.max_new_token=3": "--model.sampling.max_new_token: there is no such option",
+    "--model.reward.lable=hate": "--model.reward.lable: there is no such option",
+    "--model.optimizer.lrr=1": "--model.optimizer.lrr: there is no such option",
+    "--data.batch=8": "--data.batch: there is no such option",
+    "--trainer.max_epoch=3": "unrecognized arguments: --trainer.max_epoch=3",
+    "--samples.cou=3": "unrecognized arguments: --samples.cou=3",
+    "--model.mini_batch_size=0": "--model.mini_batch_size: Not of type PositiveInt: 0 does not "
+    "conform to restriction v>0",
+    "--model.kl.coef=-1": "--model.kl.coef: Not of type NonNegativeFloat: -1 does not conform to "
+    "restriction v>=0",
+    "--model.sampling.max_new_tokens=a": "--model.sampling.max_new_tokens: Not of type "
+    "PositiveInt: invalid literal for int() with base 10: 'a'; Expected tuple; Given value: a",
+    "--model.reward.output=odds": "--model.reward.output: Expected a typing.Literal['logit', "
+    "'probability', 'log_odds']. Got value: odds",
+    "--model.optimizer.lr=high": "--model.optimizer.lr: Expected a float; Expected a dot import "
+    "path string: high; Given value: high",
+    "--trainer.max_epochs=many": "--trainer.max_epochs: Expected a int; Given value: many",
+    "--model=NoModule": "--model: Expected a dot import path string: NoModule",
+    "--config=none.yaml": "--config: File does not exist: '{here}/none.yaml'",
+    "--config=typo.yaml": "--model.mini_batch_siz: there is no such option",
+    "--model.sampling.min_new_tokens=49": "sampling.min_new_tokens=49 is above max_new_tokens=48",
+    "--model.micro_batch_size=3": "model.mini_batch_size=8 is not a multiple of "
+    "model.micro_batch_size=3",
+}
+
+
+@pytest.mark.parametrize("flag", WRONG)
+@pytest.mark.usefixtures("no_weights")
+def test_what_makes_no_sense_is_told_in_a_line(flag: str) -> None:
+    Path("typo.yaml").write_text("model: {init_args: {mini_batch_siz: 3}}\n")
+    outcome = run("fit", "--config", DEMO, flag)
+    assert (outcome.code, outcome.out) == (2, "")
+    (line,) = outcome.errors
+    assert line.startswith("error: " + WRONG[flag].format(here=Path.cwd()))
+    assert "usage:" not in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_what_is_missing_is_named() -> None:
+    assert run("fit").errors == ["error: the following arguments are required: fit.data, fit.model"]
+    words = ("fit", "--model=PPOModule", "--data=DialogueDataModule", "--data.source=s")
+    missing = "error: --model: the following arguments are required: policy, reward"
+    assert run(*words).errors == [missing]
+
+
+def test_messages_without_a_key_stay_as_they_are() -> None:
+    assert condense("unrecognized arguments: --x 1") == "unrecognized arguments: --x 1"
+
+
+# -- failures of a run
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--model.policy=no/such", "can't open the tokenizer 'no/such': "),
+        ("--model.reward.label=kind", "has the labels nothate, hate"),
+        ("--data.batch_size=6", "data.batch_size=6 is not a multiple of model.mini_batch_size=4"),
+        ("--data.source=no/such.jsonl", "no/such.jsonl"),
+    ],
+)
+def test_a_user_s_mistake_ends_with_code_2(recipe: str, flag: str, message: str) -> None:
+    outcome = run("fit", "--config", recipe, flag)
+    assert outcome.code == 2
+    (line,) = outcome.errors
+    assert message in line
+    assert "Traceback" not in outcome.err
+
+
+def test_a_training_that_cannot_go_on_ends_with_code_1(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nonsense(self: ClassifierReward, *texts: list[str]) -> torch.Tensor:
+        return torch.full((len(texts[0]),), torch.nan)
+
+    monkeypatch.setattr(ClassifierReward, "forward", nonsense)
+    outcome = run("fit", "--config", recipe)
+    assert outcome.code == 1
+    (line,) = outcome.errors
+    assert line.startswith("error: rollout 0: the reward 'nothate' gave nan for the response ")
+    assert "Traceback" not in outcome.err
+    assert not list(Path().rglob("*.ckpt"))
+    assert not list(Path().rglob("adapter"))
+
+
+def test_other_failures_keep_their_traceback(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(ClassifierReward, "forward", broken)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        run("fit", "--config", recipe)
+
+
+def test_causes_are_found_however_deep() -> None:
+    wrapped = KeyError("outer")
+    wrapped.__cause__ = RuntimeError("between")
+    wrapped.__cause__.__context__ = InputError("inner")
+    assert str(find_cause(wrapped, InputError)) == "inner"
+    assert find_cause(wrapped, TrainingError) is None
+
+
+def test_no_advertisements(recipe: str) -> None:
+    outcome = run("test", "--config", recipe)
+    assert outcome.code == 0, outcome.err
+    assert "test/after/toxicity" in outcome.out
+    assert "Tip:" not in outcome.out + outcome.err
+
+
+# -- checkpoints
+
+
+@pytest.fixture
+def fitted(recipe: str, tmp_path: Path) -> Path:
+    """The last checkpoint of a run of two rollouts."""
+    outcome = run("fit", "--config", recipe)
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "runs/tiny/version_0/checkpoints/last.ckpt"
+
+
+def test_flags_win_over_a_checkpoint(recipe: str, fitted: Path) -> None:
+    saved = torch.load(fitted, weights_only=True)
+    assert saved["hyper_parameters"]["ppo_epochs"] == 2
+    assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-3
+    flags = ("--model.optimizer.lr=0.5", "--model.ppo_epochs=1", "--trainer.max_epochs=2")
+    cli = DetoxCLI(["fit", "--config", recipe, "--ckpt_path", str(fitted), *flags])
+    assert (cli.model.rollouts, cli.model.ppo_epochs) == (4, 1)
+    (optimizer,) = cli.trainer.optimizers
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5]
+    # two rollouts of 2 × 2 steps, two of 1 × 2: the optimizer's state is the checkpoint's
+    assert {int(state["step"]) for state in optimizer.state.values()} == {12}
+
+
+def test_last_is_the_newest_run_s(recipe: str, fitted: Path) -> None:
+    older = fitted.parents[2] / "version_7" / "checkpoints" / "last.ckpt"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(b"not a checkpoint")
+    os.utime(older, (0, 0))
+    cli = DetoxCLI(["validate", "--config", recipe, "--ckpt_path", "last"])
+    assert cli.model.rollouts == 2
+    assert cli.config["validate"]["ckpt_path"] == str(fitted)
+
+
+def test_last_of_nothing(recipe: str, tmp_path: Path) -> None:
+    outcome = run("fit", "--config", recipe, "--ckpt_path", "last")
+    assert outcome.code == 2
+    assert outcome.errors == [
+        "error: --ckpt_path last: no checkpoints/last.ckpt in the runs under "
+        f"{tmp_path}/runs/tiny; give the file, or leave the flag out to begin anew"
+    ]
