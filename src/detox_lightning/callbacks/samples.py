@@ -57,4 +57,4 @@ def markdown_table(rows: list[tuple[str, str, float]]) -> str:
 def _cell(text: str) -> str:
     """Text that stays in one cell: bars, tags and line ends made harmless."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
-    return escaped.strip().replace("\n", "<br>")
+    return "<br>".join(escaped.strip().splitlines())

@@ -1,0 +1,102 @@
+"""Texts in, logits out: the same whatever else is in the batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from conftest import NAMES, word_tokenizer
+from detox_lightning.errors import InputError
+from detox_lightning.models.classifier import TextClassifier
+
+# lengths in no order, one empty, two alike
+TEXTS = [
+    *["you are not nice", "", "Ann : you fool , you stupid lazy moron !", "good", "good"],
+    *[" ".join(NAMES[: n % 8 + 1]) for n in (5, 1, 7, 2)],
+]
+
+
+def load(name: str, batch_size: int = 4) -> TextClassifier:
+    classifier = TextClassifier(name, batch_size)
+    classifier.load()
+    return classifier
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tiny_classifier: str) -> torch.Tensor:
+    """Logits by transformers alone, without batches or padding."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_classifier).eval()
+    tokenizer = word_tokenizer()
+    with torch.no_grad():
+        return torch.cat([model(tokenizer(t, return_tensors="pt").input_ids).logits for t in TEXTS])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_in_the_order_of_the_texts(
+    tiny_classifier: str, one_by_one: torch.Tensor, batch_size: int
+) -> None:
+    logits = load(tiny_classifier, batch_size)(TEXTS)
+    assert logits.shape == (9, 2)
+    torch.testing.assert_close(logits, one_by_one, atol=1e-5, rtol=0)
+    assert len({tuple(row) for row in one_by_one.tolist()}) == 8  # the texts do differ
+    assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("limit", [None, 8])
+def test_long_texts_are_cut(tiny_classifier: str, limit: int | None) -> None:
+    classifier = TextClassifier(tiny_classifier, 4, limit)
+    classifier.load()
+    widths = []
+    classifier.model.register_forward_pre_hook(
+        lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    # BERT's 64 positions, although the tokenizer says 512; the EOS is one of them
+    fits = limit or 64
+    for words, width in [(fits - 2, fits - 1), (fits - 1, fits), (fits, fits), (600, fits)]:
+        assert classifier([" ".join(["fool"] * words)]).isfinite().all()
+        assert widths.pop() == width
+
+
+def test_roberta_counts_its_positions_from_the_padding_on(tmp_path: Path) -> None:
+    config = RobertaConfig(
+        vocab_size=200,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=34,
+        pad_token_id=1,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    classifier = load(str(tmp_path))
+    assert classifier.max_tokens == 32
+    assert classifier([" ".join(["fool"] * 600)]).isfinite().all()
+
+
+def test_an_unknown_label_is_answered_with_the_known_ones(tiny_classifier: str) -> None:
+    classifier = load(tiny_classifier)
+    assert [classifier.label_index(label) for label in ("nothate", "hate")] == [0, 1]
+    with pytest.raises(InputError) as caught:
+        classifier.label_index("kind")
+    message = f"label 'kind': the classifier {tiny_classifier!r} has the labels nothate, hate"
+    assert str(caught.value) == message
+
+
+def test_nothing_in_it_learns(tiny_classifier: str) -> None:
+    classifier = load(tiny_classifier)
+    classifier.train()
+    assert not any(module.training for module in classifier.modules())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+def test_is_opened_once(tiny_classifier: str) -> None:
+    classifier = load(tiny_classifier)
+    model = classifier.model
+    classifier.load()
+    assert classifier.model is model

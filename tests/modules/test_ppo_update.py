@@ -1,0 +1,122 @@
+"""When a mini-batch is skipped, a rollout's passes end early, or training gives up."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from detox_lightning.errors import TrainingError
+from ppo_toys import Liking, WatchedPPO, equal, fit, listen, make_module
+
+
+class Turning(Liking):
+    """Gives a score of its own from the second rollout on."""
+
+    name = "turning"
+
+    def __init__(self, later: float):
+        super().__init__()
+        self.later = later
+        self.rollouts = 0
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        self.rollouts += 1
+        scores = super().forward(prompts, responses, references)
+        if self.rollouts > 1:
+            scores[2] = self.later
+        return scores
+
+
+def optimizer_steps(module: WatchedPPO) -> list[int]:
+    return [len(step.gradients) for step in module.watched]
+
+
+def test_a_mini_batch_above_the_ratio_threshold_is_skipped(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    module = make_module(tiny_t5, tiny_classifier, ratio_threshold=0.9)
+    fit(tmp_path, module, rollouts=2)
+    for step in module.watched:
+        assert step.metrics["ppo/skipped_minibatches"] == 4
+        assert equal(step.before, step.after)
+    assert optimizer_steps(module) == [0, 0]
+    assert not module.optimizers().optimizer.state
+
+
+def test_others_are_not(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A threshold just above 1 lets the first one pass, and holds back those that went too far."""
+    meters = listen(monkeypatch, "update")
+    module = make_module(tiny_t5, tiny_classifier, lr=0.1, ratio_threshold=1.01, ppo_epochs=4)
+    fit(tmp_path, module, rollouts=1)
+    ratios = [row["ppo/policy/ratio"] for row in meters[0].rows]
+    skipped = sum(ratio > 1.01 for ratio in ratios)
+    assert 0 < skipped < 8
+    assert module.watched[0].metrics["ppo/skipped_minibatches"] == skipped
+    assert optimizer_steps(module) == [8 - skipped]
+
+
+@pytest.fixture(scope="module")
+def passes(
+    tiny_t5: str, tiny_classifier: str, tmp_path_factory: pytest.TempPathFactory
+) -> list[float]:
+    """The KL from the rollout's policy at the end of each of four passes, if nothing stops them."""
+    with pytest.MonkeyPatch.context() as patch:
+        meters = listen(patch, "update")
+        module = make_module(tiny_t5, tiny_classifier, lr=1e-2, ppo_epochs=4)
+        fit(tmp_path_factory.mktemp("passes"), module, rollouts=1)
+    return [row["ppo/policy/policykl"] for row in meters[0].rows[1::2]]
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_passes_end_where_the_policy_has_gone_too_far(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path, passes: list[float], factor: float
+) -> None:
+    """A pass is the last one where the KL at its end is above 1.5 times the threshold."""
+    furthest = max(passes[:3])
+    assert furthest > 0
+    options = {"ppo_epochs": 4, "early_stop_kl": factor * furthest / 1.5}
+    module = make_module(tiny_t5, tiny_classifier, lr=1e-2, **options)
+    fit(tmp_path, module, rollouts=1)
+    expected = passes.index(furthest) + 1 if factor < 1 else 4
+    assert len(module.watched[0].orders) == expected
+    assert optimizer_steps(module) == [2 * expected]
+
+
+def test_a_loss_that_is_not_finite_stops_training(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    """A score of 1e30 squares to infinity."""
+    options = {"reward": Turning(1e30), "mini_batch_size": 8}
+    module = make_module(tiny_t5, tiny_classifier, **options)
+    with pytest.raises(TrainingError, match=r"rollout 1: the loss is inf.*scores far from 0"):
+        fit(tmp_path, module, rollouts=3)
+    assert optimizer_steps(module) == [2, 0]
+    assert equal(module.copies(), module.watched[0].after)
+    assert not equal(module.watched[0].after, module.watched[0].before)
+
+
+@pytest.mark.parametrize("later", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_stops_training(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path, later: float
+) -> None:
+    module = make_module(tiny_t5, tiny_classifier, reward=Turning(later))
+    with pytest.raises(TrainingError) as raised:
+        fit(tmp_path, module, rollouts=3)
+    response = module.watched[1].scored[2]
+    assert f"rollout 1: the reward 'turning' gave {later}" in str(raised.value)
+    assert repr(response) in str(raised.value)
+    assert equal(module.copies(), module.watched[0].after)
+
+
+def test_a_rollout_leaves_nothing_behind(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    """No gradient and no mode."""
+    module = make_module(tiny_t5, tiny_classifier)
+    fit(tmp_path, module, rollouts=1)
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not any(part.training for part in module.policy.modules())
+    assert torch.is_grad_enabled()

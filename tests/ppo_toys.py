@@ -1,0 +1,153 @@
+"""PPO on eight prompts with tiny models, and what happened in each of its rollouts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import PolicyOutput
+from detox_lightning.models.sampling import Sampling
+from detox_lightning.modules import ppo
+from detox_lightning.modules.ppo import PPOModule
+from detox_lightning.rewards import Reward
+from detox_lightning.rollout import Responses
+from toys import make_trainer, pairs_loader
+
+EOS = 1
+Parameters = dict[str, Tensor]
+
+
+class Liking(Reward):
+    """Likes some texts better than others, for no good reason."""
+
+    name = "liking"
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        return torch.tensor([sum(map(ord, text)) % 7 - 3.0 for text in responses])
+
+
+class ByPlace(Reward):
+    """Likes the first half of a batch."""
+
+    name = "place"
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        return (torch.arange(len(responses)) < len(responses) // 2).float()
+
+
+@dataclass
+class Watched:
+    """What happened in one rollout."""
+
+    responses: Responses
+    scored: list[str] = field(default_factory=list)
+    forwards: list[PolicyOutput] = field(default_factory=list)
+    gradients: list[Parameters] = field(default_factory=list)
+    orders: list[Tensor] = field(default_factory=list)
+    before: Parameters = field(default_factory=dict)
+    after: Parameters = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class WatchedPPO(PPOModule):
+    """Notes what happens; answers with ``given`` where there is something."""
+
+    given: list[list[int]] | None = None
+    watched: list[Watched]
+
+    def configure_model(self) -> None:
+        if self.policy is None:
+            torch.manual_seed(0)  # the same fresh adapter, whatever the seed of the noise
+            super().configure_model()
+            self.policy.register_forward_hook(self.note_forward)
+            self.watched = []
+
+    def respond(self, batch: PromptBatch) -> Responses:
+        responses = super().respond(batch) if self.given is None else as_responses(self.given)
+        self.watched.append(Watched(responses, before=self.copies()))
+        return responses
+
+    def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
+        self.watched[-1].scored = responses.texts
+        return super().score(batch, responses)
+
+    def shuffle(self, epoch: int, size: int) -> Tensor:
+        self.watched[-1].orders.append(super().shuffle(epoch, size))
+        return self.watched[-1].orders[-1]
+
+    def note_forward(self, policy: Any, rows: Any, output: PolicyOutput) -> None:
+        if torch.is_grad_enabled():
+            self.watched[-1].forwards.append(PolicyOutput(*(x.detach() for x in output)))
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.watched[-1].gradients.append(self.copies(lambda parameter: parameter.grad))
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.watched[-1].after = self.copies()
+        metrics = self.trainer.callback_metrics
+        self.watched[-1].metrics = {name: float(value) for name, value in metrics.items()}
+
+    def copies(self, what: Callable[[Tensor], Any] = lambda parameter: parameter) -> Parameters:
+        named = self.named_parameters()
+        return {name: what(p).detach().clone() for name, p in named if p.requires_grad}
+
+
+def as_responses(rows: list[list[int]]) -> Responses:
+    """Responses of these tokens, padded."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    mask = mask_from_lengths(response_lengths(ids, EOS), width)
+    return Responses(ids, mask, [" ".join(map(str, row)) for row in rows])
+
+
+def make_module(policy: str, classifier: str, lr: float = 1e-2, **options: Any) -> WatchedPPO:
+    """Two mini-batches of four in each of two passes."""
+    defaults = {
+        "reward": Liking(),
+        "lora": LoRA(r=4, alpha=8, dropout=0.1),
+        "sampling": Sampling(max_new_tokens=8),
+        "ppo_epochs": 2,
+        "mini_batch_size": 4,
+        "optimizer": lambda params: torch.optim.Adam(params, lr=lr),
+        "toxicity_model": classifier,
+        "seed": 0,
+    }
+    return WatchedPPO(policy, **{**defaults, **options})
+
+
+def fit(folder: Path, module: PPOModule, rollouts: int, **options: Any) -> Trainer:
+    """Rollouts of eight responses, each an epoch."""
+    ckpt_path = options.pop("ckpt_path", None)
+    trainer = make_trainer(folder, max_epochs=rollouts, **options)
+    trainer.fit(module, pairs_loader(8), ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def equal(ours: Parameters, other: Parameters) -> bool:
+    """Bit for bit."""
+    assert ours.keys() == other.keys()
+    return all(torch.equal(ours[name], other[name]) for name in ours)
+
+
+def close(ours: Parameters, other: Parameters, atol: float = 1e-6) -> bool:
+    assert ours.keys() == other.keys()
+    return all(torch.allclose(ours[name], other[name], rtol=0, atol=atol) for name in ours)
+
+
+def listen(monkeypatch: Any, name: str) -> list[Any]:
+    """Collects what a function returns to the module."""
+    function, heard = getattr(ppo, name), []
+
+    def heeded(*args: Any, **kwargs: Any) -> Any:
+        heard.append(function(*args, **kwargs))
+        return heard[-1]
+
+    monkeypatch.setattr(ppo, name, heeded)
+    return heard

@@ -1,0 +1,146 @@
+"""What one or two processes do, for ``test_distributed.py``; Lightning starts the second one.
+
+python tests/processes.py SCENARIO FOLDER
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from detox_lightning.__main__ import main
+from detox_lightning.algorithm.masks import mask_from_lengths
+from detox_lightning.algorithm.types import Experience
+from detox_lightning.cli import DetoxCLI
+from detox_lightning.data.batch import PromptBatch
+from detox_lightning.models.lora import LoRA
+from detox_lightning.modules import ppo
+from detox_lightning.modules.ppo import PPOModule
+from detox_lightning.rewards import ClassifierReward
+from detox_lightning.rollout import Responses
+from toys import PAIRS, collate_pairs, make_trainer
+
+TWO = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
+ROWS, MINI_BATCH, ROLLOUTS = 16, 8, 2  # over all processes
+
+
+def trained(module: PPOModule) -> dict[str, Tensor]:
+    """What learns."""
+    named = module.named_parameters()
+    return {name: p.detach().clone() for name, p in named if p.requires_grad}
+
+
+class Told(PPOModule):
+    """Is told its responses, their scores and the order of the update, each process its share."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.experiences: list[Experience] = []
+        self.gradients: list[dict[str, Tensor]] = []
+
+    def share(self, x: Tensor) -> Tensor:
+        """This process's rows."""
+        return x.chunk(self.trainer.world_size)[self.global_rank]
+
+    def respond(self, batch: PromptBatch) -> Responses:
+        generator = torch.Generator().manual_seed(self.rollouts)
+        # the last process's are the longest: the others' are padded less
+        lengths = torch.arange(ROWS) // 2 + 1
+        ids = torch.randint(3, 200, (ROWS, 8), generator=generator)
+        ids[torch.arange(ROWS), lengths - 1] = 1  # EOS
+        ids, lengths = self.share(ids), self.share(lengths)
+        mask = mask_from_lengths(lengths, int(lengths.max()))
+        return Responses(ids[:, : mask.shape[1]] * mask, mask, ["" for _ in lengths])
+
+    def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
+        generator = torch.Generator().manual_seed(-1 - self.rollouts)
+        return self.share(3 * torch.randn(ROWS, generator=generator))
+
+    def shuffle(self, epoch: int, size: int) -> Tensor:
+        """So that each mini-batch over all processes has the same rows, however many they are."""
+        generator = torch.Generator().manual_seed(epoch)
+        halves = torch.randperm(ROWS // 2, generator=generator).chunk(ROWS // MINI_BATCH)
+        if size == ROWS // 2:
+            return torch.cat(halves)
+        return torch.cat([torch.cat([half, half + ROWS // 2]) for half in halves])
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        named = self.named_parameters()
+        self.gradients.append({n: p.grad.clone() for n, p in named if p.requires_grad})
+
+
+def told(folder: Path, processes: int) -> dict[str, Any]:
+    """Two rollouts on what is told, and what came of them in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        judge = ppo.judge
+
+        def heeded(*args: Any, **kwargs: Any) -> Experience:
+            module.experiences.append(judge(*args, **kwargs))
+            return module.experiences[-1]
+
+        patch.setattr(ppo, "judge", heeded)
+        seed_everything(0)
+        module = Told(
+            str(folder / "t5"),
+            ClassifierReward(str(folder / "classifier")),
+            LoRA(r=4),
+            ppo_epochs=2,
+            mini_batch_size=MINI_BATCH // processes,
+            micro_batch_size=2,
+            optimizer=lambda params: torch.optim.SGD(params, lr=0.3),
+        )
+        options = TWO if processes == 2 else {}
+        trainer = make_trainer(folder, max_epochs=1, **options)
+        size = ROWS // processes
+        start = size * trainer.global_rank if processes == 2 else 0
+        batch = collate_pairs([(PAIRS * 2)[start + i] for i in range(size)])
+        trainer.fit(module, DataLoader([batch] * ROLLOUTS, batch_size=None))
+    return {
+        "advantages": [e.advantages for e in module.experiences],
+        "returns": [e.returns for e in module.experiences],
+        "gradients": module.gradients,
+        "weights": trained(module),
+        "kl_coef": module.kl_coef,
+        "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if "time" not in k},
+        "sampled": PPOModule.respond(module, collate_pairs(PAIRS)).texts,
+    }
+
+
+def fitted(folder: Path) -> dict[str, Any]:
+    """A recipe by the command line, and what came of it in this process."""
+    flags = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
+    cli = DetoxCLI(["fit", "--config", str(folder / "tiny.yaml"), *flags])
+    return {
+        "weights": trained(cli.model),
+        "kl_coef": cli.model.kl_coef,
+        "rollouts": cli.model.rollouts,
+        "samples": cli.model.samples,
+        "metrics": {k: float(v) for k, v in cli.trainer.callback_metrics.items()},
+    }
+
+
+def failing(folder: Path) -> None:
+    """A recipe by the command line, of which one process can't go on."""
+
+    def nonsense(self: ClassifierReward, prompts: list[str], *_: list[str]) -> Tensor:
+        rank = torch.distributed.get_rank()
+        return torch.full((len(prompts),), torch.nan if rank == 1 else 0.0)
+
+    ClassifierReward.forward = nonsense  # type: ignore[method-assign]
+    flags = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
+    main(["fit", "--config", str(folder / "tiny.yaml"), "--trainer.limit_val_batches=0", *flags])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    scenario, folder = sys.argv[1], Path(sys.argv[2])
+    if scenario == "failing":
+        failing(folder)
+    else:
+        came = {"fitted": fitted(folder), "told": told(folder, 2)}
+        torch.save(came, folder / f"rank{torch.distributed.get_rank()}.pt")

@@ -1,0 +1,101 @@
+"""Two processes learn as one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import detox_lightning
+import processes
+from command import tiny_recipe
+from conftest import save_classifier, tiny_t5_model, word_tokenizer
+
+SECONDS = 150  # no process may take longer, hanging ones included
+
+
+def start(scenario: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a scenario in two processes."""
+    source = Path(detox_lightning.__file__).parents[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(source), str(Path(__file__).parent)]),
+        "HF_DATASETS_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    words = [sys.executable, str(Path(processes.__file__)), scenario, str(folder)]
+    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    tiny_t5_model().save_pretrained(folder / "t5")
+    word_tokenizer().save_pretrained(folder / "t5")
+    save_classifier(folder / "classifier", ["nothate", "hate"])
+    tiny_recipe(folder, str(folder / "t5"), str(folder / "classifier"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    """What came of both scenarios in each of two processes."""
+    done = start("both", folder)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def same(one: Any, other: Any, tolerance: float) -> None:
+    torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
+
+
+def test_a_recipe_comes_to_its_end(ranks: list[dict[str, Any]], folder: Path) -> None:
+    first, second = (rank["fitted"] for rank in ranks)
+    assert first["rollouts"] == second["rollouts"] == 2
+    (run,) = (folder / "runs" / "tiny").iterdir()  # one process logs
+    assert (run / "adapter" / "adapter_model.safetensors").exists()
+    assert (run / "checkpoints" / "last.ckpt").exists()
+
+
+def test_processes_differ_in_what_they_sample_alone(ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["told"] for rank in ranks)
+    assert first["sampled"] != second["sampled"]  # of the same prompts, by the same weights
+    first, second = (rank["fitted"] for rank in ranks)
+    assert set(first["samples"].prompts).isdisjoint(second["samples"].prompts)
+    same(first["weights"], second["weights"], tolerance=0)
+    assert any(weight.any() for name, weight in first["weights"].items() if "lora_B" in name)
+    assert first["kl_coef"] == second["kl_coef"] != 0.2
+    shared = {name for name in first["metrics"] if not name.startswith("time/")}
+    assert {name: first["metrics"][name] for name in shared} == pytest.approx(
+        {name: second["metrics"][name] for name in shared}, nan_ok=True
+    )
+    assert "val/toxicity" in shared
+
+
+def test_two_processes_take_the_steps_of_one(ranks: list[dict[str, Any]], folder: Path) -> None:
+    alone = processes.told(folder, 1)
+    first, second = (rank["told"] for rank in ranks)
+    for name in ("advantages", "returns"):
+        for rollout, whole in enumerate(alone[name]):
+            parts = [first[name][rollout], second[name][rollout]]
+            width = whole.shape[1]
+            padded = [torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in parts]
+            assert parts[0].shape[1] < width
+            same(torch.cat(padded), whole, tolerance=1e-5)
+    assert len(alone["gradients"]) == 2 * 2 * 2  # rollouts × epochs × mini-batches
+    for rank in (first, second):
+        same(rank["gradients"], alone["gradients"], tolerance=1e-5)
+        same(rank["weights"], alone["weights"], tolerance=1e-5)
+        assert rank["kl_coef"] == pytest.approx(alone["kl_coef"], abs=1e-6)
+        assert rank["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)
+    assert alone["kl_coef"] != 0.2
+
+
+def test_no_process_waits_for_one_that_failed(folder: Path) -> None:
+    done = start("failing", folder)
+    assert done.returncode != 0
+    assert "error: rollout 0: the reward 'nothate' gave nan for the response" in done.stderr

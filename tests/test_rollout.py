@@ -1,0 +1,159 @@
+"""From prompts to a rollout: responses, scores, and what policy and reference say of them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import word_tokenizer
+from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
+from detox_lightning.algorithm.types import Rollout
+from detox_lightning.errors import TrainingError
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.sampling import Sampling
+from detox_lightning.rewards import Reward
+from detox_lightning.rollout import Responses, measure, respond, score
+from ppo_toys import EOS, as_responses
+from toys import PAIRS, collate_pairs
+
+BATCH = collate_pairs(PAIRS[:4])
+TOKENIZER = word_tokenizer()
+ANN, IS, ANGRY = TOKENIZER("Ann is angry", add_special_tokens=False)["input_ids"]
+RESPONSES = as_responses([[ANN, IS, EOS], [EOS], [ANN, IS, ANGRY, ANN, IS], [ANGRY, EOS]])
+SCORES = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_t5: str) -> Policy:
+    """One that has gone some way from its reference."""
+    policy = load_policy(tiny_t5, LoRA(r=4), Sampling())
+    torch.manual_seed(0)
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return policy.double()  # so that rounding doesn't hide what would be a mistake
+
+
+def speaker(*rows: list[int]) -> Any:
+    """A policy that gives these responses, padded as ``generate`` pads them."""
+    ids = torch.tensor(rows)
+    return SimpleNamespace(generate=lambda *prompts, **options: ids, eos_token_id=EOS)
+
+
+def test_texts_have_no_special_tokens() -> None:
+    responses = respond(
+        speaker([ANN, IS, ANGRY, EOS], [ANN, 0, EOS, 0], [EOS, 0, 0, 0]), TOKENIZER, BATCH
+    )
+    assert responses.texts == ["Ann is angry", "Ann", ""]
+
+
+def test_masks_go_by_eos_and_length() -> None:
+    responses = respond(
+        speaker([ANN, IS, ANGRY, IS], [ANN, 0, EOS, 0], [EOS, 0, 0, 0]), TOKENIZER, BATCH
+    )
+    assert responses.mask.int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]]
+    assert responses.has_eos(EOS).tolist() == [False, True, True]
+
+
+def test_columns_of_padding_alone_are_cut() -> None:
+    responses = respond(speaker([ANN, EOS, 0, 0], [EOS, 0, 0, 0]), TOKENIZER, BATCH)
+    assert responses.ids.tolist() == [[ANN, EOS], [EOS, 0]]
+    assert respond(speaker([EOS, 0], [EOS, 0]), TOKENIZER, BATCH).ids.tolist() == [[EOS], [EOS]]
+
+
+def test_an_eos_after_the_end_is_none() -> None:
+    mask = torch.tensor([[True, True, False]])
+    assert not Responses(torch.tensor([[5, 6, EOS]]), mask, [""]).has_eos(EOS).any()
+
+
+def test_a_policy_answers(policy: Policy) -> None:
+    options = policy.sampling.generate_options(limit=5)
+    torch.manual_seed(0)
+    responses = respond(policy, TOKENIZER, BATCH, **options)
+    assert responses.ids.shape == responses.mask.shape
+    assert responses.ids.shape[1] <= 5
+    assert responses.mask[:, 0].all()
+
+
+class Grading(Reward):
+    name = "grades"
+
+    def __init__(self, *grades: float):
+        super().__init__()
+        self.grades = torch.tensor(grades, dtype=torch.float64)
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        assert (prompts, references) == (BATCH.prompts, BATCH.references)
+        return self.grades
+
+
+def test_scores_are_float32() -> None:
+    scores = score(Grading(1, 2, 3, 4), BATCH, RESPONSES, "rollout 3")
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("grade", [float("nan"), float("-inf")])
+def test_a_score_that_is_not_finite_is_named(grade: float) -> None:
+    with pytest.raises(TrainingError, match=rf"rollout 3: .*'grades' gave {grade} .*'1'"):
+        score(Grading(1, grade, 3, 4), BATCH, RESPONSES, "rollout 3")
+
+
+@pytest.mark.parametrize("estimator", ["k1", "abs", "k2", "k3", "full"])
+def test_measure(policy: Policy, estimator: Estimator) -> None:
+    rollout = measure(policy, BATCH, RESPONSES, SCORES, estimator)
+    rows = BATCH.prompt_ids, BATCH.prompt_mask, RESPONSES.ids
+    with torch.no_grad():
+        now = policy(*rows)
+        with policy.reference():
+            reference = policy(*rows)
+    assert torch.equal(rollout.old_logprobs, now.logprobs)
+    assert torch.equal(rollout.ref_logprobs, reference.logprobs)
+    assert torch.equal(rollout.values, now.values)
+    assert torch.equal(rollout.entropy, now.entropy)
+    if estimator == "full":
+        assert torch.equal(rollout.kl, full_kl(now.logits, reference.logits))
+    else:
+        expected = kl_estimate(now.logprobs, reference.logprobs, estimator)
+        assert torch.equal(rollout.kl, expected)
+    assert rollout.kl.abs().max() > 1e-3
+    assert not any(field.requires_grad for field in rollout)
+    assert rollout.response_mask is RESPONSES.mask
+    assert rollout.scores is SCORES
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 4])
+def test_micro_batches_measure_the_same(policy: Policy, micro_batch_size: int) -> None:
+    whole = measure(policy, BATCH, RESPONSES, SCORES)
+    parts = measure(policy, BATCH, RESPONSES, SCORES, micro_batch_size=micro_batch_size)
+    assert agree(whole, parts)
+
+
+def agree(ours: Rollout, other: Rollout) -> bool:
+    pairs = zip(ours, other, strict=True)
+    return all(torch.allclose(x.double(), y.double(), rtol=0, atol=1e-6) for x, y in pairs)
+
+
+def test_the_order_of_prompts_makes_no_difference(policy: Policy) -> None:
+    order = torch.tensor([3, 1, 0, 2])
+    shuffled_batch = BATCH._replace(
+        prompt_ids=BATCH.prompt_ids[order], prompt_mask=BATCH.prompt_mask[order]
+    )
+    shuffled = RESPONSES._replace(ids=RESPONSES.ids[order], mask=RESPONSES.mask[order])
+    whole = measure(policy, BATCH, RESPONSES, SCORES)
+    other = measure(policy, shuffled_batch, shuffled, SCORES[order])
+    assert agree(Rollout(*(field[order] for field in whole)), other)
+
+
+@pytest.mark.parametrize("kind", ["fresh", "loaded"])
+def test_at_the_start_the_kl_is_0(tiny_t5: str, tmp_path: Path, policy: Policy, kind: str) -> None:
+    start = tiny_t5
+    if kind == "loaded":
+        policy.model.save_pretrained(tmp_path)
+        start = str(tmp_path)
+    rollout = measure(load_policy(start, LoRA(), Sampling()), BATCH, RESPONSES, SCORES)
+    assert rollout.kl.abs().max() < 1e-6
