@@ -1,0 +1,73 @@
+"""RLOO, GRPO and REINFORCE by hand: two prompts with two or three responses each."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from detox_lightning.algorithm.advantages import (
+    GRPO,
+    RLOO,
+    AdvantageEstimator,
+    Reinforce,
+    batch_baseline,
+    group_relative,
+    leave_one_out,
+)
+from detox_lightning.errors import InputError
+
+TOTALS = torch.tensor([1.0, 2.0, 6.0, -1.0, -1.0, 2.0])
+
+
+def test_leave_one_out_is_reward_less_mean_of_the_others() -> None:
+    expected = [1 - 4, 2 - 3.5, 6 - 1.5, -1 - 0.5, -1 - 0.5, 2 + 1]
+    torch.testing.assert_close(leave_one_out(TOTALS, 3), torch.tensor(expected))
+
+
+def test_group_relative_is_standardized_in_each_group() -> None:
+    stds = [7**0.5, 3**0.5]  # of 1, 2, 6 around 3 and of -1, -1, 2 around 0, divided by n - 1
+    expected = [-2 / stds[0], -1 / stds[0], 3 / stds[0], -1 / stds[1], -1 / stds[1], 2 / stds[1]]
+    scaled = group_relative(TOTALS, 3)
+    torch.testing.assert_close(scaled, torch.tensor(expected), rtol=2e-4, atol=0)
+    centred = group_relative(TOTALS, 3, scale=False)
+    torch.testing.assert_close(centred, torch.tensor([-2.0, -1, 3, -1, -1, 2]))
+
+
+def test_group_of_equal_rewards_has_no_advantage() -> None:
+    assert torch.equal(group_relative(torch.full((4,), 2.5), 2), torch.zeros(4))
+    assert torch.equal(leave_one_out(torch.full((4,), 2.5), 4), torch.zeros(4))
+
+
+def test_batch_baseline_is_the_mean_over_all_ranks() -> None:
+    torch.testing.assert_close(batch_baseline(TOTALS), TOTALS - 1.5)
+
+    def with_another_rank(sums: Tensor) -> Tensor:  # whose two responses have reward 9 in all
+        return sums + torch.tensor([9.0, 2.0])
+
+    torch.testing.assert_close(batch_baseline(TOTALS, with_another_rank), TOTALS - 18 / 8)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        (RLOO(2), [-2.0, 2.0]),
+        (GRPO(2, scale=False), [-1.0, 1.0]),
+        (Reinforce(), [-1.0, 1.0]),
+    ],
+)
+def test_every_token_gets_its_responses_advantage(
+    estimator: AdvantageEstimator, expected: list[float]
+) -> None:
+    rewards = torch.tensor([[0.5, 0.5, 0.0], [-1.0, 1.0, 3.0]])  # 1 and 3 in all
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    values = torch.full((2, 3), 7.0)  # of a head that isn't asked
+    advantages, returns = estimator(rewards, values, mask)
+    wanted = torch.where(mask, torch.tensor(expected)[:, None], 0)
+    torch.testing.assert_close(advantages, wanted)
+    assert torch.equal(returns, torch.zeros(2, 3))
+    assert not estimator.uses_values
+
+
+@pytest.mark.parametrize("estimator", [RLOO, GRPO])
+def test_one_response_has_nothing_to_be_compared_with(estimator: type) -> None:
+    with pytest.raises(InputError, match="advantage.k=1: .* give 2 or more"):
+        estimator(k=1)
