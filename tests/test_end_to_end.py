@@ -17,7 +17,7 @@ from detox_lightning.cli import DetoxCLI
 from detox_lightning.demo import ASSETS
 from detox_lightning.modules.ppo import PPOModule
 
-ROLLOUTS = 24
+ROLLOUTS = 20
 SMALL = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
@@ -77,7 +77,7 @@ def test_it_learns_to_summarize_without_insults(folder: Path) -> None:
     )
     assert before["kl"] == pytest.approx(0, abs=1e-4)
     assert before["toxicity"] > 0.3
-    assert after["toxicity"] < 0.3 * before["toxicity"]
+    assert after["toxicity"] < 0.25 * before["toxicity"]
     assert after["score"] > before["score"] + 1
     # and not by saying nothing
     assert after["rougeL"] > before["rougeL"] - 0.02
@@ -118,7 +118,7 @@ def test_predictions_keep_the_prompts_order(folder: Path) -> None:
 def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ["--data.batch_size=8", "--trainer.limit_train_batches=2", "--trainer.max_epochs=2"]
+    flags = ["--data.batch_size=4", "--trainer.limit_train_batches=2", "--trainer.max_epochs=2"]
     flags += ["--trainer.limit_val_batches=0", "--model.sampling.max_new_tokens=16"]
     demo("fit", tmp_path, *flags, "--trainer.logger.name=whole")
 

@@ -9,7 +9,7 @@ import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor
@@ -318,6 +318,12 @@ class PPOModule(LightningModule):
             InputError: If sizes don't divide or the precision would overflow.
         """
         refuse_half(str(self.trainer.precision))
+        if stage == "fit" and not self.sampling.is_exact:
+            rank_zero_warn(
+                f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "
+                "responses come from a narrower distribution than the one whose log-probabilities "
+                "are trained on; top_k=0 and top_p=1 are exact"
+            )
         size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
         if stage == "fit" and size is not None:
             self.check_batch_size(size)
