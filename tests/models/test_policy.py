@@ -188,6 +188,12 @@ def test_the_reference_leaves_no_trace(policy: Policy) -> None:
     assert all(torch.equal(p, weights[name]) for name, p in policy.named_parameters())
 
 
+def test_the_reference_never_learns(policy: Policy) -> None:
+    with policy.reference():
+        assert not any(".reference." in name for name in trainable(policy))
+    assert policy.parameter_counts()["reference_trainable"] == 0
+
+
 def test_reference_if(policy: Policy) -> None:
     disturb(policy)
     policy_logits = policy(*rows()).logits

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from conftest import save_classifier, word_tokenizer
 from detox_lightning.algorithm.kl import KLPenalty
@@ -70,13 +71,20 @@ def test_the_reference_is_the_policy_as_it_began(trained: WatchedPPO) -> None:
     assert all(abs(kl) > 1e-3 for kl in others)
 
 
+class TrainMode(Callback):
+    """Does before every rollout what TRL does after every update."""
+
+    def on_train_batch_start(self, trainer: Any, module: WatchedPPO, *args: Any) -> None:
+        module.train()
+
+
 def test_the_first_mini_batch_of_every_rollout_has_ratio_1(
     start: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a dropout of 0.1 in base and adapter, which must not act, in whatever mode we are."""
+    """With a dropout of 0.1 in base and adapter, even where somebody asks for train mode."""
     meters, rollouts = listen(monkeypatch, "update"), listen(monkeypatch, "measure")
     module = make_module(start, tiny_classifier)
-    fit(tmp_path, module, rollouts=3)
+    fit(tmp_path, module, rollouts=3, callbacks=[TrainMode()])
     assert module.policy.base.config.dropout_rate == 0.1
     for meter, rollout, step in zip(meters, rollouts, module.watched, strict=True):
         rows = step.orders[0][:4]
