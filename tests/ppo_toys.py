@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import PolicyOutput
 from detox_lightning.models.sampling import Sampling

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from detox_lightning.__main__ import main
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.algorithm.types import Experience
+from detox_lightning.batch import PromptBatch
 from detox_lightning.cli import DetoxCLI
-from detox_lightning.data.batch import PromptBatch
 from detox_lightning.models.lora import LoRA
 from detox_lightning.modules import ppo
 from detox_lightning.modules.ppo import PPOModule

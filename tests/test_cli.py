@@ -163,9 +163,12 @@ WRONG = {
     "'probability', 'log_odds']. Got value: odds",
     "--model.optimizer.lr=high": "--model.optimizer.lr: Expected a float; Expected a dot import "
     "path string: high; Given value: high",
+    '--model.kl={"coef": "high"}': "--model.kl.coef: Not of type NonNegativeFloat: could not "
+    "convert string to float: 'high'",
+    "--model.kl={coef:1}": "--model.kl: Unable to load config '{coef:1}'\n",
     "--trainer.max_epochs=many": "--trainer.max_epochs: Expected a int; Given value: many",
     "--model=NoModule": "--model: Expected a dot import path string: NoModule",
-    "--config=none.yaml": "--config: File does not exist: '{here}/none.yaml'",
+    "--config=none.yaml": "--config: File does not exist: 'HERE/none.yaml'",
     "--config=typo.yaml": "--model.mini_batch_siz: there is no such option",
     "--model.sampling.min_new_tokens=49": "sampling.min_new_tokens=49 is above max_new_tokens=48",
     "--model.micro_batch_size=3": "model.mini_batch_size=8 is not a multiple of "
@@ -180,7 +183,7 @@ def test_what_makes_no_sense_is_told_in_a_line(flag: str) -> None:
     outcome = run("fit", "--config", DEMO, flag)
     assert (outcome.code, outcome.out) == (2, "")
     (line,) = outcome.errors
-    assert line.startswith("error: " + WRONG[flag].format(here=Path.cwd()))
+    assert f"{line}\n".startswith("error: " + WRONG[flag].replace("HERE", str(Path.cwd())))
     assert "usage:" not in outcome.err
     assert "Traceback" not in outcome.err
 
@@ -190,6 +193,15 @@ def test_what_is_missing_is_named() -> None:
     words = ("fit", "--model=PPOModule", "--data=DialogueDataModule", "--data.source=s")
     missing = "error: --model: the following arguments are required: policy, reward"
     assert run(*words).errors == [missing]
+
+
+def test_an_option_may_be_called_like_the_one_it_is_in() -> None:
+    supervised = str(ROOT / "configs" / "supervised.yaml")
+    for flag, line in [
+        ("--model.model=[1]", "error: --model.model: Expected a str. Got value: [1]"),
+        ("--model.lora.r=0", "error: --model.lora.r: Not of type PositiveInt: 0 does not"),
+    ]:
+        assert run("fit", "--config", supervised, flag).err.startswith(line)
 
 
 def test_messages_without_a_key_stay_as_they_are() -> None:

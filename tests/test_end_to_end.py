@@ -118,14 +118,15 @@ def test_predictions_keep_the_prompts_order(folder: Path) -> None:
 def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ["--data.batch_size=4", "--trainer.limit_train_batches=2", "--trainer.max_epochs=2"]
+    flags = ["--data.batch_size=4", "--trainer.limit_train_batches=3", "--trainer.max_epochs=2"]
     flags += ["--trainer.limit_val_batches=0", "--model.sampling.max_new_tokens=16"]
+    flags += ["--checkpoint.every_n_train_steps=4"]  # a rollout is 2 × 2 of them
     demo("fit", tmp_path, *flags, "--trainer.logger.name=whole")
 
     respond = PPOModule.respond
 
     def broken_off(self: PPOModule, *args: Any) -> Any:
-        if self.rollouts == 2:
+        if self.rollouts == 2:  # in the middle of an epoch
             raise KeyboardInterrupt
         return respond(self, *args)
 
@@ -139,7 +140,7 @@ def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(
         torch.load(tmp_path / place / "checkpoints" / "last.ckpt", weights_only=True)
         for place in ("whole/version_0", "broken/version_0", "broken/version_1")
     )
-    assert [c["detox_lightning"]["rollouts"] for c in (whole, half, resumed)] == [4, 2, 4]
+    assert [c["detox_lightning"]["rollouts"] for c in (whole, half, resumed)] == [6, 2, 6]
     assert resumed["detox_lightning"] == whole["detox_lightning"]
     assert resumed["lr_schedulers"] == whole["lr_schedulers"]
     for part in ("state_dict", "optimizer_states"):

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.data.encoding import pad
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.lora import LoRA

@@ -45,8 +45,9 @@ KNOWN_WARNINGS = (
 
 # what jsonargparse says around the point: other members of a union, whole configurations
 PADDING = re.compile(
-    r"Does not validate against|Subtypes:|Errors:|Problem with given class_path|Given value type:"
-    r"|Given value: (?:NestedArg|Namespace|{)|Expected a <class 'NoneType'>|Expected a path but|$"
+    r"Does not validate against|Subtypes:|Errors:|Problem with given class_path|Parser key"
+    r"|Given value type:|Given value: (?:NestedArg|Namespace|{)|Expected a <class 'NoneType'>"
+    r"|Expected a path but|$"
 )
 
 
@@ -79,8 +80,8 @@ def condense(message: str) -> str:
     """
     message = re.sub(r".*callable class: (Option)|\. Got value: Namespace.*", r"\1", message)
     flag, indent, end = "", -1, 0
-    for key in re.finditer(r'^([ -]*).*?Parser key "(.+?)":', message, re.MULTILINE):
-        if len(key[1]) > indent and not flag.endswith(key[2]):
+    for key in re.finditer(r'^( *)(?:Type .*)?Parser key "(.+?)":', message, re.MULTILINE):
+        if len(key[1]) > indent:
             flag, indent, end = f"{flag}.{key[2]}".lstrip("."), len(key[1]), key.end()
     if not flag:
         return message

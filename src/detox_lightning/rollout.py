@@ -8,7 +8,7 @@ from torch import Tensor
 from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
 from detox_lightning.algorithm.types import Rollout
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import TrainingError
 from detox_lightning.models.policy import Policy, PolicyOutput
 from detox_lightning.rewards import Reward
@@ -100,7 +100,7 @@ def measure(
         scores: ``[b]``.
         estimator: Of the KL divergence.
         micro_batch_size: Rows of one forward pass; None for all. The update's size keeps the first
-            ratio at 1 to the last bit.
+            ratio at 1 to rounding.
     """
     rows = torch.arange(len(scores), device=scores.device).split(micro_batch_size or len(scores))
     parts = [_measure_rows(policy, batch, responses.ids, index, estimator) for index in rows]

@@ -69,5 +69,5 @@ def test_every_token_gets_its_responses_advantage(
 
 @pytest.mark.parametrize("estimator", [RLOO, GRPO])
 def test_one_response_has_nothing_to_be_compared_with(estimator: type) -> None:
-    with pytest.raises(InputError, match="advantage.k=1: .* give 2 or more"):
+    with pytest.raises(InputError, match=r"advantage\.k=1: .* give 2 or more"):
         estimator(k=1)

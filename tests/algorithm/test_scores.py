@@ -11,6 +11,7 @@ from algorithm.strategies import numbers
 from detox_lightning.algorithm.scores import (
     RunningMoments,
     ScoreShaping,
+    penalize_missing_eos,
     shape_scores,
     token_rewards,
 )
@@ -24,17 +25,20 @@ MOMENTS = RunningMoments(count=5.0, mean=1.0, variance=3.2)  # standard deviatio
     ("shaping", "expected"),
     [
         (ScoreShaping(), [1, -2, 4]),
-        (ScoreShaping(missing_eos_penalty=0.5), [1, -2, 3.5]),
         (ScoreShaping(scale=True), [0.5, -1, 2]),
         (ScoreShaping(scale=True, normalize=True), [0, -1.5, 1.5]),
         (ScoreShaping(clip=1.5), [1, -1.5, 1.5]),
-        (ScoreShaping(scale=True, normalize=True, clip=1.0, missing_eos_penalty=2), [0, -1, 0.5]),
+        (ScoreShaping(scale=True, normalize=True, clip=1.0), [0, -1, 1]),
     ],
 )
 def test_shape_scores(shaping: ScoreShaping, expected: list[float]) -> None:
-    shaped = shape_scores(SCORES, HAS_EOS, shaping, MOMENTS)
+    shaped = shape_scores(SCORES, shaping, MOMENTS)
     assert shaped.tolist() == pytest.approx(expected, abs=1e-6)
     assert SCORES.tolist() == [1, -2, 4]
+
+
+def test_only_a_cut_response_is_penalized() -> None:
+    assert penalize_missing_eos(SCORES, HAS_EOS, 0.5).tolist() == [1, -2, 3.5]
 
 
 def test_a_mean_is_subtracted_only_in_units_of_the_deviation() -> None:

@@ -6,7 +6,7 @@ import datasets
 import pytest
 from jsonargparse import ArgumentParser
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
 from detox_lightning.errors import InputError
 

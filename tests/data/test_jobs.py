@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.data.prompts import PromptForm
 from detox_lightning.errors import InputError
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
 
 from .conftest import TEMPLATE, dialogue_rows, write

@@ -1,4 +1,5 @@
-"""The demo world: what its scenes and its labelled texts must hold, read from the texts alone."""
+"""The demo world: what its scenes and its labelled texts must hold, read from itertools import pairwise
+from the texts alone."""
 
 import re
 from collections import Counter
@@ -206,7 +207,7 @@ def test_labels_follow_the_insult_and_not_other_cues() -> None:
 
 def test_labels_are_shuffled_and_texts_varied() -> None:
     texts = labeled_texts(1000, seed=0)
-    flips = sum(a.label != b.label for a, b in zip(texts, texts[1:], strict=False))
+    flips = sum(a.label != b.label for a, b in pairwise(texts))
     assert 400 < flips < 600
     assert len({text for text, _ in texts}) > 850
 

@@ -22,7 +22,7 @@ from detox_lightning.algorithm.masks import Reduce, alone, masked_moments
 from detox_lightning.algorithm.metrics import UpdateMeter
 from detox_lightning.algorithm.scores import ScoreShaping
 from detox_lightning.algorithm.types import Experience, Rollout
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import REFERENCE, Policy, PolicyOutput, load_policy
 from detox_lightning.models.sampling import Sampling

@@ -71,10 +71,10 @@ def test_kl(recorded: Recorded) -> None:
 def test_rewards(recorded: Recorded) -> None:
     golden, mask = recorded.golden, recorded.mask
     shaping, moments = module_options(golden.config)["scores"], RunningMoments()
-    for _, responses, scores in episodes()[: recorded.step + 1]:
+    for _, _, scores in episodes()[: recorded.step + 1]:
         if shaping.scale:
             moments.update(scores)
-        shaped = shape_scores(scores, responses.has_eos(EOS), shaping, moments)
+        shaped = shape_scores(scores, shaping, moments)
     recorded.check("scores", shaped, recorded["scores_after_scaling"])
     kl_coef = golden.steps[recorded.step]["kl_coef_before"]
     rewards = token_rewards(shaped, recorded["kl"], mask, kl_coef)

@@ -7,6 +7,7 @@ from detox_lightning.algorithm.masks import Reduce, alone, whiten
 from detox_lightning.algorithm.scores import (
     RunningMoments,
     ScoreShaping,
+    penalize_missing_eos,
     shape_scores,
     token_rewards,
 )
@@ -34,9 +35,10 @@ def judge(
         reduce: Sum over ranks.
     """
     mask = rollout.response_mask
+    scores = penalize_missing_eos(rollout.scores, has_eos, shaping.missing_eos_penalty)
     if shaping.scale:
-        moments.update(rollout.scores, reduce)
-    scores = shape_scores(rollout.scores, has_eos, shaping, moments)
+        moments.update(scores, reduce)
+    scores = shape_scores(scores, shaping, moments)
     rewards = token_rewards(scores, rollout.kl, mask, kl_coef)
     if shaping.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)

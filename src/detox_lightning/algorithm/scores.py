@@ -67,21 +67,31 @@ class RunningMoments:
         self.count = seen
 
 
-def shape_scores(
-    scores: Tensor, has_eos: Tensor, shaping: ScoreShaping, moments: RunningMoments
-) -> Tensor:
-    """Penalizes, scales, normalizes and clips the scores.
+def penalize_missing_eos(scores: Tensor, has_eos: Tensor, penalty: float) -> Tensor:
+    """Subtracts from the scores of responses that the length limit cut off.
 
     Args:
-        scores: ``[b]`` raw.
+        scores: ``[b]``.
         has_eos: ``[b]`` bool.
+        penalty: How much, in units of the score.
+
+    Returns:
+        ``[b]``.
+    """
+    return torch.where(has_eos, scores, scores - penalty)
+
+
+def shape_scores(scores: Tensor, shaping: ScoreShaping, moments: RunningMoments) -> Tensor:
+    """Normalizes, scales and clips the scores.
+
+    Args:
+        scores: ``[b]``.
         shaping: What to do.
         moments: Of the scores so far, this rollout's included.
 
     Returns:
         ``[b]``.
     """
-    scores = scores - shaping.missing_eos_penalty * (~has_eos).to(scores.dtype)
     if shaping.normalize:
         scores = scores - moments.mean
     if shaping.scale:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.data.encoding import Encoding
 from detox_lightning.data.prompts import FIELD, Dialogues, PromptCollator, PromptForm
 from detox_lightning.data.sampler import Feed

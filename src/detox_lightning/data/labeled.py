@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from detox_lightning.data.batch import LabeledBatch
+from detox_lightning.batch import LabeledBatch
 from detox_lightning.data.encoding import Encoding
 from detox_lightning.data.labels import Classes, LabeledCollator, LabeledTexts, encode_texts
 from detox_lightning.data.sampler import Feed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.data.batch import LabeledBatch
+from detox_lightning.batch import LabeledBatch
 from detox_lightning.data.encoding import Encoding, pad
 from detox_lightning.data.sources import MissingSplit, check_labels, check_text, load_rows
 from detox_lightning.data.splits import Counted

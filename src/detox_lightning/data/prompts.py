@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.data.encoding import Encoding, pad
 from detox_lightning.data.sources import check_text, load_rows
 from detox_lightning.data.splits import Counted, nonempty, within

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.evaluation.judge import Toxicity, judge_responses
 from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.models.policy import Policy

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.policy import Policy

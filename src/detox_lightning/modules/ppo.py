@@ -21,7 +21,7 @@ from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import check_divides
 from detox_lightning.evaluation.evaluator import Evaluator, relative_change
 from detox_lightning.evaluation.judge import Toxicity
@@ -390,5 +390,6 @@ class PPOModule(LightningModule):
             folder: Where to.
         """
         save_model(self.policy.model, self.tokenizer, folder)
+        self.policy.generation_config.save_pretrained(folder)
         if self.policy.value_head is not None:
             save_file(self.policy.value_head.state_dict(), Path(folder) / "value_head.safetensors")

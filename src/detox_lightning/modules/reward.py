@@ -20,7 +20,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from detox_lightning.data.batch import LabeledBatch
+from detox_lightning.batch import LabeledBatch
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import load_model, load_tokenizer, open_by_name, save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from detox_lightning.data.batch import PromptBatch
+from detox_lightning.batch import PromptBatch
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import (

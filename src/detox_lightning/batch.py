@@ -1,4 +1,4 @@
-"""What the data modules hand to the training stages."""
+"""What the data modules hand to the training stages: named tuples of tensors and texts."""
 
 from typing import NamedTuple
 
