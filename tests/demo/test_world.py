@@ -1,8 +1,9 @@
-"""The demo world: what its scenes and its labelled texts must hold, read from itertools import pairwise
+"""The demo world: what its scenes and its labelled texts must hold, read
 from the texts alone."""
 
 import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
