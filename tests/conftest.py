@@ -18,6 +18,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+# tiny models are faster so, and other programs on the machine don't hold them up
+torch.set_num_threads(1)
+
 LINES = """\
 Ann Bob Eve Dan Kim Lee Max Zoe
 angry calm glad sad tired keen shy proud

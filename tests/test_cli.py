@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import detox_lightning
-from command import DEMO, ROOT, printed, run, tiny_recipe
+from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
 from detox_lightning.__main__ import find_cause
 from detox_lightning.cli import DetoxCLI, condense
 from detox_lightning.errors import InputError, TrainingError
@@ -76,44 +76,31 @@ def test_print_config_opens_no_weights() -> None:
     assert config["trainer"]["num_sanity_val_steps"] == 0
 
 
-def test_a_process_that_only_answers_imports_nothing_heavy() -> None:
-    script = (
-        "import sys\n"
-        "from detox_lightning.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit as end: code = end.code\n"
-        "heavy = ('peft', 'datasets', 'transformers.modeling_utils')\n"
-        "sys.exit(code or int(any(name in sys.modules for name in heavy)))"
+def test_the_module_answers_before_it_imports_anything_heavy() -> None:
+    source = Path(detox_lightning.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONWARNINGS": "ignore"}
+    words = ["-m", "detox_lightning", "fit", "--config", DEMO, "--model.ppo_epoch=1"]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
     )
-    words = [sys.executable, "-c", script, "fit", "--config", DEMO, "--print_config"]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "policy: demo:policy" in done.stdout
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time")}
+    assert "detox_lightning.modules.ppo" in imported
+    assert imported.isdisjoint({"peft", "datasets", "transformers.modeling_utils"})
+    assert [line for line in lines if not line.startswith("import time")] == [
+        "error: --model.ppo_epoch: there is no such option",
+        "See python -m detox_lightning fit --help",
+    ]
 
 
-def test_the_module_and_the_script_are_the_same_door() -> None:
+def test_the_script_is_the_module() -> None:
     script = '[project.scripts]\ndetox-lightning = "detox_lightning.__main__:main"\n'
     assert script in (ROOT / "pyproject.toml").read_text()
-    words = [
-        sys.executable,
-        "-m",
-        "detox_lightning",
-        "fit",
-        "--config",
-        DEMO,
-        "--model.ppo_epoch=1",
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=120)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "error: --model.ppo_epoch: there is no such option\n"
-        "See python -m detox_lightning fit --help\n"
-    )
-
-
-def environment() -> dict[str, str]:
-    source = str(Path(detox_lightning.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": source, "PYTHONWARNINGS": "ignore"}
 
 
 # -- what wins over what
@@ -139,6 +126,17 @@ def test_the_seed_has_a_default() -> None:
     words += ("--model.reward.model=c", "--data=DialogueDataModule", "--data.source=s")
     assert printed("fit", *words)["seed_everything"] == 42
     assert printed("fit", *words, "--seed_everything=7")["seed_everything"] == 7
+
+
+@pytest.mark.parametrize(("flag", "threads"), [("--threads=3", 3), ("--threads=null", 2)])
+def test_threads(flag: str, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        IdleCLI(["fit", "--config", DEMO, flag])
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 # -- what is refused

@@ -17,20 +17,6 @@ from conftest import save_classifier, tiny_t5_model, word_tokenizer
 SECONDS = 150  # no process may take longer, hanging ones included
 
 
-def start(scenario: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a scenario in two processes."""
-    source = Path(detox_lightning.__file__).parents[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(source), str(Path(__file__).parent)]),
-        "HF_DATASETS_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    words = [sys.executable, str(Path(processes.__file__)), scenario, str(folder)]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=SECONDS)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
@@ -42,11 +28,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranks(folder: Path) -> list[dict[str, Any]]:
-    """What came of both scenarios in each of two processes."""
-    done = start("both", folder)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+def ended(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Two processes that have done all they had to do, and then failed."""
+    source = Path(detox_lightning.__file__).parents[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(source), str(Path(__file__).parent)]),
+        "HF_DATASETS_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    words = [sys.executable, str(Path(processes.__file__)), str(folder)]
+    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def ranks(ended: subprocess.CompletedProcess[str], folder: Path) -> list[dict[str, Any]]:
+    """What came of the scenarios in each of the two processes."""
+    files = [folder / f"rank{rank}.pt" for rank in (0, 1)]
+    assert all(file.exists() for file in files), ended.stderr
+    return [torch.load(file, weights_only=False) for file in files]
 
 
 def same(one: Any, other: Any, tolerance: float) -> None:
@@ -56,7 +57,7 @@ def same(one: Any, other: Any, tolerance: float) -> None:
 def test_a_recipe_comes_to_its_end(ranks: list[dict[str, Any]], folder: Path) -> None:
     first, second = (rank["fitted"] for rank in ranks)
     assert first["rollouts"] == second["rollouts"] == 2
-    (run,) = (folder / "runs" / "tiny").iterdir()  # one process logs
+    run = folder / "runs" / "tiny" / "version_0"
     assert (run / "adapter" / "adapter_model.safetensors").exists()
     assert (run / "checkpoints" / "last.ckpt").exists()
 
@@ -95,7 +96,7 @@ def test_two_processes_take_the_steps_of_one(ranks: list[dict[str, Any]], folder
     assert alone["kl_coef"] != 0.2
 
 
-def test_no_process_waits_for_one_that_failed(folder: Path) -> None:
-    done = start("failing", folder)
-    assert done.returncode != 0
-    assert "error: rollout 0: the reward 'nothate' gave nan for the response" in done.stderr
+@pytest.mark.usefixtures("ranks")
+def test_no_process_waits_for_one_that_failed(ended: subprocess.CompletedProcess[str]) -> None:
+    assert ended.returncode != 0
+    assert "error: rollout 0: the reward 'nothate' gave nan for the response" in ended.stderr

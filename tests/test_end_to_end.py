@@ -17,7 +17,7 @@ from detox_lightning.cli import DetoxCLI
 from detox_lightning.demo import ASSETS
 from detox_lightning.modules.ppo import PPOModule
 
-ROLLOUTS = 20
+ROLLOUTS = 14
 SMALL = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
@@ -120,7 +120,7 @@ def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(
 ) -> None:
     flags = ["--data.batch_size=4", "--trainer.limit_train_batches=3", "--trainer.max_epochs=2"]
     flags += ["--trainer.limit_val_batches=0", "--model.sampling.max_new_tokens=16"]
-    flags += ["--checkpoint.every_n_train_steps=4"]  # a rollout is 2 × 2 of them
+    flags += ["--model.ppo_epochs=1", "--checkpoint.every_n_train_steps=2"]  # a rollout's
     demo("fit", tmp_path, *flags, "--trainer.logger.name=whole")
 
     respond = PPOModule.respond

@@ -10,7 +10,9 @@ from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -116,12 +118,24 @@ class DetoxCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Gives our callbacks sections of their own in the configuration."""
+        """Gives our callbacks sections of their own in the configuration, and threads a flag."""
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads of one operation. null: one a core. Use 1 for tiny models: with "
+            "more, any other load on the machine makes them many times slower.",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportCallback, "export")
         parser.add_lightning_class_args(SamplesCallback, "samples")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
         parser.set_defaults({"checkpoint.save_last": True})
+
+    def before_instantiate_classes(self) -> None:
+        """Sets the number of threads."""
+        if threads := self.config[self.subcommand].threads:
+            torch.set_num_threads(threads)
 
     def _parse_ckpt_path(self) -> None:
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""

@@ -104,7 +104,7 @@ def measure(
     """
     rows = torch.arange(len(scores), device=scores.device).split(micro_batch_size or len(scores))
     parts = [_measure_rows(policy, batch, responses.ids, index, estimator) for index in rows]
-    old_logprobs, ref_logprobs, kl, values, entropy = map(torch.cat, zip(*parts, strict=True))
+    old_logprobs, ref_logprobs, kl, values = map(torch.cat, zip(*parts, strict=True))
     return Rollout(
         prompt_ids=batch.prompt_ids,
         prompt_mask=batch.prompt_mask,
@@ -114,7 +114,6 @@ def measure(
         ref_logprobs=ref_logprobs,
         kl=kl,
         values=values,
-        entropy=entropy,
         scores=scores,
     )
 
@@ -130,4 +129,4 @@ def _measure_rows(
         kl = full_kl(old.logits, ref.logits)
     else:
         kl = kl_estimate(old.logprobs, ref.logprobs, estimator)
-    return old.logprobs, ref.logprobs, kl, old.values, old.entropy
+    return old.logprobs, ref.logprobs, kl, old.values

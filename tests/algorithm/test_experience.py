@@ -23,7 +23,7 @@ def rollout() -> Rollout:
 
     ids = torch.arange(24).view(6, 4)
     mask = mask_from_lengths(LENGTHS, 4)
-    per_token = [drawn(6, 4).masked_fill(~mask, torch.nan) for _ in range(5)]
+    per_token = [drawn(6, 4).masked_fill(~mask, torch.nan) for _ in range(4)]
     return Rollout(ids, mask, ids, mask, *per_token, scores=drawn(6))
 
 

@@ -28,7 +28,6 @@ ROLLOUT = Rollout(
     ref_logprobs=per_token([0, 0, 0], [0, NAN, NAN]),
     kl=per_token([0.1, 0.2, 0.3], [0.6, NAN, NAN]),
     values=per_token([1, 2, 3], [6, NAN, NAN]),
-    entropy=per_token([1, 1, 1], [1, NAN, NAN]),
     scores=torch.tensor([1.0, 4.0]),
 )
 EXPERIENCE = Experience(

@@ -47,16 +47,13 @@ def test_in_the_order_of_the_texts(
     assert not logits.requires_grad
 
 
-@pytest.mark.parametrize("limit", [None, 8])
-def test_long_texts_are_cut(tiny_classifier: str, limit: int | None) -> None:
-    classifier = TextClassifier(tiny_classifier, 4, limit)
-    classifier.load()
+def test_long_texts_are_cut(tiny_classifier: str) -> None:
+    classifier = load(tiny_classifier)
     widths = []
     classifier.model.register_forward_pre_hook(
         lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
     )
-    # BERT's 64 positions, although the tokenizer says 512; the EOS is one of them
-    fits = limit or 64
+    fits = 64  # BERT's positions, although the tokenizer says 512; the EOS is one of them
     for words, width in [(fits - 2, fits - 1), (fits - 1, fits), (fits, fits), (600, fits)]:
         assert classifier([" ".join(["fool"] * words)]).isfinite().all()
         assert widths.pop() == width

@@ -351,7 +351,7 @@ def test_gradient_checkpointing_changes_nothing(policy: Policy) -> None:
 
     def gradients() -> list[Tensor]:
         policy.zero_grad()
-        output = policy(*rows(), entropy_gradient=True)
+        output = policy(*rows())
         (output.logprobs.sum() + output.values.square().sum() + output.entropy.sum()).backward()
         return [p.grad.clone() for p in trainable(policy).values()]
 
@@ -377,11 +377,6 @@ def count_encoder_layers(policy: Policy, run: Callable[[], Any]) -> int:
     for hook in hooks:
         hook.remove()
     return len(calls)
-
-
-def test_entropy_carries_a_gradient_only_where_asked(policy: Policy) -> None:
-    assert not policy(*rows()).entropy.requires_grad
-    assert policy(*rows(), entropy_gradient=True).entropy.requires_grad
 
 
 # -- settings of the sampler

@@ -19,7 +19,6 @@ class Rollout(NamedTuple):
         ref_logprobs: ``[b, t]`` the same under the reference.
         kl: ``[b, t]`` estimate of the KL divergence from the reference at each token, in nats.
         values: ``[b, t]`` value head at rollout.
-        entropy: ``[b, t]`` entropy of the policy's distribution at each token, in nats.
         scores: ``[b]`` what the rewards say of each response, raw.
     """
 
@@ -31,7 +30,6 @@ class Rollout(NamedTuple):
     ref_logprobs: Tensor
     kl: Tensor
     values: Tensor
-    entropy: Tensor
     scores: Tensor
 
 

@@ -104,6 +104,7 @@ class DialogueDataModule(LightningDataModule):
             Counted.cut, fraction=test_fraction, shuffle=shuffle_split, seed=split_seed
         )
         self.num_samples, self.num_eval_samples = num_samples, num_eval_samples
+        self.batch_size = batch_size
         self.feed = Feed(batch_size, eval_batch_size, num_workers, seed)
         self._encoding: Encoding | None = None
         self._rows: dict[str, Dataset] = {}

@@ -17,7 +17,14 @@ from detox_lightning.seeding import seeded
 class Evaluator:
     """Judges what policy and reference answer, given the same prompts and the same noise."""
 
-    def __init__(self, policy: Policy, tokenizer: Any, reward: Reward, toxicity: Toxicity):
+    def __init__(
+        self,
+        policy: Policy,
+        tokenizer: Any,
+        reward: Reward,
+        toxicity: Toxicity,
+        micro_batch_size: int | None = None,
+    ):
         """Puts together what an evaluation needs.
 
         Args:
@@ -25,29 +32,42 @@ class Evaluator:
             tokenizer: The policy's.
             reward: The reward it is trained for.
             toxicity: What measures toxicity.
+            micro_batch_size: Responses per forward pass; None: all of a batch.
         """
         self.policy = policy
         self.tokenizer = tokenizer
         self.reward = reward
         self.toxicity = toxicity
+        self.micro_batch_size = micro_batch_size
         self.meters: dict[str, ResponseMeter] = {}
 
-    def answer(self, batch: PromptBatch, seed: int, name: str = "after") -> Responses:
-        """Samples responses up to the longest length, and meters them.
+    def sample(self, batch: PromptBatch, seed: int, name: str) -> Responses:
+        """Samples responses up to the longest length.
 
         Args:
             batch: ``b`` prompts.
             seed: Of the sampling noise.
-            name: The meter; ``before`` asks the reference.
+            name: ``before`` asks the reference, ``after`` the policy.
         """
         policy, device = self.policy, batch.prompt_ids.device
         options = policy.sampling.generate_options(policy.sampling.limits[1])
         with policy.reference_if(name == "before"), seeded(seed, device):
-            responses = respond(policy, self.tokenizer, batch, **options)
-        verdicts = judge_responses(policy, self.reward, self.toxicity, batch, responses)
-        meter = self.meters.setdefault(name, ResponseMeter().to(device))
+            return respond(policy, self.tokenizer, batch, **options)
+
+    def judge(self, batch: PromptBatch, seed: int, name: str) -> None:
+        """Samples responses and adds what is known of them to a meter.
+
+        Args:
+            batch: ``b`` prompts.
+            seed: Of the sampling noise.
+            name: The meter, as for :meth:`sample`.
+        """
+        responses = self.sample(batch, seed, name)
+        verdicts = judge_responses(
+            self.policy, self.reward, self.toxicity, batch, responses, self.micro_batch_size
+        )
+        meter = self.meters.setdefault(name, ResponseMeter().to(batch.prompt_ids.device))
         meter.update(verdicts, responses.texts, batch.references)
-        return responses
 
     def means(self, name: str) -> dict[str, Tensor]:
         """A meter's means over all ranks, by name; the meter is emptied."""

@@ -71,7 +71,12 @@ class Toxicity(nn.Module):
 
 
 def judge_responses(
-    policy: Policy, reward: Reward, toxicity: Toxicity, batch: PromptBatch, responses: Responses
+    policy: Policy,
+    reward: Reward,
+    toxicity: Toxicity,
+    batch: PromptBatch,
+    responses: Responses,
+    micro_batch_size: int | None = None,
 ) -> Verdicts:
     """Scores responses, and measures their toxicity and their distance from the reference.
 
@@ -81,9 +86,10 @@ def judge_responses(
         toxicity: What measures toxicity.
         batch: ``b`` prompts.
         responses: Their responses.
+        micro_batch_size: Rows of one forward pass; None for all.
     """
     score = reward(batch.prompts, responses.texts, batch.references)
-    kl = measure(policy, batch, responses, score).kl
+    kl = measure(policy, batch, responses, score, "k1", micro_batch_size).kl
     return Verdicts(
         score=score,
         toxicity=toxicity(responses.texts),

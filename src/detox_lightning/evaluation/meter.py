@@ -20,8 +20,8 @@ class ResponseMeter(Metric):
         """Starts with nothing seen."""
         super().__init__()
         self.rouge = Rouge()
-        self.add_state("sums", torch.zeros(len(self.names)), "sum")
-        self.add_state("count", torch.zeros(()), "sum")
+        self.add_state("sums", torch.zeros(len(self.names), dtype=torch.float32), "sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float32), "sum")
 
     def update(self, verdicts: Verdicts, texts: list[str], references: list[str]) -> None:
         """Takes in ``b`` responses.

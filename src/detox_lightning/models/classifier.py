@@ -12,18 +12,17 @@ from detox_lightning.models.loading import load_model, load_tokenizer
 class TextClassifier(nn.Module):
     """A frozen sequence classifier: texts in, logits out, in batches of similar length."""
 
-    def __init__(self, model: str, batch_size: int = 64, max_tokens: int | None = None):
+    def __init__(self, model: str, batch_size: int = 64):
         """Notes what to open; :meth:`load` opens it.
 
         Args:
             model: Hub id, local folder or ``demo:NAME``.
             batch_size: Texts classified at once.
-            max_tokens: Longer texts are cut; None: the model's own limit.
         """
         super().__init__()
         self.name = model
         self.batch_size = batch_size
-        self.max_tokens = max_tokens
+        self.max_tokens = 0
         self.model: Any = None
         self.tokenizer: Any = None
 
@@ -39,7 +38,7 @@ class TextClassifier(nn.Module):
         self.model = load_model("AutoModelForSequenceClassification", self.name).requires_grad_(
             False
         )
-        self.max_tokens = self.max_tokens or _token_limit(self.model, self.tokenizer)
+        self.max_tokens = _token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "TextClassifier":
         """Stays in eval mode."""
@@ -71,7 +70,8 @@ class TextClassifier(nn.Module):
         device = self.model.device
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-        logits = torch.empty(len(texts), self.model.config.num_labels, device=device)
+        shape = len(texts), self.model.config.num_labels
+        logits = torch.empty(shape, device=device, dtype=torch.float32)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             inputs = self.tokenizer.pad(

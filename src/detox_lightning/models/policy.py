@@ -26,15 +26,18 @@ class PolicyOutput(NamedTuple):
     Attributes:
         logprobs: ``[m, t]`` log-probabilities of the response tokens under the sampler's
             distribution.
-        entropy: ``[m, t]`` of that distribution, in nats.
         values: ``[m, t]`` value head.
         logits: ``[m, t, V]`` of that distribution.
     """
 
     logprobs: Tensor
-    entropy: Tensor
     values: Tensor
     logits: Tensor
+
+    @property
+    def entropy(self) -> Tensor:
+        """``[m, t]`` of the sampler's distribution, in nats; computed anew each time."""
+        return entropy(self.logits)
 
 
 class Policy(nn.Module):
@@ -80,19 +83,14 @@ class Policy(nn.Module):
         return eos[0] if isinstance(eos, list) else eos
 
     def forward(
-        self,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        response_ids: Tensor,
-        entropy_gradient: bool = False,
+        self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor
     ) -> PolicyOutput:
-        """Log-probabilities, entropies and values of responses.
+        """Log-probabilities and values of responses.
 
         Args:
             prompt_ids: ``[m, s]``.
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
-            entropy_gradient: Whether the entropy carries gradients, which costs memory.
         """
         logits, hidden = self.family.forward(self.base, prompt_ids, prompt_mask, response_ids)
         logits = sampler_logits(
@@ -100,14 +98,13 @@ class Policy(nn.Module):
         )
         return PolicyOutput(
             logprobs=token_logprobs(logits, response_ids),
-            entropy=entropy(logits if entropy_gradient else logits.detach()),
             values=self._values(hidden),
             logits=logits,
         )
 
     def _values(self, hidden: Tensor) -> Tensor:
         if self.value_head is None:
-            return torch.zeros(hidden.shape[:2], device=hidden.device)
+            return torch.zeros(hidden.shape[:2], device=hidden.device, dtype=torch.float32)
         return self.value_head(hidden)
 
     @contextmanager

@@ -17,7 +17,7 @@ class ValueHead(nn.Module):
             hidden_size: ``d`` of the decoder's hidden states.
         """
         super().__init__()
-        self.linear = nn.Linear(hidden_size, 1)
+        self.linear = nn.Linear(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

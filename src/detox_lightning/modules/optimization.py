@@ -119,7 +119,7 @@ def apply_configured_hyperparameters(
 
 
 class StepwiseOptimization:
-    """Optimizer and schedule of a stage that Lightning optimizes, going by optimizer steps."""
+    """Optimizer and schedule of a stage; in PPO the stage itself steps it, once a rollout."""
 
     def __init__(self, make_optimizer: OptimizerCallable, schedule: Schedule):
         """Notes the settings.

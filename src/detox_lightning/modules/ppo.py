@@ -22,7 +22,7 @@ from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
 from detox_lightning.batch import PromptBatch
-from detox_lightning.errors import check_divides
+from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.evaluator import Evaluator, relative_change
 from detox_lightning.evaluation.judge import Toxicity
 from detox_lightning.models.family import EncoderDecoder
@@ -39,6 +39,7 @@ from detox_lightning.rollout import Responses, Samples, measure, respond, score
 from detox_lightning.seeding import derive_seed, global_seed, seeded
 
 STAGE = "ppo"
+OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # what only a value head gives meaning
 
 
 class PPOModule(LightningModule):
@@ -103,7 +104,7 @@ class PPOModule(LightningModule):
             toxicity_model: Classifier that measures toxicity in ``validate`` and ``test``; null:
                 the reward's.
             toxic_label: Its label whose probability is the toxicity.
-            dtype: What the base's weights are held in; adapters and value head are float32.
+            dtype: What the base's weights are held in; the value head is float32.
             revision: Branch, tag or commit of the base on the hub.
             attn_implementation: ``sdpa``, ``eager``, …; null: transformers' choice.
             trust_remote_code: Run code that comes with the model.
@@ -133,6 +134,7 @@ class PPOModule(LightningModule):
         self.max_grad_norm = max_grad_norm
         self.ratio_threshold = ratio_threshold
         self.early_stop_kl = early_stop_kl
+        self.schedule_name = schedule.name
         self.optimization = StepwiseOptimization(optimizer, schedule)
         self.toxicity = Toxicity(toxicity_model, toxic_label, reward)
         self.load_options: dict[str, Any] = {
@@ -183,6 +185,8 @@ class PPOModule(LightningModule):
             meter = update(self, experience)
         metrics = rollout_metrics(rollout, experience, has_eos, self.kl_coef, self.sum)
         metrics |= meter.metrics(metrics["ppo/returns/var"])
+        if not self.advantage.uses_values:
+            metrics = {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
         self.log_rollout(metrics, watch)
         responses_on_all_ranks = len(scores) * self.trainer.world_size
         kl = metrics["objective/kl"]
@@ -253,10 +257,9 @@ class PPOModule(LightningModule):
 
     # -- evaluation
 
-    def answer(self, batch: PromptBatch, batch_idx: int, name: str) -> list[str]:
-        """Answers prompts with the noise that belongs to their place, and meters the answers."""
-        seed = derive_seed(self.seed, "evaluation", batch_idx, self.global_rank)
-        return self.evaluator.answer(batch, seed, name).texts
+    def evaluation_seed(self, batch_idx: int) -> int:
+        """The noise that belongs to a batch's place: the same before and after, at every time."""
+        return derive_seed(self.seed, "evaluation", batch_idx, self.global_rank)
 
     def log_means(self, name: str, prefix: str) -> dict[str, Tensor]:
         """Logs a meter's means over all answers; the reference has no distance from itself."""
@@ -268,7 +271,7 @@ class PPOModule(LightningModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Judges the policy's answers."""
-        self.answer(batch, batch_idx, "after")
+        self.evaluator.judge(batch, self.evaluation_seed(batch_idx), "after")
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/…``."""
@@ -277,7 +280,7 @@ class PPOModule(LightningModule):
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Judges answers of reference and policy."""
         for name in ("before", "after"):
-            self.answer(batch, batch_idx, name)
+            self.evaluator.judge(batch, self.evaluation_seed(batch_idx), name)
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/before/…``, ``test/after/…`` and the relative change of toxicity."""
@@ -286,10 +289,11 @@ class PPOModule(LightningModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, str]]:
         """Answers prompts: rows of ``prompt``, ``before``, ``after``, ``reference``."""
+        seed = self.evaluation_seed(batch_idx)
         columns = {
             "prompt": batch.prompts,
-            "before": self.answer(batch, batch_idx, "before"),
-            "after": self.answer(batch, batch_idx, "after"),
+            "before": self.evaluator.sample(batch, seed, "before").texts,
+            "after": self.evaluator.sample(batch, seed, "after").texts,
             "reference": batch.references,
         }
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -325,6 +329,12 @@ class PPOModule(LightningModule):
                 "are trained on; top_k=0 and top_p=1 are exact"
             )
         size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if stage == "fit" and self.schedule_name != "constant" and self.trainer.max_steps > 0:
+            raise InputError(
+                f"trainer.max_steps={self.trainer.max_steps} counts optimizer steps, and "
+                f"model.schedule.name={self.schedule_name} goes by rollouts: bound the run with "
+                "trainer.max_epochs and trainer.limit_train_batches"
+            )
         if stage == "fit" and size is not None:
             self.check_batch_size(size)
 
@@ -332,7 +342,9 @@ class PPOModule(LightningModule):
         """Opens policy, reward and toxicity classifier, once."""
         if self.policy is not None:
             return
-        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        self.tokenizer = load_tokenizer(
+            self.tokenizer_name, trust_remote_code=self.load_options["trust_remote_code"]
+        )
         self.policy = load_policy(
             self.policy_name,
             self.lora,
@@ -345,13 +357,22 @@ class PPOModule(LightningModule):
         self.reward.load()
         self.reward.requires_grad_(False)
         self.toxicity.load()
-        self.evaluator = Evaluator(self.policy, self.tokenizer, self.reward, self.toxicity)
-        counts = self.policy.parameter_counts()
-        rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
+        self.evaluator = Evaluator(
+            self.policy, self.tokenizer, self.reward, self.toxicity, self.micro_batch_size
+        )
+        # nothing changes them, and evaluation steps may not wait for other ranks
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer of adapters and value head, and its schedule."""
         return self.optimization.configure(self)
+
+    def on_fit_start(self) -> None:
+        """Prints and logs how many parameters there are, and how many learn."""
+        counts = self.policy.parameter_counts()
+        rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
+        for logger in self.loggers:
+            logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
     def on_train_start(self) -> None:
         """Lets the flags win over a checkpoint, and evaluates before the first update."""
@@ -380,7 +401,13 @@ class PPOModule(LightningModule):
         facts = check_stamp(checkpoint, STAGE, self.tokenizer_name)
         check_trainable(self, checkpoint)
         self.rollouts = facts["rollouts"]
-        self.kl_coef = facts["kl_coef"]
+        if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
+            self.kl_coef = facts["kl_coef"]
+        if facts["policy"] != self.policy_name:
+            rank_zero_warn(
+                f"the checkpoint began from {facts['policy']!r}, this run's reference is "
+                f"{self.policy_name!r}: KL and rewards mean something else from here on"
+            )
         self.moments = RunningMoments(**facts["moments"])
 
     def export(self, folder: str | Path) -> None:

@@ -106,6 +106,8 @@ class RewardModule(LightningModule):
         )
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
+        # nothing changes them, and validation steps may not wait for other ranks
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer and its schedule."""

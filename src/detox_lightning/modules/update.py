@@ -62,7 +62,7 @@ def backward(module: "PPOModule", minibatch: Experience) -> tuple[LossTerms[floa
     tokens = module.sum(minibatch.response_mask.sum()).clamp(min=1)
     # the strategy averages gradients over ranks; the loss is a mean over all ranks' tokens
     scale = module.trainer.world_size / tokens
-    sums = torch.zeros(len(LossTerms._fields), device=module.device)
+    sums = torch.zeros(len(LossTerms._fields), device=module.device, dtype=torch.float32)
     rows = torch.arange(len(minibatch.returns), device=module.device)
     micro_batches = list(minibatch.batches(rows, module.micro_batch_size))
     for number, micro_batch in enumerate(micro_batches, start=1):
@@ -71,11 +71,10 @@ def backward(module: "PPOModule", minibatch: Experience) -> tuple[LossTerms[floa
                 micro_batch.prompt_ids,
                 micro_batch.prompt_mask,
                 micro_batch.response_ids,
-                entropy_gradient=module.loss.ent_coef > 0,
             )
-            terms = ppo_loss(
-                output.logprobs, output.values, output.entropy, micro_batch, module.loss
-            )
+            with torch.set_grad_enabled(module.loss.ent_coef > 0):
+                entropy = output.entropy
+            terms = ppo_loss(output.logprobs, output.values, entropy, micro_batch, module.loss)
             module.manual_backward(total_loss(terms, module.loss) * scale)
         sums += torch.stack(terms).detach()
     norm = clip_grad_norm_(trainable_parameters(module), module.max_grad_norm or math.inf)
