@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
 from detox_lightning.batch import PromptBatch
+from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import PolicyOutput
 from detox_lightning.models.sampling import Sampling
@@ -116,7 +117,7 @@ def make_module(policy: str, classifier: str, lr: float = 1e-2, **options: Any) 
         "ppo_epochs": 2,
         "mini_batch_size": 4,
         "optimizer": lambda params: torch.optim.Adam(params, lr=lr),
-        "toxicity_model": classifier,
+        "evaluation": EvaluationPlan(toxicity_model=classifier),
         "seed": 0,
     }
     return WatchedPPO(policy, **{**defaults, **options})

@@ -124,6 +124,17 @@ def fitted(folder: Path) -> dict[str, Any]:
     }
 
 
+def tested(folder: Path, processes: int) -> dict[str, Any]:
+    """A test by the command line of what :func:`fitted` left, and what was logged of it."""
+    flags = [f"--report.folder={folder}/report{processes}", "--model.evaluation.samples=3"]
+    if processes == 2:
+        flags += ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    checkpoint = folder / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
+    config = ["--config", str(folder / "tiny.yaml"), f"--ckpt_path={checkpoint}"]
+    cli = DetoxCLI(["test", *config, *flags])
+    return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+
+
 def failing(folder: Path) -> None:
     """A recipe by the command line, of which one process can't go on."""
 
@@ -139,7 +150,7 @@ def failing(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    came = {"fitted": fitted(folder), "told": told(folder, 2)}
+    came = {"fitted": fitted(folder), "told": told(folder, 2), "tested": tested(folder, 2)}
     torch.save(came, folder / f"rank{torch.distributed.get_rank()}.pt")
     torch.distributed.barrier()
     failing(folder)

@@ -53,7 +53,7 @@ def test_help_of_each_verb_shows_docstrings(verb: str) -> None:
     shown = " ".join(outcome.out.split())  # wrapped to the terminal
     assert shown.startswith(f"usage: python -m detox_lightning [options] {verb}")
     for line in (
-        "Logs some of a rollout's responses as text",  # a callback's class
+        "Logs some of a rollout's responses as a table",  # a callback's class
         "Rollouts between tables; 0 for none.",  # and one of its options
         "(type: NonNegativeInt, default: 10)",
     ):
@@ -304,6 +304,6 @@ def test_last_of_nothing(recipe: str, tmp_path: Path) -> None:
     outcome = run("fit", "--config", recipe, "--ckpt_path", "last")
     assert outcome.code == 2
     assert outcome.errors == [
-        "error: --ckpt_path last: no checkpoints/last.ckpt in the runs under "
+        "error: --ckpt_path last: there is no */checkpoints/last*.ckpt under "
         f"{tmp_path}/runs/tiny; give the file, or leave the flag out to begin anew"
     ]

@@ -1,5 +1,6 @@
 """Two processes learn as one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -94,6 +95,30 @@ def test_two_processes_take_the_steps_of_one(ranks: list[dict[str, Any]], folder
         assert rank["kl_coef"] == pytest.approx(alone["kl_coef"], abs=1e-6)
         assert rank["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)
     assert alone["kl_coef"] != 0.2
+
+
+def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: Path) -> None:
+    """Seven prompts: one process has four of them, the other three."""
+    alone = processes.tested(folder, 1)
+    for rank in ranks:
+        assert rank["tested"] == pytest.approx(alone, abs=1e-5)
+    assert alone["test/after/kl"] != 0
+    rows, ours = (
+        [json.loads(line) for line in (folder / name / "comparison.jsonl").open(encoding="utf8")]
+        for name in ("report1", "report2")
+    )
+    assert len(rows) == len(ours) == 7 * 4
+
+    def by_place(row: dict[str, Any]) -> tuple[str, ...]:
+        return row["prompt"], row["decoding"]
+
+    for one, other in zip(sorted(rows, key=by_place), sorted(ours, key=by_place), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    one, other = (
+        json.loads((folder / name / "summary.json").read_text())["figures"]["sampled"]["toxicity"]
+        for name in ("report1", "report2")
+    )
+    assert one["after"] == pytest.approx(other["after"], abs=1e-5)  # its interval, too
 
 
 @pytest.mark.usefixtures("ranks")

@@ -97,22 +97,42 @@ def test_before_is_the_untouched_policy(folder: Path) -> None:
     assert before == after
     after = metrics(trained, "test/after/")
     assert after["toxicity"] < 0.5 * before["toxicity"]
-    change = after["toxicity"] / before["toxicity"] - 1
-    assert metrics(trained, "test/")["toxicity_change"] == pytest.approx(change, abs=1e-5)
+    improvement = 1 - after["toxicity"] / before["toxicity"]
+    logged = metrics(trained, "test/improvement/")["toxicity"]
+    assert logged == pytest.approx(improvement, abs=1e-5)
 
 
 @pytest.mark.usefixtures("fitted")
 def test_predictions_keep_the_prompts_order(folder: Path) -> None:
     file = folder / "predictions.jsonl"
-    demo("predict", folder, *FEW, "--ckpt_path=last", f"--predictions.file={file}")
+    both = "--model.evaluation.predict_before=true"
+    demo("predict", folder, *FEW, both, "--ckpt_path=last", f"--predictions.file={file}")
     rows = [json.loads(line) for line in file.read_text(encoding="utf8").splitlines()]
     source = datasets.load_dataset("json", data_files=str(ASSETS / "dialogues" / "test.jsonl.gz"))
     wanted = source["train"].select(range(40))
-    assert [set(row) for row in rows] == [{"prompt", "before", "after", "reference"}] * 40
+    figures = {f"{name}_{side}" for name in ("score", "toxicity") for side in ("before", "after")}
+    assert [set(row) - figures for row in rows] == [{"prompt", "before", "after", "reference"}] * 40
     assert [row["reference"] for row in rows] == wanted["clean_summary"]
     template = "Summarize the following conversation.\n\n{}\n\nSummary:\n"
     assert [row["prompt"] for row in rows] == [template.format(d) for d in wanted["dialogue"]]
-    assert sum(row["before"] != row["after"] for row in rows) > 20
+    assert sum(row["before"] != row["after"] for row in rows) > 10
+    means = {name: sum(row[name] for row in rows) / 40 for name in figures}
+    assert means["toxicity_after"] < 0.5 * means["toxicity_before"]
+    assert means["score_after"] > means["score_before"]
+
+
+@pytest.mark.usefixtures("fitted")
+def test_prompts_from_a_file(folder: Path) -> None:
+    source = folder / "mine.txt"
+    source.write_text("Mia: You are a dumb dunce. I am furious.\nHal: The party is at noon.\n")
+    file = folder / "mine.jsonl"
+    flags = (f"--data.predict_source={source}", f"--predictions.file={file}")
+    demo("predict", folder, *flags, "--ckpt_path=last")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf8").splitlines()]
+    assert ["Mia" in rows[0]["prompt"], "noon" in rows[1]["prompt"]] == [True, True]
+    assert [set(row) for row in rows] == [{"prompt", "response", "score", "toxicity"}] * 2
+    for row in rows:  # the classifier has two labels; the score is the logit of the other one
+        assert (row["score"] < 0) == (row["toxicity"] > 0.5)
 
 
 def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(

@@ -35,6 +35,7 @@ def collate_pairs(pairs: list[tuple[str, str]]) -> PromptBatch:
         target["attention_mask"].bool(),
         prompts,
         references,
+        torch.tensor([PAIRS.index(pair) for pair in pairs]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,7 @@ class PromptBatch(NamedTuple):
         target_mask: ``[b, r]``, True where ``target_ids`` holds a real token.
         prompts: The ``b`` prompts as text, template included.
         references: The ``b`` reference summaries as text (what ROUGE compares with).
+        places: ``[b]`` each prompt's place among its rows, from 0.
     """
 
     prompt_ids: Tensor
@@ -24,17 +26,25 @@ class PromptBatch(NamedTuple):
     target_mask: Tensor
     prompts: list[str]
     references: list[str]
+    places: Tensor
 
     def repeated(self, k: int) -> "PromptBatch":
         """Each row ``k`` times, in consecutive rows."""
-        return PromptBatch(
-            self.prompt_ids.repeat_interleave(k, dim=0),
-            self.prompt_mask.repeat_interleave(k, dim=0),
-            self.target_ids.repeat_interleave(k, dim=0),
-            self.target_mask.repeat_interleave(k, dim=0),
-            [prompt for prompt in self.prompts for _ in range(k)],
-            [reference for reference in self.references for _ in range(k)],
+        return self.select(torch.arange(len(self.prompts)).repeat_interleave(k))
+
+    def select(self, rows: Tensor) -> "PromptBatch":
+        """Some rows.
+
+        Args:
+            rows: Their places in this batch.
+        """
+        columns = (
+            column[rows.to(column.device)]
+            if isinstance(column, Tensor)
+            else [column[row] for row in rows.tolist()]
+            for column in self
         )
+        return PromptBatch(*columns)  # type: ignore[arg-type]
 
 
 class LabeledBatch(NamedTuple):

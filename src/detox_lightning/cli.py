@@ -20,14 +20,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import detox_lightning.data
 import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
+from detox_lightning.callbacks.configuration import ConfigurationCallback
+from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
+from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.errors import InputError
 
 CHECKPOINTS = "checkpoints"
 TRAINER_DEFAULTS = {
-    "logger": lazy_instance(TensorBoardLogger, save_dir="runs", name="default"),
+    "logger": lazy_instance(
+        TensorBoardLogger, save_dir="runs", name="default", default_hp_metric=False
+    ),
+    "callbacks": [DashboardCallback()],  # always there
     "log_every_n_steps": 1,
     "num_sanity_val_steps": 0,
 }
@@ -112,6 +118,7 @@ class DetoxCLI(LightningCLI):
             seed_everything_default=42,
             auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,
+            save_config_callback=ConfigurationCallback,
             parser_kwargs={"prog": "python -m detox_lightning"},
             parser_class=Parser,
             args=args,
@@ -129,6 +136,7 @@ class DetoxCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportCallback, "export")
         parser.add_lightning_class_args(SamplesCallback, "samples")
+        parser.add_lightning_class_args(ReportCallback, "report")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
         parser.set_defaults({"checkpoint.save_last": True})
 
@@ -136,6 +144,11 @@ class DetoxCLI(LightningCLI):
         """Sets the number of threads."""
         if threads := self.config[self.subcommand].threads:
             torch.set_num_threads(threads)
+
+    def test(self, **options: Any) -> None:
+        """Runs ``test``; where a report's table is printed, Lightning's long one is not."""
+        verbose = options.pop("verbose", True) and not hasattr(self.model, "comparison")
+        self.trainer.test(verbose=verbose, **options)
 
     def _parse_ckpt_path(self) -> None:
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
@@ -164,18 +177,47 @@ def last_checkpoint(config: Any) -> Path:
     """The newest run's ``last.ckpt``.
 
     Args:
-        config: Of the verb; its logger says where runs are.
+        config: Of the verb.
 
     Raises:
         InputError: If there is none.
     """
-    logger = config["trainer"]["logger"]
-    options = logger.get("init_args", {}) if hasattr(logger, "get") else {}
-    folder = Path(options.get("save_dir") or ".") / (options.get("name") or "")
-    found = sorted(folder.glob(f"*/{CHECKPOINTS}/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    folder, pattern = where_last_is(config)
+    found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
     if not found:
         raise InputError(
-            f"--ckpt_path last: no {CHECKPOINTS}/last.ckpt in the runs under {folder}; "
+            f"--ckpt_path last: there is no {pattern} under {folder}; "
             "give the file, or leave the flag out to begin anew"
         )
     return found[-1]
+
+
+def where_last_is(config: Any) -> tuple[Path, str]:
+    """The folder under which a verb's runs keep their last checkpoints, and their pattern there.
+
+    Args:
+        config: Of the verb; ``checkpoint.dirpath`` or the first logger says where they are.
+
+    Raises:
+        InputError: If the logger is one whose folders have no names that are known beforehand.
+    """
+    file = "last*.ckpt"  # a second run in the same folder writes last-v1.ckpt
+    in_a_run = f"*/{CHECKPOINTS}/{file}"
+    trainer = config["trainer"]
+    if chosen := config["checkpoint"]["dirpath"]:
+        return Path(chosen), file
+    root = Path(trainer["default_root_dir"] or ".")
+    logger = trainer["logger"]
+    if isinstance(logger, list):
+        logger = logger[0] if logger else False
+    if logger is False:
+        return root / CHECKPOINTS, file
+    if logger is True or logger is None:
+        return root / "lightning_logs", in_a_run
+    name, options = logger["class_path"].rpartition(".")[2], logger.get("init_args") or {}
+    if name in ("TensorBoardLogger", "CSVLogger"):
+        return Path(options["save_dir"]) / (options["name"] or ""), in_a_run
+    raise InputError(
+        "--ckpt_path last finds runs of TensorBoardLogger, of CSVLogger and without a logger, "
+        f"not of {name}: give the file"
+    )

@@ -33,11 +33,21 @@ class Responses(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A rollout as people read it: ``b`` prompts, responses and scores."""
+    """A rollout as people read it.
+
+    Attributes:
+        prompts: ``b`` prompts.
+        responses: Their responses.
+        scores: What the reward says, raw.
+        lengths: Tokens of each response, EOS included.
+        kl: Of each response, in nats.
+    """
 
     prompts: list[str]
     responses: list[str]
     scores: list[float]
+    lengths: list[int]
+    kl: list[float]
 
 
 def respond(policy: Policy, tokenizer: object, batch: PromptBatch, **options: object) -> Responses:

@@ -1,17 +1,20 @@
-"""When a table of samples is logged, and that it stays a table."""
+"""When samples are logged, what of them and where, and that a table stays a table."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import call, create_autospec
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detox_lightning.callbacks.samples import SamplesCallback, markdown_table
 from detox_lightning.rollout import Samples
 
 HOSTILE = "a | b\n<script>alert('&')</script> `c` &lt;"
+HEAD = ["| prompt | response | score | tokens | kl |", "|---|---|---|---|---|"]
 
 
 class Module:
@@ -21,7 +24,11 @@ class Module:
         self.rollouts = rollouts
         numbers = range(rows)
         self.samples = Samples(
-            [f"prompt {i}" for i in numbers], [HOSTILE for _ in numbers], [i / 8 for i in numbers]
+            [f"prompt {i}" for i in numbers],
+            [HOSTILE for _ in numbers],
+            [i / 8 - rollouts for i in numbers],
+            [i + 3 for i in numbers],
+            [i * 0.25 for i in numbers],
         )
 
 
@@ -30,32 +37,74 @@ class Trainer:
         self.loggers = list(loggers)
 
 
-def logged(folder: Path, rollouts: range, **options: int) -> dict[int, str]:
-    """Tables by rollout, as TensorBoard reads them."""
-    logger, callback = TensorBoardLogger(folder), SamplesCallback(**options)
-    trainer = Trainer(logger, CSVLogger(folder))  # the other one takes no text
+def go(loggers: list[Any], rollouts: Iterable[int], rows: int = 2, **options: int) -> None:
+    callback, trainer = SamplesCallback(**options), Trainer(*loggers)
     for done in rollouts:
-        callback.on_train_batch_end(trainer, Module(done), None, None, done - 1)
+        callback.on_train_batch_end(trainer, Module(done, rows), None, None, done - 1)
+
+
+def logged(folder: Path, rollouts: Iterable[int], rows: int = 2, **options: int) -> Any:
+    """What TensorBoard reads."""
+    logger = TensorBoardLogger(folder)
+    go([CSVLogger(folder), logger], rollouts, rows, **options)  # the first one takes nothing
     logger.finalize("success")
-    events = EventAccumulator(logger.log_dir, {"tensors": 0}).Reload()
-    if "samples/text_summary" not in events.Tags()["tensors"]:
-        return {}
+    return EventAccumulator(logger.log_dir, {"tensors": 0, "histograms": 0}).Reload()
+
+
+def tables(events: Any) -> dict[int, list[str]]:
+    """Lines of the tables by rollout."""
     tensors = events.Tensors("samples/text_summary")
-    return {event.step: event.tensor_proto.string_val[0].decode() for event in tensors}
+    return {x.step: x.tensor_proto.string_val[0].decode().splitlines() for x in tensors}
 
 
-@pytest.mark.parametrize(
-    ("every", "steps"), [(5, [1, 5, 10]), (1, [*range(1, 13)]), (10, [1, 10]), (0, [])]
-)
+@pytest.mark.parametrize(("every", "steps"), [(5, [1, 5, 10]), (1, [*range(1, 13)]), (10, [1, 10])])
 def test_after_the_first_rollout_and_every_n(tmp_path: Path, every: int, steps: list[int]) -> None:
-    assert list(logged(tmp_path, range(1, 13), every_n_rollouts=every)) == steps
+    events = logged(tmp_path, range(1, 13), every_n_rollouts=every)
+    assert list(tables(events)) == steps
+    for name in ("scores", "lengths", "kl"):
+        assert [event.step for event in events.Histograms(f"rollout/{name}")] == steps
+
+
+def test_never(tmp_path: Path) -> None:
+    tags = logged(tmp_path, range(1, 13), every_n_rollouts=0).Tags()
+    assert (tags["tensors"], tags["histograms"]) == ([], [])
 
 
 def test_as_many_rows_as_asked_for_and_there_are(tmp_path: Path) -> None:
-    table = logged(tmp_path / "one", range(1, 2), count=1)[1]
-    assert table.splitlines()[:2] == ["| prompt | response | score |", "|---|---|---|"]
-    assert len(table.splitlines()) == 3
-    assert len(logged(tmp_path / "more", range(1, 2), count=50)[1].splitlines()) == 4
+    table = tables(logged(tmp_path / "one", [1], count=1))[1]
+    assert table[:2] == HEAD
+    assert len(table) == 3
+    assert len(tables(logged(tmp_path / "more", [1], count=50))[1]) == 4
+
+
+def test_histograms_are_of_all_responses(tmp_path: Path) -> None:
+    events = logged(tmp_path, [1, 10], rows=5, count=1)
+    spread = {
+        name: [
+            (x.num, x.min, x.max, x.sum)
+            for x in (event.histogram_value for event in events.Histograms(f"rollout/{name}"))
+        ]
+        for name in ("scores", "lengths", "kl")
+    }
+    assert spread == {
+        "scores": [(5, -1, -0.5, -3.75), (5, -10, -9.5, -48.75)],
+        "lengths": [(5, 3, 7, 25)] * 2,
+        "kl": [(5, 0, 1, 2.5)] * 2,
+    }
+
+
+def test_loggers_that_take_tables_get_a_table() -> None:
+    wandb = create_autospec(WandbLogger, instance=True)  # refuses arguments that it hasn't got
+    wandb.experiment = object()
+    go([wandb], [1, 2], every_n_rollouts=2)
+    columns = ["prompt", "response", "score", "tokens", "kl"]
+    assert wandb.log_text.mock_calls == [
+        call(key="samples", columns=columns, data=rows, step=step)
+        for step, rows in [
+            (1, [["prompt 0", HOSTILE, -1.0, 3, 0.0], ["prompt 1", HOSTILE, -0.875, 4, 0.25]]),
+            (2, [["prompt 0", HOSTILE, -2.0, 3, 0.0], ["prompt 1", HOSTILE, -1.875, 4, 0.25]]),
+        ]
+    ]
 
 
 def test_modules_without_samples_are_left_alone() -> None:
@@ -63,17 +112,16 @@ def test_modules_without_samples_are_left_alone() -> None:
 
 
 def test_texts_cannot_leave_their_cell() -> None:
-    table = markdown_table([("hello | you\n", HOSTILE, 0.12345), ("", "", -2.0)])
+    table = markdown_table([("hello | you\n", HOSTILE, 0.12345, 9, -0.0625), ("", "", -2.0, 1, 3)])
     assert table.splitlines() == [
-        "| prompt | response | score |",
-        "|---|---|---|",
+        *HEAD,
         "| hello &#124; you | a &#124; b<br>&lt;script>alert('&amp;')&lt;/script> `c` &amp;lt; "
-        "| 0.123 |",
-        "|  |  | -2.000 |",
+        "| 0.123 | 9 | -0.062 |",
+        "|  |  | -2.000 | 1 | 3.000 |",
     ]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\u2028", "\x0b", "\x0c", "\x85"])
 def test_every_kind_of_line_end_is_made_harmless(end: str) -> None:
-    (*_, row) = markdown_table([(f"a{end}b", "c", 0.0)]).splitlines()
-    assert re.fullmatch(r"\| a<br>b \| c \| 0\.000 \|", row)
+    (*_, row) = markdown_table([(f"a{end}b", "c", 0.0, 1, 0.5)]).splitlines()
+    assert re.fullmatch(r"\| a<br>b \| c \| 0\.000 \| 1 \| 0\.500 \|", row)

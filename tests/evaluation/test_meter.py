@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from detox_lightning.evaluation.judge import Verdicts
 from detox_lightning.evaluation.meter import ResponseMeter
+from detox_lightning.evaluation.rouge import KINDS, rouge
 
 #       response              reference         score  toxicity   kl  tokens  EOS
 ROWS = [
@@ -36,7 +36,10 @@ def fill(meter: ResponseMeter, *sizes: int) -> ResponseMeter:
     rows = iter(ROWS)
     for size in sizes:
         texts, references, *numbers = zip(*(next(rows) for _ in range(size)), strict=True)
-        meter.update(Verdicts(*map(torch.tensor, numbers)), list(texts), list(references))
+        names = ("score", "toxicity", "kl", "length", "has_eos")
+        figures = dict(zip(names, map(torch.tensor, numbers), strict=True))
+        kinds = rouge(list(texts), list(references)).unbind(dim=1)
+        meter.update(figures | dict(zip(KINDS, kinds, strict=True)))
     return meter
 
 

@@ -97,3 +97,68 @@ def test_is_opened_once(tiny_classifier: str) -> None:
     model = classifier.model
     classifier.load()
     assert classifier.model is model
+
+
+def count_rows(classifier: TextClassifier) -> list[int]:
+    """Rows of each forward pass of the model inside, as they come."""
+    rows: list[int] = []
+    classifier.model.register_forward_pre_hook(
+        lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    return rows
+
+
+def test_equal_texts_are_read_once(tiny_classifier: str, one_by_one: torch.Tensor) -> None:
+    classifier = load(tiny_classifier, batch_size=3)
+    rows = count_rows(classifier)
+    logits = classifier(TEXTS * 3)
+    assert rows == [3, 3, 2]  # 27 texts, of which 8 differ
+    torch.testing.assert_close(logits, one_by_one.repeat(3, 1), atol=1e-5, rtol=0)
+
+
+def test_the_same_texts_are_not_read_again(tiny_classifier: str) -> None:
+    classifier = load(tiny_classifier)
+    rows = count_rows(classifier)
+    texts = list(TEXTS)
+    first = classifier(texts)
+    kept = first.clone()
+    first.zero_()  # is the caller's
+    assert torch.equal(classifier(list(TEXTS)), kept)
+    assert sum(rows) == 8
+    texts[0] = "Ann is nice"  # is the caller's, too
+    changed = classifier(texts)
+    assert sum(rows) == 16
+    assert not torch.equal(changed[0], kept[0])
+    torch.testing.assert_close(changed[1:], kept[1:], atol=1e-5, rtol=0)
+    # another order is another question, and only the last one is remembered
+    torch.testing.assert_close(classifier(TEXTS[::-1]), kept.flip(0), atol=1e-5, rtol=0)
+    assert sum(rows) == 24
+    classifier(TEXTS)
+    assert sum(rows) == 32
+
+
+def test_what_was_remembered_can_be_used_in_training(tiny_classifier: str) -> None:
+    classifier = load(tiny_classifier)
+    with torch.inference_mode():
+        first = classifier(TEXTS)
+    again = classifier(TEXTS)
+    assert torch.equal(again, first)
+    assert not again.is_inference()
+
+
+def test_a_classifier_that_moves_forgets(tiny_classifier: str) -> None:
+    classifier = load(tiny_classifier)
+    rows = count_rows(classifier)
+    single = classifier(TEXTS)
+    classifier.double()
+    double = classifier(TEXTS)
+    assert sum(rows) == 16
+    assert double.dtype == torch.float32
+    torch.testing.assert_close(double, single, atol=1e-5, rtol=0)
+
+
+def test_no_texts_have_no_logits(tiny_classifier: str) -> None:
+    classifier = load(tiny_classifier)
+    rows = count_rows(classifier)
+    assert classifier([]).shape == (0, 2)
+    assert rows == []

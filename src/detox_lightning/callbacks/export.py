@@ -1,13 +1,12 @@
 """Writes the trained model as a folder that other programs open."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.errors import InputError
+from detox_lightning.callbacks.folders import free, refuse_full, whole
 
 
 class ExportCallback(Callback):
@@ -33,11 +32,8 @@ class ExportCallback(Callback):
         Raises:
             InputError: If it does.
         """
-        if stage == "fit" and self.folder is not None and _holds_something(Path(self.folder)):
-            raise InputError(
-                f"folder={self.folder}: there is something in it already, which an export would "
-                "overwrite. Give another folder, or move this one away."
-            )
+        if stage == "fit" and self.folder is not None:
+            refuse_full(Path(self.folder), f"export.folder={self.folder}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the folder, in one process."""
@@ -45,7 +41,7 @@ class ExportCallback(Callback):
             return
         root = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
         module: Any = pl_module
-        folder = Path(self.folder) if self.folder is not None else _free(root / module.export_name)
+        folder = Path(self.folder) if self.folder is not None else free(root / module.export_name)
         if trainer.is_global_zero:
             write_whole(module, folder)
         self.written = folder
@@ -63,24 +59,5 @@ def write_whole(module: Any, folder: Path) -> None:
     Raises:
         InputError: If there is something in the folder.
     """
-    if _holds_something(folder):
-        raise InputError(f"{folder}: there is something in it already; give another folder.")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    module.export(partial)
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
-
-
-def _holds_something(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
-def _free(folder: Path) -> Path:
-    """The folder itself, or with the first number at which nothing is in the way."""
-    candidate, number = folder, 1
-    while _holds_something(candidate):
-        candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    return candidate
+    with whole(folder) as partial:
+        module.export(partial)

@@ -1,14 +1,26 @@
-"""A table of sample prompts, responses and scores, to read while training goes on."""
+"""What the policy says while it learns: tables to read, and how the figures are spread."""
 
 from typing import Any
 
+import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from detox_lightning.rollout import Samples
+
+COLUMNS = ["prompt", "response", "score", "tokens", "kl"]
+SPREAD = ("scores", "lengths", "kl")  # of which there are histograms
+
+Row = tuple[str, str, float, int, float]
+
 
 class SamplesCallback(Callback):
-    """Logs some of a rollout's responses as text, wherever the logger takes text."""
+    """Logs some of a rollout's responses as a table, and histograms of scores, lengths and KL.
+
+    They are the first process's. Each goes wherever the logger takes it: tables to TensorBoard's
+    texts and to loggers with a ``log_text`` (Weights & Biases), histograms to TensorBoard.
+    """
 
     def __init__(self, every_n_rollouts: NonNegativeInt = 10, count: PositiveInt = 8):
         """Sets how often and how many.
@@ -29,28 +41,60 @@ class SamplesCallback(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Logs a table after every so many rollouts, the first included."""
+        """Logs after every so many rollouts, the first included."""
         samples = getattr(pl_module, "samples", None)
         if samples is None or not self.every_n_rollouts:
             return
-        done = pl_module.rollouts
+        done: Any = pl_module.rollouts
         if done != 1 and done % self.every_n_rollouts:
             return
-        rows = list(zip(*samples, strict=True))[: self.count]
         for logger in trainer.loggers:
-            writer: Any = getattr(logger, "experiment", None)
-            if hasattr(writer, "add_text"):
-                writer.add_text("samples", markdown_table(rows), done)
+            log_table(logger, list(zip(*samples, strict=True))[: self.count], done)
+            log_histograms(logger, samples, done)
 
 
-def markdown_table(rows: list[tuple[str, str, float]]) -> str:
-    """Prompts, responses and scores as a Markdown table.
+def log_table(logger: Any, rows: list[Row], rollouts: int) -> None:
+    """Gives a logger a table, if it takes one.
 
     Args:
-        rows: Prompt, response, score.
+        logger: Any of Lightning's.
+        rows: Of :class:`Samples`.
+        rollouts: Done so far, the table's place on the x-axis.
     """
-    lines = ["| prompt | response | score |", "|---|---|---|"]
-    lines += [f"| {_cell(p)} | {_cell(r)} | {score:.3f} |" for p, r, score in rows]
+    writer: Any = getattr(logger, "experiment", None)
+    if hasattr(logger, "log_text"):
+        data = [list(row) for row in rows]
+        logger.log_text(key="samples", columns=COLUMNS, data=data, step=rollouts)
+    elif hasattr(writer, "add_text"):
+        writer.add_text("samples", markdown_table(rows), rollouts)
+
+
+def log_histograms(logger: Any, samples: Samples, rollouts: int) -> None:
+    """Gives a logger the spread of scores, lengths and KL, if it takes histograms.
+
+    Args:
+        logger: Any of Lightning's.
+        samples: Of a rollout.
+        rollouts: Done so far, their place on the x-axis.
+    """
+    writer: Any = getattr(logger, "experiment", None)
+    if hasattr(writer, "add_histogram"):
+        for name in SPREAD:
+            values = torch.tensor(getattr(samples, name))
+            writer.add_histogram(f"rollout/{name}", values, rollouts)
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """Rows of :class:`Samples` as a Markdown table.
+
+    Args:
+        rows: Prompt, response, score, tokens, KL in nats.
+    """
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    lines += [
+        f"| {_cell(prompt)} | {_cell(response)} | {score:.3f} | {tokens} | {kl:.3f} |"
+        for prompt, response, score, tokens, kl in rows
+    ]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from detox_lightning.batch import PromptBatch
 from detox_lightning.data.encoding import Encoding
 from detox_lightning.data.prompts import FIELD, Dialogues, PromptCollator, PromptForm
+from detox_lightning.data.questions import Questions
 from detox_lightning.data.sampler import Feed
 from detox_lightning.data.sources import MissingSplit
 from detox_lightning.data.splits import Counted, parts_needed
@@ -27,8 +28,8 @@ class DialogueDataModule(LightningDataModule):
     """Dialogues in a prompt template, with the summaries people wrote.
 
     Training batches are drawn in an order that is a function of the seed and the epoch; a resumed
-    run goes on with the next batch. Validation, test and prediction (on the test rows) go through
-    their rows in order, each row once.
+    run goes on with the next batch. Validation, test and prediction (on predict_source, else on the
+    test rows) go through their rows in order, each row once.
 
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
@@ -53,6 +54,10 @@ class DialogueDataModule(LightningDataModule):
         split_seed: Seed of that draw.
         num_samples: Use at most this many training rows, the first ones. None: all.
         num_eval_samples: Use at most this many rows to validate and to test. None: all.
+        predict_source: Dialogues that predict answers, each of them, whatever the bounds above:
+            a .txt file (one dialogue a line), a .jsonl, .json, .csv or .parquet file with the
+            dialogue column, or - for standard input (lines of text, or of JSON objects with that
+            column). Summaries and references may be missing. None: the test rows.
         batch_size: Prompts a training step, on each device.
         eval_batch_size: Prompts a step in validation, test and prediction. None: batch_size.
         num_workers: Processes that prepare batches. 0: the training process does it.
@@ -82,6 +87,7 @@ class DialogueDataModule(LightningDataModule):
         split_seed: int = 42,
         num_samples: PositiveInt | None = None,
         num_eval_samples: PositiveInt | None = None,
+        predict_source: str | None = None,
         batch_size: PositiveInt = 16,
         eval_batch_size: PositiveInt | None = None,
         num_workers: NonNegativeInt = 0,
@@ -97,17 +103,28 @@ class DialogueDataModule(LightningDataModule):
             )
         columns = (dialogue_column, summary_column, reference_column or summary_column)
         self.dialogues = Dialogues(source, columns, min_chars, max_chars)
+        self.questions = None if predict_source is None else Questions(predict_source, columns)
         self.form = PromptForm(columns, template, max_prompt_tokens, max_target_tokens)
         self.tokenizer = tokenizer
         self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
         self.cut = test_fraction and partial(
             Counted.cut, fraction=test_fraction, shuffle=shuffle_split, seed=split_seed
         )
-        self.num_samples, self.num_eval_samples = num_samples, num_eval_samples
+        self.limits = {
+            "train": num_samples,
+            "validation": num_eval_samples,
+            "test": num_eval_samples,
+            "predict": None,
+        }
         self.batch_size = batch_size
         self.feed = Feed(batch_size, eval_batch_size, num_workers, seed)
         self._encoding: Encoding | None = None
         self._rows: dict[str, Dataset] = {}
+
+    @property
+    def predicted(self) -> str:
+        """The part whose rows predict answers."""
+        return "test" if self.questions is None else "predict"
 
     @property
     def encoding(self) -> Encoding:
@@ -120,26 +137,27 @@ class DialogueDataModule(LightningDataModule):
         """The encoded rows of a part, from the cache if it has them.
 
         Args:
-            part: ``train``, ``validation`` or ``test``.
+            part: ``train``, ``validation``, ``test`` or, with ``predict_source``, ``predict``.
 
         Returns:
-            Columns ``prompt``, ``reference``, ``prompt_ids``, ``target_ids`` and ``cut``.
+            Columns ``prompt``, ``reference``, ``prompt_ids``, ``target_ids``, ``cut``, ``index``.
 
         Raises:
             InputError: If the source hasn't got them, or no row is left.
         """
         if part not in self._rows:
-            limit = self.num_samples if part == "train" else self.num_eval_samples
-            chosen = self._choose(part).at_most(limit)
+            chosen = self._choose(part).at_most(self.limits[part])
             encode = partial(self.form.encode, self.encoding)
             encoded = self.encoding.encode(chosen.rows, encode, "dialogue", *astuple(self.form))
             fit = f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"
             chosen.report(part, sum(encoded["cut"]), fit)
-            self._rows[part] = encoded
+            self._rows[part] = encoded.add_column("index", list(range(len(encoded))))
         return self._rows[part]
 
     def _choose(self, part: str) -> Counted:
         """The rows of a part, before they are encoded."""
+        if self.questions is not None and part == "predict":
+            return Counted.of(self.questions.read(self.trainer.world_size if self.trainer else 1))
         if self.cut and part != "validation":
             stay, off = self.cut(self._read("train"))
             return stay if part == "train" else off
@@ -171,7 +189,8 @@ class DialogueDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens what the trainer's job needs, from the cache."""
-        for part in parts_needed(self.trainer, self.splits["validation"] is not None):
+        validates = self.splits["validation"] is not None
+        for part in parts_needed(self.trainer, validates, self.predicted):
             self.rows(part)
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:
@@ -189,8 +208,8 @@ class DialogueDataModule(LightningDataModule):
         return self.feed.evaluation(self.rows("test"), self.collate, self.trainer)
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
-        """The test rows."""
-        return self.test_dataloader()
+        """All rows of ``predict_source`` in order, else the test rows."""
+        return self.feed.evaluation(self.rows(self.predicted), self.collate, self.trainer)
 
     def teardown(self, stage: str) -> None:
         """Lets another ``fit`` begin at the beginning."""

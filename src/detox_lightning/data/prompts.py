@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from detox_lightning.batch import PromptBatch
 from detox_lightning.data.encoding import Encoding, pad
 from detox_lightning.data.sources import check_text, load_rows
@@ -153,4 +155,5 @@ class PromptCollator:
             *pad([row["target_ids"] for row in rows], self.pad_id),
             [row["prompt"] for row in rows],
             [row["reference"] for row in rows],
+            torch.tensor([row["index"] for row in rows]),
         )

@@ -16,7 +16,6 @@ PARTS = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
     "test": ("test",),
-    "predict": ("test",),
 }
 
 
@@ -117,12 +116,13 @@ def within(texts: list[str], above: int | None, up_to: int | None) -> list[bool]
     return [low < len(text) <= high for text in texts]
 
 
-def parts_needed(trainer: "Trainer | None", validates: bool) -> list[str]:
-    """Which of train, validation and test the trainer's present job reads.
+def parts_needed(trainer: "Trainer | None", validates: bool, predicts: str = "test") -> list[str]:
+    """Which parts the trainer's present job reads.
 
     Args:
         trainer: Within fit, validate, test or predict; None: nothing is known, so nothing.
         validates: Whether the user wants validation.
+        predicts: The part that predict reads.
 
     Raises:
         InputError: If the job is to validate and the user doesn't want that.
@@ -132,5 +132,7 @@ def parts_needed(trainer: "Trainer | None", validates: bool) -> list[str]:
         return []
     if job == "validate" and not validates:
         raise InputError("--data.validation_split=null: this leaves nothing to validate on")
+    if job == "predict":
+        return [predicts]
     skipped = () if validates and trainer.limit_val_batches else ("validation",)
     return [part for part in PARTS[job.value] if job != "fit" or part not in skipped]

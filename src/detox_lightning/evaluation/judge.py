@@ -1,99 +1,90 @@
-"""Lets policy or reference answer prompts, and judges the answers."""
-
-from typing import NamedTuple
+"""What is known of a text: the reward's score, toxicity, ROUGE, perplexity."""
 
 import torch
 from torch import Tensor, nn
 
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
+from detox_lightning.evaluation.perplexity import Perplexity
+from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.evaluation.rouge import KINDS, rouge
+from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import ClassifierReward, Reward
-from detox_lightning.rollout import Responses, measure
 
 
-class Verdicts(NamedTuple):
-    """What is known of ``b`` responses, each ``[b]``.
+class Judge(nn.Module):
+    """Everything that judges responses by their text."""
 
-    Attributes:
-        score: What the reward says.
-        toxicity: Probability of the toxic label.
-        kl: Sum over tokens of the log-ratio of policy to reference, in nats.
-        length: Tokens, EOS included.
-        has_eos: Whether the response ended by itself.
-    """
-
-    score: Tensor
-    toxicity: Tensor
-    kl: Tensor
-    length: Tensor
-    has_eos: Tensor
-
-
-class Toxicity(nn.Module):
-    """Probability that a classifier gives its toxic label."""
-
-    def __init__(self, model: str | None, label: str, reward: Reward):
-        """Finds out which classifier is asked.
+    def __init__(self, plan: EvaluationPlan, reward: Reward):
+        """Finds out who is asked; :meth:`load` opens them.
 
         Args:
-            model: Name of the classifier; None: the reward's own.
-            label: Its toxic label, by name.
-            reward: The reward that is trained for.
+            plan: Names the classifiers and the language model.
+            reward: The reward that is trained for; its classifier measures toxicity if the plan
+                names none.
 
         Raises:
             InputError: If no classifier is named and the reward is none.
         """
         super().__init__()
         own = reward.classifier if isinstance(reward, ClassifierReward) else None
-        classifier = TextClassifier(model) if model else own
+        classifier = TextClassifier(plan.toxicity_model) if plan.toxicity_model else own
         if classifier is None:
             raise InputError(
-                "model.toxicity_model: the reward is no classifier; name one that measures toxicity"
+                "model.evaluation.toxicity_model: the reward is no classifier; name one that "
+                "measures toxicity"
             )
-        self.classifier = classifier
-        self.label = label
+        self.reward = reward
+        self.toxicity = Toxicity(classifier, plan.toxic_label)
+        self.second_toxicity = self.perplexity = None
+        if plan.second_toxicity_model:
+            second = TextClassifier(plan.second_toxicity_model)
+            self.second_toxicity = Toxicity(second, plan.second_toxic_label)
+        if plan.perplexity_model:
+            self.perplexity = Perplexity(plan.perplexity_model)
 
     def load(self) -> None:
-        """Opens the classifier, once.
+        """Opens the models, once; nothing in them learns.
 
         Raises:
-            InputError: If there is no such classifier, or it lacks the label.
+            InputError: If there is no such model, or a classifier lacks the label.
         """
-        self.classifier.load()
-        self.index = self.classifier.label_index(self.label)
+        for part in (self.reward, self.toxicity, self.second_toxicity, self.perplexity):
+            if part is not None:
+                part.load()
+        self.requires_grad_(False)
 
-    def forward(self, texts: list[str]) -> Tensor:
-        """``[n]`` probabilities for ``n`` texts."""
-        probabilities: Tensor = self.classifier(texts).softmax(dim=-1)
-        return probabilities[:, self.index]
+    def score(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
+        """What the reward and the classifier say.
 
+        Args:
+            batch: ``b`` prompts.
+            texts: Their responses.
 
-def judge_responses(
-    policy: Policy,
-    reward: Reward,
-    toxicity: Toxicity,
-    batch: PromptBatch,
-    responses: Responses,
-    micro_batch_size: int | None = None,
-) -> Verdicts:
-    """Scores responses, and measures their toxicity and their distance from the reference.
+        Returns:
+            ``score`` and ``toxicity``, each ``[b]``.
+        """
+        return {
+            "score": self.reward(batch.prompts, texts, batch.references),
+            "toxicity": self.toxicity(texts),
+        }
 
-    Args:
-        policy: The policy.
-        reward: The reward it is trained for.
-        toxicity: What measures toxicity.
-        batch: ``b`` prompts.
-        responses: Their responses.
-        micro_batch_size: Rows of one forward pass; None for all.
-    """
-    score = reward(batch.prompts, responses.texts, batch.references)
-    kl = measure(policy, batch, responses, score, "k1", micro_batch_size).kl
-    return Verdicts(
-        score=score,
-        toxicity=toxicity(responses.texts),
-        kl=torch.where(responses.mask, kl, 0).sum(dim=1),
-        length=responses.mask.sum(dim=1),
-        has_eos=responses.has_eos(policy.eos_token_id),
-    )
+    def examine(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
+        """All that the plan asks for.
+
+        Args:
+            batch: ``b`` prompts.
+            texts: Their responses.
+
+        Returns:
+            Each ``[b]``: those of :meth:`score`, the ROUGE kinds, and where they are asked for
+            ``second_toxicity``, ``nll`` (nats) and ``nll_tokens``.
+        """
+        figures = self.score(batch, texts)
+        figures |= dict(zip(KINDS, rouge(texts, batch.references).unbind(dim=1), strict=True))
+        if self.second_toxicity is not None:
+            figures["second_toxicity"] = self.second_toxicity(texts)
+        if self.perplexity is not None:
+            figures["nll"], figures["nll_tokens"] = self.perplexity(texts)
+        return figures

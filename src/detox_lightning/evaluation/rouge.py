@@ -1,5 +1,6 @@
 """ROUGE (https://aclanthology.org/W04-1013): how many words two texts share, and in what order."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,11 +10,54 @@ from torchmetrics import Metric
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
+def rouge(predictions: list[str], references: list[str]) -> Tensor:
+    """ROUGE F-measures of the ``rouge_score`` package, words stemmed (Porter).
+
+    Args:
+        predictions: The ``b`` texts to judge.
+        references: The ``b`` texts they are compared with, one each.
+
+    Returns:
+        ``[b, 4]`` in the order of ``KINDS``; ``rougeLsum`` takes lines for sentences.
+    """
+    scorer = _scorer()
+    pairs = zip(predictions, references, strict=True)
+    scores = [
+        scorer.score(target=reference, prediction=prediction) for prediction, reference in pairs
+    ]
+    return torch.tensor([[row[kind].fmeasure for kind in KINDS] for row in scores]).view(
+        -1, len(KINDS)
+    )
+
+
+class Words:
+    """Splits texts as ``rouge_score`` does, and remembers the stems of words, which take long."""
+
+    def __init__(self) -> None:
+        """Knows no words yet."""
+        from nltk.stem.porter import PorterStemmer
+
+        self.stem = cache(PorterStemmer().stem)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text, stemmed."""
+        from rouge_score.tokenize import tokenize
+
+        words: list[str] = tokenize(text, self)
+        return words
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(KINDS, tokenizer=Words())
+
+
 class Rouge(Metric):
     """Mean ROUGE F-measures over all texts of all processes.
 
-    They are those of the ``rouge_score`` package, with words stemmed (Porter). ``rougeLsum`` takes
-    lines for sentences. Nothing is downloaded.
+    See :func:`rouge`. Nothing is downloaded.
     """
 
     full_state_update = False
@@ -31,7 +75,6 @@ class Rouge(Metric):
         self.count: Tensor
         self.add_state("sums", sums, dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-        self._scorer: Any = None
 
     def update(self, predictions: list[str], references: list[str]) -> None:
         """Adds texts.
@@ -40,13 +83,7 @@ class Rouge(Metric):
             predictions: The ``b`` texts to judge.
             references: The ``b`` texts they are compared with, one each.
         """
-        if self._scorer is None:
-            from rouge_score.rouge_scorer import RougeScorer
-
-            self._scorer = RougeScorer(KINDS, use_stemmer=True)
-        for prediction, reference in zip(predictions, references, strict=True):
-            scores = self._scorer.score(target=reference, prediction=prediction)
-            self.sums += self.sums.new_tensor([scores[kind].fmeasure for kind in KINDS])
+        self.sums += rouge(predictions, references).sum(dim=0).to(self.sums)
         self.count += len(predictions)
 
     def compute(self) -> dict[str, Tensor]:

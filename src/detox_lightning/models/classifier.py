@@ -1,5 +1,6 @@
 """A sequence classifier that reads text."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import load_model, load_tokenizer
+from detox_lightning.models.texts import by_length, distinct_texts, encode, token_limit
 
 
 class TextClassifier(nn.Module):
@@ -25,6 +27,7 @@ class TextClassifier(nn.Module):
         self.max_tokens = 0
         self.model: Any = None
         self.tokenizer: Any = None
+        self._last: tuple[list[str], Tensor] | None = None
 
     def load(self) -> None:
         """Opens model and tokenizer, once.
@@ -38,7 +41,7 @@ class TextClassifier(nn.Module):
         self.model = load_model("AutoModelForSequenceClassification", self.name).requires_grad_(
             False
         )
-        self.max_tokens = _token_limit(self.model, self.tokenizer)
+        self.max_tokens = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "TextClassifier":
         """Stays in eval mode."""
@@ -59,21 +62,26 @@ class TextClassifier(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: list[str]) -> Tensor:
-        """Classifies texts.
+        """Classifies texts, equal ones once; the same texts as last time are not read again.
 
         Args:
-            texts: ``n`` texts.
+            texts: ``n`` texts; there may be none.
 
         Returns:
-            ``[n, labels]`` logits, float32, in the order of ``texts``.
+            ``[n, labels]`` logits, float32, in the order of ``texts``; the caller's own.
         """
+        if self._last is None or self._last[0] != texts:
+            distinct, rows = distinct_texts(texts)
+            logits = self._classify(distinct)
+            self._last = list(texts), logits[rows.to(logits.device)]
+        return self._last[1].clone()
+
+    def _classify(self, texts: list[str]) -> Tensor:
         device = self.model.device
-        encoded = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        encoded = encode(self.tokenizer, texts, self.max_tokens)
         shape = len(texts), self.model.config.num_labels
         logits = torch.empty(shape, device=device, dtype=torch.float32)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for rows in by_length(encoded, self.batch_size):
             inputs = self.tokenizer.pad(
                 {"input_ids": [encoded[i] for i in rows]}, return_tensors="pt", padding=True
             )
@@ -84,11 +92,6 @@ class TextClassifier(nn.Module):
             logits[torch.tensor(rows, device=device)] = output.logits.float()
         return logits
 
-
-def _token_limit(model: Any, tokenizer: Any) -> int:
-    """The shorter of what tokenizer and position embeddings allow."""
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    if "roberta" in config.model_type:
-        positions -= (config.pad_token_id or 0) + 1
-    return int(min(positions, tokenizer.model_max_length))
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        self._last = None  # it is on the device, and of the precision, that is left
+        return super()._apply(fn, recurse)

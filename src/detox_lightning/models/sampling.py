@@ -12,6 +12,7 @@ from jsonargparse.typing import (
 )
 
 from detox_lightning.errors import InputError
+from detox_lightning.models.noise import PromptNoise
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,29 @@ class Sampling:
             "temperature": self.temperature,
             "top_k": self.top_k,
             "top_p": self.top_p,
+        }
+
+    def given_noise(
+        self, noise: PromptNoise, limit: int, top_p: float | None = None
+    ) -> dict[str, Any]:
+        """What ``generate`` is told where the noise is given, not drawn.
+
+        Args:
+            noise: Added to the logits; the largest is taken.
+            limit: The longest response, in tokens.
+            top_p: Instead of this sampling's; None for that.
+        """
+        from transformers.generation import logits_process
+
+        top_p = self.top_p if top_p is None else top_p
+        processors: list[Any] = [logits_process.TemperatureLogitsWarper(float(self.temperature))]
+        if self.top_k:
+            processors.append(logits_process.TopKLogitsWarper(self.top_k))
+        if top_p < 1:
+            processors.append(logits_process.TopPLogitsWarper(float(top_p)))
+        return {
+            "do_sample": False,
+            "max_new_tokens": limit,
+            "min_new_tokens": self.min_new_tokens or None,
+            "logits_processor": logits_process.LogitsProcessorList([*processors, noise]),
         }

@@ -23,8 +23,12 @@ from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError, check_divides
-from detox_lightning.evaluation.evaluator import Evaluator, relative_change
-from detox_lightning.evaluation.judge import Toxicity
+from detox_lightning.evaluation.comparison import Comparison, Piece, merge
+from detox_lightning.evaluation.evaluator import Evaluator
+from detox_lightning.evaluation.judge import Judge
+from detox_lightning.evaluation.meter import ResponseMeter
+from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import adapter_base, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
@@ -68,8 +72,7 @@ class PPOModule(LightningModule):
         early_stop_kl: PositiveFloat | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1.41e-5),
         schedule: Schedule = CONSTANT,
-        toxicity_model: str | None = None,
-        toxic_label: str = "hate",
+        evaluation: EvaluationPlan = EvaluationPlan(),  # noqa: B008
         dtype: Literal["float32", "bfloat16"] = "float32",
         revision: str | None = None,
         attn_implementation: str | None = None,
@@ -101,9 +104,7 @@ class PPOModule(LightningModule):
                 above 1.5 times this many nats a token; null for never.
             optimizer: Gets the adapters' and the value head's parameters.
             schedule: Of the learning rate; a step is a rollout.
-            toxicity_model: Classifier that measures toxicity in ``validate`` and ``test``; null:
-                the reward's.
-            toxic_label: Its label whose probability is the toxicity.
+            evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
             dtype: What the base's weights are held in; the value head is float32.
             revision: Branch, tag or commit of the base on the hub.
             attn_implementation: ``sdpa``, ``eager``, …; null: transformers' choice.
@@ -112,7 +113,7 @@ class PPOModule(LightningModule):
             seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
 
         Raises:
-            InputError: If the sizes don't divide.
+            InputError: If the sizes don't divide, or nothing measures toxicity.
         """
         super().__init__()
         with warnings.catch_warnings():  # a reward holds a name until it loads: it may be copied
@@ -136,7 +137,11 @@ class PPOModule(LightningModule):
         self.early_stop_kl = early_stop_kl
         self.schedule_name = schedule.name
         self.optimization = StepwiseOptimization(optimizer, schedule)
-        self.toxicity = Toxicity(toxicity_model, toxic_label, reward)
+        self.plan = evaluation
+        self.judge = Judge(evaluation, reward)
+        self.meter = ResponseMeter()
+        self.pieces: list[Piece] = []
+        self.comparison: Comparison | None = None
         self.load_options: dict[str, Any] = {
             "dtype": dtype,
             "revision": revision,
@@ -192,7 +197,13 @@ class PPOModule(LightningModule):
         kl = metrics["objective/kl"]
         self.kl_coef = self.kl.next_coef(self.kl_coef, kl, responses_on_all_ranks)
         self.learning_rate.step()
-        self.samples = Samples(batch.prompts, responses.texts, scores.tolist())
+        self.samples = Samples(
+            batch.prompts,
+            responses.texts,
+            scores.tolist(),
+            rollout.response_mask.sum(dim=1).tolist(),
+            torch.where(rollout.response_mask, rollout.kl, 0).sum(dim=1).tolist(),
+        )
         self.rollouts += 1
 
     def respond(self, batch: PromptBatch) -> Responses:
@@ -257,46 +268,41 @@ class PPOModule(LightningModule):
 
     # -- evaluation
 
-    def evaluation_seed(self, batch_idx: int) -> int:
-        """The noise that belongs to a batch's place: the same before and after, at every time."""
-        return derive_seed(self.seed, "evaluation", batch_idx, self.global_rank)
-
-    def log_means(self, name: str, prefix: str) -> dict[str, Tensor]:
-        """Logs a meter's means over all answers; the reference has no distance from itself."""
-        means = self.evaluator.means(name)
-        if name == "before":
-            del means["kl"]
-        self.log_dict({f"{prefix}/{key}": mean for key, mean in means.items()})
-        return means
-
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judges the policy's answers."""
-        self.evaluator.judge(batch, self.evaluation_seed(batch_idx), "after")
+        """Judges a sampled response of the policy to each prompt."""
+        self.meter.update(self.evaluator.validate(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/…``."""
-        self.log_means("after", "val")
+        self.log_dict({f"val/{name}": mean for name, mean in self.meter.compute().items()})
+        self.meter.reset()
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judges answers of reference and policy."""
-        for name in ("before", "after"):
-            self.evaluator.judge(batch, self.evaluation_seed(batch_idx), name)
+        """Judges responses of reference and policy."""
+        self.pieces.append(self.evaluator.compare(batch))
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test/before/…``, ``test/after/…`` and the relative change of toxicity."""
-        before, after = (self.log_means(name, f"test/{name}") for name in ("before", "after"))
-        self.log("test/toxicity_change", relative_change(before["toxicity"], after["toxicity"]))
+        """Puts the comparison together and logs it: ``test/…``, ``test/greedy/…``."""
+        self.comparison = merge(self.pieces, self.plan.decodings)
+        self.pieces.clear()
+        self.log_dict(flat(summarize(self.comparison, self.seed, intervals=False), "test"))
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, str]]:
-        """Answers prompts: rows of ``prompt``, ``before``, ``after``, ``reference``."""
-        seed = self.evaluation_seed(batch_idx)
-        columns = {
-            "prompt": batch.prompts,
-            "before": self.evaluator.sample(batch, seed, "before").texts,
-            "after": self.evaluator.sample(batch, seed, "after").texts,
-            "reference": batch.references,
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Answers prompts; see :meth:`Evaluator.predict`."""
+        return self.evaluator.predict(batch)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a test compares, and how: for its report."""
+        names = {"policy": self.policy_name, "reward": self.reward.describe(), "seed": self.seed}
+        sampling = {"temperature": self.sampling.temperature, "top_k": self.sampling.top_k}
+        given = {key: value for key, value in vars(self.plan).items() if value is not None}
+        defaults = {
+            "toxicity_model": self.judge.toxicity.classifier.name,
+            "top_p": self.sampling.top_p,
+            "max_new_tokens": self.sampling.limits[1],
         }
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return names | sampling | defaults | given
 
     # -- models and state
 
@@ -354,11 +360,9 @@ class PPOModule(LightningModule):
         )
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
-        self.reward.load()
-        self.reward.requires_grad_(False)
-        self.toxicity.load()
+        self.judge.load()
         self.evaluator = Evaluator(
-            self.policy, self.tokenizer, self.reward, self.toxicity, self.micro_batch_size
+            self.plan, self.policy, self.tokenizer, self.judge, self.seed, self.micro_batch_size
         )
         # nothing changes them, and evaluation steps may not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]

@@ -15,6 +15,10 @@ class Reward(nn.Module):
     def load(self) -> None:
         """Opens what is costly to open, once; the constructor only takes names."""
 
+    def describe(self) -> str:
+        """One line for reports."""
+        return f"{type(self).__name__} ({self.name})"
+
     def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
         """Scores responses.
 

@@ -36,6 +36,10 @@ class ClassifierReward(Reward):
         self.include_prompt = include_prompt
         self.classifier = TextClassifier(model, batch_size)
 
+    def describe(self) -> str:
+        """One line for reports."""
+        return f"{self.output} of {self.name!r} by {self.classifier.name}"
+
     def load(self) -> None:
         """Opens the classifier.
 

@@ -1,0 +1,111 @@
+"""How surprising texts are to a causal language model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from detox_lightning.algorithm.logprobs import token_logprobs
+from detox_lightning.algorithm.masks import mask_from_lengths
+from detox_lightning.errors import InputError
+from detox_lightning.models.loading import load_model, load_tokenizer
+from detox_lightning.models.texts import by_length, distinct_texts, encode, token_limit
+
+
+class Perplexity(nn.Module):
+    """What a frozen causal language model thinks of texts, each read for itself.
+
+    The perplexity of texts is ``(nats.sum() / tokens.sum()).exp()`` of what :meth:`forward` gives.
+    """
+
+    def __init__(self, model: str, batch_size: int = 32):
+        """Notes what to open; :meth:`load` opens it.
+
+        Args:
+            model: Hub id, local folder or ``demo:NAME``.
+            batch_size: Texts read at once.
+        """
+        super().__init__()
+        self.name = model
+        self.batch_size = batch_size
+        self.max_tokens = 0
+        self.start = 0
+        self.model: Any = None
+        self.tokenizer: Any = None
+
+    def load(self) -> None:
+        """Opens model and tokenizer, once.
+
+        Raises:
+            InputError: If there is no such model, or it has no token that a text could begin after.
+        """
+        if self.model is not None:
+            return
+        self.tokenizer = load_tokenizer(self.name)
+        self.start = _start_token(self.tokenizer, self.name)
+        self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
+        self.max_tokens = token_limit(self.model, self.tokenizer)
+
+    def train(self, mode: bool = True) -> "Perplexity":
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Reads texts, equal ones once.
+
+        A text is its own tokens alone: the first is predicted from BOS (from EOS, where the
+        tokenizer has no BOS), and no EOS is expected after the last. Texts longer than the model's
+        positions are cut.
+
+        Args:
+            texts: ``n`` texts; there may be none.
+
+        Returns:
+            ``[n]`` negative log-likelihoods of the whole texts, in nats, float32; and ``[n]``
+            numbers of tokens they are sums over. An empty text is 0 nats of 0 tokens.
+        """
+        distinct, rows = distinct_texts(texts)
+        encoded = encode(self.tokenizer, distinct, self.max_tokens, add_special_tokens=False)
+        device = self.model.device
+        tokens = torch.tensor([len(ids) for ids in encoded], dtype=torch.long, device=device)
+        nats = torch.zeros(len(distinct), device=device)
+        for batch in by_length(encoded, self.batch_size):
+            nats[batch] = self._nats([encoded[place] for place in batch])
+        rows = rows.to(device)
+        return nats[rows], tokens[rows]
+
+    def _nats(self, encoded: list[list[int]]) -> Tensor:
+        """``[b]`` negative log-likelihoods of ``b`` texts' tokens.
+
+        They are padded on the right, where a causal model doesn't look, so that the positions
+        count from the start of each text.
+        """
+        device = self.model.device
+        tokens = pad_sequence(
+            [torch.tensor(ids, dtype=torch.long) for ids in encoded], batch_first=True
+        ).to(device)
+        if not tokens.shape[1]:
+            return torch.zeros(len(encoded), device=device)
+        lengths = torch.tensor([len(ids) for ids in encoded], device=device)
+        mask = mask_from_lengths(lengths, tokens.shape[1])
+        first = torch.full_like(tokens[:, :1], self.start)
+        output = self.model(
+            input_ids=torch.cat([first, tokens[:, :-1]], dim=1),
+            attention_mask=mask.long(),
+            use_cache=False,
+        )
+        logprobs = token_logprobs(output.logits.float(), tokens)
+        return -torch.where(mask, logprobs, 0).sum(dim=1)
+
+
+def _start_token(tokenizer: Any, name: str) -> int:
+    """What the first token is predicted from."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise InputError(
+        f"perplexity under {name!r}: its tokenizer has neither BOS nor EOS, from which the first "
+        "token is predicted; name another causal model"
+    )

@@ -1,0 +1,65 @@
+"""How an evaluation asks and judges."""
+
+from dataclasses import dataclass
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+
+from detox_lightning.errors import InputError
+
+GREEDY = "greedy"
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """How ``validate``, ``test`` and ``predict`` ask and judge.
+
+    ``test`` asks for a greedy response and for samples, ``validate`` for one sample, ``predict``
+    for one response, greedy if there is a choice. A prompt's noise is a function of the seed and
+    of its place, the same before and after training.
+
+    Attributes:
+        samples: Sampled responses a prompt in ``test``; 25 is the RealToxicityPrompts protocol.
+        greedy: Whether ``test`` also asks for the likeliest response, and ``predict`` for it alone.
+        top_p: Samples come from the likeliest tokens that make up this probability; null: as in
+            ``sampling``.
+        max_new_tokens: Longest response, in tokens; null: the longest of ``sampling``.
+        toxicity_model: Classifier that measures toxicity; null: the reward's.
+        toxic_label: Its label whose probability is the toxicity.
+        second_toxicity_model: Another classifier, which the policy was not trained to please; null
+            for none.
+        second_toxic_label: Its toxic label.
+        perplexity_model: A causal language model, whose perplexity of the responses is measured;
+            null for none.
+        predict_before: Whether ``predict`` answers as the model did before training, too.
+        batch_size: Responses that are generated at once.
+    """
+
+    samples: NonNegativeInt = 1
+    greedy: bool = True
+    top_p: ClosedUnitInterval | None = None
+    max_new_tokens: PositiveInt | None = None
+    toxicity_model: str | None = None
+    toxic_label: str = "hate"
+    second_toxicity_model: str | None = None
+    second_toxic_label: str = "hate"
+    perplexity_model: str | None = None
+    predict_before: bool = False
+    batch_size: PositiveInt = 128
+
+    def __post_init__(self) -> None:
+        if not self.decodings:
+            raise InputError(
+                "model.evaluation.samples=0, greedy=false: this asks for no response; allow one"
+            )
+        if self.top_p == 0:
+            raise InputError("model.evaluation.top_p=0 leaves no token to sample; 1 is all of them")
+
+    @property
+    def decodings(self) -> list[str]:
+        """Names of a prompt's responses in ``test``: ``greedy``, ``sample 1``, …"""
+        return [GREEDY] * self.greedy + [f"sample {i + 1}" for i in range(self.samples)]
+
+
+def sample_number(decoding: str) -> int:
+    """Which of a prompt's samples a decoding is, from 1; 0: the greedy response."""
+    return 0 if decoding == GREEDY else int(decoding.removeprefix("sample "))

@@ -1,0 +1,79 @@
+"""Sampling noise that belongs to a prompt, whatever batch or process it is answered in."""
+
+import torch
+from torch import Tensor
+
+from detox_lightning.seeding import derive_seed
+
+GOLDEN = -0x61C88647  # 2**32 over the golden ratio, as a signed number
+UNIT = 2.0**-23
+
+
+class PromptNoise:
+    """Samples by adding Gumbel noise to the logits, whose largest is then taken.
+
+    That is a draw from their distribution (the Gumbel-max trick,
+    https://arxiv.org/abs/1411.0030). The noise is a function of seed, prompt, step and token alone:
+    one process draws what several would, and two models that are given the same noise say the same
+    as long as they think the same. One object serves one call of ``generate``, as the last of its
+    logits processors, with ``do_sample=False``.
+
+    Attributes:
+        logprobs: Of each step ``[b]``: log-probability of what was drawn, or of the likeliest
+            token in rows without noise.
+    """
+
+    def __init__(self, seed: int, index: Tensor, samples: Tensor):
+        """Notes whose noise it is.
+
+        Args:
+            seed: The evaluation's.
+            index: ``[b]`` each row's prompt, by its place among the prompts.
+            samples: ``[b]`` which of the prompt's samples a row is, from 1; 0: no noise, the row
+                is answered greedily.
+        """
+        start = torch.tensor(derive_seed(seed, "noise") & 0x7FFFFFFF, dtype=torch.int32)
+        keys = hashed(start.to(index.device) ^ hashed(index.int() * GOLDEN))
+        self.keys = hashed(keys ^ (samples.int() * GOLDEN))
+        self.sampled = samples.bool()[:, None]
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``[b, V]`` logits with this step's noise, float32.
+
+        Args:
+            input_ids: Tokens so far; not looked at, since their padding depends on the batch.
+            scores: ``[b, V]`` logits after temperature and truncation.
+        """
+        keys = hashed(self.keys ^ (len(self.logprobs) * 2 + 1))
+        noised = torch.where(self.sampled, scores + gumbel(keys, scores.shape[1]), scores)
+        drawn = scores.gather(1, noised.argmax(dim=1, keepdim=True))[:, 0]
+        self.logprobs.append(drawn - scores.logsumexp(dim=1))
+        return noised
+
+
+def gumbel(keys: Tensor, size: int) -> Tensor:
+    """``[b, size]`` standard Gumbel numbers, a function of ``keys`` (``[b]``, int32)."""
+    places = torch.arange(size, device=keys.device, dtype=torch.int32) * GOLDEN
+    bits = hashed(keys[:, None] ^ places)
+    uniform = (bits >> 9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(UNIT)
+    return uniform.log_().neg_().log_().neg_()
+
+
+def hashed(x: Tensor) -> Tensor:
+    """Each whole number scattered over all of int32.
+
+    One of the 32-bit mixers that https://github.com/skeeto/hash-prospector found.
+    """
+    x = _mixed(x, 16, 0x7FEB352D)
+    x = _mixed(x, 15, -0x7B935975)
+    return x ^ _shifted(x, 16)
+
+
+def _mixed(x: Tensor, shift: int, factor: int) -> Tensor:
+    return (x ^ _shifted(x, shift)).mul_(factor)
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """A shift to the right that brings in zeros, whatever the sign."""
+    return (x >> by).bitwise_and_((1 << (32 - by)) - 1)

@@ -1,0 +1,76 @@
+"""The files of a comparison, and the table for the terminal."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from detox_lightning.evaluation.comparison import Comparison
+from detox_lightning.report.curves import Curves
+from detox_lightning.report.page import render
+
+PACKAGES = (
+    "detox-lightning",
+    *("torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "scipy"),
+)
+SHORT = (
+    *("toxicity", "expected_max_toxicity", "toxicity_probability", "second_toxicity", "score"),
+    *("rougeL", "distinct2", "perplexity", "length", "kl"),
+)
+
+
+def versions() -> dict[str, str]:
+    """Of this package and those it stands on."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def write_files(
+    folder: Path, summary: dict[str, Any], comparison: Comparison, curves: Curves
+) -> None:
+    """Writes ``summary.json``, ``comparison.jsonl``, ``comparison.parquet`` and ``report.html``.
+
+    Args:
+        folder: Where to; it is there.
+        summary: ``about`` and ``figures``.
+        comparison: What was answered.
+        curves: What was logged in training; see :func:`read_curves`.
+    """
+    from pyarrow import Table, parquet
+
+    rows = comparison.rows()
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    whole = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    (folder / "summary.json").write_text(whole, encoding="utf8")
+    (folder / "comparison.jsonl").write_text("".join(lines), encoding="utf8")
+    parquet.write_table(Table.from_pylist(rows), folder / "comparison.parquet")
+    (folder / "report.html").write_text(render(summary, comparison, curves), encoding="utf8")
+
+
+def short_table(summary: dict[str, Any]) -> str:
+    """The figures that matter, as text.
+
+    Args:
+        summary: ``about`` and ``figures``.
+    """
+    group, figures = next(iter(summary["figures"].items()))
+    about = summary["about"]
+    kind = f"{about['samples']} sampled" if group == "sampled" else group
+    head = f"{about['prompts']} prompts, {kind} each; {about['confidence']:.0%} intervals"
+    rows = [(head, "before", "after", "better by")]
+    for entry in (figures[name] for name in SHORT if name in figures):
+        better = _cell(entry["improvement"], "{:+.1%}")
+        if entry["improvement"] is None and entry["better"] == "higher":
+            better = _cell(entry["difference"], "{:+.3f}")
+        rows.append((entry["title"], _cell(entry["before"]), _cell(entry["after"]), better))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _cell(estimate: dict[str, float | None] | None, form: str = "{:.3f}") -> str:
+    if estimate is None:
+        return "–"
+    value, low, high = ("–" if x is None else form.format(x) for x in estimate.values())
+    return value if (low, high) == ("–", "–") else f"{value} [{low}, {high}]"

@@ -1,0 +1,248 @@
+"""Pictures of an evaluation: matplotlib figures, and SVG that takes on a page's colours."""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import wraps
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, ParamSpec
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detox_lightning.report.curves import Curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+Options = ParamSpec("Options")
+
+INK, BEFORE, AFTER = "#010203", "#b35309", "#1f5fa8"
+PAGE_COLOURS = {
+    INK: "currentColor",
+    BEFORE: f"var(--before, {BEFORE})",
+    AFTER: f"var(--after, {AFTER})",
+}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "detox_lightning",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+}
+PANEL = 3.4, 2.3  # inches: in a column of a page its letters are as large as a caption's
+MOST_POINTS = 1000
+
+# Each panel's metrics: of every rollout, and of the fixed prompts.
+PANELS: dict[str, tuple[str, str]] = {
+    "Score": ("objective/scores_mean", "val/score"),
+    "Toxicity": ("", "val/toxicity"),
+    "KL to the reference, nats": ("objective/kl", "val/kl"),
+    "ROUGE-L": ("", "val/rougeL"),
+    "Tokens per response": ("tokens/responses_len_mean", "val/length"),
+    "Share that ended by itself": ("objective/eos_rate", "val/eos_rate"),
+}
+
+SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+
+def _styled(draw: "Callable[Options, Figure]") -> "Callable[Options, Figure]":
+    """Draws in the house's style, and leaves matplotlib's settings as they were."""
+
+    @wraps(draw)
+    def drawn(*args: Options.args, **kwargs: Options.kwargs) -> "Figure":
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@_styled
+def histogram(
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    name: str,
+    limits: tuple[float, float] | None = None,
+) -> "Figure":
+    """How often which value came out, before and after, in common bins.
+
+    Args:
+        before: Values of the reference's responses, any shape; NaN is left out.
+        after: Values of the policy's.
+        name: What they are values of.
+        limits: Ends of the axis; None: the smallest and the largest value.
+    """
+    sides = [values[np.isfinite(values)] for values in (before, after)]
+    edges = np.linspace(*(limits or _ends(np.concatenate(sides))), 26)
+    figure, (axes,) = _panels(1, 1)
+    for values, label, colour, line in zip(
+        sides, ("before", "after"), (BEFORE, AFTER), ("--", "-"), strict=True
+    ):
+        counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+        axes.stairs(counts, edges, fill=True, color=colour, alpha=0.12)
+        axes.stairs(counts, edges, color=colour, linestyle=line, linewidth=1.6, label=label)
+    _count_in_ones(axes.yaxis)
+    axes.set(xlabel=name, ylabel="responses")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    figure.set_label(f"Histogram of {name} before and after")
+    return figure
+
+
+def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The smallest and the largest value, apart even where all are alike."""
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high - low > 1e-6 * max(1, abs(high)) else (low - 0.5, high + 0.5)
+
+
+@_styled
+def score_against_kl(kl: NDArray[np.float64], score: NDArray[np.float64]) -> "Figure":
+    """A point for each response: how far from the reference it is, and what it is worth.
+
+    Args:
+        kl: Nats per response, any shape; NaN is left out.
+        score: Scores of the same responses, the same shape.
+    """
+    known = np.isfinite(kl) & np.isfinite(score)
+    stride = -(-known.sum() // MOST_POINTS) or 1
+    figure, (axes,) = _panels(1, 1)
+    axes.plot(
+        *(values[known][::stride] for values in (kl, score)),
+        linestyle="none",
+        marker="o",
+        markersize=3.5,
+        markeredgewidth=0,
+        color=AFTER,
+        alpha=0.45,
+    )
+    axes.set(xlabel="KL to the reference, nats", ylabel="score after")
+    figure.set_label("Score of each response after training against its KL to the reference")
+    return figure
+
+
+def present_panels(curves: Curves) -> list[str]:
+    """Titles of the panels for which something was logged.
+
+    Args:
+        curves: Pairs of rollout and value, by metric.
+    """
+    return [title for title, names in PANELS.items() if any(curves.get(name) for name in names)]
+
+
+@_styled
+def curves_picture(
+    curves: Curves, panels: Sequence[str] | None = None, columns: int = 3
+) -> "Figure":
+    """Training curves, one panel beside the other; several have a legend below.
+
+    Args:
+        curves: Pairs of rollout and value, by metric.
+        panels: Titles of the panels to draw, of those in ``PANELS``; None: all that have data.
+        columns: Panels in a row.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    titles = present_panels(curves) if panels is None else list(panels)
+    if not titles:
+        raise ValueError("no panel has data")
+    figure, grid = _panels(len(titles), columns)
+    for axes, title in zip(grid, titles, strict=True):
+        _draw_panel(axes, title, curves)
+    if len(titles) > 1:
+        lines = {str(line.get_label()): line for axes in grid for line in axes.get_lines()}
+        figure.legend(lines.values(), list(lines), loc="outside lower center", ncols=2)
+    figure.set_label(f"Training curves: {', '.join(titles)}")
+    return figure
+
+
+def _draw_panel(axes: "Axes", title: str, curves: Curves) -> None:
+    """A thin line for rollouts, a line with points for the fixed prompts."""
+    rollout, fixed = (np.array(curves.get(name) or np.empty((0, 2))).T for name in PANELS[title])
+    if rollout.size:
+        axes.plot(*rollout, color=INK, alpha=0.5, linewidth=1, label="each rollout")
+    if fixed.size:
+        axes.plot(*fixed, color=AFTER, linewidth=1.6, marker="o", markersize=4, label="validation")
+    axes.set(title=title, xlabel="rollout")
+    _count_in_ones(axes.xaxis)
+
+
+def _count_in_ones(axis: "Axis") -> None:
+    """Puts no ticks between whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+
+
+def _panels(count: int, columns: int) -> "tuple[Figure, list[Axes]]":
+    """A figure of ``count`` axes in rows."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def svg(figure: "Figure") -> str:
+    """A figure as an ``<svg>`` element that can stand in a page.
+
+    Letters and axes have the colour of the text around it, the data's colours can be set as
+    ``--before`` and ``--after``. The same numbers give the same text; no two pictures share ids.
+
+    Args:
+        figure: What is drawn; its label becomes the title.
+    """
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context(STYLE):
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue().decode()
+    root = ElementTree.fromstring(text)
+    _make_guest(root, sha256(f"{figure.get_label()}{text}".encode()).hexdigest()[:8])
+    root.set("aria-label", str(figure.get_label()))
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", LINK)
+    written = ElementTree.tostring(root, encoding="unicode")
+    for colour, of_page in PAGE_COLOURS.items():
+        written = written.replace(colour, of_page)
+    return written
+
+
+def _make_guest(root: Any, prefix: str) -> None:
+    """Takes out what would change the page around it, and makes ids its own."""
+    for definitions in root.iter(f"{{{SVG}}}defs"):
+        for rule in definitions.findall(f"{{{SVG}}}style"):
+            definitions.remove(rule)
+    for element in root.iter():
+        for name, value in element.items():
+            if name == "id":
+                value = f"{prefix}-{value}"
+            elif name == f"{{{LINK}}}href":
+                value = value.replace("#", f"#{prefix}-")
+            element.set(name, value.replace("url(#", f"url(#{prefix}-"))
+    root.set("role", "img")
+    root.set("stroke-linejoin", "round")

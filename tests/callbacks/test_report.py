@@ -1,0 +1,117 @@
+"""The files of a test, where they go, and that nothing is written over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from command import run, tiny_recipe
+from detox_lightning.evaluation.statistics import FIGURES
+
+FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
+RAN = ("--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
+
+
+class Twice:
+    """A run, tested twice: its checkpoint, and without one."""
+
+    def __init__(self, folder: Path, recipe: str):
+        samples = "--model.evaluation.samples=2"
+        fitted = run("fit", "--config", recipe, *RAN)
+        assert fitted.code == 0, fitted.err
+        self.first = run("test", "--config", recipe, samples, "--ckpt_path=last")
+        self.second = run("test", "--config", recipe, samples, "--ckpt_path=last")
+        self.run = folder / "runs" / "tiny" / "version_0"
+        self.recipe = recipe
+
+    def rows(self, name: str = "test") -> list[dict[str, Any]]:
+        lines = (self.run / name / "comparison.jsonl").read_text(encoding="utf8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.run / "test" / "summary.json").read_text(encoding="utf8"))
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory, tiny_t5: str, tiny_classifier: str) -> Twice:
+    folder = tmp_path_factory.mktemp("tested")
+    return Twice(folder, tiny_recipe(folder, tiny_t5, tiny_classifier))
+
+
+def test_files_lie_beside_the_checkpoint_s_log(tested: Twice) -> None:
+    assert tested.first.code == 0, tested.first.err
+    assert {path.name for path in (tested.run / "test").iterdir()} == FILES
+    assert str(tested.run / "test") in tested.first.out.replace("\n", "")
+
+
+def test_a_second_test_overwrites_nothing(tested: Twice) -> None:
+    assert {path.name for path in (tested.run / "test-1").iterdir()} == FILES
+    assert tested.rows("test-1") == tested.rows()
+
+
+def test_a_row_a_prompt_and_response(tested: Twice) -> None:
+    rows = tested.rows()
+    assert len(rows) == 7 * 3
+    assert {row["decoding"] for row in rows} == {"greedy", "sample 1", "sample 2"}
+    differences = [row["toxicity_after"] - row["toxicity_before"] for row in rows]
+    assert [row["difference"] for row in rows] == pytest.approx(differences)
+    assert differences == sorted(differences)
+    table = pyarrow.parquet.read_table(tested.run / "test" / "comparison.parquet")
+    assert table.to_pylist() == rows
+
+
+def test_the_summary_is_of_these_rows(tested: Twice) -> None:
+    rows, figures = tested.rows(), tested.summary["figures"]
+    for group in ("sampled", "greedy"):
+        chosen = [row for row in rows if (row["decoding"] == "greedy") == (group == "greedy")]
+        for name in ("toxicity", "score", "rougeL", "length"):
+            for side in ("before", "after"):
+                mean = sum(row[f"{name}_{side}"] for row in chosen) / len(chosen)
+                part = figures[group][name][side]
+                assert part["value"] == pytest.approx(mean)
+                assert part["low"] <= part["value"] <= part["high"]
+    # the recipe has no second classifier and no language model
+    assert set(figures["sampled"]) == set(FIGURES) - {"second_toxicity", "perplexity"}
+    about = tested.summary["about"]
+    assert about["prompts"] == 7
+    assert about["checkpoint"] == str(tested.run / "checkpoints" / "last.ckpt")
+    assert about["samples"] == 2
+    assert about["max_new_tokens"] == 6
+    assert about["data"] == str(tested.run.parents[2])
+    assert "torch" in about["versions"]
+
+
+def test_a_short_table_instead_of_a_long_one(tested: Twice) -> None:
+    lines = tested.first.out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("7 prompts, 2 sampled each"))
+    toxicity = tested.summary["figures"]["sampled"]["toxicity"]
+    value, low, high = (toxicity["before"][name] for name in ("value", "low", "high"))
+    row = lines[start + 2]
+    assert row.startswith("Toxicity, mean ")
+    assert f" {value:.3f} [{low:.3f}, {high:.3f}] " in row
+    assert f"{toxicity['improvement']['value']:+.1%}" in row
+    assert len(lines[start:]) < 20
+    assert "Test metric" not in tested.first.out
+
+
+def test_without_a_checkpoint_in_the_run_s_own_folder(tested: Twice, tmp_path: Path) -> None:
+    logger = [f"--trainer.logger.save_dir={tmp_path}", "--data.num_eval_samples=2"]
+    assert run("test", "--config", tested.recipe, *logger).code == 0
+    assert (tmp_path / "tiny" / "version_0" / "test" / "report.html").exists()
+
+
+def test_a_folder_of_one_s_own(tested: Twice, tmp_path: Path) -> None:
+    few = ("--data.num_eval_samples=2", f"--trainer.logger.save_dir={tmp_path}")
+    folder = tmp_path / "mine"
+    words = ("test", "--config", tested.recipe, *few, f"--report.folder={folder}")
+    assert run(*words).code == 0
+    assert {path.name for path in folder.iterdir()} == FILES
+    again = run(*words)
+    assert again.code == 2
+    assert again.errors == [
+        f"error: report.folder={folder}: there is something in it already, which would be "
+        "overwritten. Give another folder, or move this one away."
+    ]

@@ -1,0 +1,218 @@
+"""Policy and reference answer the same prompts with the same noise, and are judged."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import word_tokenizer
+from detox_lightning.errors import InputError
+from detox_lightning.evaluation import judge as judge_module
+from detox_lightning.evaluation.comparison import Piece, merge
+from detox_lightning.evaluation.evaluator import Evaluator
+from detox_lightning.evaluation.judge import Judge
+from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.evaluation.rouge import KINDS
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.sampling import Sampling
+from detox_lightning.rewards import Reward
+from toys import PAIRS, collate_pairs
+
+TEXT_FIGURES = {"score", "toxicity", *KINDS}
+FIGURES = {*TEXT_FIGURES, "length", "has_eos"}
+
+
+class Length(Reward):
+    """Likes many words."""
+
+    name = "length"
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        return torch.tensor([float(len(text.split())) for text in responses])
+
+
+@pytest.fixture
+def policy(tiny_t5: str) -> Policy:
+    """One that has moved away from its reference, a little."""
+    torch.manual_seed(0)
+    policy = load_policy(tiny_t5, LoRA(r=4), Sampling(max_new_tokens=6, temperature=0.7))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape)
+    return policy
+
+
+@pytest.fixture
+def make(policy: Policy, tiny_classifier: str) -> Any:
+    def make(**options: Any) -> Evaluator:
+        plan = EvaluationPlan(toxicity_model=tiny_classifier, **options)
+        judge = Judge(plan, Length())
+        judge.load()
+        return Evaluator(plan, policy, word_tokenizer(), judge, seed=3, micro_batch_size=5)
+
+    return make
+
+
+def compare(evaluator: Evaluator, *sizes: int) -> Any:
+    """A comparison on the first prompts, in batches of these sizes."""
+    pairs, pieces = iter(PAIRS), []
+    for size in sizes:
+        pieces.append(evaluator.compare(collate_pairs([next(pairs) for _ in range(size)])))
+    return merge(pieces, evaluator.plan.decodings)
+
+
+def test_what_is_asked_is_answered_and_judged(make: Any, policy: Policy) -> None:
+    piece: Piece = make(samples=2).compare(collate_pairs(PAIRS[:6]))
+    assert set(piece.figures["before"]) == FIGURES
+    assert set(piece.figures["after"]) == FIGURES | {"kl"}
+    assert all(x.shape == (6, 3) for side in piece.figures.values() for x in side.values())
+    for side, texts in piece.texts.items():
+        words = [[float(len(text.split())) for text in row] for row in texts]
+        assert piece.figures[side]["score"].tolist() == words
+    greedy, *samples = zip(*piece.texts["after"], strict=True)
+    assert samples[0] != samples[1] != greedy
+    batch = collate_pairs(PAIRS[:6])
+    said = policy.generate(batch.prompt_ids, batch.prompt_mask, max_new_tokens=6, do_sample=False)
+    texts = word_tokenizer().batch_decode(said, skip_special_tokens=True)
+    assert list(greedy) == [text.strip() for text in texts]
+
+
+def test_batches_make_no_difference(make: Any) -> None:
+    """Neither those of the loader nor those of generation: nor, so, would processes."""
+    one = compare(make(samples=2), 8)
+    for other in (compare(make(samples=2), 3, 5), compare(make(samples=2, batch_size=5), 7, 1)):
+        for ours, theirs in ((one.before, other.before), (one.after, other.after)):
+            assert ours.texts == theirs.texts
+            for name, values in ours.figures.items():
+                np.testing.assert_allclose(values, theirs.figures[name], atol=1e-5, err_msg=name)
+
+
+def test_noise_is_shared_by_the_two_and_seeded(make: Any, policy: Policy) -> None:
+    evaluator = make(samples=2)
+    moved = compare(evaluator, 8)
+    assert moved.before.texts != moved.after.texts
+    with torch.no_grad():  # back to where it began
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    still = compare(evaluator, 8)
+    assert still.before.texts == still.after.texts == moved.before.texts
+    np.testing.assert_allclose(still.after.figures["kl"][:, 1:], 0, atol=1e-5)
+    evaluator.seed = 4
+    assert compare(evaluator, 8).before.texts != still.before.texts
+
+
+def test_kl_is_the_log_ratio_of_samples(make: Any, policy: Policy) -> None:
+    evaluator = make(samples=1)
+    batch = collate_pairs(PAIRS[:6])
+    kl = evaluator.compare(batch).figures["after"]["kl"]
+    assert np.isnan(kl[:, 0]).all()  # a greedy response is no sample
+    responses = evaluator.answer(batch, ["sample 1"] * 6, "after").responses
+    rows = batch.prompt_ids, batch.prompt_mask, responses.ids
+    with torch.no_grad():
+        ours = policy(*rows).logprobs
+        with policy.reference():
+            theirs = policy(*rows).logprobs
+    expected = ((ours - theirs) * responses.mask).sum(dim=1)
+    np.testing.assert_allclose(kl[:, 1], expected.numpy(), atol=1e-5)
+    assert expected.abs().max() > 0.01
+
+
+def test_responses_are_made_in_batches(
+    make: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    generate = policy.generate
+
+    def counted(ids: Tensor, *args: Any, **options: Any) -> Tensor:
+        sizes.append(len(ids))
+        return generate(ids, *args, **options)
+
+    monkeypatch.setattr(policy, "generate", counted)
+    make(samples=3).compare(collate_pairs(PAIRS[:6]))
+    assert sizes == [24, 24]  # before and after
+    sizes.clear()
+    make(samples=3, batch_size=10).compare(collate_pairs(PAIRS[:6]))
+    assert sizes == [10, 10, 4] * 2
+
+
+def test_a_narrow_top_p_leaves_the_likeliest(make: Any) -> None:
+    texts = make(samples=1, top_p=1e-6).compare(collate_pairs(PAIRS[:6])).texts["after"]
+    assert all(greedy == sample for greedy, sample in texts)
+
+
+def test_lengths_and_ends(make: Any, policy: Policy) -> None:
+    with torch.no_grad():  # EOS becomes more likely
+        head = policy.base.lm_head.weight
+        head[policy.eos_token_id] = head[156]  # what it says first
+    evaluator = make(samples=5, greedy=False, max_new_tokens=5)
+    piece = evaluator.compare(collate_pairs(PAIRS))
+    figures = piece.figures["after"]
+    assert figures["length"].max() == 5
+    assert (figures["has_eos"][figures["length"] < 5] == 1).all()
+    assert 0 < figures["has_eos"].mean() < 1
+
+
+def test_validation_asks_for_one_sample(make: Any) -> None:
+    evaluator = make(samples=0)
+    figures = evaluator.validate(collate_pairs(PAIRS[:6]))
+    assert set(figures) == FIGURES | {"kl"}
+    assert all(values.shape == (6,) for values in figures.values())
+    assert figures["kl"].isfinite().all()
+
+
+def test_predictions(make: Any) -> None:
+    batch = collate_pairs(PAIRS[:3])
+    greedy = make().answer(batch, ["greedy"] * 3, "after").responses.texts
+    rows = make().predict(batch)
+    assert [row["response"] for row in rows] == greedy
+    assert [row["score"] for row in rows] == [float(len(text.split())) for text in greedy]
+    assert set(rows[0]) == {"prompt", "reference", "response", "score", "toxicity"}
+    both = make(predict_before=True).predict(batch._replace(references=["", "known", ""]))
+    assert [row["after"] for row in both] == greedy
+    assert [row.get("reference") for row in both] == [None, "known", None]
+    names = {f"{name}_{side}" for name in ("score", "toxicity") for side in ("before", "after")}
+    assert set(both[0]) == {"prompt", "before", "after", *names}
+    sampled = make(greedy=False).predict(batch)
+    texts = make().answer(batch, ["sample 1"] * 3, "after").responses.texts
+    assert [row["response"] for row in sampled] == texts != greedy
+
+
+class Surprise(nn.Module):
+    """In place of a language model: a nat a word."""
+
+    def load(self) -> None: ...
+
+    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        words = torch.tensor([float(len(text.split())) for text in texts])
+        return words, words
+
+
+def test_more_judges(tiny_classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_module, "Perplexity", lambda model: Surprise())
+    plan = EvaluationPlan(
+        toxicity_model=tiny_classifier,
+        second_toxicity_model=tiny_classifier,
+        second_toxic_label="nothate",
+        perplexity_model="a language model",
+    )
+    judge = Judge(plan, Length())
+    judge.load()
+    assert not any(parameter.requires_grad for parameter in judge.parameters())
+    found = judge.examine(collate_pairs(PAIRS[:2]), ["Ann is late", ""])
+    assert set(found) == TEXT_FIGURES | {"second_toxicity", "nll", "nll_tokens"}
+    torch.testing.assert_close(found["toxicity"] + found["second_toxicity"], torch.ones(2))
+    assert found["nll"].tolist() == found["nll_tokens"].tolist() == [3, 0]
+
+
+def test_somebody_must_measure_toxicity() -> None:
+    with pytest.raises(InputError) as caught:
+        Judge(EvaluationPlan(), Length())
+    assert str(caught.value) == (
+        "model.evaluation.toxicity_model: the reward is no classifier; name one that measures "
+        "toxicity"
+    )

@@ -1,0 +1,51 @@
+"""Equal texts once, texts of like length together, and none too long."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import word_tokenizer
+from detox_lightning.models.texts import by_length, distinct_texts, encode, token_limit
+
+
+def test_equal_texts_share_a_place() -> None:
+    texts, rows = distinct_texts(["b", "a", "b", "", "a"])
+    assert texts == ["b", "a", ""]
+    assert [texts[row] for row in rows.tolist()] == ["b", "a", "b", "", "a"]
+    none, nowhere = distinct_texts([])
+    assert (none, nowhere.tolist()) == ([], [])
+    assert ["x"][nowhere.sum()] == "x"  # whole numbers, that index
+
+
+def test_the_shortest_come_first() -> None:
+    encoded = [[1] * length for length in (5, 1, 3, 0, 1)]
+    assert list(by_length(encoded, 2)) == [[3, 1], [4, 2], [0]]
+    assert list(by_length(encoded, 9)) == [[3, 1, 4, 2, 0]]
+    assert list(by_length([], 2)) == []
+
+
+def test_no_texts_have_no_tokens() -> None:
+    assert encode(word_tokenizer(), [], 8) == []
+
+
+@pytest.mark.parametrize(
+    ("positions", "says", "model_type", "limit"),
+    [
+        (64, 512, "bert", 64),
+        (64, 32, "bert", 32),
+        (66, 512, "xlm-roberta", 64),  # pad token 1
+        (None, 512, "t5", 512),
+        (None, int(1e30), "bloom", 2**31 - 1),
+    ],
+)
+def test_the_limit_is_the_tighter_of_two(
+    positions: int | None, says: int, model_type: str, limit: int
+) -> None:
+    config = SimpleNamespace(
+        model_type=model_type, max_position_embeddings=positions, pad_token_id=1
+    )
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = says
+    assert token_limit(SimpleNamespace(config=config), tokenizer) == limit
+    words = " ".join(["fool"] * 600)
+    assert len(encode(tokenizer, [words], limit)[0]) == min(limit, 601)  # and EOS

@@ -1,0 +1,58 @@
+"""Validation as Lightning's callbacks see it: the best checkpoint, an early end."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from command import tiny_recipe
+from detox_lightning.cli import DetoxCLI
+
+ROLLOUTS = 4  # each an epoch, with a validation at its end
+EVERY_ROLLOUT = (f"--trainer.max_epochs={ROLLOUTS}", "--trainer.limit_train_batches=1")
+FAST = "--model.optimizer.lr=0.1"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_t5: str, tiny_classifier: str) -> str:
+    return tiny_recipe(tmp_path, tiny_t5, tiny_classifier)
+
+
+def fit(recipe: str, *flags: str) -> DetoxCLI:
+    return DetoxCLI(["fit", "--config", recipe, *EVERY_ROLLOUT, FAST, *flags])
+
+
+def curve(cli: DetoxCLI, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(cli.trainer.log_dir).Reload().Scalars(name)
+    return [(event.step, event.value) for event in events]
+
+
+def test_the_baseline_is_where_the_curve_begins(recipe: str) -> None:
+    cli = fit(recipe)
+    steps = [step for step, _ in curve(cli, "val/toxicity")]
+    assert len(steps) == 1 + ROLLOUTS  # before the first rollout and after each
+    assert steps[0] == 0
+    assert curve(cli, "val/kl")[0] == (0, pytest.approx(0, abs=1e-6))
+    test = DetoxCLI(["test", "--config", recipe, "--data.test_split=validation"])
+    before = test.trainer.callback_metrics["test/before/toxicity"]
+    assert curve(cli, "val/toxicity")[0][1] == pytest.approx(float(before), abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_checkpoint_is_kept(recipe: str, mode: str) -> None:
+    cli = fit(recipe, "--checkpoint.monitor=val/toxicity", f"--checkpoint.mode={mode}")
+    values = [value for _, value in curve(cli, "val/toxicity")[1:]]
+    assert len(set(values)) == ROLLOUTS
+    best = {"min": min, "max": max}[mode](values)
+    kept = cli.trainer.checkpoint_callback
+    assert float(kept.best_model_score) == pytest.approx(best, abs=1e-6)
+    rollouts = torch.load(kept.best_model_path, weights_only=True)["detox_lightning"]["rollouts"]
+    assert rollouts == 1 + values.index(best)
+
+
+def test_a_run_ends_early_where_nothing_gets_better(recipe: str) -> None:
+    stopping = "--trainer.callbacks=EarlyStopping"
+    flags = ("monitor=val/toxicity", "patience=2", "min_delta=1")
+    cli = fit(recipe, stopping, *(f"--trainer.callbacks.{flag}" for flag in flags))
+    assert cli.model.rollouts == 3  # one to compare with, two in vain
