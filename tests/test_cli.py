@@ -262,7 +262,7 @@ def test_causes_are_found_however_deep() -> None:
 def test_no_advertisements(recipe: str) -> None:
     outcome = run("test", "--config", recipe)
     assert outcome.code == 0, outcome.err
-    assert "test/after/toxicity" in outcome.out
+    assert "Toxicity, mean" in outcome.out
     assert "Tip:" not in outcome.out + outcome.err
 
 

@@ -48,6 +48,7 @@ KNOWN_WARNINGS = (
     ".*ended before the epoch ended and your dataloader is not resumable.*",
     ".*args parameter is intended to run from within Python.*",
     "The dirpath has changed from.*",
+    ".*when logging on epoch level in distributed setting.*",
 )
 
 

@@ -1,11 +1,9 @@
 """Writes the configuration of a run into the run's folder."""
 
-from pathlib import Path
-
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from detox_lightning.callbacks.folders import free
+from detox_lightning.callbacks.folders import free, log_folder
 
 
 class ConfigurationCallback(SaveConfigCallback):
@@ -24,16 +22,3 @@ class ConfigurationCallback(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             file = free(folder / self.config_filename)
             self.parser.save(self.config, file, skip_none=False, multifile=self.multifile)
-
-
-def log_folder(trainer: Trainer) -> Path:
-    """The run's folder, with whatever logger: the one that ``ModelCheckpoint`` takes.
-
-    Args:
-        trainer: All processes must ask, as they agree on the first one's.
-    """
-    folder = Path(trainer.default_root_dir)
-    if logger := trainer.logger:
-        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-        folder = Path(logger.save_dir or folder, str(logger.name), version)
-    return Path(trainer.strategy.broadcast(str(folder)))

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.callbacks.folders import free, refuse_full, whole
+from detox_lightning.callbacks.folders import free, log_folder, refuse_full, whole
 
 
 class ExportCallback(Callback):
@@ -39,7 +39,7 @@ class ExportCallback(Callback):
         """Writes the folder, in one process."""
         if getattr(trainer, "fast_dev_run", False):
             return
-        root = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
+        root = log_folder(trainer)
         module: Any = pl_module
         folder = Path(self.folder) if self.folder is not None else free(root / module.export_name)
         if trainer.is_global_zero:

@@ -1,9 +1,11 @@
-"""Folders that appear when they are complete, where nothing is in the way."""
+"""Where files go: a run's folder, folders that appear when complete, names not yet taken."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lightning.pytorch import Trainer
 
 from detox_lightning.errors import InputError
 
@@ -49,13 +51,27 @@ def refuse_full(folder: Path, name: str) -> None:
 
 
 def free(folder: Path) -> Path:
-    """The folder itself, or with the first number at which nothing is in the way."""
+    """The folder or file itself, or with the first number at which nothing is in the way."""
     candidate, number = folder, 1
     while holds_something(candidate):
-        candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+        name = f"{folder.stem}-{number}{folder.suffix}"
+        candidate, number = folder.with_name(name), number + 1
     return candidate
 
 
 def holds_something(folder: Path) -> bool:
     """Whether there is a file, or a folder that isn't empty."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def log_folder(trainer: Trainer) -> Path:
+    """The run's folder, with whatever logger: the one that ``ModelCheckpoint`` takes.
+
+    Args:
+        trainer: All processes must ask, as they agree on the first one's.
+    """
+    folder = Path(trainer.default_root_dir)
+    if logger := trainer.logger:
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        folder = Path(logger.save_dir or folder, str(logger.name), version)
+    return Path(trainer.strategy.broadcast(str(folder)))

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from detox_lightning.callbacks.folders import log_folder
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.comparison import from_all
 
@@ -43,9 +44,10 @@ class PredictionsCallback(BasePredictionWriter):
         """
         if stage != "predict":
             return
-        # asked for once: all processes must ask for the folder together
-        folder = self.file is None and (trainer.log_dir or trainer.default_root_dir)
-        self.path = Path(self.file or f"{folder}/predictions.jsonl")
+        if self.file is not None:
+            self.path = Path(self.file)
+        else:  # asked for once: all processes must ask for the folder together
+            self.path = log_folder(trainer) / "predictions.jsonl"
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         self.partial = self.path.with_name(f"{self.path.name}{rank}.partial")
         self.lines = []

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detox_lightning.callbacks.folders import free, refuse_full, whole
+from detox_lightning.callbacks.folders import free, log_folder, refuse_full, whole
 from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summarize
 from detox_lightning.report.curves import read_curves
 from detox_lightning.report.files import short_table, versions, write_files
@@ -61,7 +61,7 @@ def run_folder(trainer: Trainer) -> Path:
     Args:
         trainer: All processes must ask, as the loggers' folder is agreed on between them.
     """
-    present = Path(trainer.log_dir or trainer.default_root_dir)
+    present = log_folder(trainer)
     if not trainer.ckpt_path:
         return present
     folder = Path(trainer.ckpt_path).parent

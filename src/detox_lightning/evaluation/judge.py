@@ -1,6 +1,5 @@
 """What is known of a text: the reward's score, toxicity, ROUGE, perplexity."""
 
-import torch
 from torch import Tensor, nn
 
 from detox_lightning.batch import PromptBatch

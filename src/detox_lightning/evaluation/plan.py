@@ -56,7 +56,7 @@ class EvaluationPlan:
 
     @property
     def decodings(self) -> list[str]:
-        """Names of a prompt's responses in ``test``: ``greedy``, ``sample 1``, …"""
+        """Names of a prompt's responses in ``test``: ``greedy``, then ``sample 1`` and so on."""
         return [GREEDY] * self.greedy + [f"sample {i + 1}" for i in range(self.samples)]
 
 

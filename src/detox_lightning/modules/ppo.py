@@ -258,6 +258,7 @@ class PPOModule(LightningModule):
         """Logs a rollout; a few figures go to the progress bar, too."""
         metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
         metrics[f"rewards/{self.reward.name}"] = metrics["objective/scores_mean"]
+        metrics["step"] = self.rollouts + 1.0  # the x-axis: rollouts done
         self.log_dict({**metrics, **watch.metrics(metrics["tokens/total"])}, batch_size=1)
         bar = {
             "rollouts": self.rollouts + 1.0,
@@ -275,6 +276,7 @@ class PPOModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/…``."""
         self.log_dict({f"val/{name}": mean for name, mean in self.meter.compute().items()})
+        self.log("step", float(self.rollouts))
         self.meter.reset()
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
@@ -286,6 +288,7 @@ class PPOModule(LightningModule):
         self.comparison = merge(self.pieces, self.plan.decodings)
         self.pieces.clear()
         self.log_dict(flat(summarize(self.comparison, self.seed, intervals=False), "test"))
+        self.log("step", float(self.rollouts))
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Answers prompts; see :meth:`Evaluator.predict`."""
