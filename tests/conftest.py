@@ -117,3 +117,10 @@ def save_classifier(folder: Path, labels: list[str]) -> str:
 def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a random BERT classifier of ``nothate`` and ``hate``, and its tokenizer."""
     return save_classifier(tmp_path_factory.mktemp("tiny_classifier"), ["nothate", "hate"])
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Data too large for the repository; tests that want it skip where it isn't."""
+    beside = Path(__file__).resolve().parents[1].parent / "shared"
+    return Path(os.environ.get("DETOX_SHARED", beside))

@@ -4,7 +4,6 @@ import csv
 import gzip
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,13 +56,6 @@ def save_tokenizer(folder: Path, words: list[str] = WORDS, **special: str) -> st
 def words(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tokenizer's folder."""
     return save_tokenizer(tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture
-def shared() -> Path:
-    """Data too large for the repository; tests that want it skip where it isn't."""
-    beside = Path(__file__).resolve().parents[2].parent / "shared"
-    return Path(os.environ.get("DETOX_SHARED", beside))
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -27,6 +27,7 @@ class Judge(nn.Module):
             InputError: If no classifier is named and the reward is none.
         """
         super().__init__()
+        self.plan = plan
         own = reward.classifier if isinstance(reward, ClassifierReward) else None
         classifier = TextClassifier(plan.toxicity_model) if plan.toxicity_model else own
         if classifier is None:
@@ -42,6 +43,18 @@ class Judge(nn.Module):
             self.second_toxicity = Toxicity(second, plan.second_toxic_label)
         if plan.perplexity_model:
             self.perplexity = Perplexity(plan.perplexity_model)
+
+    def describe(self) -> dict[str, str]:
+        """Names of the models that are asked, and of the labels that count as toxic."""
+        plan = self.plan
+        names = {
+            "toxicity_model": self.toxicity.classifier.name,
+            "toxic_label": plan.toxic_label,
+            "second_toxicity_model": plan.second_toxicity_model,
+            "second_toxic_label": plan.second_toxicity_model and plan.second_toxic_label,
+            "perplexity_model": plan.perplexity_model,
+        }
+        return {what: name for what, name in names.items() if name}
 
     def load(self) -> None:
         """Opens the models, once; nothing in them learns.

@@ -297,15 +297,18 @@ class PPOModule(LightningModule):
     @property
     def about(self) -> dict[str, Any]:
         """What a test compares, and how: for its report."""
-        names = {"policy": self.policy_name, "reward": self.reward.describe(), "seed": self.seed}
-        sampling = {"temperature": self.sampling.temperature, "top_k": self.sampling.top_k}
-        given = {key: value for key, value in vars(self.plan).items() if value is not None}
-        defaults = {
-            "toxicity_model": self.judge.toxicity.classifier.name,
-            "top_p": self.sampling.top_p,
-            "max_new_tokens": self.sampling.limits[1],
+        return {
+            "policy": self.policy_name,
+            "reward": self.reward.describe(),
+            **self.judge.describe(),
+            "seed": self.seed,
+            "samples": self.plan.samples,
+            "greedy": self.plan.greedy,
+            "max_new_tokens": self.plan.max_new_tokens or self.sampling.limits[1],
+            "temperature": self.sampling.temperature,
+            "top_k": self.sampling.top_k,
+            "top_p": self.sampling.top_p if self.plan.top_p is None else self.plan.top_p,
         }
-        return names | sampling | defaults | given
 
     # -- models and state
 

@@ -1,0 +1,51 @@
+"""Makes the README's pictures from a run that was tested.
+
+    python docs/pictures.py runs/demo/version_0
+
+writes ``docs/pictures/curves.png`` from the run's logs and, with Chromium (``--browser``),
+``docs/pictures/report.png``, the top of its report.
+"""
+
+import argparse
+import subprocess
+import tempfile
+from pathlib import Path
+
+from detox_lightning.report.curves import read_curves
+from detox_lightning.report.pictures import curves_picture
+
+PICTURES = Path(__file__).parent / "pictures"
+QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+def draw_curves(run: Path) -> None:
+    """Draws what was logged while the run learned."""
+    picture = curves_picture(read_curves(run))
+    picture.savefig(PICTURES / "curves.png", dpi=110, facecolor="white")
+
+
+def photograph(report: Path, browser: str) -> None:
+    """Takes a picture of the top of a report."""
+    with tempfile.TemporaryDirectory() as profile:
+        words = [browser, *QUIET, f"--user-data-dir={profile}", "--window-size=1180,1180"]
+        words += ["--force-device-scale-factor=1", "--blink-settings=preferredColorScheme=1"]
+        words += [f"--screenshot={PICTURES / 'report.png'}", report.resolve().as_uri()]
+        subprocess.run(words, check=True, capture_output=True)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a run with a test/ in it")
+    parser.add_argument("--browser", default="chromium", help="default: chromium")
+    given = parser.parse_args()
+    PICTURES.mkdir(exist_ok=True)
+    draw_curves(given.run)
+    photograph(given.run / "test" / "report.html", given.browser)
+
+
+if __name__ == "__main__":
+    main()
