@@ -35,7 +35,7 @@ def collate_pairs(pairs: list[tuple[str, str]]) -> PromptBatch:
         target["attention_mask"].bool(),
         prompts,
         references,
-        torch.tensor([PAIRS.index(pair) for pair in pairs]),
+        torch.tensor([PAIRS.index(pair) if pair in PAIRS else -1 for pair in pairs]),
     )
 
 

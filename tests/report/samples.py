@@ -7,7 +7,9 @@ from xml.etree.ElementTree import Element, TreeBuilder
 import numpy as np
 
 from detox_lightning.evaluation.comparison import Answers, Comparison
+from detox_lightning.report.page import render
 
+CURVES = {"val/toxicity": [(0, 0.4), (9, 0.1)], "objective/kl": [(0, 0.0), (1, 0.5)]}
 VOID = {"meta", "link", "br", "hr", "img", "input", "source", "base"}
 
 
@@ -129,3 +131,21 @@ def text(element: Element) -> str:
 def section(page: Element, title: str) -> Element:
     """The section under a heading."""
     return next(part for part in page.iter("section") if part.findtext("h2") == title)
+
+
+def rendered(summary: Any = None, comparison: Any = None, curves: Any = None) -> Element:
+    return parse(render(summary or make_summary(), comparison or small_comparison(), curves or {}))
+
+
+def with_class(page: Element, name: str) -> list[Element]:
+    return [element for element in page.iter() if name in element.get("class", "").split()]
+
+
+def table(page: Element) -> list[list[str]]:
+    """Cells of the first table, row by row."""
+    return [[text(cell) for cell in row] for row in next(page.iter("table")).iter("tr")]
+
+
+def shown(page: Element, title: str) -> list[str]:
+    """Texts after, of the changes in a section."""
+    return [text(answers[1][1]) for answers in with_class(section(page, title), "answers")]
