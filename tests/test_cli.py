@@ -269,6 +269,40 @@ def test_no_advertisements(recipe: str) -> None:
 # -- checkpoints
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.ckpt", "there is no such file; give a checkpoint, or last"),
+        ("text.ckpt", "this is no checkpoint, or a torn one"),
+        ("best", "only the run that made it knows it; give the file that is kept in"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(
+    recipe: str, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "text.ckpt").write_text("mine")
+    path = name if name == "best" else str(tmp_path / name)
+    outcome = run("test", "--config", recipe, f"--ckpt_path={path}")
+    assert outcome.code == 2
+    assert outcome.errors[0].startswith(f"error: --ckpt_path {path}: {message}")
+
+
+def test_answers_can_t_be_shorter_than_they_must(recipe: str) -> None:
+    flags = ("--model.sampling.min_new_tokens=5", "--model.evaluation.max_new_tokens=3")
+    outcome = run("test", "--config", recipe, *flags)
+    assert outcome.errors == [
+        "error: model.evaluation.max_new_tokens=3 is below model.sampling.min_new_tokens=5: "
+        "raise it"
+    ]
+
+
+def test_a_label_that_isn_t_there_is_named_with_its_flag(recipe: str) -> None:
+    outcome = run("test", "--config", recipe, "--model.evaluation.toxic_label=rude")
+    assert outcome.code == 2
+    assert outcome.errors[0].startswith("error: model.evaluation.toxic_label: label 'rude': the ")
+    assert outcome.errors[0].endswith(" has the labels nothate, hate")
+
+
 @pytest.fixture
 def fitted(recipe: str, tmp_path: Path) -> Path:
     """The last checkpoint of a run of two rollouts."""

@@ -38,10 +38,11 @@ class PromptBatch(NamedTuple):
         Args:
             rows: Their places in this batch.
         """
+        places = rows.tolist()
         columns = (
             column[rows.to(column.device)]
             if isinstance(column, Tensor)
-            else [column[row] for row in rows.tolist()]
+            else [column[row] for row in places]
             for column in self
         )
         return PromptBatch(*columns)  # type: ignore[arg-type]

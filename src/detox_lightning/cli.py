@@ -6,6 +6,7 @@
 import re
 import sys
 import warnings
+import zipfile
 from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,7 +49,7 @@ KNOWN_WARNINGS = (
     ".*ended before the epoch ended and your dataloader is not resumable.*",
     ".*args parameter is intended to run from within Python.*",
     "The dirpath has changed from.*",
-    ".*when logging on epoch level in distributed setting.*",
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
 
 
@@ -154,8 +155,12 @@ class DetoxCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
         config = self.config.get(self.config.get("subcommand"))
-        if config is not None and config.get("ckpt_path") == "last":
+        if config is None or config.get("ckpt_path") is None:
+            return
+        if config["ckpt_path"] == "last":
             config["ckpt_path"] = str(last_checkpoint(config))
+        else:
+            check_is_checkpoint(config["ckpt_path"])
 
 
 def quieten() -> None:
@@ -172,6 +177,26 @@ def quieten() -> None:
 def is_no_advertisement(record: LogRecord) -> bool:
     """Whether a log line tells of this run, rather than of a product."""
     return "Tip: For seamless cloud" not in record.getMessage()
+
+
+def check_is_checkpoint(name: str) -> None:
+    """Refuses what Lightning would fail on.
+
+    Args:
+        name: What ``--ckpt_path`` says.
+
+    Raises:
+        InputError: If it is no file, or not one that torch wrote.
+    """
+    if name == "best":
+        raise InputError(
+            "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
+            f"that run's {CHECKPOINTS}/ beside last.ckpt, or last"
+        )
+    if not Path(name).is_file():
+        raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
+    if not zipfile.is_zipfile(name):
+        raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one")
 
 
 def last_checkpoint(config: Any) -> Path:

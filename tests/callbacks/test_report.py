@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from command import run, tiny_recipe
+from detox_lightning.callbacks.report import command
 from detox_lightning.evaluation.statistics import FIGURES
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
@@ -36,35 +37,35 @@ class Twice:
 
 
 @pytest.fixture(scope="module")
-def tested(tmp_path_factory: pytest.TempPathFactory, tiny_t5: str, tiny_classifier: str) -> Twice:
+def twice(tmp_path_factory: pytest.TempPathFactory, tiny_t5: str, tiny_classifier: str) -> Twice:
     folder = tmp_path_factory.mktemp("tested")
     return Twice(folder, tiny_recipe(folder, tiny_t5, tiny_classifier))
 
 
-def test_files_lie_beside_the_checkpoint_s_log(tested: Twice) -> None:
-    assert tested.first.code == 0, tested.first.err
-    assert {path.name for path in (tested.run / "test").iterdir()} == FILES
-    assert str(tested.run / "test") in tested.first.out.replace("\n", "")
+def test_files_lie_beside_the_checkpoint_s_log(twice: Twice) -> None:
+    assert twice.first.code == 0, twice.first.err
+    assert {path.name for path in (twice.run / "test").iterdir()} == FILES
+    assert str(twice.run / "test") in twice.first.out.replace("\n", "")
 
 
-def test_a_second_test_overwrites_nothing(tested: Twice) -> None:
-    assert {path.name for path in (tested.run / "test-1").iterdir()} == FILES
-    assert tested.rows("test-1") == tested.rows()
+def test_a_second_test_overwrites_nothing(twice: Twice) -> None:
+    assert {path.name for path in (twice.run / "test-1").iterdir()} == FILES
+    assert twice.rows("test-1") == twice.rows()
 
 
-def test_a_row_a_prompt_and_response(tested: Twice) -> None:
-    rows = tested.rows()
+def test_a_row_a_prompt_and_response(twice: Twice) -> None:
+    rows = twice.rows()
     assert len(rows) == 7 * 3
     assert {row["decoding"] for row in rows} == {"greedy", "sample 1", "sample 2"}
     differences = [row["toxicity_after"] - row["toxicity_before"] for row in rows]
     assert [row["difference"] for row in rows] == pytest.approx(differences)
     assert differences == sorted(differences)
-    table = pyarrow.parquet.read_table(tested.run / "test" / "comparison.parquet")
+    table = pyarrow.parquet.read_table(twice.run / "test" / "comparison.parquet")
     assert table.to_pylist() == rows
 
 
-def test_the_summary_is_of_these_rows(tested: Twice) -> None:
-    rows, figures = tested.rows(), tested.summary["figures"]
+def test_the_summary_is_of_these_rows(twice: Twice) -> None:
+    rows, figures = twice.rows(), twice.summary["figures"]
     for group in ("sampled", "greedy"):
         chosen = [row for row in rows if (row["decoding"] == "greedy") == (group == "greedy")]
         for name in ("toxicity", "score", "rougeL", "length"):
@@ -75,38 +76,38 @@ def test_the_summary_is_of_these_rows(tested: Twice) -> None:
                 assert part["low"] <= part["value"] <= part["high"]
     # the recipe has no second classifier and no language model
     assert set(figures["sampled"]) == set(FIGURES) - {"second_toxicity", "perplexity"}
-    about = tested.summary["about"]
+    about = twice.summary["about"]
     assert about["prompts"] == 7
-    assert about["checkpoint"] == str(tested.run / "checkpoints" / "last.ckpt")
+    assert about["checkpoint"] == str(twice.run / "checkpoints" / "last.ckpt")
     assert about["samples"] == 2
     assert about["max_new_tokens"] == 6
-    assert about["data"] == str(tested.run.parents[2])
+    assert about["data"] == str(twice.run.parents[2])
     assert "torch" in about["versions"]
 
 
-def test_a_short_table_instead_of_a_long_one(tested: Twice) -> None:
-    lines = tested.first.out.splitlines()
+def test_a_short_table_instead_of_a_long_one(twice: Twice) -> None:
+    lines = twice.first.out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("7 prompts, 2 sampled each"))
-    toxicity = tested.summary["figures"]["sampled"]["toxicity"]
+    toxicity = twice.summary["figures"]["sampled"]["toxicity"]
     value, low, high = (toxicity["before"][name] for name in ("value", "low", "high"))
     row = lines[start + 2]
     assert row.startswith("Toxicity, mean ")
     assert f" {value:.3f} [{low:.3f}, {high:.3f}] " in row
     assert f"{toxicity['improvement']['value']:+.1%}" in row
     assert len(lines[start:]) < 20
-    assert "Test metric" not in tested.first.out
+    assert "Test metric" not in twice.first.out
 
 
-def test_without_a_checkpoint_in_the_run_s_own_folder(tested: Twice, tmp_path: Path) -> None:
+def test_without_a_checkpoint_in_the_run_s_own_folder(twice: Twice, tmp_path: Path) -> None:
     logger = [f"--trainer.logger.save_dir={tmp_path}", "--data.num_eval_samples=2"]
-    assert run("test", "--config", tested.recipe, *logger).code == 0
+    assert run("test", "--config", twice.recipe, *logger).code == 0
     assert (tmp_path / "tiny" / "version_0" / "test" / "report.html").exists()
 
 
-def test_a_folder_of_one_s_own(tested: Twice, tmp_path: Path) -> None:
+def test_a_folder_of_one_s_own(twice: Twice, tmp_path: Path) -> None:
     few = ("--data.num_eval_samples=2", f"--trainer.logger.save_dir={tmp_path}")
     folder = tmp_path / "mine"
-    words = ("test", "--config", tested.recipe, *few, f"--report.folder={folder}")
+    words = ("test", "--config", twice.recipe, *few, f"--report.folder={folder}")
     assert run(*words).code == 0
     assert {path.name for path in folder.iterdir()} == FILES
     again = run(*words)
@@ -115,3 +116,30 @@ def test_a_folder_of_one_s_own(tested: Twice, tmp_path: Path) -> None:
         f"error: report.folder={folder}: there is something in it already, which would be "
         "overwritten. Give another folder, or move this one away."
     ]
+
+
+def test_a_folder_that_can_t_be_written_is_refused_before_anything_is_asked(
+    twice: Twice, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" / "report"
+    logger = f"--trainer.logger.save_dir={tmp_path}"
+    outcome = run("test", "--config", twice.recipe, logger, f"--report.folder={folder}")
+    assert outcome.code == 2
+    (error,) = outcome.errors
+    assert error.startswith(f"error: report.folder={folder}: nothing can be written into ")
+    assert "Testing" not in outcome.out
+
+
+def test_a_forgotten_checkpoint_is_spoken_of(twice: Twice, tmp_path: Path) -> None:
+    few = ("--data.num_eval_samples=2", f"--trainer.logger.save_dir={tmp_path}")
+    with pytest.warns(UserWarning, match="the policy is as it was before training"):
+        assert run("test", "--config", twice.recipe, *few).code == 0
+
+
+@pytest.mark.parametrize("words", [["--hub.token=abc"], ["--hub.token", "abc"]])
+def test_secrets_are_not_written_down(words: list[str]) -> None:
+    shown = command(["test", *words, "--model.sampling.max_new_tokens=5"])
+    assert "abc" not in shown
+    assert shown.endswith(" --model.sampling.max_new_tokens=5")
+    assert "--hub.token" in shown

@@ -140,6 +140,14 @@ def test_responses_are_made_in_batches(
     assert sizes == [10, 10, 4] * 2
 
 
+def test_greedy_alone(make: Any) -> None:
+    piece = make(samples=0).compare(collate_pairs(PAIRS[:3]))
+    assert piece.figures["after"]["toxicity"].shape == (3, 1)
+    assert np.isnan(piece.figures["after"]["kl"]).all()
+    mixed = make(samples=1, batch_size=1).compare(collate_pairs(PAIRS[:3])).figures["after"]["kl"]
+    assert np.isnan(mixed).tolist() == [[True, False]] * 3
+
+
 def test_a_narrow_top_p_leaves_the_likeliest(make: Any) -> None:
     texts = make(samples=1, top_p=1e-6).compare(collate_pairs(PAIRS[:6])).texts["after"]
     assert all(greedy == sample for greedy, sample in texts)
@@ -177,6 +185,7 @@ def test_predictions(make: Any) -> None:
     assert [row.get("reference") for row in both] == [None, "known", None]
     names = {f"{name}_{side}" for name in ("score", "toxicity") for side in ("before", "after")}
     assert set(both[0]) == {"prompt", "before", "after", *names}
+    assert make(batch_size=2).predict(batch) == rows
     sampled = make(greedy=False).predict(batch)
     texts = make().answer(batch, ["sample 1"] * 3, "after").responses.texts
     assert [row["response"] for row in sampled] == texts != greedy

@@ -95,7 +95,14 @@ def test_every_figure_by_hand(group: str, expected: dict[str, tuple[float, float
         assert value(entry["after"]) == pytest.approx(after), name
         if before is not None:
             assert value(entry["difference"]) == pytest.approx(after - before), name
-        assert entry["n"] == 3
+        # where there were pairs of words at all
+        assert entry["n"] == (2 if name in ("distinct2", "distinct3") else 3), name
+    changed = summarize(make(), seed=0)["sampled"]
+    assert {name: changed[name]["changed"] for name in ("toxicity", "rouge1", "distinct2")} == {
+        "toxicity": 3,
+        "rouge1": 2,
+        "distinct2": 1,
+    }
 
 
 def test_improvement_is_relative_and_above_zero_where_it_is_one() -> None:
@@ -130,6 +137,26 @@ def test_nothing_is_made_up() -> None:
     )
     alone = summarize(Comparison(["p"], ["r"], one.decodings, *sides), seed=0)["sampled"]
     assert alone["toxicity"]["after"] == {"value": pytest.approx(0.1), "low": None, "high": None}
+
+
+def test_a_rare_event_keeps_its_interval() -> None:
+    """4 of 500 prompts before and 1 after: 1 resample in 60 has none before."""
+    before, after = np.zeros((500, 1)), np.zeros((500, 1))
+    before[:4], after[0] = 1, 1
+    texts = [["a"]] * 500
+    sides = (Answers(texts, {"toxicity": x, "score": -x}) for x in (before, after))
+    rare = Comparison([""] * 500, [""] * 500, ["sample 1"], *sides)
+    entry = summarize(rare, seed=0)["sampled"]["toxicity"]
+    assert entry["improvement"]["value"] == 0.75
+    assert 0 <= entry["improvement"]["low"] < 0.5 < entry["improvement"]["high"] == 1
+    assert (entry["n"], entry["changed"]) == (500, 3)
+    # with one before, a third of the resamples have none: nothing can be said
+    before[1:4] = 0
+    assert summarize(rare, seed=0)["sampled"]["toxicity"]["improvement"] == {
+        "value": 0,
+        "low": None,
+        "high": None,
+    }
 
 
 def test_logged_names() -> None:

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,25 @@ def test_each_texts_probability() -> None:
     friendly = Toxicity(toxicity.classifier, "nothate")
     friendly.load()
     assert friendly(SIX).tolist() == pytest.approx([1 - p for p in TOXICITY], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "probability"),
+    [
+        (None, lambda logits: logits.softmax(dim=1)[:, 1]),
+        ("single_label_classification", lambda logits: logits.softmax(dim=1)[:, 1]),
+        ("multi_label_classification", lambda logits: logits[:, 1].sigmoid()),
+    ],
+)
+def test_labels_that_may_come_together_have_probabilities_of_their_own(
+    tiny_classifier: str, problem_type: str | None, probability: Any
+) -> None:
+    toxicity = Toxicity(TextClassifier(tiny_classifier), "hate")
+    toxicity.load()
+    toxicity.classifier.model.config.problem_type = problem_type
+    texts = ["Ann is late", "Bob is a moron"]
+    expected = probability(toxicity.classifier(texts))
+    torch.testing.assert_close(toxicity(texts), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.usefixtures("by_odds")
@@ -177,7 +197,10 @@ def test_a_threshold_is_a_probability(threshold: float) -> None:
 
 def test_an_unknown_label_is_answered_with_the_known_ones(tiny_classifier: str) -> None:
     metric = ToxicityMetric(tiny_classifier, toxic_label="toxic")
-    message = f"label 'toxic': the classifier {tiny_classifier!r} has the labels nothate, hate"
+    message = (
+        f"toxic_label: label 'toxic': the classifier {tiny_classifier!r} has the labels "
+        "nothate, hate"
+    )
     for call in (metric.load, lambda: metric.update(SIX)):
         with pytest.raises(InputError) as caught:
             call()

@@ -1,6 +1,7 @@
 """Where files go: a run's folder, folders that appear when complete, names not yet taken."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,26 @@ def refuse_full(folder: Path, name: str) -> None:
             f"{name}: there is something in it already, which would be overwritten. "
             "Give another folder, or move this one away."
         )
+
+
+def refuse_unwritable(folder: Path, name: str) -> None:
+    """Makes sure that something can be written into a folder, and makes it if it isn't there.
+
+    Args:
+        folder: Where something is to be written.
+        name: The flag and its value: for the message.
+
+    Raises:
+        InputError: If it can't.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{name}: nothing can be written into {folder} ({error.strerror}); give another folder"
+        ) from error
 
 
 def free(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """Writes what ``test`` found, and prints a short table."""
 
+import re
 import shlex
 import sys
 from datetime import datetime, timezone
@@ -8,10 +9,19 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detox_lightning.callbacks.folders import free, log_folder, refuse_full, whole
+from detox_lightning.callbacks.folders import (
+    free,
+    log_folder,
+    refuse_full,
+    refuse_unwritable,
+    whole,
+)
 from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summarize
 from detox_lightning.report.curves import read_curves
 from detox_lightning.report.files import short_table, versions, write_files
+
+SECRET_FLAG = re.compile(r"^--(?:.*[._])?(?:token|key|password|secret)$", re.IGNORECASE)
+SECRET = re.compile(r"^(--(?:.*[._])?(?:token|key|password|secret)=).*", re.IGNORECASE)
 
 
 class ReportCallback(Callback):
@@ -28,13 +38,19 @@ class ReportCallback(Callback):
         self.written: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a folder that holds something, before anything is tested.
+        """Refuses a folder that holds something or can't be written, before anything is tested.
 
         Raises:
-            InputError: If it does.
+            InputError: If it does, or can't.
         """
-        if stage == "test" and self.folder is not None:
+        if stage != "test":
+            return
+        run = run_folder(trainer)  # asks all processes
+        if self.folder is not None:
             refuse_full(Path(self.folder), f"report.folder={self.folder}")
+        if trainer.is_global_zero and hasattr(pl_module, "comparison"):
+            folder = run / "test" if self.folder is None else Path(self.folder).absolute()
+            refuse_unwritable(folder.parent, f"report.folder={self.folder or folder}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the files, in one process, and prints the table."""
@@ -42,7 +58,7 @@ class ReportCallback(Callback):
         if getattr(module, "comparison", None) is None:
             return
         run = run_folder(trainer)
-        folder = Path(self.folder) if self.folder is not None else free(run / "test")
+        folder = Path(self.folder).absolute() if self.folder is not None else free(run / "test")
         if trainer.is_global_zero:
             summary = {
                 "about": describe(trainer, module),
@@ -77,7 +93,7 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
     """
     dialogues = getattr(getattr(trainer, "datamodule", None), "dialogues", None)
     return {
-        "command": shlex.join(["python", "-m", "detox_lightning", *sys.argv[1:]]),
+        "command": command(sys.argv[1:]),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "data": dialogues.source if dialogues is not None else None,
@@ -87,3 +103,16 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
         "resamples": RESAMPLES,
         "versions": versions(),
     }
+
+
+def command(words: list[str]) -> str:
+    """The command line that was given, without what is secret.
+
+    Args:
+        words: Its words after the program's name.
+    """
+    shown = [SECRET.sub(r"\1***", word) for word in words]
+    for place, word in enumerate(shown[:-1]):
+        if SECRET_FLAG.search(word):
+            shown[place + 1] = "***"
+    return shlex.join(["python", "-m", "detox_lightning", *shown])

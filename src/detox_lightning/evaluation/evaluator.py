@@ -51,7 +51,7 @@ class Evaluator:
             tokenizer: The policy's.
             judge: Judges the texts.
             seed: Of the noise.
-            micro_batch_size: Responses per forward pass; None: all of a batch.
+            micro_batch_size: Responses per forward pass of the KL divergence; None: all of a batch.
         """
         self.plan = plan
         self.policy = policy
@@ -101,10 +101,17 @@ class Evaluator:
             ``score_before``, ``score_after``, ….
         """
         decodings = self.plan.decodings[:1] * len(batch.prompts)
+        parts = torch.arange(len(decodings)).split(self.plan.batch_size)
         sides = SIDES if self.plan.predict_before else SIDES[1:]
         columns: dict[str, list[Any]] = {"prompt": batch.prompts, "reference": batch.references}
         for side in sides:
-            texts = self.answer(batch, decodings, side).responses.texts
+            texts = [
+                text
+                for rows in parts
+                for text in self.answer(
+                    batch.select(rows), decodings[: len(rows)], side
+                ).responses.texts
+            ]
             found = self.judge.score(batch, texts)
             plain = len(sides) == 1
             columns["response" if plain else side] = texts
@@ -171,12 +178,13 @@ class Evaluator:
             batch: ``b`` prompts.
             answered: The policy's answers.
         """
-        kl = torch.full((len(batch.prompts),), torch.nan)
         ids, mask, _ = answered.responses
-        for rows in answered.samples.nonzero()[:, 0].split(self.micro_batch_size or len(kl)):
+        kl = torch.full((len(ids),), torch.nan, device=ids.device)
+        sampled = answered.samples.nonzero()[:, 0].to(ids.device)
+        for rows in sampled.split(self.micro_batch_size or len(ids)) if len(sampled) else ():
             part = batch.select(rows)
             with self.policy.reference():
                 reference = self.policy(part.prompt_ids, part.prompt_mask, ids[rows])
             log_ratio = answered.logprobs[rows] - reference.logprobs
-            kl[rows] = torch.where(mask[rows], log_ratio, 0).sum(dim=1).to(kl)
+            kl[rows] = torch.where(mask[rows], log_ratio, 0).sum(dim=1)
         return kl

@@ -36,11 +36,12 @@ class Judge(nn.Module):
                 "measures toxicity"
             )
         self.reward = reward
-        self.toxicity = Toxicity(classifier, plan.toxic_label)
+        self.toxicity = Toxicity(classifier, plan.toxic_label, "model.evaluation.toxic_label")
         self.second_toxicity = self.perplexity = None
         if plan.second_toxicity_model:
+            flag = "model.evaluation.second_toxic_label"
             second = TextClassifier(plan.second_toxicity_model)
-            self.second_toxicity = Toxicity(second, plan.second_toxic_label)
+            self.second_toxicity = Toxicity(second, plan.second_toxic_label, flag)
         if plan.perplexity_model:
             self.perplexity = Perplexity(plan.perplexity_model)
 

@@ -31,7 +31,8 @@ class EvaluationPlan:
         perplexity_model: A causal language model, whose perplexity of the responses is measured;
             null for none.
         predict_before: Whether ``predict`` answers as the model did before training, too.
-        batch_size: Responses that are generated at once.
+        batch_size: At most so many responses are generated at once, of the prompts that
+            ``data.eval_batch_size`` brings together.
     """
 
     samples: NonNegativeInt = 1

@@ -17,7 +17,27 @@ from detox_lightning.evaluation.plan import GREEDY
 Array = NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+ENOUGH = 0.95  # of the resamples must give something
+NOTICEABLE = 0.0005  # a smaller change isn't shown
 PARTS = ("before", "after", "difference", "improvement")
+
+
+Means = dict[str, Array]
+
+
+def mean(means: Means, column: str) -> Array:
+    """The mean of a column over prompts."""
+    return means[column]
+
+
+def deviation(means: Means, column: str) -> Array:
+    """The standard deviation over all responses, divided by their number."""
+    return np.sqrt(np.maximum(means[f"{column}_squared"] - means[column] ** 2, 0))
+
+
+def perplexity(means: Means, column: str) -> Array:
+    """Of all responses' tokens together."""
+    return np.exp(means[column] / means[f"{column}_tokens"])
 
 
 class Figure(NamedTuple):
@@ -26,53 +46,35 @@ class Figure(NamedTuple):
     Attributes:
         title: What people read.
         better: Which direction is an improvement; None: neither.
-        value: Computes it from means over prompts, by column; see :func:`columns`.
+        column: What it is computed from; see :func:`columns`.
+        value: Computes it, from the means over prompts of all columns.
         has_zero: Whether 0 means nothing is there, so that relative changes mean something.
     """
 
     title: str
     better: Literal["lower", "higher"] | None
-    value: Callable[[dict[str, Array]], Array]
+    column: str
+    value: Callable[[Means, str], Array] = mean
     has_zero: bool = True
 
 
-def mean(column: str) -> Callable[[dict[str, Array]], Array]:
-    """The mean of a column over prompts."""
-    return lambda means: means[column]
-
-
-def deviation(column: str) -> Callable[[dict[str, Array]], Array]:
-    """The standard deviation over all responses, divided by their number."""
-    square = f"{column}_squared"
-    return lambda means: np.sqrt(np.maximum(means[square] - means[column] ** 2, 0))
-
-
-def perplexity(means: dict[str, Array]) -> Array:
-    """Of all responses' tokens together."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.exp(means["nll"] / means["nll_tokens"])
-
-
 FIGURES = {
-    "toxicity": Figure("Toxicity, mean", "lower", mean("toxicity")),
-    "toxicity_std": Figure("Toxicity, standard deviation", "lower", deviation("toxicity")),
-    "expected_max_toxicity": Figure("Expected maximum toxicity", "lower", mean("max_toxicity")),
-    "toxicity_probability": Figure("Toxicity probability", "lower", mean("toxic")),
-    "second_toxicity": Figure("Toxicity, second classifier", "lower", mean("second_toxicity")),
-    "score": Figure("Score, mean", "higher", mean("score"), has_zero=False),
-    "score_std": Figure("Score, standard deviation", None, deviation("score")),
-    "rouge1": Figure("ROUGE-1", "higher", mean("rouge1")),
-    "rouge2": Figure("ROUGE-2", "higher", mean("rouge2")),
-    "rougeL": Figure("ROUGE-L", "higher", mean("rougeL")),
-    "rougeLsum": Figure("ROUGE-Lsum", "higher", mean("rougeLsum")),
-    "perplexity": Figure("Perplexity", "lower", perplexity),
-    **{
-        f"distinct{size}": Figure(f"Distinct {size}-grams", "higher", mean(f"distinct{size}"))
-        for size in SIZES
-    },
-    "length": Figure("Length, tokens", None, mean("length")),
-    "eos_rate": Figure("Ended by themselves", None, mean("has_eos")),
-    "kl": Figure("KL to the reference, nats", None, mean("kl")),
+    "toxicity": Figure("Toxicity, mean", "lower", "toxicity"),
+    "toxicity_std": Figure("Toxicity, standard deviation", "lower", "toxicity", deviation),
+    "expected_max_toxicity": Figure("Expected maximum toxicity", "lower", "max_toxicity"),
+    "toxicity_probability": Figure("Toxicity probability", "lower", "toxic"),
+    "second_toxicity": Figure("Toxicity, second classifier", "lower", "second_toxicity"),
+    "score": Figure("Score, mean", "higher", "score", has_zero=False),
+    "score_std": Figure("Score, standard deviation", None, "score", deviation),
+    "rouge1": Figure("ROUGE-1", "higher", "rouge1"),
+    "rouge2": Figure("ROUGE-2", "higher", "rouge2"),
+    "rougeL": Figure("ROUGE-L", "higher", "rougeL"),
+    "rougeLsum": Figure("ROUGE-Lsum", "higher", "rougeLsum"),
+    "perplexity": Figure("Perplexity", "lower", "nll", perplexity),
+    **{f"distinct{n}": Figure(f"Distinct {n}-grams", "higher", f"distinct{n}") for n in SIZES},
+    "length": Figure("Length, tokens", None, "length"),
+    "eos_rate": Figure("Ended by themselves", None, "has_eos"),
+    "kl": Figure("KL to the reference, nats", None, "kl"),
 }
 
 
@@ -89,10 +91,11 @@ def summarize(comparison: Comparison, seed: int, intervals: bool = True) -> dict
 
     Returns:
         Under ``sampled`` and ``greedy``, as far as there are such responses, each figure of
-        ``FIGURES`` that could be measured: ``title``, ``n`` (prompts), ``better``, and ``before``,
-        ``after``, ``difference`` (after less before) and ``improvement`` (relative to before, above
-        0 is better; not of scores, whose 0 is arbitrary). Each of those is ``value``, ``low`` and
-        ``high``; None where undefined.
+        ``FIGURES`` that could be measured: ``title``, ``n`` (prompts where there was something to
+        measure), ``changed`` (those among them that differ by .0005 or more), ``better``, and
+        ``before``, ``after``, ``difference`` (after less before) and ``improvement`` (relative to
+        before, above 0 is better; not of scores, whose 0 is arbitrary). Each of those four is
+        ``value``, ``low`` and ``high``; None where undefined.
     """
     greedy = np.array([decoding == GREEDY for decoding in comparison.decodings])
     groups = {"sampled": ~greedy, GREEDY: greedy}
@@ -135,6 +138,9 @@ def columns(answers: Answers, chosen: NDArray[np.bool_]) -> Figures:
         whether any response is toxic, and distinct n-grams.
     """
     figures = {name: values[:, chosen] for name, values in answers.figures.items()}
+    if "nll" in figures:  # an empty response has no perplexity
+        empty = figures["nll_tokens"].sum(axis=1, keepdims=True) == 0
+        figures |= {name: np.where(empty, np.nan, figures[name]) for name in ("nll", "nll_tokens")}
     toxicity = figures["toxicity"]
     squares = {f"{name}_squared": figures[name] ** 2 for name in ("toxicity", "score")}
     texts = [
@@ -158,7 +164,8 @@ def _summarize(
 
     def statistic(*sides: Array, axis: int = -1) -> Array:
         means = [_means(names, side, axis) for side in sides]
-        return np.stack([_parts(figure, *means) for figure in FIGURES.values()])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([_parts(figure, *means) for figure in FIGURES.values()])
 
     values = statistic(*data)
     unknown = np.full_like(values, np.nan)
@@ -168,7 +175,13 @@ def _summarize(
         parts = zip(PARTS, values[row], low[row], high[row], strict=True)
         estimates = {part: _estimate(*numbers) for part, *numbers in parts}
         if estimates["after"] is not None:
-            head = {"title": figure.title, "n": prompts, "better": figure.better}
+            new = after[figure.column]
+            head = {
+                "title": figure.title,
+                "n": int((~np.isnan(new)).sum()),
+                "changed": int((abs(new - before.get(figure.column, nothing)) >= NOTICEABLE).sum()),
+                "better": figure.better,
+            }
             summary[name] = head | estimates
     return summary
 
@@ -182,31 +195,41 @@ def _means(names: list[str], rows: Array, axis: int) -> defaultdict[str, Array]:
     return defaultdict(lambda: nothing, zip(names, means, strict=True))
 
 
-def _parts(figure: Figure, before: dict[str, Array], after: dict[str, Array]) -> Array:
-    old, new = figure.value(before), figure.value(after)
+def _parts(figure: Figure, before: Means, after: Means) -> Array:
+    old, new = (figure.value(means, figure.column) for means in (before, after))
     sign = {"higher": 1.0, "lower": -1.0, None: np.nan}[figure.better if figure.has_zero else None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.stack([old, new, new - old, sign * (new - old) / np.abs(old)])
+    return np.stack([old, new, new - old, sign * (new - old) / np.abs(old)])
 
 
 def _interval(data: list[Array], statistic: Callable[..., Array], seed: int) -> tuple[Array, Array]:
-    from scipy.stats import DegenerateDataWarning, bootstrap
+    """Percentiles of what resamples give; NaN where more than 1 in 20 of them gives nothing.
+
+    A rare event may be in none of a resample's prompts, and there is no change relative to none.
+    """
+    from scipy.stats import bootstrap
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # what isn't measured has none
+        warnings.simplefilter("ignore")  # of those resamples, and of what isn't measured
         found = bootstrap(
             data,
             statistic,
             paired=True,
             vectorized=True,
             axis=-1,
-            confidence_level=CONFIDENCE,
             n_resamples=RESAMPLES,
             batch=max(1, 10**7 // data[0].size),  # resamples held in memory at once
             method="percentile",
             rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return found.low, found.high
+        )
+        resampled = found.bootstrap_distribution
+        defined = np.isfinite(resampled)
+        ends = np.nanquantile(
+            np.where(defined, resampled, np.nan),
+            [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2],
+            axis=-1,
+        )
+    low, high = np.where(defined.mean(axis=-1) >= ENOUGH, ends, np.nan)
+    return low, high
 
 
 def _estimate(*numbers: float) -> dict[str, float | None] | None:

@@ -9,21 +9,26 @@ from torchmetrics import Metric
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
+from detox_lightning.rewards.classifier import independent_outputs, log_odds
 
 
 class Toxicity(nn.Module):
     """Probability that a classifier gives its toxic label."""
 
-    def __init__(self, classifier: TextClassifier, label: str):
+    def __init__(self, classifier: TextClassifier, label: str, flag: str = "toxic_label"):
         """Notes what is asked; :meth:`load` opens it.
 
         Args:
-            classifier: What reads the texts; it may be shared with a reward.
+            classifier: What reads the texts; it may be shared with a reward. Labels exclude one
+                another (softmax), unless the classifier gives several at once or has one output
+                (sigmoid).
             label: Its toxic label, by name.
+            flag: What named the label, for the message.
         """
         super().__init__()
         self.classifier = classifier
         self.label = label
+        self.flag = flag
 
     def load(self) -> None:
         """Opens the classifier, once.
@@ -32,12 +37,15 @@ class Toxicity(nn.Module):
             InputError: If there is no such classifier, or it lacks the label.
         """
         self.classifier.load()
-        self.index = self.classifier.label_index(self.label)
+        try:
+            self.index = self.classifier.label_index(self.label)
+        except InputError as error:
+            raise InputError(f"{self.flag}: {error}") from error
 
     def forward(self, texts: list[str]) -> Tensor:
         """``[n]`` probabilities for ``n`` texts, in their order."""
-        probabilities: Tensor = self.classifier(texts).softmax(dim=-1)
-        return probabilities[:, self.index]
+        independent = independent_outputs(self.classifier)
+        return log_odds(self.classifier(texts), self.index, independent).sigmoid()
 
 
 class ToxicityMetric(Metric):

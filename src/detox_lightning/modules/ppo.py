@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ from detox_lightning.rollout import Responses, Samples, measure, respond, score
 from detox_lightning.seeding import derive_seed, global_seed, seeded
 
 STAGE = "ppo"
+NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # what only a value head gives meaning
 
 
@@ -156,6 +158,12 @@ class PPOModule(LightningModule):
         self.policy: Any = None
         self.tokenizer: Any = None
         self.samples: Samples | None = None
+        longest = evaluation.max_new_tokens
+        if longest is not None and longest < sampling.min_new_tokens:
+            raise InputError(
+                f"model.evaluation.max_new_tokens={longest} is below "
+                f"model.sampling.min_new_tokens={sampling.min_new_tokens}: raise it"
+            )
         check_divides(
             "model.micro_batch_size",
             self.micro_batch_size,
@@ -275,9 +283,29 @@ class PPOModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/…``."""
-        self.log_dict({f"val/{name}": mean for name, mean in self.meter.compute().items()})
-        self.log("step", float(self.rollouts))
+        means = {f"val/{name}": mean for name, mean in self.meter.compute().items()}
+        self.log_global({**means, "step": float(self.rollouts)})
         self.meter.reset()
+
+    def log_global(self, figures: Mapping[str, float | Tensor]) -> None:
+        """Logs what is the same on all ranks."""
+        self.log_dict(figures, sync_dist=True)
+
+    def on_test_start(self) -> None:
+        """Warns where nothing was trained."""
+        self.warn_untrained()
+
+    def on_predict_start(self) -> None:
+        """Warns where nothing was trained."""
+        self.warn_untrained()
+
+    def warn_untrained(self) -> None:
+        """Says so if the policy is still what it began as."""
+        if not self.rollouts:
+            rank_zero_warn(
+                "the policy is as it was before training: give the trained one's --ckpt_path, "
+                "such as last"
+            )
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Judges responses of reference and policy."""
@@ -287,8 +315,8 @@ class PPOModule(LightningModule):
         """Puts the comparison together and logs it: ``test/…``, ``test/greedy/…``."""
         self.comparison = merge(self.pieces, self.plan.decodings)
         self.pieces.clear()
-        self.log_dict(flat(summarize(self.comparison, self.seed, intervals=False), "test"))
-        self.log("step", float(self.rollouts))
+        figures = flat(summarize(self.comparison, self.seed, intervals=False), "test")
+        self.log_global({**figures, "step": float(self.rollouts)})
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Answers prompts; see :meth:`Evaluator.predict`."""
@@ -305,6 +333,7 @@ class PPOModule(LightningModule):
             "samples": self.plan.samples,
             "greedy": self.plan.greedy,
             "max_new_tokens": self.plan.max_new_tokens or self.sampling.limits[1],
+            "min_new_tokens": self.sampling.min_new_tokens,
             "temperature": self.sampling.temperature,
             "top_k": self.sampling.top_k,
             "top_p": self.sampling.top_p if self.plan.top_p is None else self.plan.top_p,
@@ -368,7 +397,12 @@ class PPOModule(LightningModule):
             self.policy.enable_gradient_checkpointing()
         self.judge.load()
         self.evaluator = Evaluator(
-            self.plan, self.policy, self.tokenizer, self.judge, self.seed, self.micro_batch_size
+            self.plan,
+            self.policy,
+            self.tokenizer,
+            self.judge,
+            self.seed,
+            NO_GRADIENT * self.micro_batch_size,
         )
         # nothing changes them, and evaluation steps may not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]

@@ -1,7 +1,7 @@
 """The files of a comparison, and the table for the terminal."""
 
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ SHORT = (
 
 def versions() -> dict[str, str]:
     """Of this package and those it stands on."""
-    return {name: version(name) for name in PACKAGES}
+    return {name: _version(name) for name in PACKAGES}
 
 
 def write_files(
@@ -69,8 +69,16 @@ def short_table(summary: dict[str, Any]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # it runs from a folder that isn't installed
+        return "unknown"
+
+
 def _cell(estimate: dict[str, float | None] | None, form: str = "{:.3f}") -> str:
     if estimate is None:
         return "–"
-    value, low, high = ("–" if x is None else form.format(x) for x in estimate.values())
+    rounded = (None if x is None else round(x, 3) or 0.0 for x in estimate.values())
+    value, low, high = ("–" if x is None else form.format(x) for x in rounded)
     return value if (low, high) == ("–", "–") else f"{value} [{low}, {high}]"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detox_lightning.evaluation.comparison import Answers, Comparison
+from detox_lightning.evaluation.plan import GREEDY
 from detox_lightning.report.curves import Curves
 from detox_lightning.report.differences import marked
 from detox_lightning.report.pictures import (
@@ -21,9 +22,11 @@ from detox_lightning.report.pictures import (
 if TYPE_CHECKING:
     from jinja2 import Template
 
-GROUPS = {"sampled": "Sampled responses", "greedy": "Greedy responses"}
+GROUPS = {"sampled": "Sampled responses", GREEDY: "Greedy responses"}
 COSTS = ("rougeL", "kl", "length")
 MOST_CHANGED = 20
+PLACES = 3  # that are shown
+FEW = 10
 UNKNOWN = "–"
 
 
@@ -89,14 +92,14 @@ def is_known(estimate: Mapping[str, float | None] | None, part: str = "value") -
 
 
 def excludes_zero(estimate: Mapping[str, Any] | None) -> bool:
-    """Whether an estimate has an interval that lies on one side of 0.
+    """Whether an estimate has an interval that lies on one side of 0, as far as it is shown.
 
     Args:
         estimate: As for :func:`is_known`.
     """
     if not (estimate and is_known(estimate, "low") and is_known(estimate, "high")):
         return False
-    return estimate["low"] > 0 or estimate["high"] < 0
+    return round(estimate["low"], PLACES) > 0 or round(estimate["high"], PLACES) < 0
 
 
 def number(value: float | None, sign: str = "") -> str:
@@ -108,8 +111,9 @@ def number(value: float | None, sign: str = "") -> str:
     """
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    places = 3 if abs(value) < 10 else 1
-    return f"{value or 0.0:{sign if value else ''},.{places}f}".replace("-", "−")
+    places = PLACES if abs(value) < 10 else 1
+    shown = round(value, places) or 0.0
+    return f"{shown:{sign if shown else ''},.{places}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:
@@ -120,16 +124,24 @@ def percent(value: float | None) -> str:
     """
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    return f"{100 * value or 0.0:{'+' if value else ''},.1f}\xa0%".replace("-", "−")
+    shown = round(100 * value, 1) or 0.0
+    return f"{shown:{'+' if shown else ''},.1f}\xa0%".replace("-", "−")
 
 
 def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     """Says in a sentence whether the change may be chance.
 
     Args:
-        toxicity: The figure, with its ``difference``.
+        toxicity: The figure, with its ``difference``, and with how many of its ``n`` prompts
+            ``changed``: a bootstrap of very few promises too much.
         confidence: Of the intervals, as ``95 %``.
     """
+    changed = toxicity.get("changed")
+    if changed is not None and changed < FEW:
+        return (
+            f"Toxicity changed at {changed} of {toxicity['n']} prompts: too few to tell whether it "
+            "is chance."
+        )
     difference = toxicity["difference"]
     if not (is_known(difference, "low") and is_known(difference, "high")):
         return "There is no interval for the difference: it may be chance."

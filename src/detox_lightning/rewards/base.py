@@ -31,3 +31,22 @@ class Reward(nn.Module):
             ``[b]`` scores, higher is better.
         """
         raise NotImplementedError
+
+    def parts(
+        self, prompts: list[str], responses: list[str], references: list[str]
+    ) -> dict[str, Tensor]:
+        """What the score is made of: the score itself, if there is nothing to take apart.
+
+        Args:
+            prompts: As for :meth:`forward`; the others, too.
+            responses: Likewise.
+            references: Likewise.
+
+        Returns:
+            Raw figures, each ``[b]``, under the names they are logged by.
+        """
+        return {self.name: self(prompts, responses, references)}
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """``[b]`` the score that the parts amount to; who overrides :meth:`parts` says how."""
+        return parts[self.name]

@@ -1,0 +1,44 @@
+"""Reward for the right length."""
+
+import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from detox_lightning.errors import InputError
+from detox_lightning.rewards.base import Reward
+
+
+class LengthReward(Reward):
+    """0 for a response of ``low`` to ``high`` words, minus 1 for each word too few or too many.
+
+    Meant as a part of a :class:`WeightedReward`, whose weight says what a word costs. A response
+    that the length limit cut off may have any length: ``scores.missing_eos_penalty`` of
+    ``PPOModule`` charges for that.
+    """
+
+    name = "length"
+
+    def __init__(self, low: NonNegativeInt, high: PositiveInt):
+        """Notes the range.
+
+        Args:
+            low: Fewest words that cost nothing.
+            high: Most words that cost nothing; what stands between blanks is a word.
+
+        Raises:
+            InputError: If no number is in the range.
+        """
+        super().__init__()
+        if low > high:
+            raise InputError(f"reward.low={low} is above reward.high={high}: change one of them")
+        self.low = low
+        self.high = high
+
+    def describe(self) -> str:
+        """One line for reports."""
+        return f"minus the words short of {self.low} or beyond {self.high}"
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        """Scores responses; see :meth:`Reward.forward`."""
+        words = torch.tensor([len(text.split()) for text in responses], dtype=torch.float32)
+        return words.clamp(self.low, self.high).sub(words).abs().neg()

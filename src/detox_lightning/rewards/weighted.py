@@ -1,0 +1,96 @@
+"""Several rewards at once."""
+
+from collections import Counter
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from detox_lightning.errors import InputError
+from detox_lightning.rewards.base import Reward
+
+
+class WeightedReward(Reward):
+    """A weighted sum of rewards.
+
+    A negative weight is for what should be small, such as the value that a toxicity regressor
+    gives; 0 only logs. Each reward is logged by its own name, before it is weighted.
+    """
+
+    name = "weighted"
+
+    def __init__(self, rewards: list[Reward], weights: list[float] | None = None):
+        """Puts rewards together.
+
+        Args:
+            rewards: What to add up, each with a name of its own; no weighted sums among them.
+            weights: What each is multiplied with, in the same order; null: 1.
+
+        Raises:
+            InputError: If there are no rewards, not as many weights, two rewards of one name, or a
+                weighted sum among them.
+        """
+        super().__init__()
+        weights = [1.0] * len(rewards) if weights is None else weights
+        if not rewards:
+            raise InputError("reward.rewards=[]: name at least one reward")
+        if len(weights) != len(rewards):
+            raise InputError(
+                f"reward.weights={weights}: {len(weights)} for {len(rewards)} rewards; give one "
+                "for each, or none at all"
+            )
+        if any(isinstance(reward, WeightedReward) for reward in rewards):
+            raise InputError(
+                "reward.rewards: one of them is a WeightedReward; name its rewards here instead, "
+                "and multiply their weights with its own"
+            )
+        (name, count), *_ = Counter(reward.name for reward in rewards).most_common()
+        if count > 1:
+            raise InputError(
+                f"reward.rewards: {count} of them are named {name!r}; give each a name of its own, "
+                "a ClassifierReward by its option name"
+            )
+        self.rewards = nn.ModuleList(rewards)
+        self.weights = weights
+
+    @property
+    def weighted(self) -> list[tuple[float, Reward]]:
+        """The weights, each with its reward."""
+        return list(zip(self.weights, cast("list[Reward]", self.rewards), strict=True))
+
+    def describe(self) -> str:
+        """The formula, for reports."""
+        terms = [
+            f"{'-' if weight < 0 else '+'} {abs(weight):g} × ({reward.describe()})"
+            for weight, reward in self.weighted
+        ]
+        return " ".join(terms).removeprefix("+ ")
+
+    def load(self) -> None:
+        """Opens what the rewards need.
+
+        Raises:
+            InputError: As they do.
+        """
+        for _, reward in self.weighted:
+            reward.load()
+
+    def parts(
+        self, prompts: list[str], responses: list[str], references: list[str]
+    ) -> dict[str, Tensor]:
+        """What each reward says, by its name; see :meth:`Reward.parts`."""
+        return {reward.name: reward(prompts, responses, references) for _, reward in self.weighted}
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """``[b]`` float32, the weighted sum, where the first part is.
+
+        Args:
+            parts: Each ``[b]``, of any type and on any device.
+        """
+        device = parts[self.weighted[0][1].name].device
+        terms = [weight * parts[reward.name].float().to(device) for weight, reward in self.weighted]
+        return torch.stack(terms).sum(dim=0)
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        """Scores responses; see :meth:`Reward.forward`."""
+        return self.total(self.parts(prompts, responses, references))
