@@ -97,7 +97,9 @@ def test_log_probabilities_are_those_of_the_model_s_own_loss(folder: str) -> Non
     output = policy(batch.prompt_ids, batch.prompt_mask, batch.target_ids)
     labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
     with torch.no_grad():
-        theirs = model(batch.prompt_ids, batch.prompt_mask, labels=labels, output_hidden_states=True)
+        theirs = model(
+            batch.prompt_ids, batch.prompt_mask, labels=labels, output_hidden_states=True
+        )
     ours = -output.logprobs[batch.target_mask].mean()
     torch.testing.assert_close(ours, theirs.loss, atol=1e-5, rtol=0)
     # the value head reads what the head of the language model reads
