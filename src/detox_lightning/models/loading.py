@@ -22,6 +22,9 @@ Loaded = TypeVar("Loaded")
 class Weights:
     """How a model's weights are opened.
 
+    Raises:
+        InputError: If the machine can't quantize.
+
     Attributes:
         dtype: What the base's weights are held in; what is trained beside them is float32.
         quantization: ``4bit`` or ``8bit`` holds the linear layers of a frozen base in so many bits
@@ -42,6 +45,11 @@ class Weights:
             raise InputError(
                 f"weights.quantization={self.quantization} needs bitsandbytes: "
                 "pip install 'detox-lightning[quantized]', or leave it null"
+            )
+        if self.quantization == "4bit" and not torch.cuda.is_available():
+            raise InputError(
+                "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient "
+                "through such layers; give 8bit, or leave it null"
             )
 
     @property
