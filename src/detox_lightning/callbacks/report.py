@@ -41,7 +41,7 @@ class ReportCallback(Callback):
         module: Any = pl_module
         if getattr(module, "comparison", None) is None:
             return
-        run = run_folder(trainer)
+        run = run_folder(trainer, trainer.ckpt_path)
         folder = Path(self.folder) if self.folder is not None else free(run / "test")
         if trainer.is_global_zero:
             summary = {
@@ -55,16 +55,16 @@ class ReportCallback(Callback):
         trainer.strategy.barrier("report")
 
 
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of the run that is tested: its checkpoint's, else the present one.
+def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
+    """The folder of the run that made a checkpoint, else the present run's.
 
     Args:
         trainer: All processes must ask, as the loggers' folder is agreed on between them.
+        checkpoint: The file; None for the present run.
     """
-    present = log_folder(trainer)
-    if not trainer.ckpt_path:
-        return present
-    folder = Path(trainer.ckpt_path).parent
+    if not checkpoint:
+        return log_folder(trainer)
+    folder = Path(checkpoint).parent
     return folder.parent if folder.name == "checkpoints" else folder
 
 
@@ -76,14 +76,24 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
         module: What was tested.
     """
     dialogues = getattr(getattr(trainer, "datamodule", None), "dialogues", None)
+    made = origin()
     return {
-        "command": shlex.join(["python", "-m", "detox_lightning", *sys.argv[1:]]),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": made["command"],
+        "created": made["created"],
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "data": dialogues.source if dialogues is not None else None,
         "prompts": len(module.comparison.prompts),
         **module.about,
         "confidence": CONFIDENCE,
         "resamples": RESAMPLES,
+        "versions": made["versions"],
+    }
+
+
+def origin() -> dict[str, Any]:
+    """Which command made something, when, and with what versions."""
+    return {
+        "command": shlex.join(["python", "-m", "detox_lightning", *sys.argv[1:]]),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
     }

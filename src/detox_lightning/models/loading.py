@@ -201,3 +201,25 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def save_merged(adapter: Path, folder: Path, auto_class: str) -> None:
+    """Writes an adapter and its base as one plain model, with the adapter's tokenizer.
+
+    The base is opened anew, in float32: merging in place couldn't be undone exactly.
+
+    Args:
+        adapter: Folder of the adapter, whose config names the base.
+        folder: Where to; made if it isn't there.
+        auto_class: Of the base: ``AutoModelForSeq2SeqLM``, …
+
+    Raises:
+        InputError: If the base isn't there any more.
+    """
+    from peft import PeftModel
+
+    name = adapter_base(str(adapter))
+    assert name is not None, adapter
+    base = load_model(auto_class, name)
+    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    save_model(merged, load_tokenizer(str(adapter)), folder)

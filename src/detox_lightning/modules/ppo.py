@@ -121,6 +121,7 @@ class PPOModule(LightningModule):
             self.save_hyperparameters()
         self.automatic_optimization = False
         self.strict_loading = False
+        self.family = EncoderDecoder()
         self.base_or_policy, self.adapter = policy, adapter
         self.policy_name = policy if adapter is None else adapter
         self.weights = weights
@@ -326,7 +327,7 @@ class PPOModule(LightningModule):
     @property
     def padding_side(self) -> Literal["left", "right"]:
         """The side on which prompts are padded."""
-        return EncoderDecoder.padding_side
+        return self.family.padding_side
 
     @property
     def export_name(self) -> str:
