@@ -1,6 +1,6 @@
 """The command line: LightningCLI with this package's defaults.
 
-``python -m detox_lightning {fit,validate,test,predict} --config FILE [--flag VALUE …]``
+``python -m detox_lightning {fit,validate,test,predict,export} --config FILE [--flag VALUE …]``
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -102,6 +102,36 @@ def condense(message: str) -> str:
     return f"--{flag}: " + re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
 
 
+class DetoxTrainer(Trainer):
+    """Lightning's Trainer with one verb more."""
+
+    def export(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Writes what a checkpoint holds as Hugging Face folders, also while its run goes on.
+
+        Args:
+            model: What the checkpoint is of.
+            datamodule: Its data, which is named in the model card.
+            ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
+
+        Raises:
+            InputError: If there is no such checkpoint.
+        """
+        self.datamodule = datamodule
+        if ckpt_path is None or not Path(ckpt_path).is_file():
+            raise InputError(
+                f"--ckpt_path={ckpt_path}: there is no such file; give the checkpoint to export, "
+                "or last"
+            )
+        for callback in self.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ExportCallback):
+                callback.write_checkpoint(self, model, Path(ckpt_path))
+
+
 class DetoxCLI(LightningCLI):
     """LightningCLI in subclass mode, where flags win over what a checkpoint says."""
 
@@ -117,6 +147,7 @@ class DetoxCLI(LightningCLI):
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            trainer_class=DetoxTrainer,
             seed_everything_default=42,
             auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,
@@ -125,6 +156,25 @@ class DetoxCLI(LightningCLI):
             parser_class=Parser,
             args=args,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs and ``export``."""
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **options: Any
+    ) -> LightningArgumentParser:
+        """As Lightning does it; but a verb and a section may have the same name."""
+        if subcommand != "export":
+            return super()._prepare_subcommand_parser(klass, subcommand, **options)
+        parser = self.init_parser(**options)
+        self._add_arguments(parser)
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="The checkpoint to export, or last."
+        )
+        self._subcommand_method_arguments[subcommand] = ["ckpt_path"]
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Gives our callbacks sections of their own in the configuration, and threads a flag."""

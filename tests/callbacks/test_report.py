@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from command import run, tiny_recipe
-from detox_lightning.callbacks.report import command
+from detox_lightning.callbacks.origin import command
 from detox_lightning.evaluation.statistics import FIGURES
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}

@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
+from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.modules.optimization import Schedule
 from detox_lightning.modules.supervised import SupervisedModule
@@ -240,7 +241,7 @@ def test_half_precision_is_refused_before_loading(tmp_path: Path) -> None:
 
 def test_bf16_trains(tiny_t5: str, tmp_path: Path) -> None:
     for precision in ("bf16-mixed", "bf16-true"):
-        module = make_module(tiny_t5, SMALL, dtype="bfloat16")
+        module = make_module(tiny_t5, SMALL, weights=Weights(dtype="bfloat16"))
         trainer = fit(tmp_path, module, 1, precision=precision)
         assert trainer.callback_metrics["train/loss"].isfinite()
 

@@ -1,29 +1,45 @@
-"""Writes the trained model as a folder that other programs open."""
+"""Writes the trained model as folders that other programs open."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.callbacks.folders import free, log_folder, refuse_full, whole
+from detox_lightning.callbacks.dashboard import hyper_parameters
+from detox_lightning.callbacks.folders import free, log_folder, refuse_full, run_folder, whole
+from detox_lightning.callbacks.origin import origin
+from detox_lightning.errors import InputError
+from detox_lightning.models.loading import save_merged
+from detox_lightning.report.card import CardFacts, last_test, model_card
+
+MERGED = "merged"
 
 
 class ExportCallback(Callback):
-    """Writes a Hugging Face folder when ``fit`` has come to its end.
+    """Writes a Hugging Face folder when ``fit`` has come to its end, and where ``export`` asks.
 
     A run that is stopped by an error or by hand writes none, and neither does ``fast_dev_run``; a
-    folder that is there is complete.
+    folder that is there is complete. Its model card tells where it comes from.
     """
 
-    def __init__(self, folder: str | None = None):
+    def __init__(
+        self, folder: str | None = None, merged: bool = False, push_to_hub: str | None = None
+    ):
         """Notes where to.
 
         Args:
             folder: Where to, nothing or an empty folder as yet; null writes ``model`` or
                 ``adapter`` into the run's log folder.
+            merged: Whether an adapter is also written as a plain model, merged with its base; into
+                ``merged`` beside it.
+            push_to_hub: Name of a repository on the hub that gets the folder, ``user/name``; null:
+                nothing leaves this machine.
         """
         self.folder = folder
+        self.merged = merged
+        self.push_to_hub = push_to_hub
         self.written: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -36,28 +52,116 @@ class ExportCallback(Callback):
             refuse_full(Path(self.folder), f"export.folder={self.folder}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the folder, in one process."""
+        """Writes the folders, in one process."""
         if getattr(trainer, "fast_dev_run", False):
             return
-        root = log_folder(trainer)
+        root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
         folder = Path(self.folder) if self.folder is not None else free(root / module.export_name)
         if trainer.is_global_zero:
-            write_whole(module, folder)
+            self.write(trainer, module, folder, root)
         self.written = folder
-        rank_zero_info(f"The trained model is in {folder}")
         trainer.strategy.barrier("export")
 
+    def write_checkpoint(self, trainer: Trainer, module: Any, checkpoint: Path) -> None:
+        """Writes what a checkpoint holds, while its run goes on or after it.
 
-def write_whole(module: Any, folder: Path) -> None:
+        Args:
+            trainer: The one that was asked.
+            module: What the checkpoint is of; its weights are opened.
+            checkpoint: The file.
+
+        Raises:
+            InputError: If the checkpoint isn't of this module, or the folder holds something.
+        """
+        if self.folder is not None:
+            refuse_full(Path(self.folder), f"export.folder={self.folder}")
+        module.configure_model()
+        try:
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:  # a torn file fails in many ways
+            raise InputError(
+                f"--ckpt_path={checkpoint}: can't be read as a checkpoint ({error})".split("\n")[0]
+            ) from error
+        module.on_load_checkpoint(saved)
+        module.load_state_dict(saved["state_dict"], strict=False)
+        root = run_folder(trainer, checkpoint)
+        name = f"{module.export_name}-{checkpoint.stem}"
+        folder = Path(self.folder) if self.folder is not None else free(root / name)
+        self.write(trainer, module, folder, root)
+        self.written = folder
+
+    def write(self, trainer: Trainer, module: Any, folder: Path, run: Path) -> None:
+        """Writes the folder and what else is wanted, each with its card.
+
+        Args:
+            trainer: Knows the last validation's figures.
+            module: What is exported.
+            folder: Where to.
+            run: The run's folder, where tests leave their figures.
+        """
+        is_adapter = module.export_name == "adapter"
+        kind = "classifier" if not hasattr(module, "family") else module.export_name
+        dialogues = getattr(getattr(trainer, "datamodule", None), "dialogues", None)
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k[:4] == "val/"}
+        facts = CardFacts(
+            folder.name,
+            kind,
+            module.tokenizer_name,
+            dialogues.source if dialogues is not None else None,
+            {"stage": type(module).__name__, **getattr(module, "about", {}), **origin()},
+            hyper_parameters(module.hparams),
+            metrics,
+            last_test(run),
+        )
+        write_whole(module, folder, model_card(facts))
+        rank_zero_info(f"The trained model is in {folder}")
+        if self.merged and is_adapter:
+            merged = free(folder.with_name(folder.name.replace("adapter", MERGED, 1)))
+            card = model_card(facts._replace(name=merged.name, kind="model"))
+            with whole(merged) as partial:
+                save_merged(folder, partial, module.family.auto_class)
+                (partial / "README.md").write_text(card, encoding="utf8")
+            rank_zero_info(f"Merged with its base it is in {merged}")
+        if self.push_to_hub:
+            upload(folder, self.push_to_hub)
+
+
+def write_whole(module: Any, folder: Path, card: str | None = None) -> None:
     """Lets a module export itself; the folder appears only when everything is in it.
 
     Args:
         module: What has ``export(folder)``.
         folder: Where to.
+        card: The text of its ``README.md``; None for none.
 
     Raises:
         InputError: If there is something in the folder.
     """
     with whole(folder) as partial:
         module.export(partial)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf8")
+
+
+def upload(folder: Path, repository: str) -> None:
+    """Copies a folder to the hub.
+
+    Args:
+        folder: What to copy.
+        repository: ``user/name``; made if it isn't there.
+
+    Raises:
+        InputError: If the hub refuses or can't be reached; the folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(repository, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository, folder_path=folder)
+    except Exception as error:  # no network, no token, no right: all end the same way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"export.push_to_hub={repository}: not uploaded ({reason}). The folder {folder} is "
+            f"whole; later: hf upload {repository} {folder}"
+        ) from error

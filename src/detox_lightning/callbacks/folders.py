@@ -85,6 +85,19 @@ def holds_something(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
+def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
+    """The folder of the run that made a checkpoint, else the present run's.
+
+    Args:
+        trainer: All processes must ask, as the loggers' folder is agreed on between them.
+        checkpoint: The file; None for the present run.
+    """
+    if not checkpoint:
+        return log_folder(trainer)
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def log_folder(trainer: Trainer) -> Path:
     """The run's folder, with whatever logger: the one that ``ModelCheckpoint`` takes.
 

@@ -1,9 +1,5 @@
 """Writes what ``test`` found, and prints a short table."""
 
-import re
-import shlex
-import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +7,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.callbacks.folders import (
     free,
-    log_folder,
     refuse_full,
     refuse_unwritable,
+    run_folder,
     whole,
 )
+from detox_lightning.callbacks.origin import origin
 from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summarize
 from detox_lightning.report.curves import read_curves
-from detox_lightning.report.files import short_table, versions, write_files
-
-SECRET_FLAG = re.compile(r"^--(?:.*[._])?(?:token|key|password|secret)$", re.IGNORECASE)
-SECRET = re.compile(r"^(--(?:.*[._])?(?:token|key|password|secret)=).*", re.IGNORECASE)
+from detox_lightning.report.files import short_table, write_files
 
 
 class ReportCallback(Callback):
@@ -45,7 +39,7 @@ class ReportCallback(Callback):
         """
         if stage != "test":
             return
-        run = run_folder(trainer)  # asks all processes
+        run = run_folder(trainer, trainer.ckpt_path)  # asks all processes
         if self.folder is not None:
             refuse_full(Path(self.folder), f"report.folder={self.folder}")
         if trainer.is_global_zero and hasattr(pl_module, "comparison"):
@@ -57,7 +51,7 @@ class ReportCallback(Callback):
         module: Any = pl_module
         if getattr(module, "comparison", None) is None:
             return
-        run = run_folder(trainer)
+        run = run_folder(trainer, trainer.ckpt_path)
         folder = Path(self.folder).absolute() if self.folder is not None else free(run / "test")
         if trainer.is_global_zero:
             summary = {
@@ -71,19 +65,6 @@ class ReportCallback(Callback):
         trainer.strategy.barrier("report")
 
 
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of the run that is tested: its checkpoint's, else the present one.
-
-    Args:
-        trainer: All processes must ask, as the loggers' folder is agreed on between them.
-    """
-    present = log_folder(trainer)
-    if not trainer.ckpt_path:
-        return present
-    folder = Path(trainer.ckpt_path).parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
 def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
     """What was compared, how and with what.
 
@@ -92,27 +73,15 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
         module: What was tested.
     """
     dialogues = getattr(getattr(trainer, "datamodule", None), "dialogues", None)
+    made = origin()
     return {
-        "command": command(sys.argv[1:]),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": made["command"],
+        "created": made["created"],
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "data": dialogues.source if dialogues is not None else None,
         "prompts": len(module.comparison.prompts),
         **module.about,
         "confidence": CONFIDENCE,
         "resamples": RESAMPLES,
-        "versions": versions(),
+        "versions": made["versions"],
     }
-
-
-def command(words: list[str]) -> str:
-    """The command line that was given, without what is secret.
-
-    Args:
-        words: Its words after the program's name.
-    """
-    shown = [SECRET.sub(r"\1***", word) for word in words]
-    for place, word in enumerate(shown[:-1]):
-        if SECRET_FLAG.search(word):
-            shown[place + 1] = "***"
-    return shlex.join(["python", "-m", "detox_lightning", *shown])

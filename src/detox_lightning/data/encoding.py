@@ -34,11 +34,13 @@ class Encoding:
     """
 
     def __init__(self, name: str | None, trainer: "Trainer | None") -> None:
+        options: dict[str, Any] = {}
         if name is None and trainer is not None:
             name = getattr(trainer.lightning_module, "tokenizer_name", None)
+            options = getattr(trainer.lightning_module, "tokenizer_options", {})
         if name is None:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
-        self.tokenizer: Any = load_tokenizer(name)
+        self.tokenizer: Any = load_tokenizer(name, **options)
         self.name = name
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad

@@ -3,10 +3,12 @@
 Only safetensors are read, and code that comes with a model runs only where the user asks for it.
 """
 
+import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -14,6 +16,70 @@ from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
 
 Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How a model's weights are opened.
+
+    Raises:
+        InputError: If the machine can't quantize.
+
+    Attributes:
+        dtype: What the base's weights are held in; what is trained beside them is float32.
+        quantization: ``4bit`` or ``8bit`` holds the linear layers of a frozen base in so many bits
+            (bitsandbytes); null for none.
+        revision: Branch, tag or commit of the model on the hub.
+        attn_implementation: ``sdpa``, ``eager``, …; null: transformers' choice.
+        trust_remote_code: Run code that comes with the model.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: Literal["4bit", "8bit"] | None = None
+    revision: str | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quantization and importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(
+                f"weights.quantization={self.quantization} needs bitsandbytes: "
+                "pip install 'detox-lightning[quantized]', or leave it null"
+            )
+        if self.quantization == "4bit" and not torch.cuda.is_available():
+            raise InputError(
+                "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no "
+                "gradient through such layers; give 8bit, or leave it null"
+            )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What :func:`load_model` is told."""
+        return {
+            "dtype": self.dtype,
+            "attn_implementation": self.attn_implementation,
+            **self.file_options,
+            **({"quantization_config": self._in_bits()} if self.quantization else {}),
+        }
+
+    @property
+    def file_options(self) -> dict[str, Any]:
+        """What :func:`load_tokenizer` is told."""
+        return {
+            "revision": self.revision,
+            "trust_remote_code": self.trust_remote_code or None,
+        }
+
+    def _in_bits(self) -> Any:
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=self.quantization == "4bit",
+            load_in_8bit=self.quantization == "8bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, self.dtype),
+        )
 
 
 def load_tokenizer(name: str, **options: Any) -> Any:
@@ -48,6 +114,9 @@ def load_model(auto_class: str, name: str, dtype: str = "float32", **options: An
 
     loader = getattr(transformers, auto_class).from_pretrained
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **options}
+    if "quantization_config" in options:
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        options["device_map"] = {"": device}
     return open_by_name("model", name, loader, **options).eval()
 
 
@@ -132,3 +201,25 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def save_merged(adapter: Path, folder: Path, auto_class: str) -> None:
+    """Writes an adapter and its base as one plain model, with the adapter's tokenizer.
+
+    The base is opened anew, in float32: merging in place couldn't be undone exactly.
+
+    Args:
+        adapter: Folder of the adapter, whose config names the base.
+        folder: Where to; made if it isn't there.
+        auto_class: Of the base: ``AutoModelForSeq2SeqLM``, …
+
+    Raises:
+        InputError: If the base isn't there any more.
+    """
+    from peft import PeftModel
+
+    name = adapter_base(str(adapter))
+    assert name is not None, adapter
+    base = load_model(auto_class, name)
+    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    save_model(merged, load_tokenizer(str(adapter)), folder)

@@ -18,7 +18,8 @@ class LoRA:
         alpha: Scale; the adapter's product is multiplied by alpha / r.
         dropout: Probability of dropping an input of the adapter, in supervised training only.
         target_modules: Name endings of the linear layers that get an adapter; null takes peft's
-            choice for the architecture (``q`` and ``v`` for T5).
+            choice for the architecture (``q`` and ``v`` for T5), else the projections of queries
+            and values.
         modules_to_save: Name endings of further layers to train in full and save with the adapter.
         options: Further fields of ``peft.LoraConfig``: ``use_dora``, ``use_rslora``,
             ``rank_pattern``, …
@@ -56,7 +57,7 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
             r=lora.r,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works and is saved as one
             lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
+            target_modules=lora.target_modules or _projections(base),
             modules_to_save=lora.modules_to_save,
             **(lora.options or {}),
         )
@@ -67,6 +68,24 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
             "Settings of peft.LoraConfig go into lora.options, names of layers into "
             f"lora.target_modules; the linear ones here: {_linear_names(base)}."
         ) from error
+
+
+def copy_adapter(model: Any, name: str) -> None:
+    """Puts a frozen copy of the adapter ``default`` beside it.
+
+    Args:
+        model: A ``peft.PeftModel``; it is changed in place.
+        name: What the copy is called.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    model.add_adapter(name, model.peft_config["default"])
+    set_peft_model_state_dict(model, saved, adapter_name=name)
+    model.set_adapter("default")
+    for key, parameter in model.named_parameters():
+        if f".{name}." in key:
+            parameter.requires_grad_(False)
 
 
 def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | None = None) -> Any:
@@ -124,6 +143,16 @@ def _check_names(base: Any, flag: str, endings: list[str] | None) -> None:
                 f"lora.{flag}: {base.config.model_type} has no layer that ends in {ending!r}; "
                 f"its linear layers end in {_linear_names(base)}."
             )
+
+
+def _projections(base: Any) -> list[str] | None:
+    """Queries and values of an architecture that peft has no choice for; None: it has one."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    if base.config.model_type in KNOWN:
+        return None
+    endings = {name.split(".")[-1] for name, _ in base.named_modules()}
+    return sorted(endings & {"q", "v", "q_proj", "v_proj", "query", "value"}) or None
 
 
 def _linear_names(base: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
-from detox_lightning.demo import locate
+from detox_lightning.errors import InputError
 from detox_lightning.models.family import EncoderDecoder
-from detox_lightning.models.loading import adapter_base, load_model
-from detox_lightning.models.lora import LoRA, add_lora, load_adapter
+from detox_lightning.models.loading import Weights, load_model
+from detox_lightning.models.lora import LoRA, add_lora, copy_adapter, load_adapter
 from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.start import Start, find_start, restore_adapter
 from detox_lightning.models.value_head import ValueHead
 
 REFERENCE = "reference"
@@ -53,7 +55,7 @@ class Policy(nn.Module):
 
         Args:
             model: A ``PeftModel`` with the adapter ``default`` to train, and perhaps a frozen
-                ``reference``.
+                ``reference``; or a model that is trained whole, which costs a frozen copy of it.
             family: What kind of model it is.
             sampling: How responses are sampled, and so what their log-probabilities are.
             value_head: Whether there is a value head; without one, values are 0.
@@ -64,13 +66,19 @@ class Policy(nn.Module):
         self.sampling = sampling
         self.generation_config = self.base.generation_config
         self.base.generation_config = plain_generation_config(self.base)
+        self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
         self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
         self.eval()
 
     @property
     def base(self) -> Any:
         """The transformers model inside the adapters."""
-        return self.model.get_base_model()
+        return self.model.get_base_model() if self.has_adapter else self.model
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, rather than the whole model."""
+        return hasattr(self.model, "peft_config")
 
     def train(self, mode: bool = True) -> "Policy":
         """Stays in eval mode; gradients flow all the same."""
@@ -110,6 +118,13 @@ class Policy(nn.Module):
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Inside the block the model is the reference: the policy as it was when training began."""
+        if self.frozen is not None:
+            self.model, self.frozen = self.frozen, self.model
+            try:
+                yield
+            finally:
+                self.model, self.frozen = self.frozen, self.model
+            return
         if REFERENCE not in self.model.peft_config:
             with self.model.disable_adapter():
                 yield
@@ -164,6 +179,7 @@ class Policy(nn.Module):
             "with_value_head_trainable": trainable + head,
             "with_value_head_total": total + head,
             "reference_trainable": self._reference_trainable(),
+            **({} if self.frozen is None else {"reference_copy_bytes": _bytes(self.frozen)}),
         }
 
     def _reference_trainable(self) -> int:
@@ -172,34 +188,44 @@ class Policy(nn.Module):
 
 
 def load_policy(
-    name: str,
-    lora: LoRA,
+    start: Start | str,
+    lora: LoRA | None,
     sampling: Sampling,
     value_head: bool = True,
-    dtype: str = "float32",
-    **options: Any,
+    weights: Weights = Weights(),  # noqa: B008
 ) -> Policy:
     """Opens a policy to train.
 
     Args:
-        name: A base model, which gets a fresh adapter, or an adapter, which is trained on; its
+        start: Where it begins, or the name of it. What was trained already goes on learning; its
             reference is then a frozen copy of it.
-        lora: The fresh adapter; a loaded one keeps its own shape.
+        lora: The fresh adapter; a loaded one keeps its own shape. None: all weights of the base
+            are trained, and the reference is a frozen copy of the model.
         sampling: How responses are sampled.
         value_head: Whether there is a value head.
-        dtype: What the base's weights are held in; adapters and value head are float32.
-        options: For ``from_pretrained`` of the base.
+        weights: How the base's are opened; adapters and value head are float32.
 
     Raises:
-        InputError: If there is no such model or adapter.
+        InputError: If there is no such model or adapter, or a quantized base is to be trained.
     """
+    start = find_start(start) if isinstance(start, str) else start
     family = EncoderDecoder()
-    base_name = adapter_base(name)
-    base = load_model(family.auto_class, base_name or name, dtype, **options)
-    if base_name is None:
+    options = {**weights.options, "revision": start.base_revision}
+    base = load_model(family.auto_class, start.base, **options)
+    if start.checkpoint is not None:
+        model = restore_adapter(base, start.checkpoint)
+    elif start.adapter is not None:
+        model = load_adapter(base, start.adapter, revision=start.adapter_revision)
+    elif lora is not None:
         return Policy(add_lora(base, lora, family.task_type), family, sampling, value_head)
-    model = load_adapter(base, name)
-    model.load_adapter(locate(name), adapter_name=REFERENCE)
+    elif weights.quantization:
+        raise InputError(
+            f"weights.quantization={weights.quantization}: a quantized base can't be trained; give "
+            "lora, or leave quantization null"
+        )
+    else:
+        return Policy(base.requires_grad_(True), family, sampling, value_head)
+    copy_adapter(model, REFERENCE)
     return Policy(model, family, sampling, value_head)
 
 
@@ -225,6 +251,10 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     if torch.is_grad_enabled():
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     return forward(*args, **kwargs)
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def _hidden_size(config: Any) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,10 +32,11 @@ from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.family import EncoderDecoder
-from detox_lightning.models.loading import adapter_base, load_tokenizer, refuse_half, save_model
+from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.start import Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
@@ -60,7 +62,9 @@ class PPOModule(LightningModule):
         self,
         policy: str,
         reward: Reward,
-        lora: LoRA = LoRA(),  # noqa: B008
+        adapter: str | None = None,
+        lora: LoRA | None = LoRA(),  # noqa: B008
+        weights: Weights = Weights(),  # noqa: B008
         sampling: Sampling = Sampling(),  # noqa: B008
         ppo_epochs: PositiveInt = 4,
         mini_batch_size: PositiveInt = 4,
@@ -75,21 +79,21 @@ class PPOModule(LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1.41e-5),
         schedule: Schedule = CONSTANT,
         evaluation: EvaluationPlan = EvaluationPlan(),  # noqa: B008
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        revision: str | None = None,
-        attn_implementation: str | None = None,
-        trust_remote_code: bool = False,
         gradient_checkpointing: bool = False,
         seed: NonNegativeInt | None = None,
     ):
         """Notes what to train; weights are opened when training begins.
 
         Args:
-            policy: The model to begin from, which is also the reference: a base model, which gets a
-                fresh adapter, or an adapter, which is trained on. Hub id, local folder or
-                ``demo:NAME``.
+            policy: The model to begin from, which is also the reference: a base or fine-tuned
+                model, which gets a fresh adapter; an adapter, which is trained on (its base is
+                found in its config); or a checkpoint ``*.ckpt`` with an adapter, of the supervised
+                stage or of this one. Hub id, local folder, file or ``demo:NAME``.
             reward: What a response is worth.
-            lora: The fresh adapter; a loaded adapter keeps its own shape.
+            adapter: An adapter on ``policy`` to train on, where its config doesn't name its base.
+            lora: The fresh adapter; a loaded adapter keeps its own shape. null: all weights are
+                trained, at the price of a frozen copy of the model as reference.
+            weights: How the base's weights are opened.
             sampling: How responses are sampled.
             ppo_epochs: Passes over each rollout.
             mini_batch_size: Responses per optimizer step, on each rank.
@@ -107,10 +111,6 @@ class PPOModule(LightningModule):
             optimizer: Gets the adapters' and the value head's parameters.
             schedule: Of the learning rate; a step is a rollout.
             evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
-            dtype: What the base's weights are held in; the value head is float32.
-            revision: Branch, tag or commit of the base on the hub.
-            attn_implementation: ``sdpa``, ``eager``, …; null: transformers' choice.
-            trust_remote_code: Run code that comes with the model.
             gradient_checkpointing: Compute activations again in the backward pass, to save memory.
             seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
 
@@ -123,7 +123,10 @@ class PPOModule(LightningModule):
             self.save_hyperparameters()
         self.automatic_optimization = False
         self.strict_loading = False
-        self.policy_name = policy
+        self.family = EncoderDecoder()
+        self.base_or_policy, self.adapter = policy, adapter
+        self.policy_name = policy if adapter is None else adapter
+        self.weights = weights
         self.reward = reward
         self.lora = lora
         self.sampling = sampling
@@ -144,12 +147,6 @@ class PPOModule(LightningModule):
         self.meter = ResponseMeter()
         self.pieces: list[Piece] = []
         self.comparison: Comparison | None = None
-        self.load_options: dict[str, Any] = {
-            "dtype": dtype,
-            "revision": revision,
-            "attn_implementation": attn_implementation,
-            "trust_remote_code": trust_remote_code or None,
-        }
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
         self.kl_coef: float = kl.coef
@@ -341,20 +338,30 @@ class PPOModule(LightningModule):
 
     # -- models and state
 
+    @cached_property
+    def start(self) -> Start:
+        """Where the policy begins; found out when first asked for, which may take the hub."""
+        return find_start(self.base_or_policy, self.adapter, self.weights.revision)
+
     @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use: of an adapter, its base."""
-        return adapter_base(self.policy_name) or self.policy_name
+        return self.start.base
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """How the data must open it."""
+        return {**self.weights.file_options, "revision": self.start.base_revision}
 
     @property
     def padding_side(self) -> Literal["left", "right"]:
         """The side on which prompts are padded."""
-        return EncoderDecoder.padding_side
+        return self.family.padding_side
 
     @property
     def export_name(self) -> str:
         """What the folder is called that :meth:`export` writes."""
-        return "adapter"
+        return "adapter" if self.policy.has_adapter else "model"
 
     def setup(self, stage: str) -> None:
         """Refuses what can't work, before any model is opened.
@@ -383,15 +390,9 @@ class PPOModule(LightningModule):
         """Opens policy, reward and toxicity classifier, once."""
         if self.policy is not None:
             return
-        self.tokenizer = load_tokenizer(
-            self.tokenizer_name, trust_remote_code=self.load_options["trust_remote_code"]
-        )
+        self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
         self.policy = load_policy(
-            self.policy_name,
-            self.lora,
-            self.sampling,
-            self.advantage.uses_values,
-            **self.load_options,
+            self.start, self.lora, self.sampling, self.advantage.uses_values, self.weights
         )
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
@@ -435,6 +436,7 @@ class PPOModule(LightningModule):
             self.tokenizer_name,
             policy=self.policy_name,
             lora=self.lora,
+            adapter=adapter_facts(self.policy.model),
             rollouts=self.rollouts,
             kl_coef=self.kl_coef,
             moments=dataclasses.asdict(self.moments),

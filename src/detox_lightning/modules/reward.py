@@ -22,7 +22,13 @@ from torchmetrics.classification import (
 
 from detox_lightning.batch import LabeledBatch
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import load_model, load_tokenizer, open_by_name, save_model
+from detox_lightning.models.loading import (
+    Weights,
+    load_model,
+    load_tokenizer,
+    open_by_name,
+    save_model,
+)
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
@@ -46,10 +52,7 @@ class RewardModule(LightningModule):
         labels: Sequence[str] = ("nothate", "hate"),
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5),
         schedule: Schedule = CONSTANT,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        revision: str | None = None,
-        attn_implementation: str | None = None,
-        trust_remote_code: bool = False,
+        weights: Weights = Weights(),  # noqa: B008
     ):
         """Notes names and settings; the weights load when a run begins.
 
@@ -59,13 +62,11 @@ class RewardModule(LightningModule):
             labels: Names of the classes, in the order of their indices in the data.
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
-            dtype: What the weights are held in.
-            revision: Branch, tag or commit of the model on the hub.
-            attn_implementation: How attention is computed: ``eager``, ``sdpa``, …
-            trust_remote_code: Run code that comes with the model.
+            weights: How the weights are opened.
 
         Raises:
-            InputError: If there are fewer than two labels, or two of the same name.
+            InputError: If there are fewer than two labels, or two of the same name, or the weights
+                are to be quantized, as all of them are trained.
         """
         super().__init__()
         self.save_hyperparameters()
@@ -75,9 +76,12 @@ class RewardModule(LightningModule):
         self.name = model
         self.labels = list(labels)
         self.optimization = StepwiseOptimization(optimizer, schedule)
-        self.weights_dtype = dtype
-        self.loading = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self.attn_implementation = attn_implementation
+        self.weights = Weights(**weights) if isinstance(weights, dict) else weights
+        if self.weights.quantization:
+            raise InputError(
+                f"weights.quantization={self.weights.quantization}: a quantized classifier can't "
+                "be trained; leave it null"
+            )
         self.mean_loss = MeanMetric()
         self.metrics = classification_metrics(len(labels))
         self.model: Any = None
@@ -88,21 +92,25 @@ class RewardModule(LightningModule):
         """The model whose tokenizer the data must use."""
         return self.name
 
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """How the data must open it."""
+        return self.weights.file_options
+
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""
         if self.model is not None:
             return
-        check_labels(self.name, self.labels, **self.loading)
-        self.tokenizer = load_tokenizer(self.name, padding_side=self.padding_side, **self.loading)
+        options = self.weights.file_options
+        check_labels(self.name, self.labels, **options)
+        self.tokenizer = load_tokenizer(self.name, padding_side=self.padding_side, **options)
         model = load_model(
             "AutoModelForSequenceClassification",
             self.name,
-            self.weights_dtype,
-            attn_implementation=self.attn_implementation,
             id2label=dict(enumerate(self.labels)),
             label2id={label: index for index, label in enumerate(self.labels)},
             problem_type="single_label_classification",
-            **self.loading,
+            **self.weights.options,
         )
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()

@@ -13,9 +13,11 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from detox_lightning.batch import PromptBatch
+from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import (
+    Weights,
     adapter_base,
     load_model,
     load_tokenizer,
@@ -23,6 +25,7 @@ from detox_lightning.models.loading import (
     save_model,
 )
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
+from detox_lightning.models.start import adapter_facts
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
@@ -43,10 +46,7 @@ class SupervisedModule(LightningModule):
         lora: LoRA | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
         schedule: Schedule = CONSTANT,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        revision: str | None = None,
-        attn_implementation: str | None = None,
-        trust_remote_code: bool = False,
+        weights: Weights = Weights(),  # noqa: B008
         max_new_tokens: PositiveInt = 64,
         label_smoothing: ClosedUnitInterval = 0.0,
     ):
@@ -58,10 +58,7 @@ class SupervisedModule(LightningModule):
                 own shape.
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
-            dtype: What the base's weights are held in; a fresh adapter is float32.
-            revision: Branch, tag or commit of the model on the hub.
-            attn_implementation: How attention is computed: ``eager``, ``sdpa``, …
-            trust_remote_code: Run code that comes with the model.
+            weights: How the base's weights are opened.
             max_new_tokens: Longest summary that validation, test and prediction write, in tokens.
             label_smoothing: Share of the target's probability that is spread over the vocabulary,
                 in training only.
@@ -72,10 +69,7 @@ class SupervisedModule(LightningModule):
         self.name = model
         self.lora = LoRA(**lora) if isinstance(lora, dict) else lora  # a checkpoint holds a dict
         self.optimization = StepwiseOptimization(optimizer, schedule)
-        self.weights_dtype = dtype
-        self.revision = revision
-        self.attn_implementation = attn_implementation
-        self.trust_remote_code = trust_remote_code
+        self.weights = Weights(**weights) if isinstance(weights, dict) else weights
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
         self.family = EncoderDecoder()
@@ -87,7 +81,14 @@ class SupervisedModule(LightningModule):
     @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use; an adapter's is its base's."""
-        return adapter_base(self.name, self.revision) or self.name
+        return adapter_base(self.name, self.weights.revision) or self.name
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """How the data must open it."""
+        is_adapter = self.tokenizer_name != self.name
+        revision = None if is_adapter else self.weights.revision
+        return {**self.weights.file_options, "revision": revision}
 
     @property
     def padding_side(self) -> Literal["left", "right"]:
@@ -105,25 +106,22 @@ class SupervisedModule(LightningModule):
             return
         if self._trainer is not None:
             refuse_half(self._trainer.precision)
-        base = adapter_base(self.name, self.revision)
-        options = {
-            "revision": None if base else self.revision,
-            "trust_remote_code": self.trust_remote_code,
-        }
+        options = self.tokenizer_options
         self.tokenizer = load_tokenizer(
-            base or self.name, padding_side=self.padding_side, **options
+            self.tokenizer_name, padding_side=self.padding_side, **options
         )
         model = load_model(
-            self.family.auto_class,
-            base or self.name,
-            self.weights_dtype,
-            attn_implementation=self.attn_implementation,
-            **options,
+            self.family.auto_class, self.tokenizer_name, **{**self.weights.options, **options}
         )
-        if base:
-            model = load_adapter(model, self.name, revision=self.revision)
+        if self.tokenizer_name != self.name:
+            model = load_adapter(model, self.name, revision=self.weights.revision)
         elif self.lora:
             model = add_lora(model, self.lora, self.family.task_type)
+        elif self.weights.quantization:
+            raise InputError(
+                f"weights.quantization={self.weights.quantization}: a quantized base can't be "
+                "trained; give lora, or leave quantization null"
+            )
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
@@ -199,7 +197,8 @@ class SupervisedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the parameters that learn, and notes what they are."""
         keep_trainable(self, checkpoint)
-        stamp(checkpoint, STAGE, self.tokenizer_name, model=self.name, lora=self.lora)
+        facts = {"model": self.name, "lora": self.lora, "adapter": adapter_facts(self.model)}
+        stamp(checkpoint, STAGE, self.tokenizer_name, **facts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this model's."""

@@ -1,0 +1,134 @@
+"""A model card: what a folder holds, where it comes from, and what is known of it."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+USES = {
+    "summarization": (
+        "Summarizing conversations like those it was trained on. Trained against a classifier of "
+        "hateful language, it shares that classifier's blind spots: a low score is no proof that a "
+        "text harms nobody. Read samples before you rely on it."
+    ),
+    "text-classification": (
+        "Telling texts like those it was trained on apart, as a reward or a measure in training. "
+        "It is no judge of people, and not fit to moderate what they write without their review."
+    ),
+}
+PYTHON = {
+    "adapter": """from peft import AutoPeftModelForSeq2SeqLM
+
+model = AutoPeftModelForSeq2SeqLM.from_pretrained("{folder}")""",
+    "model": """from transformers import AutoModelForSeq2SeqLM
+
+model = AutoModelForSeq2SeqLM.from_pretrained("{folder}")""",
+    "classifier": """from transformers import pipeline
+
+classifier = pipeline("text-classification", "{folder}")""",
+}
+
+
+class CardFacts(NamedTuple):
+    """What a card tells.
+
+    Attributes:
+        name: Of the folder.
+        kind: ``adapter``, ``model`` or ``classifier``.
+        base: Name of the model that training began from.
+        data: Name of the data, if it is known.
+        about: What else to tell, by name: stage, reward, command, versions, …
+        hyper_parameters: By name.
+        metrics: Of the last validation, by name.
+        tested: ``summary.json`` of the last test; None: there was none.
+    """
+
+    name: str
+    kind: str
+    base: str
+    data: str | None
+    about: dict[str, Any]
+    hyper_parameters: dict[str, Any]
+    metrics: dict[str, float]
+    tested: dict[str, Any] | None
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card as Markdown, with what the hub reads in front.
+
+    Args:
+        facts: What to tell.
+    """
+    from huggingface_hub import ModelCardData
+
+    task = "text-classification" if facts.kind == "classifier" else "summarization"
+    data = ModelCardData(
+        base_model=facts.base if _is_public(facts.base) else None,
+        datasets=[facts.data] if facts.data and _is_public(facts.data) else None,
+        library_name="peft" if facts.kind == "adapter" else "transformers",
+        pipeline_tag=task,
+        tags=["detox_lightning", *(["lora"] if facts.kind == "adapter" else [])],
+    )
+    origin = {"base": facts.base, "data": facts.data or "unknown", **facts.about}
+    parts = [
+        f"---\n{data.to_yaml()}\n---\n\n# {facts.name}",
+        f"Trained with detox_lightning on `{facts.base}`.",
+        f"## Use\n\n```python\n{PYTHON[facts.kind].format(folder=facts.name)}\n```\n\n{USES[task]}",
+        f"## Where it comes from\n\n{_table(origin)}",
+    ]
+    if facts.tested:
+        parts.append(f"## The last test\n\n{_tested(facts.tested)}")
+    if facts.metrics:
+        parts.append(f"## The last validation\n\n{_table(facts.metrics)}")
+    parts.append(f"## Hyper-parameters\n\n{_table(facts.hyper_parameters)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def last_test(run: Path) -> dict[str, Any] | None:
+    """The newest ``summary.json`` that a test left in a run's folder; None: there is none.
+
+    Args:
+        run: The folder.
+    """
+    found = sorted(run.glob("test*/summary.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return None
+    summary: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf8"))
+    return summary
+
+
+def _is_public(name: str) -> bool:
+    """Whether a name can be one of the hub's, rather than a folder here or the demo's."""
+    return not Path(name).exists() and ":" not in name and name.count("/") <= 1
+
+
+def _tested(summary: dict[str, Any]) -> str:
+    """Figures before and after, with their intervals."""
+    group, figures = next(iter(summary["figures"].items()))
+    lines = [
+        f"{summary['about']['prompts']} prompts, {group} responses, 95 % intervals.\n",
+        "| | before | after |\n|---|---|---|",
+    ]
+    lines += [
+        f"| {entry['title']} | {_estimate(entry['before'])} | {_estimate(entry['after'])} |"
+        for entry in figures.values()
+    ]
+    return "\n".join(lines)
+
+
+def _estimate(part: dict[str, float | None] | None) -> str:
+    if part is None:
+        return "–"
+    value, low, high = (None if x is None else f"{x:.3f}" for x in part.values())
+    return f"{value} ({low} to {high})" if low else f"{value}"
+
+
+def _table(rows: dict[str, Any]) -> str:
+    lines = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{_cell(name)} {_cell(x)}" for name, x in value.items())
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("|", "&#124;").replace("<", "&lt;").split())

@@ -1,0 +1,188 @@
+"""What a policy can begin from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import word_tokenizer
+from detox_lightning.errors import InputError
+from detox_lightning.models.loading import Weights, save_model
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.start import Start, find_start
+from detox_lightning.modules.supervised import SupervisedModule
+from ppo_toys import fit, make_module
+from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
+
+SHAPES = {
+    "LoRA": LoRA(r=2),
+    "DoRA": LoRA(r=2, options={"use_dora": True}),
+    "rsLoRA": LoRA(r=4, options={"use_rslora": True}),
+    "ranks": LoRA(r=2, options={"rank_pattern": {"v": 4}, "alpha_pattern": {"v": 8}}),
+    "more": LoRA(r=2, target_modules=["q", "wi_0"], modules_to_save=["lm_head"]),
+}
+
+
+def logprobs(policy: Policy) -> torch.Tensor:
+    batch = collate_pairs(PAIRS[:4])
+    with torch.no_grad():
+        return policy(batch.prompt_ids, batch.prompt_mask, batch.target_ids).logprobs
+
+
+def reference_logprobs(policy: Policy) -> torch.Tensor:
+    with policy.reference():
+        return logprobs(policy)
+
+
+def supervised(folder: Path, model: str, lora: LoRA | None) -> tuple[SupervisedModule, str]:
+    """A summarizer of one epoch, and its checkpoint."""
+    torch.manual_seed(0)
+    module = SupervisedModule(model, lora, optimizer=lambda params: torch.optim.SGD(params, lr=0.5))
+    trainer = make_trainer(folder, max_epochs=1)
+    trainer.fit(module, pairs_loader(4))
+    trainer.save_checkpoint(folder / "it.ckpt")
+    module.model.eval()
+    return module, str(folder / "it.ckpt")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_supervised_checkpoint(tiny_t5: str, tmp_path: Path, shape: str) -> None:
+    module, checkpoint = supervised(tmp_path, tiny_t5, SHAPES[shape])
+    assert find_start(checkpoint) == Start(tiny_t5, checkpoint=checkpoint)
+    policy = load_policy(checkpoint, LoRA(r=16), Sampling())
+    save_model(module.model, word_tokenizer(), tmp_path / "adapter")
+    from_folder = load_policy(str(tmp_path / "adapter"), LoRA(), Sampling())
+    trained = logprobs(policy)
+    untrained = logprobs(load_policy(tiny_t5, LoRA(r=2), Sampling()))
+    assert not torch.allclose(trained, untrained, atol=1e-3)
+    torch.testing.assert_close(trained, logprobs(from_folder), atol=1e-6, rtol=0)
+    # the reference is a frozen copy of it
+    torch.testing.assert_close(reference_logprobs(policy), trained, atol=1e-6, rtol=0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+    torch.testing.assert_close(reference_logprobs(policy), trained, atol=1e-6, rtol=0)
+    assert not torch.allclose(logprobs(policy), trained, atol=1e-3)
+    assert not [n for n, p in policy.named_parameters() if p.requires_grad and "reference" in n]
+
+
+def test_a_checkpoint_of_ppo_itself(tiny_t5: str, tiny_classifier: str, tmp_path: Path) -> None:
+    module = make_module(tiny_t5, tiny_classifier)
+    trainer = fit(tmp_path, module, rollouts=1)
+    trainer.save_checkpoint(tmp_path / "ppo.ckpt")
+    again = load_policy(str(tmp_path / "ppo.ckpt"), LoRA(), Sampling())
+    torch.testing.assert_close(logprobs(again), logprobs(module.policy), atol=1e-6, rtol=0)
+
+
+def test_an_adapter_on_the_base_one_gives(tiny_t5: str, tmp_path: Path) -> None:
+    module, _ = supervised(tmp_path, tiny_t5, LoRA(r=2))
+    save_model(module.model, word_tokenizer(), tmp_path / "adapter")
+    adapter = str(tmp_path / "adapter")
+    start = find_start(tiny_t5, adapter)
+    assert start == Start(tiny_t5, adapter)
+    torch.testing.assert_close(
+        logprobs(load_policy(start, LoRA(), Sampling())),
+        logprobs(load_policy(adapter, LoRA(), Sampling())),
+    )
+    assert find_start(adapter, revision="v1") == Start(tiny_t5, adapter, adapter_revision="v1")
+    assert find_start(tiny_t5, revision="v1") == Start(tiny_t5, base_revision="v1")
+
+
+def test_a_whole_model_is_trained_against_a_frozen_copy(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    module = make_module(tiny_t5, tiny_classifier, lora=None, lr=1e-2)
+    fit(tmp_path, module, rollouts=2)
+    untrained = logprobs(load_policy(tiny_t5, LoRA(r=2), Sampling()))
+    torch.testing.assert_close(reference_logprobs(module.policy), untrained, atol=1e-6, rtol=0)
+    assert not torch.allclose(logprobs(module.policy), untrained, atol=1e-3)
+    assert module.watched[0].metrics["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert module.watched[1].metrics["objective/kl"] != pytest.approx(0, abs=1e-3)
+    counts = module.policy.parameter_counts()
+    assert counts["policy_trainable"] == counts["policy_total"]
+    assert counts["reference_copy_bytes"] == 4 * counts["policy_total"]
+    assert module.export_name == "model"
+    module.export(tmp_path / "model")
+    again = load_policy(str(tmp_path / "model"), LoRA(r=2), Sampling())
+    torch.testing.assert_close(logprobs(again), logprobs(module.policy), atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def whole(tiny_t5: str, tmp_path: Path) -> str:
+    """A checkpoint with all weights in it."""
+    return supervised(tmp_path, tiny_t5, None)[1]
+
+
+def test_refusals(tiny_t5: str, whole: str, tmp_path: Path) -> None:
+    module, checkpoint = supervised(tmp_path, tiny_t5, LoRA(r=2))
+    save_model(module.model, word_tokenizer(), tmp_path / "adapter")
+    adapter, torn = str(tmp_path / "adapter"), str(tmp_path / "torn.ckpt")
+    Path(torn).write_bytes(Path(checkpoint).read_bytes()[:5000])
+    missing = str(tmp_path / "missing.ckpt")
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        ((missing,), f"{missing}: there is no such checkpoint"),
+        ((torn,), f"{torn}: not a checkpoint of detox_lightning, or a torn one"),
+        (
+            (checkpoint, adapter),
+            f"model.adapter={adapter}: the checkpoint {checkpoint} brings an adapter of its own; "
+            "give one of the two",
+        ),
+        (
+            (adapter, adapter),
+            f"model.adapter={adapter}: model.policy={adapter} is an adapter itself; give its base "
+            f"there ({tiny_t5})",
+        ),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(InputError) as caught:
+            find_start(*arguments)
+        assert str(caught.value) == message
+
+
+def test_a_whole_model_in_a_checkpoint_must_be_exported_first(whole: str) -> None:
+    with pytest.raises(InputError) as caught:
+        find_start(whole)
+    assert str(caught.value) == (
+        f"{whole}: it holds a whole model and no adapter. Make a folder of it with "
+        f"`python -m detox_lightning export --ckpt_path {whole}` and give that"
+    )
+
+
+def test_quantized_bases_take_adapters(tiny_classifier: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    weights = Weights(quantization="8bit")
+    module = make_module("demo:policy", tiny_classifier, weights=weights, lr=1e-4)
+    fit(tmp_path, module, rollouts=1)
+    kinds = {type(layer).__name__ for layer in module.policy.base.modules()}
+    assert "Linear8bitLt" in kinds
+    assert module.watched[0].metrics["ppo/policy/ratio"] == pytest.approx(1, abs=0.1)
+    after = module.watched[0].after
+    assert all(p.any() for name, p in after.items() if "lora_B" in name)
+    with pytest.raises(InputError, match="a quantized base can't be trained; give lora"):
+        load_policy("demo:policy", None, Sampling(), weights=weights)
+
+
+def test_four_bits_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError) as caught:
+        Weights(quantization="4bit")
+    assert str(caught.value) == (
+        "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient "
+        "through such layers; give 8bit, or leave it null"
+    )
+
+
+def test_without_bitsandbytes_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError) as caught:
+        Weights(quantization="4bit")
+    assert str(caught.value) == (
+        "weights.quantization=4bit needs bitsandbytes: pip install 'detox-lightning[quantized]', "
+        "or leave it null"
+    )

@@ -1,0 +1,135 @@
+"""Every encoder-decoder architecture goes through rollout, update, save and load."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    LongT5Config,
+    MarianConfig,
+    MT5Config,
+    PegasusConfig,
+    T5Config,
+)
+
+from conftest import word_tokenizer
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import load_policy
+from detox_lightning.models.sampling import Sampling
+from ppo_toys import fit, make_module
+from toys import PAIRS, collate_pairs
+
+T5_LIKE = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+BART_LIKE = {
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 64,
+}
+TOKENS = {"vocab_size": 200, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+
+
+def bert2bert() -> EncoderDecoderConfig:
+    sizes = {
+        "vocab_size": 200,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+    }
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(
+        BertConfig(**sizes), BertConfig(**sizes)
+    )
+    # its own loss hides pad tokens from the decoder, the first one among them
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 1
+    return config
+
+
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "T5": lambda: T5Config(**T5_LIKE, **TOKENS),
+    "FLAN-T5": lambda: T5Config(
+        **T5_LIKE, **TOKENS, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    ),
+    "mT5": lambda: MT5Config(**T5_LIKE, **TOKENS),
+    "LongT5": lambda: LongT5Config(**T5_LIKE, **TOKENS, local_radius=4),
+    # BART forces a first and a last token in generation, unless told otherwise
+    "BART": lambda: BartConfig(**BART_LIKE, **TOKENS, bos_token_id=2, forced_eos_token_id=1),
+    "Pegasus": lambda: PegasusConfig(**BART_LIKE, **TOKENS),
+    "Marian": lambda: MarianConfig(**BART_LIKE, **TOKENS),
+    "BERT2BERT": bert2bert,
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny random model with its tokenizer."""
+    torch.manual_seed(0)
+    config = CONFIGS[request.param]()
+    if request.param == "BERT2BERT":
+        model = EncoderDecoderModel(config)
+        model.generation_config.decoder_start_token_id = 2
+        model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 1
+    else:
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    path = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(path)
+    word_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+def test_log_probabilities_are_those_of_the_model_s_own_loss(folder: str) -> None:
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    policy = load_policy(folder, LoRA(r=2), Sampling())
+    batch = collate_pairs(PAIRS[:3])
+    output = policy(batch.prompt_ids, batch.prompt_mask, batch.target_ids)
+    labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
+    with torch.no_grad():
+        theirs = model(
+            batch.prompt_ids, batch.prompt_mask, labels=labels, output_hidden_states=True
+        )
+    ours = -output.logprobs[batch.target_mask].mean()
+    torch.testing.assert_close(ours, theirs.loss, atol=1e-5, rtol=0)
+    # the value head reads what the head of the language model reads
+    policy.value_head.linear.weight.data.fill_(1)
+    values = policy(batch.prompt_ids, batch.prompt_mask, batch.target_ids).values
+    torch.testing.assert_close(
+        values, theirs.decoder_hidden_states[-1].sum(dim=-1), atol=1e-4, rtol=1e-5
+    )
+
+
+def test_it_learns_and_is_saved_and_opened(
+    folder: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    module = make_module(folder, tiny_classifier)
+    fit(tmp_path, module, rollouts=2)
+    first, last = module.watched
+    assert first.metrics["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert first.forwards[0].logprobs.shape == first.responses.ids[:4].shape
+    changed = {name for name in last.after if not torch.equal(last.after[name], first.before[name])}
+    assert any("lora_B" in name for name in changed)
+    assert "policy.value_head.linear.weight" in changed
+
+    module.export(tmp_path / "adapter")
+    again = load_policy(str(tmp_path / "adapter"), LoRA(), Sampling())
+    batch = collate_pairs(PAIRS[:4])
+    rows = batch.prompt_ids, batch.prompt_mask, batch.target_ids
+    with torch.no_grad():
+        torch.testing.assert_close(again(*rows).logprobs, module.policy(*rows).logprobs)
+        with again.reference():  # an adapter's reference is the adapter as it was
+            torch.testing.assert_close(again(*rows).logprobs, module.policy(*rows).logprobs)
+        with module.policy.reference():
+            base = module.policy(*rows).logprobs
+        assert not torch.allclose(base, again(*rows).logprobs, atol=1e-4)
