@@ -75,7 +75,7 @@ class WatchedPPO(PPOModule):
         self.watched.append(Watched(responses, before=self.copies()))
         return responses
 
-    def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
+    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
         self.watched[-1].scored = responses.texts
         return super().score(batch, responses)
 

@@ -57,9 +57,10 @@ class Told(PPOModule):
         mask = mask_from_lengths(lengths, int(lengths.max()))
         return Responses(ids[:, : mask.shape[1]] * mask, mask, ["" for _ in lengths])
 
-    def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
+    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(-1 - self.rollouts)
-        return self.share(3 * torch.randn(ROWS, generator=generator))
+        scores = self.share(3 * torch.randn(ROWS, generator=generator))
+        return {self.reward.name: scores}
 
     def shuffle(self, epoch: int, size: int) -> Tensor:
         """So that each mini-batch over all processes has the same rows, however many they are."""

@@ -202,6 +202,14 @@ def test_an_option_may_be_called_like_the_one_it_is_in() -> None:
         assert run("fit", "--config", supervised, flag).err.startswith(line)
 
 
+def test_null_reaches_options_at_every_depth() -> None:
+    words = ("--model.reward.label=null", "--model.kl.target=null", "--model.max_grad_norm=null")
+    options = printed("fit", "--config", DEMO, *words)["model"]["init_args"]
+    assert options["reward"]["init_args"]["label"] is None
+    assert options["kl"]["target"] is None
+    assert options["max_grad_norm"] is None
+
+
 def test_messages_without_a_key_stay_as_they_are() -> None:
     assert condense("unrecognized arguments: --x 1") == "unrecognized arguments: --x 1"
 

@@ -51,6 +51,21 @@ def test_the_best_checkpoint_is_kept(recipe: str, mode: str) -> None:
     assert rollouts == 1 + values.index(best)
 
 
+def test_the_best_checkpoint_is_near_the_reference(recipe: str) -> None:
+    free = fit(recipe, "--checkpoint.monitor=val/toxicity", "--checkpoint.save_top_k=-1")
+    kl = [value for _, value in curve(free, "val/kl")[1:]]
+    toxicity = [value for _, value in curve(free, "val/toxicity")[1:]]
+    bound = sorted(kl)[1] + 1e-3  # two of four are near enough
+    near = [value for value, far in zip(toxicity, kl, strict=True) if far <= bound]
+    assert len(near) == 2
+    assert min(near) > min(toxicity)
+    bounded = fit(recipe, "--checkpoint.monitor=val/toxicity", f"--checkpoint.max_kl={bound}")
+    kept = bounded.trainer.checkpoint_callback
+    assert float(kept.best_model_score) == pytest.approx(min(near), abs=1e-6)
+    last = torch.load(kept.last_model_path, weights_only=True)
+    assert last["detox_lightning"]["rollouts"] == ROLLOUTS
+
+
 def test_a_run_ends_early_where_nothing_gets_better(recipe: str) -> None:
     stopping = "--trainer.callbacks=EarlyStopping"
     flags = ("monitor=val/toxicity", "patience=2", "min_delta=1")

@@ -15,7 +15,7 @@ from detox_lightning.errors import TrainingError
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling
-from detox_lightning.rewards import Reward
+from detox_lightning.rewards import Reward, WeightedReward
 from detox_lightning.rollout import Responses, measure, respond, score
 from ppo_toys import EOS, as_responses
 from toys import PAIRS, collate_pairs
@@ -92,7 +92,7 @@ class Grading(Reward):
 
 
 def test_scores_are_float32() -> None:
-    scores = score(Grading(1, 2, 3, 4), BATCH, RESPONSES, "rollout 3")
+    scores = score(Grading(1, 2, 3, 4), BATCH, RESPONSES, "rollout 3")["grades"]
     assert scores.dtype == torch.float32
     assert scores.tolist() == [1, 2, 3, 4]
 
@@ -101,6 +101,17 @@ def test_scores_are_float32() -> None:
 def test_a_score_that_is_not_finite_is_named(grade: float) -> None:
     with pytest.raises(TrainingError, match=rf"rollout 3: .*'grades' gave {grade} .*'1'"):
         score(Grading(1, grade, 3, 4), BATCH, RESPONSES, "rollout 3")
+
+
+def test_each_part_is_looked_at() -> None:
+    low, high = Grading(1, 2, 3, 4), Grading(0, 1, float("inf"), 0)
+    high.name = "high"
+    parts = score(WeightedReward([low]), BATCH, RESPONSES, "rollout 3")
+    assert list(parts) == ["grades"]
+    with pytest.raises(TrainingError, match=r"the reward 'high' gave inf for the response '3 "):
+        score(WeightedReward([low, high]), BATCH, RESPONSES, "rollout 3")
+    with pytest.raises(TrainingError, match=r"the reward 'weighted' gave nan for the response '3 "):
+        score(WeightedReward([low], [float("nan")]), BATCH, RESPONSES, "rollout 3")
 
 
 @pytest.mark.parametrize("estimator", ["k1", "abs", "k2", "k3", "full"])

@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 import zipfile
+from collections.abc import Sequence
 from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,12 +16,12 @@ import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import detox_lightning.data
 import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
+from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.configuration import ConfigurationCallback
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
@@ -72,6 +73,20 @@ class Parser(LightningArgumentParser):
             kwargs: Likewise.
         """
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *rest: Any, **options: Any
+    ) -> Any:
+        """Parses words; inside another parser, whose null arrives as the word None, puts it back.
+
+        Args:
+            args: The words; None for the program's own.
+            rest: For LightningArgumentParser.
+            options: Likewise.
+        """
+        if args is not None and not self.exit_on_error:
+            args = [re.sub(r"=None$", "=null", word) for word in args]
+        return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Says what is wrong and exits with code 2."""
@@ -185,7 +200,7 @@ class DetoxCLI(LightningCLI):
             help="CPU threads of one operation. null: one a core. Use 1 for tiny models: with "
             "more, any other load on the machine makes them many times slower.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BoundedCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportCallback, "export")
         parser.add_lightning_class_args(SamplesCallback, "samples")
         parser.add_lightning_class_args(ReportCallback, "report")

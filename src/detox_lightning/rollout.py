@@ -67,7 +67,9 @@ def respond(policy: Policy, tokenizer: object, batch: PromptBatch, **options: ob
     return Responses(ids, mask, [text.strip() for text in texts])
 
 
-def score(reward: Reward, batch: PromptBatch, responses: Responses, place: str) -> Tensor:
+def score(
+    reward: Reward, batch: PromptBatch, responses: Responses, place: str
+) -> dict[str, Tensor]:
     """Asks a reward what responses are worth.
 
     Args:
@@ -77,19 +79,21 @@ def score(reward: Reward, batch: PromptBatch, responses: Responses, place: str) 
         place: Where in the run, for the message.
 
     Returns:
-        ``[b]`` float32.
+        The reward's parts by name, each ``[b]`` float32, where the responses are.
 
     Raises:
-        TrainingError: If a score is not finite.
+        TrainingError: If one of them, or the total, is not finite.
     """
-    scores: Tensor = reward(batch.prompts, responses.texts, batch.references).float()
-    if not scores.isfinite().all():
-        row = int((~scores.isfinite()).nonzero()[0])
-        raise TrainingError(
-            f"{place}: the reward {reward.name!r} gave {float(scores[row])} for the response "
-            f"{responses.texts[row]!r}: look at the reward"
-        )
-    return scores
+    parts = reward.parts(batch.prompts, responses.texts, batch.references)
+    parts = {name: part.float().to(responses.mask.device) for name, part in parts.items()}
+    for name, scores in [*parts.items(), (reward.name, reward.total(parts))]:
+        if not scores.isfinite().all():
+            row = int((~scores.isfinite()).nonzero()[0])
+            raise TrainingError(
+                f"{place}: the reward {name!r} gave {float(scores[row])} for the response "
+                f"{responses.texts[row]!r}: look at the reward"
+            )
+    return parts
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ EXPERIENCE = Experience(
     advantages=torch.zeros(2, 3),
     returns=per_token([2, 2, 4], [4, 0, 0]),
 )
+PARTS = {"kind": torch.tensor([1.0, 2.0]), "short": torch.tensor([0.0, -3.0])}
 EXPECTED = {
     "objective/kl": 1.2 / 2,
     "objective/kl_per_token": 1.2 / 4,
@@ -52,11 +53,13 @@ EXPECTED = {
     "tokens/queries_len_mean": 3,
     "tokens/responses_len_mean": 2,
     "tokens/total": 4,
+    "rewards/kind": 1.5,
+    "rewards/short": -1.5,
 }
 
 
 def test_rollout_metrics() -> None:
-    metrics = rollout_metrics(ROLLOUT, EXPERIENCE, HAS_EOS, kl_coef=0.5)
+    metrics = rollout_metrics(ROLLOUT, EXPERIENCE, PARTS, HAS_EOS, kl_coef=0.5)
     assert metrics == pytest.approx(EXPECTED, abs=1e-6)
 
 
@@ -64,7 +67,8 @@ def test_two_ranks_report_the_whole() -> None:
     def one_row(row: int) -> tuple[Any, ...]:
         index = torch.tensor([row])
         rollout = Rollout(*(field[index] for field in ROLLOUT))
-        return rollout, EXPERIENCE.rows(index), HAS_EOS[index], 0.5
+        parts = {name: part[index] for name, part in PARTS.items()}
+        return rollout, EXPERIENCE.rows(index), parts, HAS_EOS[index], 0.5
 
     for metrics in on_ranks(rollout_metrics, [one_row(0), one_row(1)]):
         assert metrics == pytest.approx(EXPECTED, abs=1e-6)
@@ -73,7 +77,7 @@ def test_two_ranks_report_the_whole() -> None:
 def test_one_response_has_no_spread() -> None:
     index = torch.tensor([1])
     rollout = Rollout(*(field[index] for field in ROLLOUT))
-    metrics = rollout_metrics(rollout, EXPERIENCE.rows(index), HAS_EOS[index], kl_coef=0.5)
+    metrics = rollout_metrics(rollout, EXPERIENCE.rows(index), {}, HAS_EOS[index], kl_coef=0.5)
     assert metrics["objective/scores_std"] == 0
 
 

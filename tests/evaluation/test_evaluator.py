@@ -18,7 +18,7 @@ from detox_lightning.evaluation.rouge import KINDS
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling
-from detox_lightning.rewards import Reward
+from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
 from toys import PAIRS, collate_pairs
 
 TEXT_FIGURES = {"score", "toxicity", *KINDS}
@@ -222,6 +222,15 @@ def test_somebody_must_measure_toxicity() -> None:
     with pytest.raises(InputError) as caught:
         Judge(EvaluationPlan(), Length())
     assert str(caught.value) == (
-        "model.evaluation.toxicity_model: the reward is no classifier; name one that measures "
-        "toxicity"
+        "model.evaluation.toxicity_model: the reward has no classifier with labels; name one that "
+        "measures toxicity"
     )
+
+
+def test_toxicity_is_measured_by_the_reward_s_first_classifier_with_labels() -> None:
+    regressor, first = ClassifierReward("r", label=None), ClassifierReward("c")
+    parts = [Length(), regressor, first, ClassifierReward("d", "kind")]
+    assert Judge(EvaluationPlan(), WeightedReward(parts)).toxicity.classifier is first.classifier
+    assert Judge(EvaluationPlan(), first).toxicity.classifier is first.classifier
+    with pytest.raises(InputError, match="has no classifier with labels"):
+        Judge(EvaluationPlan(), regressor)

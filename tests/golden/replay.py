@@ -143,8 +143,8 @@ class ReplayModule(PPOModule):
         self.steps.append(Step(self.kl_coef))
         return episodes()[self.rollouts][1]
 
-    def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
-        return episodes()[self.rollouts][2]
+    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
+        return {self.reward.name: episodes()[self.rollouts][2]}
 
     def shuffle(self, epoch: int, size: int) -> Tensor:
         return torch.tensor(self.golden.steps[self.rollouts]["permutations"][epoch])

@@ -18,8 +18,8 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
 from detox_lightning.modules.optimization import Schedule
-from detox_lightning.rewards import ClassifierReward
-from ppo_toys import EOS, ByPlace, WatchedPPO, close, equal, fit, listen, make_module
+from detox_lightning.rewards import ClassifierReward, LengthReward, WeightedReward
+from ppo_toys import EOS, ByPlace, Liking, WatchedPPO, close, equal, fit, listen, make_module
 
 # From nothing but an EOS to one that is cut off, in no order.
 RAGGED = [
@@ -138,6 +138,20 @@ def test_special_tokens_are_not_scored(trained: WatchedPPO) -> None:
     assert len(texts) == 24
     assert any(texts)
     assert not any(token in text for text in texts for token in ("</s>", "<pad>"))
+
+
+def test_each_reward_is_logged_by_its_name(
+    start: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    reward = WeightedReward([Liking(), LengthReward(8, 9)], [0.5, -2.0])
+    module = make_module(start, tiny_classifier, reward=reward)
+    fit(tmp_path, module, rollouts=1)
+    (step,) = module.watched
+    liking = Liking()([], step.scored, []).mean().item()
+    length = LengthReward(8, 9)([], step.scored, []).mean().item()
+    assert step.metrics["rewards/liking"] == pytest.approx(liking)
+    assert step.metrics["rewards/length"] == pytest.approx(length)
+    assert step.metrics["objective/scores_mean"] == pytest.approx(0.5 * liking - 2 * length)
 
 
 def test_a_label_is_found_by_its_name(tiny_classifier: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ EXACT = torch.float64
 def rollout_metrics(
     rollout: Rollout,
     experience: Experience,
+    parts: dict[str, Tensor],
     has_eos: Tensor,
     kl_coef: float,
     reduce: Reduce = alone,
@@ -22,6 +23,7 @@ def rollout_metrics(
     Args:
         rollout: ``b`` responses.
         experience: The same, judged.
+        parts: What the scores are made of, each ``[b]``, by name.
         has_eos: ``[b]``.
         kl_coef: In force in this rollout.
         reduce: Sum over ranks.
@@ -44,6 +46,7 @@ def rollout_metrics(
         "returns2": masked_sum(returns**2, mask),
         "values": masked_sum(values, mask),
         "values2": masked_sum(values**2, mask),
+        **{f"rewards/{name}": part.sum() for name, part in parts.items()},
     }
     stacked = reduce(torch.stack([x.to(EXACT) for x in sums.values()]))
     s = dict(zip(sums, stacked.tolist(), strict=True))
@@ -64,6 +67,7 @@ def rollout_metrics(
         "tokens/queries_len_mean": s["prompt_tokens"] / b,
         "tokens/responses_len_mean": s["tokens"] / b,
         "tokens/total": s["tokens"],
+        **{name: s[name] / b for name in sums if name.startswith("rewards/")},
     }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from detox_lightning.batch import PromptBatch
@@ -216,9 +216,15 @@ class DialogueDataModule(LightningDataModule):
         self.feed.forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch; see :meth:`Feed.state`."""
-        return self.feed.state(self.trainer)
+        """The place in the epoch, see :meth:`Feed.state`, and of which data."""
+        return {"source": self.dialogues.source, **self.feed.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on at the place of the checkpoint."""
+        """Goes on at the place of the checkpoint; warns if the data has another name."""
+        source = state_dict.get("source", self.dialogues.source)
+        if source != self.dialogues.source:
+            rank_zero_warn(
+                f"the checkpoint was made on the data {source!r}; this run goes on with "
+                f"{self.dialogues.source!r}"
+            )
         self.feed.load(state_dict, self.trainer)

@@ -6,10 +6,10 @@ from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.perplexity import Perplexity
 from detox_lightning.evaluation.plan import EvaluationPlan
-from detox_lightning.evaluation.rouge import KINDS, rouge
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
+from detox_lightning.rewards.rouge import KINDS, rouge
 
 
 class Judge(nn.Module):
@@ -20,20 +20,19 @@ class Judge(nn.Module):
 
         Args:
             plan: Names the classifiers and the language model.
-            reward: The reward that is trained for; its classifier measures toxicity if the plan
-                names none.
+            reward: The reward that is trained for; its first classifier with labels measures
+                toxicity if the plan names none.
 
         Raises:
-            InputError: If no classifier is named and the reward is none.
+            InputError: If no classifier is named and the reward has none.
         """
         super().__init__()
         self.plan = plan
-        own = reward.classifier if isinstance(reward, ClassifierReward) else None
-        classifier = TextClassifier(plan.toxicity_model) if plan.toxicity_model else own
+        classifier = TextClassifier(plan.toxicity_model) if plan.toxicity_model else own(reward)
         if classifier is None:
             raise InputError(
-                "model.evaluation.toxicity_model: the reward is no classifier; name one that "
-                "measures toxicity"
+                "model.evaluation.toxicity_model: the reward has no classifier with labels; "
+                "name one that measures toxicity"
             )
         self.reward = reward
         self.toxicity = Toxicity(classifier, plan.toxic_label, "model.evaluation.toxic_label")
@@ -101,3 +100,13 @@ class Judge(nn.Module):
         if self.perplexity is not None:
             figures["nll"], figures["nll_tokens"] = self.perplexity(texts)
         return figures
+
+
+def own(reward: Reward) -> TextClassifier | None:
+    """The first classifier with labels that a reward asks, if it asks one.
+
+    Args:
+        reward: The reward, which may be made of several.
+    """
+    asked = (part for part in reward.modules() if isinstance(part, ClassifierReward))
+    return next((part.classifier for part in asked if part.label is not None), None)

@@ -183,7 +183,8 @@ class PPOModule(LightningModule):
         with watch("rollout"):
             responses = self.respond(batch)
         with watch("score"):
-            scores = self.score(batch, responses)
+            parts = self.score(batch, responses)
+            scores = self.reward.total(parts)
         with watch("update"):
             rollout = measure(
                 self.policy, batch, responses, scores, self.kl.estimator, self.micro_batch_size
@@ -193,7 +194,7 @@ class PPOModule(LightningModule):
                 rollout, has_eos, self.kl_coef, self.advantage, self.scores, self.moments, self.sum
             )
             meter = update(self, experience)
-        metrics = rollout_metrics(rollout, experience, has_eos, self.kl_coef, self.sum)
+        metrics = rollout_metrics(rollout, experience, parts, has_eos, self.kl_coef, self.sum)
         metrics |= meter.metrics(metrics["ppo/returns/var"])
         if not self.advantage.uses_values:
             metrics = {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
@@ -223,8 +224,8 @@ class PPOModule(LightningModule):
             options = self.sampling.generate_options(limit)
             return respond(self.policy, self.tokenizer, batch, **options)
 
-    def score(self, batch: PromptBatch, responses: Responses) -> Tensor:
-        """``[b]`` what the reward says; see :func:`score`."""
+    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
+        """What the reward says, by its parts' names, each ``[b]``; see :func:`score`."""
         return score(self.reward, batch, responses, f"rollout {self.rollouts}")
 
     def check_batch_size(self, prompts: int) -> None:
@@ -262,7 +263,6 @@ class PPOModule(LightningModule):
     def log_rollout(self, metrics: dict[str, float], watch: Stopwatch) -> None:
         """Logs a rollout; a few figures go to the progress bar, too."""
         metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
-        metrics[f"rewards/{self.reward.name}"] = metrics["objective/scores_mean"]
         metrics["step"] = self.rollouts + 1.0  # the x-axis: rollouts done
         self.log_dict({**metrics, **watch.metrics(metrics["tokens/total"])}, batch_size=1)
         bar = {
