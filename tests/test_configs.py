@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 import detox_lightning.modules
 from command import ROOT, IdleCLI, printed
 from detox_lightning import cli, data
+from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.samples import SamplesCallback
@@ -63,7 +63,7 @@ def test_makes_all_it_names(path: Path) -> None:
         assert type(thing).__name__ in module.__all__
         assert config[part]["class_path"].endswith(type(thing).__name__)
     kinds = {type(callback) for callback in made.trainer.callbacks}
-    assert {ModelCheckpoint, ExportCallback, SamplesCallback, PredictionsCallback} <= kinds
+    assert {BoundedCheckpoint, ExportCallback, SamplesCallback, PredictionsCallback} <= kinds
     # the flags' word is what the objects go by
     assert made.trainer.max_epochs == config["trainer"]["max_epochs"]
     assert made.datamodule.feed.batch_size == config["data"]["init_args"]["batch_size"]

@@ -123,7 +123,8 @@ adapter, merged = sys.argv[1:]
 prompts = json.load(sys.stdin)
 said = []
 for model in (
-    AutoPeftModelForSeq2SeqLM.from_pretrained(adapter), AutoModelForSeq2SeqLM.from_pretrained(merged)
+    AutoPeftModelForSeq2SeqLM.from_pretrained(adapter),
+    AutoModelForSeq2SeqLM.from_pretrained(merged),
 ):
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     inputs = tokenizer(prompts, padding=True, return_tensors="pt")
@@ -175,7 +176,7 @@ def test_nothing_leaves_this_machine_unless_told(
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, **k: calls.append(("sent", k)))
     upload(tmp_path, "me/mild")
     assert calls == [
-        ("made", ("me/mild",), {"exist_ok": True}),
+        ("made", ("me/mild",), {"private": True, "exist_ok": True}),
         ("sent", {"repo_id": "me/mild", "folder_path": tmp_path}),
     ]
 

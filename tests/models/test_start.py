@@ -147,8 +147,9 @@ def test_a_whole_model_in_a_checkpoint_must_be_exported_first(whole: str) -> Non
     with pytest.raises(InputError) as caught:
         find_start(whole)
     assert str(caught.value) == (
-        f"{whole}: it holds a whole model and no adapter. Make a folder of it with "
-        f"`python -m detox_lightning export --ckpt_path {whole}` and give that"
+        f"{whole}: it holds a whole model and no adapter. Make a folder of it with `python -m "
+        f"detox_lightning export --config CONFIG --ckpt_path {whole}`, where CONFIG is its run's "
+        "config.yaml, and give that"
     )
 
 
@@ -176,6 +177,18 @@ def test_four_bits_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient "
         "through such layers; give 8bit, or leave it null"
     )
+
+
+@pytest.mark.parametrize("option", [{"bias": "all"}, {"init_lora_weights": "pissa"}])
+def test_the_base_must_stay_as_it_is(tiny_t5: str, option: dict[str, Any]) -> None:
+    """It is the reference."""
+    with pytest.raises(InputError, match=r"lora.options.\w+=\w+: this changes the base"):
+        load_policy(tiny_t5, LoRA(r=2, options=option), Sampling())
+
+
+def test_whole_models_are_trained_in_float32(tiny_t5: str) -> None:
+    with pytest.raises(InputError, match=r"weights.dtype=bfloat16: small steps are lost"):
+        load_policy(tiny_t5, None, Sampling(), weights=Weights(dtype="bfloat16"))
 
 
 def test_without_bitsandbytes_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

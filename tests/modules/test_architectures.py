@@ -20,6 +20,8 @@ from transformers import (
 )
 
 from conftest import word_tokenizer
+from detox_lightning.errors import InputError
+from detox_lightning.models.loading import save_merged, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
@@ -133,3 +135,28 @@ def test_it_learns_and_is_saved_and_opened(
         with module.policy.reference():
             base = module.policy(*rows).logprobs
         assert not torch.allclose(base, again(*rows).logprobs, atol=1e-4)
+
+
+def test_a_trained_head_survives_merging_or_is_refused(folder: str, tmp_path: Path) -> None:
+    """Where a base ties its head to its embeddings, and the head was trained."""
+    if "BERT2BERT" in folder:
+        pytest.skip("its head is no module of its own")
+    policy = load_policy(folder, LoRA(r=2, modules_to_save=["lm_head"]), Sampling())
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape)
+    save_model(policy.model, word_tokenizer(), tmp_path / "adapter")
+    to = tmp_path / "merged"
+    if policy.base.config.model_type in ("bart", "pegasus", "marian"):
+        with pytest.raises(InputError, match="ties its head to its embeddings"):
+            save_merged(tmp_path / "adapter", to, "AutoModelForSeq2SeqLM")
+        return
+    save_merged(tmp_path / "adapter", to, "AutoModelForSeq2SeqLM")
+    merged = AutoModelForSeq2SeqLM.from_pretrained(to).eval()
+    batch = collate_pairs(PAIRS[:3])
+    rows = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask}
+    with torch.no_grad():
+        ours = policy.base(**rows, decoder_input_ids=batch.target_ids).logits
+        theirs = merged(**rows, decoder_input_ids=batch.target_ids).logits
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)

@@ -7,6 +7,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from detox_lightning.errors import InputError
+
 
 class BoundedCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, whose best ones may not have gone too far.
@@ -22,8 +24,16 @@ class BoundedCheckpoint(ModelCheckpoint):
             max_kl: A checkpoint whose ``val/kl``, in nats a response, is above this is not among
                 the best, whatever is monitored; null for no bound.
             options: For Lightning's ModelCheckpoint.
+
+        Raises:
+            InputError: If there is a bound and nothing says what the best is.
         """
         super().__init__(**options)
+        if max_kl is not None and self.monitor is None:
+            raise InputError(
+                f"checkpoint.max_kl={max_kl}: this bounds the best checkpoint; say what is best "
+                "with checkpoint.monitor, such as val/toxicity"
+            )
         self.max_kl = max_kl
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
@@ -33,9 +43,10 @@ class BoundedCheckpoint(ModelCheckpoint):
             trainer: Knows the last validation's KL divergence.
             current: What is monitored.
         """
-        kl = trainer.callback_metrics.get("val/kl")
-        if self.max_kl is not None and kl is not None and kl > self.max_kl:
-            return False
+        if self.max_kl is not None:
+            kl = trainer.callback_metrics.get("val/kl")
+            if kl is None or not kl <= self.max_kl:  # NaN is far
+                return False
         return super().check_monitor_top_k(trainer, current)
 
     def _save_topk_checkpoint(

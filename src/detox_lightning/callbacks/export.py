@@ -33,9 +33,10 @@ class ExportCallback(Callback):
             folder: Where to, nothing or an empty folder as yet; null writes ``model`` or
                 ``adapter`` into the run's log folder.
             merged: Whether an adapter is also written as a plain model, merged with its base; into
-                ``merged`` beside it.
-            push_to_hub: Name of a repository on the hub that gets the folder, ``user/name``; null:
-                nothing leaves this machine.
+                ``merged`` (or ``FOLDER-merged``) beside it.
+            push_to_hub: Name of a private repository on the hub that gets the folder,
+                ``user/name``; null: nothing leaves this machine. Read the model card first: it
+                tells the command and the names of your folders.
         """
         self.folder = folder
         self.merged = merged
@@ -117,7 +118,8 @@ class ExportCallback(Callback):
         write_whole(module, folder, model_card(facts))
         rank_zero_info(f"The trained model is in {folder}")
         if self.merged and is_adapter:
-            merged = free(folder.with_name(folder.name.replace("adapter", MERGED, 1)))
+            name = folder.name.replace("adapter", MERGED, 1)
+            merged = free(folder.with_name(name if name != folder.name else f"{name}-{MERGED}"))
             card = model_card(facts._replace(name=merged.name, kind="model"))
             with whole(merged) as partial:
                 save_merged(folder, partial, module.family.auto_class)
@@ -157,7 +159,7 @@ def upload(folder: Path, repository: str) -> None:
     from huggingface_hub import HfApi
 
     try:
-        HfApi().create_repo(repository, exist_ok=True)
+        HfApi().create_repo(repository, private=True, exist_ok=True)
         HfApi().upload_folder(repo_id=repository, folder_path=folder)
     except Exception as error:  # no network, no token, no right: all end the same way
         reason = (str(error) or type(error).__name__).splitlines()[0]

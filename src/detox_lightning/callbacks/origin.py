@@ -8,8 +8,13 @@ from typing import Any
 
 from detox_lightning.report.files import versions
 
-SECRET_FLAG = re.compile(r"^--(?:.*[._])?(?:token|key|password|secret)$", re.IGNORECASE)
-SECRET = re.compile(r"^(--(?:.*[._])?(?:token|key|password|secret)=).*", re.IGNORECASE)
+SECRET_NAME = r"(?:token|key|password|secret)"
+SECRET_FLAG = re.compile(rf"^--[\w.-]*{SECRET_NAME}$", re.IGNORECASE)
+# a value after a name, in a flag or inside JSON, and what stands before the @ of an address
+SECRETS = (
+    re.compile(rf"({SECRET_NAME}[\"']?\s*[:=]\s*[\"']?)[^\"',}}\s]+", re.IGNORECASE),
+    re.compile(r"(://)[^/@\s]+(?=@)"),
+)
 
 
 def origin() -> dict[str, Any]:
@@ -27,8 +32,10 @@ def command(words: list[str]) -> str:
     Args:
         words: Its words after the program's name.
     """
-    shown = [SECRET.sub(r"\1***", word) for word in words]
-    for place, word in enumerate(shown[:-1]):
+    shown = words
+    for pattern in SECRETS:
+        shown = [pattern.sub(r"\1***", word) for word in shown]
+    for place, word in enumerate(words[:-1]):
         if SECRET_FLAG.search(word):
             shown[place + 1] = "***"
     return shlex.join(["python", "-m", "detox_lightning", *shown])

@@ -214,7 +214,7 @@ def save_merged(adapter: Path, folder: Path, auto_class: str) -> None:
         auto_class: Of the base: ``AutoModelForSeq2SeqLM``, …
 
     Raises:
-        InputError: If the base isn't there any more.
+        InputError: If the base isn't there any more, or a plain model can't hold what was trained.
     """
     from peft import PeftModel
 
@@ -222,4 +222,16 @@ def save_merged(adapter: Path, folder: Path, auto_class: str) -> None:
     assert name is not None, adapter
     base = load_model(auto_class, name)
     merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    head, words = merged.get_output_embeddings(), merged.get_input_embeddings()
+    if head is not None and not torch.equal(head.weight, words.weight):
+        # perhaps tied in the base, and one of them was trained: such a file would hold but one
+        merged.config.tie_word_embeddings = False
     save_model(merged, load_tokenizer(str(adapter)), folder)
+    if head is not None:
+        again = load_model(auto_class, str(folder))
+        if not torch.equal(again.get_output_embeddings().weight, head.weight):
+            raise InputError(
+                f"export.merged: {base.config.model_type} ties its head to its embeddings, and one "
+                f"of them was trained apart (lora.modules_to_save): no plain model holds that. The "
+                f"adapter {adapter} does"
+            )

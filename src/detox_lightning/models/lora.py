@@ -8,6 +8,8 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import open_by_name
 
+HARMLESS = {"bias": ("none",), "init_lora_weights": (True, "gaussian")}
+
 
 @dataclass(frozen=True)
 class LoRA:
@@ -49,6 +51,7 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    _check_options(lora.options or {})
     _check_names(base, "target_modules", lora.target_modules)
     _check_names(base, "modules_to_save", lora.modules_to_save)
     try:
@@ -132,6 +135,16 @@ def _misfit(name: str, base: Any, reason: str) -> str:
         f"the adapter {name!r} doesn't fit the base {base.name_or_path!r}: {reason}. "
         "Give the base that the adapter was trained on, or the adapter alone."
     )
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuses what changes the base itself, which is the reference with the adapter off."""
+    for name, harmless in HARMLESS.items():
+        if options.get(name, harmless[0]) not in harmless:
+            raise InputError(
+                f"lora.options.{name}={options[name]}: this changes the base, which must stay as "
+                f"it is, being the reference; possible are {', '.join(map(str, harmless))}"
+            )
 
 
 def _check_names(base: Any, flag: str, endings: list[str] | None) -> None:

@@ -206,7 +206,8 @@ def load_policy(
         weights: How the base's are opened; adapters and value head are float32.
 
     Raises:
-        InputError: If there is no such model or adapter, or a quantized base is to be trained.
+        InputError: If there is no such model or adapter, or a base is to be trained in another
+            precision than float32.
     """
     start = find_start(start) if isinstance(start, str) else start
     family = EncoderDecoder()
@@ -222,6 +223,11 @@ def load_policy(
         raise InputError(
             f"weights.quantization={weights.quantization}: a quantized base can't be trained; give "
             "lora, or leave quantization null"
+        )
+    elif weights.dtype != "float32":
+        raise InputError(
+            f"weights.dtype={weights.dtype}: small steps are lost in weights that are trained in "
+            "it; give lora, or float32 with trainer.precision=bf16-mixed"
         )
     else:
         return Policy(base.requires_grad_(True), family, sampling, value_head)

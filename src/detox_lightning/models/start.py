@@ -83,8 +83,9 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         )
     if facts.get("adapter") is None:
         raise InputError(
-            f"{file}: it holds a whole model and no adapter. Make a folder of it with "
-            f"`python -m detox_lightning export --ckpt_path {file}` and give that"
+            f"{file}: it holds a whole model and no adapter. Make a folder of it with `python -m "
+            f"detox_lightning export --config CONFIG --ckpt_path {file}`, where CONFIG is its "
+            "run's config.yaml, and give that"
         )
     return checkpoint
 

@@ -62,8 +62,8 @@ class PPOModule(LightningModule):
         self,
         policy: str,
         reward: Reward,
-        adapter: str | None = None,
         lora: LoRA | None = LoRA(),  # noqa: B008
+        adapter: str | None = None,
         weights: Weights = Weights(),  # noqa: B008
         sampling: Sampling = Sampling(),  # noqa: B008
         ppo_epochs: PositiveInt = 4,
@@ -90,9 +90,9 @@ class PPOModule(LightningModule):
                 found in its config); or a checkpoint ``*.ckpt`` with an adapter, of the supervised
                 stage or of this one. Hub id, local folder, file or ``demo:NAME``.
             reward: What a response is worth.
-            adapter: An adapter on ``policy`` to train on, where its config doesn't name its base.
             lora: The fresh adapter; a loaded adapter keeps its own shape. null: all weights are
                 trained, at the price of a frozen copy of the model as reference.
+            adapter: An adapter on ``policy`` to train on, where its config doesn't name its base.
             weights: How the base's weights are opened.
             sampling: How responses are sampled.
             ppo_epochs: Passes over each rollout.
