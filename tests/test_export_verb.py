@@ -78,7 +78,8 @@ def test_export_writes_the_same_from_a_checkpoint(recipe: str, run_folder: Path)
 
 
 def test_a_card_tells_where_it_comes_from(recipe: str, run_folder: Path) -> None:
-    assert run("export", "--config", recipe, "--ckpt_path=last").code == 0
+    other = "--model.kl.coef=0.75"  # what the checkpoint was trained with is told, not this
+    assert run("export", "--config", recipe, "--ckpt_path=last", other).code == 0
     folder = max(run_folder.glob("adapter-last*"), key=lambda path: path.stat().st_mtime)
     card = (folder / "README.md").read_text(encoding="utf8")
     assert front(folder)["library_name"] == "peft"
@@ -93,9 +94,15 @@ def test_a_card_tells_where_it_comes_from(recipe: str, run_folder: Path) -> None
     ):
         assert told in card
     summary = json.loads((run_folder / "test" / "summary.json").read_text(encoding="utf8"))
+    assert "| kl.coef | 0.2 |" in card
     toxicity = summary["figures"]["sampled"]["toxicity"]["after"]["value"]
     assert f"{toxicity:.3f}" in card.partition("## The last test")[2]
     fitted = (run_folder / "adapter" / "README.md").read_text(encoding="utf8")
+    assert "## The last test" not in fitted  # it was not tested yet
+    untested = next((run_folder / "checkpoints").glob("epoch*.ckpt"))
+    assert run("export", "--config", recipe, f"--ckpt_path={untested}").code == 0
+    card = (run_folder / f"adapter-{untested.stem}" / "README.md").read_text(encoding="utf8")
+    assert "## The last test" not in card
     assert "val/toxicity" in fitted.partition("## The last validation")[2]
     assert front(run_folder / "merged")["library_name"] == "transformers"
 

@@ -1,5 +1,6 @@
 """Writes the trained model as folders that other programs open."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,12 @@ class ExportCallback(Callback):
         root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
         folder = Path(self.folder) if self.folder is not None else free(root / module.export_name)
-        if trainer.is_global_zero:
-            self.write(trainer, module, folder, root)
         self.written = folder
-        trainer.strategy.barrier("export")
+        try:
+            if trainer.is_global_zero:
+                self.write(trainer, module, folder, module.hparams)
+        finally:  # whatever went wrong, the other processes don't wait for ever
+            trainer.strategy.barrier("export")
 
     def write_checkpoint(self, trainer: Trainer, module: Any, checkpoint: Path) -> None:
         """Writes what a checkpoint holds, while its run goes on or after it.
@@ -89,17 +92,26 @@ class ExportCallback(Callback):
         root = run_folder(trainer, checkpoint)
         name = f"{module.export_name}-{checkpoint.stem}"
         folder = Path(self.folder) if self.folder is not None else free(root / name)
-        self.write(trainer, module, folder, root)
+        options = saved.get("hyper_parameters") or module.hparams
+        self.write(trainer, module, folder, options, last_test(root, checkpoint))
         self.written = folder
 
-    def write(self, trainer: Trainer, module: Any, folder: Path, run: Path) -> None:
+    def write(
+        self,
+        trainer: Trainer,
+        module: Any,
+        folder: Path,
+        options: Mapping[str, Any],
+        tested: dict[str, Any] | None = None,
+    ) -> None:
         """Writes the folder and what else is wanted, each with its card.
 
         Args:
             trainer: Knows the last validation's figures.
             module: What is exported.
             folder: Where to.
-            run: The run's folder, where tests leave their figures.
+            options: What it was trained with.
+            tested: ``summary.json`` of a test of it; None: there was none.
         """
         is_adapter = module.export_name == "adapter"
         kind = "classifier" if not hasattr(module, "family") else module.export_name
@@ -111,9 +123,9 @@ class ExportCallback(Callback):
             module.tokenizer_name,
             dialogues.source if dialogues is not None else None,
             {"stage": type(module).__name__, **getattr(module, "about", {}), **origin()},
-            hyper_parameters(module.hparams),
+            hyper_parameters(options),
             metrics,
-            last_test(run),
+            tested,
         )
         write_whole(module, folder, model_card(facts))
         rank_zero_info(f"The trained model is in {folder}")

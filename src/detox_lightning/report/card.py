@@ -83,17 +83,21 @@ def model_card(facts: CardFacts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def last_test(run: Path) -> dict[str, Any] | None:
-    """The newest ``summary.json`` that a test left in a run's folder; None: there is none.
+def last_test(run: Path, checkpoint: Path) -> dict[str, Any] | None:
+    """The newest ``summary.json`` that tests of a checkpoint left; None: there is none.
 
     Args:
-        run: The folder.
+        run: The folder of the run, where tests leave their files.
+        checkpoint: The file that was tested.
     """
     found = sorted(run.glob("test*/summary.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        return None
-    summary: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf8"))
-    return summary
+    for file in reversed(found):
+        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
+        tested = summary["about"]["checkpoint"]
+        is_older = checkpoint.stat().st_mtime <= file.stat().st_mtime  # else it was written anew
+        if tested and is_older and Path(tested).resolve() == checkpoint.resolve():
+            return summary
+    return None
 
 
 def _is_public(name: str) -> bool:
