@@ -30,6 +30,7 @@ from detox_lightning.models.sampling import Sampling
 from detox_lightning.rewards import ClassifierReward
 
 ROUNDS = 3
+KL_ROWS = 32  # at once, as PPOModule has it in the demo: four times its mini-batch
 
 
 def evaluator(samples: int) -> Evaluator:
@@ -43,7 +44,7 @@ def evaluator(samples: int) -> Evaluator:
     plan = EvaluationPlan(samples=samples, greedy=not samples)
     judge = Judge(plan, ClassifierReward("demo:classifier"))
     judge.load()
-    return Evaluator(plan, policy, load_tokenizer("demo:policy"), judge, seed=0)
+    return Evaluator(plan, policy, load_tokenizer("demo:policy"), judge, 0, KL_ROWS)
 
 
 def batches(prompts: int) -> list[PromptBatch]:
