@@ -1,13 +1,14 @@
 """How long ``test`` takes, against generating and scoring alone.
 
-    python benchmarks/evaluation.py [PROMPTS] [SAMPLES]
+    python benchmarks/evaluation.py [PROMPTS] [SAMPLES] [--model FOLDER]
 
-Lets reference and policy of the demo answer held-out dialogues, once with all that ``test`` does
-and once with nothing but generating and scoring the same responses, in turns, on one CPU thread.
-Prints seconds and their ratio.
+Lets reference and policy answer held-out dialogues in turns, on one CPU thread: with all that
+``test`` does (KL divergence, ROUGE, intervals, …); with nothing but generating and scoring the same
+responses; and with transformers' ``generate`` in the same batches and scoring. Prints medians of
+CPU seconds and of their ratios. FOLDER is an encoder-decoder model; without one, the demo's.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from statistics import median
@@ -29,14 +30,15 @@ from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
 from detox_lightning.rewards import ClassifierReward
 
+RAW = argparse.RawDescriptionHelpFormatter
 ROUNDS = 3
 KL_ROWS = 32  # at once, as PPOModule has it in the demo: four times its mini-batch
 
 
-def evaluator(samples: int) -> Evaluator:
-    """The demo's, with an adapter that has moved a little."""
+def evaluator(name: str, samples: int) -> Evaluator:
+    """One with an adapter that has moved a little."""
     torch.manual_seed(0)
-    policy = load_policy("demo:policy", LoRA(r=16), Sampling(max_new_tokens=48))
+    policy = load_policy(name, LoRA(r=16), Sampling(max_new_tokens=48))
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.requires_grad:
@@ -44,14 +46,14 @@ def evaluator(samples: int) -> Evaluator:
     plan = EvaluationPlan(samples=samples, greedy=not samples)
     judge = Judge(plan, ClassifierReward("demo:classifier"))
     judge.load()
-    return Evaluator(plan, policy, load_tokenizer("demo:policy"), judge, 0, KL_ROWS)
+    return Evaluator(plan, policy, load_tokenizer(name), judge, 0, KL_ROWS)
 
 
-def batches(prompts: int) -> list[PromptBatch]:
+def batches(name: str, prompts: int) -> list[PromptBatch]:
     """The demo's validation rows."""
     data = DialogueDataModule(
         "demo:dialogues",
-        "demo:policy",
+        name,
         reference_column="clean_summary",
         min_chars=None,
         max_chars=None,
@@ -80,25 +82,49 @@ def answers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
                 judge.judge.score(part, answered.responses.texts)
 
 
+def transformers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
+    """As :func:`answers_alone`, with ``generate`` of transformers and adapters beside the base."""
+    policy, samples = judge.policy, judge.plan.samples or 1
+    for batch in given:
+        for side in SIDES:
+            repeated = batch.repeated(samples)
+            for rows in torch.arange(len(repeated.prompts)).split(judge.plan.batch_size):
+                part = repeated.select(rows)
+                with policy.reference_if(side == "before"), torch.no_grad():
+                    said = policy.model.generate(
+                        input_ids=part.prompt_ids,
+                        attention_mask=part.prompt_mask,
+                        max_new_tokens=policy.sampling.limits[1],
+                        do_sample=judge.plan.samples > 0,
+                        top_k=0,
+                    )
+                texts = judge.tokenizer.batch_decode(said, skip_special_tokens=True)
+                judge.judge.score(part, texts)
+
+
 def seconds(work: Callable[..., Any], *args: Any) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
+    """CPU seconds of a call: those of other programs don't count."""
+    start = time.process_time()
     work(*args)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def main() -> None:
     """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser.add_argument("prompts", nargs="?", type=int, default=500)
+    parser.add_argument("samples", nargs="?", type=int, default=1)
+    parser.add_argument("--model", default="demo:policy")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    prompts, samples = (int(word) for word in [*sys.argv[1:], "500", "1"][:2])
-    judge, given = evaluator(samples), batches(prompts)
-    rounds = [
-        (seconds(answers_alone, judge, given), seconds(everything, judge, given))
-        for _ in range(ROUNDS)
-    ]
-    alone, whole = (median(column) for column in zip(*rounds, strict=True))
-    print(f"{prompts} prompts, {samples} samples: answers alone {alone:.1f} s, test {whole:.1f} s")
-    print(f"ratio {median(all_ / part for part, all_ in rounds):.2f}")
+    judge, rows = evaluator(given.model, given.samples), batches(given.model, given.prompts)
+    ways = (everything, answers_alone, transformers_alone)
+    rounds = [[seconds(way, judge, rows) for way in ways] for _ in range(ROUNDS)]
+    print(f"{given.prompts} prompts, {given.samples} samples each, before and after")
+    for place, way in enumerate(ways):
+        took = median(times[place] for times in rounds)
+        ratio = median(times[0] / times[place] for times in rounds)
+        print(f"{way.__name__:20} {took:7.1f} s   test / this {ratio:.2f}")
 
 
 if __name__ == "__main__":

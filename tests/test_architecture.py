@@ -39,8 +39,8 @@ LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 PURE = {"torch", "jsonargparse"}
 HEAVY = {"transformers", "peft", "datasets", "evaluate", "rouge_score"}
 HEAVY |= {"scipy", "matplotlib", "jinja2", "pyarrow", "pandas", "tensorboard"}
-# A class of that library, and nobody imports it.
-BY_ITSELF = "evaluation/measurement.py"
+# Classes of those libraries, whose modules nobody imports at once.
+BY_THEMSELVES = ("evaluation/measurement.py", "models/caches.py")
 STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "math", "typing"}
 
 
@@ -106,8 +106,10 @@ def test_the_algorithm_is_pure_torch(file: Path) -> None:
     assert others <= PURE | STANDARD_LIBRARY | {PACKAGE}
 
 
-@each_file([file for file in FILES if not file.match(ABOVE_ALL) and not file.match(BY_ITSELF)])
+@each_file([file for file in FILES if not any(map(file.match, (ABOVE_ALL, *BY_THEMSELVES)))])
 def test_heavy_packages_load_where_they_are_needed(file: Path) -> None:
     """So that ``--help`` is quick."""
-    assert not {name.split(".")[0] for name, at_once in imports(file) if at_once} & HEAVY
-    assert BY_ITSELF.removesuffix(".py").replace("/", ".") not in set(inside(file))
+    at_once = {name for name, at_once in imports(file) if at_once}
+    assert not {name.split(".")[0] for name in at_once} & HEAVY
+    for other in BY_THEMSELVES:
+        assert f"{PACKAGE}.{other.removesuffix('.py').replace('/', '.')}" not in at_once

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from command import DEMO
 from detox_lightning.cli import DetoxCLI
 from detox_lightning.demo import ASSETS
+from detox_lightning.models.sampling import greedy
 from detox_lightning.modules.ppo import PPOModule
 
 ROLLOUTS = 14
@@ -193,11 +194,11 @@ def test_peft_alone_says_the_same(fitted: DetoxCLI, adapter: Path) -> None:
     assert done.returncode == 0, done.stderr
     policy, tokenizer = fitted.model.policy, fitted.model.tokenizer
     rows = batch.prompt_ids[:20], batch.prompt_mask[:20]
-    said = policy.generate(*rows, max_new_tokens=48, do_sample=False)
+    said = policy.generate(policy.read(*rows), greedy, 48)
     here = tokenizer.batch_decode(said, skip_special_tokens=True)
     assert json.loads(done.stdout) == here
     with policy.reference():
-        untouched = policy.generate(*rows, max_new_tokens=48, do_sample=False)
+        untouched = policy.generate(policy.read(*rows), greedy, 48)
     assert tokenizer.batch_decode(untouched, skip_special_tokens=True) != here
 
 

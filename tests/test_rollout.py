@@ -14,7 +14,7 @@ from detox_lightning.algorithm.types import Rollout
 from detox_lightning.errors import TrainingError
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.rewards import Reward, WeightedReward
 from detox_lightning.rollout import Responses, measure, respond, score
 from ppo_toys import EOS, as_responses
@@ -41,28 +41,30 @@ def policy(tiny_t5: str) -> Policy:
 def speaker(*rows: list[int]) -> Any:
     """A policy that gives these responses, padded as ``generate`` pads them."""
     ids = torch.tensor(rows)
-    return SimpleNamespace(generate=lambda *prompts, **options: ids, eos_token_id=EOS)
+    return SimpleNamespace(generate=lambda prompts, choose, limit: ids, eos_token_id=EOS)
+
+
+def answers(*rows: list[int]) -> Responses:
+    """What becomes of these responses."""
+    prompts: Any = None
+    return respond(speaker(*rows), TOKENIZER, prompts, greedy, 4)
 
 
 def test_texts_have_no_special_tokens() -> None:
-    responses = respond(
-        speaker([ANN, IS, ANGRY, EOS], [ANN, 0, EOS, 0], [EOS, 0, 0, 0]), TOKENIZER, BATCH
-    )
+    responses = answers([ANN, IS, ANGRY, EOS], [ANN, 0, EOS, 0], [EOS, 0, 0, 0])
     assert responses.texts == ["Ann is angry", "Ann", ""]
 
 
 def test_masks_go_by_eos_and_length() -> None:
-    responses = respond(
-        speaker([ANN, IS, ANGRY, IS], [ANN, 0, EOS, 0], [EOS, 0, 0, 0]), TOKENIZER, BATCH
-    )
+    responses = answers([ANN, IS, ANGRY, IS], [ANN, 0, EOS, 0], [EOS, 0, 0, 0])
     assert responses.mask.int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]]
     assert responses.has_eos(EOS).tolist() == [False, True, True]
 
 
 def test_columns_of_padding_alone_are_cut() -> None:
-    responses = respond(speaker([ANN, EOS, 0, 0], [EOS, 0, 0, 0]), TOKENIZER, BATCH)
+    responses = answers([ANN, EOS, 0, 0], [EOS, 0, 0, 0])
     assert responses.ids.tolist() == [[ANN, EOS], [EOS, 0]]
-    assert respond(speaker([EOS, 0], [EOS, 0]), TOKENIZER, BATCH).ids.tolist() == [[EOS], [EOS]]
+    assert answers([EOS, 0], [EOS, 0]).ids.tolist() == [[EOS], [EOS]]
 
 
 def test_an_eos_after_the_end_is_none() -> None:
@@ -71,9 +73,10 @@ def test_an_eos_after_the_end_is_none() -> None:
 
 
 def test_a_policy_answers(policy: Policy) -> None:
-    options = policy.sampling.generate_options(limit=5)
+    prompts = policy.read(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(0)
-    responses = respond(policy, TOKENIZER, BATCH, **options)
+    choose = policy.sampling.choose(policy.eos_token_id)
+    responses = respond(policy, TOKENIZER, prompts, choose, limit=5)
     assert responses.ids.shape == responses.mask.shape
     assert responses.ids.shape[1] <= 5
     assert responses.mask[:, 0].all()

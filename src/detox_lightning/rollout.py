@@ -1,6 +1,6 @@
 """Policy, reward and prompts make a rollout. No Lightning here."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import TrainingError
+from detox_lightning.models.decoding import Prompts
 from detox_lightning.models.policy import Policy, PolicyOutput
+from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
 
 
@@ -50,20 +52,23 @@ class Samples(NamedTuple):
     kl: list[float]
 
 
-def respond(policy: Policy, tokenizer: object, batch: PromptBatch, **options: object) -> Responses:
+def respond(
+    policy: Policy, tokenizer: Any, prompts: Prompts, choose: Choose, limit: int
+) -> Responses:
     """Lets the policy answer the prompts.
 
     Args:
         policy: The policy, or the reference inside :meth:`Policy.reference`.
         tokenizer: The policy's.
-        batch: ``b`` prompts.
-        options: For ``generate``; see :meth:`Sampling.generate_options`.
+        prompts: ``b`` of them, as :meth:`Policy.read` gave them.
+        choose: Picks the tokens; see :meth:`Sampling.choose`.
+        limit: The longest response, in tokens.
     """
-    ids = policy.generate(batch.prompt_ids, batch.prompt_mask, **options)
+    ids = policy.generate(prompts, choose, limit)
     lengths = response_lengths(ids, policy.eos_token_id)
     ids = ids[:, : int(lengths.max())]
     mask = mask_from_lengths(lengths, ids.shape[1])
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return Responses(ids, mask, [text.strip() for text in texts])
 
 

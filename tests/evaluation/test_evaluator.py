@@ -15,9 +15,10 @@ from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.rouge import KINDS
+from detox_lightning.models.decoding import Prompts
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
 from toys import PAIRS, collate_pairs
 
@@ -73,12 +74,12 @@ def test_what_is_asked_is_answered_and_judged(make: Any, policy: Policy) -> None
     for side, texts in piece.texts.items():
         words = [[float(len(text.split())) for text in row] for row in texts]
         assert piece.figures[side]["score"].tolist() == words
-    greedy, *samples = zip(*piece.texts["after"], strict=True)
-    assert samples[0] != samples[1] != greedy
+    likeliest, *samples = zip(*piece.texts["after"], strict=True)
+    assert samples[0] != samples[1] != likeliest
     batch = collate_pairs(PAIRS[:6])
-    said = policy.generate(batch.prompt_ids, batch.prompt_mask, max_new_tokens=6, do_sample=False)
+    said = policy.generate(policy.read(batch.prompt_ids, batch.prompt_mask), greedy, 6)
     texts = word_tokenizer().batch_decode(said, skip_special_tokens=True)
-    assert list(greedy) == [text.strip() for text in texts]
+    assert list(likeliest) == [text.strip() for text in texts]
 
 
 def test_batches_make_no_difference(make: Any) -> None:
@@ -128,16 +129,16 @@ def test_responses_are_made_in_batches(
     sizes: list[int] = []
     generate = policy.generate
 
-    def counted(ids: Tensor, *args: Any, **options: Any) -> Tensor:
-        sizes.append(len(ids))
-        return generate(ids, *args, **options)
+    def counted(prompts: Prompts, *args: Any) -> Tensor:
+        sizes.append(len(prompts.rows))
+        return generate(prompts, *args)
 
     monkeypatch.setattr(policy, "generate", counted)
     make(samples=3).compare(collate_pairs(PAIRS[:6]))
     assert sizes == [24, 24]  # before and after
     sizes.clear()
     make(samples=3, batch_size=10).compare(collate_pairs(PAIRS[:6]))
-    assert sizes == [10, 10, 4] * 2
+    assert sizes == [10, 10, 10, 10, 4, 4]
 
 
 def test_greedy_alone(make: Any) -> None:

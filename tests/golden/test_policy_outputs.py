@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
+from detox_lightning.models.sampling import greedy
 from golden.records import DATA, episodes
 from golden.replay import open_policy
 
@@ -18,7 +19,7 @@ def test_greedy_responses(who: str, tmp_path: Path) -> None:
     batch = episodes()[0][0]
     prompts = batch.prompt_ids[:4], batch.prompt_mask[:4]
     with policy.reference() if who == "ref" else contextlib.nullcontext():
-        ours = policy.generate(*prompts, do_sample=False, max_new_tokens=20)
+        ours = policy.generate(policy.read(*prompts), greedy, 20)
     mask = mask_from_lengths(response_lengths(recorded, policy.eos_token_id), recorded.shape[1])
     assert ours.shape == recorded.shape
     assert (ours == recorded)[mask].all()

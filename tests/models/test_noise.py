@@ -14,7 +14,12 @@ ROWS = 100_000
 
 def drawn(noise: PromptNoise, rows: int = ROWS) -> Tensor:
     """The next token of each row, from the same four probabilities."""
-    return noise(torch.empty(0), PROBABILITIES.log().expand(rows, 4)).argmax(dim=1)
+    return pick(noise, PROBABILITIES.log().expand(rows, 4))
+
+
+def pick(noise: PromptNoise, logits: Tensor) -> Tensor:
+    """The next token of each row."""
+    return noise(logits, torch.arange(len(logits)), len(noise.logprobs))
 
 
 def noise_of(seed: int, rows: int = ROWS, sample: int = 1) -> PromptNoise:
@@ -63,22 +68,36 @@ def test_a_row_s_noise_is_the_same_in_any_batch() -> None:
     logits = torch.randn(6, 50)
     places, samples = torch.tensor([7, 3, 9, 3, 1, 0]), torch.tensor([1, 2, 1, 1, 2, 3])
     together = PromptNoise(5, places, samples)
-    steps = [together(torch.empty(0), logits) for _ in range(3)]
+    steps = [pick(together, logits) for _ in range(20)]
     for row in range(6):
         alone = PromptNoise(5, places[[row]], samples[[row]])
-        for step in steps:
-            assert torch.equal(alone(torch.empty(9, 9), logits[[row]])[0], step[row])
+        assert [int(pick(alone, logits[[row]])) for _ in steps] == [int(x[row]) for x in steps]
+
+
+def test_rows_that_have_ended_may_be_left_out() -> None:
+    logits = torch.randn(6, 50)
+    places, samples = torch.arange(6), torch.ones(6, dtype=torch.long)
+    whole, some = PromptNoise(5, places, samples), PromptNoise(5, places, samples)
+    left = torch.tensor([4, 1, 2])
+    for step in range(20):
+        assert torch.equal(whole(logits, places, step)[left], some(logits[left], left, step))
+        assert torch.equal(whole.logprobs[step][left], some.logprobs[step][left])
+        assert some.logprobs[step][[0, 3, 5]].tolist() == [0, 0, 0]
 
 
 def test_greedy_rows_get_none() -> None:
-    logits = torch.randn(2, 50)
-    noised = PromptNoise(5, torch.tensor([0, 0]), torch.tensor([0, 1]))(torch.empty(0), logits)
-    assert torch.equal(noised[0], logits[0])
-    assert not torch.equal(noised[1], logits[1])
+    logits = torch.randn(200, 50)
+    noise = PromptNoise(5, torch.arange(200), torch.arange(200) % 2)
+    tokens = pick(noise, logits)
+    likeliest = logits.argmax(dim=1)
+    assert torch.equal(tokens[::2], likeliest[::2])
+    assert (tokens[1::2] != likeliest[1::2]).float().mean() > 0.5
+    expected = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(noise.logprobs[0], expected)
 
 
 def test_what_is_impossible_stays_so() -> None:
     logits = torch.full((1000, 4), -torch.inf)
     logits[:, 2] = 0.0
     noise = PromptNoise(5, torch.arange(1000), torch.ones(1000, dtype=torch.long))
-    assert (noise(torch.empty(0), logits).argmax(dim=1) == 2).all()
+    assert (pick(noise, logits) == 2).all()

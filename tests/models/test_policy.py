@@ -16,7 +16,7 @@ from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import save_model
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, PolicyOutput, load_policy
-from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.models.value_head import ValueHead
 
 SMALL = LoRA(r=4, alpha=8, dropout=0.1)
@@ -245,9 +245,13 @@ def test_logprobs_are_the_samplers(tiny_t5: str, sampling: Sampling) -> None:
         attention_mask=mask.repeat(8, 1),
         return_dict_in_generate=True,
         output_scores=True,
-        **sampling.generate_options(9),
+        do_sample=True,
+        max_new_tokens=9,
+        min_new_tokens=sampling.min_new_tokens or None,
+        temperature=sampling.temperature,
+        top_k=0,
     )
-    tokens = policy.family.responses(generated.sequences, prompts)
+    tokens = generated.sequences[:, 1:]
     lengths = response_lengths(tokens, policy.eos_token_id)
     assert sampling.min_new_tokens < lengths.min() < lengths.max() == 9
     real = mask_from_lengths(lengths, tokens.shape[1])
@@ -261,7 +265,7 @@ def test_logprobs_are_the_samplers(tiny_t5: str, sampling: Sampling) -> None:
 def test_generate_gives_responses_alone(policy: Policy) -> None:
     """Without the decoder start token, and padded after EOS."""
     prompts, mask, _ = rows()
-    responses = policy.generate(prompts, mask, do_sample=False, max_new_tokens=3)
+    responses = policy.generate(policy.read(prompts, mask), greedy, 3)
     assert responses.shape[1] <= 3
     raw = policy.model.generate(
         input_ids=prompts, attention_mask=mask, do_sample=False, max_new_tokens=3
@@ -297,7 +301,8 @@ def test_a_base_models_habits_dont_leak_into_sampling(tiny_t5: str, opinionated:
         policy = fresh(name)
         torch.manual_seed(0)
         prompts, mask, _ = rows()
-        samples.append(policy.generate(prompts, mask, **policy.sampling.generate_options(12)))
+        choose = policy.sampling.choose(policy.eos_token_id)
+        samples.append(policy.generate(policy.read(prompts, mask), choose, 12))
     assert torch.equal(*samples)
     config = policy.base.generation_config
     assert (config.decoder_start_token_id, config.eos_token_id, config.pad_token_id) == (0, 1, 0)

@@ -9,12 +9,14 @@ from detox_lightning.batch import PromptBatch
 from detox_lightning.evaluation.comparison import Figures, Piece
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
+from detox_lightning.models.decoding import Prompts
 from detox_lightning.models.noise import PromptNoise
 from detox_lightning.models.policy import Policy
 from detox_lightning.rollout import Responses, respond
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
+Measured = dict[str, Tensor]
 
 
 class Answered(NamedTuple):
@@ -69,7 +71,7 @@ class Evaluator:
         Returns:
             See :meth:`examine`; each ``[b]``.
         """
-        return self.examine(batch, ["sample 1"] * len(batch.prompts), "after")[1]
+        return self.examine(batch, ["sample 1"] * len(batch.prompts), ("after",))["after"][1]
 
     def compare(self, batch: PromptBatch) -> Piece:
         """Answers of both to each prompt, in all decodings, judged.
@@ -81,11 +83,11 @@ class Evaluator:
         shape = len(batch.prompts), len(decodings)
         texts: dict[str, list[list[str]]] = {}
         figures: dict[str, Figures] = {}
-        for side in SIDES:
-            flat, found = self.examine(batch.repeated(shape[1]), decodings * shape[0], side)
+        found = self.examine(batch.repeated(shape[1]), decodings * shape[0], SIDES)
+        for side, (flat, values) in found.items():
             texts[side] = [flat[i : i + shape[1]] for i in range(0, len(flat), shape[1])]
             figures[side] = {
-                name: values.double().cpu().view(shape).numpy() for name, values in found.items()
+                name: column.double().cpu().view(shape).numpy() for name, column in values.items()
             }
         return Piece(batch.places.tolist(), batch.prompts, batch.references, texts, figures)
 
@@ -120,55 +122,77 @@ class Evaluator:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{k: v for k, v in row.items() if v or k != "reference"} for row in rows]
 
-    def answer(self, batch: PromptBatch, decodings: list[str], side: Side) -> Answered:
+    def read(self, batch: PromptBatch, side: Side) -> Prompts:
+        """Lets the encoder of one of the two read the prompts.
+
+        Args:
+            batch: ``b`` prompts.
+            side: ``before``: the reference; ``after``: the policy.
+        """
+        with self.policy.reference_if(side == "before"):
+            return self.policy.read(batch.prompt_ids, batch.prompt_mask)
+
+    def answer(
+        self, batch: PromptBatch, decodings: list[str], side: Side, prompts: Prompts | None = None
+    ) -> Answered:
         """Lets one of the two answer.
 
         Args:
             batch: ``b`` prompts.
             decodings: How each row is answered.
             side: ``before`` asks the reference, ``after`` the policy.
+            prompts: What :meth:`read` gave; None: they are read now.
         """
         limit = self.plan.max_new_tokens or self.policy.sampling.limits[1]
         samples = torch.tensor([sample_number(decoding) for decoding in decodings])
         noise = PromptNoise(self.seed, batch.places, samples.to(batch.places.device))
-        options = self.policy.sampling.given_noise(noise, limit, self.plan.top_p)
+        choose = self.policy.sampling.choose(self.policy.eos_token_id, noise, self.plan.top_p)
+        prompts = prompts or self.read(batch, side)
         with self.policy.reference_if(side == "before"):
-            responses = respond(self.policy, self.tokenizer, batch, **options)
+            responses = respond(self.policy, self.tokenizer, prompts, choose, limit)
         width = responses.ids.shape[1]
         return Answered(responses, torch.stack(noise.logprobs[:width], dim=1), samples)
 
     def examine(
-        self, batch: PromptBatch, decodings: list[str], side: Side
-    ) -> tuple[list[str], dict[str, Tensor]]:
-        """Lets one of the two answer, and finds out all there is to know of its answers.
+        self, batch: PromptBatch, decodings: list[str], sides: tuple[Side, ...]
+    ) -> dict[Side, tuple[list[str], Measured]]:
+        """Lets one or both answer, and finds out all there is to know of the answers.
 
         Args:
             batch: ``b`` prompts; at most the plan's ``batch_size`` are answered at once.
             decodings: How each row is answered.
-            side: ``before`` or ``after``.
+            sides: Who is asked.
 
         Returns:
-            The ``b`` responses, and their figures, each ``[b]``: the judge's, ``length`` (tokens,
-            EOS included), ``has_eos`` and, of the policy, ``kl`` (nats; NaN where the response is
-            no sample).
+            Of each, the ``b`` responses, and their figures, each ``[b]``: the judge's, ``length``
+            (tokens, EOS included), ``has_eos`` and, of the policy, ``kl`` (nats; NaN where the
+            response is no sample).
         """
-        texts: list[str] = []
-        parts: list[dict[str, Tensor]] = []
+        texts: dict[Side, list[str]] = {side: [] for side in sides}
+        parts: dict[Side, list[Measured]] = {side: [] for side in sides}
         for rows in torch.arange(len(decodings)).split(self.plan.batch_size):
-            part = batch.select(rows)
-            answered = self.answer(part, [decodings[row] for row in rows], side)
-            responses = answered.responses
-            figures = self.judge.examine(part, responses.texts)
-            figures["length"] = responses.mask.sum(dim=1)
-            figures["has_eos"] = responses.has_eos(self.policy.eos_token_id)
-            if side == "after":
-                figures["kl"] = self.divergence(part, answered)
-            texts += responses.texts
-            parts.append({name: values.to(rows.device) for name, values in figures.items()})
-        return texts, {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
+            part, how = batch.select(rows), [decodings[row] for row in rows]
+            reference = self.read(part, "before")
+            for side in sides:
+                prompts = reference if side == "before" else None
+                answered = self.answer(part, how, side, prompts)
+                figures = self.look(part, answered)
+                if side == "after":
+                    figures["kl"] = self.divergence(part, answered, reference)
+                texts[side] += answered.responses.texts
+                parts[side].append({name: x.to(rows.device) for name, x in figures.items()})
+        return {side: (texts[side], joined(parts[side])) for side in sides}
+
+    def look(self, batch: PromptBatch, answered: Answered) -> Measured:
+        """All that the answers alone tell; see :meth:`examine`."""
+        responses = answered.responses
+        figures = self.judge.examine(batch, responses.texts)
+        figures["length"] = responses.mask.sum(dim=1)
+        figures["has_eos"] = responses.has_eos(self.policy.eos_token_id)
+        return figures
 
     @torch.no_grad()
-    def divergence(self, batch: PromptBatch, answered: Answered) -> Tensor:
+    def divergence(self, batch: PromptBatch, answered: Answered, reference: Prompts) -> Tensor:
         """``[b]`` log-ratio of policy to reference, summed over each sample's tokens, in nats.
 
         Its mean estimates the KL divergence of what was sampled from, truncated by ``top_p`` or
@@ -177,14 +201,23 @@ class Evaluator:
         Args:
             batch: ``b`` prompts.
             answered: The policy's answers.
+            reference: What the reference's encoder says of the prompts.
         """
         ids, mask, _ = answered.responses
         kl = torch.full((len(ids),), torch.nan, device=ids.device)
         sampled = answered.samples.nonzero()[:, 0].to(ids.device)
+        # those of about the same length together, without the columns that are padding to them all
+        sampled = sampled[mask[sampled].sum(dim=1).argsort(descending=True)]
         for rows in sampled.split(self.micro_batch_size or len(ids)) if len(sampled) else ():
-            part = batch.select(rows)
+            part, width = batch.select(rows), int(mask[rows[0]].sum())
+            given = part.prompt_ids, part.prompt_mask, ids[rows, :width]
             with self.policy.reference():
-                reference = self.policy(part.prompt_ids, part.prompt_mask, ids[rows])
-            log_ratio = answered.logprobs[rows] - reference.logprobs
-            kl[rows] = torch.where(mask[rows], log_ratio, 0).sum(dim=1)
+                said = self.policy(*given, reference.select(rows))
+            log_ratio = answered.logprobs[rows, :width] - said.logprobs
+            kl[rows] = torch.where(mask[rows, :width], log_ratio, 0).sum(dim=1)
         return kl
+
+
+def joined(parts: list[Measured]) -> Measured:
+    """Measured of several batches as those of one, float32."""
+    return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}

@@ -14,7 +14,12 @@ class EncoderDecoder:
     padding_side: Literal["left", "right"] = "right"
 
     def forward(
-        self, model: Any, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor
+        self,
+        model: Any,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        encoded: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Runs the model over prompts and responses.
 
@@ -23,6 +28,7 @@ class EncoderDecoder:
             prompt_ids: ``[m, s]``.
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
+            encoded: ``[m, s, d]`` what the encoder says of the prompts; None: it is asked.
 
         Returns:
             Logits ``[m, t, V]`` that predict the response tokens, and the decoder's last hidden
@@ -31,7 +37,8 @@ class EncoderDecoder:
         start = model.generation_config.decoder_start_token_id
         first = torch.full_like(response_ids[:, :1], start)
         output = model(
-            input_ids=prompt_ids,
+            input_ids=prompt_ids if encoded is None else None,
+            encoder_outputs=None if encoded is None else (encoded,),
             attention_mask=prompt_mask,
             decoder_input_ids=torch.cat([first, response_ids[:, :-1]], dim=1),
             use_cache=False,

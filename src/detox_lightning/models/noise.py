@@ -15,12 +15,11 @@ class PromptNoise:
     That is a draw from their distribution (the Gumbel-max trick,
     https://arxiv.org/abs/1411.0030). The noise is a function of seed, prompt, step and token alone:
     one process draws what several would, and two models that are given the same noise say the same
-    as long as they think the same. One object serves one call of ``generate``, as the last of its
-    logits processors, with ``do_sample=False``.
+    as long as they think the same. One object serves one batch of responses.
 
     Attributes:
         logprobs: Of each step ``[b]``: log-probability of what was drawn, or of the likeliest
-            token in rows without noise.
+            token in rows without noise; 0 where a row was not asked.
     """
 
     def __init__(self, seed: int, index: Tensor, samples: Tensor):
@@ -38,18 +37,21 @@ class PromptNoise:
         self.sampled = samples.bool()[:, None]
         self.logprobs: list[Tensor] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """``[b, V]`` logits with this step's noise, float32.
+    def __call__(self, scores: Tensor, rows: Tensor, step: int) -> Tensor:
+        """``[r]`` the next token of each row.
 
         Args:
-            input_ids: Tokens so far; not looked at, since their padding depends on the batch.
-            scores: ``[b, V]`` logits after temperature and truncation.
+            scores: ``[r, V]`` float32 logits after temperature and truncation.
+            rows: ``[r]`` whose they are; rows that have ended may be left out.
+            step: Which token of the response, from 0.
         """
-        keys = hashed(self.keys ^ (len(self.logprobs) * 2 + 1))
-        noised = torch.where(self.sampled, scores + gumbel(keys, scores.shape[1]), scores)
-        drawn = scores.gather(1, noised.argmax(dim=1, keepdim=True))[:, 0]
-        self.logprobs.append(drawn - scores.logsumexp(dim=1))
-        return noised
+        keys = hashed(self.keys[rows] ^ (step * 2 + 1))
+        noised = scores + gumbel(keys, scores.shape[1])
+        tokens = torch.where(self.sampled[rows], noised, scores).argmax(dim=1)
+        drawn = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(dim=1)
+        self.logprobs.append(torch.zeros_like(self.keys, dtype=drawn.dtype))
+        self.logprobs[step][rows] = drawn
+        return tokens
 
 
 def gumbel(keys: Tensor, size: int) -> Tensor:

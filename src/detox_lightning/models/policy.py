@@ -12,10 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
 from detox_lightning.errors import InputError
+from detox_lightning.models.decoding import Prompts, decode, read
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import Weights, load_model
 from detox_lightning.models.lora import LoRA, add_lora, copy_adapter, load_adapter
-from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.merging import merged
+from detox_lightning.models.recording import Recorder
+from detox_lightning.models.sampling import Choose, Sampling
 from detox_lightning.models.start import Start, find_start, restore_adapter
 from detox_lightning.models.value_head import ValueHead
 
@@ -67,6 +70,7 @@ class Policy(nn.Module):
         self.generation_config = self.base.generation_config
         self.base.generation_config = plain_generation_config(self.base)
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
+        self.recorder = Recorder()
         self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
         self.eval()
 
@@ -91,7 +95,11 @@ class Policy(nn.Module):
         return eos[0] if isinstance(eos, list) else eos
 
     def forward(
-        self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        prompts: Prompts | None = None,
     ) -> PolicyOutput:
         """Log-probabilities and values of responses.
 
@@ -99,8 +107,11 @@ class Policy(nn.Module):
             prompt_ids: ``[m, s]``.
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
+            prompts: What :meth:`read` gave for the prompts; None: they are read now.
         """
-        logits, hidden = self.family.forward(self.base, prompt_ids, prompt_mask, response_ids)
+        logits, hidden = self.family.forward(
+            self.base, prompt_ids, prompt_mask, response_ids, prompts and prompts.expanded()[0]
+        )
         logits = sampler_logits(
             logits, self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_id
         )
@@ -151,21 +162,30 @@ class Policy(nn.Module):
                 layer.forward = partial(_checkpointed, layer.forward)
 
     @torch.no_grad()
-    def generate(self, prompt_ids: Tensor, prompt_mask: Tensor, **options: Any) -> Tensor:
-        """Responses to prompts, as transformers' ``generate`` gives them.
+    def read(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
+        """Lets the encoder read prompts.
 
         Args:
             prompt_ids: ``[b, s]``.
             prompt_mask: ``[b, s]``.
-            options: For ``generate``.
+        """
+        with merged(self.model):
+            return read(self.base, prompt_ids, prompt_mask)
+
+    @torch.no_grad()
+    def generate(self, prompts: Prompts, choose: Choose, limit: int) -> Tensor:
+        """Responses to prompts.
+
+        Args:
+            prompts: ``b`` of them, as :meth:`read` gave them.
+            choose: Picks the tokens; see :meth:`Sampling.choose`.
+            limit: The longest response, in tokens.
 
         Returns:
-            ``[b, t]`` tokens, padded after EOS; ``t`` is at most ``max_new_tokens``.
+            ``[b, t]`` tokens, padded after EOS; ``t`` is at most ``limit``.
         """
-        generated = self.model.generate(
-            input_ids=prompt_ids, attention_mask=prompt_mask, use_cache=True, **options
-        )
-        return self.family.responses(generated, prompt_ids)
+        with merged(self.model):
+            return decode(self.base, prompts, choose, limit, self.recorder)
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable and all parameters, with and without value head; the reference's trainable."""

@@ -1,5 +1,6 @@
 """How responses are sampled."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,14 @@ from jsonargparse.typing import (
     PositiveFloat,
     PositiveInt,
 )
+from torch import Tensor
 
+from detox_lightning.algorithm.logprobs import sampler_logits
 from detox_lightning.errors import InputError
 from detox_lightning.models.noise import PromptNoise
+
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""Picks tokens: from ``[r, V]`` logits, the ``[r]`` rows they are of and the step, ``[r]``."""
 
 
 @dataclass(frozen=True)
@@ -70,42 +76,41 @@ class Sampling:
         generator = torch.Generator().manual_seed(seed)
         return int(torch.randint(low, high + 1, (), generator=generator))
 
-    def generate_options(self, limit: int) -> dict[str, Any]:
-        """What ``generate`` is told.
+    def choose(
+        self, eos_token_id: int, noise: PromptNoise | None = None, top_p: float | None = None
+    ) -> Choose:
+        """How the next tokens are picked: drawn with torch's own random numbers, or with noise.
 
         Args:
-            limit: This rollout's length limit, in tokens.
-        """
-        return {
-            "do_sample": True,
-            "max_new_tokens": limit,
-            "min_new_tokens": self.min_new_tokens or None,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-        }
-
-    def given_noise(
-        self, noise: PromptNoise, limit: int, top_p: float | None = None
-    ) -> dict[str, Any]:
-        """What ``generate`` is told where the noise is given, not drawn.
-
-        Args:
-            noise: Added to the logits; the largest is taken.
-            limit: The longest response, in tokens.
+            eos_token_id: The token that ends a response.
+            noise: Added to the logits, whose largest is then taken; None: tokens are drawn.
             top_p: Instead of this sampling's; None for that.
         """
+        warpers = self._warpers(self.top_p if top_p is None else top_p)
+
+        def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+            scores = sampler_logits(
+                logits[:, None], self.temperature, self.min_new_tokens - step, eos_token_id
+            )[:, 0]
+            for warper in warpers:
+                scores = warper(None, scores)
+            if noise is not None:
+                return noise(scores, rows, step)
+            return torch.multinomial(scores.softmax(dim=-1), 1)[:, 0]
+
+        return choose
+
+    def _warpers(self, top_p: float) -> list[Any]:
         from transformers.generation import logits_process
 
-        top_p = self.top_p if top_p is None else top_p
-        processors: list[Any] = [logits_process.TemperatureLogitsWarper(float(self.temperature))]
+        warpers: list[Any] = []
         if self.top_k:
-            processors.append(logits_process.TopKLogitsWarper(self.top_k))
+            warpers.append(logits_process.TopKLogitsWarper(self.top_k))
         if top_p < 1:
-            processors.append(logits_process.TopPLogitsWarper(float(top_p)))
-        return {
-            "do_sample": False,
-            "max_new_tokens": limit,
-            "min_new_tokens": self.min_new_tokens or None,
-            "logits_processor": logits_process.LogitsProcessorList([*processors, noise]),
-        }
+            warpers.append(logits_process.TopPLogitsWarper(float(top_p)))
+        return warpers
+
+
+def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+    """Picks the likeliest token of each row: see :data:`Choose`."""
+    return logits.argmax(dim=-1)

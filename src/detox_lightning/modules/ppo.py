@@ -221,8 +221,9 @@ class PPOModule(LightningModule):
         limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
         seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
         with seeded(seed, self.device):
-            options = self.sampling.generate_options(limit)
-            return respond(self.policy, self.tokenizer, batch, **options)
+            choose = self.sampling.choose(self.policy.eos_token_id)
+            prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
+            return respond(self.policy, self.tokenizer, prompts, choose, limit)
 
     def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
         """What the reward says, by its parts' names, each ``[b]``; see :func:`score`."""

@@ -1,0 +1,198 @@
+"""Responses from a model's own layers: each prompt is read once, rows that have ended are dropped.
+
+Where it can, a step is recorded once and then played back (see :mod:`.recording`); the tokens are
+those that transformers' ``generate`` gives.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from detox_lightning.models.recording import Recorder
+from detox_lightning.models.sampling import Choose
+
+PADDING = 1.15  # prompts are read together as long as padding makes their work no larger than this
+
+
+class Prompts(NamedTuple):
+    """Prompts that an encoder has read, equal ones once.
+
+    Attributes:
+        hidden: ``[u, s, d]`` the encoder's last hidden states.
+        mask: ``[u, s]``, True at real tokens.
+        rows: ``[b]`` which of them each row of the batch is.
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    rows: Tensor
+
+    def select(self, rows: Tensor) -> "Prompts":
+        """Some rows of the batch."""
+        return Prompts(self.hidden, self.mask, self.rows[rows])
+
+    def expanded(self) -> tuple[Tensor, Tensor]:
+        """Hidden states ``[b, s, d]`` and mask ``[b, s]`` of each row."""
+        return self.hidden[self.rows], self.mask[self.rows]
+
+
+class Steps(Protocol):
+    """A decoder under way."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """``[r, V]`` logits of the tokens that follow these (``[r]``)."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with some of its rows only."""
+
+
+def read(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+    """Lets a model's encoder read prompts.
+
+    Args:
+        model: From transformers, with an encoder.
+        ids: ``[b, s]``.
+        mask: ``[b, s]``.
+    """
+    marked = torch.where(mask.bool(), ids, -1)
+    distinct, rows = torch.unique(marked, dim=0, return_inverse=True)
+    real = distinct.ge(0)
+    hidden: Tensor | None = None
+    for group in alike(real.sum(dim=1).tolist()):
+        columns = real[group].any(dim=0)
+        part = model.get_encoder()(
+            input_ids=distinct[group].clamp(min=0)[:, columns],
+            attention_mask=real[group][:, columns].long(),
+        ).last_hidden_state
+        if hidden is None:
+            hidden = part.new_zeros(*distinct.shape, part.shape[2])
+        hidden[torch.tensor(group)[:, None], columns.nonzero()[:, 0].cpu()] = part
+    assert hidden is not None
+    return Prompts(hidden, real, rows)
+
+
+def alike(lengths: list[int]) -> list[list[int]]:
+    """Groups of rows of about equal lengths.
+
+    Args:
+        lengths: Of each row.
+
+    Returns:
+        Groups of places, the longest first; padded to its longest, a group is at most ``PADDING``
+        times as large.
+    """
+    groups: list[list[int]] = []
+    real = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        group = groups[-1] if groups else []
+        if group and (len(group) + 1) * lengths[group[0]] <= PADDING * (real + lengths[row]):
+            group.append(row)
+            real += lengths[row]
+        else:
+            groups.append([row])
+            real = lengths[row]
+    return groups
+
+
+def decode(
+    model: Any, prompts: Prompts, choose: Choose, limit: int, recorder: Recorder | None = None
+) -> Tensor:
+    """Answers prompts token by token, until each row has ended or the limit is reached.
+
+    Args:
+        model: From transformers, with encoder and decoder; its generation config names the start,
+            end and padding tokens.
+        prompts: What :func:`read` gave.
+        choose: Picks the tokens.
+        limit: The longest response, in tokens.
+        recorder: Plays steps back; None: every step goes through the model's own code.
+
+    Returns:
+        ``[b, t]`` tokens, without the start token, padded after EOS.
+    """
+    config = model.generation_config
+    eos, pad = _first(config.eos_token_id), config.pad_token_id
+    rows = torch.arange(len(prompts.rows), device=prompts.rows.device)
+    responses = torch.full((len(rows), limit), pad, device=rows.device)
+    live = torch.ones_like(rows, dtype=torch.bool)
+    steps, logits = begin(model, prompts, config.decoder_start_token_id, limit, recorder)
+    for step in range(limit):
+        tokens = choose(logits.float(), rows, step).where(live, pad)
+        responses[rows, step] = tokens
+        live &= tokens != eos
+        left = int(live.sum())
+        if left == 0 or step + 1 == limit:
+            return responses[:, : step + 1]
+        if 2 * left <= len(rows):
+            # to half at a time: a recorded step is of a fixed size
+            kept = live.int().argsort(descending=True, stable=True)[: (len(rows) + 1) // 2]
+            steps.keep(kept)
+            rows, live, tokens = rows[kept], live[kept], tokens[kept]
+        logits = steps(tokens)
+    raise AssertionError("unreachable")
+
+
+def begin(
+    model: Any, prompts: Prompts, start: int, limit: int, recorder: Recorder | None
+) -> tuple[Steps, Tensor]:
+    """Takes the first step, of equal prompts once.
+
+    Args:
+        model: See :func:`decode`.
+        prompts: Likewise.
+        start: The start token.
+        limit: Steps at most.
+        recorder: See :func:`decode`.
+
+    Returns:
+        The steps that follow, and ``[b, V]`` logits of the first tokens.
+    """
+    first = PlainSteps(model, prompts.hidden, prompts.mask)
+    tokens = torch.full_like(prompts.mask[:, 0], start, dtype=torch.long)
+    logits = first(tokens)
+    first.keep(prompts.rows)
+    recorded = recorder and recorder.steps(model, first.cache, first.mask, limit)
+    return recorded or first, logits[prompts.rows]
+
+
+class PlainSteps:
+    """Steps through the model's own code, with transformers' growing cache."""
+
+    def __init__(self, model: Any, hidden: Tensor, mask: Tensor):
+        """Notes what is answered.
+
+        Args:
+            model: From transformers.
+            hidden: ``[r, s, d]`` what its encoder says of the prompts.
+            mask: ``[r, s]``.
+        """
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        self.model = model
+        self.hidden = hidden
+        self.mask = mask.long()
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """``[r, V]`` logits of the tokens that follow these (``[r]``)."""
+        output = self.model(
+            encoder_outputs=(self.hidden,),
+            attention_mask=self.mask,
+            decoder_input_ids=tokens[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with some rows, each as often as it is named."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+        # what it says is in the cache by now: the shape is all that is still looked at
+        self.hidden = self.hidden[:1].expand(len(rows), -1, -1)
+
+
+def _first(tokens: int | list[int]) -> int:
+    return tokens[0] if isinstance(tokens, list) else tokens

@@ -1,0 +1,225 @@
+"""A decoder's step, recorded once and played back without the model's Python code.
+
+Most of a small model's decode step is Python that finds out anew what to do. Here the step's tensor
+operations are recorded for one shape of batch and played back by torch's own interpreter. A
+recording refers to the model's parameters and so sees what they hold by then.
+"""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WIDTH = 32  # prompts are padded to multiples of this, and so is the room for responses
+KEPT = 48  # recordings
+WARM_UP = 64  # calls before a step is recorded, which takes as long as about so many
+
+
+class Recording:
+    """A function of tensors, recorded for one shape of them when it has been called often enough.
+
+    What is played back is what was done before, to the last bit.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]):
+        """Starts with the function itself.
+
+        Args:
+            function: What it does may depend on the shapes of its inputs alone.
+        """
+        self.function = function
+        self.calls = 0
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Calls the function or plays it back."""
+        if self.calls == WARM_UP:
+            self.function = record(self.function, inputs)
+        self.calls += 1
+        # unoptimized: the same kernels at the first call and later
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            return self.function(*inputs)
+
+
+class Recorder:
+    """Keeps recordings of a model's decode step by shape."""
+
+    def __init__(self) -> None:
+        """Starts without any."""
+        self.recordings: OrderedDict[Any, Recording] = OrderedDict()
+
+    def steps(self, model: Any, cache: Any, mask: Tensor, limit: int) -> "RecordedSteps | None":
+        """Steps that go on from a cache.
+
+        Args:
+            model: From transformers, with the weights that it will have until the last step.
+            cache: ``EncoderDecoderCache`` after the first step.
+            mask: ``[r, s]`` of the prompts.
+            limit: Steps at most, the first included.
+
+        Returns:
+            None where the model can't be recorded.
+        """
+        return RecordedSteps(self, model, cache, mask, limit) if can_record(model) else None
+
+    def recording(self, model: Any, inputs: list[Tensor]) -> Recording:
+        """The step for inputs of these shapes.
+
+        Args:
+            model: See :meth:`steps`.
+            inputs: See :func:`step_of`.
+        """
+        key = id(model), active(model), tuple((tuple(x.shape), x.dtype) for x in inputs)
+        if key not in self.recordings:
+            self.recordings[key] = Recording(step_of(model))
+        self.recordings.move_to_end(key)
+        while len(self.recordings) > KEPT:
+            self.recordings.popitem(last=False)
+        return self.recordings[key]
+
+
+class RecordedSteps:
+    """Steps that are played back; keys and values are written into tensors of a fixed size."""
+
+    def __init__(self, recorder: Recorder, model: Any, cache: Any, mask: Tensor, limit: int):
+        """Takes over the first step's keys and values.
+
+        Args:
+            recorder: Knows the recordings.
+            model: See :meth:`Recorder.steps`.
+            cache: Likewise.
+            mask: Likewise.
+            limit: Likewise.
+        """
+        self.recorder, self.model = recorder, model
+        own = cache.self_attention_cache.layers
+        cross = cache.cross_attention_cache.layers
+        self.done = own[0].keys.shape[2]
+        room = padded(limit)
+        self.own = [grown(x, room) for layer in own for x in (layer.keys, layer.values)]
+        wide = padded(mask.shape[1])
+        self.cross = [grown(x, wide) for layer in cross for x in (layer.keys, layer.values)]
+        dtype = self.own[0].dtype
+        shut = torch.finfo(dtype).min
+        self.mask = torch.full((len(mask), 1, 1, wide), shut, dtype=dtype, device=mask.device)
+        self.mask[:, 0, 0, : mask.shape[1]].masked_fill_(mask.bool(), 0)
+        self.own_mask = self.mask.new_full((len(mask), 1, 1, room), shut)
+        self.own_mask[..., : self.done] = 0
+        self.play: Recording | None = None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """``[r, V]`` logits of the tokens that follow these (``[r]``)."""
+        self.own_mask[..., self.done] = 0
+        position = torch.tensor([self.done], device=tokens.device)
+        inputs = [tokens[:, None], position, self.mask, self.own_mask, *self.own, *self.cross]
+        if self.play is None:
+            self.play = self.recorder.recording(self.model, inputs)
+        self.done += 1
+        return self.play(*inputs)
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with some rows."""
+        self.mask, self.own_mask = self.mask[rows], self.own_mask[rows]
+        self.own = [x[rows] for x in self.own]
+        self.cross = [x[rows] for x in self.cross]
+        self.play = None
+
+
+def can_record(model: Any) -> bool:
+    """Whether a model's decode step is the same operations whatever the position.
+
+    Args:
+        model: From transformers.
+    """
+    return (
+        model._can_compile_fullgraph
+        and model.config._attn_implementation in ("sdpa", "eager")
+        and model.device.type == "cpu"
+        and model.dtype.is_floating_point
+        and not torch.is_autocast_enabled("cpu")
+        and getattr(model, "hf_quantizer", None) is None
+    )
+
+
+def step_of(model: Any) -> Callable[..., Tensor]:
+    """A model's decode step as a function of tensors alone.
+
+    Args:
+        model: From transformers.
+
+    Returns:
+        A function of tokens ``[r, 1]``, position ``[1]``, the prompts' mask and the responses'
+        (``[r, 1, 1, s]``, ``[r, 1, 1, t]``, added to attention scores), keys and values of
+        self-attention ``[r, h, t, d]`` (written to) and of cross-attention ``[r, h, s, d]``; it
+        gives logits ``[r, V]``.
+    """
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    from detox_lightning.models.caches import Filled, Slots
+
+    def step(tokens: Tensor, position: Tensor, mask: Tensor, own_mask: Tensor, *kv: Tensor) -> Any:
+        half = len(kv) // 2
+        own, cross = DynamicCache(), DynamicCache()
+        own.layers = [Slots(k, v, position) for k, v in pairs(kv[:half])]
+        cross.layers = [Filled(k, v) for k, v in pairs(kv[half:])]
+        output = model(
+            encoder_outputs=(mask.new_empty(len(mask), mask.shape[3], 1),),
+            attention_mask=mask,
+            decoder_input_ids=tokens,
+            decoder_attention_mask=own_mask,
+            past_key_values=EncoderDecoderCache(own, cross),
+            use_cache=True,
+        )
+        return output.logits[:, -1]
+
+    return step
+
+
+@torch.no_grad()
+def record(step: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    """Records a function's tensor operations.
+
+    Args:
+        step: The function; what it does may depend on the shapes of its inputs alone.
+        inputs: What to call it with; those that it writes to are written to.
+
+    Returns:
+        A function of inputs of the same shapes.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(step)(*inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is recorded being fixed, which is the point
+        recorded: Callable[..., Tensor] = torch.jit.trace(
+            graph, inputs, check_trace=False, strict=False
+        )
+    return recorded
+
+
+def active(model: Any) -> tuple[Any, ...]:
+    """Which adapters a model's layers use: layers that are trained whole have several weights."""
+    return tuple(
+        (layer.disable_adapters, tuple(layer.active_adapters))
+        for layer in model.modules()
+        if hasattr(layer, "modules_to_save")
+    )
+
+
+def grown(x: Tensor, size: int) -> Tensor:
+    """A copy with zeros put on along the third dimension, up to a size."""
+    bigger = x.new_zeros(*x.shape[:2], size, x.shape[3])
+    bigger[:, :, : x.shape[2]] = x
+    return bigger
+
+
+def padded(size: int) -> int:
+    """The next multiple of :data:`WIDTH`."""
+    return -(-size // WIDTH) * WIDTH
+
+
+def pairs(items: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":
+    """Keys and values."""
+    return zip(items[::2], items[1::2], strict=True)

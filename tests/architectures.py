@@ -1,0 +1,82 @@
+"""A tiny random model of every encoder-decoder architecture that is tried."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    LongT5Config,
+    MarianConfig,
+    MT5Config,
+    PegasusConfig,
+    T5Config,
+)
+
+from conftest import word_tokenizer
+
+T5_LIKE = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+BART_LIKE = {
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 64,
+}
+TOKENS = {"vocab_size": 200, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+
+
+def bert2bert() -> EncoderDecoderConfig:
+    sizes = {
+        "vocab_size": 200,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+    }
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(
+        BertConfig(**sizes), BertConfig(**sizes)
+    )
+    # its own loss hides pad tokens from the decoder, the first one among them
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 1
+    return config
+
+
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "T5": lambda: T5Config(**T5_LIKE, **TOKENS),
+    "FLAN-T5": lambda: T5Config(
+        **T5_LIKE, **TOKENS, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    ),
+    "mT5": lambda: MT5Config(**T5_LIKE, **TOKENS),
+    "LongT5": lambda: LongT5Config(**T5_LIKE, **TOKENS, local_radius=4),
+    # BART forces a first and a last token in generation, unless told otherwise
+    "BART": lambda: BartConfig(**BART_LIKE, **TOKENS, bos_token_id=2, forced_eos_token_id=1),
+    "Pegasus": lambda: PegasusConfig(**BART_LIKE, **TOKENS),
+    "Marian": lambda: MarianConfig(**BART_LIKE, **TOKENS),
+    "BERT2BERT": bert2bert,
+}
+
+
+def save_random(name: str, path: Path) -> str:
+    """Writes a tiny random model with its tokenizer."""
+    torch.manual_seed(0)
+    config = CONFIGS[name]()
+    if name == "BERT2BERT":
+        model = EncoderDecoderModel(config)
+        model.generation_config.decoder_start_token_id = 2
+        model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 1
+    else:
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    model.save_pretrained(path)
+    word_tokenizer().save_pretrained(path)
+    return str(path)

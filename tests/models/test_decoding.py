@@ -1,0 +1,255 @@
+"""Decoding says what transformers' ``generate`` says, in every architecture, however it runs."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from architectures import CONFIGS, save_random
+from detox_lightning.models.decoding import PADDING, alike, decode, read
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.noise import PromptNoise
+from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.recording import WARM_UP, Recorder
+from detox_lightning.models.sampling import Sampling, greedy
+
+LIMIT = 40  # longer than what a recording's room is rounded up to
+IDS = torch.randint(3, 200, (6, 11), generator=torch.Generator().manual_seed(0))
+MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
+PLAIN = ("LongT5", "BERT2BERT")  # whose step transformers says is no fixed graph
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def policy(name: str, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """One that has gone some way from its reference, in float64: no ties, no rounding."""
+    folder = save_random(name, tmp_path_factory.mktemp(name))
+    policy = load_policy(folder, LoRA(r=2), Sampling())
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape)
+    return policy.double()
+
+
+def theirs(policy: Policy, **options: Any) -> Tensor:
+    """What ``generate`` says, padded to the limit."""
+    said = policy.model.generate(
+        input_ids=IDS, attention_mask=MASK.long(), max_new_tokens=LIMIT, **options
+    )[:, 1:]
+    return widened(said)
+
+
+def widened(ids: Tensor) -> Tensor:
+    return torch.nn.functional.pad(ids, (0, LIMIT - ids.shape[1]))
+
+
+def test_the_likeliest_tokens_are_generate_s(policy: Policy, name: str) -> None:
+    expected = theirs(policy, do_sample=False)
+    for _ in range(2):  # while warming up, and played back
+        said = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+        assert torch.equal(widened(said), expected)
+    played = [x for x in policy.recorder.recordings.values() if x.calls > WARM_UP]
+    assert bool(played) == (name not in PLAIN)
+    assert all(isinstance(x.function, torch.jit.ScriptFunction | torch.nn.Module) for x in played)
+    plain = decode(policy.base, read(policy.base, IDS, MASK), greedy, LIMIT)
+    assert torch.equal(widened(plain), expected)
+
+
+def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
+    policy: Policy, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on from a checkpoint begins without recordings."""
+    if name in PLAIN:
+        pytest.skip("never recorded")
+    policy.float()
+    said: list[list[Tensor]] = []
+    for warm_up in (10**9, 0, 7):
+        monkeypatch.setattr("detox_lightning.models.recording.WARM_UP", warm_up)
+        logits: list[Tensor] = []
+
+        def kept(x: Tensor, rows: Tensor, step: int, logits: list[Tensor] = logits) -> Tensor:
+            logits.append(x.clone())
+            return greedy(x, rows, step)
+
+        decode(policy.base, read(policy.base, IDS, MASK), kept, LIMIT, Recorder())
+        said.append(logits)
+    policy.double()
+    assert len(said[0]) > 7
+    for other in said[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(said[0], other, strict=True))
+
+
+def test_samples_are_generate_s(policy: Policy) -> None:
+    sampling = Sampling(min_new_tokens=LIMIT, max_new_tokens=LIMIT, temperature=0.7, top_k=9)
+    torch.manual_seed(3)
+    expected = theirs(policy, do_sample=True, min_new_tokens=LIMIT, temperature=0.7, top_k=9)
+    torch.manual_seed(3)
+    said = policy.generate(policy.read(IDS, MASK), sampling.choose(1), LIMIT)
+    assert torch.equal(said, expected)
+
+
+def test_log_probabilities_on_the_way_are_those_of_the_whole(policy: Policy) -> None:
+    noise = PromptNoise(0, torch.arange(6), torch.ones(6, dtype=torch.long))
+    ids = policy.generate(policy.read(IDS, MASK), Sampling().choose(1, noise), LIMIT)
+    with torch.no_grad():
+        whole = policy(IDS, MASK, ids).logprobs
+        again = policy(IDS, MASK, ids, policy.read(IDS, MASK)).logprobs
+    real = ids.ne(0) & ids.ne(1)
+    on_the_way = torch.stack(noise.logprobs, dim=1)
+    # the scores that are sampled from are float32
+    torch.testing.assert_close(on_the_way[real].double(), whole[real].double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(again, whole, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def fond_of_eos(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """A T5 whose responses end early."""
+    folder = save_random("FLAN-T5", tmp_path_factory.mktemp("short"))
+    policy = load_policy(folder, LoRA(r=2), Sampling())
+    with torch.no_grad():
+        policy.base.lm_head.weight.mul_(0.02)
+        policy.base.lm_head.weight[1] *= 60
+    return policy.double()
+
+
+@pytest.mark.parametrize("recorder", [None, Recorder()], ids=["plain", "recorded"])
+def test_rows_that_have_ended_are_dropped(
+    fond_of_eos: Policy, recorder: Recorder | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the others go on as if nothing had been."""
+    model = fond_of_eos.base
+    prompts = read(model, IDS.repeat(4, 1), MASK.repeat(4, 1))
+    sizes: list[int] = []
+
+    def noise() -> Any:
+        noise = PromptNoise(0, torch.arange(24), torch.ones(24, dtype=torch.long))
+        choose = Sampling().choose(1, noise)
+
+        def watched(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+            sizes.append(len(rows))
+            return choose(logits, rows, step)
+
+        return watched
+
+    said = decode(model, prompts, noise(), LIMIT, recorder)
+    assert {24, 12, 6, 3} <= set(sizes)
+    alone = [
+        decode(model, prompts.select(torch.tensor([row])), one_of(row), LIMIT)[0]
+        for row in range(24)
+    ]
+    for row, ids in zip(said, alone, strict=True):
+        assert row[: len(ids)].tolist() == ids.tolist()
+        assert not row[len(ids) :].any()
+
+
+def one_of(row: int) -> Any:
+    noise = PromptNoise(0, torch.tensor([row]), torch.tensor([1]))
+    return Sampling().choose(1, noise)
+
+
+def test_equal_prompts_are_read_once_and_long_ones_apart(fond_of_eos: Policy) -> None:
+    read_before: list[tuple[int, ...]] = []
+    encoder = fond_of_eos.base.get_encoder()
+    hook = encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: read_before.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    prompts = fond_of_eos.read(IDS.repeat(3, 1), MASK.repeat(3, 1))
+    hook.remove()
+    assert sorted(read_before) == [(1, 1), (1, 4), (1, 6), (3, 11)]
+    assert prompts.hidden.shape == (6, 11, 16)
+    whole = encoder(input_ids=IDS, attention_mask=MASK.long()).last_hidden_state
+    hidden, mask = prompts.expanded()
+    assert torch.equal(mask, MASK.repeat(3, 1))
+    torch.testing.assert_close(hidden[mask], whole.repeat(3, 1, 1)[mask], atol=1e-6, rtol=0)
+
+
+def test_groups_are_padded_by_no_more_than_a_bound() -> None:
+    lengths = [100, 10, 99, 300, 95, 11, 1]
+    groups = alike(lengths)
+    assert sorted(row for group in groups for row in group) == list(range(7))
+    for group in groups:
+        real = [lengths[row] for row in group]
+        assert max(real) * len(real) <= PADDING * sum(real)
+    assert groups == [[3], [0, 2, 4], [5, 1], [6]]
+
+
+def test_weights_are_seen_as_they_are_by_then(fond_of_eos: Policy) -> None:
+    """A recording knows nothing of the weights it was made with; and none is merged for good."""
+    policy = fond_of_eos
+    base = {name: x.clone() for name, x in policy.named_parameters()}
+    first = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter += 3 * torch.randn(parameter.shape)
+    second = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+    assert not torch.equal(widened(first), widened(second))
+    assert torch.equal(widened(second), theirs(policy, do_sample=False))
+    with policy.reference():
+        before = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+        assert torch.equal(widened(before), theirs(policy, do_sample=False))
+    for name, parameter in policy.named_parameters():
+        if "lora_B" not in name:
+            assert torch.equal(parameter, base[name]), name
+    assert not any(getattr(layer, "merged", False) for layer in policy.modules())
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}])
+def test_kinds_of_adapters(options: dict[str, Any], tmp_path: Any) -> None:
+    policy = load_policy(save_random("FLAN-T5", tmp_path), LoRA(r=2, options=options), Sampling())
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape)
+    policy.double()
+    for _ in range(2):
+        said = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+        assert torch.equal(widened(said), theirs(policy, do_sample=False))
+
+
+def test_a_layer_that_is_trained_whole_is_the_reference_s_own_there(tmp_path: Any) -> None:
+    lora = LoRA(r=2, modules_to_save=["lm_head"])
+    policy = load_policy(save_random("FLAN-T5", tmp_path), lora, Sampling()).double()
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "modules_to_save" in name:
+                parameter += torch.randn(parameter.shape)
+    for _ in range(2):
+        after = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+        assert torch.equal(widened(after), theirs(policy, do_sample=False))
+        with policy.reference():
+            before = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+            assert torch.equal(widened(before), theirs(policy, do_sample=False))
+    assert not torch.equal(widened(before), widened(after))
+
+
+def test_a_whole_model_and_its_frozen_copy(tmp_path: Any) -> None:
+    policy = load_policy(save_random("FLAN-T5", tmp_path), None, Sampling()).double()
+    with torch.no_grad():
+        policy.base.lm_head.weight += torch.randn(policy.base.lm_head.weight.shape)
+    for _ in range(2):
+        after = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+        assert torch.equal(widened(after), theirs(policy, do_sample=False))
+        with policy.reference():
+            before = policy.generate(policy.read(IDS, MASK), greedy, LIMIT)
+            assert torch.equal(widened(before), theirs(policy, do_sample=False))
+    assert not torch.equal(widened(before), widened(after))
+
+
+def test_few_recordings_are_kept(fond_of_eos: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detox_lightning.models.recording.KEPT", 2)
+    recorder = Recorder()
+    for rows in (1, 2, 3, 1):
+        prompts = read(fond_of_eos.base, IDS[:rows], MASK[:rows])
+        never = Sampling(min_new_tokens=3, max_new_tokens=3).choose(1)
+        decode(fond_of_eos.base, prompts, never, 3, recorder)
+        assert len(recorder.recordings) <= 2
