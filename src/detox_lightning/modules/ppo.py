@@ -392,7 +392,12 @@ class PPOModule(LightningModule):
             return
         self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
         self.policy = load_policy(
-            self.start, self.lora, self.sampling, self.advantage.uses_values, self.weights
+            self.start,
+            self.lora,
+            self.sampling,
+            self.advantage.uses_values,
+            self.weights,
+            None if self._trainer is None else self.trainer.strategy.root_device,
         )
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
@@ -435,6 +440,7 @@ class PPOModule(LightningModule):
             STAGE,
             self.tokenizer_name,
             policy=self.policy_name,
+            base_revision=self.start.base_revision,
             lora=self.lora,
             adapter=adapter_facts(self.policy.model),
             rollouts=self.rollouts,
