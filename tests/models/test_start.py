@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
@@ -20,6 +21,7 @@ from detox_lightning.models.loading import (
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.start import VALUE_HEAD as HEAD
 from detox_lightning.models.start import Start, find_start
 from detox_lightning.modules.reward import RewardModule
 from detox_lightning.modules.supervised import SupervisedModule
@@ -79,12 +81,29 @@ def test_a_supervised_checkpoint(tiny_t5: str, tmp_path: Path, shape: str) -> No
     assert not [n for n, p in policy.named_parameters() if p.requires_grad and "reference" in n]
 
 
-def test_a_checkpoint_of_ppo_itself(tiny_t5: str, tiny_classifier: str, tmp_path: Path) -> None:
+def test_a_checkpoint_or_a_folder_of_ppo_itself(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The value head goes on, too, where there is one in either and it fits."""
     module = make_module(tiny_t5, tiny_classifier)
     trainer = fit(tmp_path, module, rollouts=1)
-    trainer.save_checkpoint(tmp_path / "ppo.ckpt")
-    again = load_policy(str(tmp_path / "ppo.ckpt"), LoRA(), Sampling())
-    torch.testing.assert_close(logprobs(again), logprobs(module.policy), atol=1e-6, rtol=0)
+    assert "The value head goes on" not in caplog.text
+    checkpoint, adapter = str(tmp_path / "ppo.ckpt"), str(tmp_path / "adapter")
+    trainer.save_checkpoint(checkpoint)
+    module.export(adapter)
+    head = module.policy.value_head.linear.weight
+    assert head.abs().max() > 1e-3
+    for name in (checkpoint, adapter):
+        again = load_policy(name, LoRA(), Sampling())
+        torch.testing.assert_close(logprobs(again), logprobs(module.policy), atol=1e-6, rtol=0)
+        assert torch.equal(again.value_head.linear.weight, head)
+        assert load_policy(name, LoRA(), Sampling(), value_head=False).value_head is None
+    save_file(
+        {"linear.weight": torch.ones(1, 8), "linear.bias": torch.ones(1)}, f"{adapter}/{HEAD}"
+    )
+    assert not load_policy(adapter, LoRA(), Sampling()).value_head.linear.weight.any()
+    fit(tmp_path, make_module(checkpoint, tiny_classifier), rollouts=1)
+    assert f"The value head goes on from that of {checkpoint}" in caplog.text
 
 
 def test_an_adapter_on_the_base_one_gives(tiny_t5: str, tmp_path: Path) -> None:

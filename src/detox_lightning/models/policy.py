@@ -15,7 +15,7 @@ from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, copy_adapter
 from detox_lightning.models.sampling import Sampling
-from detox_lightning.models.start import Start, find_start, open_start
+from detox_lightning.models.start import Start, find_start, open_start, saved_value_head
 from detox_lightning.models.value_head import ValueHead
 
 REFERENCE = "reference"
@@ -67,6 +67,7 @@ class Policy(nn.Module):
         self.base.generation_config = plain_generation_config(self.base)
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
         self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
+        self.began_with_values = False  # whether the value head was trained before
         self.eval()
 
     @property
@@ -215,7 +216,10 @@ def load_policy(
     model = open_start(start, lora, weights, family.auto_class, family.task_type, device)
     if start.has_adapter:
         copy_adapter(model, REFERENCE)
-    return Policy(model, family, sampling, value_head)
+    policy = Policy(model, family, sampling, value_head)
+    if policy.value_head is not None:
+        policy.began_with_values = policy.value_head.take(saved_value_head(start))
+    return policy
 
 
 def plain_generation_config(model: Any) -> Any:

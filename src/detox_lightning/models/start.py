@@ -12,6 +12,7 @@ from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 
 STAMP = "detox_lightning"
 PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
+VALUE_HEAD, ITS_PREFIX = "value_head.safetensors", "policy.value_head."
 
 
 class Start(NamedTuple):
@@ -186,3 +187,28 @@ def restore_adapter(base: Any, file: str) -> Any:
             f"{file}: its adapter doesn't fit the base {facts['base']!r}: {unknown[0]}"
         )
     return model
+
+
+def saved_value_head(start: Start) -> dict[str, torch.Tensor] | None:
+    """The value head that was trained with what a policy begins from; None: there is none.
+
+    Args:
+        start: A checkpoint, an adapter or a model; a folder of them holds it as a file.
+    """
+    from safetensors.torch import load_file
+    from transformers.utils.hub import cached_file
+
+    if start.checkpoint is not None:
+        state = read_checkpoint(start.checkpoint)["state_dict"]
+        head = {n.removeprefix(ITS_PREFIX): x for n, x in state.items() if n.startswith(ITS_PREFIX)}
+        return head or None
+    is_adapter = start.adapter is not None
+    file = cached_file(
+        locate(start.adapter or start.base),
+        VALUE_HEAD,
+        revision=start.adapter_revision if is_adapter else start.base_revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if file is None else load_file(file)

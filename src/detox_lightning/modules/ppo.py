@@ -36,7 +36,7 @@ from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half,
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
-from detox_lightning.models.start import Start, adapter_facts, find_start
+from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
@@ -421,6 +421,8 @@ class PPOModule(LightningModule):
         """Prints and logs how many parameters there are, and how many learn."""
         counts = self.policy.parameter_counts()
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
+        if self.policy.began_with_values and not self.rollouts:
+            rank_zero_info(f"The value head goes on from that of {self.policy_name}")
         for logger in self.loggers:
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
@@ -471,4 +473,4 @@ class PPOModule(LightningModule):
         save_model(self.policy.model, self.tokenizer, folder)
         self.policy.generation_config.save_pretrained(folder)
         if self.policy.value_head is not None:
-            save_file(self.policy.value_head.state_dict(), Path(folder) / "value_head.safetensors")
+            save_file(self.policy.value_head.state_dict(), Path(folder) / VALUE_HEAD)
