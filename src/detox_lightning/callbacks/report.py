@@ -73,7 +73,7 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
         module: What was tested.
     """
     dialogues = getattr(getattr(trainer, "datamodule", None), "dialogues", None)
-    made = origin()
+    made = origin(trainer)
     return {
         "command": made["command"],
         "created": made["created"],

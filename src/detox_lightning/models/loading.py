@@ -156,6 +156,15 @@ def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options:
         ) from error
 
 
+def is_local(name: str) -> bool:
+    """Whether a model is a folder of this machine, rather than the hub's.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``.
+    """
+    return Path(locate(name)).exists()
+
+
 class Base(NamedTuple):
     """The base model of an adapter.
 
