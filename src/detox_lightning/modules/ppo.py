@@ -453,7 +453,13 @@ class PPOModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
         facts = check_stamp(checkpoint, STAGE, self.tokenizer_name)
-        check_trainable(self, checkpoint)
+        check_trainable(
+            self,
+            checkpoint,
+            base=self.start.base,
+            base_revision=self.start.base_revision,
+            adapter=adapter_facts(self.policy.model),
+        )
         self.rollouts = facts["rollouts"]
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
             self.kl_coef = facts["kl_coef"]

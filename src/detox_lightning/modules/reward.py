@@ -208,7 +208,7 @@ class RewardModule(LightningModule):
             raise InputError(
                 f"labels={self.labels}: the checkpoint's are {facts['labels']}; give the same ones."
             )
-        check_trainable(self, checkpoint)
+        check_trainable(self, checkpoint, base=self.name, base_revision=self.weights.revision)
 
     def _log_metrics(self, prefix: str) -> None:
         if not self.trainer.sanity_checking:  # two batches may well hold a single class

@@ -202,7 +202,13 @@ class SupervisedModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this model's."""
         check_stamp(checkpoint, STAGE, self.tokenizer_name)
-        check_trainable(self, checkpoint)
+        check_trainable(
+            self,
+            checkpoint,
+            base=self.start.base,
+            base_revision=self.start.base_revision,
+            adapter=adapter_facts(self.model),
+        )
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
         logits, _ = self.family.forward(
