@@ -191,7 +191,7 @@ def test_checkpoint_holds_what_learns_in_plain_values(tiny_t5: str, tmp_path: Pa
     [
         (LoRA(r=8), "model.lora.r is 8 here, 4 in the checkpoint"),
         (
-            LoRA(r=4, target_modules=["q"]),
+            LoRA(r=4, alpha=8, target_modules=["q"]),
             "model.lora.target_modules is [q] here, [q, v] in the checkpoint",
         ),
         (None, "model.lora is null here, and the checkpoint holds an adapter"),
