@@ -9,7 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.callbacks.dashboard import hyper_parameters
-from detox_lightning.callbacks.folders import free, log_folder, refuse_full, run_folder, whole
+from detox_lightning.callbacks.folders import (
+    filled_meanwhile,
+    free,
+    log_folder,
+    refuse_full,
+    run_folder,
+    whole,
+)
 from detox_lightning.callbacks.hub import check_push, upload, without_folders
 from detox_lightning.callbacks.origin import KEY as MADE
 from detox_lightning.callbacks.origin import training
@@ -135,17 +142,11 @@ class ExportCallback(Callback):
         """Where to write: the folder that was given, else the default; over nothing.
 
         Args:
-            default: Gets a number where there is something. So does the folder that was given if it
-                was filled since it was looked at: what was trained is not lost.
+            default: Gets a number where there is something.
         """
         if self.folder is None:
             return free(default)
-        folder = free(Path(self.folder))
-        if folder != Path(self.folder):
-            rank_zero_warn(
-                f"export.folder={self.folder} was filled since the run began; writing to {folder}"
-            )
-        return folder
+        return filled_meanwhile(Path(self.folder), f"export.folder={self.folder}")
 
     def write(
         self,
