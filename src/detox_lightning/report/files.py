@@ -55,7 +55,8 @@ def short_table(summary: dict[str, Any]) -> str:
     group, figures = next(iter(summary["figures"].items()))
     about = summary["about"]
     kind = f"{about['samples']} sampled" if group == "sampled" else group
-    head = f"{about['prompts']} prompts, {kind} each; {about['confidence']:.0%} intervals"
+    prompts = f"{about['prompts']} prompt{'s' if about['prompts'] != 1 else ''}"
+    head = f"{prompts}, {kind} each; {about['confidence']:.0%} intervals"
     rows = [(head, "before", "after", "better by")]
     for entry in (figures[name] for name in SHORT if name in figures):
         better = _cell(entry["improvement"], "{:+.1%}")
