@@ -26,8 +26,8 @@ class PredictionsCallback(BasePredictionWriter):
         """Sets where to.
 
         Args:
-            file: A new file; null: ``predictions.jsonl`` in the run's folder, with a number if there
-                is one already.
+            file: A new file; null: ``predictions.jsonl`` in the run's folder, with a number if that
+                is there already.
             append: Add to the file if it is there already.
         """
         super().__init__(write_interval="batch")

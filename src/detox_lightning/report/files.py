@@ -43,7 +43,7 @@ def write_files(
     (folder / "summary.json").write_text(whole, encoding="utf8")
     (folder / "comparison.jsonl").write_text("".join(lines), encoding="utf8")
     parquet.write_table(Table.from_pylist(rows), folder / "comparison.parquet")
-    (folder / "report.html").write_text(render(summary, comparison, curves), encoding="utf8")
+    (folder / "report.html").write_text(render(summary, comparison, curves, rows), encoding="utf8")
 
 
 def short_table(summary: dict[str, Any]) -> str:

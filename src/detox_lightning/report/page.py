@@ -30,7 +30,12 @@ FEW = 10
 UNKNOWN = "–"
 
 
-def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -> str:
+def render(
+    summary: Mapping[str, Any],
+    comparison: Comparison,
+    curves: Curves,
+    rows: list[dict[str, Any]] | None = None,
+) -> str:
     """Writes the page.
 
     Args:
@@ -39,6 +44,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
             and ``high`` of ``before``, ``after``, ``difference`` and ``improvement``.
         comparison: The texts, and what is known of each.
         curves: What training logged: pairs of rollout and value, by metric.
+        rows: The comparison's, if they are made already.
 
     Returns:
         HTML without scripts, and without references to anything outside of it.
@@ -59,7 +65,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         costs=[main[name] for name in COSTS if name in main],
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
-        changes=changes(comparison),
+        changes=changes(comparison.rows() if rows is None else rows),
         most=MOST_CHANGED,
     )
 
@@ -153,16 +159,15 @@ def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     return f"{start} excludes zero: by this measure the policy is {kind} toxic than the reference."
 
 
-def changes(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+def changes(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The rows whose toxicity changed, the largest change first.
 
     Args:
-        comparison: The answers.
+        rows: Of a comparison.
 
     Returns:
         ``gains``, where it fell, and ``losses``, where it rose.
     """
-    rows = comparison.rows()
     fell = [row for row in rows if row["difference"] < 0]
     rose = [row for row in rows if row["difference"] > 0]
     return {
