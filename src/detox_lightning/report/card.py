@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detox_lightning.report.page import counted
+
 USES = {
     "summarization": (
         "Summarizing conversations like those it was trained on. Trained against a classifier of "
@@ -110,7 +112,7 @@ def _tested(summary: dict[str, Any]) -> str:
     """Figures before and after, with their intervals."""
     group, figures = next(iter(summary["figures"].items()))
     lines = [
-        f"{summary['about']['prompts']} prompts, {group} responses, 95 % intervals.\n",
+        f"{counted(summary['about']['prompts'], 'prompt')}, {group} responses, 95 % intervals.\n",
         "| | before | after |\n|---|---|---|",
     ]
     lines += [

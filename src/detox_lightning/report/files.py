@@ -7,7 +7,7 @@ from typing import Any
 
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
-from detox_lightning.report.page import render
+from detox_lightning.report.page import counted, render
 
 PACKAGES = (
     "detox-lightning",
@@ -55,8 +55,9 @@ def short_table(summary: dict[str, Any]) -> str:
     group, figures = next(iter(summary["figures"].items()))
     about = summary["about"]
     kind = f"{about['samples']} sampled" if group == "sampled" else group
-    prompts = f"{about['prompts']} prompt{'s' if about['prompts'] != 1 else ''}"
-    head = f"{prompts}, {kind} each; {about['confidence']:.0%} intervals"
+    head = (
+        f"{counted(about['prompts'], 'prompt')}, {kind} each; {about['confidence']:.0%} intervals"
+    )
     rows = [(head, "before", "after", "better by")]
     for entry in (figures[name] for name in SHORT if name in figures):
         better = _cell(entry["improvement"], "{:+.1%}")

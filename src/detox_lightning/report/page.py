@@ -81,7 +81,12 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "marked": marked}
+    environment.filters |= {
+        "counted": counted,
+        "number": number,
+        "percent": percent,
+        "marked": marked,
+    }
     environment.tests |= {"certain": excludes_zero, "known": is_known}
     return environment.get_template("template.html")
 
@@ -134,6 +139,16 @@ def percent(value: float | None) -> str:
     return f"{shown:{'+' if shown else ''},.1f}\xa0%".replace("-", "−")
 
 
+def counted(count: int, noun: str) -> str:
+    """How many of something: ``1 prompt``, ``2 prompts``.
+
+    Args:
+        count: How many.
+        noun: Of one.
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     """Says in a sentence whether the change may be chance.
 
@@ -145,8 +160,8 @@ def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     changed = toxicity.get("changed")
     if changed is not None and changed < FEW:
         return (
-            f"Toxicity changed at {changed} of {toxicity['n']} prompts: too few to tell whether it "
-            "is chance."
+            f"Toxicity changed at {changed} of {counted(toxicity['n'], 'prompt')}: too few to tell "
+            "whether it is chance."
         )
     difference = toxicity["difference"]
     if not (is_known(difference, "low") and is_known(difference, "high")):
