@@ -96,7 +96,8 @@ def test_plain_values() -> None:
 
 
 def test_what_differs_is_named_by_its_flag() -> None:
-    adapter = {"r": 4, "lora_alpha": 8, "target_modules": ["v", "q"], "use_dora": False}
+    adapter: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v", "q"]}
+    adapter |= {"use_dora": False, "lora_dropout": 0.0}
     more = {"r": 8, "lora_alpha": 8, "target_modules": ["q", "k"], "use_dora": True}
     head = ["policy.value_head.linear.weight"]
     for here, saved, names, expected in (
