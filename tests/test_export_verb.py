@@ -9,13 +9,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from huggingface_hub import HfApi
 from peft import AutoPeftModelForSeq2SeqLM
 from transformers import AutoModelForSeq2SeqLM
 
 from command import run, tiny_recipe
-from detox_lightning.callbacks.export import upload
-from detox_lightning.errors import InputError
 from toys import PAIRS, collate_pairs
 
 QUICK = ("--trainer.max_epochs=1", "--trainer.limit_val_batches=1")
@@ -78,8 +75,9 @@ def test_export_writes_the_same_from_a_checkpoint(recipe: str, run_folder: Path)
 
 
 def test_a_card_tells_where_it_comes_from(recipe: str, run_folder: Path) -> None:
-    other = "--model.kl.coef=0.75"  # what the checkpoint was trained with is told, not this
-    assert run("export", "--config", recipe, "--ckpt_path=last", other).code == 0
+    # what the checkpoint was trained with is told, not this
+    others = ("--model.kl.coef=0.75", "--data.source=demo:dialogues", "--model.reward.label=hate")
+    assert run("export", "--config", recipe, "--ckpt_path=last", *others).code == 0
     folder = max(run_folder.glob("adapter-last*"), key=lambda path: path.stat().st_mtime)
     card = (folder / "README.md").read_text(encoding="utf8")
     assert front(folder)["library_name"] == "peft"
@@ -95,6 +93,10 @@ def test_a_card_tells_where_it_comes_from(recipe: str, run_folder: Path) -> None
         assert told in card
     summary = json.loads((run_folder / "test" / "summary.json").read_text(encoding="utf8"))
     assert "| kl.coef | 0.2 |" in card
+    words = f"fit --config {recipe} {' '.join(QUICK)} --export.merged=true"
+    assert f"| command | python -m detox_lightning {words} |" in card
+    assert f"| data | {Path(recipe).parent} |" in card
+    assert "datasets" not in front(folder)
     toxicity = summary["figures"]["sampled"]["toxicity"]["after"]["value"]
     assert f"{toxicity:.3f}" in card.partition("## The last test")[2]
     fitted = (run_folder / "adapter" / "README.md").read_text(encoding="utf8")
@@ -173,27 +175,3 @@ def test_supervised_then_ppo_then_others(
     assert done.returncode == 0, done.stderr
     for said in json.loads(done.stdout):
         assert [text.strip() for text in said] == [row["response"] for row in rows]
-
-
-def test_nothing_leaves_this_machine_unless_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[Any] = []
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, *a, **k: calls.append(("made", a, k)))
-    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **k: calls.append(("sent", k)))
-    upload(tmp_path, "me/mild")
-    assert calls == [
-        ("made", ("me/mild",), {"private": True, "exist_ok": True}),
-        ("sent", {"repo_id": "me/mild", "folder_path": tmp_path}),
-    ]
-
-    def refused(self: HfApi, *args: Any, **options: Any) -> None:
-        raise OSError("401 Unauthorized")
-
-    monkeypatch.setattr(HfApi, "create_repo", refused)
-    with pytest.raises(InputError) as caught:
-        upload(tmp_path, "me/mild")
-    assert str(caught.value) == (
-        f"export.push_to_hub=me/mild: not uploaded (401 Unauthorized). The folder {tmp_path} is "
-        f"whole; later: hf upload me/mild {tmp_path}"
-    )

@@ -25,6 +25,7 @@ from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.configuration import ConfigurationCallback
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
+from detox_lightning.callbacks.origin import OriginCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
@@ -35,7 +36,7 @@ TRAINER_DEFAULTS = {
     "logger": lazy_instance(
         TensorBoardLogger, save_dir="runs", name="default", default_hp_metric=False
     ),
-    "callbacks": [DashboardCallback()],  # always there
+    "callbacks": [DashboardCallback(), OriginCallback()],  # always there
     "log_every_n_steps": 1,
     "num_sanity_val_steps": 0,
 }
@@ -118,7 +119,13 @@ def condense(message: str) -> str:
 
 
 class DetoxTrainer(Trainer):
-    """Lightning's Trainer with one verb more."""
+    """Lightning's Trainer with one verb more.
+
+    Attributes:
+        words: The command line that it was made by; None: it was made otherwise.
+    """
+
+    words: Sequence[str] | None = None
 
     def export(
         self,
@@ -157,6 +164,7 @@ class DetoxCLI(LightningCLI):
             args: The command line's words; None for the program's own.
         """
         quieten()
+        self.words = sys.argv[1:] if args is None else list(args)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -211,6 +219,12 @@ class DetoxCLI(LightningCLI):
         """Sets the number of threads."""
         if threads := self.config[self.subcommand].threads:
             torch.set_num_threads(threads)
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Makes the trainer, which knows the command line."""
+        trainer = super().instantiate_trainer(**options)
+        trainer.words = self.words  # type: ignore[attr-defined]
+        return trainer
 
     def test(self, **options: Any) -> None:
         """Runs ``test``; where a report's table is printed, Lightning's long one is not."""

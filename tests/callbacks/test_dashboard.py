@@ -15,8 +15,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from detox_lightning.algorithm.advantages import RLOO
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.callbacks.dashboard import CHARTS, DashboardCallback, final, hyper_parameters
+from detox_lightning.callbacks.dashboard import DashboardCallback, final, hyper_parameters
 from detox_lightning.modules import SupervisedModule
+from detox_lightning.report.panels import PANELS
 from detox_lightning.rewards import ClassifierReward
 from ppo_toys import make_module
 from toys import make_trainer, pairs_loader
@@ -77,8 +78,10 @@ def test_charts_show_the_curves_that_they_name_and_no_others(events: EventAccumu
         chart.title: [[c for c in curves if re.match(tag, c)] for tag in chart.multiline.tag]
         for chart in category.chart
     }
-    assert shown == {title: [[name] for name in names] for title, names in CHARTS.items()}
-    assert {"score", "toxicity", "KL"} <= set(shown)
+    assert list(shown.values()) == [[[name] for name in panel.names] for panel in PANELS.values()]
+    assert {name for (name,) in shown["ROUGE"]} == {f"val/rouge{n}" for n in (1, 2, "L", "Lsum")}
+    assert shown["Score"] == [["objective/scores_mean"], ["val/score"]]
+    assert shown["Toxicity"] == [["val/toxicity"], ["val/toxicity_probability"]]
 
 
 def test_other_stages_have_no_charts_but_a_row(tmp_path: Path, tiny_t5: str) -> None:

@@ -1,6 +1,9 @@
 """When a folder is written, where, and when not."""
 
+import os
+import subprocess
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoModelForSeq2SeqLM
 
 from detox_lightning.callbacks.export import ExportCallback, write_whole
+from detox_lightning.callbacks.folders import whole
 from detox_lightning.errors import InputError
 from detox_lightning.models.lora import LoRA
 from detox_lightning.modules.supervised import SupervisedModule
@@ -84,10 +88,8 @@ def test_half_a_folder_never_looks_whole(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="no space"):
         write_whole(Halting(), tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-    write_whole(
-        Whole(), tmp_path / "model"
-    )  # what was left behind is no obstacle and no part of it
+    assert list(tmp_path.iterdir()) == []
+    write_whole(Whole(), tmp_path / "model")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     with pytest.raises(InputError, match="something in it"):
@@ -107,3 +109,53 @@ def test_a_trial_run_writes_nothing(tiny_t5: str, tmp_path: Path) -> None:
     export = ExportCallback()
     fit(tmp_path, tiny_t5, export, fast_dev_run=True)
     assert export.written is None
+
+
+def test_a_folder_that_is_filled_during_the_run_costs_nothing(tiny_t5: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+
+    class Fill(Callback):
+        def on_train_end(self, *_: Any) -> None:
+            folder.mkdir()
+            (folder / "notes.txt").write_text("mine")
+
+    export = ExportCallback(str(folder))
+    with pytest.warns(UserWarning, match="export.folder=.* was filled by something else meanwhile"):
+        fit(tmp_path, tiny_t5, export, Fill())
+    assert export.written == tmp_path / "mine-1"
+    AutoModelForSeq2SeqLM.from_pretrained(export.written)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_two_may_write_at_a_time_and_what_the_dead_left_goes(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder, host = tmp_path / "model", gethostname()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left, others = (
+        tmp_path / f".model.{host}-{process}.partial" for process in (dead.pid, os.getppid())
+    )
+    elsewhere = tmp_path / f".model.elsewhere-{dead.pid}.partial"
+    for path in (left, others, elsewhere):
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+    with whole(folder) as partial:
+        assert sorted(tmp_path.iterdir()) == sorted([partial, others, elsewhere])
+        others.rename(folder)  # the other one is ready first
+        (partial / "it.txt").write_text("ours")
+    message = f"{folder} was filled by something else meanwhile; writing to {folder}-1"
+    assert message in [str(warning.message) for warning in recwarn]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"model", "model-1", elsewhere.name}
+    assert [path.name for path in (tmp_path / "model-1").iterdir()] == ["it.txt"]
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_files_have_the_rights_of_any_new_file(tiny_t5: str, tmp_path: Path) -> None:
+    (tmp_path / "any").write_text("")
+    export = ExportCallback()
+    fit(tmp_path, tiny_t5, export, lora=LoRA(r=2))
+    rights = {path.name: path.stat().st_mode for path in export.written.iterdir()}
+    assert "adapter_model.safetensors" in rights
+    assert set(rights.values()) == {(tmp_path / "any").stat().st_mode}

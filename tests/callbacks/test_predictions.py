@@ -74,6 +74,18 @@ def test_by_default_in_the_run_s_folder(tmp_path: Path) -> None:
     assert len(read(tmp_path / "named" / "version_1" / "predictions.jsonl")) == 7
 
 
+def test_without_a_name_they_are_numbered(tmp_path: Path) -> None:
+    """Without a logger all runs have the same folder."""
+    for form in ("row", "text", "tensor"):
+        predict(tmp_path, PredictionsCallback(), form)
+    names = ["predictions.jsonl", "predictions-1.jsonl", "predictions-2.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    keys = [list(read(tmp_path / name)[0]) for name in names]
+    assert keys == [["prompt", "after"], ["response"], ["prediction"]]
+    predict(tmp_path, PredictionsCallback(append=True), "text")
+    assert len(read(tmp_path / names[0])) == 14
+
+
 def test_refuses_to_overwrite_before_it_predicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,3 +184,13 @@ def test_the_command_line_takes_one_source_or_several() -> None:
     assert (one.data.source, list(one.data.labels)) == ("a.csv", ["a", "b"])
     more = parser.parse_args(["--data.source=[a.csv,b.csv]", "--data.label_map={x: hate}"])
     assert (more.data.source, more.data.label_map) == (["a.csv", "b.csv"], {"x": "hate"})
+
+
+def test_a_checkpoint_of_other_data_is_said(make: Make) -> None:
+    module = make(labeled("hate", "nothate"))
+    state = module.state_dict()
+    module.load_state_dict({**state, "epoch": 3})
+    assert module.feed.epoch == 3
+    message = "made on the data a, b; this run goes on with .*rows.jsonl"
+    with pytest.warns(UserWarning, match=message):
+        module.load_state_dict({**state, "sources": ["a", "b"]})

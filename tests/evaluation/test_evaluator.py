@@ -1,5 +1,6 @@
 """Policy and reference answer the same prompts with the same noise, and are judged."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,30 @@ def test_kl_is_the_log_ratio_of_samples(make: Any, policy: Policy) -> None:
     expected = ((ours - theirs) * responses.mask).sum(dim=1)
     np.testing.assert_allclose(kl[:, 1], expected.numpy(), atol=1e-5)
     assert expected.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_kl_is_that_of_the_tokens_that_could_be_sampled(
+    make: Any, policy: Policy, top_k: int
+) -> None:
+    """Of one token alone it is the reference's surprise: log 1 - log p."""
+    policy.sampling = replace(policy.sampling, top_k=top_k)
+    evaluator = make(samples=1, greedy=False)
+    batch = collate_pairs(PAIRS[:6])
+    kl = evaluator.compare(batch).figures["after"]["kl"]
+    responses = evaluator.answer(batch, ["sample 1"] * 6, "after").responses
+    rows = batch.prompt_ids, batch.prompt_mask, responses.ids
+    with torch.no_grad():
+        logits = policy(*rows).logits
+        with policy.reference():
+            surprise = -policy(*rows).logprobs
+    mine = logits.gather(-1, responses.ids[..., None])[..., 0]
+    ours = mine - logits.topk(top_k).values.logsumexp(-1)
+    if top_k == 1:
+        np.testing.assert_allclose(ours[responses.mask], 0, atol=1e-6)
+    expected = torch.where(responses.mask, ours + surprise, 0).sum(dim=1)
+    np.testing.assert_allclose(kl[:, 0], expected.numpy(), atol=1e-4)
+    assert expected.min() > 1  # nats, of a reference that leaves all 200 words possible
 
 
 def test_responses_are_made_in_batches(

@@ -1,13 +1,17 @@
 """Opening by name, and what is said where it can't be."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
+from detox_lightning.models import loading
 from detox_lightning.models.loading import (
+    Base,
     adapter_base,
     load_model,
     load_tokenizer,
@@ -15,6 +19,7 @@ from detox_lightning.models.loading import (
     save_model,
 )
 from detox_lightning.models.lora import LoRA, add_lora
+from detox_lightning.models.start import find_start
 
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 
@@ -36,6 +41,17 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
             load_tokenizer(name)
 
 
+def test_a_folder_that_is_gone_may_look_like_a_hub_id(tmp_path: Path) -> None:
+    for name in ("runs/gone", "runs/tiny/version_0/gone", str(tmp_path / "gone")):
+        with pytest.raises(InputError) as caught:
+            find_start(name) and load_model(SEQ2SEQ, name)
+        assert str(caught.value).startswith(
+            f"can't open the model {name!r}: there is no such folder here, and as a hub id: "
+        )
+    with pytest.raises(InputError, match=f"can't open the model '{tmp_path}': (?!there is no)"):
+        load_model(SEQ2SEQ, str(tmp_path))
+
+
 def test_only_safetensors_are_read(tiny_t5: str, tmp_path: Path) -> None:
     tiny_t5_model().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
@@ -52,7 +68,7 @@ def test_an_adapter_names_its_base(tiny_t5: str, tmp_path: Path) -> None:
         word_tokenizer(),
         tmp_path,
     )
-    assert adapter_base(str(tmp_path)) == tiny_t5
+    assert adapter_base(str(tmp_path)) == Base(tiny_t5)
 
 
 def test_an_adapters_base_is_found_from_anywhere(
@@ -62,7 +78,7 @@ def test_an_adapters_base_is_found_from_anywhere(
     monkeypatch.chdir(tmp_path)
     model = add_lora(load_model(SEQ2SEQ, "base"), LoRA(r=2), "SEQ_2_SEQ_LM")
     save_model(model, word_tokenizer(), "adapter")
-    assert adapter_base("adapter") == str(tmp_path / "base")
+    assert adapter_base("adapter") == Base(str(tmp_path / "base"))
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true", "16"])
@@ -74,3 +90,23 @@ def test_half_precision_is_refused(precision: str) -> None:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
 def test_other_precisions_are_not(precision: str) -> None:
     refuse_half(precision)
+
+
+def test_quantized_weights_go_where_the_trainer_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They can't move later; and a GPU that is there may not be the one that is asked for."""
+    asked: list[dict[str, Any]] = []
+    answer = SimpleNamespace(eval=lambda: None)
+    monkeypatch.setattr(
+        loading, "open_by_name", lambda *_, **options: asked.append(options) or answer
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+    eight, four = (SimpleNamespace(load_in_4bit=bits == 4) for bits in (8, 4))
+    for device, expected in (("cpu", "cpu"), ("cuda:3", 3), ("cuda", 1), (None, 1)):
+        where = device and torch.device(device)
+        load_model(SEQ2SEQ, "it", device=where, quantization_config=eight)
+        assert asked[-1]["device_map"] == {"": expected}
+    load_model(SEQ2SEQ, "it", device=torch.device("cpu"))
+    assert "device_map" not in asked[-1]
+    with pytest.raises(InputError, match=r"weights.quantization=4bit needs a CUDA GPU"):
+        load_model(SEQ2SEQ, "it", device=torch.device("cpu"), quantization_config=four)

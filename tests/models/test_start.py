@@ -5,16 +5,27 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import Weights, save_model
+from detox_lightning.models import loading, lora
+from detox_lightning.models.loading import (
+    Base,
+    Weights,
+    adapter_base,
+    open_by_name,
+    save_merged,
+    save_model,
+)
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.start import VALUE_HEAD as HEAD
 from detox_lightning.models.start import Start, find_start
+from detox_lightning.modules.reward import RewardModule
 from detox_lightning.modules.supervised import SupervisedModule
-from ppo_toys import fit, make_module
+from ppo_toys import equal, fit, make_module
 from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 
 SHAPES = {
@@ -70,12 +81,29 @@ def test_a_supervised_checkpoint(tiny_t5: str, tmp_path: Path, shape: str) -> No
     assert not [n for n, p in policy.named_parameters() if p.requires_grad and "reference" in n]
 
 
-def test_a_checkpoint_of_ppo_itself(tiny_t5: str, tiny_classifier: str, tmp_path: Path) -> None:
+def test_a_checkpoint_or_a_folder_of_ppo_itself(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The value head goes on, too, where there is one in either and it fits."""
     module = make_module(tiny_t5, tiny_classifier)
     trainer = fit(tmp_path, module, rollouts=1)
-    trainer.save_checkpoint(tmp_path / "ppo.ckpt")
-    again = load_policy(str(tmp_path / "ppo.ckpt"), LoRA(), Sampling())
-    torch.testing.assert_close(logprobs(again), logprobs(module.policy), atol=1e-6, rtol=0)
+    assert "The value head goes on" not in caplog.text
+    checkpoint, adapter = str(tmp_path / "ppo.ckpt"), str(tmp_path / "adapter")
+    trainer.save_checkpoint(checkpoint)
+    module.export(adapter)
+    head = module.policy.value_head.linear.weight
+    assert head.abs().max() > 1e-3
+    for name in (checkpoint, adapter):
+        again = load_policy(name, LoRA(), Sampling())
+        torch.testing.assert_close(logprobs(again), logprobs(module.policy), atol=1e-6, rtol=0)
+        assert torch.equal(again.value_head.linear.weight, head)
+        assert load_policy(name, LoRA(), Sampling(), value_head=False).value_head is None
+    save_file(
+        {"linear.weight": torch.ones(1, 8), "linear.bias": torch.ones(1)}, f"{adapter}/{HEAD}"
+    )
+    assert not load_policy(adapter, LoRA(), Sampling()).value_head.linear.weight.any()
+    fit(tmp_path, make_module(checkpoint, tiny_classifier), rollouts=1)
+    assert f"The value head goes on from that of {checkpoint}" in caplog.text
 
 
 def test_an_adapter_on_the_base_one_gives(tiny_t5: str, tmp_path: Path) -> None:
@@ -90,6 +118,69 @@ def test_an_adapter_on_the_base_one_gives(tiny_t5: str, tmp_path: Path) -> None:
     )
     assert find_start(adapter, revision="v1") == Start(tiny_t5, adapter, adapter_revision="v1")
     assert find_start(tiny_t5, revision="v1") == Start(tiny_t5, base_revision="v1")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
+    """What was opened by name, which, and of which revision; a folder has but one."""
+    calls: list[tuple[str, str, Any]] = []
+
+    def noting(what: str, name: str, loader: Any, **options: Any) -> Any:
+        if "adapter_config" not in loader.__name__:  # which looks whether it is an adapter
+            calls.append((what, name, options.get("revision")))
+        return open_by_name(what, name, loader, **options)
+
+    monkeypatch.setattr(loading, "open_by_name", noting)
+    monkeypatch.setattr(lora, "open_by_name", noting)
+    return calls
+
+
+def test_a_bases_revision_goes_wherever_its_adapter_goes(
+    tiny_t5: str, tmp_path: Path, opened: list[tuple[str, str, Any]]
+) -> None:
+    torch.manual_seed(0)
+    module = SupervisedModule(tiny_t5, LoRA(r=2), weights=Weights(revision="v1"))
+    trainer = make_trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, pairs_loader(8))
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    module.export(tmp_path / "adapter")
+    checkpoint, adapter = str(tmp_path / "it.ckpt"), str(tmp_path / "adapter")
+    assert opened == [("tokenizer", tiny_t5, "v1"), ("model", tiny_t5, "v1")]
+    assert adapter_base(adapter) == Base(tiny_t5, "v1")
+
+    assert find_start(checkpoint) == Start(tiny_t5, checkpoint=checkpoint, base_revision="v1")
+    assert find_start(checkpoint, revision="v2").base_revision == "v2"  # flags win
+    start = find_start(adapter, revision="mine")
+    assert start == Start(tiny_t5, adapter, base_revision="v1", adapter_revision="mine")
+    for begin, expected in (
+        (find_start(checkpoint), [("model", tiny_t5, "v1")]),
+        (start, [("model", tiny_t5, "v1"), ("adapter", adapter, "mine")]),
+    ):
+        opened.clear()
+        policy = load_policy(begin, LoRA(), Sampling())
+        assert opened == expected
+        save_model(policy.model, word_tokenizer(), tmp_path / "next")
+        assert adapter_base(str(tmp_path / "next")) == Base(tiny_t5, "v1")
+
+    opened.clear()
+    save_merged(tmp_path / "adapter", tmp_path / "merged", "AutoModelForSeq2SeqLM")
+    assert opened[0] == ("model", tiny_t5, "v1")
+
+
+def test_supervised_training_goes_on_from_an_adapter_and_its_bases_revision(
+    tiny_t5: str, tmp_path: Path, opened: list[tuple[str, str, Any]]
+) -> None:
+    first, checkpoint = supervised(tmp_path, tiny_t5, LoRA(r=2))
+    save_model(first.model, word_tokenizer(), tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"revision": null', '"revision": "v3"'))
+    for name, revision in ((str(tmp_path / "adapter"), "v3"), (checkpoint, None)):
+        opened.clear()
+        module = SupervisedModule(name)
+        module.configure_model()
+        assert opened[:2] == [("tokenizer", tiny_t5, revision), ("model", tiny_t5, revision)]
+        for key, value in first.model.state_dict().items():
+            assert torch.equal(module.model.state_dict()[key], value), key
 
 
 def test_a_whole_model_is_trained_against_a_frozen_copy(
@@ -158,12 +249,18 @@ def test_quantized_bases_take_adapters(tiny_classifier: str, tmp_path: Path) -> 
     torch.manual_seed(0)
     weights = Weights(quantization="8bit")
     module = make_module("demo:policy", tiny_classifier, weights=weights, lr=1e-4)
-    fit(tmp_path, module, rollouts=1)
+    fit(tmp_path, module, rollouts=1).save_checkpoint(tmp_path / "it.ckpt")
     kinds = {type(layer).__name__ for layer in module.policy.base.modules()}
     assert "Linear8bitLt" in kinds
     assert module.watched[0].metrics["ppo/policy/ratio"] == pytest.approx(1, abs=0.1)
     after = module.watched[0].after
     assert all(p.any() for name, p in after.items() if "lora_B" in name)
+    plain = make_module("demo:policy", tiny_classifier)  # where bitsandbytes isn't at hand
+    plain.configure_model()
+    checkpoint = torch.load(tmp_path / "it.ckpt", weights_only=True)
+    plain.on_load_checkpoint(checkpoint)
+    plain.load_state_dict(checkpoint["state_dict"], strict=False)
+    assert equal(plain.copies(), after)
     with pytest.raises(InputError, match="a quantized base can't be trained; give lora"):
         load_policy("demo:policy", None, Sampling(), weights=weights)
 
@@ -189,6 +286,10 @@ def test_the_base_must_stay_as_it_is(tiny_t5: str, option: dict[str, Any]) -> No
 def test_whole_models_are_trained_in_float32(tiny_t5: str) -> None:
     with pytest.raises(InputError, match=r"weights.dtype=bfloat16: small steps are lost"):
         load_policy(tiny_t5, None, Sampling(), weights=Weights(dtype="bfloat16"))
+    with pytest.raises(InputError, match=r"weights.dtype=bfloat16: small steps are lost"):
+        SupervisedModule(tiny_t5, weights=Weights(dtype="bfloat16")).configure_model()
+    with pytest.raises(InputError, match=r"weights.dtype=bfloat16: small steps are lost"):
+        RewardModule(tiny_t5, weights=Weights(dtype="bfloat16"))
 
 
 def test_without_bitsandbytes_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

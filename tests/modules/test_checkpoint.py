@@ -17,6 +17,7 @@ from detox_lightning.modules.checkpoint import (
     plain,
     stamp,
 )
+from detox_lightning.modules.misfit import misfits
 
 
 class Tied(LightningModule):
@@ -92,3 +93,56 @@ def test_plain_values() -> None:
     assert type(value["lora"]["r"]) is int
     assert value["on"] is True
     assert plain(torch.float32) == "torch.float32"
+
+
+def test_what_differs_is_named_by_its_flag() -> None:
+    adapter: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v", "q"]}
+    adapter |= {"use_dora": False, "lora_dropout": 0.0}
+    more = {"r": 8, "lora_alpha": 8, "target_modules": ["q", "k"], "use_dora": True}
+    head = ["policy.value_head.linear.weight"]
+    for here, saved, names, expected in (
+        (adapter, {**adapter, "target_modules": ["q", "v"], "lora_dropout": 0.1}, (), []),
+        (
+            more,
+            adapter,
+            (head, head),
+            [
+                "model.lora.r is 8 here, 4 in the checkpoint",
+                "model.lora.target_modules is [q, k] here, [v, q] in the checkpoint",
+                "model.lora.options.use_dora is True here, False in the checkpoint",
+            ],
+        ),
+        (None, adapter, (), ["model.lora is null here, and the checkpoint holds an adapter"]),
+        (
+            adapter,
+            None,
+            (),
+            ["model.lora is given here, and the checkpoint holds a whole model (model.lora=null)"],
+        ),
+        (
+            None,
+            None,
+            (head, []),
+            ["model.advantage needs a value head here, and the checkpoint has none"],
+        ),
+        (
+            None,
+            None,
+            ([], head),
+            ["model.advantage needs no value head here, and the checkpoint has one"],
+        ),
+    ):
+        assert misfits({"adapter": here}, {"adapter": saved}, *(names or ([], []))) == expected
+    revision = misfits({"base_revision": None}, {"base_revision": "v1"}, [], [])
+    assert revision == ["the base's revision is null here, v1 in the checkpoint"]
+    assert misfits({"base_revision": "v2"}, {}, [], []) == []  # an earlier version didn't say
+
+
+def test_a_misfit_names_another_base_first() -> None:
+    with pytest.raises(InputError) as caught:
+        check_trainable(Tied(4), saved(Tied(3)), base="other/base")
+    assert str(caught.value) == (
+        "the checkpoint doesn't fit: the base is other/base here, some/base in the checkpoint. 1 "
+        "parameter differs (first.weight: (3, 3) in the checkpoint, (4, 4) here). It was made with "
+        "stage 'reward', base 'some/base': give the same flags, or leave out --ckpt_path."
+    )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from detox_lightning.algorithm.advantages import Reinforce
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.scores import ScoreShaping
 from detox_lightning.errors import InputError
@@ -96,8 +97,27 @@ def test_an_adapter_of_another_shape_is_refused(
 ) -> None:
     _, folder = whole
     module = make_module(tiny_t5, tiny_classifier, lora=LoRA(r=2), **OPTIONS)
-    with pytest.raises(InputError, match="doesn't fit"):
+    with pytest.raises(
+        InputError, match=r"fit: model.lora.r is 2 here, 4 in the checkpoint; model"
+    ):
         fit(tmp_path, module, rollouts=4, ckpt_path=folder / "epoch=0.ckpt")
+
+
+def test_an_adapter_of_another_scale_and_a_missing_value_head_are_said(
+    whole: tuple[WatchedPPO, Path], tiny_t5: str, tiny_classifier: str
+) -> None:
+    checkpoint = opened(whole[1], 1)
+    module = make_module(tiny_t5, tiny_classifier, lora=LoRA(r=4, alpha=4, dropout=0.1), **OPTIONS)
+    module.configure_model()
+    message = "something else in this run: model.lora.alpha is 4 here, 8 in the checkpoint"
+    with pytest.warns(UserWarning, match=message):
+        module.on_load_checkpoint(checkpoint)
+    module = make_module(
+        tiny_t5, tiny_classifier, lora=LoRA(r=4, alpha=8), advantage=Reinforce(), **OPTIONS
+    )
+    module.configure_model()
+    with pytest.raises(InputError, match=r"fit: model.advantage needs no value head here"):
+        module.on_load_checkpoint(checkpoint)
 
 
 def test_a_loaded_adapters_reference_is_not_saved_and_comes_back(

@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import pytest
 
+from detox_lightning.report.files import short_table
 from detox_lightning.report.page import number, percent, verdict
 from report.samples import (
     CURVES,
@@ -218,3 +219,11 @@ def test_one_prompt_has_numbers_without_intervals() -> None:
     assert table(page)[1][1:] == ["1", "0.500", "0.400", "−0.100", "–"]
     assert shown(page, "Largest gains") == ["after 0 of sample 1"]
     assert with_class(page, "certain") == []
+
+
+def test_one_prompt_is_not_many() -> None:
+    summary = make_summary(sampled={"toxicity": toxicity(n=1)})
+    assert "Sampled responses, 1 prompt." in text(next(rendered(summary).iter("header")))
+    for prompts, start in ((1, "1 prompt, 2 sampled each"), (12, "12 prompts, 2 sampled each")):
+        summary["about"] |= {"prompts": prompts, "samples": 2, "confidence": 0.95}
+        assert short_table(summary).startswith(f"{start}; 95% intervals")

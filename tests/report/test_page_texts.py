@@ -70,7 +70,7 @@ def test_answers_without_toxicity_are_neither_gains_nor_losses() -> None:
         [[0.2], [0.5], [0.8], [nan], [nan], [0.0]],
         ["s"],
     )
-    found = changes(comparison)
+    found = changes(comparison.rows())
     assert [row["prompt"] for row in found["gains"]] == ["prompt 5", "prompt 2"]
     assert [row["prompt"] for row in found["losses"]] == ["prompt 0"]
 

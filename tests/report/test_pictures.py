@@ -10,12 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
+from detox_lightning.report.panels import PANELS
 from detox_lightning.report.pictures import (
     AFTER,
     BEFORE,
     INK,
     MOST_POINTS,
-    PANELS,
     curves_picture,
     histogram,
     present_panels,
@@ -123,7 +123,7 @@ def test_panels_are_those_with_data() -> None:
 
 
 def test_panels_stand_in_rows() -> None:
-    curves = {fixed: [(0, 1.0)] for _, fixed in PANELS.values()}
+    curves = {panel.fixed: [(0, 1.0)] for panel in PANELS.values()}
     rows = [axes.get_subplotspec().rowspan.start for axes in curves_picture(curves).axes]
     assert rows == [0, 0, 0, 1, 1, 1]
 

@@ -9,15 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-# The charts of PPO, whose curves belong side by side.
-CHARTS = {
-    "score": ("objective/scores_mean", "val/score"),
-    "toxicity": ("val/toxicity", "val/toxicity_probability"),
-    "KL": ("objective/kl", "val/kl"),
-    "ROUGE": ("val/rouge1", "val/rouge2", "val/rougeL", "val/rougeLsum"),
-    "length": ("tokens/responses_len_mean", "val/length"),
-    "EOS rate": ("objective/eos_rate", "val/eos_rate"),
-}
+from detox_lightning.report.panels import PANELS
+
 LONGEST = 100  # characters of a value in the table
 SECRET = re.compile(r"(?:^|[._])(?:token|key|password|secret)$", re.IGNORECASE)
 
@@ -52,10 +45,10 @@ class DashboardCallback(Callback):
 
 
 def layout() -> dict[str, dict[str, list[Any]]]:
-    """``CHARTS`` as TensorBoard wants them: names of curves are patterns of how they begin."""
+    """``PANELS`` as TensorBoard wants them: names of curves are patterns of how they begin."""
     charts = {
-        title: ["Multiline", [f"{re.escape(name)}$" for name in names]]
-        for title, names in CHARTS.items()
+        panel.wider or title: ["Multiline", [f"{re.escape(name)}$" for name in panel.names]]
+        for title, panel in PANELS.items()
     }
     return {"detox": charts}
 

@@ -6,13 +6,23 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.callbacks.dashboard import hyper_parameters
-from detox_lightning.callbacks.folders import free, log_folder, refuse_full, run_folder, whole
-from detox_lightning.callbacks.origin import origin
+from detox_lightning.callbacks.folders import (
+    filled_meanwhile,
+    free,
+    log_folder,
+    refuse_full,
+    run_folder,
+    whole,
+)
+from detox_lightning.callbacks.hub import check_push, upload, without_folders
+from detox_lightning.callbacks.origin import KEY as MADE
+from detox_lightning.callbacks.origin import training
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import save_merged
+from detox_lightning.models.loading import is_local, save_merged
+from detox_lightning.modules.checkpoint import KEY as STAMP
 from detox_lightning.report.card import CardFacts, last_test, model_card
 
 MERGED = "merged"
@@ -34,10 +44,13 @@ class ExportCallback(Callback):
             folder: Where to, nothing or an empty folder as yet; null writes ``model`` or
                 ``adapter`` into the run's log folder.
             merged: Whether an adapter is also written as a plain model, merged with its base; into
-                ``merged`` (or ``FOLDER-merged``) beside it.
+                ``merged`` (or ``FOLDER-merged``) beside it. What is trained whole is plain as it
+                is.
             push_to_hub: Name of a private repository on the hub that gets the folder,
-                ``user/name``; null: nothing leaves this machine. Read the model card first: it
-                tells the command and the names of your folders.
+                ``user/name``; null: nothing leaves this machine. The merged model goes to
+                ``user/name-merged``; an adapter whose base is a folder of this machine does not go
+                without it. The model card then tells the last part of each path alone; it tells
+                the command and the hyper-parameters, so read it before you make it public.
         """
         self.folder = folder
         self.merged = merged
@@ -53,17 +66,42 @@ class ExportCallback(Callback):
         if stage == "fit" and self.folder is not None:
             refuse_full(Path(self.folder), f"export.folder={self.folder}")
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says before training what can't be done after it.
+
+        Raises:
+            InputError: If the folder could not be sent to the hub, or would be of no use there.
+        """
+        if not getattr(trainer, "fast_dev_run", False):
+            self.check(pl_module)
+
+    def check(self, module: Any) -> None:
+        """Refuses what can't be sent, and says where there is nothing to merge.
+
+        Args:
+            module: What is exported; its weights are open.
+
+        Raises:
+            InputError: See :func:`check_push`.
+        """
+        is_adapter = module.export_name == "adapter"
+        if self.merged and not is_adapter:
+            rank_zero_warn("export.merged: nothing is merged, as the model is trained whole")
+        if self.push_to_hub:
+            base = module.tokenizer_name if is_adapter else None
+            check_push(self.push_to_hub, base, self.merged)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the folders, in one process."""
         if getattr(trainer, "fast_dev_run", False):
             return
         root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
-        folder = Path(self.folder) if self.folder is not None else free(root / module.export_name)
+        folder = self.free_folder(root / module.export_name)
         self.written = folder
         try:
             if trainer.is_global_zero:
-                self.write(trainer, module, folder, module.hparams)
+                self.write(trainer, module, folder, module.hparams, training(trainer, module))
         finally:  # whatever went wrong, the other processes don't wait for ever
             trainer.strategy.barrier("export")
 
@@ -81,6 +119,7 @@ class ExportCallback(Callback):
         if self.folder is not None:
             refuse_full(Path(self.folder), f"export.folder={self.folder}")
         module.configure_model()
+        self.check(module)
         try:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # a torn file fails in many ways
@@ -91,10 +130,23 @@ class ExportCallback(Callback):
         module.load_state_dict(saved["state_dict"], strict=False)
         root = run_folder(trainer, checkpoint)
         name = f"{module.export_name}-{checkpoint.stem}"
-        folder = Path(self.folder) if self.folder is not None else free(root / name)
+        folder = self.free_folder(root / name)
         options = saved.get("hyper_parameters") or module.hparams
-        self.write(trainer, module, folder, options, last_test(root, checkpoint))
+        # a checkpoint of an earlier version tells less
+        made = {"base": saved[STAMP]["base"], "data": [], "about": {"stage": type(module).__name__}}
+        made |= saved.get(MADE, {})
+        self.write(trainer, module, folder, options, made, last_test(root, checkpoint))
         self.written = folder
+
+    def free_folder(self, default: Path) -> Path:
+        """Where to write: the folder that was given, else the default; over nothing.
+
+        Args:
+            default: Gets a number where there is something.
+        """
+        if self.folder is None:
+            return free(default)
+        return filled_meanwhile(Path(self.folder), f"export.folder={self.folder}")
 
     def write(
         self,
@@ -102,43 +154,65 @@ class ExportCallback(Callback):
         module: Any,
         folder: Path,
         options: Mapping[str, Any],
+        made: Mapping[str, Any],
         tested: dict[str, Any] | None = None,
     ) -> None:
-        """Writes the folder and what else is wanted, each with its card.
+        """Writes the folder and what else is wanted, each with its card, and sends them.
 
         Args:
             trainer: Knows the last validation's figures.
             module: What is exported.
             folder: Where to.
             options: What it was trained with.
+            made: What :func:`training` told of its training.
             tested: ``summary.json`` of a test of it; None: there was none.
         """
         is_adapter = module.export_name == "adapter"
         kind = "classifier" if not hasattr(module, "family") else module.export_name
-        dialogues = getattr(getattr(trainer, "datamodule", None), "dialogues", None)
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k[:4] == "val/"}
         facts = CardFacts(
             folder.name,
             kind,
-            module.tokenizer_name,
-            dialogues.source if dialogues is not None else None,
-            {"stage": type(module).__name__, **getattr(module, "about", {}), **origin()},
+            made["base"],
+            made["data"],
+            made["about"],
             hyper_parameters(options),
             metrics,
             tested,
         )
-        write_whole(module, folder, model_card(facts))
+        write_whole(module, folder, self.card(facts))
         rank_zero_info(f"The trained model is in {folder}")
-        if self.merged and is_adapter:
-            name = folder.name.replace("adapter", MERGED, 1)
-            merged = free(folder.with_name(name if name != folder.name else f"{name}-{MERGED}"))
-            card = model_card(facts._replace(name=merged.name, kind="model"))
-            with whole(merged) as partial:
-                save_merged(folder, partial, module.family.auto_class)
-                (partial / "README.md").write_text(card, encoding="utf8")
-            rank_zero_info(f"Merged with its base it is in {merged}")
-        if self.push_to_hub:
+        merged = self.merge(module, folder, facts) if self.merged and is_adapter else None
+        if self.push_to_hub and not (is_adapter and is_local(module.tokenizer_name)):
             upload(folder, self.push_to_hub)
+        if self.push_to_hub and merged is not None:
+            upload(merged, f"{self.push_to_hub}-{MERGED}")
+
+    def card(self, facts: CardFacts) -> str:
+        """The model card; one that leaves this machine says nothing of its folders."""
+        card = model_card(facts)
+        return without_folders(card) if self.push_to_hub else card
+
+    def merge(self, module: Any, adapter: Path, facts: CardFacts) -> Path:
+        """Writes an adapter merged with its base, beside it.
+
+        Args:
+            module: What it is of.
+            adapter: Its folder.
+            facts: Of its card.
+
+        Returns:
+            The folder.
+        """
+        name = adapter.name.replace("adapter", MERGED, 1)
+        folder = free(adapter.with_name(name if name != adapter.name else f"{name}-{MERGED}"))
+        with whole(folder) as partial:
+            trusted = module.weights.trust_remote_code
+            save_merged(adapter, partial, module.family.auto_class, trusted)
+            card = self.card(facts._replace(name=folder.name, kind="model"))
+            (partial / "README.md").write_text(card, encoding="utf8")
+        rank_zero_info(f"Merged with its base it is in {folder}")
+        return folder
 
 
 def write_whole(module: Any, folder: Path, card: str | None = None) -> None:
@@ -156,26 +230,3 @@ def write_whole(module: Any, folder: Path, card: str | None = None) -> None:
         module.export(partial)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf8")
-
-
-def upload(folder: Path, repository: str) -> None:
-    """Copies a folder to the hub.
-
-    Args:
-        folder: What to copy.
-        repository: ``user/name``; made if it isn't there.
-
-    Raises:
-        InputError: If the hub refuses or can't be reached; the folder stays.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().create_repo(repository, private=True, exist_ok=True)
-        HfApi().upload_folder(repo_id=repository, folder_path=folder)
-    except Exception as error:  # no network, no token, no right: all end the same way
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"export.push_to_hub={repository}: not uploaded ({reason}). The folder {folder} is "
-            f"whole; later: hf upload {repository} {folder}"
-        ) from error

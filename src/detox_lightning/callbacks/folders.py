@@ -1,12 +1,16 @@
 """Where files go: a run's folder, folders that appear when complete, names not yet taken."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
+from socket import gethostname
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
 
@@ -16,22 +20,86 @@ def whole(folder: Path) -> Iterator[Path]:
     """Lets a block fill a folder, which appears under its name at the block's end.
 
     Args:
-        folder: Where to, nothing or an empty folder as yet.
+        folder: Where to, nothing or an empty folder as yet. If another process fills it meanwhile,
+            this one's gets a number.
 
     Yields:
-        The folder to fill, beside it. What is left of an earlier, broken one is removed.
+        The folder to fill, beside it, of this process alone. What processes that are no more have
+        left of theirs is removed.
 
     Raises:
         InputError: If there is something in the folder.
     """
     refuse_full(folder, str(folder))
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_abandoned(folder)
+    partial = folder.with_name(f".{folder.name}.{gethostname()}-{os.getpid()}.partial")
     partial.mkdir(parents=True)
-    yield partial
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
+    try:
+        yield partial
+        let_read(partial)
+        place = filled_meanwhile(folder, str(folder))
+        if place.exists():
+            place.rmdir()
+        partial.rename(place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes what processes of this machine that are no more have left of a folder.
+
+    Args:
+        folder: What was to be written.
+    """
+    for partial in folder.parent.glob(f".{escape(folder.name)}.{escape(gethostname())}-*.partial"):
+        process = partial.name.removesuffix(".partial").rpartition("-")[2]
+        if process.isdecimal() and not is_running(int(process)):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether another process of this machine is still there.
+
+    Args:
+        process: Its id; this one's own is no other's.
+    """
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+def let_read(folder: Path) -> None:
+    """Gives files the rights of any new file: safetensors keeps its own to their owner.
+
+    Args:
+        folder: Which was made with the usual rights.
+    """
+    rights = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(rights)
+
+
+def filled_meanwhile(folder: Path, name: str) -> Path:
+    """A folder that was empty when it was looked at; with a number, and a warning, if it isn't now.
+
+    So what took hours is not lost.
+
+    Args:
+        folder: Where something is to be written.
+        name: The flag and its value, or the folder: for the warning.
+    """
+    place = free(folder)
+    if place != folder:
+        rank_zero_warn(f"{name} was filled by something else meanwhile; writing to {place}")
+    return place
 
 
 def refuse_full(folder: Path, name: str) -> None:

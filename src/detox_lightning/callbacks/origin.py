@@ -3,11 +3,17 @@
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from detox_lightning.modules.checkpoint import plain
 from detox_lightning.report.files import versions
 
+KEY = "detox_lightning_origin"
 SECRET_NAME = r"(?:token|key|password|secret)"
 SECRET_FLAG = re.compile(rf"^--[\w.-]*{SECRET_NAME}$", re.IGNORECASE)
 # a value after a name, in a flag or inside JSON, and what stands before the @ of an address
@@ -17,25 +23,70 @@ SECRETS = (
 )
 
 
-def origin() -> dict[str, Any]:
-    """Which command made something, when, and with what versions."""
+class OriginCallback(Callback):
+    """Notes in each checkpoint which command made it, of what, with which data and versions."""
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writes plain values, beside what the module writes of itself."""
+        checkpoint[KEY] = plain(training(trainer, pl_module))
+
+
+def training(trainer: Trainer, module: Any) -> dict[str, Any]:
+    """Where what a run trains comes from: ``base``, ``data`` (names), ``about`` (by name).
+
+    Args:
+        trainer: Has the data, and the command line's words.
+        module: What is trained.
+    """
+    about = {"stage": type(module).__name__, **getattr(module, "about", {}), **origin(trainer)}
+    data = getattr(trainer, "datamodule", None)
+    if dialogues := getattr(data, "dialogues", None):
+        names = [dialogues.source]
+    else:
+        names = list(getattr(getattr(data, "texts", None), "sources", ()))
     return {
-        "command": command(sys.argv[1:]),
+        "base": from_anywhere(module.tokenizer_name),
+        "data": [from_anywhere(name) for name in names],
+        "about": about,
+    }
+
+
+def from_anywhere(name: str) -> str:
+    """A name that means the same in another working directory: that of a folder in full.
+
+    Args:
+        name: A file, a folder, or what is none of this machine's.
+    """
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def origin(trainer: Trainer) -> dict[str, Any]:
+    """Which command made something, when, and with what versions.
+
+    Args:
+        trainer: One of the command line has its words.
+    """
+    words = getattr(trainer, "words", None)
+    return {
+        "command": command(sys.argv, "python") if words is None else command(words),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
     }
 
 
-def command(words: list[str]) -> str:
+def command(words: Sequence[str], program: str = "python -m detox_lightning") -> str:
     """The command line that was given, without what is secret.
 
     Args:
         words: Its words after the program's name.
+        program: What stands before them.
     """
-    shown = words
+    shown = list(words)
     for pattern in SECRETS:
         shown = [pattern.sub(r"\1***", word) for word in shown]
     for place, word in enumerate(words[:-1]):
         if SECRET_FLAG.search(word):
             shown[place + 1] = "***"
-    return shlex.join(["python", "-m", "detox_lightning", *shown])
+    return f"{program} {shlex.join(shown)}"

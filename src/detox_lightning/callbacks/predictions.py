@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from detox_lightning.callbacks.folders import log_folder
+from detox_lightning.callbacks.folders import free, log_folder
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.comparison import from_all
 
@@ -26,7 +26,8 @@ class PredictionsCallback(BasePredictionWriter):
         """Sets where to.
 
         Args:
-            file: A new file; null: ``predictions.jsonl`` in the run's folder.
+            file: A new file; null: ``predictions.jsonl`` in the run's folder, with a number if that
+                is there already.
             append: Add to the file if it is there already.
         """
         super().__init__(write_interval="batch")
@@ -48,6 +49,9 @@ class PredictionsCallback(BasePredictionWriter):
             self.path = Path(self.file)
         else:  # asked for once: all processes must ask for the folder together
             self.path = log_folder(trainer) / "predictions.jsonl"
+            if not self.append:  # over nothing; all processes look before one of them writes
+                self.path = free(self.path)
+                trainer.strategy.barrier("predictions have a name")
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         self.partial = self.path.with_name(f"{self.path.name}{rank}.partial")
         self.lines = []

@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.callbacks.folders import (
+    filled_meanwhile,
     free,
     refuse_full,
     refuse_unwritable,
@@ -52,7 +53,7 @@ class ReportCallback(Callback):
         if getattr(module, "comparison", None) is None:
             return
         run = run_folder(trainer, trainer.ckpt_path)
-        folder = Path(self.folder).absolute() if self.folder is not None else free(run / "test")
+        folder = self.free_folder(run / "test")
         if trainer.is_global_zero:
             summary = {
                 "about": describe(trainer, module),
@@ -64,6 +65,12 @@ class ReportCallback(Callback):
         self.written = folder
         trainer.strategy.barrier("report")
 
+    def free_folder(self, default: Path) -> Path:
+        """Where to write: the folder that was given, else the default; over nothing."""
+        if self.folder is None:
+            return free(default)
+        return filled_meanwhile(Path(self.folder).absolute(), f"report.folder={self.folder}")
+
 
 def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
     """What was compared, how and with what.
@@ -73,7 +80,7 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
         module: What was tested.
     """
     dialogues = getattr(getattr(trainer, "datamodule", None), "dialogues", None)
-    made = origin()
+    made = origin(trainer)
     return {
         "command": made["command"],
         "created": made["created"],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from detox_lightning.batch import LabeledBatch
@@ -190,9 +190,15 @@ class LabeledTextDataModule(LightningDataModule):
         self.feed.forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch; see :meth:`Feed.state`."""
-        return self.feed.state(self.trainer)
+        """The place in the epoch, see :meth:`Feed.state`, and of which data."""
+        return {"sources": list(self.texts.sources), **self.feed.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on at the place of the checkpoint."""
+        """Goes on at the place of the checkpoint; warns if the data has another name."""
+        here = list(self.texts.sources)
+        if (sources := state_dict.get("sources", here)) != here:
+            rank_zero_warn(
+                f"the checkpoint was made on the data {', '.join(sources)}; this run goes on with "
+                f"{', '.join(here)}"
+            )
         self.feed.load(state_dict, self.trainer)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -16,6 +16,10 @@ from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
 
 Loaded = TypeVar("Loaded")
+NO_GRADIENT = (
+    "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient through "
+    "such layers; give 8bit, or leave it null"
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Weights:
         dtype: What the base's weights are held in; what is trained beside them is float32.
         quantization: ``4bit`` or ``8bit`` holds the linear layers of a frozen base in so many bits
             (bitsandbytes); null for none.
-        revision: Branch, tag or commit of the model on the hub.
+        revision: Branch, tag or commit, on the hub, of the model that is named; where that is an
+            adapter, its config names its base's.
         attn_implementation: ``sdpa``, ``eager``, …; null: transformers' choice.
         trust_remote_code: Run code that comes with the model.
     """
@@ -47,10 +52,7 @@ class Weights:
                 "pip install 'detox-lightning[quantized]', or leave it null"
             )
         if self.quantization == "4bit" and not torch.cuda.is_available():
-            raise InputError(
-                "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no "
-                "gradient through such layers; give 8bit, or leave it null"
-            )
+            raise InputError(NO_GRADIENT)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -98,13 +100,20 @@ def load_tokenizer(name: str, **options: Any) -> Any:
     return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **options)
 
 
-def load_model(auto_class: str, name: str, dtype: str = "float32", **options: Any) -> Any:
+def load_model(
+    auto_class: str,
+    name: str,
+    dtype: str = "float32",
+    device: torch.device | None = None,
+    **options: Any,
+) -> Any:
     """Opens a model in eval mode.
 
     Args:
         auto_class: ``AutoModelForSeq2SeqLM``, ``AutoModelForSequenceClassification``, …
         name: Hub id, local folder or ``demo:NAME``.
         dtype: ``float32`` or ``bfloat16``; what the weights are held in.
+        device: Where quantized weights go, which can't move later; None: a GPU if there is one.
         options: For ``from_pretrained``: ``revision``, ``attn_implementation``, ``num_labels``, …
 
     Raises:
@@ -114,9 +123,13 @@ def load_model(auto_class: str, name: str, dtype: str = "float32", **options: An
 
     loader = getattr(transformers, auto_class).from_pretrained
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **options}
-    if "quantization_config" in options:
-        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-        options["device_map"] = {"": device}
+    if quantized := options.get("quantization_config"):
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if quantized.load_in_4bit and device.type == "cpu":
+            raise InputError(NO_GRADIENT)
+        on_gpu = device.type == "cuda"
+        index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
+        options["device_map"] = {"": index if on_gpu else device.type}
     return open_by_name("model", name, loader, **options).eval()
 
 
@@ -137,26 +150,73 @@ def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options:
         return loader(locate(name), **given)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        looked = "" if is_local(name) else "there is no such folder here, and as a hub id: "
         raise InputError(
-            f"can't open the {what} {name!r}: {reason} Give a local folder in Hugging Face format "
-            "with safetensors, or a hub id that this machine can reach."
+            f"can't open the {what} {name!r}: {looked}{reason.rstrip('.')}. Give a local "
+            "folder in Hugging Face format with safetensors, or a hub id that this machine can "
+            "reach."
         ) from error
 
 
-def adapter_base(name: str, revision: str | None = None) -> str | None:
+def is_local(name: str) -> bool:
+    """Whether a model is a folder of this machine, rather than the hub's.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``.
+    """
+    return Path(locate(name)).exists()
+
+
+class Base(NamedTuple):
+    """The base model of an adapter.
+
+    Attributes:
+        name: Hub id or local folder.
+        revision: Branch, tag or commit of a hub id; None: the newest.
+    """
+
+    name: str
+    revision: str | None = None
+
+
+def adapter_base(name: str, revision: str | None = None) -> Base | None:
     """The base model that an adapter folder or hub id names, or None if ``name`` is no adapter.
 
     Args:
         name: Hub id, local folder or ``demo:NAME``.
         revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        InputError: If there is no such folder, and a hub id can't be called so.
     """
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    config = find_adapter_config_file(locate(name), revision=revision)
+    config = open_by_name("model", name, find_adapter_config_file, revision=revision)
     if config is None:
         return None
-    base: str = json.loads(Path(config).read_text(encoding="utf8"))["base_model_name_or_path"]
-    return base
+    facts = json.loads(Path(config).read_text(encoding="utf8"))
+    return Base(facts["base_model_name_or_path"], facts.get("revision"))
+
+
+def refuse_whole(weights: Weights) -> None:
+    """Refuses to train all weights of a model that are held in few digits.
+
+    Args:
+        weights: How they would be opened.
+
+    Raises:
+        InputError: If they would be quantized, or in another precision than float32.
+    """
+    if weights.quantization:
+        raise InputError(
+            f"weights.quantization={weights.quantization}: a quantized base can't be trained; give "
+            "lora, or leave quantization null"
+        )
+    if weights.dtype != "float32":
+        raise InputError(
+            f"weights.dtype={weights.dtype}: small steps are lost in weights that are trained in "
+            "it; give lora, or float32 with trainer.precision=bf16-mixed"
+        )
 
 
 def refuse_half(precision: str) -> None:
@@ -203,31 +263,37 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def save_merged(adapter: Path, folder: Path, auto_class: str) -> None:
+def save_merged(
+    adapter: Path, folder: Path, auto_class: str, trust_remote_code: bool = False
+) -> None:
     """Writes an adapter and its base as one plain model, with the adapter's tokenizer.
 
-    The base is opened anew, in float32: merging in place couldn't be undone exactly.
+    The base is opened anew, in float32: merging in place couldn't be undone exactly. An adapter
+    that was trained on a quantized base meets weights that differ from those by what rounding them
+    to a few bits had changed.
 
     Args:
         adapter: Folder of the adapter, whose config names the base.
         folder: Where to; made if it isn't there.
         auto_class: Of the base: ``AutoModelForSeq2SeqLM``, …
+        trust_remote_code: Run code that comes with the base.
 
     Raises:
         InputError: If the base isn't there any more, or a plain model can't hold what was trained.
     """
     from peft import PeftModel
 
-    name = adapter_base(str(adapter))
-    assert name is not None, adapter
-    base = load_model(auto_class, name)
+    found = adapter_base(str(adapter))
+    assert found is not None, adapter
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code or None}
+    base = load_model(auto_class, found.name, revision=found.revision, **trust)
     merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
     head, words = merged.get_output_embeddings(), merged.get_input_embeddings()
     torn_apart = head is not None and not torch.equal(head.weight, words.weight)
     if torn_apart:  # perhaps tied in the base: such a file would hold but one of them
         merged.config.tie_word_embeddings = False
-    save_model(merged, load_tokenizer(str(adapter)), folder)
-    if torn_apart and not _same_weights(merged, load_model(auto_class, str(folder))):
+    save_model(merged, load_tokenizer(str(adapter), **trust), folder)
+    if torn_apart and not _same_weights(merged, load_model(auto_class, str(folder), **trust)):
         raise InputError(
             f"export.merged: {base.config.model_type} ties its embeddings, and one of them was "
             f"trained apart (lora.modules_to_save): no plain model holds that. {adapter} does"

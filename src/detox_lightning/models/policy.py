@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
-from detox_lightning.errors import InputError
 from detox_lightning.models.decoding import Prompts, decode, read
 from detox_lightning.models.family import EncoderDecoder
-from detox_lightning.models.loading import Weights, load_model
-from detox_lightning.models.lora import LoRA, add_lora, copy_adapter, load_adapter
+from detox_lightning.models.loading import Weights
+from detox_lightning.models.lora import LoRA, copy_adapter
 from detox_lightning.models.merging import merged
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Choose, Sampling
-from detox_lightning.models.start import Start, find_start, restore_adapter
+from detox_lightning.models.start import Start, find_start, open_start, saved_value_head
 from detox_lightning.models.value_head import ValueHead
 
 REFERENCE = "reference"
@@ -72,6 +71,7 @@ class Policy(nn.Module):
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
         self.recorder = Recorder()
         self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
+        self.began_with_values = False  # whether the value head was trained before
         self.eval()
 
     @property
@@ -213,6 +213,7 @@ def load_policy(
     sampling: Sampling,
     value_head: bool = True,
     weights: Weights = Weights(),  # noqa: B008
+    device: torch.device | None = None,
 ) -> Policy:
     """Opens a policy to train.
 
@@ -224,6 +225,7 @@ def load_policy(
         sampling: How responses are sampled.
         value_head: Whether there is a value head.
         weights: How the base's are opened; adapters and value head are float32.
+        device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
 
     Raises:
         InputError: If there is no such model or adapter, or a base is to be trained in another
@@ -231,28 +233,13 @@ def load_policy(
     """
     start = find_start(start) if isinstance(start, str) else start
     family = EncoderDecoder()
-    options = {**weights.options, "revision": start.base_revision}
-    base = load_model(family.auto_class, start.base, **options)
-    if start.checkpoint is not None:
-        model = restore_adapter(base, start.checkpoint)
-    elif start.adapter is not None:
-        model = load_adapter(base, start.adapter, revision=start.adapter_revision)
-    elif lora is not None:
-        return Policy(add_lora(base, lora, family.task_type), family, sampling, value_head)
-    elif weights.quantization:
-        raise InputError(
-            f"weights.quantization={weights.quantization}: a quantized base can't be trained; give "
-            "lora, or leave quantization null"
-        )
-    elif weights.dtype != "float32":
-        raise InputError(
-            f"weights.dtype={weights.dtype}: small steps are lost in weights that are trained in "
-            "it; give lora, or float32 with trainer.precision=bf16-mixed"
-        )
-    else:
-        return Policy(base.requires_grad_(True), family, sampling, value_head)
-    copy_adapter(model, REFERENCE)
-    return Policy(model, family, sampling, value_head)
+    model = open_start(start, lora, weights, family.auto_class, family.task_type, device)
+    if start.has_adapter:
+        copy_adapter(model, REFERENCE)
+    policy = Policy(model, family, sampling, value_head)
+    if policy.value_head is not None:
+        policy.began_with_values = policy.value_head.take(saved_value_head(start))
+    return policy
 
 
 def plain_generation_config(model: Any) -> Any:

@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import adapter_base
+from detox_lightning.models.loading import Weights, adapter_base, load_model, refuse_whole
+from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 
 STAMP = "detox_lightning"
 PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
+VALUE_HEAD, ITS_PREFIX = "value_head.safetensors", "policy.value_head."
 
 
 class Start(NamedTuple):
@@ -29,6 +32,11 @@ class Start(NamedTuple):
     base_revision: str | None = None
     adapter_revision: str | None = None
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is an adapter to train on already."""
+        return self.adapter is not None or self.checkpoint is not None
+
 
 def find_start(policy: str, adapter: str | None = None, revision: str | None = None) -> Start:
     """Finds out what a name stands for, before anything is opened.
@@ -36,7 +44,8 @@ def find_start(policy: str, adapter: str | None = None, revision: str | None = N
     Args:
         policy: A base model, an adapter, or a file ``*.ckpt`` of the supervised or PPO stage.
         adapter: An adapter, whose base ``policy`` then is.
-        revision: Branch, tag or commit of ``policy``.
+        revision: Branch, tag or commit of ``policy``; of a checkpoint its base's, which else is
+            the one that it was made with.
 
     Raises:
         InputError: If the checkpoint isn't there or holds no adapter, or if two adapters are given.
@@ -47,16 +56,61 @@ def find_start(policy: str, adapter: str | None = None, revision: str | None = N
                 f"model.adapter={adapter}: the checkpoint {policy} brings an adapter of its own; "
                 "give one of the two"
             )
-        return Start(read_checkpoint(policy)[STAMP]["base"], checkpoint=policy)
+        facts = read_checkpoint(policy)[STAMP]
+        base_revision = revision or facts.get("base_revision")
+        return Start(facts["base"], checkpoint=policy, base_revision=base_revision)
     base = adapter_base(policy, revision)
     if base is not None and adapter is not None:
         raise InputError(
             f"model.adapter={adapter}: model.policy={policy} is an adapter itself; give its base "
-            f"there ({base})"
+            f"there ({base.name})"
         )
     if base is not None:
-        return Start(base, policy, adapter_revision=revision)
+        return Start(base.name, policy, base_revision=base.revision, adapter_revision=revision)
     return Start(policy, adapter, base_revision=revision)
+
+
+def open_start(
+    start: Start,
+    lora: LoRA | None,
+    weights: Weights,
+    auto_class: str,
+    task_type: str,
+    device: torch.device | None = None,
+) -> Any:
+    """Opens a model to train.
+
+    Args:
+        start: Where it begins. An adapter there is trained on.
+        lora: The fresh adapter of a start that has none; None: all weights are trained.
+        weights: How the base's are opened.
+        auto_class: ``AutoModelForSeq2SeqLM``, …
+        task_type: peft's name of the task.
+        device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
+
+    Returns:
+        A ``PeftModel`` whose adapter ``default`` learns, or a plain model that learns.
+
+    Raises:
+        InputError: If there is no such model or adapter, or a base that is quantized, or held in
+            another precision than float32, is to be trained whole.
+    """
+    if lora is None and not start.has_adapter:
+        refuse_whole(weights)
+    options = {**weights.options, "revision": start.base_revision, "device": device}
+    base = load_model(auto_class, start.base, **options)
+    if start.checkpoint is not None:
+        model = restore_adapter(base, start.checkpoint)
+    elif start.adapter is not None:
+        model = load_adapter(base, start.adapter, revision=start.adapter_revision)
+    elif lora is not None:
+        model = add_lora(base, lora, task_type)
+    else:
+        return base.requires_grad_(True)
+    config = model.peft_config["default"]  # the base it is on now, for those who open it later
+    config.base_model_name_or_path = locate(start.base)
+    config.revision = start.base_revision
+    return model
 
 
 def read_checkpoint(file: str) -> dict[str, Any]:
@@ -133,3 +187,28 @@ def restore_adapter(base: Any, file: str) -> Any:
             f"{file}: its adapter doesn't fit the base {facts['base']!r}: {unknown[0]}"
         )
     return model
+
+
+def saved_value_head(start: Start) -> dict[str, torch.Tensor] | None:
+    """The value head that was trained with what a policy begins from; None: there is none.
+
+    Args:
+        start: A checkpoint, an adapter or a model; a folder of them holds it as a file.
+    """
+    from safetensors.torch import load_file
+    from transformers.utils.hub import cached_file
+
+    if start.checkpoint is not None:
+        state = read_checkpoint(start.checkpoint)["state_dict"]
+        head = {n.removeprefix(ITS_PREFIX): x for n, x in state.items() if n.startswith(ITS_PREFIX)}
+        return head or None
+    is_adapter = start.adapter is not None
+    file = cached_file(
+        locate(start.adapter or start.base),
+        VALUE_HEAD,
+        revision=start.adapter_revision if is_adapter else start.base_revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if file is None else load_file(file)

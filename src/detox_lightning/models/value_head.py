@@ -21,6 +21,21 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
+    def take(self, saved: dict[str, Tensor] | None) -> bool:
+        """Goes on from a head that was trained before, if there is one and it is as wide.
+
+        Args:
+            saved: Its ``state_dict``; None: there is none.
+
+        Returns:
+            Whether it did.
+        """
+        own = {name: value.shape for name, value in self.state_dict().items()}
+        if saved is None or {name: value.shape for name, value in saved.items()} != own:
+            return False
+        self.load_state_dict(saved)
+        return True
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # Trainer(precision="bf16-true") casts whole modules; returns need more digits than that.
         return super()._apply(lambda x: _keep_float32(x, fn(x)), recurse)

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
+from detox_lightning.modules.misfit import differs, misfits
 
 KEY = "detox_lightning"
 VERSION = 1
@@ -34,35 +35,43 @@ def keep_trainable(module: LightningModule, checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"] = {name: state[name] for name in trainable_names(module)}
 
 
-def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **facts: Any) -> None:
     """Makes sure that a checkpoint holds just the parameters that learn here, in their shapes.
 
     Lightning then loads it non-strictly (the frozen base isn't in it), which alone would let
-    anything pass.
+    anything pass. What differs without changing a shape, such as the adapter's scale, is warned of.
 
     Args:
         module: With its weights built.
         checkpoint: As Lightning hands it to ``on_load_checkpoint``.
+        facts: What this run would stamp; see :func:`~detox_lightning.modules.misfit.misfits`.
 
     Raises:
-        InputError: If a name or a shape differs; the first few are named.
+        InputError: If a name or a shape differs; it says which flags do, and the first few names.
     """
     saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     names = set(trainable_names(module))
     here = {name: tuple(value.shape) for name, value in module.named_parameters() if name in names}
     differing = [name for name in (*here, *saved) if here.get(name) != saved.get(name)]
+    its = checkpoint.get(KEY, {})
+    reasons = misfits(plain(facts), its, here, saved)
     if not differing:
+        if reasons:
+            told = "; ".join(reasons)
+            rank_zero_warn(f"the checkpoint's weights mean something else in this run: {told}")
         return
+    if facts.get("base", its.get("base")) != its.get("base"):
+        reasons.insert(0, differs("the base", facts["base"], its["base"]))
     differing = list(dict.fromkeys(differing))
     shown = "; ".join(
         f"{name}: {saved.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} here"
         for name in differing[:3]
     )
+    number = f"{len(differing)} parameter{'s differ' if len(differing) > 1 else ' differs'}"
     raise InputError(
-        f"the checkpoint doesn't fit: {len(differing)} parameters differ ({shown}). Likely causes: "
-        "another lora.r, lora.target_modules or lora.modules_to_save, training with LoRA against "
-        "training in full, or another base. "
-        f"It was made with {_origin(checkpoint)}: give the same flags, or leave out --ckpt_path."
+        f"the checkpoint doesn't fit: {'; '.join(reasons) or 'it is of another model'}. {number} "
+        f"({shown}). It was made with {_origin(checkpoint)}: give the same flags, or leave out "
+        "--ckpt_path."
     )
 
 

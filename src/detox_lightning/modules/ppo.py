@@ -36,7 +36,7 @@ from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half,
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
-from detox_lightning.models.start import Start, adapter_facts, find_start
+from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
@@ -393,7 +393,12 @@ class PPOModule(LightningModule):
             return
         self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
         self.policy = load_policy(
-            self.start, self.lora, self.sampling, self.advantage.uses_values, self.weights
+            self.start,
+            self.lora,
+            self.sampling,
+            self.advantage.uses_values,
+            self.weights,
+            None if self._trainer is None else self.trainer.strategy.root_device,
         )
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
@@ -417,6 +422,8 @@ class PPOModule(LightningModule):
         """Prints and logs how many parameters there are, and how many learn."""
         counts = self.policy.parameter_counts()
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
+        if self.policy.began_with_values and not self.rollouts:
+            rank_zero_info(f"The value head goes on from that of {self.policy_name}")
         for logger in self.loggers:
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
@@ -436,6 +443,7 @@ class PPOModule(LightningModule):
             STAGE,
             self.tokenizer_name,
             policy=self.policy_name,
+            base_revision=self.start.base_revision,
             lora=self.lora,
             adapter=adapter_facts(self.policy.model),
             rollouts=self.rollouts,
@@ -446,7 +454,13 @@ class PPOModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
         facts = check_stamp(checkpoint, STAGE, self.tokenizer_name)
-        check_trainable(self, checkpoint)
+        check_trainable(
+            self,
+            checkpoint,
+            base=self.start.base,
+            base_revision=self.start.base_revision,
+            adapter=adapter_facts(self.policy.model),
+        )
         self.rollouts = facts["rollouts"]
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
             self.kl_coef = facts["kl_coef"]
@@ -466,4 +480,4 @@ class PPOModule(LightningModule):
         save_model(self.policy.model, self.tokenizer, folder)
         self.policy.generation_config.save_pretrained(folder)
         if self.policy.value_head is not None:
-            save_file(self.policy.value_head.state_dict(), Path(folder) / "value_head.safetensors")
+            save_file(self.policy.value_head.state_dict(), Path(folder) / VALUE_HEAD)

@@ -66,7 +66,7 @@ class RewardModule(LightningModule):
 
         Raises:
             InputError: If there are fewer than two labels, or two of the same name, or the weights
-                are to be quantized, as all of them are trained.
+                are to be quantized or bfloat16, as all of them are trained.
         """
         super().__init__()
         self.save_hyperparameters()
@@ -81,6 +81,11 @@ class RewardModule(LightningModule):
             raise InputError(
                 f"weights.quantization={self.weights.quantization}: a quantized classifier can't "
                 "be trained; leave it null"
+            )
+        if self.weights.dtype != "float32":
+            raise InputError(
+                f"weights.dtype={self.weights.dtype}: small steps are lost in weights that are "
+                "trained in it; give float32, with trainer.precision=bf16-mixed"
             )
         self.mean_loss = MeanMetric()
         self.metrics = classification_metrics(len(labels))
@@ -184,7 +189,13 @@ class RewardModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the parameters that learn, and notes what they are."""
         keep_trainable(self, checkpoint)
-        stamp(checkpoint, STAGE, self.name, labels=self.labels)
+        stamp(
+            checkpoint,
+            STAGE,
+            self.name,
+            base_revision=self.weights.revision,
+            labels=self.labels,
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this model's and of these labels.
@@ -197,7 +208,7 @@ class RewardModule(LightningModule):
             raise InputError(
                 f"labels={self.labels}: the checkpoint's are {facts['labels']}; give the same ones."
             )
-        check_trainable(self, checkpoint)
+        check_trainable(self, checkpoint, base=self.name, base_revision=self.weights.revision)
 
     def _log_metrics(self, prefix: str) -> None:
         if not self.trainer.sanity_checking:  # two batches may well hold a single class

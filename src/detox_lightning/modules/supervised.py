@@ -1,5 +1,6 @@
 """The supervised stage: teaches a sequence-to-sequence model to summarize."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,19 +14,11 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from detox_lightning.batch import PromptBatch
-from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.family import EncoderDecoder
-from detox_lightning.models.loading import (
-    Weights,
-    adapter_base,
-    load_model,
-    load_tokenizer,
-    refuse_half,
-    save_model,
-)
-from detox_lightning.models.lora import LoRA, add_lora, load_adapter
-from detox_lightning.models.start import adapter_facts
+from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
@@ -53,7 +46,8 @@ class SupervisedModule(LightningModule):
         """Notes names and settings; the weights load when a run begins.
 
         Args:
-            model: Hub id or folder of the model to begin from, or of an adapter to train on.
+            model: Hub id or folder of the model to begin from, or of an adapter to train on; or a
+                checkpoint ``*.ckpt`` with an adapter.
             lora: The adapter to train; null trains all weights. An adapter to train on keeps its
                 own shape.
             optimizer: Optimizer and its learning rate.
@@ -78,17 +72,20 @@ class SupervisedModule(LightningModule):
         self.model: Any = None
         self.tokenizer: Any = None
 
+    @cached_property
+    def start(self) -> Start:
+        """Where the model begins; found out when first asked for, which may take the hub."""
+        return find_start(self.name, revision=self.weights.revision)
+
     @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use; an adapter's is its base's."""
-        return adapter_base(self.name, self.weights.revision) or self.name
+        return self.start.base
 
     @property
     def tokenizer_options(self) -> dict[str, Any]:
         """How the data must open it."""
-        is_adapter = self.tokenizer_name != self.name
-        revision = None if is_adapter else self.weights.revision
-        return {**self.weights.file_options, "revision": revision}
+        return {**self.weights.file_options, "revision": self.start.base_revision}
 
     @property
     def padding_side(self) -> Literal["left", "right"]:
@@ -106,22 +103,17 @@ class SupervisedModule(LightningModule):
             return
         if self._trainer is not None:
             refuse_half(self._trainer.precision)
-        options = self.tokenizer_options
         self.tokenizer = load_tokenizer(
-            self.tokenizer_name, padding_side=self.padding_side, **options
+            self.tokenizer_name, padding_side=self.padding_side, **self.tokenizer_options
         )
-        model = load_model(
-            self.family.auto_class, self.tokenizer_name, **{**self.weights.options, **options}
+        model = open_start(
+            self.start,
+            self.lora,
+            self.weights,
+            self.family.auto_class,
+            self.family.task_type,
+            None if self._trainer is None else self._trainer.strategy.root_device,
         )
-        if self.tokenizer_name != self.name:
-            model = load_adapter(model, self.name, revision=self.weights.revision)
-        elif self.lora:
-            model = add_lora(model, self.lora, self.family.task_type)
-        elif self.weights.quantization:
-            raise InputError(
-                f"weights.quantization={self.weights.quantization}: a quantized base can't be "
-                "trained; give lora, or leave quantization null"
-            )
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
@@ -197,13 +189,26 @@ class SupervisedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the parameters that learn, and notes what they are."""
         keep_trainable(self, checkpoint)
-        facts = {"model": self.name, "lora": self.lora, "adapter": adapter_facts(self.model)}
-        stamp(checkpoint, STAGE, self.tokenizer_name, **facts)
+        stamp(
+            checkpoint,
+            STAGE,
+            self.tokenizer_name,
+            model=self.name,
+            base_revision=self.start.base_revision,
+            lora=self.lora,
+            adapter=adapter_facts(self.model),
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this model's."""
         check_stamp(checkpoint, STAGE, self.tokenizer_name)
-        check_trainable(self, checkpoint)
+        check_trainable(
+            self,
+            checkpoint,
+            base=self.start.base,
+            base_revision=self.start.base_revision,
+            adapter=adapter_facts(self.model),
+        )
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
         logits, _ = self.family.forward(

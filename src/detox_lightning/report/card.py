@@ -1,8 +1,11 @@
 """A model card: what a folder holds, where it comes from, and what is known of it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from detox_lightning.report.page import counted
 
 USES = {
     "summarization": (
@@ -35,7 +38,7 @@ class CardFacts(NamedTuple):
         name: Of the folder.
         kind: ``adapter``, ``model`` or ``classifier``.
         base: Name of the model that training began from.
-        data: Name of the data, if it is known.
+        data: Names of the data, if they are known.
         about: What else to tell, by name: stage, reward, command, versions, …
         hyper_parameters: By name.
         metrics: Of the last validation, by name.
@@ -45,7 +48,7 @@ class CardFacts(NamedTuple):
     name: str
     kind: str
     base: str
-    data: str | None
+    data: list[str]
     about: dict[str, Any]
     hyper_parameters: dict[str, Any]
     metrics: dict[str, float]
@@ -63,12 +66,12 @@ def model_card(facts: CardFacts) -> str:
     task = "text-classification" if facts.kind == "classifier" else "summarization"
     data = ModelCardData(
         base_model=facts.base if _is_public(facts.base) else None,
-        datasets=[facts.data] if facts.data and _is_public(facts.data) else None,
+        datasets=[name for name in facts.data if _is_public(name)] or None,
         library_name="peft" if facts.kind == "adapter" else "transformers",
         pipeline_tag=task,
         tags=["detox_lightning", *(["lora"] if facts.kind == "adapter" else [])],
     )
-    origin = {"base": facts.base, "data": facts.data or "unknown", **facts.about}
+    origin = {"base": facts.base, "data": ", ".join(facts.data) or "unknown", **facts.about}
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {facts.name}",
         f"Trained with detox_lightning on `{facts.base}`.",
@@ -101,15 +104,15 @@ def last_test(run: Path, checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _is_public(name: str) -> bool:
-    """Whether a name can be one of the hub's, rather than a folder here or the demo's."""
-    return not Path(name).exists() and ":" not in name and name.count("/") <= 1
+    """Whether a name can be one of the hub's, rather than a folder or the demo's."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)) and not Path(name).exists()
 
 
 def _tested(summary: dict[str, Any]) -> str:
     """Figures before and after, with their intervals."""
     group, figures = next(iter(summary["figures"].items()))
     lines = [
-        f"{summary['about']['prompts']} prompts, {group} responses, 95 % intervals.\n",
+        f"{counted(summary['about']['prompts'], 'prompt')}, {group} responses, 95 % intervals.\n",
         "| | before | after |\n|---|---|---|",
     ]
     lines += [

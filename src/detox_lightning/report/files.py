@@ -7,7 +7,7 @@ from typing import Any
 
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
-from detox_lightning.report.page import render
+from detox_lightning.report.page import counted, render
 
 PACKAGES = (
     "detox-lightning",
@@ -43,7 +43,7 @@ def write_files(
     (folder / "summary.json").write_text(whole, encoding="utf8")
     (folder / "comparison.jsonl").write_text("".join(lines), encoding="utf8")
     parquet.write_table(Table.from_pylist(rows), folder / "comparison.parquet")
-    (folder / "report.html").write_text(render(summary, comparison, curves), encoding="utf8")
+    (folder / "report.html").write_text(render(summary, comparison, curves, rows), encoding="utf8")
 
 
 def short_table(summary: dict[str, Any]) -> str:
@@ -55,7 +55,9 @@ def short_table(summary: dict[str, Any]) -> str:
     group, figures = next(iter(summary["figures"].items()))
     about = summary["about"]
     kind = f"{about['samples']} sampled" if group == "sampled" else group
-    head = f"{about['prompts']} prompts, {kind} each; {about['confidence']:.0%} intervals"
+    head = (
+        f"{counted(about['prompts'], 'prompt')}, {kind} each; {about['confidence']:.0%} intervals"
+    )
     rows = [(head, "before", "after", "better by")]
     for entry in (figures[name] for name in SHORT if name in figures):
         better = _cell(entry["improvement"], "{:+.1%}")

@@ -30,7 +30,12 @@ FEW = 10
 UNKNOWN = "–"
 
 
-def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -> str:
+def render(
+    summary: Mapping[str, Any],
+    comparison: Comparison,
+    curves: Curves,
+    rows: list[dict[str, Any]] | None = None,
+) -> str:
     """Writes the page.
 
     Args:
@@ -39,6 +44,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
             and ``high`` of ``before``, ``after``, ``difference`` and ``improvement``.
         comparison: The texts, and what is known of each.
         curves: What training logged: pairs of rollout and value, by metric.
+        rows: The comparison's, if they are made already.
 
     Returns:
         HTML without scripts, and without references to anything outside of it.
@@ -59,7 +65,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         costs=[main[name] for name in COSTS if name in main],
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
-        changes=changes(comparison),
+        changes=changes(comparison.rows() if rows is None else rows),
         most=MOST_CHANGED,
     )
 
@@ -75,7 +81,12 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "marked": marked}
+    environment.filters |= {
+        "counted": counted,
+        "number": number,
+        "percent": percent,
+        "marked": marked,
+    }
     environment.tests |= {"certain": excludes_zero, "known": is_known}
     return environment.get_template("template.html")
 
@@ -128,6 +139,16 @@ def percent(value: float | None) -> str:
     return f"{shown:{'+' if shown else ''},.1f}\xa0%".replace("-", "−")
 
 
+def counted(count: int, noun: str) -> str:
+    """How many of something: ``1 prompt``, ``2 prompts``.
+
+    Args:
+        count: How many.
+        noun: Of one.
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     """Says in a sentence whether the change may be chance.
 
@@ -139,8 +160,8 @@ def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     changed = toxicity.get("changed")
     if changed is not None and changed < FEW:
         return (
-            f"Toxicity changed at {changed} of {toxicity['n']} prompts: too few to tell whether it "
-            "is chance."
+            f"Toxicity changed at {changed} of {counted(toxicity['n'], 'prompt')}: too few to tell "
+            "whether it is chance."
         )
     difference = toxicity["difference"]
     if not (is_known(difference, "low") and is_known(difference, "high")):
@@ -153,16 +174,15 @@ def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     return f"{start} excludes zero: by this measure the policy is {kind} toxic than the reference."
 
 
-def changes(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+def changes(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The rows whose toxicity changed, the largest change first.
 
     Args:
-        comparison: The answers.
+        rows: Of a comparison.
 
     Returns:
         ``gains``, where it fell, and ``losses``, where it rose.
     """
-    rows = comparison.rows()
     fell = [row for row in rows if row["difference"] < 0]
     rose = [row for row in rows if row["difference"] > 0]
     return {

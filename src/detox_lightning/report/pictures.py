@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detox_lightning.report.curves import Curves
+from detox_lightning.report.panels import PANELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,16 +53,6 @@ STYLE: dict[Any, Any] = {
 }
 PANEL = 3.4, 2.3  # inches: in a column of a page its letters are as large as a caption's
 MOST_POINTS = 1000
-
-# Each panel's metrics: of every rollout, and of the fixed prompts.
-PANELS: dict[str, tuple[str, str]] = {
-    "Score": ("objective/scores_mean", "val/score"),
-    "Toxicity": ("", "val/toxicity"),
-    "KL to the reference, nats": ("objective/kl", "val/kl"),
-    "ROUGE-L": ("", "val/rougeL"),
-    "Tokens per response": ("tokens/responses_len_mean", "val/length"),
-    "Share that ended by itself": ("objective/eos_rate", "val/eos_rate"),
-}
 
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
@@ -147,7 +138,11 @@ def present_panels(curves: Curves) -> list[str]:
     Args:
         curves: Pairs of rollout and value, by metric.
     """
-    return [title for title, names in PANELS.items() if any(curves.get(name) for name in names)]
+    return [
+        title
+        for title, panel in PANELS.items()
+        if curves.get(panel.fixed) or (panel.rollout and curves.get(panel.rollout))
+    ]
 
 
 @_styled
@@ -179,7 +174,11 @@ def curves_picture(
 
 def _draw_panel(axes: "Axes", title: str, curves: Curves) -> None:
     """A thin line for rollouts, a line with points for the fixed prompts."""
-    rollout, fixed = (np.array(curves.get(name) or np.empty((0, 2))).T for name in PANELS[title])
+    panel = PANELS[title]
+    rollout, fixed = (
+        np.array(curves.get(name or "") or np.empty((0, 2))).T
+        for name in (panel.rollout, panel.fixed)
+    )
     if rollout.size:
         axes.plot(*rollout, color=INK, alpha=0.5, linewidth=1, label="each rollout")
     if fixed.size:
