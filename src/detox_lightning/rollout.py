@@ -11,7 +11,7 @@ from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import TrainingError
 from detox_lightning.models.decoding import Prompts
-from detox_lightning.models.policy import Policy, PolicyOutput
+from detox_lightning.models.policy import Policy
 from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
 
@@ -141,11 +141,14 @@ def _measure_rows(
     policy: Policy, batch: PromptBatch, response_ids: Tensor, index: Tensor, estimator: Estimator
 ) -> tuple[Tensor, ...]:
     rows = batch.prompt_ids[index], batch.prompt_mask[index], response_ids[index]
-    old: PolicyOutput = policy(*rows)
-    with policy.reference():
-        ref: PolicyOutput = policy(*rows)
     if estimator == "full":
-        kl = full_kl(old.logits, ref.logits)
+        old, logits = policy.with_logits(*rows)
+        with policy.reference():
+            ref, ref_logits = policy.with_logits(*rows)
+        kl = full_kl(logits, ref_logits)
     else:
+        old = policy(*rows)
+        with policy.reference():
+            ref = policy(*rows)
         kl = kl_estimate(old.logprobs, ref.logprobs, estimator)
     return old.logprobs, ref.logprobs, kl, old.values

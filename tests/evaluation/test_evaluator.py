@@ -136,7 +136,7 @@ def test_kl_is_that_of_the_tokens_that_could_be_sampled(
     responses = evaluator.answer(batch, ["sample 1"] * 6, "after").responses
     rows = batch.prompt_ids, batch.prompt_mask, responses.ids
     with torch.no_grad():
-        logits = policy(*rows).logits
+        logits = policy.with_logits(*rows)[1]
         with policy.reference():
             surprise = -policy(*rows).logprobs
     mine = logits.gather(-1, responses.ids[..., None])[..., 0]

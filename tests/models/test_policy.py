@@ -157,34 +157,34 @@ def test_what_a_policy_in_bfloat16_says_is_float32(policy: Policy) -> None:
 
 
 def test_the_reference_is_the_policy_as_it_began(policy: Policy) -> None:
-    began = policy(*rows())
+    began = policy.with_logits(*rows())[1]
     with policy.reference():
-        reference = policy(*rows())
-    assert torch.allclose(reference.logprobs, began.logprobs, atol=1e-6)
+        reference = policy.with_logits(*rows())[1]
+    assert torch.allclose(reference, began, atol=1e-6)
     disturb(policy)
     with policy.reference():
-        still = policy(*rows())
-    assert torch.equal(still.logits, reference.logits)
-    assert not torch.allclose(policy(*rows()).logits, began.logits, atol=1e-2)
+        still = policy.with_logits(*rows())[1]
+    assert torch.equal(still, reference)
+    assert not torch.allclose(policy.with_logits(*rows())[1], began, atol=1e-2)
 
 
 def test_a_loaded_adapters_reference_is_not_the_base(tiny_t5: str, adapter: str) -> None:
-    base = fresh(tiny_t5)(*rows()).logits
+    base = fresh(tiny_t5).with_logits(*rows())[1]
     policy = fresh(adapter)
     with policy.reference():
-        assert not torch.allclose(policy(*rows()).logits, base, atol=1e-2)
+        assert not torch.allclose(policy.with_logits(*rows())[1], base, atol=1e-2)
 
 
 def test_the_reference_leaves_no_trace(policy: Policy) -> None:
     disturb(policy)
-    learns, before = set(trainable(policy)), policy(*rows()).logits
+    learns, before = set(trainable(policy)), policy.with_logits(*rows())[1]
     weights = {name: p.clone() for name, p in policy.named_parameters()}
-    too_many = (*rows(), True, "too many")
+    too_many = (*rows(), None, False, "too many")
     with pytest.raises(TypeError), policy.reference():
         policy(*too_many)
     assert policy.model.active_adapter == "default"
     assert set(trainable(policy)) == learns
-    assert torch.equal(policy(*rows()).logits, before)
+    assert torch.equal(policy.with_logits(*rows())[1], before)
     assert all(torch.equal(p, weights[name]) for name, p in policy.named_parameters())
 
 
@@ -196,11 +196,11 @@ def test_the_reference_never_learns(policy: Policy) -> None:
 
 def test_reference_if(policy: Policy) -> None:
     disturb(policy)
-    policy_logits = policy(*rows()).logits
+    policy_logits = policy.with_logits(*rows())[1]
     with policy.reference_if(False):
-        assert torch.equal(policy(*rows()).logits, policy_logits)
+        assert torch.equal(policy.with_logits(*rows())[1], policy_logits)
     with policy.reference_if(True):
-        assert not torch.equal(policy(*rows()).logits, policy_logits)
+        assert not torch.equal(policy.with_logits(*rows())[1], policy_logits)
 
 
 # -- no dropout
@@ -210,11 +210,11 @@ def test_dropout_never_acts(policy: Policy) -> None:
     """The tiny T5 has a dropout of 0.1, and so has its adapter."""
     assert policy.base.config.dropout_rate == 0.1
     disturb(policy)
-    before = policy(*rows()).logits
+    before = policy.with_logits(*rows())[1]
     policy.train()
     torch.nn.ModuleList([policy]).train()
     assert not any(module.training for module in policy.modules())
-    assert torch.equal(policy(*rows()).logits, before)
+    assert torch.equal(policy.with_logits(*rows())[1], before)
 
 
 # -- log-probabilities are the sampler's
@@ -256,10 +256,10 @@ def test_logprobs_are_the_samplers(tiny_t5: str, sampling: Sampling) -> None:
     assert sampling.min_new_tokens < lengths.min() < lengths.max() == 9
     real = mask_from_lengths(lengths, tokens.shape[1])
     theirs = torch.stack(generated.scores, dim=1).log_softmax(dim=-1)
-    ours = policy(prompts.repeat(8, 1), mask.repeat(8, 1), tokens)
+    ours, logits = policy.with_logits(prompts.repeat(8, 1), mask.repeat(8, 1), tokens)
     chosen = theirs.gather(-1, tokens[..., None]).squeeze(-1)
     assert torch.allclose(ours.logprobs[real], chosen[real], atol=1e-5)
-    assert torch.allclose(ours.logits.log_softmax(-1)[real], theirs[real], atol=1e-5)
+    assert torch.allclose(logits.log_softmax(-1)[real], theirs[real], atol=1e-5)
 
 
 def test_generate_gives_responses_alone(policy: Policy) -> None:
@@ -356,7 +356,7 @@ def test_gradient_checkpointing_changes_nothing(policy: Policy) -> None:
 
     def gradients() -> list[Tensor]:
         policy.zero_grad()
-        output = policy(*rows())
+        output = policy(*rows(), entropy_gradient=True)
         (output.logprobs.sum() + output.values.square().sum() + output.entropy.sum()).backward()
         return [p.grad.clone() for p in trainable(policy).values()]
 

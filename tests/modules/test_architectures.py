@@ -35,6 +35,11 @@ def test_log_probabilities_are_those_of_the_model_s_own_loss(folder: str) -> Non
         )
     ours = -output.logprobs[batch.target_mask].mean()
     torch.testing.assert_close(ours, theirs.loss, atol=1e-5, rtol=0)
+    # none of them loses a bias or a scale where no logits are made
+    assert policy.is_lean
+    with_logits = policy.with_logits(batch.prompt_ids, batch.prompt_mask, batch.target_ids)[0]
+    for lean, whole in zip(output, with_logits, strict=True):
+        torch.testing.assert_close(lean, whole, atol=1e-5, rtol=1e-5)
     # the value head reads what the head of the language model reads
     policy.value_head.linear.weight.data.fill_(1)
     values = policy(batch.prompt_ids, batch.prompt_mask, batch.target_ids).values

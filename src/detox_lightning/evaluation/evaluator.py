@@ -204,7 +204,7 @@ class Evaluator:
             reference: What the reference's encoder says of the prompts.
         """
         ids, mask, _ = answered.responses
-        kl = torch.full((len(ids),), torch.nan, device=ids.device)
+        kl = torch.full((len(ids),), torch.nan, device=ids.device, dtype=torch.float32)
         sampled = answered.samples.nonzero()[:, 0].to(ids.device)
         # those of about the same length together, without the columns that are padding to them all
         sampled = sampled[mask[sampled].sum(dim=1).argsort(descending=True)]
@@ -214,7 +214,7 @@ class Evaluator:
             with self.policy.reference():
                 said = self.policy(*given, reference.select(rows))
             log_ratio = answered.logprobs[rows, :width] - said.logprobs
-            kl[rows] = torch.where(mask[rows, :width], log_ratio, 0).sum(dim=1)
+            kl[rows] = torch.where(mask[rows, :width], log_ratio, 0).sum(dim=1).float()
         return kl
 
 

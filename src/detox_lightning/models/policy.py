@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from detox_lightning.algorithm.head import head_output
 from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
 from detox_lightning.models.decoding import Prompts, decode, read
 from detox_lightning.models.family import EncoderDecoder
@@ -31,17 +32,12 @@ class PolicyOutput(NamedTuple):
         logprobs: ``[m, t]`` log-probabilities of the response tokens under the sampler's
             distribution.
         values: ``[m, t]`` value head.
-        logits: ``[m, t, V]`` of that distribution.
+        entropy: ``[m, t]`` of that distribution, in nats.
     """
 
     logprobs: Tensor
     values: Tensor
-    logits: Tensor
-
-    @property
-    def entropy(self) -> Tensor:
-        """``[m, t]`` of the sampler's distribution, in nats; computed anew each time."""
-        return entropy(self.logits)
+    entropy: Tensor
 
 
 class Policy(nn.Module):
@@ -100,26 +96,57 @@ class Policy(nn.Module):
         prompt_mask: Tensor,
         response_ids: Tensor,
         prompts: Prompts | None = None,
+        entropy_gradient: bool = False,
     ) -> PolicyOutput:
-        """Log-probabilities and values of responses.
+        """Log-probabilities, values and entropies of responses; no logits are kept if possible.
 
         Args:
             prompt_ids: ``[m, s]``.
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
             prompts: What :meth:`read` gave for the prompts; None: they are read now.
+            entropy_gradient: Whether the entropy has a gradient.
         """
-        logits, hidden = self.family.forward(
-            self.base, prompt_ids, prompt_mask, response_ids, prompts and prompts.expanded()[0]
+        given = prompt_ids, prompt_mask, response_ids, prompts
+        if not self.is_lean:
+            return self.with_logits(*given, entropy_gradient)[0]
+        made_of, hidden = self._states(*given, head=False)
+        weight, bias = self.family.head(self.base)
+        logprobs, entropies = head_output(
+            made_of, weight, bias, response_ids, *self._sampler, entropy_gradient
         )
-        logits = sampler_logits(
-            logits, self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_id
-        )
-        return PolicyOutput(
-            logprobs=token_logprobs(logits, response_ids),
-            values=self._values(hidden),
-            logits=logits,
-        )
+        return PolicyOutput(logprobs, self._values(hidden), entropies)
+
+    def with_logits(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        prompts: Prompts | None = None,
+        entropy_gradient: bool = False,
+    ) -> tuple[PolicyOutput, Tensor]:
+        """As :meth:`forward`, and ``[m, t, V]`` logits of the sampler's distribution."""
+        made, hidden = self._states(prompt_ids, prompt_mask, response_ids, prompts, head=True)
+        logits = sampler_logits(made, *self._sampler)
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+            entropies = entropy(logits)
+        logprobs = token_logprobs(logits, response_ids)
+        return PolicyOutput(logprobs, self._values(hidden), entropies), logits
+
+    @cached_property
+    def is_lean(self) -> bool:
+        """Whether log-probabilities can be had without keeping logits."""
+        return self.family.has_plain_head(self.base)
+
+    @property
+    def _sampler(self) -> tuple[float, int, int]:
+        return self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_id
+
+    def _states(
+        self, ids: Tensor, mask: Tensor, response: Tensor, prompts: Prompts | None, head: bool
+    ) -> tuple[Tensor, Tensor]:
+        encoded = prompts.expanded()[0] if prompts else None
+        return self.family.forward(self.base, ids, mask, response, encoded, head)
 
     def _values(self, hidden: Tensor) -> Tensor:
         if self.value_head is None:

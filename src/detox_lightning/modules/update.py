@@ -71,10 +71,11 @@ def backward(module: "PPOModule", minibatch: Experience) -> tuple[LossTerms[floa
                 micro_batch.prompt_ids,
                 micro_batch.prompt_mask,
                 micro_batch.response_ids,
+                entropy_gradient=module.loss.ent_coef > 0,
             )
-            with torch.set_grad_enabled(module.loss.ent_coef > 0):
-                entropy = output.entropy
-            terms = ppo_loss(output.logprobs, output.values, entropy, micro_batch, module.loss)
+            terms = ppo_loss(
+                output.logprobs, output.values, output.entropy, micro_batch, module.loss
+            )
             module.manual_backward(total_loss(terms, module.loss) * scale)
         sums += torch.stack(terms).detach()
     norm = clip_grad_norm_(trainable_parameters(module), module.max_grad_norm or math.inf)

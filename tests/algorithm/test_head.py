@@ -1,0 +1,58 @@
+"""What the head gives without keeping logits is what logits give."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from detox_lightning.algorithm import head as module
+from detox_lightning.algorithm.head import head_output
+from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
+
+B, T, D, V = 5, 7, 16, 50
+SAMPLERS = [(1.0, 0, 1), (0.7, 3, 1)]
+
+
+def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(B, T, D, generator=generator, requires_grad=True)
+    weight = torch.randn(V, D, generator=generator)
+    tokens = torch.randint(2, V, (B, T), generator=generator)
+    return hidden, weight, torch.randn(V, generator=generator) if bias else None, tokens
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_it_is_what_logits_give(
+    sampler: tuple[float, int, int], bias: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", rows * T * V)
+    hidden, weight, more, tokens = inputs(bias)
+    logits = sampler_logits(linear(hidden, weight, more), *sampler)
+    expected = token_logprobs(logits, tokens), entropy(logits)
+    ours = head_output(hidden, weight, more, tokens, *sampler, entropy_gradient=True)
+    for x, y in zip(ours, expected, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+    share = torch.arange(float(B * T)).view(B, T)
+    for x, y in zip(ours, expected, strict=True):
+        gradients = [
+            torch.autograd.grad((z * share).sum(), hidden, retain_graph=True)[0] for z in (x, y)
+        ]
+        assert gradients[1].abs().max() > 1
+        torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_no_logits_are_kept() -> None:
+    hidden, weight, bias, tokens = inputs(True)
+    sizes: list[int] = []
+
+    def noted(x: Tensor) -> Tensor:
+        sizes.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(noted, lambda x: x):
+        logprobs, entropies = head_output(hidden, weight, bias, tokens)
+    assert sizes == [B * T * D]
+    assert logprobs.requires_grad
+    assert not entropies.requires_grad
