@@ -88,9 +88,9 @@ def test_a_second_start_does_not_tokenize_again(
     calls: list[int] = []
     encode = PromptForm.encode
 
-    def counting(form: PromptForm, encoding: Any, batch: dict[str, list[str]]) -> Any:
+    def counting(form: PromptForm, encoding: Any, batch: Any, places: list[int]) -> Any:
         calls.append(len(next(iter(batch.values()))))
-        return encode(form, encoding, batch)
+        return encode(form, encoding, batch, places)
 
     monkeypatch.setattr(PromptForm, "encode", counting)
 
