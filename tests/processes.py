@@ -1,14 +1,17 @@
 """What one or two processes do, for ``test_distributed.py``; Lightning starts the second one.
 
-python tests/processes.py SCENARIO FOLDER
+python tests/processes.py FOLDER [RUNS FLAG …]
 """
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets.arrow_writer import ArrowWriter
 from lightning.pytorch import seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,6 +21,7 @@ from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.batch import PromptBatch
 from detox_lightning.cli import DetoxCLI
+from detox_lightning.data.prompts import PromptForm
 from detox_lightning.models.lora import LoRA
 from detox_lightning.modules import ppo
 from detox_lightning.modules.ppo import PPOModule
@@ -112,11 +116,35 @@ def told(folder: Path, processes: int) -> dict[str, Any]:
     }
 
 
+FLAGS = ["--trainer.strategy=ddp", "--data.batch_size=4"]
+
+
+def launched(folder: Path, runs: str, *flags: str) -> None:
+    """The recipe of :func:`fitted` in one process of a run that was started otherwise."""
+    logger = f"--trainer.logger.init_args.save_dir={folder}/{runs}"
+    main(["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, logger, *flags])
+
+
 def fitted(folder: Path) -> dict[str, Any]:
     """A recipe by the command line, and what came of it in this process."""
-    flags = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
-    cli = DetoxCLI(["fit", "--config", str(folder / "tiny.yaml"), *flags])
+    prepared: list[str] = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            prepared.append(function.__name__)
+            return function(*args, **kwargs)
+
+        return noting
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromptForm, "encode", noted(PromptForm.encode))
+        patch.setattr(ArrowWriter, "finalize", noted(ArrowWriter.finalize))
+        cli = DetoxCLI(
+            ["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, "--trainer.devices=2"]
+        )
     return {
+        "prepared": prepared,
         "weights": trained(cli.model),
         "kl_coef": cli.model.kl_coef,
         "rollouts": cli.model.rollouts,
@@ -144,13 +172,16 @@ def failing(folder: Path) -> None:
         return torch.full((len(prompts),), torch.nan if rank == 1 else 0.0)
 
     ClassifierReward.forward = nonsense  # type: ignore[method-assign]
-    flags = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
-    main(["fit", "--config", str(folder / "tiny.yaml"), "--trainer.limit_val_batches=0", *flags])
+    flags = ["--trainer.devices=2", "--trainer.limit_val_batches=0"]
+    main(["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, *flags])
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        launched(folder, *sys.argv[2:])
+        sys.exit()
     came = {"fitted": fitted(folder), "told": told(folder, 2), "tested": tested(folder, 2)}
     torch.save(came, folder / f"rank{torch.distributed.get_rank()}.pt")
     torch.distributed.barrier()

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import detox_lightning
 import processes
 from command import tiny_recipe
 from conftest import save_classifier, tiny_t5_model, word_tokenizer
+from launching import codes, free_port, slurm, started, two_nodes
 
 SECONDS = 150  # no process may take longer, hanging ones included
 
@@ -31,16 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ended(folder: Path) -> subprocess.CompletedProcess[str]:
     """Two processes that have done all they had to do, and then failed."""
-    source = Path(detox_lightning.__file__).parents[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(source), str(Path(__file__).parent)]),
-        "HF_DATASETS_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    words = [sys.executable, str(Path(processes.__file__)), str(folder)]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=SECONDS)
+    return ran(folder, str(Path(processes.__file__)), str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +42,64 @@ def ranks(ended: subprocess.CompletedProcess[str], folder: Path) -> list[dict[st
     files = [folder / f"rank{rank}.pt" for rank in (0, 1)]
     assert all(file.exists() for file in files), ended.stderr
     return [torch.load(file, weights_only=False) for file in files]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    source = Path(detox_lightning.__file__).parents[1]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(source), str(Path(__file__).parent)]),
+        "HF_DATASETS_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def ran(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What Python did with these words."""
+    command, env = [sys.executable, *words], environment(folder)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=SECONDS)
+
+
+def outcome(run: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """What a run left: its last checkpoint, and its curves but for those of time."""
+    events = EventAccumulator(str(run)).Reload()
+    names = [name for name in events.Tags()["scalars"] if not name.startswith("time/")]
+    curves = {name: [point.value for point in events.Scalars(name)] for name in names}
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return {**saved["state_dict"], "kl_coef": saved["detox_lightning"]["kl_coef"]}, curves
+
+
+@pytest.mark.usefixtures("ranks")
+@pytest.mark.parametrize("launcher", ["torchrun", "nodes", "slurm"])
+def test_whoever_starts_the_processes_the_run_is_the_same(folder: Path, launcher: str) -> None:
+    flags = ["--trainer.devices=1", "--trainer.num_nodes=2"]
+    if launcher == "torchrun":
+        elastic = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port"]
+        words = [str(Path(processes.__file__)), str(folder), launcher, "--trainer.devices=2"]
+        ended = ran(folder, *elastic, free_port(), *words)
+        assert ended.returncode == 0, ended.stderr
+    else:
+        places = slurm() if launcher == "slurm" else two_nodes()
+        flags = ["--trainer.devices=2"] if launcher == "slurm" else flags
+        cache = {"HF_DATASETS_CACHE": str(folder / "cache")}
+        places = [{**place, **cache} for place in places]
+        with started(folder, places, processes.launched, folder, launcher, *flags) as begun:
+            assert codes(begun) == [0, 0], (folder / "output1").read_text()
+    (run,) = (folder / launcher / "tiny").iterdir()
+    assert len(list(run.glob("events*"))) == 1
+    (learnt, curves) = outcome(folder / "runs" / "tiny" / "version_0")
+    (ours, our_curves) = outcome(run)
+    same(ours, learnt, tolerance=0)
+    assert curves["val/toxicity"]
+    assert str(our_curves) == str(curves)  # to the last digit, NaN included
+
+
+def test_the_first_process_prepares_the_data_for_all(ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["fitted"]["prepared"] for rank in ranks)
+    assert first.count("encode") == 2  # training and validation rows
+    assert first.count("finalize") == 8  # read, two filters and encoded rows of both
+    assert second == []
 
 
 def same(one: Any, other: Any, tolerance: float) -> None:
@@ -124,4 +175,4 @@ def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: 
 @pytest.mark.usefixtures("ranks")
 def test_no_process_waits_for_one_that_failed(ended: subprocess.CompletedProcess[str]) -> None:
     assert ended.returncode != 0
-    assert "error: rollout 0: the reward 'nothate' gave nan for the response" in ended.stderr
+    assert "error: rank 1: rollout 0: the reward 'nothate' gave nan for the response" in ended.stderr

@@ -120,11 +120,11 @@ class Watch:
 
     def look(self) -> str | None:
         """Which process has failed and why; None if all is well."""
-        self.gone += [rank for rank, file in self.here.items() if has_ended(file)]
         try:
+            self.meet()
+            self.gone += [rank for rank, file in self.here.items() if has_ended(file)]
             if 0 not in self.gone and self.store.check(["failure"]):
                 return self.store.get("failure").decode()
-            self.meet()
             return self.publish(f"rank {self.gone[0]}: {GONE}") if self.gone else None
         except RuntimeError:  # nobody answers where the first process was
             return f"rank 0: {GONE}"
@@ -144,6 +144,8 @@ class Watch:
 
     def publish(self, reason: str) -> str:
         """Lets all know; the first reason of all counts and is returned."""
+        if reason.startswith("rank 0: ") and 0 in self.gone:  # and the store with it
+            return reason
         return self.store.compare_set("failure", "", reason).decode()
 
     def tell(self, reason: str) -> None:
@@ -174,7 +176,7 @@ class Watch:
         with suppress(RuntimeError):
             self.store.add("heard", 1)
         # launchers take the one that ends first for the one that failed
-        until(lambda: any(map(has_ended, self.here.values())), PATIENCE)
+        until(lambda: any((self.gone, *map(has_ended, self.here.values()))), PATIENCE)
         os._exit(1)
 
 
