@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120  # no process may take longer, hanging ones included
+SECONDS = 400  # no process may take longer, hanging ones included
 # opened once, by the process that all others are forked from
 HEAVY = ["detox_lightning.cli", "transformers.models.t5.modeling_t5", "peft", "datasets"]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detox_lightning.__main__ import main
+from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.batch import PromptBatch
@@ -39,11 +40,23 @@ def trained(module: PPOModule) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in named if p.requires_grad}
 
 
+# the last process's responses are the longest: the others' are padded less
+GROWING = tuple(row // 2 + 1 for row in range(ROWS))
+ENDING = tuple(1 if row < ROWS // 2 else 8 for row in range(ROWS))  # the first process's at once
+TELLINGS: dict[str, tuple[AdvantageEstimator, tuple[int, ...]]] = {
+    "GAE": (GAE(), GROWING),
+    "GAE, one rank's all short": (GAE(), ENDING),
+    "RLOO": (RLOO(k=2), GROWING),
+    "GRPO, one rank's all short": (GRPO(k=4), ENDING),
+}
+
+
 class Told(PPOModule):
     """Is told its responses, their scores and the order of the update, each process its share."""
 
-    def __init__(self, *args: Any, **options: Any):
+    def __init__(self, lengths: tuple[int, ...], *args: Any, **options: Any):
         super().__init__(*args, **options)
+        self.lengths = torch.tensor(lengths)
         self.experiences: list[Experience] = []
         self.gradients: list[dict[str, Tensor]] = []
 
@@ -53,8 +66,7 @@ class Told(PPOModule):
 
     def respond(self, batch: PromptBatch) -> Responses:
         generator = torch.Generator().manual_seed(self.rollouts)
-        # the last process's are the longest: the others' are padded less
-        lengths = torch.arange(ROWS) // 2 + 1
+        lengths = self.lengths
         ids = torch.randint(3, 200, (ROWS, 8), generator=generator)
         ids[torch.arange(ROWS), lengths - 1] = 1  # EOS
         ids, lengths = self.share(ids), self.share(lengths)
@@ -79,8 +91,9 @@ class Told(PPOModule):
         self.gradients.append({n: p.grad.clone() for n, p in named if p.requires_grad})
 
 
-def told(folder: Path, processes: int) -> dict[str, Any]:
+def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
     """Two rollouts on what is told, and what came of them in this process."""
+    advantage, lengths = TELLINGS[telling]
     with pytest.MonkeyPatch.context() as patch:
         judge = ppo.judge
 
@@ -91,6 +104,7 @@ def told(folder: Path, processes: int) -> dict[str, Any]:
         patch.setattr(ppo, "judge", heeded)
         seed_everything(0)
         module = Told(
+            lengths,
             str(folder / "t5"),
             ClassifierReward(str(folder / "classifier")),
             LoRA(r=4),
@@ -98,10 +112,11 @@ def told(folder: Path, processes: int) -> dict[str, Any]:
             mini_batch_size=MINI_BATCH // processes,
             micro_batch_size=2,
             optimizer=lambda params: torch.optim.SGD(params, lr=0.3),
+            advantage=advantage,
         )
         options = TWO if processes == 2 else {}
         trainer = make_trainer(folder, max_epochs=1, **options)
-        size = ROWS // processes
+        size = ROWS // processes // advantage.responses_per_prompt
         start = size * trainer.global_rank if processes == 2 else 0
         batch = collate_pairs([(PAIRS * 2)[start + i] for i in range(size)])
         trainer.fit(module, DataLoader([batch] * ROLLOUTS, batch_size=None))
@@ -182,7 +197,8 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         launched(folder, *sys.argv[2:])
         sys.exit()
-    came = {"fitted": fitted(folder), "told": told(folder, 2), "tested": tested(folder, 2)}
+    came = {"fitted": fitted(folder), "tested": tested(folder, 2)}
+    came |= {telling: told(folder, 2, telling) for telling in TELLINGS}
     torch.save(came, folder / f"rank{torch.distributed.get_rank()}.pt")
     torch.distributed.barrier()
     failing(folder)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 import detox_lightning
 import processes
@@ -17,7 +18,7 @@ from command import tiny_recipe
 from conftest import save_classifier, tiny_t5_model, word_tokenizer
 from launching import codes, free_port, slurm, started, two_nodes
 
-SECONDS = 150  # no process may take longer, hanging ones included
+SECONDS = 400  # no process may take longer, hanging ones included
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_a_recipe_comes_to_its_end(ranks: list[dict[str, Any]], folder: Path) ->
 
 
 def test_processes_differ_in_what_they_sample_alone(ranks: list[dict[str, Any]]) -> None:
-    first, second = (rank["told"] for rank in ranks)
+    first, second = (rank["GAE"] for rank in ranks)
     assert first["sampled"] != second["sampled"]  # of the same prompts, by the same weights
     first, second = (rank["fitted"] for rank in ranks)
     assert set(first["samples"].prompts).isdisjoint(second["samples"].prompts)
@@ -129,23 +130,44 @@ def test_processes_differ_in_what_they_sample_alone(ranks: list[dict[str, Any]])
     assert "val/toxicity" in shared
 
 
-def test_two_processes_take_the_steps_of_one(ranks: list[dict[str, Any]], folder: Path) -> None:
-    alone = processes.told(folder, 1)
-    first, second = (rank["told"] for rank in ranks)
-    for name in ("advantages", "returns"):
-        for rollout, whole in enumerate(alone[name]):
-            parts = [first[name][rollout], second[name][rollout]]
-            width = whole.shape[1]
-            padded = [torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in parts]
-            assert parts[0].shape[1] < width
-            same(torch.cat(padded), whole, tolerance=1e-5)
+@pytest.mark.parametrize("telling", processes.TELLINGS)
+def test_two_processes_take_the_steps_of_one(
+    ranks: list[dict[str, Any]], folder: Path, telling: str
+) -> None:
+    alone = processes.told(folder, 1, telling)
+    first, second = (rank[telling] for rank in ranks)
     assert len(alone["gradients"]) == 2 * 2 * 2  # rollouts × epochs × mini-batches
-    for rank in (first, second):
-        same(rank["gradients"], alone["gradients"], tolerance=1e-5)
-        same(rank["weights"], alone["weights"], tolerance=1e-5)
-        assert rank["kl_coef"] == pytest.approx(alone["kl_coef"], abs=1e-6)
-        assert rank["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)
     assert alone["kl_coef"] != 0.2
+    together: dict[str, Any] = {
+        name: [
+            whole(*parts, alone[name][rollout].shape[1])
+            for rollout, parts in enumerate(zip(first[name], second[name], strict=True))
+        ]
+        for name in ("advantages", "returns")
+    }
+    assert first["advantages"][0].shape[1] < second["advantages"][0].shape[1]
+    for rank in (first, second):
+        together |= {name: rank[name] for name in ("gradients", "weights", "kl_coef", "metrics")}
+        apart = {name: furthest(together[name], alone[name]) for name in together}
+        print(telling, {name: f"{distance:.1e}" for name, distance in apart.items()})
+        assert apart.pop("metrics") < 1e-4
+        assert max(apart.values()) < 1e-5
+    assert any(gradient.any() for gradient in alone["gradients"][0].values())
+
+
+def whole(one: Tensor, other: Tensor, width: int) -> Tensor:
+    """Two processes' rows, padded as one process pads them."""
+    return torch.cat([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in (one, other)])
+
+
+def furthest(ours: Any, other: Any) -> float:
+    """The largest difference of two numbers, wherever in them it is."""
+    if isinstance(other, dict):
+        assert ours.keys() == other.keys()
+        return max(furthest(ours[name], other[name]) for name in other)
+    if isinstance(other, list):
+        return max(furthest(*pair) for pair in zip(ours, other, strict=True))
+    return float((torch.as_tensor(ours) - torch.as_tensor(other)).abs().max())
 
 
 def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: Path) -> None:
