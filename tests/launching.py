@@ -1,4 +1,4 @@
-"""Processes of one run as clusters start them: each by itself, told its place by its environment."""
+"""Processes of one run as clusters start them: told their places by their environment."""
 
 import multiprocessing
 import os

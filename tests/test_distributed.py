@@ -197,4 +197,6 @@ def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: 
 @pytest.mark.usefixtures("ranks")
 def test_no_process_waits_for_one_that_failed(ended: subprocess.CompletedProcess[str]) -> None:
     assert ended.returncode != 0
-    assert "error: rank 1: rollout 0: the reward 'nothate' gave nan for the response" in ended.stderr
+    assert (
+        "error: rank 1: rollout 0: the reward 'nothate' gave nan for the response" in ended.stderr
+    )
