@@ -13,7 +13,6 @@ from datetime import timedelta
 
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
 from detox_lightning.errors import InputError, TrainingError
 
@@ -90,14 +89,16 @@ class Watch:
         self.stopped = threading.Event()
         self.ending = threading.Lock()
         # a connection of its own: the process group's may be busy waiting
-        store = TCPStore(
+        store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
             timeout=timedelta(seconds=30),
             wait_for_workers=False,
         )
-        self.store = PrefixStore(f"watch/{run}", store)
+        self.store = torch.distributed.PrefixStore(  # type: ignore[attr-defined]
+            f"watch/{run}", store
+        )
         self.unmet = set(range(world_size)) - {rank}
         self.here: dict[int, int] = {}  # rank on this machine → file that is ready when it ended
         self.gone: list[int] = []
