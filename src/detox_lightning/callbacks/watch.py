@@ -38,6 +38,7 @@ class WatchCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begins to watch, where there is more than one process."""
+        self.watch = None
         if trainer.world_size > 1 and torch.distributed.is_initialized():
             run = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}.{next(self.runs)}"
 
