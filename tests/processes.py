@@ -1,23 +1,28 @@
 """What one or two processes do, for ``test_distributed.py``; Lightning starts the second one.
 
-python tests/processes.py SCENARIO FOLDER
+python tests/processes.py FOLDER [RUNS FLAG …]
 """
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets.arrow_writer import ArrowWriter
 from lightning.pytorch import seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detox_lightning.__main__ import main
+from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.batch import PromptBatch
 from detox_lightning.cli import DetoxCLI
+from detox_lightning.data.prompts import PromptForm
 from detox_lightning.models.lora import LoRA
 from detox_lightning.modules import ppo
 from detox_lightning.modules.ppo import PPOModule
@@ -35,11 +40,23 @@ def trained(module: PPOModule) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in named if p.requires_grad}
 
 
+# the last process's responses are the longest: the others' are padded less
+GROWING = tuple(row // 2 + 1 for row in range(ROWS))
+ENDING = tuple(1 if row < ROWS // 2 else 8 for row in range(ROWS))  # the first process's at once
+TELLINGS: dict[str, tuple[AdvantageEstimator, tuple[int, ...]]] = {
+    "GAE": (GAE(), GROWING),
+    "GAE, one rank's all short": (GAE(), ENDING),
+    "RLOO": (RLOO(k=2), GROWING),
+    "GRPO, one rank's all short": (GRPO(k=4), ENDING),
+}
+
+
 class Told(PPOModule):
     """Is told its responses, their scores and the order of the update, each process its share."""
 
-    def __init__(self, *args: Any, **options: Any):
+    def __init__(self, lengths: tuple[int, ...], *args: Any, **options: Any):
         super().__init__(*args, **options)
+        self.lengths = torch.tensor(lengths)
         self.experiences: list[Experience] = []
         self.gradients: list[dict[str, Tensor]] = []
 
@@ -49,8 +66,7 @@ class Told(PPOModule):
 
     def respond(self, batch: PromptBatch) -> Responses:
         generator = torch.Generator().manual_seed(self.rollouts)
-        # the last process's are the longest: the others' are padded less
-        lengths = torch.arange(ROWS) // 2 + 1
+        lengths = self.lengths
         ids = torch.randint(3, 200, (ROWS, 8), generator=generator)
         ids[torch.arange(ROWS), lengths - 1] = 1  # EOS
         ids, lengths = self.share(ids), self.share(lengths)
@@ -75,8 +91,9 @@ class Told(PPOModule):
         self.gradients.append({n: p.grad.clone() for n, p in named if p.requires_grad})
 
 
-def told(folder: Path, processes: int) -> dict[str, Any]:
+def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
     """Two rollouts on what is told, and what came of them in this process."""
+    advantage, lengths = TELLINGS[telling]
     with pytest.MonkeyPatch.context() as patch:
         judge = ppo.judge
 
@@ -87,6 +104,7 @@ def told(folder: Path, processes: int) -> dict[str, Any]:
         patch.setattr(ppo, "judge", heeded)
         seed_everything(0)
         module = Told(
+            lengths,
             str(folder / "t5"),
             ClassifierReward(str(folder / "classifier")),
             LoRA(r=4),
@@ -94,10 +112,11 @@ def told(folder: Path, processes: int) -> dict[str, Any]:
             mini_batch_size=MINI_BATCH // processes,
             micro_batch_size=2,
             optimizer=lambda params: torch.optim.SGD(params, lr=0.3),
+            advantage=advantage,
         )
         options = TWO if processes == 2 else {}
         trainer = make_trainer(folder, max_epochs=1, **options)
-        size = ROWS // processes
+        size = ROWS // processes // advantage.responses_per_prompt
         start = size * trainer.global_rank if processes == 2 else 0
         batch = collate_pairs([(PAIRS * 2)[start + i] for i in range(size)])
         trainer.fit(module, DataLoader([batch] * ROLLOUTS, batch_size=None))
@@ -112,11 +131,35 @@ def told(folder: Path, processes: int) -> dict[str, Any]:
     }
 
 
+FLAGS = ["--trainer.strategy=ddp", "--data.batch_size=4"]
+
+
+def launched(folder: Path, runs: str, *flags: str) -> None:
+    """The recipe of :func:`fitted` in one process of a run that was started otherwise."""
+    logger = f"--trainer.logger.init_args.save_dir={folder}/{runs}"
+    main(["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, logger, *flags])
+
+
 def fitted(folder: Path) -> dict[str, Any]:
     """A recipe by the command line, and what came of it in this process."""
-    flags = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
-    cli = DetoxCLI(["fit", "--config", str(folder / "tiny.yaml"), *flags])
+    prepared: list[str] = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            prepared.append(function.__name__)
+            return function(*args, **kwargs)
+
+        return noting
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromptForm, "encode", noted(PromptForm.encode))
+        patch.setattr(ArrowWriter, "finalize", noted(ArrowWriter.finalize))
+        cli = DetoxCLI(
+            ["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, "--trainer.devices=2"]
+        )
     return {
+        "prepared": prepared,
         "weights": trained(cli.model),
         "kl_coef": cli.model.kl_coef,
         "rollouts": cli.model.rollouts,
@@ -144,14 +187,18 @@ def failing(folder: Path) -> None:
         return torch.full((len(prompts),), torch.nan if rank == 1 else 0.0)
 
     ClassifierReward.forward = nonsense  # type: ignore[method-assign]
-    flags = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
-    main(["fit", "--config", str(folder / "tiny.yaml"), "--trainer.limit_val_batches=0", *flags])
+    flags = ["--trainer.devices=2", "--trainer.limit_val_batches=0"]
+    main(["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, *flags])
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    came = {"fitted": fitted(folder), "told": told(folder, 2), "tested": tested(folder, 2)}
+    if len(sys.argv) > 2:
+        launched(folder, *sys.argv[2:])
+        sys.exit()
+    came = {"fitted": fitted(folder), "tested": tested(folder, 2)}
+    came |= {telling: told(folder, 2, telling) for telling in TELLINGS}
     torch.save(came, folder / f"rank{torch.distributed.get_rank()}.pt")
     torch.distributed.barrier()
     failing(folder)

@@ -13,6 +13,7 @@ from conftest import word_tokenizer
 from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.errors import TrainingError
+from detox_lightning.evaluation.judge import Judge
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling, greedy
@@ -176,3 +177,28 @@ def test_at_the_start_the_kl_is_0(tiny_t5: str, tmp_path: Path, policy: Policy, 
         start = str(tmp_path)
     rollout = measure(load_policy(start, LoRA(), Sampling()), BATCH, RESPONSES, SCORES)
     assert rollout.kl.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.tensor(1.0), r"\[\]"),
+        (torch.zeros(4, 1), r"\[4, 1\]"),
+        (torch.zeros(3), r"\[3\]"),
+        ([1.0, 2.0, 3.0, 4.0], "list"),
+    ],
+)
+def test_a_reward_gives_one_score_a_response(given: Any, said: str) -> None:
+    class Odd(Reward):
+        name = "odd"
+
+        def forward(self, *texts: list[str]) -> Any:
+            return given
+
+    message = rf"^rollout 3: the reward 'odd' gave {said} where a tensor \[4\] is expected"
+    with pytest.raises(TrainingError, match=message):
+        score(Odd(), BATCH, RESPONSES, "rollout 3")
+    with pytest.raises(TrainingError, match=message):
+        score(WeightedReward([Odd()]), BATCH, RESPONSES, "rollout 3")
+    with pytest.raises(TrainingError, match=f"^evaluation: the reward 'odd' gave {said} where"):
+        Judge.score(SimpleNamespace(reward=Odd()), BATCH, RESPONSES.texts)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from detox_lightning.callbacks.origin import OriginCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
+from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -36,7 +37,7 @@ TRAINER_DEFAULTS = {
     "logger": lazy_instance(
         TensorBoardLogger, save_dir="runs", name="default", default_hp_metric=False
     ),
-    "callbacks": [DashboardCallback(), OriginCallback()],  # always there
+    "callbacks": [DashboardCallback(), OriginCallback(), WatchCallback()],  # always there
     "log_every_n_steps": 1,
     "num_sanity_val_steps": 0,
 }

@@ -87,11 +87,15 @@ def score(
         The reward's parts by name, each ``[b]`` float32, where the responses are.
 
     Raises:
-        TrainingError: If one of them, or the total, is not finite.
+        TrainingError: If one of them, or the total, has another shape or is not finite.
     """
     parts = reward.parts(batch.prompts, responses.texts, batch.references)
+    for name, part in parts.items():
+        check_scores(name, part, len(responses.texts), place)
     parts = {name: part.float().to(responses.mask.device) for name, part in parts.items()}
-    for name, scores in [*parts.items(), (reward.name, reward.total(parts))]:
+    total = reward.total(parts)
+    check_scores(reward.name, total, len(responses.texts), place)
+    for name, scores in [*parts.items(), (reward.name, total)]:
         if not scores.isfinite().all():
             row = int((~scores.isfinite()).nonzero()[0])
             raise TrainingError(
@@ -99,6 +103,26 @@ def score(
                 f"{responses.texts[row]!r}: look at the reward"
             )
     return parts
+
+
+def check_scores(name: str, scores: object, count: int, place: str) -> None:
+    """Makes sure that a reward gave one number for each response.
+
+    Args:
+        name: The reward's.
+        scores: What it gave.
+        count: Of responses.
+        place: Where in the run, for the message.
+
+    Raises:
+        TrainingError: If it didn't.
+    """
+    given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    if given != [count]:
+        raise TrainingError(
+            f"{place}: the reward {name!r} gave {given} where a tensor [{count}] is expected, one "
+            f"score for each of {count} responses: look at its forward"
+        )
 
 
 @torch.no_grad()

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from datasets.table import MemoryMappedTable
 from lightning.pytorch import LightningModule, Trainer
 
 from detox_lightning.batch import PromptBatch
+from detox_lightning.data.encoding import count_cut
 from detox_lightning.data.prompts import PromptForm
 from detox_lightning.errors import InputError
 
@@ -88,9 +90,9 @@ def test_a_second_start_does_not_tokenize_again(
     calls: list[int] = []
     encode = PromptForm.encode
 
-    def counting(form: PromptForm, encoding: Any, batch: dict[str, list[str]]) -> Any:
+    def counting(form: PromptForm, encoding: Any, batch: Any, places: list[int]) -> Any:
         calls.append(len(next(iter(batch.values()))))
-        return encode(form, encoding, batch)
+        return encode(form, encoding, batch, places)
 
     monkeypatch.setattr(PromptForm, "encode", counting)
 
@@ -110,3 +112,15 @@ def test_a_second_start_does_not_tokenize_again(
     save_tokenizer(tmp_path / "own", [*WORDS[:3], *reversed(WORDS[3:])])
     assert start() != first
     assert calls == [6, 2]
+
+
+@pytest.mark.parametrize("shuffle_split", [False, True])
+def test_rows_stay_on_the_disk_whatever_was_done_to_them(make: Make, shuffle_split: bool) -> None:
+    """They are mapped into memory and read where they lie; nothing holds a whole column."""
+    data = make(max_chars=6, num_samples=3, max_prompt_tokens=4, shuffle_split=shuffle_split)
+    for part, count in {"train": 3, "test": 2}.items():
+        rows = data.rows(part)
+        assert isinstance(rows.data, MemoryMappedTable)
+        assert rows._indices is None
+        assert rows["index"][:] == list(range(count))
+        assert count_cut(rows) == sum(rows["cut"][:]) == count

@@ -1,12 +1,17 @@
 """When a mini-batch is skipped, a rollout's passes end early, or training gives up."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from detox_lightning.errors import TrainingError
+from detox_lightning.modules import ppo
+from detox_lightning.modules.update import Reading
 from ppo_toys import Liking, WatchedPPO, equal, fit, listen, make_module
 
 
@@ -120,3 +125,53 @@ def test_a_rollout_leaves_nothing_behind(
     assert all(parameter.grad is None for parameter in module.parameters())
     assert not any(part.training for part in module.policy.modules())
     assert torch.is_grad_enabled()
+
+
+class Waiting(TorchFunctionMode):
+    """Refuses what makes Python wait for the device, where this package or Lightning asks for it.
+
+    transformers asks once a forward pass whether there is padding, in its masking_utils.
+    """
+
+    names = ("item", "tolist", "cpu", "numpy", "nonzero", "masked_select", "equal")
+    calls = frozenset(
+        getattr(Tensor, name)
+        for name in (*names, "__bool__", "__int__", "__float__", "__index__", "__contains__")
+    )
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function in self.calls:
+            assert sys._getframe(1).f_code.co_filename.endswith("masking_utils.py"), function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("micro_batch_size", [4, 2])
+def test_the_update_waits_for_the_device_only_where_it_reads(
+    tiny_t5: str,
+    tiny_classifier: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    micro_batch_size: int,
+) -> None:
+    update, read, reads = ppo.update, Reading.read, []
+
+    def watched(*args: Any) -> Any:
+        with Waiting():
+            return update(*args)
+
+    def reading(self: Reading) -> list[float]:
+        with torch._C.DisableTorchFunction():
+            reads.append(read(self))
+        return reads[-1]
+
+    monkeypatch.setattr(ppo, "update", watched)
+    monkeypatch.setattr(Reading, "read", reading)
+    options = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.1)}
+    module = make_module(
+        tiny_t5, tiny_classifier, micro_batch_size=micro_batch_size, early_stop_kl=9.0, **options
+    )
+    fit(tmp_path, module, rollouts=1)
+    assert not equal(module.copies(), module.watched[0].before)
+    assert len([numbers for numbers in reads if len(numbers) > 1]) == 4  # one a mini-batch

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from detox_lightning.batch import PromptBatch
-from detox_lightning.data.encoding import Encoding
+from detox_lightning.data.encoding import Encoding, count_cut
 from detox_lightning.data.prompts import FIELD, Dialogues, PromptCollator, PromptForm
 from detox_lightning.data.questions import Questions
 from detox_lightning.data.sampler import Feed
@@ -150,8 +150,8 @@ class DialogueDataModule(LightningDataModule):
             encode = partial(self.form.encode, self.encoding)
             encoded = self.encoding.encode(chosen.rows, encode, "dialogue", *astuple(self.form))
             fit = f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"
-            chosen.report(part, sum(encoded["cut"]), fit)
-            self._rows[part] = encoded.add_column("index", list(range(len(encoded))))
+            chosen.report(part, count_cut(encoded), fit)
+            self._rows[part] = encoded
         return self._rows[part]
 
     def _choose(self, part: str) -> Counted:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 # part of every cache key: raise it when the encoded columns change
-FORMAT = 1
+FORMAT = 2
 
 
 class Encoding:
@@ -70,11 +70,12 @@ class Encoding:
     def encode(
         self, rows: "Dataset", function: Callable[..., dict[str, list[Any]]], *terms: Any
     ) -> "Dataset":
-        """Encodes all rows, or finds them in the cache.
+        """Encodes all rows, or finds them in the cache; either way they stay on the disk.
 
         Args:
             rows: What to encode.
-            function: Takes a batch of columns and gives the columns that replace them.
+            function: Takes a batch of columns and its rows' places, and gives the columns that
+                replace them.
             terms: All that the result depends on, besides ``rows`` and the tokenizer. ``datasets``
                 can't tell by itself: a tokenizer hashes differently after use.
         """
@@ -83,8 +84,20 @@ class Encoding:
         key = Hasher.hash([FORMAT, rows._fingerprint, self._content, *terms])
         columns = rows.column_names
         return rows.map(
-            function, batched=True, remove_columns=columns, new_fingerprint=key, desc="Tokenizing"
+            function,
+            with_indices=True,
+            batched=True,
+            remove_columns=columns,
+            new_fingerprint=key,
+            desc="Tokenizing",
         )
+
+
+def count_cut(encoded: "Dataset") -> int:
+    """How many encoded rows were cut, counted where they lie: Python never holds the column."""
+    import pyarrow.compute
+
+    return int(pyarrow.compute.sum(encoded.data.column("cut")).as_py() or 0)
 
 
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from detox_lightning.batch import LabeledBatch
-from detox_lightning.data.encoding import Encoding
+from detox_lightning.data.encoding import Encoding, count_cut
 from detox_lightning.data.labels import Classes, LabeledCollator, LabeledTexts, encode_texts
 from detox_lightning.data.sampler import Feed
 from detox_lightning.data.sources import MissingSplit
@@ -129,7 +129,8 @@ class LabeledTextDataModule(LightningDataModule):
             chosen = self._choose(part).at_most(limit)
             encode = partial(encode_texts, self.encoding, self.max_tokens)
             encoded = self.encoding.encode(chosen.rows, encode, "labeled", self.max_tokens)
-            chosen.report(part, sum(encoded["cut"]), f"texts were cut at {self.max_tokens} tokens")
+            cut = f"texts were cut at {self.max_tokens} tokens"
+            chosen.report(part, count_cut(encoded), cut)
             self._rows[part] = encoded
         return self._rows[part]
 

@@ -138,7 +138,7 @@ def _complete(texts: list[str | None], labels: list[int | None]) -> list[bool]:
 
 
 def encode_texts(
-    encoding: Encoding, max_tokens: int, batch: dict[str, list[Any]]
+    encoding: Encoding, max_tokens: int, batch: dict[str, list[Any]], places: list[int]
 ) -> dict[str, list[Any]]:
     """Tokenizes texts.
 
@@ -146,6 +146,7 @@ def encode_texts(
         encoding: The tokenizer.
         max_tokens: Tokens a text may have; what is beyond them is cut off.
         batch: Columns ``text`` and ``label``.
+        places: Of the rows; not needed.
 
     Returns:
         ``input_ids``, ``label``, and ``cut``: whether the text was longer.

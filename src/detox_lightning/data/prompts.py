@@ -76,16 +76,20 @@ class PromptForm:
     max_prompt_tokens: int
     max_target_tokens: int
 
-    def encode(self, encoding: Encoding, batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+    def encode(
+        self, encoding: Encoding, batch: dict[str, list[str]], places: list[int]
+    ) -> dict[str, list[Any]]:
         """Fills the template and tokenizes.
 
         Args:
             encoding: The tokenizer.
             batch: Columns of text.
+            places: Of the rows among all.
 
         Returns:
             ``prompt`` and ``reference`` (text), ``prompt_ids`` (at most ``max_prompt_tokens``),
-            ``target_ids`` (EOS last) and ``cut``, whether the dialogue had to be shortened.
+            ``target_ids`` (EOS last), ``cut``, whether the dialogue had to be shortened, and
+            ``index``, the place.
         """
         dialogues, summaries, references = (batch[column] for column in self.columns)
         prompts = [self.fill(dialogue) for dialogue in dialogues]
@@ -101,6 +105,7 @@ class PromptForm:
             "prompt_ids": ids,
             "target_ids": targets,
             "cut": cut,
+            "index": places,
         }
 
     def fill(self, dialogue: str) -> str:

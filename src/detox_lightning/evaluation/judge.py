@@ -10,6 +10,7 @@ from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
 from detox_lightning.rewards.rouge import KINDS, rouge
+from detox_lightning.rollout import check_scores
 
 
 class Judge(nn.Module):
@@ -76,11 +77,13 @@ class Judge(nn.Module):
 
         Returns:
             ``score`` and ``toxicity``, each ``[b]``.
+
+        Raises:
+            TrainingError: If the reward doesn't give ``b`` scores.
         """
-        return {
-            "score": self.reward(batch.prompts, texts, batch.references),
-            "toxicity": self.toxicity(texts),
-        }
+        scores = self.reward(batch.prompts, texts, batch.references)
+        check_scores(self.reward.name, scores, len(texts), "evaluation")
+        return {"score": scores, "toxicity": self.toxicity(texts)}
 
     def examine(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
         """All that the plan asks for.

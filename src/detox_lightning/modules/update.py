@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from detox_lightning.algorithm.losses import LossTerms, ppo_loss, total_loss
@@ -17,38 +18,71 @@ if TYPE_CHECKING:
     from detox_lightning.modules.ppo import PPOModule
 
 
+class Reading:
+    """Numbers on their way from the device, asked for early so that it never runs out of work."""
+
+    def __init__(self, numbers: Tensor):
+        """Begins to fetch them.
+
+        Args:
+            numbers: ``[n]``, the result of work that may still go on.
+        """
+        self.numbers = numbers.detach().to("cpu", non_blocking=True)
+        self.event: torch.cuda.Event | None = None
+        if numbers.is_cuda:
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether they are there."""
+        return self.event is None or self.event.query()
+
+    def read(self) -> list[float]:
+        """The numbers; waits for them, but for no work that was given to the device later."""
+        if self.event is not None:
+            self.event.synchronize()
+        return list(self.numbers.tolist())
+
+
 def update(module: "PPOModule", experience: Experience) -> UpdateMeter:
     """Takes the clipped steps that a rollout is good for.
 
     What decides the way (skipping a mini-batch, stopping early, giving up) is the same number on
-    every rank.
+    every rank. A GPU isn't waited for: losses are known before their backward pass is through.
 
     Args:
         module: Its policy learns, by its optimizer.
         experience: ``b`` judged responses.
 
     Raises:
-        TrainingError: If a loss or a gradient is not finite; no step is taken with it.
+        TrainingError: If a loss or a gradient is not finite. No step is taken with such a loss; a
+            gradient's norm may be known only after the step.
     """
     optimizer: Any = module.optimizers()
-    meter = UpdateMeter(module.loss)
+    seen: list[tuple[LossTerms[float], Reading, bool]] = []
     for epoch in range(module.ppo_epochs):
         order = module.shuffle(epoch, len(experience.returns))
         for minibatch in experience.batches(order, module.mini_batch_size):
             optimizer.zero_grad()
-            means, grad_norm = backward(module, minibatch)
-            check_finite(module, means, grad_norm)
+            reading, norm = backward(module, minibatch)
+            means: LossTerms[float] = LossTerms(*reading.read())
+            check_finite(module, means, norm.read()[0] if norm.arrived else 0.0)
             skipped = means.ratio > module.ratio_threshold
             if not skipped:
                 optimizer.step()
-            meter.add(means, grad_norm, skipped)
+            seen.append((means, norm, skipped))
         if module.early_stop_kl and means.policykl > 1.5 * module.early_stop_kl:
             break
     optimizer.zero_grad()
+    meter = UpdateMeter(module.loss)
+    for means, norm, skipped in seen:
+        check_finite(module, means, norm.read()[0])
+        meter.add(means, norm.read()[0], skipped)
     return meter
 
 
-def backward(module: "PPOModule", minibatch: Experience) -> tuple[LossTerms[float], float]:
+def backward(module: "PPOModule", minibatch: Experience) -> tuple[Reading, Reading]:
     """Accumulates a mini-batch's gradient over micro-batches and ranks, and clips it.
 
     Args:
@@ -56,8 +90,7 @@ def backward(module: "PPOModule", minibatch: Experience) -> tuple[LossTerms[floa
         minibatch: ``mini_batch_size`` rows.
 
     Returns:
-        Means over all ranks' tokens, as plain numbers, and the gradient's norm before clipping.
-        They are read together: one wait for the device a mini-batch.
+        :class:`LossTerms` as means over all ranks' tokens, and the gradient's norm before clipping.
     """
     tokens = module.sum(minibatch.response_mask.sum()).clamp(min=1)
     # the strategy averages gradients over ranks; the loss is a mean over all ranks' tokens
@@ -66,7 +99,8 @@ def backward(module: "PPOModule", minibatch: Experience) -> tuple[LossTerms[floa
     rows = torch.arange(len(minibatch.returns), device=module.device)
     micro_batches = list(minibatch.batches(rows, module.micro_batch_size))
     for number, micro_batch in enumerate(micro_batches, start=1):
-        with gradient_sync(module, number == len(micro_batches)):
+        last = number == len(micro_batches)
+        with gradient_sync(module, last):
             output = module.policy(
                 micro_batch.prompt_ids,
                 micro_batch.prompt_mask,
@@ -76,11 +110,12 @@ def backward(module: "PPOModule", minibatch: Experience) -> tuple[LossTerms[floa
             terms = ppo_loss(
                 output.logprobs, output.values, output.entropy, micro_batch, module.loss
             )
+            sums += torch.stack(terms).detach()
+            if last:  # before the backward pass, which goes on while the numbers are read
+                reading = Reading(module.sum(sums) / tokens)
             module.manual_backward(total_loss(terms, module.loss) * scale)
-        sums += torch.stack(terms).detach()
     norm = clip_grad_norm_(trainable_parameters(module), module.max_grad_norm or math.inf)
-    numbers = torch.cat([module.sum(sums) / tokens, norm[None]]).tolist()
-    return LossTerms(*numbers[:-1]), numbers[-1]
+    return reading, Reading(norm[None])
 
 
 def gradient_sync(module: "PPOModule", now: bool) -> contextlib.AbstractContextManager[None]:
@@ -107,5 +142,5 @@ def check_finite(module: "PPOModule", means: LossTerms[float], grad_norm: float)
         f"rollout {module.rollouts}: the loss is {loss}, the gradient's norm {grad_norm}. Likely "
         "causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
         "(model.max_grad_norm), scores far from 0 (model.scores.scale, model.scores.clip), or half "
-        "precision. No step was taken on this mini-batch; the last checkpoint is untouched."
+        "precision. The last checkpoint is untouched."
     )
