@@ -36,6 +36,7 @@ from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half,
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.sharding import gathered, shard
 from detox_lightning.models.start import Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -220,7 +221,7 @@ class PPOModule(LightningModule):
         """
         limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
         seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
-        with seeded(seed, self.device):
+        with seeded(seed, self.device), gathered(self):
             options = self.sampling.generate_options(limit)
             return respond(self.policy, self.tokenizer, batch, **options)
 
@@ -386,6 +387,25 @@ class PPOModule(LightningModule):
         if stage == "fit" and size is not None:
             self.check_batch_size(size)
 
+    def check_shardable(self) -> None:
+        """Refuses a base that can't be sharded, before it is opened.
+
+        Raises:
+            InputError: If the base itself is trained, or quantized.
+        """
+        begins_with_adapter = self.start.adapter is not None or self.start.checkpoint is not None
+        if self.lora is None and not begins_with_adapter:
+            raise InputError(
+                "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
+                "lora, or trainer.strategy=ddp"
+            )
+        if self.weights.quantization:
+            raise InputError(
+                f"trainer.strategy=sharded, model.weights.quantization={self.weights.quantization}: "
+                "a quantized base can't be sharded; give trainer.strategy=ddp, which a base of so "
+                "few bits leaves room for, or quantization=null"
+            )
+
     def configure_model(self) -> None:
         """Opens policy, reward and toxicity classifier, once."""
         if self.policy is not None:
@@ -396,6 +416,8 @@ class PPOModule(LightningModule):
         )
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
+        if self.device_mesh is not None:
+            shard(self.policy, self.device_mesh["data_parallel"])
         self.judge.load()
         self.evaluator = Evaluator(
             self.plan,
