@@ -162,9 +162,9 @@ class Policy(nn.Module):
         Returns:
             ``[b, t]`` tokens, padded after EOS; ``t`` is at most ``max_new_tokens``.
         """
-        generated = self.model.generate(
-            input_ids=prompt_ids, attention_mask=prompt_mask, use_cache=True, **options
-        )
+        # a sharded base is gathered by now: processes need not walk in step, which is the default
+        options = {"use_cache": True, "synced_gpus": False, **options}
+        generated = self.model.generate(input_ids=prompt_ids, attention_mask=prompt_mask, **options)
         return self.family.responses(generated, prompt_ids)
 
     def parameter_counts(self) -> dict[str, int]:

@@ -41,6 +41,7 @@ from detox_lightning.models.start import Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
+from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.modules.update import update
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, Samples, measure, respond, score
@@ -368,9 +369,11 @@ class PPOModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If sizes don't divide or the precision would overflow.
+            InputError: If sizes don't divide, the precision would overflow or the strategy can't
+                work.
         """
         refuse_half(str(self.trainer.precision))
+        check_strategy(type(self.trainer.strategy).__name__)
         if stage == "fit" and not self.sampling.is_exact:
             rank_zero_warn(
                 f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "

@@ -16,10 +16,11 @@ from detox_lightning.modules.optimization import trainable_parameters
 NAME = "sharded"
 OVERLAY = "configs/overlays/fsdp.yaml"
 REFUSED = {
-    "deepspeed": "DeepSpeed steps, clips and accumulates by itself, and PPO decides on each of "
-    "them; what ZeRO-2 would split is small with an adapter, and what ZeRO-3 would",
-    "fsdp": "FSDP1 keeps what learns and what is frozen in one flat parameter; FSDP2",
-    "modelparallel": "it would assemble the whole base for each checkpoint. Its kind that doesn't",
+    "deepspeed": "DeepSpeed keeps gradients to itself, and PPO clips them and may skip a step; with "
+    "an adapter ZeRO-2 has little to split, and what ZeRO-3 splits FSDP2 does",
+    "fsdp": "FSDP1 would shard what learns, too, and gathers nothing for rollouts; FSDP2 does",
+    "modelparallel": "this would assemble the whole base for each checkpoint, and can't go on from "
+    "a checkpoint of this package",
 }
 
 
@@ -95,18 +96,18 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def on_validation_start(self) -> None:
         """Gathers the base: processes may have unequal numbers of batches."""
-        gather(self._whole_module)
+        gather(self._module)
 
     on_test_start = on_predict_start = on_validation_start
 
     def on_validation_end(self) -> None:
         """Gives it back."""
-        release(self._whole_module)
+        release(self._module)
 
     on_test_end = on_predict_end = on_validation_end
 
     @property
-    def _whole_module(self) -> torch.nn.Module:
+    def _module(self) -> torch.nn.Module:
         assert self.lightning_module is not None
         return self.lightning_module
 
@@ -115,7 +116,7 @@ def average(tensors: list[Tensor]) -> None:
     """Replaces tensors by their means over processes, in one message.
 
     Args:
-        tensors: Of one dtype; changed in place. As many in each process, of the same shapes.
+        tensors: Changed in place; as many in each process, of the same shapes.
     """
     if not tensors:
         return
@@ -138,9 +139,7 @@ def check_strategy(name: str) -> None:
     """
     for kind, reason in REFUSED.items():
         if kind in name.lower():
-            raise InputError(
-                f"trainer.strategy={name}: {reason} is here as {NAME} ({OVERLAY}); or give ddp"
-            )
+            raise InputError(f"trainer.strategy={name}: {reason}. Give {NAME} ({OVERLAY}) or ddp")
 
 
 StrategyRegistry.register(NAME, ShardedStrategy, description="a frozen base in shards (FSDP2)")
