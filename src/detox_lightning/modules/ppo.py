@@ -404,9 +404,9 @@ class PPOModule(LightningModule):
             )
         if self.weights.quantization:
             raise InputError(
-                f"trainer.strategy=sharded, model.weights.quantization={self.weights.quantization}: "
-                "a quantized base can't be sharded; give trainer.strategy=ddp, which a base of so "
-                "few bits leaves room for, or quantization=null"
+                "trainer.strategy=sharded, "
+                f"model.weights.quantization={self.weights.quantization}: a quantized base can't "
+                "be sharded, nor needs it: give trainer.strategy=ddp, or quantization=null"
             )
 
     def configure_model(self) -> None:

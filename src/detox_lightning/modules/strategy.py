@@ -16,8 +16,8 @@ from detox_lightning.modules.optimization import trainable_parameters
 NAME = "sharded"
 OVERLAY = "configs/overlays/fsdp.yaml"
 REFUSED = {
-    "deepspeed": "DeepSpeed keeps gradients to itself, and PPO clips them and may skip a step; with "
-    "an adapter ZeRO-2 has little to split, and what ZeRO-3 splits FSDP2 does",
+    "deepspeed": "DeepSpeed keeps gradients to itself, and PPO clips them and may skip a step; "
+    "with an adapter ZeRO-2 has little to split, and what ZeRO-3 splits FSDP2 does",
     "fsdp": "FSDP1 would shard what learns, too, and gathers nothing for rollouts; FSDP2 does",
     "modelparallel": "this would assemble the whole base for each checkpoint, and can't go on from "
     "a checkpoint of this package",
