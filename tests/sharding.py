@@ -60,11 +60,19 @@ def fitted(folder: Path, strategy: str, *words: str) -> dict[str, Any]:
 
         patch.setattr(owner, name, watched)
 
+    opened = PPOModule.configure_model
+
+    def open_differently(self: PPOModule) -> None:
+        """Each process begins with an adapter of its own; the first one's is to be all's."""
+        torch.manual_seed(self.global_rank)
+        opened(self)
+
     def note(self: Any, optimizer: Any) -> None:
         named = self.named_parameters()
         gradients.append({name: p.grad.clone() for name, p in named if p.requires_grad})
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PPOModule, "configure_model", open_differently)
         watch(Policy, "generate")
         watch(PPOModule, "score")
         patch.setattr(PPOModule, "on_before_optimizer_step", note)

@@ -1,36 +1,42 @@
-"""The page on memory shows what its command prints, and its formulas are right."""
+"""The page on memory shows what its commands print, and its formulas are right."""
 
-import importlib.util
+import importlib
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
 from command import ROOT
 
+PAGE = (ROOT / "docs" / "memory.md").read_text(encoding="utf8")
+
 
 @pytest.fixture(scope="module")
-def memory() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("memory", ROOT / "docs" / "memory.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def docs() -> Iterator[None]:
+    """The folder of the page's commands can be imported from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        yield
+
+
+@pytest.fixture(scope="module")
+def memory(docs: None) -> ModuleType:
+    return importlib.import_module("memory")
 
 
 def test_the_page_shows_what_the_command_prints(memory: ModuleType) -> None:
-    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf8")
-    for table in memory.main([]).split("\n\n"):
-        assert table in page
+    for table in memory.main().split("\n\n"):
+        assert table in PAGE
 
 
-def test_the_formulas_hold_for_a_model_that_runs(memory: ModuleType) -> None:
-    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf8")
-    rows = [line.strip("| ").split(" | ") for line in memory.main(["check"]).splitlines()[2:]]
+@pytest.mark.usefixtures("docs")
+def test_the_formulas_hold_for_a_model_that_runs() -> None:
+    printed = importlib.import_module("memory_check").main().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in printed[2:]]
     numbers = {name: [int(x.replace(",", "")) for x in found] for name, *found, _ in rows}
     assert len(numbers) == 7
     for name, (formula, measured) in numbers.items():
-        assert f"| {name} | {formula:,} |" in page
+        assert f"| {name} | {formula:,} |" in PAGE
         assert formula == pytest.approx(measured, rel=0.05)
     for exact in ("frozen parameters", "what learns, with gradients and moments"):
         assert numbers[exact][0] == numbers[exact][1]
