@@ -117,17 +117,14 @@ def beside(folder: Path) -> dict[str, Any]:
         (output.logprobs.sum() + output.values.sum()).backward()
         with torch.no_grad(), policy.reference():
             reference = policy(*rows).logprobs
-        with gathered(policy):  # one process asks once, the other three times
-            answers = [
-                policy.generate(batch.prompt_ids, batch.prompt_mask, do_sample=False)
-                for _ in range(1 + 2 * rank)
-            ]
+        with torch.no_grad(), gathered(policy):  # one process asks once, the other three times
+            asked = [policy(*rows).logprobs for _ in range(1 + 2 * rank)]
         named = policy.named_parameters()
         came[kind] = {
             "logprobs": output.logprobs.detach(),
             "reference": reference,
             "gradients": {name: p.grad for name, p in named if p.requires_grad},
-            "answer": answers[-1],
+            "asked": asked[-1],
         }
     return came
 

@@ -145,7 +145,7 @@ def test_one_process_finds_what_two_find(ranks: list[dict[str, Any]], folder: Pa
 
 
 def test_processes_in_a_gathered_base_need_not_wait(ranks: list[dict[str, Any]]) -> None:
-    """One answers once, the other three times; and a copied adapter is the reference."""
+    """One asks once, the other three times; and a copied adapter is the reference."""
     for rank in ranks:
         ours, theirs = rank["beside"]["shards"], rank["beside"]["whole"]
         same(ours, theirs)
