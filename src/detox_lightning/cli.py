@@ -31,6 +31,7 @@ from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.errors import InputError
+from detox_lightning.modules.strategy import check_strategy
 
 CHECKPOINTS = "checkpoints"
 TRAINER_DEFAULTS = {
@@ -217,7 +218,13 @@ class DetoxCLI(LightningCLI):
         parser.set_defaults({"checkpoint.save_last": True})
 
     def before_instantiate_classes(self) -> None:
-        """Sets the number of threads."""
+        """Sets the number of threads, and refuses strategies that can't work.
+
+        Raises:
+            InputError: If the strategy is one of them.
+        """
+        strategy = self.config[self.subcommand].trainer.strategy
+        check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
         if threads := self.config[self.subcommand].threads:
             torch.set_num_threads(threads)
 

@@ -1,23 +1,15 @@
 """All that differs between encoder-decoder and decoder-only models."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-
-class Head(NamedTuple):
-    """The matrix that makes logits of hidden states.
-
-    Attributes:
-        weight: ``[V, d]``.
-        bias: ``[V]``, or None.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
+HeadFunction = Callable[[Tensor, Tensor, Tensor | None], Any]
+"""Takes the head's place: from hidden states ``[m, t, d]``, its weight ``[V, d]`` and bias ``[V]``
+or None."""
 
 
 class EncoderDecoder:
@@ -34,8 +26,8 @@ class EncoderDecoder:
         prompt_mask: Tensor,
         response_ids: Tensor,
         encoded: Tensor | None = None,
-        head: bool = True,
-    ) -> tuple[Tensor, Tensor]:
+        head: HeadFunction | None = None,
+    ) -> tuple[Any, Tensor]:
         """Runs the model over prompts and responses.
 
         Args:
@@ -44,15 +36,16 @@ class EncoderDecoder:
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
             encoded: ``[m, s, d]`` what the encoder says of the prompts; None: it is asked.
-            head: Whether logits are made.
+            head: Takes the place of the model's head, whose weights are whole meanwhile even if
+                the model is sharded; None: the model makes logits.
 
         Returns:
-            Logits ``[m, t, V]`` that predict the response tokens, or what they are made of
-            ``[m, t, d]``; and the decoder's last hidden states ``[m, t, d]``.
+            Logits ``[m, t, V]`` that predict the response tokens, or what ``head`` gave; and the
+            decoder's last hidden states ``[m, t, d]``.
         """
         start = model.generation_config.decoder_start_token_id
         first = torch.full_like(response_ids[:, :1], start)
-        with headless(model, not head) as given:
+        with replaced_head(model, head) as given:
             output = model(
                 input_ids=prompt_ids if encoded is None else None,
                 encoder_outputs=None if encoded is None else (encoded,),
@@ -62,16 +55,6 @@ class EncoderDecoder:
                 output_hidden_states=True,
             )
         return given[0] if given else output.logits, output.decoder_hidden_states[-1]
-
-    def head(self, model: Any) -> Head:
-        """The model's head, which is linear.
-
-        Args:
-            model: The language model, that :meth:`has_plain_head`.
-        """
-        layer, more = model.get_output_embeddings(), getattr(model, "final_logits_bias", None)
-        biases = [bias for bias in (layer.bias, more) if bias is not None]
-        return Head(layer.weight, sum(biases).flatten() if biases else None)
 
     def has_plain_head(self, model: Any) -> bool:
         """Whether all that the model's head does is multiply and add, and nothing of it learns.
@@ -88,8 +71,7 @@ class EncoderDecoder:
         two = torch.full((1, 2), start, device=layer.weight.device)
         with torch.no_grad():
             logits, _ = self.forward(model, two, torch.ones_like(two), two)
-            made_of, _ = self.forward(model, two, torch.ones_like(two), two, head=False)
-        ours = nn.functional.linear(made_of, *self.head(model))
+            ours, _ = self.forward(model, two, torch.ones_like(two), two, head=nn.functional.linear)
         return torch.allclose(ours, logits, rtol=1e-2, atol=1e-3)
 
     def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
@@ -98,24 +80,27 @@ class EncoderDecoder:
 
 
 @contextmanager
-def headless(model: Any, wanted: bool = True) -> Iterator[list[Tensor]]:
-    """Inside the block, a model makes no logits.
+def replaced_head(model: Any, head: HeadFunction | None) -> Iterator[list[Any]]:
+    """Inside the block, something takes the place of a model's head.
 
     Args:
-        model: From transformers.
-        wanted: False: it makes them all the same.
+        model: From transformers; its head is linear.
+        head: What; None: nothing does.
 
     Yields:
-        A list that gets what the head is given.
+        A list that gets what ``head`` gives.
     """
-    given: list[Tensor] = []
-    if not wanted:
+    given: list[Any] = []
+    if head is None:
         yield given
         return
     layer = model.get_output_embeddings()
 
     def forward(hidden: Tensor) -> Tensor:
-        given.append(hidden)
+        biases = [
+            x for x in (layer.bias, getattr(model, "final_logits_bias", None)) if x is not None
+        ]
+        given.append(head(hidden, layer.weight, sum(biases).flatten() if biases else None))
         return hidden.new_zeros(1, 1)
 
     layer.forward = forward

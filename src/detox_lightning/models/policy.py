@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from detox_lightning.algorithm.head import head_output
 from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
 from detox_lightning.models.decoding import Prompts, decode, read
-from detox_lightning.models.family import EncoderDecoder
+from detox_lightning.models.family import EncoderDecoder, HeadFunction
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, copy_adapter
 from detox_lightning.models.merging import merged
@@ -110,11 +110,11 @@ class Policy(nn.Module):
         given = prompt_ids, prompt_mask, response_ids, prompts
         if not self.is_lean:
             return self.with_logits(*given, entropy_gradient)[0]
-        made_of, hidden = self._states(*given, head=False)
-        weight, bias = self.family.head(self.base)
-        logprobs, entropies = head_output(
-            made_of, weight, bias, response_ids, *self._sampler, entropy_gradient
-        )
+
+        def head(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+            return head_output(x, weight, bias, response_ids, *self._sampler, entropy_gradient)
+
+        (logprobs, entropies), hidden = self._states(*given, head)
         return PolicyOutput(logprobs, self._values(hidden), entropies)
 
     def with_logits(
@@ -126,7 +126,7 @@ class Policy(nn.Module):
         entropy_gradient: bool = False,
     ) -> tuple[PolicyOutput, Tensor]:
         """As :meth:`forward`, and ``[m, t, V]`` logits of the sampler's distribution."""
-        made, hidden = self._states(prompt_ids, prompt_mask, response_ids, prompts, head=True)
+        made, hidden = self._states(prompt_ids, prompt_mask, response_ids, prompts)
         logits = sampler_logits(made, *self._sampler)
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
             entropies = entropy(logits)
@@ -143,8 +143,13 @@ class Policy(nn.Module):
         return self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_id
 
     def _states(
-        self, ids: Tensor, mask: Tensor, response: Tensor, prompts: Prompts | None, head: bool
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        response: Tensor,
+        prompts: Prompts | None,
+        head: HeadFunction | None = None,
+    ) -> tuple[Any, Tensor]:
         encoded = prompts.expanded()[0] if prompts else None
         return self.family.forward(self.base, ids, mask, response, encoded, head)
 

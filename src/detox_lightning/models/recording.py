@@ -140,6 +140,7 @@ def can_record(model: Any) -> bool:
         and model.dtype.is_floating_point
         and not torch.is_autocast_enabled("cpu")
         and getattr(model, "hf_quantizer", None) is None
+        and not hasattr(model, "unshard")  # FSDP's weights move
     )
 
 

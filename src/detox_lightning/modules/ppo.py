@@ -36,10 +36,12 @@ from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half,
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.sharding import gathered, shard
 from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
+from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.modules.update import update
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, Samples, measure, respond, score
@@ -220,7 +222,7 @@ class PPOModule(LightningModule):
         """
         limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
         seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
-        with seeded(seed, self.device):
+        with seeded(seed, self.device), gathered(self):
             choose = self.sampling.choose(self.policy.eos_token_id)
             prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
             return respond(self.policy, self.tokenizer, prompts, choose, limit)
@@ -370,9 +372,11 @@ class PPOModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If sizes don't divide or the precision would overflow.
+            InputError: If sizes don't divide, the precision would overflow or the strategy can't
+                work.
         """
         refuse_half(str(self.trainer.precision))
+        check_strategy(type(self.trainer.strategy).__name__)
         if stage == "fit" and not self.sampling.is_exact:
             rank_zero_warn(
                 f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "
@@ -389,6 +393,25 @@ class PPOModule(LightningModule):
         if stage == "fit" and size is not None:
             self.check_batch_size(size)
 
+    def check_shardable(self) -> None:
+        """Refuses a base that can't be sharded, before it is opened.
+
+        Raises:
+            InputError: If the base itself is trained, or quantized.
+        """
+        begins_with_adapter = self.start.adapter is not None or self.start.checkpoint is not None
+        if self.lora is None and not begins_with_adapter:
+            raise InputError(
+                "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
+                "lora, or trainer.strategy=ddp"
+            )
+        if self.weights.quantization:
+            raise InputError(
+                "trainer.strategy=sharded, "
+                f"model.weights.quantization={self.weights.quantization}: a quantized base can't "
+                "be sharded, nor needs it: give trainer.strategy=ddp, or quantization=null"
+            )
+
     def configure_model(self) -> None:
         """Opens policy, reward and toxicity classifier, once."""
         if self.policy is not None:
@@ -404,6 +427,8 @@ class PPOModule(LightningModule):
         )
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
+        if self.device_mesh is not None:
+            shard(self.policy, self.device_mesh["data_parallel"])
         self.judge.load()
         self.evaluator = Evaluator(
             self.plan,

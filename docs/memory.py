@@ -1,0 +1,273 @@
+"""What a GPU must hold to train FLAN-T5-XL and -XXL: the tables of docs/memory.md.
+
+python docs/memory.py: by arithmetic, from the models' configs; nothing is downloaded. The formulas
+are held against a model that runs by docs/memory_check.py.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from detox_lightning.models.family import EncoderDecoder
+from detox_lightning.models.lora import LoRA, add_lora
+from detox_lightning.models.policy import Policy
+from detox_lightning.models.sampling import Sampling
+
+GIB = 2**30
+BF16, FP32 = 2, 4
+FOUR_BIT = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: nf4, its scales, their scales
+LEARNING = 4 * FP32  # weight, gradient, two moments of Adam
+LOGITS = 5  # copies of [m, t, V] in float32 at once: what is kept, its gradient, the loss's own
+PROMPT, RESPONSE, MINI_BATCH, BATCHES, RANK = 512, 150, 4, (8, 64), 32
+SHAPES = {
+    "FLAN-T5-XL": {"d_model": 2048, "d_ff": 5120, "num_heads": 32, "num_layers": 24},
+    "FLAN-T5-XXL": {"d_model": 4096, "d_ff": 10240, "num_heads": 64, "num_layers": 24},
+}
+
+
+class Sizes(NamedTuple):
+    """A model's shape, and how many parameters sit where.
+
+    Attributes:
+        d: Width of the model.
+        inner: Heads times their width.
+        ff: Width of the feed-forward layers.
+        heads: Attention heads.
+        layers: Of the encoder, and as many of the decoder.
+        vocabulary: Tokens.
+        base: All frozen parameters.
+        outside: Of these, those in no layer: embeddings, output head, last norms.
+        layer: Of these, those of the largest layer.
+        four_bit: Of these, those that ``weights.quantization=4bit`` holds in four bits.
+        learning: Adapter and value head.
+    """
+
+    d: int
+    inner: int
+    ff: int
+    heads: int
+    layers: int
+    vocabulary: int
+    base: int
+    outside: int
+    layer: int
+    four_bit: int
+    learning: int
+
+
+def make_policy(device: str, rank: int = RANK, **shape: Any) -> Policy:
+    """A random FLAN-T5 of a shape with a fresh adapter and a value head.
+
+    Args:
+        device: ``meta`` for shapes alone.
+        rank: Of the adapter.
+        shape: For ``T5Config``.
+    """
+    from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
+
+    options = {"vocab_size": 32128, "d_kv": 64, "feed_forward_proj": "gated-gelu", **shape}
+    with torch.device(device):
+        model = T5ForConditionalGeneration(T5Config(**options)).to(torch.bfloat16)
+        # a model from a config has its head tied, whatever the config says; FLAN-T5's is its own
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+        model.generation_config = GenerationConfig(
+            decoder_start_token_id=0, eos_token_id=1, pad_token_id=0
+        )
+        family = EncoderDecoder()
+        return Policy(add_lora(model, LoRA(r=rank), family.task_type), family, Sampling())
+
+
+def sizes(policy: Policy) -> Sizes:
+    """Counts a policy's parameters."""
+    from transformers.models.t5.modeling_t5 import T5Block
+
+    config = policy.base.config
+    named = list(policy.named_parameters())
+    frozen = {id(p): (name, p.numel()) for name, p in named if not p.requires_grad}
+    layers = [part for part in policy.base.modules() if isinstance(part, T5Block)]
+    held = [sum(p.numel() for p in part.parameters() if not p.requires_grad) for part in layers]
+    base = sum(count for _, count in frozen.values())
+    # transformers leaves feed-forward outputs (wo) and the head of T5 as they are
+    kept = ("wo.weight", "shared.weight", "lm_head.weight", "relative_attention_bias.weight")
+    linear = [
+        count
+        for name, count in frozen.values()
+        if not name.endswith(kept) and "layer_norm" not in name
+    ]
+    return Sizes(
+        config.d_model,
+        config.num_heads * config.d_kv,
+        config.d_ff,
+        config.num_heads,
+        config.num_layers,
+        config.vocab_size,
+        base,
+        base - sum(held),
+        max(held),
+        sum(linear),
+        sum(p.numel() for _, p in named if p.requires_grad),
+    )
+
+
+def encoder_layer(n: Sizes, rows: int, prompt: int) -> int:
+    """Bytes that a layer of the encoder keeps for the backward pass, under bf16-mixed."""
+    token = 12 * n.ff + 16 * n.d + 8 * n.inner + 4 * n.heads
+    return rows * (prompt * token + BF16 * n.heads * prompt**2)
+
+
+def decoder_layer(n: Sizes, rows: int, prompt: int, response: int) -> int:
+    """The same of the decoder, what it makes of the encoder's output included."""
+    token = 12 * n.ff + 24 * n.d + 12 * n.inner + 8 * n.heads
+    crossed = 2 * n.d + 4 * n.inner + BF16 * n.heads * response
+    # the bias between response tokens is the same in all rows
+    return rows * (response * token + prompt * crossed) + BF16 * n.heads * response**2
+
+
+def kept(n: Sizes, rows: int, prompt: int, response: int, checkpointing: bool) -> int:
+    """Bytes that wait for the backward pass: of all layers, or with checkpointing their inputs."""
+    if checkpointing:
+        inputs = n.layers * rows * (prompt + response) * n.d * BF16
+        return inputs + around(n, rows, prompt, response)
+    return n.layers * (encoder_layer(n, rows, prompt) + decoder_layer(n, rows, prompt, response))
+
+
+def update(n: Sizes, rows: int, prompt: int, response: int, checkpointing: bool) -> int:
+    """Bytes at the peak of a mini-batch: at the loss, or with checkpointing in a layer."""
+    at_loss = logits(n, rows, response)
+    if checkpointing:
+        layers = encoder_layer(n, rows, prompt), decoder_layer(n, rows, prompt, response)
+        at_loss = max(at_loss, logits(n, rows, response, copies=1) + max(layers))
+    return kept(n, rows, prompt, response, checkpointing) + at_loss
+
+
+def around(n: Sizes, rows: int, prompt: int, response: int) -> int:
+    """Bytes that stay beside the layers' inputs: ends of both stacks, biases, masks."""
+    biases = BF16 * n.heads * (prompt**2 + prompt * response + response**2)
+    masks = rows * prompt * (prompt + response)
+    return rows * n.d * (8 * prompt + 10 * response) + biases + masks
+
+
+def logits(n: Sizes, rows: int, response: int, copies: int = LOGITS) -> int:
+    """Bytes of what the update makes of each response position's distribution."""
+    return copies * rows * response * n.vocabulary * FP32
+
+
+def cache(n: Sizes, rows: int, prompt: int, response: int) -> int:
+    """Bytes of keys and values, of response and prompt, in all layers of the decoder."""
+    return rows * (prompt + response) * n.layers * 2 * n.inner * BF16
+
+
+def classifier() -> int:
+    """Bytes of the reward: RoBERTa-base with two labels, in float32."""
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+    with torch.device("meta"):
+        model = RobertaForSequenceClassification(config)
+    return sum(p.numel() for p in model.parameters()) * FP32
+
+
+def per_gpu(n: Sizes, reward: int, gpus: int, four_bit: bool = False) -> dict[str, float]:
+    """Bytes that one GPU holds, by what they are and in which phase.
+
+    Args:
+        n: The model.
+        reward: Bytes of the classifier.
+        gpus: Over which the base is in shards; 1: it is whole on each (DDP).
+        four_bit: Whether the base is quantized.
+    """
+    whole = n.base * BF16 + (n.four_bit * (FOUR_BIT - BF16) if four_bit else 0)
+    held = whole / gpus
+    # what is learned is averaged over GPUs in one message
+    always = held + n.learning * (LEARNING + FP32) + reward
+    gathered = whole if gpus > 1 else 0
+    # the layer at work, the next one, and the message it comes in
+    in_update = (n.outside + 3 * n.layer) * BF16 if gpus > 1 else 0
+    figures = {"held": held, "always": always}
+    for rows in BATCHES:
+        work = cache(n, rows, PROMPT, RESPONSE) + encoder_layer(n, rows, PROMPT)
+        figures[f"rollout {rows}"] = always + gathered + work
+    for name, checkpointing in (("update", False), ("checkpointed", True)):
+        work = update(n, MINI_BATCH, PROMPT, RESPONSE, checkpointing)
+        figures[name] = always + in_update + work
+    return figures
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def parts_table(models: dict[str, Sizes], reward: int) -> str:
+    """What the figures are made of, in GiB."""
+    s, t, m = PROMPT, RESPONSE, MINI_BATCH
+    in_bits = FOUR_BIT - BF16
+    parts: dict[str, Any] = {
+        "frozen parameters, number": lambda n: f"{n.base:,}",
+        "parameters that learn, number": lambda n: f"{n.learning:,}",
+        "base, bf16: 2 bytes each": lambda n: n.base * BF16,
+        "base, 4 bits": lambda n: n.base * BF16 + n.four_bit * in_bits,
+        "of that in 4 bits, at 0.516 bytes": lambda n: n.four_bit * FOUR_BIT,
+        "what learns, float32: weights": lambda n: n.learning * FP32,
+        "gradients": lambda n: n.learning * FP32,
+        "Adam's moments": lambda n: 2 * n.learning * FP32,
+        "gradients on their way": lambda n: n.learning * FP32,
+        "reward classifier, float32": lambda n: reward,
+        "FSDP, rollout: gathered base": lambda n: n.base * BF16,
+        "FSDP, update: embeddings and head, three layers": lambda n: (
+            (n.outside + 3 * n.layer) * BF16
+        ),
+        **{
+            f"rollout, batch {b}: cache of keys and values": lambda n, b=b: cache(n, b, s, t)
+            for b in BATCHES
+        },
+        **{
+            f"rollout, batch {b}: a layer of the encoder": lambda n, b=b: encoder_layer(n, b, s)
+            for b in BATCHES
+        },
+        "update: kept by all layers": lambda n: kept(n, m, s, t, False),
+        "update, checkpointed: inputs of all layers": lambda n: kept(n, m, s, t, True),
+        "update, checkpointed: a layer at work": lambda n: encoder_layer(n, m, s),
+        "update: a copy of the logits": lambda n: logits(n, m, t, copies=1),
+        f"update: activations and {LOGITS} copies": lambda n: update(n, m, s, t, False),
+        "update, checkpointed: at its peak": lambda n: update(n, m, s, t, True),
+    }
+    rows = []
+    for name, part in parts.items():
+        found = [part(n) for n in models.values()]
+        rows.append([name, *(x if isinstance(x, str) else gib(x) for x in found)])
+    return table(["part", *models], rows)
+
+
+def gpu_table(models: dict[str, Sizes], reward: int) -> str:
+    """What one GPU holds, in GiB."""
+    rows = []
+    for name, n in models.items():
+        for kind, gpus, four_bit in (
+            ("bf16, DDP", 1, False),
+            ("bf16, FSDP on 2", 2, False),
+            ("bf16, FSDP on 4", 4, False),
+            ("bf16, FSDP on 8", 8, False),
+            ("4 bits, DDP", 1, True),
+        ):
+            found = per_gpu(n, reward, gpus, four_bit)
+            rows.append([f"{name}, {kind}", *map(gib, found.values())])
+    header = ["GiB per GPU", "base", "at rest", *(f"rollout, batch {b}" for b in BATCHES)]
+    return table([*header, "update", "update, checkpointed"], rows)
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB, in print."""
+    return f"{size / GIB:.2f}"
+
+
+def main() -> str:
+    """What the command prints."""
+    models = {name: sizes(make_policy("meta", **shape)) for name, shape in SHAPES.items()}
+    reward = classifier()
+    return f"{gpu_table(models, reward)}\n\n{parts_table(models, reward)}"
+
+
+if __name__ == "__main__":
+    print(main())
