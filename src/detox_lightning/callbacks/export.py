@@ -9,7 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.callbacks.dashboard import hyper_parameters
-from detox_lightning.callbacks.folders import free, log_folder, refuse_full, run_folder, whole
+from detox_lightning.callbacks.folders import (
+    free,
+    holds_something,
+    log_folder,
+    refuse_full,
+    run_folder,
+    whole,
+)
 from detox_lightning.callbacks.origin import origin
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import save_merged
@@ -43,6 +50,13 @@ class ExportCallback(Callback):
         self.merged = merged
         self.push_to_hub = push_to_hub
         self.written: Path | None = None
+        self.trained = False
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes that there is something new to write."""
+        self.trained = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a folder that holds something, before training.
@@ -54,11 +68,17 @@ class ExportCallback(Callback):
             refuse_full(Path(self.folder), f"export.folder={self.folder}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the folders, in one process."""
+        """Writes the folders, in one process; not twice what a finished run has written."""
         if getattr(trainer, "fast_dev_run", False):
             return
         root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
+        if not self.trained and self.folder is None and holds_something(root / module.export_name):
+            rank_zero_info(
+                f"Nothing was left to do: the run in {root} had come to its end. To train longer, "
+                "raise --trainer.max_epochs"
+            )
+            return
         folder = Path(self.folder) if self.folder is not None else free(root / module.export_name)
         self.written = folder
         try:

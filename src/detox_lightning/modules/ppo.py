@@ -416,7 +416,7 @@ class PPOModule(LightningModule):
         """Prints and logs how many parameters there are, and how many learn."""
         counts = self.policy.parameter_counts()
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
-        for logger in self.loggers:
+        for logger in [] if self.rollouts else self.loggers:  # a run that goes on has logged them
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
     def on_train_start(self) -> None:

@@ -1,0 +1,348 @@
+"""Runs that are killed again and again, and what comes of them.
+
+    python tests/kills.py --runs 20 --processes 1
+
+trains a tiny model without interruption, then as often as is asked for with kills (SIGKILL) at
+random moments, each time going on with ``--ckpt_path last``, and compares weights, optimizer,
+controller, curves and exported files, bit for bit. ``--stage supervised`` and ``reward`` do it for
+the other stages. Exits with 1 if anything differs.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft  # noqa: F401  (so that the processes that are forked have it)
+import torch
+import torch.utils.tensorboard
+import transformers
+import yaml
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.backend.event_processing import event_accumulator
+
+import detox_lightning.cli  # noqa: F401
+from command import tiny_recipe
+from conftest import NAMES, save_classifier, tiny_t5_model, word_tokenizer
+from detox_lightning.__main__ import main
+
+KILLED = -signal.SIGKILL
+MOMENTS = {"open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir"}
+SHORT = ["--checkpoint.every_n_batches=2", "--trainer.max_epochs=2"]
+FLAGS = {
+    "ppo": [
+        *SHORT,
+        "--trainer.limit_train_batches=3",
+        "--model.scores={scale: true, normalize: true}",
+        "--model.kl={target: 0.1, horizon: 100}",
+        "--model.schedule.name=linear",
+        "--samples.every_n_rollouts=1",
+    ],
+    "supervised": [*SHORT, "--trainer.val_check_interval=1"],
+    "reward": [*SHORT, "--checkpoint.monitor=val/loss"],
+}
+
+
+# -- one run
+
+
+class Clock:
+    """Counts moments of a run, and kills its process at one of them."""
+
+    def __init__(self, folder: Path, last: int | None):
+        self.folder, self.last, self.now = str(folder), last, 0
+
+    def tick(self) -> None:
+        self.now += 1
+        if self.now == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def start(self) -> None:
+        """A moment before and after each hook, step and sync, and before each file operation."""
+        for owner, name in [
+            (call, "_call_callback_hooks"),
+            (call, "_call_lightning_module_hook"),
+            (call, "_call_strategy_hook"),
+            (torch.optim.Adam, "step"),
+            (torch, "save"),
+            (os, "fsync"),
+        ]:
+            setattr(owner, name, self.around(getattr(owner, name)))
+        sys.addaudithook(self.heard)
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def ticking(*args: Any, **kwargs: Any) -> Any:
+            self.tick()
+            result = function(*args, **kwargs)
+            self.tick()
+            return result
+
+        return ticking
+
+    def heard(self, event: str, args: tuple[Any, ...]) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and event in MOMENTS and str(args[0]).startswith(self.folder):
+            self.tick()
+
+
+def start(folder: Path, words: list[str], last: int | None, place: dict[str, str]) -> int:
+    """Begins a command in a process of its own, whose number it gives.
+
+    Args:
+        folder: Where it may write.
+        words: Of the command line.
+        last: Its last moment; None: it comes to its end.
+        place: Environment variables that tell which of several processes this is.
+    """
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        rank = int(place.get("RANK", 0))
+        log = os.open(folder / f"log{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ.update(place)
+        rank_zero_only.rank = rank
+        sys.argv[1:] = words
+        clock = Clock(folder, last)
+        clock.start()
+        try:
+            main(words)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        (folder / f"moments{rank}").write_text(str(clock.now))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run(
+    folder: Path, words: list[str], processes: int = 1, last: int | None = None, dying: int = 0
+) -> int:
+    """Runs a command in one or several processes to its end, or to its death.
+
+    Args:
+        folder: Where it may write.
+        words: Of the command line.
+        processes: How many.
+        last: The moment at which one of them is killed, and the others after it; None: never.
+        dying: Which.
+
+    Returns:
+        The exit code, negative for a signal.
+    """
+    places: list[dict[str, str]] = [{}]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        places = [
+            {
+                "TORCHELASTIC_RUN_ID": "kills",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "GROUP_RANK": "0",
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+            }
+            for rank in range(processes)
+        ]
+    alive = {
+        start(folder, words, last if rank == dying else None, place)
+        for rank, place in enumerate(places)
+    }
+    code = 0
+    while alive:
+        child, status = os.wait()
+        alive.discard(child)
+        ended = os.waitstatus_to_exitcode(status)
+        code = code or ended
+        if ended < 0:
+            for other in alive:
+                os.kill(other, signal.SIGKILL)
+    return code
+
+
+# -- a run without end, and what came of it
+
+
+def prepare(folder: Path, processes: int, stage: str) -> list[str]:
+    """Makes models and data in a folder, and the command that trains on them."""
+    models = {"policy": folder / "t5", "classifier": folder / "classifier"}
+    tiny_t5_model().save_pretrained(models["policy"])
+    word_tokenizer().save_pretrained(models["policy"])
+    save_classifier(models["classifier"], ["nothate", "hate"])
+    recipe = Path(tiny_recipe(folder, *map(str, models.values())))
+    config = yaml.safe_load(recipe.read_text())
+    config["data"]["init_args"]["batch_size"] = 8 // processes
+    if stage != "ppo":
+        config["model"] = {
+            "class_path": f"{stage.capitalize()}Module",
+            "init_args": {"model": str(models["policy" if stage == "supervised" else "classifier"])},
+        }
+    if stage == "supervised":
+        config["model"]["init_args"] |= {"lora": {"r": 4, "dropout": 0.2}, "max_new_tokens": 6}
+    if stage == "reward":
+        rows = [{"text": f"{name} is {x}", "label": x == "rude"} for name in NAMES for x in LABELS]
+        lines = "".join(json.dumps({**row, "label": int(row["label"])}) + "\n" for row in rows)
+        for split in ("train", "validation"):
+            (folder / f"{split}.jsonl").write_text(lines)
+        options = {"source": str(folder), "batch_size": 8 // processes}
+        config["data"] = {"class_path": "LabeledDataModule", "init_args": options}
+    config["trainer"].pop("limit_train_batches")
+    config["trainer"]["logger"] = [
+        config["trainer"]["logger"],
+        {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder / "csv"), "name": "tiny"}},
+    ]
+    if processes > 1:
+        config["trainer"] |= {"devices": processes, "strategy": "ddp"}
+    recipe.write_text(yaml.safe_dump(config))
+    return ["fit", "--config", str(recipe), *FLAGS[stage], "--ckpt_path", "last"]
+
+
+LABELS = ("kind", "rude", "nice")
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a run left: state, curves as TensorBoard shows them, rows of the CSV, exported files."""
+    (folder_of_run,) = (folder / "runs" / "tiny").iterdir()
+    checkpoint = torch.load(folder_of_run / "checkpoints" / "last.ckpt", weights_only=True)
+    places = [f"{name}Module" for name in ("DialogueData", "LabeledData")]
+    kept = ["state_dict", "optimizer_states", "lr_schedulers", "detox_lightning", "global_step"]
+    state = {key: checkpoint.get(key) for key in [*kept, "loops", "validation", *places]}
+    state["loops"] = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    event_accumulator.logger.setLevel("ERROR")
+    events = event_accumulator.EventAccumulator(str(folder_of_run), {"scalars": 0}).Reload()
+    names = [name for name in events.Tags()["scalars"] if not name.startswith("time/")]
+    curves = {name: [(x.step, x.value) for x in events.Scalars(name)] for name in names}
+    (table,) = (folder / "csv" / "tiny").glob("*/metrics.csv")
+    exported = next(x for x in (folder_of_run / "adapter", folder_of_run / "model") if x.is_dir())
+    files = {file.name: file.read_bytes() for file in exported.iterdir()}
+    del files["README.md"]  # tells the time
+    return {
+        "state": plainly(state, folder),
+        "curves": {name: [(x, repr(y)) for x, y in points] for name, points in curves.items()},
+        "rows": rows(table),
+        "files": files,
+        "names": sorted(x.name for x in folder_of_run.iterdir() if "tfevents" not in x.name),
+        "checkpoints": sorted(x.name for x in (folder_of_run / "checkpoints").iterdir()),
+    }
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    """The cells of a CSV that don't tell the time."""
+    head, *lines = (line.split(",") for line in table.read_text().splitlines())
+    cells = [dict(zip(head, line, strict=True)) for line in lines]
+    return [
+        {name: cell for name, cell in row.items() if cell and not name.startswith("time/")}
+        for row in cells
+    ]
+
+
+def plainly(value: Any, folder: Path) -> Any:
+    """State that ``==`` compares bit for bit, wherever the run was."""
+    if isinstance(value, dict):
+        return {str(key): plainly(item, folder) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plainly(item, folder) for item in value]
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.contiguous().numpy().tobytes()
+    return repr(value).replace(str(folder), "")
+
+
+def differences(ours: Any, other: Any, name: str = "") -> list[str]:
+    """Where two outcomes differ."""
+    if isinstance(ours, dict) and isinstance(other, dict):
+        return [
+            line
+            for key in sorted({*ours, *other})
+            for line in differences(ours.get(key), other.get(key), f"{name}/{key}")
+        ]
+    return [] if ours == other else [f"{name}: {str(ours)[:300]} != {str(other)[:300]}"]
+
+
+def killed(folder: Path, words: list[str], processes: int, moments: int, kills: int, seed: int) -> str:
+    """Kills a run some times, and lets it come to its end.
+
+    Returns:
+        At which moments of how many.
+    """
+    draw = random.Random(seed)
+    told = []
+    for _ in range(kills):
+        last, dying = draw.randint(1, max(1, moments // 2)), draw.randrange(processes)
+        code = run(folder, words, processes, last, dying)
+        told.append(f"{last}" + (f" of rank {dying}" if processes > 1 else ""))
+        if code == 0:
+            told.append("(had ended)")
+        elif code != KILLED:
+            raise RuntimeError(f"exit code {code}: {(folder / 'log0.txt').read_text()[-3000:]}")
+    code = run(folder, words, processes)
+    if code:
+        raise RuntimeError(f"exit code {code}: {(folder / 'log0.txt').read_text()[-3000:]}")
+    return f"killed at {', '.join(told)} of {moments}"
+
+
+def compare(base: Path, runs: int, processes: int, kills: int, seed: int, stage: str) -> int:
+    """Does everything, and says how it went.
+
+    Returns:
+        How many of the runs differ from the uninterrupted one.
+    """
+    whole = base / "whole"
+    whole.mkdir(parents=True)
+    words = prepare(whole, processes, stage)
+    code = run(whole, words, processes)
+    if code:
+        raise RuntimeError(f"exit code {code}: {(whole / 'log0.txt').read_text()[-3000:]}")
+    moments = int((whole / "moments0").read_text())
+    expected, differing = outcome(whole), 0
+    for number in range(runs):
+        folder = base / f"run{number}"
+        folder.mkdir()
+        words = prepare(folder, processes, stage)
+        told = killed(folder, words, processes, moments, kills, seed + number)
+        wrong = differences(expected, outcome(folder))
+        differing += bool(wrong)
+        print(f"run {number}: {told}: {'differs' if wrong else 'equal'}", *wrong, sep="\n  ", flush=True)
+    return differing
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=3, help="of each run")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--stage", choices=list(FLAGS), default="ppo")
+    parser.add_argument("--folder", type=Path, help="where to; it stays")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    options = parsed()
+    with tempfile.TemporaryDirectory() as temporary:
+        base = options.folder or Path(temporary)
+        os.environ["HF_DATASETS_CACHE"] = str(base / "cache")
+        datasets.config.HF_DATASETS_CACHE = base / "cache"
+        transformers.logging.set_verbosity_error()
+        told = (options.runs, options.processes, options.kills, options.seed, options.stage)
+        differing = compare(base.resolve(), *told)
+    print(f"{options.runs - differing} of {options.runs} runs are the uninterrupted one, bit for bit")
+    sys.exit(bool(differing))
