@@ -181,48 +181,53 @@ def run(
 # -- a run without end, and what came of it
 
 
-def prepare(folder: Path, processes: int, stage: str) -> list[str]:
-    """Makes models and data in a folder, and the command that trains on them."""
-    models = {"policy": folder / "t5", "classifier": folder / "classifier"}
-    tiny_t5_model().save_pretrained(models["policy"])
-    word_tokenizer().save_pretrained(models["policy"])
-    save_classifier(models["classifier"], ["nothate", "hate"])
-    recipe = Path(tiny_recipe(folder, *map(str, models.values())))
-    config = yaml.safe_load(recipe.read_text())
-    config["data"]["init_args"]["batch_size"] = 8 // processes
+def build(folder: Path) -> Path:
+    """Makes models and data, and a recipe whose path it gives."""
+    policy, classifier = folder / "t5", folder / "classifier"
+    tiny_t5_model().save_pretrained(policy)
+    word_tokenizer().save_pretrained(policy)
+    save_classifier(classifier, ["nothate", "hate"])
+    recipe = Path(tiny_recipe(folder, str(policy), str(classifier)))
+    lines = "".join(
+        json.dumps({"text": f"{name} is {label}", "label": int(label == "rude")}) + "\n"
+        for name in NAMES
+        for label in ("kind", "rude", "nice")
+    )
+    for split in ("train", "validation"):
+        (folder / "labels").mkdir(exist_ok=True)
+        (folder / "labels" / f"{split}.jsonl").write_text(lines)
+    return recipe
+
+
+def prepare(folder: Path, recipe: Path, processes: int, stage: str) -> list[str]:
+    """Writes a run's configuration into its folder, and gives its command."""
+    config, world = yaml.safe_load(recipe.read_text()), recipe.parent
     if stage != "ppo":
-        config["model"] = {
-            "class_path": f"{stage.capitalize()}Module",
-            "init_args": {"model": str(models["policy" if stage == "supervised" else "classifier"])},
-        }
+        model = str(world / ("t5" if stage == "supervised" else "classifier"))
+        name = f"{stage.capitalize()}Module"
+        config["model"] = {"class_path": name, "init_args": {"model": model}}
     if stage == "supervised":
         config["model"]["init_args"] |= {"lora": {"r": 4, "dropout": 0.2}, "max_new_tokens": 6}
     if stage == "reward":
-        rows = [{"text": f"{name} is {x}", "label": x == "rude"} for name in NAMES for x in LABELS]
-        lines = "".join(json.dumps({**row, "label": int(row["label"])}) + "\n" for row in rows)
-        for split in ("train", "validation"):
-            (folder / f"{split}.jsonl").write_text(lines)
-        options = {"source": str(folder), "batch_size": 8 // processes}
-        config["data"] = {"class_path": "LabeledDataModule", "init_args": options}
-    config["trainer"].pop("limit_train_batches")
+        options = {"source": str(world / "labels")}
+        config["data"] = {"class_path": "LabeledTextDataModule", "init_args": options}
+    config["data"]["init_args"]["batch_size"] = 8 // processes
+    del config["trainer"]["limit_train_batches"]
     config["trainer"]["logger"] = [
-        config["trainer"]["logger"],
-        {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder / "csv"), "name": "tiny"}},
+        {"class_path": name, "init_args": {"save_dir": str(folder / place), "name": "tiny"}}
+        for name, place in [("TensorBoardLogger", "runs"), ("CSVLogger", "csv")]
     ]
     if processes > 1:
         config["trainer"] |= {"devices": processes, "strategy": "ddp"}
-    recipe.write_text(yaml.safe_dump(config))
-    return ["fit", "--config", str(recipe), *FLAGS[stage], "--ckpt_path", "last"]
-
-
-LABELS = ("kind", "rude", "nice")
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    return ["fit", "--config", str(folder / "run.yaml"), *FLAGS[stage], "--ckpt_path", "last"]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What a run left: state, curves as TensorBoard shows them, rows of the CSV, exported files."""
     (folder_of_run,) = (folder / "runs" / "tiny").iterdir()
     checkpoint = torch.load(folder_of_run / "checkpoints" / "last.ckpt", weights_only=True)
-    places = [f"{name}Module" for name in ("DialogueData", "LabeledData")]
+    places = [f"{name}Module" for name in ("DialogueData", "LabeledTextData")]
     kept = ["state_dict", "optimizer_states", "lr_schedulers", "detox_lightning", "global_step"]
     state = {key: checkpoint.get(key) for key in [*kept, "loops", "validation", *places]}
     state["loops"] = checkpoint["loops"]["fit_loop"]["epoch_progress"]
@@ -276,7 +281,9 @@ def differences(ours: Any, other: Any, name: str = "") -> list[str]:
     return [] if ours == other else [f"{name}: {str(ours)[:300]} != {str(other)[:300]}"]
 
 
-def killed(folder: Path, words: list[str], processes: int, moments: int, kills: int, seed: int) -> str:
+def killed(
+    folder: Path, words: list[str], processes: int, moments: int, kills: int, seed: int
+) -> str:
     """Kills a run some times, and lets it come to its end.
 
     Returns:
@@ -306,7 +313,9 @@ def compare(base: Path, runs: int, processes: int, kills: int, seed: int, stage:
     """
     whole = base / "whole"
     whole.mkdir(parents=True)
-    words = prepare(whole, processes, stage)
+    (base / "world").mkdir()
+    recipe = build(base / "world")
+    words = prepare(whole, recipe, processes, stage)
     code = run(whole, words, processes)
     if code:
         raise RuntimeError(f"exit code {code}: {(whole / 'log0.txt').read_text()[-3000:]}")
@@ -315,11 +324,16 @@ def compare(base: Path, runs: int, processes: int, kills: int, seed: int, stage:
     for number in range(runs):
         folder = base / f"run{number}"
         folder.mkdir()
-        words = prepare(folder, processes, stage)
+        words = prepare(folder, recipe, processes, stage)
         told = killed(folder, words, processes, moments, kills, seed + number)
         wrong = differences(expected, outcome(folder))
         differing += bool(wrong)
-        print(f"run {number}: {told}: {'differs' if wrong else 'equal'}", *wrong, sep="\n  ", flush=True)
+        print(
+            f"run {number}: {told}: {'differs' if wrong else 'equal'}",
+            *wrong,
+            sep="\n  ",
+            flush=True,
+        )
     return differing
 
 
@@ -344,5 +358,7 @@ if __name__ == "__main__":
         transformers.logging.set_verbosity_error()
         told = (options.runs, options.processes, options.kills, options.seed, options.stage)
         differing = compare(base.resolve(), *told)
-    print(f"{options.runs - differing} of {options.runs} runs are the uninterrupted one, bit for bit")
+    print(
+        f"{options.runs - differing} of {options.runs} runs are the uninterrupted one, bit for bit"
+    )
     sys.exit(bool(differing))

@@ -63,7 +63,7 @@ class BoundedCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the folder, which tells that a run has begun; removes what is half written."""
         super().setup(trainer, pl_module, stage)
-        if stage != "fit" or trainer.fast_dev_run:
+        if stage != "fit" or is_trial(trainer):
             return
         if trainer.is_global_zero and "://" not in str(self.dirpath):
             Path(str(self.dirpath)).mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,10 @@ class BoundedCheckpoint(ModelCheckpoint):
     ) -> None:
         """Going on in the same folder, writes over what the killed run wrote after this."""
         loaded = Path(str(trainer.ckpt_path))
-        if trainer.state.fn == "fit" and loaded.parent.resolve() == Path(str(self.dirpath)).resolve():
+        if (
+            trainer.state.fn == "fit"
+            and loaded.parent.resolve() == Path(str(self.dirpath)).resolve()
+        ):
             self._enable_version_counter = False
             if trainer.is_global_zero:
                 set_torn_aside(loaded.with_name(f"{LAST}{self.FILE_EXTENSION}"))
@@ -152,7 +155,7 @@ class BoundedCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes what is due after the last batch, and ``last.ckpt`` in any case."""
-        if not trainer.fast_dev_run:
+        if not is_trial(trainer):
             self.note_new(trainer)
             self.write(trainer)
 
@@ -212,3 +215,8 @@ class BoundedCheckpoint(ModelCheckpoint):
             if kl is None or not kl <= self.max_kl:  # NaN is far
                 return False
         return super().check_monitor_top_k(trainer, current)
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``, which writes nothing."""
+    return bool(getattr(trainer, "fast_dev_run", False))

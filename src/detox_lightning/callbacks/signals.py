@@ -12,8 +12,8 @@ import threading
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.callbacks.origin import command
@@ -68,7 +68,7 @@ def how_to_go_on(saved: str | None) -> str:
     Args:
         saved: The checkpoint; None if there is none.
     """
-    words = command(without_checkpoint(sys.argv[1:]) + ["--ckpt_path", "last"])
+    words = command([*without_checkpoint(sys.argv[1:]), "--ckpt_path", "last"])
     state = f"everything is saved in {saved}" if saved else "there is no checkpoint yet"
     return f"{state}. To go on: {words}"
 

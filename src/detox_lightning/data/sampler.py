@@ -220,8 +220,8 @@ class Feed:
         ]
         if changed:
             rank_zero_warn(
-                f"Since the checkpoint {', '.join(changed)}: the run goes on after {self.rows} rows "
-                f"of epoch {self.epoch}, with batch {self.batches}, but is not exactly the "
+                f"Since the checkpoint {', '.join(changed)}: the run goes on after {self.rows} "
+                f"rows of epoch {self.epoch}, with batch {self.batches}, but is not exactly the "
                 "uninterrupted one. For that, give the former values "
                 "(--seed_everything, --data.batch_size, --trainer.devices)."
             )
