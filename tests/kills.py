@@ -292,7 +292,7 @@ def killed(
     draw = random.Random(seed)
     told = []
     for _ in range(kills):
-        last, dying = draw.randint(1, max(1, moments // 2)), draw.randrange(processes)
+        last, dying = draw.randint(1, moments), draw.randrange(processes)
         code = run(folder, words, processes, last, dying)
         told.append(f"{last}" + (f" of rank {dying}" if processes > 1 else ""))
         if code == 0:

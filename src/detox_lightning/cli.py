@@ -22,6 +22,7 @@ import detox_lightning.data
 import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.configuration import ConfigurationCallback
+from detox_lightning.callbacks.curves import keep_rows
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
@@ -214,6 +215,10 @@ class DetoxCLI(LightningCLI):
         """Sets the number of threads."""
         if threads := self.config[self.subcommand].threads:
             torch.set_num_threads(threads)
+
+    def before_fit(self) -> None:
+        """Saves from Lightning what a run that goes on has written."""
+        keep_rows(self.trainer.loggers)
 
     def test(self, **options: Any) -> None:
         """Runs ``test``; where a report's table is printed, Lightning's long one is not."""

@@ -1,10 +1,12 @@
 """Curves of a run that goes on in its folder: what comes after the checkpoint is cut off."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 KEPT = ".metrics.csv.kept"
 
@@ -37,30 +39,43 @@ def cut_events(writer: Any, point: int) -> None:
     writer.flush()
 
 
-def cut_rows(logger: CSVLogger, point: int) -> None:
-    """Cuts ``metrics.csv``, which Lightning would remove.
+@rank_zero_only
+def keep_rows(loggers: Iterable[Logger]) -> None:
+    """Puts ``metrics.csv`` out of the way of Lightning, which removes it when a run goes on.
 
     Args:
-        logger: Whose folder it is in.
+        loggers: Not in use yet.
+    """
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            file = Path(logger.log_dir) / "metrics.csv"
+            if file.is_file():
+                file.replace(file.with_name(KEPT))
+
+
+def cut_rows(logger: CSVLogger, point: int) -> None:
+    """Brings back what :func:`keep_rows` kept, up to a point.
+
+    Args:
+        logger: Whose rows they are.
         point: The first that goes.
     """
-    folder = Path(logger.log_dir)
-    kept, file = folder / KEPT, folder / "metrics.csv"
-    source = file if file.is_file() else kept
-    if not source.is_file():
+    kept = Path(logger.log_dir) / KEPT
+    if not kept.is_file():
         return
-    with source.open(newline="", encoding="utf8") as lines:
+    with kept.open(newline="", encoding="utf8") as lines:
         reader = csv.DictReader(lines)
         names = list(reader.fieldnames or [])
         rows = [row for row in reader if _step(row) < point]
-    partial = kept.with_name(f"{KEPT}.partial")
-    with partial.open("w", newline="", encoding="utf8") as lines:
-        writer = csv.DictWriter(lines, names)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(kept)
-    logger.experiment.metrics_keys = names  # making it removes the file
-    kept.replace(file)
+    if rows:
+        partial = kept.with_name(f"{KEPT}.partial")
+        with partial.open("w", newline="", encoding="utf8") as lines:
+            writer = csv.DictWriter(lines, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        logger.experiment.metrics_keys = names
+        partial.replace(kept.with_name("metrics.csv"))
+    kept.unlink()
 
 
 def _step(row: dict[str, Any]) -> float:
