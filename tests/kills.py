@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import peft  # noqa: F401  (so that the processes that are forked have it)
@@ -36,7 +36,6 @@ from command import tiny_recipe
 from conftest import NAMES, save_classifier, tiny_t5_model, word_tokenizer
 from detox_lightning.__main__ import main
 
-KILLED = -signal.SIGKILL
 MOMENTS = {"open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir"}
 SHORT = ["--checkpoint.every_n_batches=2", "--trainer.max_epochs=2"]
 FLAGS = {
@@ -57,15 +56,15 @@ FLAGS = {
 
 
 class Clock:
-    """Counts moments of a run, and kills its process at one of them."""
+    """Counts moments of a run, and sends its process a signal at one of them."""
 
-    def __init__(self, folder: Path, last: int | None):
-        self.folder, self.last, self.now = str(folder), last, 0
+    def __init__(self, folder: Path, last: int | None, signum: int):
+        self.folder, self.last, self.signum, self.now = str(folder), last, signum, 0
 
     def tick(self) -> None:
         self.now += 1
         if self.now == self.last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signum)
 
     def start(self) -> None:
         """A moment before and after each hook, step and sync, and before each file operation."""
@@ -95,13 +94,16 @@ class Clock:
             self.tick()
 
 
-def start(folder: Path, words: list[str], last: int | None, place: dict[str, str]) -> int:
+def start(
+    folder: Path, words: list[str], last: int | None, signum: int, place: dict[str, str]
+) -> int:
     """Begins a command in a process of its own, whose number it gives.
 
     Args:
         folder: Where it may write.
         words: Of the command line.
-        last: Its last moment; None: it comes to its end.
+        last: The moment at which it gets a signal; None: never.
+        signum: Which.
         place: Environment variables that tell which of several processes this is.
     """
     if child := os.fork():
@@ -115,7 +117,7 @@ def start(folder: Path, words: list[str], last: int | None, place: dict[str, str
         os.environ.update(place)
         rank_zero_only.rank = rank
         sys.argv[1:] = words
-        clock = Clock(folder, last)
+        clock = Clock(folder, last, signum)
         clock.start()
         try:
             main(words)
@@ -130,7 +132,12 @@ def start(folder: Path, words: list[str], last: int | None, place: dict[str, str
 
 
 def run(
-    folder: Path, words: list[str], processes: int = 1, last: int | None = None, dying: int = 0
+    folder: Path,
+    words: list[str],
+    processes: int = 1,
+    last: int | None = None,
+    signum: int = signal.SIGKILL,
+    dying: int = 0,
 ) -> int:
     """Runs a command in one or several processes to its end, or to its death.
 
@@ -138,8 +145,10 @@ def run(
         folder: Where it may write.
         words: Of the command line.
         processes: How many.
-        last: The moment at which one of them is killed, and the others after it; None: never.
-        dying: Which.
+        last: The moment at which one of them gets a signal; if it dies of it, the others are
+            killed after it. None: never.
+        signum: The signal.
+        dying: Which of the processes.
 
     Returns:
         The exit code, negative for a signal.
@@ -163,7 +172,7 @@ def run(
             for rank in range(processes)
         ]
     alive = {
-        start(folder, words, last if rank == dying else None, place)
+        start(folder, words, last if rank == dying else None, signum, place)
         for rank, place in enumerate(places)
     }
     code = 0
@@ -199,28 +208,28 @@ def build(folder: Path) -> Path:
     return recipe
 
 
-def prepare(folder: Path, recipe: Path, processes: int, stage: str) -> list[str]:
+def prepare(folder: Path, recipe: Path, plan: "Plan") -> list[str]:
     """Writes a run's configuration into its folder, and gives its command."""
     config, world = yaml.safe_load(recipe.read_text()), recipe.parent
-    if stage != "ppo":
-        model = str(world / ("t5" if stage == "supervised" else "classifier"))
-        name = f"{stage.capitalize()}Module"
+    if plan.stage != "ppo":
+        model = str(world / ("t5" if plan.stage == "supervised" else "classifier"))
+        name = f"{plan.stage.capitalize()}Module"
         config["model"] = {"class_path": name, "init_args": {"model": model}}
-    if stage == "supervised":
+    if plan.stage == "supervised":
         config["model"]["init_args"] |= {"lora": {"r": 4, "dropout": 0.2}, "max_new_tokens": 6}
-    if stage == "reward":
+    if plan.stage == "reward":
         options = {"source": str(world / "labels")}
         config["data"] = {"class_path": "LabeledTextDataModule", "init_args": options}
-    config["data"]["init_args"]["batch_size"] = 8 // processes
+    config["data"]["init_args"]["batch_size"] = 8 // plan.processes
     del config["trainer"]["limit_train_batches"]
     config["trainer"]["logger"] = [
         {"class_path": name, "init_args": {"save_dir": str(folder / place), "name": "tiny"}}
         for name, place in [("TensorBoardLogger", "runs"), ("CSVLogger", "csv")]
     ]
-    if processes > 1:
-        config["trainer"] |= {"devices": processes, "strategy": "ddp"}
+    if plan.processes > 1:
+        config["trainer"] |= {"devices": plan.processes, "strategy": "ddp"}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
-    return ["fit", "--config", str(folder / "run.yaml"), *FLAGS[stage], "--ckpt_path", "last"]
+    return ["fit", "--config", str(folder / "run.yaml"), *FLAGS[plan.stage], "--ckpt_path", "last"]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -281,9 +290,22 @@ def differences(ours: Any, other: Any, name: str = "") -> list[str]:
     return [] if ours == other else [f"{name}: {str(ours)[:300]} != {str(other)[:300]}"]
 
 
-def killed(
-    folder: Path, words: list[str], processes: int, moments: int, kills: int, seed: int
-) -> str:
+class Plan(NamedTuple):
+    """What is done to a run: signals at random moments, to a random one of its processes."""
+
+    stage: str = "ppo"
+    processes: int = 1
+    kills: int = 3
+    signals: tuple[int, ...] = (signal.SIGKILL,)  # in turn
+
+
+def must_end(folder: Path, words: list[str], plan: Plan) -> None:
+    """Lets a run come to its end."""
+    if code := run(folder, words, plan.processes):
+        raise RuntimeError(f"exit code {code}: {(folder / 'log0.txt').read_text()[-3000:]}")
+
+
+def killed(folder: Path, words: list[str], plan: Plan, moments: int, seed: int) -> str:
     """Kills a run some times, and lets it come to its end.
 
     Returns:
@@ -291,57 +313,49 @@ def killed(
     """
     draw = random.Random(seed)
     told = []
-    for _ in range(kills):
-        last, dying = draw.randint(1, moments), draw.randrange(processes)
-        code = run(folder, words, processes, last, dying)
-        told.append(f"{last}" + (f" of rank {dying}" if processes > 1 else ""))
+    for number in range(plan.kills):
+        signum = plan.signals[number % len(plan.signals)]
+        last, dying = draw.randint(1, moments), draw.randrange(plan.processes)
+        code = run(folder, words, plan.processes, last, signum, dying)
+        told.append(f"{last}" + (f" of rank {dying}" if plan.processes > 1 else ""))
         if code == 0:
-            told.append("(had ended)")
-        elif code != KILLED:
+            told[-1] += " (had ended)"
+        elif code not in (-signum, 128 + signum):
             raise RuntimeError(f"exit code {code}: {(folder / 'log0.txt').read_text()[-3000:]}")
-    code = run(folder, words, processes)
-    if code:
-        raise RuntimeError(f"exit code {code}: {(folder / 'log0.txt').read_text()[-3000:]}")
+    must_end(folder, words, plan)
     return f"killed at {', '.join(told)} of {moments}"
 
 
-def compare(base: Path, runs: int, processes: int, kills: int, seed: int, stage: str) -> int:
+def compare(base: Path, plan: Plan, runs: int, seed: int) -> int:
     """Does everything, and says how it went.
 
     Returns:
         How many of the runs differ from the uninterrupted one.
     """
-    whole = base / "whole"
+    whole, world = base / "whole", base / "world"
     whole.mkdir(parents=True)
-    (base / "world").mkdir()
-    recipe = build(base / "world")
-    words = prepare(whole, recipe, processes, stage)
-    code = run(whole, words, processes)
-    if code:
-        raise RuntimeError(f"exit code {code}: {(whole / 'log0.txt').read_text()[-3000:]}")
+    world.mkdir()
+    recipe = build(world)
+    must_end(whole, prepare(whole, recipe, plan), plan)
     moments = int((whole / "moments0").read_text())
     expected, differing = outcome(whole), 0
     for number in range(runs):
         folder = base / f"run{number}"
         folder.mkdir()
-        words = prepare(folder, recipe, processes, stage)
-        told = killed(folder, words, processes, moments, kills, seed + number)
+        told = killed(folder, prepare(folder, recipe, plan), plan, moments, seed + number)
         wrong = differences(expected, outcome(folder))
         differing += bool(wrong)
-        print(
-            f"run {number}: {told}: {'differs' if wrong else 'equal'}",
-            *wrong,
-            sep="\n  ",
-            flush=True,
-        )
+        print(f"run {number}: {told}: {'differs' if wrong else 'equal'}", *wrong, sep="\n  ")
+        sys.stdout.flush()
     return differing
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--kills", type=int, default=3, help="of each run")
+    parser.add_argument("--signals", nargs="+", default=["SIGKILL"], help="in turn")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--stage", choices=list(FLAGS), default="ppo")
     parser.add_argument("--folder", type=Path, help="where to; it stays")
@@ -351,14 +365,14 @@ def parsed() -> argparse.Namespace:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     options = parsed()
+    signals = tuple(signal.Signals[name] for name in options.signals)
+    plan = Plan(options.stage, options.processes, options.kills, signals)
     with tempfile.TemporaryDirectory() as temporary:
-        base = options.folder or Path(temporary)
+        base = (options.folder or Path(temporary)).resolve()
         os.environ["HF_DATASETS_CACHE"] = str(base / "cache")
         datasets.config.HF_DATASETS_CACHE = base / "cache"
         transformers.logging.set_verbosity_error()
-        told = (options.runs, options.processes, options.kills, options.seed, options.stage)
-        differing = compare(base.resolve(), *told)
-    print(
-        f"{options.runs - differing} of {options.runs} runs are the uninterrupted one, bit for bit"
-    )
+        differing = compare(base, plan, options.runs, options.seed)
+    equal = options.runs - differing
+    print(f"{equal} of {options.runs} runs are the uninterrupted one, bit for bit")
     sys.exit(bool(differing))

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from detox_lightning.callbacks.curves import cut_curves
 from detox_lightning.callbacks.folders import log_folder
 from detox_lightning.callbacks.progress import SETTLED, move, next_point, steps_logged
+from detox_lightning.errors import InputError
 
 FIGURES, RUN = "validation", "run"  # keys in a checkpoint
 
@@ -50,7 +51,17 @@ class ResumeCallback(Callback):
             move(loops, feed.batches)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cuts the curves; puts the figures back."""
+        """Cuts the curves; puts the figures back.
+
+        Raises:
+            InputError: If this process began elsewhere than the first, as without a common disk.
+        """
+        begun = str(trainer.ckpt_path)
+        if (first := trainer.strategy.broadcast(begun)) != begun:
+            raise InputError(
+                f"--ckpt_path: process {trainer.global_rank} began from {begun}, process 0 from "
+                f"{first}: the folder of runs must be on a disk that all nodes share"
+            )
         point = next_point(pl_module, self.steps or 0) if trainer.ckpt_path else 0
         if trainer.is_global_zero:
             for logger in trainer.loggers:
