@@ -26,7 +26,7 @@ SECONDS = 300  # nothing may take longer, hanging processes included
     "flags",
     [
         ("--kills=3", "--seed=8"),
-        ("--processes=2", "--kills=2", "--signals", "SIGTERM", "SIGKILL", "--seed=3"),
+        ("--processes=2", "--kills=2", "--signals", "SIGTERM", "SIGKILL", "--seed=1048"),
     ],
     ids=["one process", "two processes"],
 )
