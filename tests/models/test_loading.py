@@ -15,7 +15,6 @@ from detox_lightning.models.loading import (
     save_model,
 )
 from detox_lightning.models.lora import LoRA, add_lora
-from detox_lightning.models.start import find_start
 
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 
@@ -35,17 +34,6 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
             load_model(SEQ2SEQ, name)
         with pytest.raises(InputError, match=name):
             load_tokenizer(name)
-
-
-def test_a_folder_that_is_gone_may_look_like_a_hub_id(tmp_path: Path) -> None:
-    for name in ("runs/gone", "runs/tiny/version_0/gone", str(tmp_path / "gone")):
-        with pytest.raises(InputError) as caught:
-            find_start(name) and load_model(SEQ2SEQ, name)
-        assert str(caught.value).startswith(
-            f"can't open the model {name!r}: there is no such folder here, and as a hub id: "
-        )
-    with pytest.raises(InputError, match=f"can't open the model '{tmp_path}': (?!there is no)"):
-        load_model(SEQ2SEQ, str(tmp_path))
 
 
 def test_only_safetensors_are_read(tiny_t5: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.start import Start, find_start
 from detox_lightning.modules.supervised import SupervisedModule
-from ppo_toys import equal, fit, make_module
+from ppo_toys import fit, make_module
 from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 
 SHAPES = {
@@ -158,18 +158,12 @@ def test_quantized_bases_take_adapters(tiny_classifier: str, tmp_path: Path) -> 
     torch.manual_seed(0)
     weights = Weights(quantization="8bit")
     module = make_module("demo:policy", tiny_classifier, weights=weights, lr=1e-4)
-    fit(tmp_path, module, rollouts=1).save_checkpoint(tmp_path / "it.ckpt")
+    fit(tmp_path, module, rollouts=1)
     kinds = {type(layer).__name__ for layer in module.policy.base.modules()}
     assert "Linear8bitLt" in kinds
     assert module.watched[0].metrics["ppo/policy/ratio"] == pytest.approx(1, abs=0.1)
     after = module.watched[0].after
     assert all(p.any() for name, p in after.items() if "lora_B" in name)
-    plain = make_module("demo:policy", tiny_classifier)  # where bitsandbytes isn't at hand
-    plain.configure_model()
-    checkpoint = torch.load(tmp_path / "it.ckpt", weights_only=True)
-    plain.on_load_checkpoint(checkpoint)
-    plain.load_state_dict(checkpoint["state_dict"], strict=False)
-    assert equal(plain.copies(), after)
     with pytest.raises(InputError, match="a quantized base can't be trained; give lora"):
         load_policy("demo:policy", None, Sampling(), weights=weights)
 

@@ -137,9 +137,8 @@ def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options:
         return loader(locate(name), **given)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        looked = "" if is_local(name) else "there is no such folder here, and as a hub id: "
         raise InputError(
-            f"can't open the {what} {name!r}: {looked}{reason.rstrip('.')}. Give a local folder in Hugging Face format "
+            f"can't open the {what} {name!r}: {reason} Give a local folder in Hugging Face format "
             "with safetensors, or a hub id that this machine can reach."
         ) from error
 
@@ -150,13 +149,10 @@ def adapter_base(name: str, revision: str | None = None) -> str | None:
     Args:
         name: Hub id, local folder or ``demo:NAME``.
         revision: Branch, tag or commit of a hub id.
-
-    Raises:
-        InputError: If there is no such folder, and a hub id can't be called so.
     """
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    config = open_by_name("model", name, find_adapter_config_file, revision=revision)
+    config = find_adapter_config_file(locate(name), revision=revision)
     if config is None:
         return None
     base: str = json.loads(Path(config).read_text(encoding="utf8"))["base_model_name_or_path"]
