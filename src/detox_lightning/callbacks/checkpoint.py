@@ -11,7 +11,13 @@ from torch import Tensor
 
 from detox_lightning.callbacks.progress import settle
 from detox_lightning.callbacks.signals import Requests, how_to_go_on, requeue
-from detox_lightning.callbacks.writing import LAST, WholeCheckpointIO, clean, set_torn_aside
+from detox_lightning.callbacks.writing import (
+    LAST,
+    WholeCheckpointIO,
+    clean,
+    last_of,
+    set_torn_aside,
+)
 from detox_lightning.errors import InputError, Stopped
 
 
@@ -56,6 +62,7 @@ class BoundedCheckpoint(ModelCheckpoint):
         self.noted: dict[str, Tensor] | None = None  # what is to be written, as of when it was due
         self.also_best = False
         self.is_writing = False
+        self.goes_on = False  # with a run whose checkpoints are in this folder
         self.in_a_step = False  # gradients of several batches are being added up
 
     # -- preparation
@@ -75,18 +82,16 @@ class BoundedCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Going on in the same folder, writes over what the killed run wrote after this."""
-        loaded = Path(str(trainer.ckpt_path))
-        if (
-            trainer.state.fn == "fit"
-            and loaded.parent.resolve() == Path(str(self.dirpath)).resolve()
-        ):
-            self._enable_version_counter = False
-            if trainer.is_global_zero:
-                set_torn_aside(loaded.with_name(f"{LAST}{self.FILE_EXTENSION}"))
+        loaded, here = Path(str(trainer.ckpt_path)), Path(str(self.dirpath))
+        self.goes_on = trainer.state.fn == "fit" and loaded.parent.resolve() == here.resolve()
+        if self.goes_on and trainer.is_global_zero and not loaded.name.startswith(LAST):
+            set_torn_aside(last_of(loaded))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens to signals."""
         super().on_train_start(trainer, pl_module)
+        if self.goes_on and not self.last_model_path:  # the run's folder has been moved
+            self.last_model_path = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
         self.requests.listen()
 
     # -- when something is due
@@ -174,7 +179,10 @@ class BoundedCheckpoint(ModelCheckpoint):
         self.is_writing = True
         try:
             if self.also_best:
+                counts = self._enable_version_counter
+                self._enable_version_counter = counts and not self.goes_on
                 self._save_topk_checkpoint(trainer, candidates)
+                self._enable_version_counter = counts
             self._save_last_checkpoint(trainer, candidates)
         finally:
             self.is_writing = False

@@ -72,6 +72,12 @@ def previous_of(last: Path) -> Path:
     return last.with_name(last.name.replace(LAST, PREVIOUS, 1))
 
 
+def last_of(file: Path) -> Path:
+    """The ``last.ckpt`` of the run that another checkpoint is of."""
+    is_previous = file.name.startswith(PREVIOUS)
+    return file.with_name(file.name.replace(PREVIOUS, LAST, 1) if is_previous else f"{LAST}.ckpt")
+
+
 def keep_previous(last: Path) -> None:
     """Gives ``last.ckpt`` a second name, which stays when it is replaced."""
     if not last.is_file() or last.is_symlink():
