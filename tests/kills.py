@@ -47,7 +47,11 @@ FLAGS = {
         "--model.schedule.name=linear",
         "--samples.every_n_rollouts=1",
     ],
-    "supervised": [*SHORT, "--trainer.val_check_interval=1"],
+    "supervised": [
+        *SHORT,
+        "--trainer.val_check_interval=1",
+        "--trainer.accumulate_grad_batches=2",
+    ],
     "reward": [*SHORT, "--checkpoint.monitor=val/loss"],
 }
 
