@@ -343,7 +343,7 @@ def test_last_is_the_newest_run_s(recipe: str, fitted: Path) -> None:
 
 
 def test_last_of_nothing(recipe: str, tmp_path: Path) -> None:
-    outcome = run("fit", "--config", recipe, "--ckpt_path", "last")
+    outcome = run("test", "--config", recipe, "--ckpt_path", "last")
     assert outcome.code == 2
     assert outcome.errors == [
         "error: --ckpt_path last: there is no */checkpoints/last*.ckpt under "

@@ -9,7 +9,7 @@ import yaml
 
 import detox_lightning.modules
 from command import ROOT, IdleCLI, printed
-from detox_lightning import cli, data
+from detox_lightning import data, resume
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
@@ -30,7 +30,7 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the repository's root, where commands are typed; a run there has left a checkpoint."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setattr(cli, "last_checkpoint", lambda config: Path("last.ckpt"))
+    monkeypatch.setattr(resume, "last_checkpoint", lambda place: Path("last.ckpt"))
 
 
 def header(path: Path) -> list[str]:

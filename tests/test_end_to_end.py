@@ -155,12 +155,15 @@ def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(
         patch.setattr(PPOModule, "respond", broken_off)
         with pytest.raises(SystemExit):
             demo("fit", tmp_path, *flags, "--trainer.logger.name=broken")
-    demo("fit", tmp_path, *flags, "--trainer.logger.name=broken", "--ckpt_path=last")
 
-    whole, half, resumed = (
-        torch.load(tmp_path / place / "checkpoints" / "last.ckpt", weights_only=True)
-        for place in ("whole/version_0", "broken/version_0", "broken/version_1")
-    )
+    def last(run: str) -> dict[str, Any]:
+        file = tmp_path / run / "version_0" / "checkpoints" / "last.ckpt"
+        return torch.load(file, weights_only=True)
+
+    half = last("broken")
+    demo("fit", tmp_path, *flags, "--trainer.logger.name=broken", "--ckpt_path=last")
+    assert [x.name for x in (tmp_path / "broken").iterdir()] == ["version_0"]
+    whole, resumed = last("whole"), last("broken")
     assert [c["detox_lightning"]["rollouts"] for c in (whole, half, resumed)] == [6, 2, 6]
     assert resumed["detox_lightning"] == whole["detox_lightning"]
     assert resumed["lr_schedulers"] == whole["lr_schedulers"]

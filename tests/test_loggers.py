@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from command import DEMO, IdleCLI, printed, run, tiny_recipe
 from detox_lightning.callbacks.dashboard import DashboardCallback
-from detox_lightning.cli import DetoxCLI, where_last_is
+from detox_lightning.cli import DetoxCLI
+from detox_lightning.resume import find_place
 
 Points = dict[tuple[str, int], float]
 
@@ -249,7 +250,8 @@ BOARD = "{class_path: TensorBoardLogger, init_args: {save_dir: c, name: d}}"
     ],
 )
 def test_where_last_is(flags: list[str], folder: str, pattern: str) -> None:
-    assert where_last_is(printed("test", "--config", DEMO, *flags)) == (Path(folder), pattern)
+    place = find_place(printed("test", "--config", DEMO, *flags))
+    assert (place.root, place.last) == (Path(folder), pattern)
 
 
 def test_last_of_runs_in_one_folder_is_the_newest(recipe: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from command import ROOT, IdleCLI
-from detox_lightning import cli
+from detox_lightning import resume
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf8")
@@ -38,7 +38,7 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the repository's root, where commands are typed; a run there has left a checkpoint."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setattr(cli, "last_checkpoint", lambda config: Path("last.ckpt"))
+    monkeypatch.setattr(resume, "last_checkpoint", lambda place: Path("last.ckpt"))
 
 
 def test_the_readme_shows_how_to_begin() -> None:

@@ -11,20 +11,33 @@ def main(args: list[str] | None = None) -> None:
         args: The command line's words; None for the program's own.
 
     Raises:
-        SystemExit: With code 2 for a mistake in flags or files, 1 for a training that can't go on.
+        SystemExit: With code 2 for a mistake in flags or files, 1 for a training that can't go on,
+            128 + N for one that signal N has stopped.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from detox_lightning.cli import DetoxCLI
-    from detox_lightning.errors import InputError, TrainingError
+    from detox_lightning.errors import InputError, Stopped, TrainingError
 
     try:
         DetoxCLI(args)
     except Exception as error:
+        if isinstance(error, Stopped):
+            if is_first_process():
+                sys.stderr.write(f"{error}\n")
+                raise SystemExit(128 + error.signum) from error
+            raise SystemExit from error
         for kind, code in ((InputError, 2), (TrainingError, 1)):
             if (cause := find_cause(error, kind)) is not None:
                 sys.stderr.write(f"error: {cause}\n")
                 raise SystemExit(code) from error
         raise
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks and answers for all that train together."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
 def find_cause(error: BaseException | None, kind: type[Exception]) -> Exception | None:

@@ -6,7 +6,6 @@
 import re
 import sys
 import warnings
-import zipfile
 from collections.abc import Sequence
 from logging import LogRecord, getLogger
 from pathlib import Path
@@ -23,22 +22,29 @@ import detox_lightning.data
 import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.configuration import ConfigurationCallback
+from detox_lightning.callbacks.curves import keep_rows
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.origin import OriginCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
+from detox_lightning.callbacks.resume import ResumeCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.errors import InputError
 from detox_lightning.modules.strategy import check_strategy
+from detox_lightning.resume import choose_checkpoint
 
-CHECKPOINTS = "checkpoints"
 TRAINER_DEFAULTS = {
     "logger": lazy_instance(
         TensorBoardLogger, save_dir="runs", name="default", default_hp_metric=False
     ),
-    "callbacks": [DashboardCallback(), OriginCallback(), WatchCallback()],  # always there
+    "callbacks": [  # always there
+        ResumeCallback(),
+        DashboardCallback(),
+        OriginCallback(),
+        WatchCallback(),
+    ],
     "log_every_n_steps": 1,
     "num_sanity_val_steps": 0,
 }
@@ -53,6 +59,9 @@ KNOWN_WARNINGS = (
     ".*ended before the epoch ended and your dataloader is not resumable.*",
     ".*args parameter is intended to run from within Python.*",
     "The dirpath has changed from.*",
+    "Checkpoint directory .* exists and is not empty.*",
+    "Experiment logs directory .* exists and is not empty.*",
+    "Using ModelCheckpoint with manual optimization and every_n_train_steps.*",
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
 
@@ -234,6 +243,10 @@ class DetoxCLI(LightningCLI):
         trainer.words = self.words  # type: ignore[attr-defined]
         return trainer
 
+    def before_fit(self) -> None:
+        """Saves from Lightning what a run that goes on has written."""
+        keep_rows(self.trainer.loggers)
+
     def test(self, **options: Any) -> None:
         """Runs ``test``; where a report's table is printed, Lightning's long one is not."""
         verbose = options.pop("verbose", True) and not hasattr(self.model, "comparison")
@@ -241,13 +254,10 @@ class DetoxCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
-        config = self.config.get(self.config.get("subcommand"))
-        if config is None or config.get("ckpt_path") is None:
-            return
-        if config["ckpt_path"] == "last":
-            config["ckpt_path"] = str(last_checkpoint(config))
-        else:
-            check_is_checkpoint(config["ckpt_path"])
+        verb = self.config.get("subcommand")
+        config = self.config.get(verb)
+        if config is not None and config.get("ckpt_path") is not None:
+            choose_checkpoint(verb, config)
 
 
 def quieten() -> None:
@@ -264,73 +274,3 @@ def quieten() -> None:
 def is_no_advertisement(record: LogRecord) -> bool:
     """Whether a log line tells of this run, rather than of a product."""
     return "Tip: For seamless cloud" not in record.getMessage()
-
-
-def check_is_checkpoint(name: str) -> None:
-    """Refuses what Lightning would fail on.
-
-    Args:
-        name: What ``--ckpt_path`` says.
-
-    Raises:
-        InputError: If it is no file, or not one that torch wrote.
-    """
-    if name == "best":
-        raise InputError(
-            "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
-            f"that run's {CHECKPOINTS}/ beside last.ckpt, or last"
-        )
-    if not Path(name).is_file():
-        raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
-    if not zipfile.is_zipfile(name):
-        raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one")
-
-
-def last_checkpoint(config: Any) -> Path:
-    """The newest run's ``last.ckpt``.
-
-    Args:
-        config: Of the verb.
-
-    Raises:
-        InputError: If there is none.
-    """
-    folder, pattern = where_last_is(config)
-    found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise InputError(
-            f"--ckpt_path last: there is no {pattern} under {folder}; "
-            "give the file, or leave the flag out to begin anew"
-        )
-    return found[-1]
-
-
-def where_last_is(config: Any) -> tuple[Path, str]:
-    """The folder under which a verb's runs keep their last checkpoints, and their pattern there.
-
-    Args:
-        config: Of the verb; ``checkpoint.dirpath`` or the first logger says where they are.
-
-    Raises:
-        InputError: If the logger is one whose folders have no names that are known beforehand.
-    """
-    file = "last*.ckpt"  # a second run in the same folder writes last-v1.ckpt
-    in_a_run = f"*/{CHECKPOINTS}/{file}"
-    trainer = config["trainer"]
-    if chosen := config["checkpoint"]["dirpath"]:
-        return Path(chosen), file
-    root = Path(trainer["default_root_dir"] or ".")
-    logger = trainer["logger"]
-    if isinstance(logger, list):
-        logger = logger[0] if logger else False
-    if logger is False:
-        return root / CHECKPOINTS, file
-    if logger is True or logger is None:
-        return root / "lightning_logs", in_a_run
-    name, options = logger["class_path"].rpartition(".")[2], logger.get("init_args") or {}
-    if name in ("TensorBoardLogger", "CSVLogger"):
-        return Path(options["save_dir"]) / (options["name"] or ""), in_a_run
-    raise InputError(
-        "--ckpt_path last finds runs of TensorBoardLogger, of CSVLogger and without a logger, "
-        f"not of {name}: give the file"
-    )

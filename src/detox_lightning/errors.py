@@ -15,6 +15,24 @@ class TrainingError(RuntimeError):
     """
 
 
+class Stopped(Exception):
+    """The system asked the run to end, and it did, at a place from which it can go on.
+
+    The command line prints the message alone and exits with 128 and the signal's number, as shells
+    expect.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        """Notes why.
+
+        Args:
+            message: What was saved, and how to go on.
+            signum: The signal's number.
+        """
+        super().__init__(message)
+        self.signum = signum
+
+
 def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:
     """Makes sure that a batch splits evenly.
 

@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from detox_lightning.batch import PromptBatch
+from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
+from detox_lightning.callbacks.resume import ResumeCallback
 from detox_lightning.data.dialogue import DialogueDataModule
 
 from .conftest import TEMPLATE, dialogue_rows, write
@@ -33,15 +35,18 @@ class Diary(LightningModule):
         self.automatic_optimization = False
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen: list[tuple[int, int, tuple[str, ...]]] = []
+        self.all: list[tuple[Any, ...]] = []
 
     def training_step(self, batch: PromptBatch, index: int) -> None:
         self.seen.append((self.trainer.current_epoch, index, tuple(batch.prompts)))
+        place = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        self.all.append((place, *self.seen[-1]))
         optimizer = self.optimizers()
         self.manual_backward(self.weight.sum())
         optimizer.step()
 
     def validation_step(self, batch: PromptBatch, index: int) -> None:
-        pass
+        self.all.append(("validation", self.trainer.current_epoch, index))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -78,24 +83,34 @@ class Run:
     def fit(
         self, checkpoint: str | None = None, save: bool = False
     ) -> list[tuple[int, int, tuple[str, ...]]]:
-        model, callbacks = Diary(), []
-        if save:
-            callbacks = [
-                Saver(self.folder / "step", every_n_train_steps=1),
-                Saver(self.folder / "validated", save_on_train_epoch_end=False),
-                Saver(self.folder / "epoch", save_on_train_epoch_end=True),
-            ]
+        return self.go(Diary(), checkpoint, self.savers() if save else []).seen
+
+    def settled(self, checkpoint: str | None = None, name: str = "settled") -> list[Any]:
+        """As this package's command line does it, with a checkpoint after each batch."""
+        options = {"filename": "{step}", "auto_insert_metric_name": False, "save_top_k": -1}
+        saver = BoundedCheckpoint(dirpath=self.folder / name, every_n_train_steps=1, **options)
+        return self.go(Diary(), checkpoint, [ResumeCallback(), saver]).all
+
+    def savers(self) -> list[Any]:
+        return [
+            Saver(self.folder / "step", every_n_train_steps=1),
+            Saver(self.folder / "validated", save_on_train_epoch_end=False),
+            Saver(self.folder / "epoch", save_on_train_epoch_end=True),
+        ]
+
+    def go(self, model: Diary, checkpoint: str | None, callbacks: list[Any]) -> Diary:
         trainer = Trainer(
             accelerator="cpu",
             logger=False,
             callbacks=callbacks,
-            enable_checkpointing=save,
+            enable_checkpointing=bool(callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
+            num_sanity_val_steps=0,
             **{"max_epochs": EPOCHS, **self.options},
         )
         trainer.fit(model, DialogueDataModule(**self.data), ckpt_path=checkpoint, weights_only=True)
-        return model.seen
+        return model
 
     def saved(self, name: str) -> dict[int, str]:
         """Checkpoints by the number of batches done."""
@@ -154,6 +169,52 @@ def test_interrupted_twice(tmp_path: Path, words: str, name: str, first: int) ->
     again.fit(run.saved(name)[first], save=True)
     for later, done in [("step", 7), ("step", 10), ("validated", 10), ("epoch", 10)]:
         assert again.fit(again.saved(later)[done]) == whole[done:], (later, done)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"val_check_interval": 2},
+        {"limit_train_batches": 3, "check_val_every_n_epoch": 2},
+        {"max_epochs": -1, "max_steps": 12},
+        {"check_val_every_n_epoch": None, "val_check_interval": 3},
+        {"limit_val_batches": 0, "max_steps": 12},
+    ],
+    ids=str,
+)
+def test_saved_between_batches_nothing_is_lost_or_done_twice(
+    tmp_path: Path, words: str, options: dict[str, Any]
+) -> None:
+    """Neither batches nor validations, and the curves' x-axis goes on."""
+    run = Run(tmp_path, words, **options)
+    whole = run.settled()
+    trained = [place for place, event in enumerate(whole) if event[0] != "validation"]
+    saved = run.saved("settled")
+    assert set(saved) == set(range(1, len(trained) + 1))
+    for done in (2, 3, 5, 8):  # in mid-epoch and between epochs, with and without validation
+        assert run.settled(saved[done], "again") == whole[trained[done] :], done
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(1, 11), (3, 3), (4, 2)])
+def test_batches_of_another_size_go_on_after_the_rows_that_were_used(
+    tmp_path: Path, words: str, batch_size: int, batches: int
+) -> None:
+    run = Run(tmp_path, words, limit_val_batches=0)
+    whole = run.settled()
+    used = [prompt for event in whole[5:7] for prompt in event[3]]
+    run.data["batch_size"] = batch_size
+    with pytest.warns(UserWarning, match="batch_size 2 is now .: the run goes on after 4 rows of"):
+        rest = run.settled(run.saved("settled")[7], "again")
+    (tmp_path / "order").mkdir()
+    order = [prompt for event in Run(tmp_path / "order", words).fit()[5:10] for prompt in event[2]]
+    second = [event for event in rest if event[1] == 1]
+    left = batches - -(-4 // batch_size)  # one batch less where the sizes don't fit
+    assert [event[2] for event in second] == list(range(batches - left, batches))
+    seen = [prompt for event in second for prompt in event[3]]
+    assert seen[:6] == order[4:][: len(seen)]
+    assert used == order[:4]
+    assert len({event[1:3] for event in rest if event[1] == 2}) == batches
 
 
 def test_another_seed_wins_and_warns(tmp_path: Path, words: str) -> None:

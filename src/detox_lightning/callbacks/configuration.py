@@ -1,24 +1,56 @@
 """Writes the configuration of a run into the run's folder."""
 
+from pathlib import Path
+from typing import Any
+
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from detox_lightning.callbacks.folders import free, log_folder
+from detox_lightning.callbacks.writing import partial_of
 
 
 class ConfigurationCallback(SaveConfigCallback):
     """Writes the whole configuration into the run's folder, and over nothing.
 
-    Lightning's own works with loggers alone that make a folder of files for each run.
+    A run that goes on with the same configuration writes it once.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes ``config.yaml``, with a number if there is one already, in one process."""
+        """Writes ``config.yaml``, with a number if there is another already, in one process."""
         if self.already_saved:
             return
         self.already_saved = True
         folder = log_folder(trainer)
-        if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = free(folder / self.config_filename)
-            self.parser.save(self.config, file, skip_none=False, multifile=self.multifile)
+        if not trainer.is_global_zero:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / self.config_filename
+        text = self.parser.dump(self.config, skip_none=False)
+        is_there = (same(text, other) for other in folder.glob(f"{file.stem}*{file.suffix}"))
+        if not any(is_there):
+            partial = partial_of(file)
+            partial.write_text(text, encoding="utf8")
+            partial.replace(free(file))
+
+
+def same(text: str, other: Path) -> bool:
+    """Whether a configuration is that of a file, whatever checkpoint and version they begin from.
+
+    Args:
+        text: The configuration.
+        other: The file.
+    """
+    return essence(text) == essence(other.read_text(encoding="utf8"))
+
+
+def essence(text: str) -> dict[str, Any]:
+    """A configuration without what differs between a run's beginning and its going on."""
+    config: dict[str, Any] = yaml.safe_load(text)
+    config.pop("ckpt_path", None)
+    logger = config["trainer"]["logger"]
+    for each in logger if isinstance(logger, list) else [logger]:
+        if isinstance(each, dict):
+            (each.get("init_args") or {}).pop("version", None)
+    return config

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from detox_lightning.callbacks.progress import next_point
 from detox_lightning.report.panels import PANELS
 
 LONGEST = 100  # characters of a value in the table
@@ -38,10 +39,13 @@ class DashboardCallback(Callback):
         """Enters hyper-parameters and final figures into the table."""
         row = hyper_parameters({**pl_module.hparams, "seed": getattr(pl_module, "seed", None)})
         metrics = final(trainer.callback_metrics)
+        end = next_point(pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped)
         for logger in trainer.loggers:
             takes: Any = logger.log_hyperparams
-            if metrics and "metrics" in inspect.signature(takes).parameters:
-                takes(row, metrics)
+            known = inspect.signature(takes).parameters
+            if metrics and {"metrics", "step"} <= set(known):
+                # beyond the curves: a run that goes on from here drops it, and ends with its own
+                takes(row, metrics, step=end)
 
 
 def layout() -> dict[str, dict[str, list[Any]]]:

@@ -12,6 +12,7 @@ from detox_lightning.callbacks.dashboard import hyper_parameters
 from detox_lightning.callbacks.folders import (
     filled_meanwhile,
     free,
+    holds_something,
     log_folder,
     refuse_full,
     run_folder,
@@ -56,6 +57,13 @@ class ExportCallback(Callback):
         self.merged = merged
         self.push_to_hub = push_to_hub
         self.written: Path | None = None
+        self.trained = False
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes that there is something new to write."""
+        self.trained = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a folder that holds something, before training.
@@ -92,11 +100,17 @@ class ExportCallback(Callback):
             check_push(self.push_to_hub, base, self.merged)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the folders, in one process."""
+        """Writes the folders, in one process; not twice what a finished run has written."""
         if getattr(trainer, "fast_dev_run", False):
             return
         root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
+        if not self.trained and self.folder is None and holds_something(root / module.export_name):
+            rank_zero_info(
+                f"Nothing was left to do: the run in {root} had come to its end. To train longer, "
+                "raise --trainer.max_epochs"
+            )
+            return
         folder = self.free_folder(root / module.export_name)
         self.written = folder
         try:

@@ -1,5 +1,6 @@
 """In what order rows are drawn, and how a resumed run finds its place."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,24 +36,26 @@ class EpochSampler(DistributedSampler[int]):
         super().__init__(range(rows), num_replicas, rank, seed=seed, drop_last=True)  # type: ignore[arg-type]
         self._resumed = (0, 0)
 
-    def resume(self, epoch: int, samples: int) -> None:
+    def resume(self, epoch: int, rows: int) -> None:
         """Goes on in the middle of an epoch; other epochs stay whole, and so does ``len``.
 
         Args:
             epoch: The epoch to go on with.
-            samples: How many of this rank's rows were already used in it.
+            rows: How many rows of its order all ranks together have used, by however many they
+                were: ranks take turns, so these are its first.
         """
         # the epoch too: loaders with workers begin to draw before Lightning calls `set_epoch`
         self.epoch = epoch
-        self._resumed = (epoch, samples)
+        self._resumed = (epoch, rows)
 
     def __iter__(self) -> Iterator[int]:
         """This rank's share of the epoch's order, less what was used before a resume."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
         order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
-        share = order[: self.total_size][self.rank :: self.num_replicas]
         resumed, used = self._resumed
-        return iter(share[used if self.epoch == resumed else 0 :].tolist())
+        rest = order[used if self.epoch == resumed else 0 :]
+        whole = len(rest) // self.num_replicas * self.num_replicas
+        return iter(rest[:whole][self.rank :: self.num_replicas].tolist())
 
 
 class ShareSampler(DistributedSampler[int]):
@@ -108,6 +111,8 @@ class Feed:
     seed: int | None
     epoch: int = 0
     batches: int = 0
+    rows: int = 0  # done in that epoch, by all processes
+    moved: bool = False  # whether `batches` is not the checkpoint's number
 
     def train(
         self, rows: "Dataset", collate: Callable[..., Any], trainer: "Trainer | None"
@@ -129,7 +134,7 @@ class Feed:
                 f"--data.batch_size={self.batch_size}: the {len(rows)} training rows give each of "
                 f"{world} processes {len(sampler)}, less than one batch; lower it or give more rows"
             )
-        sampler.resume(self.epoch, self.batches * self.batch_size)
+        sampler.resume(self.epoch, self.rows)
         return self._loader(rows, collate, sampler, self.batch_size, drop_last=True)
 
     def evaluation(
@@ -201,23 +206,30 @@ class Feed:
         """
         if trainer is not None and trainer.state.fn != "fit":
             return
-        self.epoch, self.batches = state["epoch"], state["batches"]
+        now = self._terms(trainer)
+        then = {name: state.get(name, value) for name, value in now.items()}
+        self.epoch = state["epoch"]
+        self.rows = state["batches"] * then["batch_size"] * then["processes"]
+        # of a batch that was done in part, the rest is left out: nothing comes twice
+        self.batches = math.ceil(self.rows / (now["batch_size"] * now["processes"]))
+        self.moved = self.batches != state["batches"]
         changed = [
-            f"{name} {state[name]} is now {now}"
-            for name, now in self._terms(trainer).items()
-            if state.get(name, now) != now
+            f"{name} {then[name]} is now {value}"
+            for name, value in now.items()
+            if then[name] != value
         ]
         if changed:
             rank_zero_warn(
-                f"Since the checkpoint {', '.join(changed)}: the run goes on with batch "
-                f"{self.batches} of epoch {self.epoch}, but its batches are not exactly those of "
-                "an uninterrupted run. For those, give the former values "
+                f"Since the checkpoint {', '.join(changed)}: the run goes on after {self.rows} "
+                f"rows of epoch {self.epoch}, with batch {self.batches}, but is not exactly the "
+                "uninterrupted one. For that, give the former values "
                 "(--seed_everything, --data.batch_size, --trainer.devices)."
             )
 
     def forget(self) -> None:
         """Starts over at the first epoch, for another ``fit`` with the same data module."""
-        self.epoch = self.batches = 0
+        self.epoch = self.batches = self.rows = 0
+        self.moved = False
 
     def _terms(self, trainer: "Trainer | None") -> dict[str, int]:
         world, _ = _processes(trainer)

@@ -451,7 +451,7 @@ class PPOModule(LightningModule):
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
         if self.policy.began_with_values and not self.rollouts:
             rank_zero_info(f"The value head goes on from that of {self.policy_name}")
-        for logger in self.loggers:
+        for logger in [] if self.rollouts else self.loggers:  # a run that goes on has logged them
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
     def on_train_start(self) -> None:

@@ -31,16 +31,20 @@ def _collect(points: Iterator[tuple[str, int, float]]) -> Curves:
 
 
 def _from_events(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """Metric, step and value of each scalar, oldest file first."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """Metric, step and value of each scalar, oldest file first.
 
-    for file in sorted(folder.glob("events.out.tfevents.*")):
-        events = EventAccumulator(
-            str(file), size_guidance={"scalars": 0}, purge_orphaned_data=False
-        ).Reload()
-        for name in events.Tags()["scalars"]:
-            for event in events.Scalars(name):
-                yield name, event.step, event.value
+    What a killed run logged after the checkpoint from which it went on is left out.
+    """
+    from tensorboard.backend.event_processing import event_accumulator
+
+    if not any(folder.glob("events.out.tfevents.*")):
+        return
+    event_accumulator.logger.setLevel("ERROR")  # it would tell of each part that is left out
+    events = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    for name in events.Tags()["scalars"]:
+        for event in events.Scalars(name):
+            yield name, event.step, event.value
 
 
 def _from_csv(folder: Path) -> Iterator[tuple[str, int, float]]:

@@ -1,0 +1,105 @@
+"""What is done when the system asks a run to make room: finish the rollout, save, say how to go on.
+
+Lightning's own handlers save in the midst of a step (SLURM) or begin a collective operation from
+within the handler (several processes), so ours take their place while ``fit`` trains.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from detox_lightning.callbacks.origin import command
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+
+
+class Requests:
+    """Notes signals that ask the run to end."""
+
+    def __init__(self) -> None:
+        """Nothing was asked for yet."""
+        self.received = 0
+
+    def listen(self) -> None:
+        """Takes the place of Lightning's handlers, which come back when ``fit`` ends."""
+        self.received = 0
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                signal.signal(signum, self.note)
+
+    def note(self, signum: int, frame: Any) -> None:
+        """Remembers a signal; a second one of the same kind changes nothing.
+
+        Args:
+            signum: Its number.
+            frame: Where the program was.
+        """
+        if not self.received:
+            self.received = signum
+            name = signal.Signals(signum).name
+            # not print: a handler may have interrupted one
+            os.write(2, f"{name}: stops after this rollout\n".encode())
+
+    def agreed(self, trainer: Trainer) -> int:
+        """The signal that any process got, the same in all of them; 0 if none did.
+
+        Args:
+            trainer: All processes must ask.
+        """
+        if trainer.world_size == 1:
+            return self.received
+        received = torch.tensor(self.received, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(received, reduce_op="max"))
+
+
+def how_to_go_on(saved: str | None) -> str:
+    """What the user reads when a run has been stopped.
+
+    Args:
+        saved: The checkpoint; None if there is none.
+    """
+    words = command([*without_checkpoint(sys.argv[1:]), "--ckpt_path", "last"])
+    state = f"everything is saved in {saved}" if saved else "there is no checkpoint yet"
+    return f"{state}. To go on: {words}"
+
+
+def without_checkpoint(words: list[str]) -> list[str]:
+    """A command line's words without ``--ckpt_path``."""
+    kept, flag = [], "--ckpt_path"
+    for place, word in enumerate(words):
+        is_value = place > 0 and words[place - 1] == flag
+        if not is_value and word != flag and not word.startswith(f"{flag}="):
+            kept.append(word)
+    return kept
+
+
+def requeue(trainer: Trainer, signum: int) -> None:
+    """Has SLURM start the job again, where Lightning would.
+
+    Args:
+        trainer: Knows whether this is a job of SLURM's.
+        signum: What was received.
+    """
+    environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return
+    if signum != environment.requeue_signal or not trainer.is_global_zero:
+        return
+    job = os.environ["SLURM_JOB_ID"]
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True)
+        rank_zero_info(f"SLURM will start job {job} again")
+    except (OSError, subprocess.CalledProcessError) as error:
+        rank_zero_warn(f"SLURM could not be asked to start job {job} again: {error}")
