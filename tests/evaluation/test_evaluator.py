@@ -109,19 +109,28 @@ def test_noise_is_shared_by_the_two_and_seeded(make: Any, policy: Policy) -> Non
 
 
 def test_kl_is_the_log_ratio_of_samples(make: Any, policy: Policy) -> None:
-    evaluator = make(samples=1)
+    """Of a policy whose encoder, too, has gone far, and responses of several lengths."""
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.3 * torch.randn(parameter.shape)
+        policy.base.lm_head.weight.mul_(0.3)
+        policy.base.lm_head.weight[1] *= 10
+    evaluator = make(samples=1, max_new_tokens=20)
     batch = collate_pairs(PAIRS[:6])
     kl = evaluator.compare(batch).figures["after"]["kl"]
     assert np.isnan(kl[:, 0]).all()  # a greedy response is no sample
     responses = evaluator.answer(batch, ["sample 1"] * 6, "after").responses
+    assert len(set(responses.mask.sum(dim=1).tolist())) >= 3
     rows = batch.prompt_ids, batch.prompt_mask, responses.ids
     with torch.no_grad():
         ours = policy(*rows).logprobs
         with policy.reference():
             theirs = policy(*rows).logprobs
+            wrong = policy(*rows, evaluator.read(batch, "after")).logprobs
     expected = ((ours - theirs) * responses.mask).sum(dim=1)
-    np.testing.assert_allclose(kl[:, 1], expected.numpy(), atol=1e-5)
-    assert expected.abs().max() > 0.01
+    np.testing.assert_allclose(kl[:, 1], expected.numpy(), atol=1e-4)
+    assert ((theirs - wrong) * responses.mask).sum(dim=1).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("top_k", [1, 2])

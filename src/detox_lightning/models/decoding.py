@@ -61,6 +61,7 @@ def read(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
     hidden: Tensor | None = None
     for group in alike(real.sum(dim=1).tolist()):
         columns = real[group].any(dim=0)
+        columns[0] |= not columns.any()  # a prompt without any token still has a place
         part = model.get_encoder()(
             input_ids=distinct[group].clamp(min=0)[:, columns],
             attention_mask=real[group][:, columns].long(),
@@ -112,7 +113,8 @@ def decode(
         ``[b, t]`` tokens, without the start token, padded after EOS.
     """
     config = model.generation_config
-    eos, pad = _first(config.eos_token_id), config.pad_token_id
+    eos = _first(config.eos_token_id)
+    pad = eos if config.pad_token_id is None else config.pad_token_id
     rows = torch.arange(len(prompts.rows), device=prompts.rows.device)
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
@@ -169,15 +171,18 @@ class PlainSteps:
         """
         from transformers import DynamicCache, EncoderDecoderCache
 
+        decoder = model.config.get_text_config(decoder=True)
         self.model = model
         self.hidden = hidden
         self.mask = mask.long()
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.cache = EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache())
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """``[r, V]`` logits of the tokens that follow these (``[r]``)."""
+        from transformers.modeling_outputs import BaseModelOutput
+
         output = self.model(
-            encoder_outputs=(self.hidden,),
+            encoder_outputs=BaseModelOutput(self.hidden),
             attention_mask=self.mask,
             decoder_input_ids=tokens[:, None],
             past_key_values=self.cache,

@@ -43,12 +43,14 @@ class EncoderDecoder:
             Logits ``[m, t, V]`` that predict the response tokens, or what ``head`` gave; and the
             decoder's last hidden states ``[m, t, d]``.
         """
+        from transformers.modeling_outputs import BaseModelOutput
+
         start = model.generation_config.decoder_start_token_id
         first = torch.full_like(response_ids[:, :1], start)
         with replaced_head(model, head) as given:
             output = model(
                 input_ids=prompt_ids if encoded is None else None,
-                encoder_outputs=None if encoded is None else (encoded,),
+                encoder_outputs=None if encoded is None else BaseModelOutput(encoded),
                 attention_mask=prompt_mask,
                 decoder_input_ids=torch.cat([first, response_ids[:, :-1]], dim=1),
                 use_cache=False,

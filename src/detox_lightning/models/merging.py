@@ -1,61 +1,87 @@
 """Adapters merged into their base for as long as nothing learns."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
 def merged(model: Any) -> Iterator[None]:
     """Inside the block the active LoRA adapter is part of the weights, which makes a step shorter.
 
-    Afterwards the base holds the very tensors that it held before. What can't be merged (a
-    quantized base, one of lower precision than the adapter, adapters that are switched off) is left
-    as it is.
+    Afterwards the base holds the very tensors that it held before. What can't be merged, or not
+    exactly, is left as it is: a quantized base, one of lower precision than the adapter, autocast,
+    weights that several layers share, adapters that are switched off.
 
     Args:
         model: A ``PeftModel``, or any other.
     """
-    layers = [layer for layer in model.modules() if can_merge(layer)]
-    held = [(layer.get_base_layer(), dict(weights(layer.get_base_layer()))) for layer in layers]
+    held: list[tuple[Any, dict[str, Tensor]]] = []
     try:
         with torch.no_grad():
-            for layer, (base, tensors) in zip(layers, held, strict=True):
+            for layer in mergeable(model):
+                base = layer.get_base_layer()
+                tensors = {name: x.data for name, x in base.named_parameters(recurse=False)}
+                held.append((layer, tensors))
                 for name, tensor in tensors.items():
                     getattr(base, name).data = tensor.clone()
-                layer.merge()
+                try:
+                    layer.merge()
+                except (RuntimeError, ValueError, NotImplementedError):  # peft can't: beside it is
+                    restore(*held.pop())
         yield
     finally:
-        for layer, (base, tensors) in zip(layers, held, strict=True):
-            for name, tensor in tensors.items():
-                getattr(base, name).data = tensor
-            layer.merged_adapters.clear()
+        for layer, tensors in held:
+            restore(layer, tensors)
 
 
-def can_merge(layer: Any) -> bool:
-    """Whether a layer has an active LoRA adapter on plain weights."""
+def restore(layer: Any, tensors: dict[str, Tensor]) -> None:
+    """Puts a layer's own tensors back.
+
+    Args:
+        layer: Of peft.
+        tensors: Its base's, by name.
+    """
+    for name, tensor in tensors.items():
+        getattr(layer.get_base_layer(), name).data = tensor
+    layer.merged_adapters.clear()
+
+
+def mergeable(model: Any) -> list[Any]:
+    """The layers with an active LoRA adapter on plain weights of their own.
+
+    Args:
+        model: See :func:`merged`.
+    """
     from peft.tuners.lora import LoraLayer
 
-    return (
-        isinstance(layer, LoraLayer)
+    if torch.is_autocast_enabled(next(model.parameters()).device.type):
+        return []
+    users = Counter(
+        id(x) for layer in model.modules() for x in layer._parameters.values() if x is not None
+    )
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, LoraLayer)
         and not layer.disable_adapters
         and not layer.merged
-        and {x.dtype for _, x in weights(layer.get_base_layer())} == {precision(layer)}
-    )
+        and all(
+            x.dtype == precision(layer) and users[id(x)] == 1
+            for x in layer.get_base_layer().parameters(recurse=False)
+        )
+    ]
 
 
 def precision(layer: Any) -> torch.dtype | None:
     """That of a layer's active adapter; None: it has none of that name."""
     for name in layer.active_adapters:
-        for part in (layer.lora_A, layer.lora_embedding_A):
-            if name in part:
-                return next(iter(part[name].parameters()), part[name]).dtype
+        if name in layer.lora_A:
+            return layer.lora_A[name].weight.dtype
+        if name in layer.lora_embedding_A:
+            return layer.lora_embedding_A[name].dtype
     return None
-
-
-def weights(base: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors of a layer's own parameters."""
-    for name, parameter in base.named_parameters(recurse=False):
-        yield name, parameter.data

@@ -6,15 +6,15 @@ recording refers to the model's parameters and so sees what they hold by then.
 """
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-WIDTH = 32  # prompts are padded to multiples of this, and so is the room for responses
-KEPT = 48  # recordings
+WIDTH = 64  # prompts are padded to multiples of this, and so is the room for responses
+MOST = 32  # recordings, of 4 MB and more each
 WARM_UP = 64  # calls before a step is recorded, which takes as long as about so many
 
 
@@ -24,19 +24,22 @@ class Recording:
     What is played back is what was done before, to the last bit.
     """
 
-    def __init__(self, function: Callable[..., Tensor]):
+    def __init__(self, function: Callable[..., Tensor], wanted: bool = True):
         """Starts with the function itself.
 
         Args:
             function: What it does may depend on the shapes of its inputs alone.
+            wanted: False: it is never recorded.
         """
         self.function = function
+        self.wanted = wanted
         self.calls = 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Calls the function or plays it back."""
-        if self.calls == WARM_UP:
-            self.function = record(self.function, inputs)
+        if self.calls == WARM_UP and self.wanted:
+            with suppress(RuntimeError):  # what it does depends on more than shapes
+                self.function = record(self.function, inputs)
         self.calls += 1
         # unoptimized: the same kernels at the first call and later
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
@@ -48,7 +51,7 @@ class Recorder:
 
     def __init__(self) -> None:
         """Starts without any."""
-        self.recordings: OrderedDict[Any, Recording] = OrderedDict()
+        self.recordings: dict[Any, Recording] = {}
 
     def steps(self, model: Any, cache: Any, mask: Tensor, limit: int) -> "RecordedSteps | None":
         """Steps that go on from a cache.
@@ -62,7 +65,9 @@ class Recorder:
         Returns:
             None where the model can't be recorded.
         """
-        return RecordedSteps(self, model, cache, mask, limit) if can_record(model) else None
+        if can_record(model) and is_plain(cache):
+            return RecordedSteps(self, model, cache, mask, limit)
+        return None
 
     def recording(self, model: Any, inputs: list[Tensor]) -> Recording:
         """The step for inputs of these shapes.
@@ -73,10 +78,8 @@ class Recorder:
         """
         key = id(model), active(model), tuple((tuple(x.shape), x.dtype) for x in inputs)
         if key not in self.recordings:
-            self.recordings[key] = Recording(step_of(model))
-        self.recordings.move_to_end(key)
-        while len(self.recordings) > KEPT:
-            self.recordings.popitem(last=False)
+            # torch never gives a recording's memory back: one is not given up for another
+            self.recordings[key] = Recording(step_of(model), len(self.recordings) < MOST)
         return self.recordings[key]
 
 
@@ -157,6 +160,7 @@ def step_of(model: Any) -> Callable[..., Tensor]:
         gives logits ``[r, V]``.
     """
     from transformers import DynamicCache, EncoderDecoderCache
+    from transformers.modeling_outputs import BaseModelOutput
 
     from detox_lightning.models.caches import Filled, Slots
 
@@ -166,7 +170,7 @@ def step_of(model: Any) -> Callable[..., Tensor]:
         own.layers = [Slots(k, v, position) for k, v in pairs(kv[:half])]
         cross.layers = [Filled(k, v) for k, v in pairs(kv[half:])]
         output = model(
-            encoder_outputs=(mask.new_empty(len(mask), mask.shape[3], 1),),
+            encoder_outputs=BaseModelOutput(mask.new_empty(len(mask), mask.shape[3], 1)),
             attention_mask=mask,
             decoder_input_ids=tokens,
             decoder_attention_mask=own_mask,
@@ -201,12 +205,31 @@ def record(step: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[
 
 
 def active(model: Any) -> tuple[Any, ...]:
-    """Which adapters a model's layers use: layers that are trained whole have several weights."""
+    """Which adapters a model's layers use, and how: a recording holds it as it was.
+
+    Args:
+        model: From transformers, with adapters or without.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
     return tuple(
-        (layer.disable_adapters, tuple(layer.active_adapters))
+        (layer.disable_adapters, tuple(layer.active_adapters), getattr(layer, "merged", False))
         for layer in model.modules()
-        if hasattr(layer, "modules_to_save")
+        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
     )
+
+
+def is_plain(cache: Any) -> bool:
+    """Whether a cache keeps all keys and values, not those in a window alone.
+
+    Args:
+        cache: ``EncoderDecoderCache``.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    layers = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
+    return all(type(layer) is DynamicLayer for layer in layers)
 
 
 def grown(x: Tensor, size: int) -> Tensor:
