@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from detox_lightning.algorithm.head import AT_ONCE
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy
@@ -17,7 +18,9 @@ GIB = 2**30
 BF16, FP32 = 2, 4
 FOUR_BIT = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: nf4, its scales, their scales
 LEARNING = 4 * FP32  # weight, gradient, two moments of Adam
-LOGITS = 5  # copies of [m, t, V] in float32 at once: what is kept, its gradient, the loss's own
+# bytes a logit at work in the head: logits, log-probabilities and probabilities in float32, and
+# the last two in bf16, which autocast makes for the entropy
+LOGIT = 3 * FP32 + 2 * BF16
 PROMPT, RESPONSE, MINI_BATCH, BATCHES, RANK = 512, 150, 4, (8, 64), 32
 SHAPES = {
     "FLAN-T5-XL": {"d_model": 2048, "d_ff": 5120, "num_heads": 32, "num_layers": 24},
@@ -124,20 +127,25 @@ def decoder_layer(n: Sizes, rows: int, prompt: int, response: int) -> int:
 
 
 def kept(n: Sizes, rows: int, prompt: int, response: int, checkpointing: bool) -> int:
-    """Bytes that wait for the backward pass: of all layers, or with checkpointing their inputs."""
+    """Bytes that wait for the backward pass: of all layers, or with checkpointing their inputs.
+
+    And the gradient that the head has noted.
+    """
+    noted = rows * response * n.d * BF16
     if checkpointing:
         inputs = n.layers * rows * (prompt + response) * n.d * BF16
-        return inputs + around(n, rows, prompt, response)
-    return n.layers * (encoder_layer(n, rows, prompt) + decoder_layer(n, rows, prompt, response))
+        return noted + inputs + around(n, rows, prompt, response)
+    layers = encoder_layer(n, rows, prompt) + decoder_layer(n, rows, prompt, response)
+    return noted + n.layers * layers
 
 
 def update(n: Sizes, rows: int, prompt: int, response: int, checkpointing: bool) -> int:
-    """Bytes at the peak of a mini-batch: at the loss, or with checkpointing in a layer."""
-    at_loss = logits(n, rows, response)
+    """Bytes at the peak of a mini-batch: in the head, or with checkpointing perhaps in a layer."""
+    work = head(n, rows, response)
     if checkpointing:
         layers = encoder_layer(n, rows, prompt), decoder_layer(n, rows, prompt, response)
-        at_loss = max(at_loss, logits(n, rows, response, copies=1) + max(layers))
-    return kept(n, rows, prompt, response, checkpointing) + at_loss
+        work = max(work, *layers)
+    return kept(n, rows, prompt, response, checkpointing) + work
 
 
 def around(n: Sizes, rows: int, prompt: int, response: int) -> int:
@@ -147,9 +155,10 @@ def around(n: Sizes, rows: int, prompt: int, response: int) -> int:
     return rows * n.d * (8 * prompt + 10 * response) + biases + masks
 
 
-def logits(n: Sizes, rows: int, response: int, copies: int = LOGITS) -> int:
-    """Bytes of what the update makes of each response position's distribution."""
-    return copies * rows * response * n.vocabulary * FP32
+def head(n: Sizes, rows: int, response: int) -> int:
+    """Bytes of what the head makes of the logits of some rows, before it takes the next ones."""
+    row = response * n.vocabulary
+    return min(rows, max(1, AT_ONCE // row)) * row * LOGIT
 
 
 def cache(n: Sizes, rows: int, prompt: int, response: int) -> int:
@@ -229,8 +238,8 @@ def parts_table(models: dict[str, Sizes], reward: int) -> str:
         "update: kept by all layers": lambda n: kept(n, m, s, t, False),
         "update, checkpointed: inputs of all layers": lambda n: kept(n, m, s, t, True),
         "update, checkpointed: a layer at work": lambda n: encoder_layer(n, m, s),
-        "update: a copy of the logits": lambda n: logits(n, m, t, copies=1),
-        f"update: activations and {LOGITS} copies": lambda n: update(n, m, s, t, False),
+        "update: the head at work, on one response": lambda n: head(n, m, t),
+        "update: at its peak": lambda n: update(n, m, s, t, False),
         "update, checkpointed: at its peak": lambda n: update(n, m, s, t, True),
     }
     rows = []

@@ -9,9 +9,10 @@ import torch
 from memory import (
     BF16,
     LEARNING,
+    RESPONSE,
     cache,
+    head,
     kept,
-    logits,
     make_policy,
     sizes,
     table,
@@ -22,6 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from detox_lightning.algorithm.head import head_output
 from detox_lightning.models.policy import Policy
 
 
@@ -55,7 +57,7 @@ def main() -> str:
     policy.enable_gradient_checkpointing()
     saved[True], peak[True] = saved_bytes(policy, batch), peak_bytes(policy, batch)
     size = n, rows, prompt, response
-    one = logits(n, rows, response, copies=1)
+    wide = n._replace(vocabulary=32128, d=16)
     pairs = {
         "frozen parameters": (n.base * BF16, frozen),
         "what learns, with gradients and moments": (
@@ -63,10 +65,14 @@ def main() -> str:
             sum(map(_bytes, states)),
         ),
         "cache of keys and values": (cache(*size), keys_values),
-        "kept for the backward pass, and logits": (kept(*size, False) + one, saved[False]),
-        "the same, checkpointed": (kept(*size, True) + one, saved[True]),
+        "kept for the backward pass": (kept(*size, False), saved[False]),
+        "the same, checkpointed": (kept(*size, True), saved[True]),
         "peak of an update": (update(*size, False), peak[False]),
         "peak of an update, checkpointed": (update(*size, True), peak[True]),
+        "the head with FLAN-T5's vocabulary": (
+            head(wide, rows, RESPONSE),
+            head_bytes(wide.d, wide.vocabulary, rows, RESPONSE),
+        ),
     }
     lines = [
         [name, f"{formula:,}", f"{found:,}", f"{formula / found - 1:+.1%}"]
@@ -94,18 +100,16 @@ def saved_bytes(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        _, loss = answered(policy, batch)
+        loss = answered(policy, batch)
     loss.backward()
     return sum(storages.values())
 
 
-def answered(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Any, Tensor]:
-    """What the policy says under bf16-mixed, and something with the way of PPO's loss."""
+def answered(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """A sum of what the policy says under bf16-mixed, as PPO's loss is one."""
     with torch.autocast("cpu", torch.bfloat16):
         output = policy(*batch)
-        with torch.no_grad():
-            entropy = output.entropy.mean()
-        return output, output.logprobs.sum() + output.values.sum() + entropy
+        return output.logprobs.sum() + output.values.sum()
 
 
 class Peak(TorchDispatchMode):
@@ -139,9 +143,18 @@ def peak_bytes(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> int:
         if parameter.grad is not None:
             parameter.grad.zero_()
     with Peak({p.untyped_storage()._cdata for p in policy.parameters()}) as peak:
-        output, loss = answered(policy, batch)
-        loss.backward()
-        del output  # as in the update, its logits stay until here
+        answered(policy, batch).backward()
+    return peak.bytes
+
+
+def head_bytes(d: int, vocabulary: int, rows: int, response: int) -> int:
+    """The most that a head of bf16 holds under bf16-mixed, beside its input and weight."""
+    weight = torch.randn(vocabulary, d, dtype=torch.bfloat16)
+    hidden = torch.randn(rows, response, d, dtype=torch.bfloat16, requires_grad=True)
+    tokens = torch.randint(2, vocabulary, (rows, response))
+    known = {x.untyped_storage()._cdata for x in (weight, hidden)}
+    with Peak(known) as peak, torch.autocast("cpu", torch.bfloat16):
+        head_output(hidden, weight, None, tokens)
     return peak.bytes
 
 
