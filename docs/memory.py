@@ -18,9 +18,7 @@ GIB = 2**30
 BF16, FP32 = 2, 4
 FOUR_BIT = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: nf4, its scales, their scales
 LEARNING = 4 * FP32  # weight, gradient, two moments of Adam
-# bytes a logit at work in the head: logits, log-probabilities and probabilities in float32, and
-# the last two in bf16, which autocast makes for the entropy
-LOGIT = 3 * FP32 + 2 * BF16
+LOGIT = 2 * FP32 + BF16  # bytes a logit at work in the head: p log p, p, and p for the product
 PROMPT, RESPONSE, MINI_BATCH, BATCHES, RANK = 512, 150, 4, (8, 64), 32
 SHAPES = {
     "FLAN-T5-XL": {"d_model": 2048, "d_ff": 5120, "num_heads": 32, "num_layers": 24},

@@ -56,3 +56,14 @@ def test_no_logits_are_kept() -> None:
     assert sizes == [B * T * D]
     assert logprobs.requires_grad
     assert not entropies.requires_grad
+
+
+def test_under_autocast_the_sums_are_exact() -> None:
+    """As they are with logits: only the head's own product is rounded."""
+    hidden, weight, _, tokens = inputs(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs, entropies = head_output(hidden, weight, None, tokens)
+        logits = sampler_logits(linear(hidden, weight))
+    assert logprobs.dtype == entropies.dtype == torch.float32
+    torch.testing.assert_close(logprobs, token_logprobs(logits, tokens), atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropies, entropy(logits), atol=1e-5, rtol=0)

@@ -37,25 +37,12 @@ class HeadOutput(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Works through the batch a few rows at a time."""
         wanted = ctx.needs_input_grad[0]
-        found: list[list[Tensor]] = []
+        sampler = temperature, min_new_tokens, eos_token_id
         rows = max(1, AT_ONCE // (hidden.shape[1] * len(weight)))
-        for h, chosen in zip(hidden.split(rows), tokens.split(rows), strict=True):
-            logits = linear(h, weight, bias)
-            logits = sampler_logits(logits, temperature, min_new_tokens, eos_token_id)
-            logprobs = logits.log_softmax(dim=-1)
-            logprob = logprobs.gather(-1, chosen[..., None])[..., 0]
-            p = logprobs.exp()
-            if min_new_tokens:
-                logprobs = logprobs.masked_fill(logprobs.isneginf(), 0)
-            entropy = -(p[..., None, :] @ logprobs[..., None])[..., 0, 0]
-            part = [logprob, entropy]
-            if wanted:
-                expected = p.to(weight.dtype) @ weight
-                part.append((weight[chosen] - expected) / temperature)
-            if wanted and entropy_gradient:
-                p *= logprobs + entropy[..., None]
-                part.append(p.to(weight.dtype) @ weight / -temperature)
-            found.append(part)
+        found = [
+            some_rows(h, weight, bias, chosen, sampler, wanted, wanted and entropy_gradient)
+            for h, chosen in zip(hidden.split(rows), tokens.split(rows), strict=True)
+        ]
         logprobs, entropies, *gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
         ctx.save_for_backward(*gradients)
         ctx.dtype = hidden.dtype
@@ -68,6 +55,44 @@ class HeadOutput(torch.autograd.Function):
         """What was noted, times what comes in."""
         total: Any = sum(g[..., None] * d for g, d in zip(grads, ctx.saved_tensors, strict=False))
         return total.to(ctx.dtype), *[None] * 7
+
+
+def some_rows(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    sampler: tuple[float, int, int],
+    gradient: bool,
+    entropy_gradient: bool,
+) -> list[Tensor]:
+    """What :func:`head_output` gives for some rows, and gradients ``[b, t, d]`` if wanted.
+
+    At most two tensors of the logits' size in float32 are there at once, and one of ``weight``'s.
+
+    Args:
+        hidden: See :func:`head_output`.
+        weight: Likewise.
+        bias: Likewise.
+        tokens: Likewise.
+        sampler: Temperature, least length and EOS.
+        gradient: Whether to give the log-probabilities'.
+        entropy_gradient: Whether to give the entropies'.
+    """
+    logprobs = sampler_logits(linear(hidden, weight, bias), *sampler).log_softmax(dim=-1)
+    chosen = logprobs.gather(-1, tokens[..., None])[..., 0]
+    p = logprobs.exp()
+    if sampler[1]:
+        logprobs.masked_fill_(logprobs.isneginf(), 0)
+    terms = logprobs.mul_(p)
+    entropy = -terms.sum(dim=-1)  # no product of matrices: autocast would make it less exact
+    found = [chosen, entropy]
+    if gradient:
+        found.append((weight[tokens] - p.to(weight.dtype) @ weight) / sampler[0])
+    if entropy_gradient:
+        p.mul_(entropy[..., None]).add_(terms)
+        found.append(p.to(weight.dtype) @ weight / -sampler[0])
+    return found
 
 
 def head_output(
