@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from detox_lightning.callbacks.export import ExportCallback, write_whole
 from detox_lightning.callbacks.folders import whole
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.lora import LoRA
 from detox_lightning.modules.supervised import SupervisedModule
 from toys import make_trainer, pairs_loader
@@ -105,6 +105,34 @@ def test_a_finished_run_that_is_resumed_writes(tiny_t5: str, tmp_path: Path) -> 
     assert (export.written / "model.safetensors").exists()
 
 
+def test_a_finished_run_that_is_resumed_writes_what_is_missing(
+    tiny_t5: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, merged = tmp_path / "mine", tmp_path / "mine-merged"
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    options: dict[str, Any] = {"lora": LoRA(r=2)}
+    fit(tmp_path, tiny_t5, ExportCallback(str(mine)), **options).save_checkpoint(last)
+    weights = mine / "adapter_model.safetensors"
+    before = weights.stat()
+
+    export = ExportCallback(str(mine), merged=True)  # as if killed before it was merged
+    fit(tmp_path, tiny_t5, export, ckpt_path=last, **options)
+    assert export.written == mine
+    AutoModelForSeq2SeqLM.from_pretrained(merged)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "mine", "mine-merged"}
+    assert (weights.stat().st_ino, weights.stat().st_mtime) == (before.st_ino, before.st_mtime)
+
+    export, made = ExportCallback(str(mine), merged=True), merged.stat().st_ino
+    with caplog.at_level("INFO"):
+        fit(tmp_path, tiny_t5, export, ckpt_path=last, **options)
+    assert export.written is None
+    assert merged.stat().st_ino == made
+    assert f"the run in {tmp_path} had come to its end, and {mine} is there" in caplog.text
+
+    with pytest.raises(InputError, match="something in it"):  # as there is something left to do
+        fit(tmp_path, tiny_t5, ExportCallback(str(mine)), **options)
+
+
 def test_a_trial_run_writes_nothing(tiny_t5: str, tmp_path: Path) -> None:
     export = ExportCallback()
     fit(tmp_path, tiny_t5, export, fast_dev_run=True)
@@ -125,6 +153,39 @@ def test_a_folder_that_is_filled_during_the_run_costs_nothing(tiny_t5: str, tmp_
     assert export.written == tmp_path / "mine-1"
     AutoModelForSeq2SeqLM.from_pretrained(export.written)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_what_is_complete_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target == folder:
+            raise OSError(39, "Directory not empty")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(TrainingError) as caught, whole(folder) as partial:
+        (partial / "it.txt").write_text("hours")
+    (kept,) = tmp_path.iterdir()
+    assert (kept / "it.txt").read_text() == "hours"
+    assert not kept.match("*.partial")  # those of processes that are gone are removed
+    assert str(caught.value) == (
+        f"{folder}: can't be written (Directory not empty); all that was to be in it is in {kept}: "
+        "move it"
+    )
+
+
+def test_a_disk_without_rights_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with whole(tmp_path / "model") as partial:
+        (partial / "it.txt").write_text("hours")
+    assert (tmp_path / "model" / "it.txt").read_text() == "hours"
 
 
 def test_two_may_write_at_a_time_and_what_the_dead_left_goes(

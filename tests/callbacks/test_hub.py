@@ -2,9 +2,11 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelInfo
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.hub import check_push, upload, without_folders
@@ -19,7 +21,7 @@ Sent = dict[str, Path]
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """What folder each repository got, of a hub that knows me; all are private."""
+    """What folder each repository got, of a hub that knows me; it has public ones: …open."""
     folders: Sent = {}
     made: list[str] = []
 
@@ -31,6 +33,12 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
         assert repo_id in made
         folders[repo_id] = folder_path
 
+    def repo_info(self: HfApi, name: str) -> ModelInfo:
+        if not name.endswith(("open", "open-merged", "closed")):
+            raise RepositoryNotFoundError("404", response=Mock())
+        return ModelInfo(id=name, private=name.endswith("closed"))
+
+    monkeypatch.setattr(HfApi, "repo_info", repo_info)
     monkeypatch.setattr(HfApi, "whoami", lambda self: ME)
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
@@ -38,7 +46,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
 
 
 def fit(folder: Path, model: str, lora: LoRA | None, **options: Any) -> ExportCallback:
-    export = ExportCallback(push_to_hub="me/mild", **options)
+    options.setdefault("push_to_hub", "me/mild")
+    export = ExportCallback(**options)
     trainer = make_trainer(folder, max_epochs=1, callbacks=[export])
     trainer.fit(SupervisedModule(model, lora), pairs_loader())
     return export
@@ -47,7 +56,7 @@ def fit(folder: Path, model: str, lora: LoRA | None, **options: Any) -> ExportCa
 def test_what_is_trained_whole_is_sent(
     tiny_t5: str, tmp_path: Path, sent: Sent, recwarn: pytest.WarningsRecorder
 ) -> None:
-    export = fit(tmp_path, tiny_t5, None, merged=True)
+    export = fit(tmp_path, tiny_t5, None, merged=True, push_to_hub="mild")  # of one's own
     assert sent == {"me/mild": export.written}
     nothing = "export.merged: nothing is merged, as the model is trained whole"
     assert [str(w.message) for w in recwarn if "export" in str(w.message)] == [nothing]
@@ -93,9 +102,14 @@ def test_what_would_be_of_no_use_is_refused_before_training(
 def test_names_and_tokens_are_looked_at_before(
     sent: Sent, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    for name in ("me/mild", "ours/mild", "mild"):
-        check_push(name, "google/flan-t5-base", merged=False)
+    for name in ("me/mild", "ours/mild", "me/closed"):
+        assert check_push(name, "google/flan-t5-base", merged=False) == name
+    assert check_push("mild", "google/flan-t5-base", merged=True) == "me/mild"
     assert not recwarn
+    long = f"me/{'x' * 90}"  # of 93 characters; 96 may be
+    assert check_push(long, "google/flan-t5-base", merged=False) == long
+    with pytest.raises(InputError, match=r"can't be sent there \(.*x-merged"):
+        check_push(long, "google/flan-t5-base", merged=True)
     with pytest.warns(UserWarning, match="the hub knows you as me, ours; it may refuse mild under"):
         check_push("theirs/mild", None, merged=False)
     with pytest.raises(InputError, match=r"export.push_to_hub=a/b/c: can't be sent there \("):
@@ -111,6 +125,21 @@ def test_names_and_tokens_are_looked_at_before(
         "export.push_to_hub=me/mild: can't be sent there (401 Unauthorized). Name user/name and "
         "log in with `hf auth login`, or leave it null and send the folder later: hf upload"
     )
+
+
+def test_what_all_can_see_gets_nothing(sent: Sent) -> None:
+    for base, merged, name in (
+        (None, False, "me/open"),
+        (None, True, "me/open"),
+        ("google/flan-t5-base", True, "me/open"),
+        ("demo:policy", True, "me/open-merged"),  # which alone would be sent
+    ):
+        with pytest.raises(InputError) as caught:
+            check_push("open", base, merged)
+        assert str(caught.value) == (
+            f"export.push_to_hub=open: {name} is there already, and public: all would see what is "
+            "sent. Give another name, or make it private in its settings on the hub"
+        )
 
 
 def test_a_refusal_afterwards_loses_nothing(
@@ -133,6 +162,41 @@ def test_paths_keep_their_last_part() -> None:
         ("--config /home/me/a.yaml --data.source=/data/x/", "--config …/a.yaml --data.source=…/"),
         ("| base | /tmp/base |", "| base | …/base |"),
         ("'~/mine/it' and \"/a/b\"", "'…/it' and \"…/b\""),
-        ("https://hub.co/a/b google/flan-t5 runs/a/b 1/2", None),
+        ("--data '/home/John Smith/my data/x.csv' a/b", "--data '…/x.csv' a/b"),
+        ("'--data=/home/John Smith/my data/x.csv' a/b", "'--data=…/x.csv' a/b"),
+        ("| data | /mnt/J S/a b/x.csv, google/ds |", "| data | …/x.csv, google/ds |"),
+        ("['/mnt/J S/x y/a', '/mnt/b c/d']", "['…/a', '…/d']"),
+        ("[/home/me/a.csv,/home/me/b.csv]", "[…/a.csv,…/b.csv]"),
+        ("file:///home/me/x.csv 'file:///home/J S/y'", "…/x.csv '…/y'"),
+        ("json:/home/me/x.json", "json:…/x.json"),
+        ("~bob/models/x ../../alice/private/x.csv", "…/x …/x.csv"),
+        (r"C:\Users\me\x.csv 'D:\J S\y' \\server\share\z", "…/x.csv '…/y' …/z"),
+        ("//server/share/x (/home/me/q.csv)", "…/x (…/q.csv)"),
+        ("a /home/alice /Users/bob", "a … …"),  # a home's last part is a name
     ):
-        assert without_folders(text) == (expected or text)
+        assert without_folders(text) == expected
+        assert without_folders(expected) == expected
+
+
+def test_addresses_and_names_of_the_hub_stay() -> None:
+    text = (
+        "https://hub.co/a/b google/flan-t5-base 'a/b' runs/a/b 1/2 and/or / s3://it/me/k "
+        "'https://hub.co/a/b' https://x.org/a,https://y.org/b the model's blind spots: a/b 'c d/e'"
+    )
+    assert without_folders(text) == text
+
+
+def test_places_that_are_known_go_however_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home" / "John Smith", tmp_path / "the work"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    known = [here / "my models" / "b+1", "google/flan-t5-base", ""]
+    for text, expected in (
+        (f"says {home}/x and {here}", "says …/x and …/the work"),
+        (f"m={known[0]} n=my models/b+1 o=my models/b+10", "m=…/b+1 n=…/b+1 o=my models/b+10"),
+        ("of google/flan-t5-base", "of google/flan-t5-base"),
+    ):
+        assert without_folders(text, known) == expected

@@ -9,6 +9,7 @@ import pytest
 
 from command import run, tiny_recipe
 from detox_lightning.callbacks.origin import command
+from detox_lightning.errors import InputError
 from detox_lightning.evaluation.statistics import FIGURES
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
@@ -129,6 +130,25 @@ def test_a_folder_that_can_t_be_written_is_refused_before_anything_is_asked(
     (error,) = outcome.errors
     assert error.startswith(f"error: report.folder={folder}: nothing can be written into ")
     assert "Testing" not in outcome.out
+
+
+def test_the_run_of_the_checkpoint_is_refused_before_anything_is_asked(
+    twice: Twice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+
+    def refuse(folder: Path, name: str) -> None:
+        looked.append(folder)
+        raise InputError(f"{name}: no")
+
+    monkeypatch.setattr("detox_lightning.callbacks.report.refuse_unwritable", refuse)
+    words = ("test", "--config", twice.recipe, f"--trainer.logger.save_dir={tmp_path}")
+    own = tmp_path / "tiny" / "version_0"
+    assert run(*words).errors == [f"error: report.folder={own / 'test'}: no"]
+    checkpoint = twice.run / "checkpoints" / "last.ckpt"
+    outcome = run(*words, f"--ckpt_path={checkpoint}")
+    assert outcome.errors == [f"error: report.folder={twice.run / 'test'}: no"]
+    assert looked == [own, twice.run]
 
 
 def test_a_forgotten_checkpoint_is_spoken_of(twice: Twice, tmp_path: Path) -> None:

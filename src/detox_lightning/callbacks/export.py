@@ -18,15 +18,13 @@ from detox_lightning.callbacks.folders import (
     run_folder,
     whole,
 )
-from detox_lightning.callbacks.hub import check_push, upload, without_folders
+from detox_lightning.callbacks.hub import MERGED, check_push, upload, without_folders
 from detox_lightning.callbacks.origin import KEY as MADE
 from detox_lightning.callbacks.origin import training
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import is_local, save_merged
 from detox_lightning.modules.checkpoint import KEY as STAMP
 from detox_lightning.report.card import CardFacts, last_test, model_card
-
-MERGED = "merged"
 
 
 class ExportCallback(Callback):
@@ -48,16 +46,18 @@ class ExportCallback(Callback):
                 ``merged`` (or ``FOLDER-merged``) beside it. What is trained whole is plain as it
                 is.
             push_to_hub: Name of a private repository on the hub that gets the folder,
-                ``user/name``; null: nothing leaves this machine. The merged model goes to
-                ``user/name-merged``; an adapter whose base is a folder of this machine does not go
-                without it. The model card then tells the last part of each path alone; it tells
-                the command and the hyper-parameters, so read it before you make it public.
+                ``user/name``; null: nothing leaves this machine. A public one is refused.
+                The merged model goes to ``user/name-merged``; an adapter whose base is a folder of
+                this machine does not go without it. The model card then tells the last part of
+                each path alone; it tells the command and the hyper-parameters, so read it before
+                you make it public.
         """
         self.folder = folder
         self.merged = merged
         self.push_to_hub = push_to_hub
         self.written: Path | None = None
         self.trained = False
+        self.private: list[str] = []  # places that a card doesn't tell
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -66,12 +66,33 @@ class ExportCallback(Callback):
         self.trained = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a folder that holds something, before training.
+        """Refuses a folder that holds something, before anything is opened.
+
+        Not in a run's folder that has checkpoints: the run may have come to its end.
 
         Raises:
             InputError: If it does.
         """
         if stage == "fit" and self.folder is not None:
+            going_on = (log_folder(trainer) / "checkpoints").exists()  # asks all processes
+            if not going_on:
+                self.refuse_full()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses a folder that holds something, where there is something left to train.
+
+        Raises:
+            InputError: If it does.
+        """
+        self.refuse_full()
+
+    def refuse_full(self) -> None:
+        """Refuses a folder that holds something.
+
+        Raises:
+            InputError: If it does.
+        """
+        if self.folder is not None:
             refuse_full(Path(self.folder), f"export.folder={self.folder}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,21 +118,26 @@ class ExportCallback(Callback):
             rank_zero_warn("export.merged: nothing is merged, as the model is trained whole")
         if self.push_to_hub:
             base = module.tokenizer_name if is_adapter else None
-            check_push(self.push_to_hub, base, self.merged)
+            self.push_to_hub = check_push(self.push_to_hub, base, self.merged)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the folders, in one process; not twice what a finished run has written."""
+        """Writes the folders, in one process; of a finished run what it has not written."""
         if getattr(trainer, "fast_dev_run", False):
             return
         root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
-        if not self.trained and self.folder is None and holds_something(root / module.export_name):
+        default = root / module.export_name
+        folder = default if self.folder is None else Path(self.folder)
+        written = not self.trained and is_export(folder)
+        merges = self.merged and module.export_name == "adapter"
+        complete = written and not (merges and not holds_something(merged_beside(folder)))
+        if trainer.strategy.broadcast(complete):  # the first may be writing while others look
             rank_zero_info(
-                f"Nothing was left to do: the run in {root} had come to its end. To train longer, "
-                "raise --trainer.max_epochs"
+                f"Nothing was left to do: the run in {root} had come to its end, and {folder} is "
+                "there. To train longer, raise --trainer.max_epochs"
             )
             return
-        folder = self.free_folder(root / module.export_name)
+        folder = folder if written else self.free_folder(default)
         self.written = folder
         try:
             if trainer.is_global_zero:
@@ -130,8 +156,7 @@ class ExportCallback(Callback):
         Raises:
             InputError: If the checkpoint isn't of this module, or the folder holds something.
         """
-        if self.folder is not None:
-            refuse_full(Path(self.folder), f"export.folder={self.folder}")
+        self.refuse_full()
         module.configure_model()
         self.check(module)
         try:
@@ -176,7 +201,7 @@ class ExportCallback(Callback):
         Args:
             trainer: Knows the last validation's figures.
             module: What is exported.
-            folder: Where to.
+            folder: Where to; an export that is there stays as it is.
             options: What it was trained with.
             made: What :func:`training` told of its training.
             tested: ``summary.json`` of a test of it; None: there was none.
@@ -194,7 +219,10 @@ class ExportCallback(Callback):
             metrics,
             tested,
         )
-        write_whole(module, folder, self.card(facts))
+        own = [trainer.default_root_dir, *(logger.save_dir or "" for logger in trainer.loggers)]
+        self.private = [*own, made["base"], *made["data"]]
+        if not is_export(folder):
+            write_whole(module, folder, self.card(facts))
         rank_zero_info(f"The trained model is in {folder}")
         merged = self.merge(module, folder, facts) if self.merged and is_adapter else None
         if self.push_to_hub and not (is_adapter and is_local(module.tokenizer_name)):
@@ -205,7 +233,7 @@ class ExportCallback(Callback):
     def card(self, facts: CardFacts) -> str:
         """The model card; one that leaves this machine says nothing of its folders."""
         card = model_card(facts)
-        return without_folders(card) if self.push_to_hub else card
+        return without_folders(card, self.private) if self.push_to_hub else card
 
     def merge(self, module: Any, adapter: Path, facts: CardFacts) -> Path:
         """Writes an adapter merged with its base, beside it.
@@ -218,8 +246,7 @@ class ExportCallback(Callback):
         Returns:
             The folder.
         """
-        name = adapter.name.replace("adapter", MERGED, 1)
-        folder = free(adapter.with_name(name if name != adapter.name else f"{name}-{MERGED}"))
+        folder = free(merged_beside(adapter))
         with whole(folder) as partial:
             trusted = module.weights.trust_remote_code
             save_merged(adapter, partial, module.family.auto_class, trusted)
@@ -227,6 +254,17 @@ class ExportCallback(Callback):
             (partial / "README.md").write_text(card, encoding="utf8")
         rank_zero_info(f"Merged with its base it is in {folder}")
         return folder
+
+
+def merged_beside(adapter: Path) -> Path:
+    """Where the merged model of an adapter's folder is."""
+    name = adapter.name.replace("adapter", MERGED, 1)
+    return adapter.with_name(name if name != adapter.name else f"{name}-{MERGED}")
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a model or an adapter is in a folder; what is there has all of it."""
+    return any(folder.glob("*config.json"))
 
 
 def write_whole(module: Any, folder: Path, card: str | None = None) -> None:

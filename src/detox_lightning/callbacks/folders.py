@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from socket import gethostname
@@ -12,7 +12,7 @@ from socket import gethostname
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, TrainingError
 
 
 @contextmanager
@@ -29,6 +29,7 @@ def whole(folder: Path) -> Iterator[Path]:
 
     Raises:
         InputError: If there is something in the folder.
+        TrainingError: If what was filled can't get its name; it stays, under another.
     """
     refuse_full(folder, str(folder))
     remove_abandoned(folder)
@@ -36,14 +37,35 @@ def whole(folder: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        let_read(partial)
-        place = filled_meanwhile(folder, str(folder))
-        if place.exists():
-            place.rmdir()
-        partial.rename(place)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    let_read(partial)
+    settle(partial, folder)
+
+
+def settle(partial: Path, folder: Path) -> None:
+    """Gives a folder that is complete its name; it is removed no more.
+
+    Args:
+        partial: What it is called as yet.
+        folder: What it shall be called; with a number if that is filled meanwhile.
+
+    Raises:
+        TrainingError: If it can't be called so; says where it is.
+    """
+    here = partial
+    try:
+        here = here.rename(free(partial.with_suffix(".complete")))  # no more an abandoned one
+        place = filled_meanwhile(folder, str(folder))
+        if place.exists():
+            place.rmdir()
+        here.rename(place)
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: can't be written ({error.strerror or error}); all that was to be in it is "
+            f"in {here}: move it"
+        ) from error
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -84,7 +106,8 @@ def let_read(folder: Path) -> None:
     rights = folder.stat().st_mode & 0o666
     for file in folder.rglob("*"):
         if file.is_file():
-            file.chmod(rights)
+            with suppress(OSError):  # some disks have no rights
+                file.chmod(rights)
 
 
 def filled_meanwhile(folder: Path, name: str) -> Path:

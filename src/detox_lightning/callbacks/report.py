@@ -33,18 +33,32 @@ class ReportCallback(Callback):
         self.written: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a folder that holds something or can't be written, before anything is tested.
+        """Refuses a folder that holds something or can't be written, before anything is opened.
 
         Raises:
             InputError: If it does, or can't.
         """
-        if stage != "test":
-            return
-        run = run_folder(trainer, trainer.ckpt_path)  # asks all processes
-        if self.folder is not None:
+        if stage == "test" and self.folder is not None:
             refuse_full(Path(self.folder), f"report.folder={self.folder}")
-        if trainer.is_global_zero and hasattr(pl_module, "comparison"):
-            folder = run / "test" if self.folder is None else Path(self.folder).absolute()
+            self.refuse_unwritable(trainer, pl_module, Path(self.folder).absolute())
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses a run's folder that can't be written: which run's is known only now.
+
+        Raises:
+            InputError: If it can't.
+        """
+        if self.folder is None:
+            run = run_folder(trainer, trainer.ckpt_path)  # asks all processes
+            self.refuse_unwritable(trainer, pl_module, run / "test")
+
+    def refuse_unwritable(self, trainer: Trainer, module: Any, folder: Path) -> None:
+        """Makes sure that the folder can be made, in one process, where there will be a report.
+
+        Raises:
+            InputError: If it can't.
+        """
+        if trainer.is_global_zero and hasattr(module, "comparison"):
             refuse_unwritable(folder.parent, f"report.folder={self.folder or folder}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
