@@ -145,8 +145,16 @@ def measure(
         micro_batch_size: Rows of one forward pass; None for all. The update's size keeps the first
             ratio at 1 to rounding.
     """
-    rows = torch.arange(len(scores), device=scores.device).split(micro_batch_size or len(scores))
-    parts = [_measure_rows(policy, batch, responses.ids, index, estimator) for index in rows]
+    prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+    with policy.reference():
+        ref_prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+    parts = []
+    for index in torch.arange(len(scores), device=scores.device).split(
+        micro_batch_size or len(scores)
+    ):
+        rows = batch.prompt_ids[index], batch.prompt_mask[index], responses.ids[index]
+        read = prompts.select(index), ref_prompts.select(index)
+        parts.append(_measure_rows(policy, rows, read, estimator))
     old_logprobs, ref_logprobs, kl, values = map(torch.cat, zip(*parts, strict=True))
     return Rollout(
         prompt_ids=batch.prompt_ids,
@@ -162,17 +170,19 @@ def measure(
 
 
 def _measure_rows(
-    policy: Policy, batch: PromptBatch, response_ids: Tensor, index: Tensor, estimator: Estimator
+    policy: Policy,
+    rows: tuple[Tensor, Tensor, Tensor],
+    read: tuple[Prompts, Prompts],
+    estimator: Estimator,
 ) -> tuple[Tensor, ...]:
-    rows = batch.prompt_ids[index], batch.prompt_mask[index], response_ids[index]
     if estimator == "full":
-        old, logits = policy.with_logits(*rows)
+        old, logits = policy.with_logits(*rows, read[0])
         with policy.reference():
-            ref, ref_logits = policy.with_logits(*rows)
+            ref, ref_logits = policy.with_logits(*rows, read[1])
         kl = full_kl(logits, ref_logits)
     else:
-        old = policy(*rows)
+        old = policy(*rows, read[0])
         with policy.reference():
-            ref = policy(*rows)
+            ref = policy(*rows, read[1])
         kl = kl_estimate(old.logprobs, ref.logprobs, estimator)
     return old.logprobs, ref.logprobs, kl, old.values

@@ -195,14 +195,13 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def read(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
-        """Lets the encoder read prompts.
+        """Lets the encoder read prompts, equal ones once.
 
         Args:
             prompt_ids: ``[b, s]``.
             prompt_mask: ``[b, s]``.
         """
-        with merged(self.model):
-            return read(self.base, prompt_ids, prompt_mask)
+        return read(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
     def generate(self, prompts: Prompts, choose: Choose, limit: int) -> Tensor:

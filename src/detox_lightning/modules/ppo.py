@@ -188,9 +188,10 @@ class PPOModule(LightningModule):
             parts = self.score(batch, responses)
             scores = self.reward.total(parts)
         with watch("update"):
-            rollout = measure(
-                self.policy, batch, responses, scores, self.kl.estimator, self.micro_batch_size
-            )
+            with gathered(self):
+                rollout = measure(
+                    self.policy, batch, responses, scores, self.kl.estimator, self.micro_batch_size
+                )
             has_eos = responses.has_eos(self.policy.eos_token_id)
             experience = judge(
                 rollout, has_eos, self.kl_coef, self.advantage, self.scores, self.moments, self.sum
