@@ -27,15 +27,15 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from detox_lightning.models.loading import load_tokenizer
-from detox_lightning.models.policy import Policy, PolicyOutput
+from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import ClassifierReward
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 WORK = {
+    "read": (Policy, "read"),
     "generate": (Policy, "generate"),
     "score": (ClassifierReward, "forward"),
     "forward": (Policy, "forward"),
-    "entropy": (PolicyOutput, "entropy"),
     "backward": (Tensor, "backward"),
     "step": (torch.optim.Adam, "step"),
 }

@@ -1,6 +1,7 @@
 """Tiny random models with a small tokenizer, as folders that ``from_pretrained`` opens."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -124,3 +125,11 @@ def shared() -> Path:
     """Data too large for the repository; tests that want it skip where it isn't."""
     beside = Path(__file__).resolve().parents[1].parent / "shared"
     return Path(os.environ.get("DETOX_SHARED", beside))
+
+
+@pytest.fixture(autouse=True)
+def no_place_left() -> Iterator[None]:
+    """Lightning notes a process's place in the environment: later processes would inherit it."""
+    yield
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)

@@ -2,14 +2,19 @@
 
 import os
 import re
+import signal
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 
 from detox_lightning import resume
+from detox_lightning.callbacks.resume import Lock, is_alive
 from detox_lightning.errors import InputError
 
 TORN = {
@@ -132,3 +137,89 @@ def test_lightning_s_own_logger_is_found_too(tmp_path: Path) -> None:
     assert (chosen["ckpt_path"], version(chosen)) == (str(file), "version_2")
     assert chosen["trainer"]["logger"]["class_path"].endswith("TensorBoardLogger")
     assert chosen["trainer"]["logger"]["init_args"]["save_dir"] == str(tmp_path)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Another process holds a folder's lock; at the block's end it is killed."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(tell, b"y" if Lock().take(folder) else b"n")
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(told, 1) == b"y"
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(told)
+        os.close(tell)
+
+
+def test_a_run_that_is_alive_is_left_alone(tmp_path: Path) -> None:
+    """As in an array of jobs that begin together, or are started twice."""
+    runs = tmp_path / "tiny"
+    file = save(runs / "version_0" / "checkpoints" / "last.ckpt", 80)
+    (runs / "version_1" / "checkpoints").mkdir(parents=True)
+    with held(runs / "version_1" / "checkpoints"):
+        assert not Lock().take(runs / "version_1" / "checkpoints")
+        chosen = config(tmp_path)
+        resume.choose_checkpoint("fit", chosen)
+        assert (chosen["ckpt_path"], version(chosen)) == (str(file), "version_0")
+        with held(file.parent):
+            chosen = config(tmp_path)
+            with pytest.warns(
+                UserWarning, match="still going on; this one begins anew, in a folder"
+            ):
+                resume.choose_checkpoint("fit", chosen)
+            assert (chosen["ckpt_path"], version(chosen)) == (None, None)
+            tested = config(tmp_path)
+            resume.choose_checkpoint("test", tested)
+            assert tested["ckpt_path"] == str(file)
+            with pytest.raises(InputError, match=r"version_0/checkpoints is still going on"):
+                resume.choose_checkpoint("fit", config(tmp_path, version=0))
+    assert (file.parent / ".lock").is_file()  # of the process that was killed
+    assert not is_alive(file.parent)
+    chosen = config(tmp_path, version=0)
+    resume.choose_checkpoint("fit", chosen)
+    assert chosen["ckpt_path"] == str(file)
+
+
+def test_the_only_folder_is_not_shared(tmp_path: Path) -> None:
+    save(tmp_path / "kept" / "last.ckpt", 3)
+    chosen = config(tmp_path)
+    chosen["checkpoint"]["dirpath"] = str(tmp_path / "kept")
+    with held(tmp_path / "kept"), pytest.raises(InputError, match="still going on in another"):
+        resume.choose_checkpoint("fit", chosen)
+
+
+def test_an_address_is_not_looked_through(tmp_path: Path) -> None:
+    chosen = config(tmp_path)
+    chosen["checkpoint"]["dirpath"] = "s3://bucket/run"
+    told = "--checkpoint.dirpath s3://bucket/run is an address, .* give the file itself"
+    for verb in ("fit", "test"):
+        with pytest.raises(InputError, match=told):
+            resume.choose_checkpoint(verb, chosen)
+    chosen["ckpt_path"] = "memory://bucket/run/last.ckpt"
+    with pytest.raises(InputError, match=r"memory://bucket/run/last.ckpt: there is no such file"):
+        resume.choose_checkpoint("fit", chosen)
+    fsspec.filesystem("memory").pipe("/bucket/run/last.ckpt", b"Lightning opens it")
+    resume.choose_checkpoint("fit", chosen)
+    assert chosen["ckpt_path"] == "memory://bucket/run/last.ckpt"
+    chosen["ckpt_path"] = "nowhere://last.ckpt"
+    with pytest.raises(InputError, match=r"--ckpt_path nowhere://last.ckpt: this can't be open"):
+        resume.choose_checkpoint("fit", chosen)
+
+
+def test_a_version_that_is_given_stays(tmp_path: Path) -> None:
+    save(tmp_path / "tiny" / "version_3" / "checkpoints" / "last.ckpt", 3)
+    chosen = config(tmp_path)
+    one = chosen["trainer"]["logger"]
+    other = {"class_path": "CSVLogger", "init_args": {**one["init_args"], "version": "rows"}}
+    chosen["trainer"]["logger"] = [one, other]
+    resume.choose_checkpoint("fit", chosen)
+    assert [x["init_args"]["version"] for x in (one, other)] == ["version_3", "rows"]

@@ -17,7 +17,9 @@ import detox_lightning
 from command import run, tiny_recipe
 from detox_lightning.callbacks import checkpoint as saving
 from detox_lightning.callbacks import signals
+from detox_lightning.callbacks.resume import ResumeCallback, is_alive
 from detox_lightning.rewards import ClassifierReward
+from test_finding import held
 
 SECONDS = 300  # nothing may take longer, hanging processes included
 
@@ -87,6 +89,8 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: [(x.step, x.value) for x in events.Scalars(name)] for name in names}
 
 
+LOGGER = '{"class_path": "%sLogger", "init_args": {"save_dir": "%s", "name": "tiny"}}'
+CSV = (f"--trainer.logger=[{LOGGER % ('TensorBoard', 'runs')}, {LOGGER % ('CSV', 'csv')}]",)
 ENDLESS = ("--trainer.max_epochs=3", "--trainer.limit_val_batches=0")
 
 
@@ -110,6 +114,94 @@ def test_a_signal_saves_and_tells_how_to_go_on(
     curves = scalars(Path("runs/tiny/version_0"))
     assert [step for step, _ in curves["objective/kl"]] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in curves["parameters/policy_total"]] == [0]
+
+
+def test_a_run_is_alive_until_it_ends(recipe: str, tmp_path: Path, at_second_rollout: Any) -> None:
+    folder = tmp_path / "runs/tiny/version_0/checkpoints"
+    seen = []
+
+    def look() -> None:
+        """From another process."""
+        child = os.fork()
+        if not child:
+            os._exit(17 if is_alive(folder) else 1)
+        seen.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    at_second_rollout(look)
+    assert run("fit", "--config", recipe, *ENDLESS).code == 128 + signal.SIGTERM
+    assert seen == [17]
+    assert not (folder / ".lock").exists()
+
+
+def test_runs_that_choose_together_do_not_go_on_together(recipe: str, tmp_path: Path) -> None:
+    """Another one has begun between this one's choice and its start."""
+    assert run("fit", "--config", recipe, *CSV).code == 0
+    folder = tmp_path / "runs/tiny/version_0/checkpoints"
+    rows = (tmp_path / "csv/tiny/version_0/metrics.csv").read_text()
+    hold, holders = ResumeCallback.hold, []
+
+    def late(self: ResumeCallback, *given: Any) -> None:
+        if not holders:
+            holders.append(other := held(folder))
+            other.__enter__()
+        hold(self, *given)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ResumeCallback, "hold", late)
+            outcome = run("fit", "--config", recipe, *CSV, "--ckpt_path", "last")
+    finally:
+        holders[0].__exit__(None, None, None)
+    assert outcome.code == 2
+    (line,) = outcome.errors
+    assert "this run is still going on in another process" in line
+    assert (tmp_path / "csv/tiny/version_0/metrics.csv").read_text() == rows
+
+
+def test_a_start_that_is_refused_loses_no_rows(recipe: str, tmp_path: Path) -> None:
+    words = ["fit", "--config", recipe, *CSV, "--ckpt_path", "last"]
+    (tmp_path / "csv/tiny/version_0").mkdir(parents=True)  # of a run without the other logger
+    assert run(*words).code == 0
+    folder = tmp_path / "csv/tiny/version_1"
+    rows = (folder / "metrics.csv").read_text()
+    assert [x.name for x in Path("runs/tiny").iterdir()] == ["version_1"]
+    assert run(*words, "--model.lora.r=8").code == 2
+    assert (folder / "metrics.csv").read_text() == rows
+    assert [x.name for x in folder.iterdir() if x.name.startswith(".")] == []
+    assert run(*words).code == 0  # nothing is left to do
+    assert (folder / "metrics.csv").read_text() == rows
+    assert len([*Path("csv/tiny").iterdir()]) == 2
+
+
+def test_what_early_stopping_has_ended_stays_ended(recipe: str, tmp_path: Path) -> None:
+    options = {"monitor": "val/toxicity", "patience": 1, "min_delta": 10.0}
+    stopping = {"class_path": "EarlyStopping", "init_args": options}
+    (tmp_path / "stops.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [stopping]}}))
+    endless = [
+        "fit",
+        "--config",
+        recipe,
+        "--trainer.max_epochs=3",
+        "--trainer.limit_train_batches=1",
+        "--ckpt_path",
+        "last",
+    ]
+    last = tmp_path / "runs/tiny/version_0/checkpoints/last.ckpt"
+
+    def rollouts() -> int:
+        done: int = torch.load(last, weights_only=True)["detox_lightning"]["rollouts"]
+        return done
+
+    stopped = [*endless, "--config", str(tmp_path / "stops.yaml")]
+    assert run(*stopped).code == 0
+    done = rollouts()
+    assert done == 2
+    outcome = run(*stopped)
+    assert outcome.code == 0, outcome.err
+    assert rollouts() == done
+    assert run(*endless).code == 0
+    assert rollouts() == 3
 
 
 def test_slurm_is_asked_to_start_the_job_again(

@@ -22,7 +22,7 @@ import detox_lightning.data
 import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.configuration import ConfigurationCallback
-from detox_lightning.callbacks.curves import keep_rows
+from detox_lightning.callbacks.curves import claim_folders, keep_rows
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.origin import OriginCallback
@@ -244,8 +244,14 @@ class DetoxCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Saves from Lightning what a run that goes on has written."""
-        keep_rows(self.trainer.loggers)
+        """Takes a run's folder, and saves from Lightning what is in it of one that goes on."""
+        trainer: Any = self.trainer
+        claim_folders(trainer.loggers)
+        if trainer.num_devices * trainer.num_nodes == 1:  # several must have met before
+            for callback in trainer.callbacks:
+                if isinstance(callback, ResumeCallback):
+                    callback.hold(trainer, self.config.fit.ckpt_path)
+        keep_rows(trainer.loggers)
 
     def test(self, **options: Any) -> None:
         """Runs ``test``; where a report's table is printed, Lightning's long one is not."""

@@ -12,7 +12,12 @@ class TrainingError(RuntimeError):
     """Training can't go on; the message names the rollout, what was seen and the likely causes.
 
     The command line prints the message alone and exits with code 1.
+
+    Attributes:
+        by_all: Whether all processes of the run raise it at once: none of them is to blame.
     """
+
+    by_all = False
 
 
 class Stopped(Exception):

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.callbacks.resume import RUN
+from detox_lightning.callbacks.resume import RUN, is_alive
 from detox_lightning.callbacks.writing import LAST, PREVIOUS, is_whole, previous_of
 from detox_lightning.errors import InputError
 
@@ -72,26 +73,35 @@ def check_is_checkpoint(name: str) -> None:
             "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
             f"that run's {CHECKPOINTS}/ beside last.ckpt, or last"
         )
-    if not Path(name).is_file():
+    try:
+        is_there = get_filesystem(name).isfile(name)
+    except Exception as error:  # each kind of place fails in its own way
+        raise InputError(f"--ckpt_path {name}: this can't be opened: {error}") from error
+    if not is_there:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
-    if not zipfile.is_zipfile(name):
+    if "://" not in name and not zipfile.is_zipfile(name):
         raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one")
 
 
 def go_on(config: Any) -> None:
     """Lets a fit go on with the newest run, in its folder; begins anew where nothing is saved.
 
-    Beginning anew is what a job needs that gives ``--ckpt_path last`` whenever it is started.
+    Beginning anew is what a job needs that gives ``--ckpt_path last`` whenever it is started. Runs
+    that other processes are at are left alone: jobs of an array may begin together.
 
     Args:
         config: Of ``fit``; checkpoint and the loggers' version are put in.
 
     Raises:
-        InputError: If the run has checkpoints, and none is whole.
+        InputError: If the run has checkpoints, and none is whole; or if it is the only one that is
+            allowed, and still alive.
     """
-    place = find_place(config)
-    folders = place.folders()
+    there = (place := find_place(config)).folders()
+    folders = [folder for folder in there if not is_alive(folder)]
     config["ckpt_path"] = None
+    if there and not folders:
+        begin_beside(place)
+        return
     if not folders:
         rank_zero_warn(f"--ckpt_path last: no run under {place.root} yet; this one begins anew")
         return
@@ -107,6 +117,26 @@ def go_on(config: Any) -> None:
         config["ckpt_path"] = str(checkpoint)
     if version is not None:
         use_version(config["trainer"], version)
+
+
+def begin_beside(place: Place) -> None:
+    """Lets a run begin in a folder of its own, as all that are there are alive.
+
+    Args:
+        place: Where runs are.
+
+    Raises:
+        InputError: If there can't be a folder of its own.
+    """
+    if place.pattern is None or "*" not in place.pattern:
+        raise InputError(
+            f"--ckpt_path last: the run in {Path(place.root, place.pattern or '')} is still going "
+            "on in another process; wait for its end, or give this one another folder"
+        )
+    rank_zero_warn(
+        f"--ckpt_path last: runs under {place.root} are still going on; this one begins anew, in a "
+        "folder of its own"
+    )
 
 
 def last_checkpoint(place: Place) -> Path:
@@ -196,11 +226,13 @@ def use_version(trainer: Any, version: str) -> None:
         version: The folder's name.
     """
     if trainer["logger"] is True or trainer["logger"] is None:
-        options = Namespace(save_dir=trainer["default_root_dir"] or ".", name="lightning_logs")
+        options = Namespace(
+            version=None, save_dir=trainer["default_root_dir"] or ".", name="lightning_logs"
+        )
         name = "lightning.pytorch.loggers.TensorBoardLogger"
         trainer["logger"] = Namespace(class_path=name, init_args=options)
     for logger in _each(trainer["logger"]):
-        if short_name(logger) in FOLDER_LOGGERS:
+        if short_name(logger) in FOLDER_LOGGERS and logger["init_args"].get("version") is None:
             logger["init_args"]["version"] = version
 
 
@@ -211,27 +243,48 @@ def find_place(config: Any) -> Place:
         config: Of the verb; ``checkpoint.dirpath`` or the first logger says it.
 
     Raises:
-        InputError: If the logger is one whose folders have no names that are known beforehand.
+        InputError: If the logger is one whose folders have no names that are known beforehand, or
+            the folder is no place on a disk.
     """
     trainer = config["trainer"]
     if chosen := config["checkpoint"]["dirpath"]:
-        return Place(Path(chosen), None)
-    root = Path(trainer["default_root_dir"] or ".")
-    if trainer["logger"] is True or trainer["logger"] is None:
-        return Place(root / "lightning_logs", f"*/{CHECKPOINTS}")
-    loggers = _each(trainer["logger"])
+        return Place(on_disk("checkpoint.dirpath", chosen), None)
+    is_default = trainer["logger"] is True or trainer["logger"] is None
+    loggers = [] if is_default else _each(trainer["logger"])
     if not loggers:
+        root = on_disk("trainer.default_root_dir", trainer["default_root_dir"] or ".")
+        if is_default:
+            return Place(root / "lightning_logs", f"*/{CHECKPOINTS}")
         return Place(root / CHECKPOINTS, None)
     options = loggers[0].get("init_args") or {}
     if short_name(loggers[0]) in FOLDER_LOGGERS:
         version = options.get("version")
         run = "*" if version is None else f"version_{version}"
         run = version if isinstance(version, str) else run
-        return Place(Path(options["save_dir"]) / (options["name"] or ""), f"{run}/{CHECKPOINTS}")
+        root = on_disk("trainer.logger.save_dir", options["save_dir"])
+        return Place(root / (options["name"] or ""), f"{run}/{CHECKPOINTS}")
     raise InputError(
         "--ckpt_path last finds runs of TensorBoardLogger, of CSVLogger and without a logger, "
         f"not of {short_name(loggers[0])}: give the file"
     )
+
+
+def on_disk(flag: str, folder: str | Path) -> Path:
+    """A folder whose runs can be looked through.
+
+    Args:
+        flag: That says it, for the message.
+        folder: Its path.
+
+    Raises:
+        InputError: If it is an address (``s3://…``).
+    """
+    if "://" in str(folder):
+        raise InputError(
+            f"--ckpt_path last: --{flag} {folder} is an address, whose runs are not looked "
+            "through: give the file itself, or leave the flag out to begin anew"
+        )
+    return Path(folder)
 
 
 def short_name(logger: Any) -> str:

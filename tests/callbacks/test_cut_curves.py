@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from detox_lightning.callbacks.curves import cut_curves, keep_rows
+from detox_lightning.callbacks.curves import (
+    claim_folders,
+    cut_curves,
+    keep_rows,
+    put_rows_back,
+)
 from detox_lightning.callbacks.progress import settle, steps_logged
 from detox_lightning.report.curves import read_curves
 
@@ -53,6 +58,39 @@ def test_rows_up_to_the_checkpoint_stay(tmp_path: Path) -> None:
     first = [(str(step), str(step + 0.5), "") for step in range(4)]
     assert rows == [*first, ("4", "", "3.0")]
     assert [x.name for x in file.parent.glob(".*")] == []
+
+
+def test_rows_come_back_when_a_start_fails(tmp_path: Path) -> None:
+    log(CSVLogger(tmp_path, "run", version=0), range(3), 0.5)
+    file = tmp_path / "run" / "version_0" / "metrics.csv"
+    written = file.read_text()
+    second = CSVLogger(tmp_path, "run", version="version_0")
+    keep_rows([second])
+    assert not file.exists()
+    put_rows_back([second])
+    assert [x.name for x in file.parent.iterdir()] == ["metrics.csv"]
+    assert file.read_text() == written
+    keep_rows([second])
+    file.write_text("new")
+    put_rows_back([second])
+    assert file.read_text() == "new"
+
+
+def test_a_new_run_s_loggers_have_one_number_that_nobody_else_has(tmp_path: Path) -> None:
+    def begin() -> list[TensorBoardLogger | CSVLogger]:
+        return [TensorBoardLogger(tmp_path / "runs", "x"), CSVLogger(tmp_path / "csv", "x")]
+
+    (tmp_path / "csv" / "x" / "version_4").mkdir(parents=True)
+    first, second = begin(), begin()
+    given = CSVLogger(tmp_path / "csv", "x", version="mine")
+    claim_folders([*first, given])
+    claim_folders(second)
+    assert [x.version for x in (*first, given, *second)] == [5, 5, "mine", 6, 6]
+    names = sorted(x.relative_to(tmp_path).as_posix() for x in tmp_path.glob("*/x/*"))
+    assert names == [
+        *(f"csv/x/version_{number}" for number in (4, 5, 6)),
+        *(f"runs/x/version_{number}" for number in (5, 6)),
+    ]
 
 
 def tracker(ready: int, done: int) -> dict[str, int]:

@@ -48,9 +48,15 @@ class BoundedCheckpoint(ModelCheckpoint):
             options: For Lightning's ModelCheckpoint.
 
         Raises:
-            InputError: If there is a bound and nothing says what the best is.
+            InputError: If there is a bound and nothing says what the best is, or if ``last.ckpt``
+                isn't to be a file of its own.
         """
         super().__init__(**options)
+        if self.save_last not in (True, None):
+            raise InputError(
+                f"checkpoint.save_last={self.save_last}: a run that is stopped is saved in "
+                "last.ckpt, a file of its own; leave it true"
+            )
         if max_kl is not None and self.monitor is None:
             raise InputError(
                 f"checkpoint.max_kl={max_kl}: this bounds the best checkpoint; say what is best "
@@ -202,6 +208,8 @@ class BoundedCheckpoint(ModelCheckpoint):
         self.note_new(trainer)
         self.write(trainer)
         requeue(trainer, signum)
+        # who ends sooner looks as if it had failed
+        trainer.strategy.barrier("stopped")
         raise Stopped(how_to_go_on(self.last_model_path or None), signum)
 
     def on_save_checkpoint(

@@ -53,6 +53,45 @@ def keep_rows(loggers: Iterable[Logger]) -> None:
                 file.replace(file.with_name(KEPT))
 
 
+def put_rows_back(loggers: Iterable[Logger]) -> None:
+    """Undoes :func:`keep_rows` where a run has failed before it could go on.
+
+    Args:
+        loggers: Of the first process.
+    """
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            kept = Path(logger.log_dir) / KEPT
+            file = kept.with_name("metrics.csv")
+            if kept.is_file() and not file.exists():
+                kept.replace(file)
+
+
+@rank_zero_only
+def claim_folders(loggers: Iterable[Logger]) -> None:
+    """Gives a new run folders that no other has, of the same number for all its loggers.
+
+    Args:
+        loggers: Not in use yet; those that have a version keep it.
+    """
+    known = (TensorBoardLogger, CSVLogger)
+    new: list[Any] = [x for x in loggers if isinstance(x, known) and x._version is None]
+    if not new or any("://" in str(logger.log_dir) for logger in new):
+        return
+    number = 0
+    while True:
+        number = max(number, *(logger._get_next_version() for logger in new))
+        for logger in new:
+            logger._version = number
+        try:
+            for folder in dict.fromkeys(logger.log_dir for logger in new):
+                Path(folder).mkdir(parents=True)
+        except FileExistsError:  # another run was quicker
+            number += 1
+        else:
+            return
+
+
 def cut_rows(logger: CSVLogger, point: int) -> None:
     """Brings back what :func:`keep_rows` kept, up to a point.
 

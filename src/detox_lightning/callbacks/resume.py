@@ -1,23 +1,101 @@
 """What a run needs to go on as if nothing had happened, besides its modules' state."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.callbacks.curves import cut_curves
+from detox_lightning.callbacks.curves import cut_curves, put_rows_back
 from detox_lightning.callbacks.folders import log_folder
 from detox_lightning.callbacks.progress import SETTLED, move, next_point, steps_logged
 from detox_lightning.errors import InputError
 
-FIGURES, RUN = "validation", "run"  # keys in a checkpoint
+try:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
+except ImportError:  # Windows: goes without
+    lockf = None  # type: ignore[assignment]
+
+FIGURES, RUN, ENDED = "validation", "run", "ended_early"  # keys in a checkpoint
+LOCK = ".lock"
+
+
+class Lock:
+    """Tells other processes that a run is alive, until this one lets go of it or dies, however.
+
+    Where there are no locks, nobody is told.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is held yet."""
+        self.file: Path | None = None
+        self.handle: int | None = None
+
+    def take(self, folder: Path) -> bool:
+        """Takes a folder's lock; not twice.
+
+        Args:
+            folder: Of a run's checkpoints; made if it isn't there.
+
+        Returns:
+            False if another process has it.
+        """
+        if self.handle is not None or lockf is None:
+            return True
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lockf(handle, LOCK_EX | LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(handle)
+            return False
+        except OSError:  # a file system without locks
+            pass
+        self.file, self.handle = folder / LOCK, handle
+        return True
+
+    def release(self) -> None:
+        """Lets go of what is held."""
+        if self.file is not None and self.handle is not None:
+            with suppress(OSError):
+                self.file.unlink(missing_ok=True)
+            os.close(self.handle)
+        self.file = self.handle = None
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether another process holds a folder's lock.
+
+    Args:
+        folder: Of a run's checkpoints.
+    """
+    if lockf is None:
+        return False
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        lockf(handle, LOCK_SH | LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False
 
 
 class ResumeCallback(Callback):
     """Makes a resumed run's curves, figures and place in the epoch those of an uninterrupted one.
 
     In the run's folder, what a killed run logged after the checkpoint is cut off. The last
-    validation's figures are kept in the checkpoint, as the end of a run shows them.
+    validation's figures are kept in the checkpoint, as the end of a run shows them; so is that
+    early stopping has ended it. While a run is alive it holds a lock in its folder.
     """
 
     def __init__(self) -> None:
@@ -25,19 +103,62 @@ class ResumeCallback(Callback):
         self.run: str | None = None
         self.steps: int | None = None
         self.figures: dict[str, float] = {}
+        self.lock = Lock()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Notes the name of the run's folder."""
-        if stage == "fit":
-            self.run = log_folder(trainer).name  # asks all processes
+        """Notes the name of the run's folder, and holds its lock.
+
+        Raises:
+            InputError: If another process goes on with the same run.
+        """
+        if stage != "fit":
+            return
+        self.run = log_folder(trainer).name  # asks all processes
+        trainer.strategy.barrier()  # each has looked for a run that isn't alive
+        self.hold(trainer, trainer.ckpt_path)
+
+    def hold(self, trainer: Trainer, checkpoint: Any) -> None:
+        """Takes the lock of the run that goes on or begins.
+
+        Args:
+            trainer: All processes must ask.
+            checkpoint: From which it goes on; None if it begins.
+
+        Raises:
+            InputError: If another process goes on with the same run.
+        """
+        callback: Any = trainer.checkpoint_callback
+        folder = getattr(callback, "dirpath", None) or log_folder(trainer) / "checkpoints"
+        if callback is None or getattr(trainer, "fast_dev_run", False) or "://" in str(folder):
+            return
+        goes_on = checkpoint and Path(checkpoint).parent.resolve() == Path(folder).resolve()
+        is_ours = not trainer.is_global_zero or self.lock.take(Path(folder)) or not goes_on
+        if not trainer.strategy.broadcast(is_ours):
+            raise InputError(
+                f"--ckpt_path {checkpoint}: this run is still going on in another process; wait "
+                "for its end, or begin a run of its own without --ckpt_path"
+            )
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Puts back what a start that failed has not come to use; lets go of the run."""
+        if trainer.is_global_zero:
+            put_rows_back(trainer.loggers)
+        self.lock.release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets go of the run."""
+        self.lock.release()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the last validation's figures, and the folder's name."""
+        """Adds the last validation's figures, the folder's name, whether it is stopped early."""
         known = trainer.callback_metrics.items()
         checkpoint[FIGURES] = {name: float(x) for name, x in known if name.startswith("val/")}
         checkpoint[RUN] = self.run
+        checkpoint[ENDED] = trainer.should_stop and not has_run_out_of_time(trainer)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -46,6 +167,13 @@ class ResumeCallback(Callback):
         loops = checkpoint["loops"]["fit_loop"]
         self.steps = steps_logged(loops) if SETTLED in loops else None
         self.figures = checkpoint.get(FIGURES, {})
+        stops = any(isinstance(callback, EarlyStopping) for callback in callbacks_of(trainer))
+        if stops and checkpoint.get(ENDED) and trainer.state.fn == "fit":
+            trainer.should_stop = True
+            rank_zero_info(
+                "early stopping has ended this run: nothing is left to do. To train on, leave "
+                "EarlyStopping out of trainer.callbacks"
+            )
         feed = getattr(getattr(trainer, "datamodule", None), "feed", None)
         if feed is not None and feed.moved:
             move(loops, feed.batches)
@@ -75,3 +203,14 @@ class ResumeCallback(Callback):
         if self.steps is not None:
             trainer.fit_loop.epoch_loop._batches_that_stepped = self.steps
             self.steps = None
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """A trainer's callbacks."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def has_run_out_of_time(trainer: Trainer) -> bool:
+    """Whether ``trainer.max_time``, which may be raised, has ended a run."""
+    timers = [x for x in callbacks_of(trainer) if isinstance(x, Timer)]
+    return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)

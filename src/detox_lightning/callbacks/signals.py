@@ -4,11 +4,13 @@ Lightning's own handlers save in the midst of a step (SLURM) or begin a collecti
 within the handler (several processes), so ours take their place while ``fit`` trains.
 """
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,10 +19,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.callbacks.origin import command
-
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
+from detox_lightning.data.sampler import SIGNALS
 
 
 class Requests:
@@ -56,10 +55,12 @@ class Requests:
         Args:
             trainer: All processes must ask.
         """
-        if trainer.world_size == 1:
+        if trainer.world_size == 1 or not torch.distributed.is_initialized():
             return self.received
         received = torch.tensor(self.received, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(received, reduce_op="max"))
+        # not by the strategy, which would let all wait for each other first, at every batch
+        torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+        return int(received)
 
 
 def how_to_go_on(saved: str | None) -> str:
@@ -83,11 +84,22 @@ def without_checkpoint(words: list[str]) -> list[str]:
     return kept
 
 
-def requeue(trainer: Trainer, signum: int) -> None:
-    """Has SLURM start the job again, where Lightning would.
+def goes_on_by_itself(words: Sequence[str]) -> bool:
+    """Whether a command, given once more, goes on with the run that it began.
 
     Args:
-        trainer: Knows whether this is a job of SLURM's.
+        words: Of the command line.
+    """
+    pairs = map("=".join, itertools.pairwise(words))
+    return "--ckpt_path=last" in (*words, *pairs)
+
+
+def requeue(trainer: Trainer, signum: int) -> None:
+    """Has SLURM start the job again, where Lightning would and its command goes on with the run.
+
+    Args:
+        trainer: Knows whether this is a job of SLURM's, and the command line's words; without them
+            this is a program of the user's own, which may go on in another way.
         signum: What was received.
     """
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
@@ -98,6 +110,13 @@ def requeue(trainer: Trainer, signum: int) -> None:
     job = os.environ["SLURM_JOB_ID"]
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    words = getattr(trainer, "words", None)
+    if words is not None and not goes_on_by_itself(words):
+        rank_zero_warn(
+            f"SLURM is not asked to start job {job} again: its command would begin anew; "
+            "give --ckpt_path last in it"
+        )
+        return
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True)
         rank_zero_info(f"SLURM will start job {job} again")

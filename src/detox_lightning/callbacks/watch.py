@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.errors import InputError, Stopped, TrainingError
 
 PERIOD = 0.5  # seconds between two looks
 GRACE = 1.0  # seconds in which what looks like a failure may turn out to be the end
@@ -60,6 +60,9 @@ class WatchCallback(Callback):
     ) -> None:
         """Tells the others, or ends with them if this failed for want of another."""
         if self.watch is None:
+            return
+        if isinstance(exception, Stopped) or getattr(exception, "by_all", False):  # as all do
+            self.watch.stop()
             return
         ours = isinstance(exception, (InputError, TrainingError))
         if not ours and isinstance(exception, RuntimeError):

@@ -1,6 +1,9 @@
 """In what order rows are drawn, and how a resumed run finds its place."""
 
+import atexit
 import math
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,11 @@ from detox_lightning.seeding import derive_seed, global_seed
 if TYPE_CHECKING:
     from datasets import Dataset
     from lightning.pytorch import Trainer
+
+# those that ask a run to end; systems send them to all its processes, a loader's workers included
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -94,6 +102,23 @@ class PlacedLoader(DataLoader[Any]):
         """Nothing to take up here."""
 
 
+def work_on(worker: int) -> None:
+    """Lets a worker outlive a request that the run should end: the rollout still needs its batches.
+
+    Args:
+        worker: Its number.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def end_workers() -> None:
+    """Ends workers when the program exits, which would wait for those that ignore its SIGTERM."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
 @dataclass
 class Feed:
     """Makes loaders of rows and keeps the place in the epoch.
@@ -166,6 +191,9 @@ class Feed:
     ) -> DataLoader[Any]:
         # drop_last means training
         loader = PlacedLoader if drop_last else DataLoader
+        if self.num_workers:
+            atexit.unregister(end_workers)
+            atexit.register(end_workers)
         return loader(
             rows,
             batch_size=batch_size,
@@ -173,6 +201,7 @@ class Feed:
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=work_on,
             drop_last=drop_last,
         )
 

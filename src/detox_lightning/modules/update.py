@@ -138,9 +138,12 @@ def check_finite(module: "PPOModule", means: LossTerms[float], grad_norm: float)
     loss = total_loss(means, module.loss)
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
-    raise TrainingError(
+    error = TrainingError(
         f"rollout {module.rollouts}: the loss is {loss}, the gradient's norm {grad_norm}. Likely "
         "causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
         "(model.max_grad_norm), scores far from 0 (model.scores.scale, model.scores.clip), or half "
         "precision. The last checkpoint is untouched."
     )
+    # the loss is a mean over all ranks; a norm is noticed by some sooner than by others
+    error.by_all = not math.isfinite(loss)
+    raise error

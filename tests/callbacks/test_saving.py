@@ -1,0 +1,96 @@
+"""What is said to be saved is, and a run that is asked to end isn't taken for one that failed."""
+
+import math
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from command import run
+from detox_lightning.algorithm.losses import LossTerms, PPOLoss
+from detox_lightning.callbacks import checkpoint as saving
+from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
+from detox_lightning.callbacks.watch import WatchCallback
+from detox_lightning.errors import InputError, Stopped, TrainingError
+from detox_lightning.modules.update import check_finite
+
+
+def test_a_last_checkpoint_that_is_none_is_refused() -> None:
+    assert BoundedCheckpoint(save_last=True).save_last is True
+    for given in (False, "link"):
+        message = rf"^checkpoint.save_last={given}: .*last.ckpt.*leave it true$"
+        with pytest.raises(InputError, match=message):
+            BoundedCheckpoint(save_last=given)
+
+
+def test_the_command_line_refuses_to_do_without_it() -> None:
+    demo = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
+    outcome = run("fit", "--config", str(demo), "--checkpoint.save_last=link")
+    assert outcome.code == 2
+    (line,) = outcome.errors
+    assert "checkpoint.save_last=link: a run that is stopped is saved in last.ckpt" in line
+
+
+def test_no_process_ends_before_slurm_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them asks; where another has ended meanwhile, it is taken for a failure."""
+    did: list[str] = []
+    monkeypatch.setattr(saving, "requeue", lambda *_: did.append("requeue"))
+    trainer: Any = SimpleNamespace(global_step=0, strategy=SimpleNamespace(barrier=did.append))
+    checkpoint = BoundedCheckpoint()
+    checkpoint._last_global_step_saved = 0
+    with pytest.raises(Stopped) as raised:
+        checkpoint.stop(trainer, signal.SIGUSR1)
+    assert raised.value.signum == signal.SIGUSR1
+    assert did == ["requeue", "stopped"]
+
+
+class Watched:
+    """Notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: self.asked.append(name)
+
+
+def hears(exception: Exception) -> list[str]:
+    """What the watch of the second process is asked for when that fails."""
+    callback = WatchCallback()
+    watched: Any = Watched()
+    callback.watch = watched
+    module: Any = None
+    trainer: Any = SimpleNamespace(global_rank=1)
+    callback.on_exception(trainer, module, exception)
+    return watched.asked
+
+
+def test_a_run_that_was_asked_to_end_has_not_failed() -> None:
+    assert hears(Stopped("everything is saved", signal.SIGTERM)) == ["stop"]
+    assert hears(ValueError("boom")) == ["stop", "tell"]
+
+
+def test_no_process_is_blamed_for_what_all_saw() -> None:
+    error = TrainingError("rollout 3: no reward")
+    assert hears(error) == ["stop", "tell"]
+    assert str(error) == "rank 1: rollout 3: no reward"
+    error = TrainingError("rollout 3: the loss is nan")
+    error.by_all = True
+    assert hears(error) == ["stop"]
+    assert str(error) == "rollout 3: the loss is nan"
+
+
+@pytest.mark.parametrize(
+    ("policy_loss", "norm", "by_all"),
+    [(math.nan, 1.0, True), (math.inf, math.nan, True), (1.0, math.nan, False)],
+)
+def test_all_see_a_loss_that_is_not_finite(policy_loss: float, norm: float, by_all: bool) -> None:
+    """The norm may have arrived at one process, while another goes on."""
+    means = LossTerms(*[0.0] * len(LossTerms._fields))._replace(policy=policy_loss)
+    module: Any = SimpleNamespace(loss=PPOLoss(), rollouts=3)
+    with pytest.raises(TrainingError, match=rf"^rollout 3: the loss is {policy_loss}") as raised:
+        check_finite(module, means, norm)
+    assert raised.value.by_all is by_all
+    check_finite(module, means._replace(policy=1.0), 1.0)

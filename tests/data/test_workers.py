@@ -1,0 +1,45 @@
+"""What a loader's workers do when the system asks a run to end."""
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from detox_lightning.data.sampler import SIGNALS, Feed
+
+ROWS: Any = list(range(8))
+
+
+class Interrupted:
+    """A collate function whose process is sent signals before its first batch."""
+
+    def __init__(self, *signals: int):
+        self.signals = signals
+
+    def __call__(self, rows: list[int]) -> list[int]:
+        for signum in self.signals:
+            os.kill(os.getpid(), signum)
+        self.signals = ()
+        return rows
+
+
+def test_workers_go_on_when_the_run_is_asked_to_end() -> None:
+    assert {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} == set(SIGNALS)
+    feed = Feed(2, None, num_workers=2, seed=3)
+    expected = list(feed.train(ROWS, list, None))
+    assert list(feed.train(ROWS, Interrupted(*SIGNALS), None)) == expected
+    rows = [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert list(feed.evaluation(ROWS, Interrupted(*SIGNALS), None)) == rows
+
+
+def test_workers_end_with_the_program() -> None:
+    """Also those that nobody has told to."""
+    lines = [
+        "from detox_lightning.data.sampler import Feed",
+        "batches = iter(Feed(2, None, 1, 3).train(list(range(8)), list, None))",
+        "print(len(next(batches)))",
+    ]
+    words = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
