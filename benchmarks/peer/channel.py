@@ -1,5 +1,6 @@
 """How a side is asked for rounds, and what it measures: the same code in both environments."""
 
+import contextlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ LORA = "lora_"
 
 
 class Channel:
-    """Orders and answers, a line of JSON each; whatever else is printed goes to the error stream."""
+    """Orders and answers, a line of JSON each; what else is printed goes to the error stream."""
 
     def __init__(self) -> None:
         """Takes the standard streams."""
@@ -64,10 +65,8 @@ class Effort:
 
 def forget_peak() -> None:
     """Begins the process's peak of memory anew, where Linux lets it."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def host_peak() -> float:

@@ -1,4 +1,4 @@
-"""The peer's side: the notebooks' loop around TRL's ``PPOTrainer``, in an environment of its own."""
+"""The peer's side: the notebooks' loop around TRL's PPOTrainer, in its own environment."""
 
 import json
 import sys

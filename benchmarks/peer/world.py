@@ -45,7 +45,7 @@ def _roberta(hidden: int, layers: int, heads: int) -> dict[str, int]:
 
 ROBERTA_BASE = _roberta(768, 12, 12)
 SHAPES = {
-    "tiny": Shape(1000, _t5(64, 128, 2, 4, 16), _roberta(256, 4, 4)),
+    "tiny": Shape(1000, _t5(64, 128, 2, 4, 16), _roberta(128, 4, 4)),
     "small": Shape(32128, _t5(512, 1024, 8, 6, 64), ROBERTA_BASE),
     "base": Shape(32128, _t5(768, 2048, 12, 12, 64), ROBERTA_BASE),
 }
@@ -127,7 +127,7 @@ def build_classifier(folder: Path, shape: Shape) -> None:
 
 
 def save_tokenizer(folder: Path, vocabulary: int, form: str, **specials: str) -> None:
-    """Saves a tokenizer of words ``w4``, ``w5``, …
+    """Saves a tokenizer that knows the words ``w4``, ``w5`` and so on.
 
     Args:
         folder: Where to.
