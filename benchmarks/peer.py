@@ -28,6 +28,15 @@ from peer.world import SHAPES, build
 PARTS = Path(__file__).with_suffix("")
 CACHE = Path.home() / ".cache" / "detox_lightning" / "peer"
 WARM_UP = 2  # rounds that don't count
+SETTINGS = (
+    "device",
+    "dtype",
+    "threads",
+    "batch_size",
+    "mini_batch_size",
+    "ppo_epochs",
+    "new_tokens",
+)
 
 
 class Side:
@@ -37,16 +46,17 @@ class Side:
         """Starts it.
 
         Args:
-            name: ``ours``, or the peer's way to generate.
+            name: ``ours``, or anything else for the peer.
             python: Of its environment.
-            job: ``folder`` of models and prompts, ``rounds``, and the benchmark's options.
+            job: ``folder`` of models and prompts, ``rounds``, and the benchmark's options, for the
+                peer its way to ``generate``.
         """
         self.name = name
         self.log = Path(job["folder"]) / f"{name}.log"
         script = PARTS / ("ours.py" if name == OURS else "theirs.py")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [str(python), str(script), json.dumps({**job, "generate": name})],
+                [str(python), str(script), json.dumps(job)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -112,18 +122,21 @@ def install() -> Path:
     return python
 
 
-def measure(job: dict[str, Any], peers: list[str], peer_python: Path) -> list[Round]:
+def measure(job: dict[str, Any], ways: list[str], peer_python: Path) -> list[Round]:
     """Rounds of all sides in turns, those to warm up left out.
 
     Args:
         job: See :class:`Side`.
-        peers: The peer's ways to generate.
+        ways: The peer's, to generate.
         peer_python: Its interpreter.
     """
     rounds = []
     with ExitStack() as stack:
         ours = stack.enter_context(Side(OURS, Path(sys.executable), job))
-        theirs = [stack.enter_context(Side(name, peer_python, job)) for name in peers]
+        theirs = [
+            stack.enter_context(Side(f"TRL {way}", peer_python, {**job, "generate": way}))
+            for way in ways
+        ]
         for number in range(job["rounds"]):
             rows = {OURS: ours.round()}
             prompts = rows[OURS].pop("prompts")
@@ -141,6 +154,7 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=1, help="of each side")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--mini_batch_size", type=int, default=4)
@@ -163,8 +177,7 @@ def main() -> None:
     """Measures and prints."""
     options = read_options()
     python = options.peer_python or install()
-    keys = ("device", "threads", "batch_size", "mini_batch_size", "ppo_epochs", "new_tokens")
-    settings = {key: getattr(options, key) for key in keys}
+    settings = {key: getattr(options, key) for key in SETTINGS}
     shape, count = SHAPES[options.shape], options.rounds + WARM_UP
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder), shape, count * options.batch_size)

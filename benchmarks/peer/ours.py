@@ -9,6 +9,7 @@ from typing import Any
 from channel import Adapter, Channel, Effort, ScoredTokens
 from lightning.pytorch import Callback
 
+PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 TIMES = {part: f"time/{part}" for part in ("rollout", "score", "update", "total")}
 FIGURES = {
     **TIMES,
@@ -39,6 +40,7 @@ def config(job: Mapping[str, Any]) -> dict[str, Any]:
     reward = {"model": f"{folder}/classifier", "label": "nothate", "include_prompt": True}
     model = {
         "policy": f"{folder}/policy",
+        "weights": {"dtype": job["dtype"]},
         "reward": {"class_path": "ClassifierReward", "init_args": reward},
         "lora": {"r": 16, "alpha": 16, "dropout": 0.05, "target_modules": ["q", "v"]},
         "sampling": {"max_new_tokens": tokens, "min_new_tokens": tokens},
@@ -57,9 +59,11 @@ def config(job: Mapping[str, Any]) -> dict[str, Any]:
     trainer = {
         "accelerator": job["device"],
         "devices": 1,
+        "precision": PRECISION[job["dtype"]],
         "max_epochs": 1,
         "limit_train_batches": job["rounds"],
         "enable_progress_bar": False,
+        "enable_model_summary": False,
         "logger": {"class_path": "TensorBoardLogger", "init_args": {"save_dir": f"{folder}/runs"}},
     }
     return {
@@ -115,12 +119,15 @@ class Rounds(Callback):
         )
 
 
-def main() -> None:
-    """Trains."""
-    channel = Channel()
+def train(job: Mapping[str, Any], channel: Channel) -> None:
+    """Trains, as ``python -m detox_lightning fit`` does.
+
+    Args:
+        job: See ``benchmarks/peer.py``.
+        channel: To the driver.
+    """
     from detox_lightning import cli
 
-    job = json.loads(sys.argv[1])
     file = Path(job["folder"]) / "ours.yaml"
     file.write_text(json.dumps(config(job)))
     rounds = Rounds(channel, job["device"])
@@ -129,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train(json.loads(sys.argv[1]), Channel())

@@ -52,7 +52,8 @@ class Peer:
             lora_dropout=0.05,
             target_modules=["q", "v"],
         )
-        base = AutoModelForSeq2SeqLM.from_pretrained(folder)
+        dtype = getattr(torch, self.job["dtype"])
+        base = AutoModelForSeq2SeqLM.from_pretrained(folder, torch_dtype=dtype)
         model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(get_peft_model(base, lora))
         config = PPOConfig(
             learning_rate=LEARNING_RATE,
