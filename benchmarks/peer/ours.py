@@ -92,7 +92,8 @@ class Rounds(Callback):
         """Says that the models are open."""
         self.adapter = Adapter(module.policy)
         self.scored = ScoredTokens(module.reward.classifier.model)
-        self.channel.answer(parameters=sum(p.numel() for p in module.policy.parameters()))
+        self.parameters = sum(p.numel() for p in module.policy.parameters())
+        self.channel.answer()
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, place: int) -> None:
         """Ends a round, and begins one when asked."""
@@ -112,6 +113,7 @@ class Rounds(Callback):
         self.channel.answer(
             **self.effort.spent(),
             **figures(trainer.callback_metrics),
+            parameters=self.parameters,
             prompt_tokens=self.prompt_tokens,
             scored_tokens=self.scored.taken(),
             moved=self.adapter.moved(),

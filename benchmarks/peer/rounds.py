@@ -109,6 +109,9 @@ def differences(rounds: Sequence[Round], responses: int, length: int, vocabulary
         ours = each[OURS]
         for side, row in each.items():
             faults = {
+                f"{row['parameters']} parameters, ours has {ours['parameters']}": (
+                    row["parameters"] != ours["parameters"]
+                ),
                 f"{row['response_tokens']} response tokens, {tokens} expected": (
                     row["response_tokens"] != tokens
                 ),

@@ -42,6 +42,7 @@ class Peer:
         self.trainer = self.make_trainer(folder / "policy")
         self.adapter = Adapter(self.trainer.model)
         self.scored = ScoredTokens(self.classifier)
+        self.parameters = sum(p.numel() for p in self.trainer.model.parameters())
 
     def make_trainer(self, folder: Path) -> Any:
         """A trainer with adapters, value head and a second copy as reference."""
@@ -108,6 +109,7 @@ class Peer:
             "score": scored - rolled,
             "update": end - scored,
             "total": end - start,
+            "parameters": self.parameters,
             "response_tokens": sum(len(response) - 1 for response in responses),
             "policy_loss": float(stats["ppo/loss/policy"]),
             "value_loss": float(stats["ppo/loss/value"]),
@@ -126,7 +128,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(job["threads"])
     peer = Peer(job)
-    channel.answer(parameters=sum(p.numel() for p in peer.trainer.model.parameters()))
+    channel.answer()
     while True:
         channel.answer(**peer.round(channel.wait()["prompts"]))
 
