@@ -79,6 +79,7 @@ def _begin(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    os.environ.update(place)
+    # otherwise Lightning shares out the machine's cores, by the number of its processes
+    os.environ.update({**place, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     function(*args)
