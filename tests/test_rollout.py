@@ -14,6 +14,7 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.judge import Judge
+from detox_lightning.models.decoding import Decoded
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling, greedy
@@ -43,7 +44,8 @@ def policy(tiny_t5: str) -> Policy:
 def speaker(*rows: list[int]) -> Any:
     """A policy that gives these responses, padded as ``generate`` pads them."""
     ids = torch.tensor(rows)
-    return SimpleNamespace(generate=lambda prompts, choose, limit: ids, eos_token_id=EOS)
+    said = Decoded(ids, torch.zeros(*ids.shape, 2))
+    return SimpleNamespace(generate=lambda prompts, choose, limit: said, eos_token_id=EOS)
 
 
 def answers(*rows: list[int]) -> Responses:

@@ -11,9 +11,22 @@ from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import TrainingError
 from detox_lightning.models.decoding import Prompts
+from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
+
+
+class Noted(NamedTuple):
+    """What the policy said of its responses while it sampled them. All float32.
+
+    Attributes:
+        logprobs: ``[b, t]`` of the tokens.
+        values: ``[b, t]`` value head.
+    """
+
+    logprobs: Tensor
+    values: Tensor
 
 
 class Responses(NamedTuple):
@@ -23,11 +36,13 @@ class Responses(NamedTuple):
         ids: ``[b, t]`` tokens, without the decoder start token.
         mask: ``[b, t]``, True at real tokens, EOS included.
         texts: The ``b`` responses as text, special tokens stripped.
+        noted: What the policy said of them meanwhile; None: it has to be asked again.
     """
 
     ids: Tensor
     mask: Tensor
     texts: list[str]
+    noted: Noted | None = None
 
     def has_eos(self, eos_token_id: int) -> Tensor:
         """``[b]``, True where the response ended by itself."""
@@ -53,7 +68,12 @@ class Samples(NamedTuple):
 
 
 def respond(
-    policy: Policy, tokenizer: Any, prompts: Prompts, choose: Choose, limit: int
+    policy: Policy,
+    tokenizer: Any,
+    prompts: Prompts,
+    choose: Choose,
+    limit: int,
+    draws: Draws | None = None,
 ) -> Responses:
     """Lets the policy answer the prompts.
 
@@ -63,13 +83,19 @@ def respond(
         prompts: ``b`` of them, as :meth:`Policy.read` gave them.
         choose: Picks the tokens; see :meth:`Sampling.choose`.
         limit: The longest response, in tokens.
+        draws: What ``choose`` draws with, where log-probabilities are to be noted.
     """
-    ids = policy.generate(prompts, choose, limit)
+    ids, hidden = policy.generate(prompts, choose, limit)
     lengths = response_lengths(ids, policy.eos_token_id)
-    ids = ids[:, : int(lengths.max())]
-    mask = mask_from_lengths(lengths, ids.shape[1])
+    longest = int(lengths.max())
+    ids = ids[:, :longest]
+    mask = mask_from_lengths(lengths, longest)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return Responses(ids, mask, [text.strip() for text in texts])
+    noted = None
+    if draws is not None:
+        logprobs = torch.stack(draws.logprobs[:longest], dim=1)
+        noted = Noted(logprobs, policy.values(hidden[:, :longest]).detach())
+    return Responses(ids, mask, [text.strip() for text in texts], noted)
 
 
 def score(
@@ -145,7 +171,8 @@ def measure(
         micro_batch_size: Rows of one forward pass; None for all. The update's size keeps the first
             ratio at 1 to rounding.
     """
-    prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+    noted = None if estimator == "full" else responses.noted
+    prompts = None if noted else policy.read(batch.prompt_ids, batch.prompt_mask)
     with policy.reference():
         ref_prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
     parts = []
@@ -153,8 +180,9 @@ def measure(
         micro_batch_size or len(scores)
     ):
         rows = batch.prompt_ids[index], batch.prompt_mask[index], responses.ids[index]
-        read = prompts.select(index), ref_prompts.select(index)
-        parts.append(_measure_rows(policy, rows, read, estimator))
+        old = noted and Noted(*(x[index] for x in noted))
+        read = prompts and prompts.select(index), ref_prompts.select(index)
+        parts.append(_measure_rows(policy, rows, read, estimator, old))
     old_logprobs, ref_logprobs, kl, values = map(torch.cat, zip(*parts, strict=True))
     return Rollout(
         prompt_ids=batch.prompt_ids,
@@ -172,17 +200,24 @@ def measure(
 def _measure_rows(
     policy: Policy,
     rows: tuple[Tensor, Tensor, Tensor],
-    read: tuple[Prompts, Prompts],
+    read: tuple[Prompts | None, Prompts],
     estimator: Estimator,
+    old: Noted | None,
 ) -> tuple[Tensor, ...]:
     if estimator == "full":
-        old, logits = policy.with_logits(*rows, read[0])
+        now, logits = policy.with_logits(*rows, read[0])
         with policy.reference():
             ref, ref_logits = policy.with_logits(*rows, read[1])
         kl = full_kl(logits, ref_logits)
-    else:
-        old = policy(*rows, read[0])
-        with policy.reference():
-            ref = policy(*rows, read[1])
-        kl = kl_estimate(old.logprobs, ref.logprobs, estimator)
-    return old.logprobs, ref.logprobs, kl, old.values
+        return now.logprobs, ref.logprobs, kl, now.values
+    if old is None:
+        now = policy(*rows, read[0], entropy=False)
+        old = Noted(now.logprobs, now.values)
+    with policy.reference():
+        ref = policy(*rows, read[1], entropy=False)
+    return (
+        old.logprobs,
+        ref.logprobs,
+        kl_estimate(old.logprobs, ref.logprobs, estimator),
+        old.values,
+    )

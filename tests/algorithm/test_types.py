@@ -19,5 +19,5 @@ def test_rows_keep_together() -> None:
 
 def test_batches_are_consecutive_slices_of_an_order() -> None:
     order = torch.tensor([3, 1, 0, 2, 4])
-    batches = list(experience(5).batches(order, 2))
+    batches = list(experience(5).batches(order, 2, torch.tensor([3, 1, 2, 1, 2])))
     assert [batch.prompt_ids.flatten().tolist() for batch in batches] == [[3, 1], [0, 2], [4]]

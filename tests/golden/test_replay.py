@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from torch.nn.functional import pad
+
 from golden.deviations import EXACT, PER_TOKEN, Deviations, well_conditioned
 from golden.replay import Replay, Update
 
@@ -73,10 +75,14 @@ def test_forward_passes_of_the_update(replayed: Replay, deviations: Deviations) 
     for step, number, rows, update in per_update(replayed):
         mask = golden[step, "masks"][rows]
         old_logprobs = replayed.rollouts[step].old_logprobs[rows]
+        # ours are as wide as the mini-batch's longest response
+        beyond = (0, mask.shape[1] - update.forward.logprobs.shape[1])
+        assert not mask[:, mask.shape[1] - beyond[1] :].any()
+        logprobs, values, _ = (pad(x, beyond) for x in update.forward)
         arrays = {
-            "logprobs": update.forward.logprobs,
-            "vpreds": update.forward.values,
-            "log_ratio": update.forward.logprobs - old_logprobs,  # ratios go up to 49
+            "logprobs": logprobs,
+            "vpreds": values,
+            "log_ratio": logprobs - old_logprobs,  # ratios go up to 49
         }
         recorded = {name: golden[step, f"mb{number}.{name}"] for name in ("logprobs", "vpreds")}
         recorded["log_ratio"] = golden[step, f"mb{number}.ratio"].log()

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from detox_lightning.errors import TrainingError
+from detox_lightning.models import policy
+from detox_lightning.models.decoding import read_at_once
 from detox_lightning.modules import ppo
 from detox_lightning.modules.update import Reading
 from ppo_toys import Liking, WatchedPPO, equal, fit, listen, make_module
@@ -156,6 +158,7 @@ def test_the_update_waits_for_the_device_only_where_it_reads(
     micro_batch_size: int,
 ) -> None:
     update, read, reads = ppo.update, Reading.read, []
+    monkeypatch.setattr(policy, "read_to_learn", read_at_once)  # as on a GPU
 
     def watched(*args: Any) -> Any:
         with Waiting():
@@ -174,4 +177,5 @@ def test_the_update_waits_for_the_device_only_where_it_reads(
     )
     fit(tmp_path, module, rollouts=1)
     assert not equal(module.copies(), module.watched[0].before)
-    assert len([numbers for numbers in reads if len(numbers) > 1]) == 4  # one a mini-batch
+    # the responses' widths, and one a mini-batch
+    assert len([numbers for numbers in reads if len(numbers) > 1]) == 1 + 4

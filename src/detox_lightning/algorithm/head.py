@@ -9,15 +9,27 @@ gradients of a token's log-probability and of the entropy ``H`` are known as soo
 needed for the backward pass.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from detox_lightning.algorithm.logprobs import sampler_logits
+AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # logits; a CPU's cache holds so many
 
-AT_ONCE = 2**23  # logits
+
+class Wanted(NamedTuple):
+    """What to work out besides log-probabilities.
+
+    Attributes:
+        entropy: The entropies.
+        gradient: What the log-probabilities' gradient takes.
+        entropy_gradient: What the entropies' gradient takes.
+    """
+
+    entropy: bool
+    gradient: bool
+    entropy_gradient: bool
 
 
 class HeadOutput(torch.autograd.Function):
@@ -30,21 +42,28 @@ class HeadOutput(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         tokens: Tensor,
-        temperature: float,
-        min_new_tokens: int,
-        eos_token_id: int,
+        sampler: tuple[float, int, int],
+        entropy: bool,
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Works through the batch a few rows at a time."""
-        wanted = ctx.needs_input_grad[0]
-        sampler = temperature, min_new_tokens, eos_token_id
-        rows = max(1, AT_ONCE // (hidden.shape[1] * len(weight)))
-        found = [
-            some_rows(h, weight, bias, chosen, sampler, wanted, wanted and entropy_gradient)
-            for h, chosen in zip(hidden.split(rows), tokens.split(rows), strict=True)
-        ]
-        logprobs, entropies, *gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
-        ctx.save_for_backward(*gradients)
+        """Works through the positions, some at a time."""
+        temperature, min_new_tokens, eos_token_id = sampler
+        learns = ctx.needs_input_grad[0]
+        wanted = Wanted(entropy, learns, learns and entropy_gradient)
+        early = torch.arange(tokens.shape[1], device=tokens.device) < min_new_tokens
+        flat = hidden.flatten(0, 1), tokens.flatten(), early.expand_as(tokens).flatten()
+        size = max(1, AT_ONCE.get(hidden.device.type, AT_ONCE["cuda"]) // len(weight))
+        found = []
+        for x, chosen, shut in zip(*(part.split(size) for part in flat), strict=True):
+            logits = linear(x, weight, bias).float()
+            if temperature != 1:
+                logits /= temperature
+            logits[:, eos_token_id].masked_fill_(shut, -torch.inf)
+            found.append(some_positions(logits, weight, chosen, wanted))
+        logprobs, entropies, *sums = (
+            torch.cat(parts).unflatten(0, tokens.shape) for parts in zip(*found, strict=True)
+        )
+        ctx.save_for_backward(*(x / temperature for x in sums))
         ctx.dtype = hidden.dtype
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropies)
@@ -54,44 +73,37 @@ class HeadOutput(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """What was noted, times what comes in."""
         total: Any = sum(g[..., None] * d for g, d in zip(grads, ctx.saved_tensors, strict=False))
-        return total.to(ctx.dtype), *[None] * 7
+        return total.to(ctx.dtype), *[None] * 6
 
 
-def some_rows(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tokens: Tensor,
-    sampler: tuple[float, int, int],
-    gradient: bool,
-    entropy_gradient: bool,
-) -> list[Tensor]:
-    """What :func:`head_output` gives for some rows, and gradients ``[b, t, d]`` if wanted.
-
-    At most two tensors of the logits' size in float32 are there at once, and one of ``weight``'s.
+def some_positions(logits: Tensor, weight: Tensor, tokens: Tensor, wanted: Wanted) -> list[Tensor]:
+    """What :func:`head_output` gives for some positions.
 
     Args:
-        hidden: See :func:`head_output`.
-        weight: Likewise.
-        bias: Likewise.
-        tokens: Likewise.
-        sampler: Temperature, least length and EOS.
-        gradient: Whether to give the log-probabilities'.
-        entropy_gradient: Whether to give the entropies'.
+        logits: ``[n, V]`` float32; they are written to.
+        weight: ``[V, d]``.
+        tokens: ``[n]``.
+        wanted: What to give.
+
+    Returns:
+        Log-probabilities ``[n]``; entropies ``[n]``, 0 if they aren't wanted; and if wanted their
+        gradients, ``[n, d]``, in that order.
     """
-    logprobs = sampler_logits(linear(hidden, weight, bias), *sampler).log_softmax(dim=-1)
-    chosen = logprobs.gather(-1, tokens[..., None])[..., 0]
-    p = logprobs.exp()
-    if sampler[1]:
-        logprobs.masked_fill_(logprobs.isneginf(), 0)
-    terms = logprobs.mul_(p)
-    entropy = -terms.sum(dim=-1)  # no product of matrices: autocast would make it less exact
-    found = [chosen, entropy]
-    if gradient:
-        found.append((weight[tokens] - p.to(weight.dtype) @ weight) / sampler[0])
-    if entropy_gradient:
-        p.mul_(entropy[..., None]).add_(terms)
-        found.append(p.to(weight.dtype) @ weight / -sampler[0])
+    logits -= logits.amax(dim=-1, keepdim=True)
+    chosen = logits.gather(-1, tokens[:, None])
+    entropy = torch.zeros_like(chosen)
+    e = logits.exp() if wanted.entropy else logits.exp_()
+    total = e.sum(dim=-1, keepdim=True)
+    if wanted.entropy:
+        terms = logits.masked_fill_(e == 0, 0).mul_(e)
+        entropy = total.log() - terms.sum(dim=-1, keepdim=True) / total
+    found = [(chosen - total.log())[:, 0], entropy[:, 0]]
+    if wanted.gradient:
+        mean = (e.to(weight.dtype) @ weight).float() / total  # of the rows of W
+        found.append(weight[tokens] - mean)
+    if wanted.entropy_gradient:
+        drawn = (terms.to(weight.dtype) @ weight).float() / total
+        found.append((total.log() - entropy) * mean - drawn)
     return found
 
 
@@ -103,6 +115,7 @@ def head_output(
     temperature: float = 1.0,
     min_new_tokens: int = 0,
     eos_token_id: int = 1,
+    entropy: bool = True,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of tokens and entropies, under the sampler's distribution.
@@ -115,19 +128,14 @@ def head_output(
         temperature: See :func:`sampler_logits`.
         min_new_tokens: Likewise.
         eos_token_id: Likewise.
+        entropy: Whether entropies are wanted; else they are 0.
         entropy_gradient: Whether the entropy has a gradient.
 
     Returns:
         Both ``[b, t]`` float32, entropies in nats. Gradients reach ``hidden`` alone.
     """
+    sampler = temperature, min_new_tokens, eos_token_id
     output: tuple[Tensor, Tensor] = HeadOutput.apply(
-        hidden,
-        weight,
-        bias,
-        tokens,
-        temperature,
-        min_new_tokens,
-        eos_token_id,
-        entropy_gradient,
+        hidden, weight, bias, tokens, sampler, entropy, entropy_gradient
     )
     return output

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -60,7 +61,20 @@ class Experience(NamedTuple):
         """The rows of ``index`` (``[m]``), in its order."""
         return Experience(*(field[index] for field in self))
 
-    def batches(self, order: Tensor, size: int) -> Iterator["Experience"]:
-        """Cuts the rows, taken in ``order`` (``[b]``), into consecutive batches of ``size``."""
+    def widths(self) -> Tensor:
+        """``[b]`` where each response ends: the positions up to its last real token."""
+        places = torch.arange(self.response_mask.shape[1], device=self.response_mask.device)
+        return torch.where(self.response_mask, places + 1, 0).amax(dim=1)
+
+    def batches(self, order: Tensor, size: int, widths: Tensor) -> Iterator["Experience"]:
+        """Cuts rows into consecutive batches, each as wide as its longest response.
+
+        Args:
+            order: ``[m]`` the rows, on the CPU.
+            size: Of a batch.
+            widths: :meth:`widths`, on the CPU: a GPU isn't waited for.
+        """
         for index in order.split(size):
-            yield self.rows(index)
+            width = int(widths[index].max())
+            batch = self.rows(index.to(self.returns.device, non_blocking=True))
+            yield Experience(*batch[:2], *(field[:, :width] for field in batch[2:]))

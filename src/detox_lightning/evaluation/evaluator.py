@@ -203,7 +203,7 @@ class Evaluator:
             answered: The policy's answers.
             reference: What the reference's encoder says of the prompts.
         """
-        ids, mask, _ = answered.responses
+        ids, mask = answered.responses.ids, answered.responses.mask
         kl = torch.full((len(ids),), torch.nan, device=ids.device, dtype=torch.float32)
         sampled = answered.samples.nonzero()[:, 0].to(ids.device)
         # those of about the same length together, without the columns that are padding to them all
@@ -212,7 +212,7 @@ class Evaluator:
             part, width = batch.select(rows), int(mask[rows[0]].sum())
             given = part.prompt_ids, part.prompt_mask, ids[rows, :width]
             with self.policy.reference():
-                said = self.policy(*given, reference.select(rows))
+                said = self.policy(*given, reference.select(rows), entropy=False)
             log_ratio = answered.logprobs[rows, :width] - said.logprobs
             kl[rows] = torch.where(mask[rows, :width], log_ratio, 0).sum(dim=1).float()
         return kl

@@ -10,7 +10,7 @@ from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import load_model, load_tokenizer
-from detox_lightning.models.texts import by_length, distinct_texts, encode, token_limit
+from detox_lightning.models.texts import alike, distinct_texts, encode, token_limit
 
 
 class Perplexity(nn.Module):
@@ -71,7 +71,7 @@ class Perplexity(nn.Module):
         device = self.model.device
         tokens = torch.tensor([len(ids) for ids in encoded], dtype=torch.long, device=device)
         nats = torch.zeros(len(distinct), device=device)
-        for batch in by_length(encoded, self.batch_size):
+        for batch in alike([len(ids) for ids in encoded], self.batch_size):
             nats[batch] = self._nats([encoded[place] for place in batch])
         rows = rows.to(device)
         return nats[rows], tokens[rows]

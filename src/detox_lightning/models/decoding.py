@@ -11,8 +11,7 @@ from torch import Tensor
 
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Choose
-
-PADDING = 1.15  # prompts are read together as long as padding makes their work no larger than this
+from detox_lightning.models.texts import alike
 
 
 class Prompts(NamedTuple):
@@ -34,34 +33,49 @@ class Prompts(NamedTuple):
 
     def expanded(self) -> tuple[Tensor, Tensor]:
         """Hidden states ``[b, s, d]`` and mask ``[b, s]`` of each row."""
-        return self.hidden[self.rows], self.mask[self.rows]
+        return self.hidden.index_select(0, self.rows), self.mask[self.rows]
+
+
+class Decoded(NamedTuple):
+    """Responses, and what the decoder made of them.
+
+    Attributes:
+        ids: ``[b, t]`` tokens, without the start token, padded after EOS.
+        hidden: ``[b, t, d]`` its last hidden states, from which each token was predicted; 0 where
+            it wasn't asked.
+    """
+
+    ids: Tensor
+    hidden: Tensor
 
 
 class Steps(Protocol):
     """A decoder under way."""
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """``[r, V]`` logits of the tokens that follow these (``[r]``)."""
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``[r, V]`` and last hidden states ``[r, d]`` after these tokens (``[r]``)."""
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with some of its rows only."""
 
 
 def read(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
-    """Lets a model's encoder read prompts.
+    """Lets a model's encoder read prompts, equal ones once and those of like length together.
 
     Args:
         model: From transformers, with an encoder.
         ids: ``[b, s]``.
         mask: ``[b, s]``.
+
+    Returns:
+        The prompts, without the columns that are padding to all of them.
     """
     marked = torch.where(mask.bool(), ids, -1)
-    distinct, rows = torch.unique(marked, dim=0, return_inverse=True)
+    distinct, rows = torch.unique(marked[:, filled(mask.bool())], dim=0, return_inverse=True)
     real = distinct.ge(0)
     hidden: Tensor | None = None
     for group in alike(real.sum(dim=1).tolist()):
-        columns = real[group].any(dim=0)
-        columns[0] |= not columns.any()  # a prompt without any token still has a place
+        columns = filled(real[group])
         part = model.get_encoder()(
             input_ids=distinct[group].clamp(min=0)[:, columns],
             attention_mask=real[group][:, columns].long(),
@@ -73,32 +87,43 @@ def read(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
     return Prompts(hidden, real, rows)
 
 
-def alike(lengths: list[int]) -> list[list[int]]:
-    """Groups of rows of about equal lengths.
+def read_to_learn(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+    """As :func:`read` where that pays, else as :func:`read_at_once`.
+
+    A GPU would have to tell the lengths first; and all ranks must ask a sharded encoder equally
+    often.
 
     Args:
-        lengths: Of each row.
-
-    Returns:
-        Groups of places, the longest first; padded to its longest, a group is at most ``PADDING``
-        times as large.
+        model: From transformers, with an encoder.
+        ids: ``[b, s]``.
+        mask: ``[b, s]``.
     """
-    groups: list[list[int]] = []
-    real = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        group = groups[-1] if groups else []
-        if group and (len(group) + 1) * lengths[group[0]] <= PADDING * (real + lengths[row]):
-            group.append(row)
-            real += lengths[row]
-        else:
-            groups.append([row])
-            real = lengths[row]
-    return groups
+    at_once = ids.is_cuda or hasattr(model, "unshard")
+    return (read_at_once if at_once else read)(model, ids, mask)
+
+
+def read_at_once(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+    """As :func:`read`, but in one pass, equal prompts and padding included.
+
+    Args:
+        model: From transformers, with an encoder.
+        ids: ``[b, s]``.
+        mask: ``[b, s]``.
+    """
+    hidden = model.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    return Prompts(hidden, mask.bool(), torch.arange(len(ids), device=ids.device))
+
+
+def filled(mask: Tensor) -> Tensor:
+    """``[s]``, True at columns with a real token; there is always one, even of empty prompts."""
+    columns = mask.any(dim=0)
+    columns[0] |= not columns.any()
+    return columns
 
 
 def decode(
     model: Any, prompts: Prompts, choose: Choose, limit: int, recorder: Recorder | None = None
-) -> Tensor:
+) -> Decoded:
     """Answers prompts token by token, until each row has ended or the limit is reached.
 
     Args:
@@ -108,9 +133,6 @@ def decode(
         choose: Picks the tokens.
         limit: The longest response, in tokens.
         recorder: Plays steps back; None: every step goes through the model's own code.
-
-    Returns:
-        ``[b, t]`` tokens, without the start token, padded after EOS.
     """
     config = model.generation_config
     eos = _first(config.eos_token_id)
@@ -118,26 +140,27 @@ def decode(
     rows = torch.arange(len(prompts.rows), device=prompts.rows.device)
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
-    steps, logits = begin(model, prompts, config.decoder_start_token_id, limit, recorder)
+    steps, (logits, states) = begin(model, prompts, config.decoder_start_token_id, limit, recorder)
+    hidden = states.new_zeros(len(rows), limit, states.shape[1])
     for step in range(limit):
         tokens = choose(logits.float(), rows, step).where(live, pad)
-        responses[rows, step] = tokens
+        responses[rows, step], hidden[rows, step] = tokens, states
         live &= tokens != eos
         left = int(live.sum())
         if left == 0 or step + 1 == limit:
-            return responses[:, : step + 1]
+            return Decoded(responses[:, : step + 1], hidden[:, : step + 1])
         if 2 * left <= len(rows):
             # to half at a time: a recorded step is of a fixed size
             kept = live.int().argsort(descending=True, stable=True)[: (len(rows) + 1) // 2]
             steps.keep(kept)
             rows, live, tokens = rows[kept], live[kept], tokens[kept]
-        logits = steps(tokens)
+        logits, states = steps(tokens)
     raise AssertionError("unreachable")
 
 
 def begin(
     model: Any, prompts: Prompts, start: int, limit: int, recorder: Recorder | None
-) -> tuple[Steps, Tensor]:
+) -> tuple[Steps, tuple[Tensor, Tensor]]:
     """Takes the first step, of equal prompts once.
 
     Args:
@@ -148,14 +171,14 @@ def begin(
         recorder: See :func:`decode`.
 
     Returns:
-        The steps that follow, and ``[b, V]`` logits of the first tokens.
+        The steps that follow, and what the first gave.
     """
     first = PlainSteps(model, prompts.hidden, prompts.mask)
     tokens = torch.full_like(prompts.mask[:, 0], start, dtype=torch.long)
-    logits = first(tokens)
+    logits, hidden = first(tokens)
     first.keep(prompts.rows)
     recorded = recorder and recorder.steps(model, first.cache, first.mask, limit)
-    return recorded or first, logits[prompts.rows]
+    return recorded or first, (logits[prompts.rows], hidden[prompts.rows])
 
 
 class PlainSteps:
@@ -177,8 +200,8 @@ class PlainSteps:
         self.mask = mask.long()
         self.cache = EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache())
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """``[r, V]`` logits of the tokens that follow these (``[r]``)."""
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Steps`."""
         from transformers.modeling_outputs import BaseModelOutput
 
         output = self.model(
@@ -187,9 +210,9 @@ class PlainSteps:
             decoder_input_ids=tokens[:, None],
             past_key_values=self.cache,
             use_cache=True,
+            output_hidden_states=True,
         )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with some rows, each as often as it is named."""

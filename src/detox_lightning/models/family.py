@@ -22,20 +22,18 @@ class EncoderDecoder:
     def forward(
         self,
         model: Any,
-        prompt_ids: Tensor,
+        encoded: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        encoded: Tensor | None = None,
         head: HeadFunction | None = None,
     ) -> tuple[Any, Tensor]:
         """Runs the model over prompts and responses.
 
         Args:
             model: The language model.
-            prompt_ids: ``[m, s]``.
+            encoded: ``[m, s, d]`` what the encoder says of the prompts.
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
-            encoded: ``[m, s, d]`` what the encoder says of the prompts; None: it is asked.
             head: Takes the place of the model's head, whose weights are whole meanwhile even if
                 the model is sharded; None: the model makes logits.
 
@@ -49,8 +47,7 @@ class EncoderDecoder:
         first = torch.full_like(response_ids[:, :1], start)
         with replaced_head(model, head) as given:
             output = model(
-                input_ids=prompt_ids if encoded is None else None,
-                encoder_outputs=None if encoded is None else BaseModelOutput(encoded),
+                encoder_outputs=BaseModelOutput(encoded),
                 attention_mask=prompt_mask,
                 decoder_input_ids=torch.cat([first, response_ids[:, :-1]], dim=1),
                 use_cache=False,
@@ -72,8 +69,10 @@ class EncoderDecoder:
         start = model.generation_config.decoder_start_token_id
         two = torch.full((1, 2), start, device=layer.weight.device)
         with torch.no_grad():
-            logits, _ = self.forward(model, two, torch.ones_like(two), two)
-            ours, _ = self.forward(model, two, torch.ones_like(two), two, head=nn.functional.linear)
+            encoded = model.get_encoder()(input_ids=two).last_hidden_state
+            given = model, encoded, torch.ones_like(two), two
+            logits, _ = self.forward(*given)
+            ours, _ = self.forward(*given, head=nn.functional.linear)
         return torch.allclose(ours, logits, rtol=1e-2, atol=1e-3)
 
     def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:

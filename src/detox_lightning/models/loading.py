@@ -14,6 +14,7 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
+from detox_lightning.models.fusing import fuse_activations
 
 Loaded = TypeVar("Loaded")
 NO_GRADIENT = (
@@ -130,7 +131,7 @@ def load_model(
         on_gpu = device.type == "cuda"
         index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
         options["device_map"] = {"": index if on_gpu else device.type}
-    return open_by_name("model", name, loader, **options).eval()
+    return fuse_activations(open_by_name("model", name, loader, **options).eval())
 
 
 def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options: Any) -> Loaded:

@@ -1,12 +1,44 @@
-"""Sampling noise that belongs to a prompt, whatever batch or process it is answered in."""
+"""The chance in sampling, and the log-probabilities of what it draws."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from detox_lightning.seeding import derive_seed
 
 GOLDEN = -0x61C88647  # 2**32 over the golden ratio, as a signed number
 UNIT = 2.0**-23
+BLOCK = 256
+
+
+class Draws:
+    """Samples with torch's own random numbers, one for each token.
+
+    One object serves one batch of responses.
+
+    Attributes:
+        logprobs: Of each step ``[b]``: log-probability of what was drawn; 0 where a row was not
+            asked.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is drawn yet."""
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, scores: Tensor, rows: Tensor, step: int) -> Tensor:
+        """``[r]`` the next token of each row.
+
+        Args:
+            scores: ``[r, V]`` float32 logits after temperature and truncation.
+            rows: ``[r]`` whose they are; at step 0 all.
+            step: Which token of the response, from 0.
+        """
+        p = scores.softmax(dim=-1)
+        tokens = drawn(p)
+        first = self.logprobs[0] if step else p.new_zeros(len(rows))
+        self.logprobs.append(torch.zeros_like(first))
+        self.logprobs[step][rows] = p.gather(1, tokens[:, None])[:, 0].log()
+        return tokens
 
 
 class PromptNoise:
@@ -52,6 +84,32 @@ class PromptNoise:
         self.logprobs.append(torch.zeros_like(self.keys, dtype=drawn.dtype))
         self.logprobs[step][rows] = drawn
         return tokens
+
+
+def drawn(p: Tensor) -> Tensor:
+    """``[r]`` a token of each row's distribution ``p`` (``[r, V]``), by the inverse of its sums.
+
+    One random number a row, where ``torch.multinomial`` takes one for each token of the
+    vocabulary. The sums are float64, in which a last, unlikely token still counts; to be quick,
+    they lead to a block of tokens first.
+    """
+    blocks = pad(p, (0, -p.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    mass = blocks.sum(dim=2).double()
+    below = mass.cumsum(dim=1)
+    at = torch.rand(len(p), 1, device=p.device, dtype=torch.float64) * below[:, -1:]
+    block = first_above(below, at)
+    at = at - (below - mass).gather(1, block)
+    within = blocks[torch.arange(len(p), device=p.device), block[:, 0]].double().cumsum(dim=1)
+    return (block * BLOCK + first_above(within, at))[:, 0]
+
+
+def first_above(sums: Tensor, at: Tensor) -> Tensor:
+    """``[r, 1]`` where rising ``sums`` (``[r, n]``) first exceed ``at`` (``[r, 1]``).
+
+    Where rounding puts ``at`` beyond all of them, it is where they reach the last.
+    """
+    last = torch.searchsorted(sums, sums[:, -1:].contiguous())
+    return torch.searchsorted(sums, at, right=True).minimum(last)
 
 
 def gumbel(keys: Tensor, size: int) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from detox_lightning.algorithm.head import head_output
-from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
-from detox_lightning.models.decoding import Prompts, decode, read
+from detox_lightning.algorithm.logprobs import entropy as entropy_of
+from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
+from detox_lightning.models.decoding import Decoded, Prompts, decode, read, read_to_learn
 from detox_lightning.models.family import EncoderDecoder, HeadFunction
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, copy_adapter
@@ -32,7 +33,7 @@ class PolicyOutput(NamedTuple):
         logprobs: ``[m, t]`` log-probabilities of the response tokens under the sampler's
             distribution.
         values: ``[m, t]`` value head.
-        entropy: ``[m, t]`` of that distribution, in nats.
+        entropy: ``[m, t]`` of that distribution, in nats; 0 where it isn't asked for.
     """
 
     logprobs: Tensor
@@ -66,6 +67,7 @@ class Policy(nn.Module):
         self.base.generation_config = plain_generation_config(self.base)
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
         self.recorder = Recorder()
+        self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
         self.began_with_values = False  # whether the value head was trained before
         self.eval()
@@ -96,6 +98,7 @@ class Policy(nn.Module):
         prompt_mask: Tensor,
         response_ids: Tensor,
         prompts: Prompts | None = None,
+        entropy: bool = True,
         entropy_gradient: bool = False,
     ) -> PolicyOutput:
         """Log-probabilities, values and entropies of responses; no logits are kept if possible.
@@ -105,17 +108,19 @@ class Policy(nn.Module):
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
             prompts: What :meth:`read` gave for the prompts; None: they are read now.
-            entropy_gradient: Whether the entropy has a gradient.
+            entropy: Whether entropies are asked for.
+            entropy_gradient: Whether they have a gradient.
         """
         given = prompt_ids, prompt_mask, response_ids, prompts
         if not self.is_lean:
             return self.with_logits(*given, entropy_gradient)[0]
+        asked = *self._sampler, entropy, entropy_gradient
 
         def head(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-            return head_output(x, weight, bias, response_ids, *self._sampler, entropy_gradient)
+            return head_output(x, weight, bias, response_ids, *asked)
 
         (logprobs, entropies), hidden = self._states(*given, head)
-        return PolicyOutput(logprobs, self._values(hidden), entropies)
+        return PolicyOutput(logprobs, self.values(hidden), entropies)
 
     def with_logits(
         self,
@@ -129,14 +134,31 @@ class Policy(nn.Module):
         made, hidden = self._states(prompt_ids, prompt_mask, response_ids, prompts)
         logits = sampler_logits(made, *self._sampler)
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            entropies = entropy(logits)
+            entropies = entropy_of(logits)
         logprobs = token_logprobs(logits, response_ids)
-        return PolicyOutput(logprobs, self._values(hidden), entropies), logits
+        return PolicyOutput(logprobs, self.values(hidden), entropies), logits
 
-    @cached_property
+    @property
+    def notes_exactly(self) -> bool:
+        """Whether log-probabilities noted while sampling are those of a forward pass.
+
+        They are to rounding, in float32, where the sampler's distribution isn't truncated.
+        """
+        device = self.base.device.type
+        return (
+            self.sampling.is_exact
+            and self.base.dtype in (torch.float32, torch.float64)
+            and getattr(self.base, "hf_quantizer", None) is None
+            and not torch.is_autocast_enabled(device)
+        )
+
+    @property
     def is_lean(self) -> bool:
         """Whether log-probabilities can be had without keeping logits."""
-        return self.family.has_plain_head(self.base)
+        model = id(self.base)  # the policy's, or the frozen reference's
+        if model not in self._lean:
+            self._lean[model] = self.family.has_plain_head(self.base)
+        return self._lean[model]
 
     @property
     def _sampler(self) -> tuple[float, int, int]:
@@ -150,10 +172,12 @@ class Policy(nn.Module):
         prompts: Prompts | None,
         head: HeadFunction | None = None,
     ) -> tuple[Any, Tensor]:
-        encoded = prompts.expanded()[0] if prompts else None
-        return self.family.forward(self.base, ids, mask, response, encoded, head)
+        if prompts is None:
+            prompts = read_to_learn(self.base, ids, mask)
+        return self.family.forward(self.base, *prompts.expanded(), response, head)
 
-    def _values(self, hidden: Tensor) -> Tensor:
+    def values(self, hidden: Tensor) -> Tensor:
+        """``[m, t]`` what the value head says of hidden states ``[m, t, d]``; 0 without one."""
         if self.value_head is None:
             return torch.zeros(hidden.shape[:2], device=hidden.device, dtype=torch.float32)
         return self.value_head(hidden)
@@ -204,16 +228,13 @@ class Policy(nn.Module):
         return read(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, choose: Choose, limit: int) -> Tensor:
+    def generate(self, prompts: Prompts, choose: Choose, limit: int) -> Decoded:
         """Responses to prompts.
 
         Args:
             prompts: ``b`` of them, as :meth:`read` gave them.
             choose: Picks the tokens; see :meth:`Sampling.choose`.
             limit: The longest response, in tokens.
-
-        Returns:
-            ``[b, t]`` tokens, padded after EOS; ``t`` is at most ``limit``.
         """
         with merged(self.model):
             return decode(self.base, prompts, choose, limit, self.recorder)

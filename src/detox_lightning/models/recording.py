@@ -15,6 +15,7 @@ from torch import Tensor
 
 WIDTH = 64  # prompts are padded to multiples of this, and so is the room for responses
 MOST = 32  # recordings, of 4 MB and more each
+Step = Callable[..., tuple[Tensor, Tensor]]
 WARM_UP = 64  # calls before a step is recorded, which takes as long as about so many
 
 
@@ -24,7 +25,7 @@ class Recording:
     What is played back is what was done before, to the last bit.
     """
 
-    def __init__(self, function: Callable[..., Tensor], wanted: bool = True):
+    def __init__(self, function: Step, wanted: bool = True):
         """Starts with the function itself.
 
         Args:
@@ -35,7 +36,7 @@ class Recording:
         self.wanted = wanted
         self.calls = 0
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Calls the function or plays it back."""
         if self.calls == WARM_UP and self.wanted:
             with suppress(RuntimeError):  # what it does depends on more than shapes
@@ -112,8 +113,8 @@ class RecordedSteps:
         self.own_mask[..., : self.done] = 0
         self.play: Recording | None = None
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """``[r, V]`` logits of the tokens that follow these (``[r]``)."""
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and last hidden states, as the model's own code gives them."""
         self.own_mask[..., self.done] = 0
         position = torch.tensor([self.done], device=tokens.device)
         inputs = [tokens[:, None], position, self.mask, self.own_mask, *self.own, *self.cross]
@@ -147,7 +148,7 @@ def can_record(model: Any) -> bool:
     )
 
 
-def step_of(model: Any) -> Callable[..., Tensor]:
+def step_of(model: Any) -> Step:
     """A model's decode step as a function of tensors alone.
 
     Args:
@@ -157,7 +158,7 @@ def step_of(model: Any) -> Callable[..., Tensor]:
         A function of tokens ``[r, 1]``, position ``[1]``, the prompts' mask and the responses'
         (``[r, 1, 1, s]``, ``[r, 1, 1, t]``, added to attention scores), keys and values of
         self-attention ``[r, h, t, d]`` (written to) and of cross-attention ``[r, h, s, d]``; it
-        gives logits ``[r, V]``.
+        gives logits ``[r, V]`` and last hidden states ``[r, d]``.
     """
     from transformers import DynamicCache, EncoderDecoderCache
     from transformers.modeling_outputs import BaseModelOutput
@@ -176,14 +177,15 @@ def step_of(model: Any) -> Callable[..., Tensor]:
             decoder_attention_mask=own_mask,
             past_key_values=EncoderDecoderCache(own, cross),
             use_cache=True,
+            output_hidden_states=True,
         )
-        return output.logits[:, -1]
+        return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
 
     return step
 
 
 @torch.no_grad()
-def record(step: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+def record(step: Step, inputs: tuple[Tensor, ...]) -> Step:
     """Records a function's tensor operations.
 
     Args:
@@ -198,9 +200,7 @@ def record(step: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[
     graph = make_fx(step)(*inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is recorded being fixed, which is the point
-        recorded: Callable[..., Tensor] = torch.jit.trace(
-            graph, inputs, check_trace=False, strict=False
-        )
+        recorded: Step = torch.jit.trace(graph, inputs, check_trace=False, strict=False)
     return recorded
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detox_lightning.algorithm.logprobs import sampler_logits
 from detox_lightning.errors import InputError
-from detox_lightning.models.noise import PromptNoise
+from detox_lightning.models.noise import Draws, PromptNoise
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """Picks tokens: from ``[r, V]`` logits, the ``[r]`` rows they are of and the step, ``[r]``."""
@@ -77,16 +77,20 @@ class Sampling:
         return int(torch.randint(low, high + 1, (), generator=generator))
 
     def choose(
-        self, eos_token_id: int, noise: PromptNoise | None = None, top_p: float | None = None
+        self,
+        eos_token_id: int,
+        noise: Draws | PromptNoise | None = None,
+        top_p: float | None = None,
     ) -> Choose:
-        """How the next tokens are picked: drawn with torch's own random numbers, or with noise.
+        """How the next tokens are picked.
 
         Args:
             eos_token_id: The token that ends a response.
-            noise: Added to the logits, whose largest is then taken; None: tokens are drawn.
+            noise: Draws them; None: with torch's own random numbers.
             top_p: Instead of this sampling's; None for that.
         """
         warpers = self._warpers(self.top_p if top_p is None else top_p)
+        noise = noise or Draws()
 
         def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
             scores = sampler_logits(
@@ -94,9 +98,7 @@ class Sampling:
             )[:, 0]
             for warper in warpers:
                 scores = warper(None, scores)
-            if noise is not None:
-                return noise(scores, rows, step)
-            return torch.multinomial(scores.softmax(dim=-1), 1)[:, 0]
+            return noise(scores, rows, step)
 
         return choose
 

@@ -1,10 +1,12 @@
-"""How texts reach a model in few, full batches: equal ones once, those of like length together."""
+"""How texts reach a model with little padding: equal ones once, those of like length together."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+PADDING = 0.15  # rows are read together where padding is no more than this share of their tokens,
+SLACK = 64  # or than so many tokens: reading a group apart has a price, too
 
 
 def distinct_texts(texts: list[str]) -> tuple[list[str], Tensor]:
@@ -39,16 +41,29 @@ def encode(tokenizer: Any, texts: list[str], max_tokens: int, **options: Any) ->
     return encoded
 
 
-def by_length(encoded: list[list[int]], batch_size: int) -> Iterator[list[int]]:
-    """Batches of places in ``encoded``, the shortest sequences first.
+def alike(lengths: list[int], most: int | None = None) -> list[list[int]]:
+    """Groups of rows of about equal lengths.
 
     Args:
-        encoded: Tokens of each text.
-        batch_size: Texts of one batch.
+        lengths: Of each row.
+        most: Rows of one group at most; None: as many as there are.
+
+    Returns:
+        Groups of places, the longest first; of each, at most :data:`PADDING` of the tokens, or
+        :data:`SLACK`, is padding.
     """
-    order = sorted(range(len(encoded)), key=lambda place: len(encoded[place]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    groups: list[list[int]] = []
+    padding = real = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        longest = lengths[groups[-1][0]] if groups else 0
+        padding += longest - lengths[row]
+        real += lengths[row]
+        if groups and len(groups[-1]) != most and padding <= max(PADDING * real, SLACK):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+            padding, real = 0, lengths[row]
+    return groups
 
 
 def token_limit(model: Any, tokenizer: Any) -> int:

@@ -34,6 +34,7 @@ from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
+from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.sharding import gathered, shard
@@ -224,9 +225,11 @@ class PPOModule(LightningModule):
         limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
         seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
         with seeded(seed, self.device), gathered(self):
-            choose = self.sampling.choose(self.policy.eos_token_id)
+            draws = Draws()
+            choose = self.sampling.choose(self.policy.eos_token_id, draws)
             prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
-            return respond(self.policy, self.tokenizer, prompts, choose, limit)
+            noted = draws if self.policy.notes_exactly else None
+            return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
 
     def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
         """What the reward says, by its parts' names, each ``[b]``; see :func:`score`."""
@@ -246,11 +249,10 @@ class PPOModule(LightningModule):
             size: ``b``.
 
         Returns:
-            ``[b]`` a permutation.
+            ``[b]`` a permutation, on the CPU.
         """
         seed = derive_seed(self.seed, "shuffle", self.rollouts, epoch, self.global_rank)
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-        return order.to(self.device, non_blocking=True)
+        return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
     @property
     def learning_rate(self) -> LambdaLR:

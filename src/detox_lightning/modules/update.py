@@ -61,11 +61,13 @@ def update(module: "PPOModule", experience: Experience) -> UpdateMeter:
     """
     optimizer: Any = module.optimizers()
     seen: list[tuple[LossTerms[float], Reading, bool]] = []
+    widths = torch.tensor(Reading(experience.widths()).read())
     for epoch in range(module.ppo_epochs):
-        order = module.shuffle(epoch, len(experience.returns))
-        for minibatch in experience.batches(order, module.mini_batch_size):
+        order = module.shuffle(epoch, len(widths))
+        for rows in order.split(module.mini_batch_size):
             optimizer.zero_grad()
-            reading, norm = backward(module, minibatch)
+            micro_batches = list(experience.batches(rows, module.micro_batch_size, widths))
+            reading, norm = backward(module, micro_batches)
             means: LossTerms[float] = LossTerms(*reading.read())
             check_finite(module, means, norm.read()[0] if norm.arrived else 0.0)
             skipped = means.ratio > module.ratio_threshold
@@ -82,22 +84,21 @@ def update(module: "PPOModule", experience: Experience) -> UpdateMeter:
     return meter
 
 
-def backward(module: "PPOModule", minibatch: Experience) -> tuple[Reading, Reading]:
+def backward(module: "PPOModule", micro_batches: list[Experience]) -> tuple[Reading, Reading]:
     """Accumulates a mini-batch's gradient over micro-batches and ranks, and clips it.
 
     Args:
         module: Whose gradient it is.
-        minibatch: ``mini_batch_size`` rows.
+        micro_batches: ``mini_batch_size`` rows, cut up.
 
     Returns:
         :class:`LossTerms` as means over all ranks' tokens, and the gradient's norm before clipping.
     """
-    tokens = module.sum(minibatch.response_mask.sum()).clamp(min=1)
+    count = torch.stack([batch.response_mask.sum() for batch in micro_batches]).sum()
+    tokens = module.sum(count).clamp(min=1)
     # the strategy averages gradients over ranks; the loss is a mean over all ranks' tokens
     scale = module.trainer.world_size / tokens
     sums = torch.zeros(len(LossTerms._fields), device=module.device, dtype=torch.float32)
-    rows = torch.arange(len(minibatch.returns), device=module.device)
-    micro_batches = list(minibatch.batches(rows, module.micro_batch_size))
     for number, micro_batch in enumerate(micro_batches, start=1):
         last = number == len(micro_batches)
         with gradient_sync(module, last):
