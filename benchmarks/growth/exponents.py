@@ -1,0 +1,137 @@
+"""How fast times and arithmetic grow: slopes in a plot with two logarithmic axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from growth.arithmetic import Setting
+
+PARTS = ("rollout", "score", "update", "total")
+TOLERANCE = 0.1  # how much larger than the arithmetic's a time's exponent may be
+
+Point = Mapping[str, Any]
+"""A setting that was measured: its fields, ``parameters``, ``cpu`` seconds of each part, ``flops``
+of each part."""
+
+
+class Exponent(NamedTuple):
+    """How something grew along an axis, as a power of what grows there.
+
+    Attributes:
+        all: Over the whole range.
+        upper: Over its upper half, where constants count for less.
+    """
+
+    all: float
+    upper: float
+
+
+class Growth(NamedTuple):
+    """How a part of a step grew.
+
+    Attributes:
+        axis: A field of :class:`Setting`.
+        part: One of :data:`PARTS`.
+        time: Its CPU seconds.
+        flops: Its arithmetic.
+    """
+
+    axis: str
+    part: str
+    time: Exponent
+    flops: Exponent
+
+    @property
+    def excess(self) -> float:
+        """By how much time grew faster than the arithmetic, in the upper half."""
+        return self.time.upper - self.flops.upper
+
+    @property
+    def too_fast(self) -> bool:
+        """Whether that is more than measuring explains."""
+        return self.excess > TOLERANCE
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """The exponent ``k`` of the ``y = c xᵏ`` that fits best, by least squares of logarithms.
+
+    Args:
+        x: At least two different positive numbers.
+        y: As many, positive.
+    """
+    u, v = [math.log(each) for each in x], [math.log(each) for each in y]
+    middle, height = sum(u) / len(u), sum(v) / len(v)
+    rise = sum((a - middle) * (b - height) for a, b in zip(u, v, strict=True))
+    return rise / sum((a - middle) ** 2 for a in u)
+
+
+def exponent(x: Sequence[float], y: Sequence[float]) -> Exponent:
+    """Fits the whole range and its upper half, the middle included.
+
+    Args:
+        x: In ascending order.
+        y: As many.
+    """
+    half = len(x) // 2
+    if len(x) - half < 2:
+        half = 0
+    return Exponent(slope(x, y), slope(x[half:], y[half:]))
+
+
+def along(points: Sequence[Point], axis: str, base: Setting) -> list[Point]:
+    """The points that differ from the base in one field at most, in ascending order.
+
+    Args:
+        points: All that were measured.
+        axis: The field.
+        base: The setting that all axes go through.
+    """
+    others = [name for name in Setting._fields if name != axis]
+    found = [p for p in points if all(p[name] == getattr(base, name) for name in others)]
+    return sorted(found, key=lambda point: point[axis])
+
+
+def growths(points: Sequence[Point], base: Setting) -> list[Growth]:
+    """How each part grew along each axis that has two points or more.
+
+    Args:
+        points: All that were measured.
+        base: The setting that all axes go through.
+    """
+    found = []
+    for axis in Setting._fields:
+        line = along(points, axis, base)
+        x = [point[axis] for point in line]
+        for part in PARTS if len(line) > 1 else ():
+            time = exponent(x, [point["cpu"][part] for point in line])
+            flops = exponent(x, [point["flops"][part] for point in line])
+            found.append(Growth(axis, part, time, flops))
+    return found
+
+
+def points_table(points: Sequence[Point], base: Setting) -> str:
+    """Every axis's points: CPU seconds, arithmetic and picoseconds for an operation."""
+    heads = [*(f"{part + ', s':>10}" for part in PARTS), f"{'GFLOP':>9}", f"{'ps/FLOP':>9}"]
+    lines = []
+    for axis in Setting._fields:
+        lines.append(f"{axis:>9}{'parameters':>12}" + "".join(heads))
+        for point in along(points, axis, base):
+            seconds, flops = point["cpu"], point["flops"]["total"]
+            cells = [f"{seconds[part]:10.4f}" for part in PARTS]
+            cells += [f"{flops / 1e9:9.3f}", f"{seconds['total'] / flops * 1e12:9.1f}"]
+            lines.append(f"{point[axis]:9}{point['parameters']:12,}" + "".join(cells))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def growths_table(found: Sequence[Growth]) -> str:
+    """Exponents of time and arithmetic side by side; what grows too fast is marked."""
+    lines = [f"{'exponents of':>18}{'time':>16}{'arithmetic':>16}{'excess':>8}"]
+    lines.append(f"{'':18}" + f"{'all':>8}{'upper':>8}" * 2 + f"{'upper':>8}")
+    for each in found:
+        numbers = (*each.time, *each.flops, each.excess)
+        mark = "  FASTER THAN THE ARITHMETIC" if each.too_fast else ""
+        lines.append(
+            f"{each.axis:>9} {each.part:>8}" + "".join(f"{x:8.2f}" for x in numbers) + mark
+        )
+    return "\n".join(lines)
