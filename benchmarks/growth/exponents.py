@@ -78,31 +78,33 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> Exponent:
     return Exponent(slope(x, y), slope(x[half:], y[half:]))
 
 
-def along(points: Sequence[Point], axis: str, base: Setting) -> list[Point]:
-    """The points that differ from the base in one field at most, in ascending order.
+def lines_of(points: Sequence[Point], base: Setting) -> dict[str, list[Point]]:
+    """The points along each axis that has two of them or more, in ascending order.
 
     Args:
         points: All that were measured.
-        axis: The field.
         base: The setting that all axes go through.
     """
-    others = [name for name in Setting._fields if name != axis]
-    found = [p for p in points if all(p[name] == getattr(base, name) for name in others)]
-    return sorted(found, key=lambda point: point[axis])
+    found = {}
+    for axis in Setting._fields:
+        others = [name for name in Setting._fields if name != axis]
+        line = [p for p in points if all(p[name] == getattr(base, name) for name in others)]
+        if len(line) > 1:
+            found[axis] = sorted(line, key=lambda point: point[axis])
+    return found
 
 
 def growths(points: Sequence[Point], base: Setting) -> list[Growth]:
-    """How each part grew along each axis that has two points or more.
+    """How each part grew along each axis.
 
     Args:
         points: All that were measured.
         base: The setting that all axes go through.
     """
     found = []
-    for axis in Setting._fields:
-        line = along(points, axis, base)
+    for axis, line in lines_of(points, base).items():
         x = [point[axis] for point in line]
-        for part in PARTS if len(line) > 1 else ():
+        for part in PARTS:
             time = exponent(x, [point["cpu"][part] for point in line])
             flops = exponent(x, [point["flops"][part] for point in line])
             found.append(Growth(axis, part, time, flops))
@@ -111,16 +113,15 @@ def growths(points: Sequence[Point], base: Setting) -> list[Growth]:
 
 def points_table(points: Sequence[Point], base: Setting) -> str:
     """Every axis's points: CPU seconds, arithmetic and picoseconds for an operation."""
-    heads = [*(f"{part + ', s':>10}" for part in PARTS), f"{'GFLOP':>9}", f"{'ps/FLOP':>9}"]
+    heads = [*(f"{part + ', s':>12}" for part in PARTS), f"{'GFLOP':>10}", f"{'ps/FLOP':>10}"]
     lines = []
-    for axis in Setting._fields:
+    for axis, line in lines_of(points, base).items():
         lines.append(f"{axis:>9}{'parameters':>12}" + "".join(heads))
-        for point in along(points, axis, base):
+        for point in line:
             seconds, flops = point["cpu"], point["flops"]["total"]
-            cells = [f"{seconds[part]:10.4f}" for part in PARTS]
-            cells += [f"{flops / 1e9:9.3f}", f"{seconds['total'] / flops * 1e12:9.1f}"]
+            cells = [f"{seconds[part]:12.4f}" for part in PARTS]
+            cells += [f"{flops / 1e9:10.3f}", f"{seconds['total'] / flops * 1e12:10.1f}"]
             lines.append(f"{point[axis]:9}{point['parameters']:12,}" + "".join(cells))
-        lines.append("")
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from growth.arithmetic import Setting
-from growth.exponents import PARTS, Point, along
+from growth.exponents import PARTS, Point, lines_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,11 +42,14 @@ def draw(points: Sequence[Point], base: Setting, file: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    lines = lines_of(points, base)
     with rc_context(STYLE):
         figure = Figure(figsize=(9.6, 5.6), layout="constrained")
-        panels = figure.subplots(2, 3, sharey=True).flat
-        for axis, panel in zip(Setting._fields, panels, strict=True):
-            draw_axis(panel, axis, along(points, axis, base))
+        panels = figure.subplots(
+            -(-len(lines) // 3), min(3, len(lines)), sharey=True, squeeze=False
+        ).flat
+        for (axis, line), panel in zip(lines.items(), panels, strict=False):
+            draw_axis(panel, axis, line)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         figure.supylabel("CPU seconds of a step", fontsize=9)

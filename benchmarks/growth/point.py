@@ -9,13 +9,19 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-sys.path[0] = str(Path(__file__).parents[1] / "peer")
+sys.path.insert(0, str(Path(__file__).parents[1] / "peer"))
 
-import ours  # noqa: E402
-from channel import Channel  # noqa: E402
+import ours
+from channel import Channel
 
-from detox_lightning.modules import stopwatch  # noqa: E402
+from detox_lightning.modules import stopwatch
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Answers orders until all rounds are done."""
     stopwatch.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     ours.train(json.loads(sys.argv[1]), Channel())
+
+
+if __name__ == "__main__":
+    main()
