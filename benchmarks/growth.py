@@ -12,7 +12,6 @@ with 1 where a time's exponent in the upper half is larger than its operations' 
 import argparse
 import json
 import random
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -21,12 +20,11 @@ from typing import Any
 from growth.arithmetic import Setting, step
 from growth.exponents import PARTS, Point, growths, growths_table, points_table
 from growth.picture import draw
-from peer.side import Side
+from growth.point import Points
 from peer.world import Shape, _roberta, _t5, build
 
 from detox_lightning.models.recording import WARM_UP
 
-SCRIPT = Path(__file__).with_suffix("") / "point.py"
 VOCABULARY = 1000
 HEAD = 32  # width of one
 MINI_BATCH = 4
@@ -65,10 +63,11 @@ def warm_up(response: int) -> int:
     return -(-(WARM_UP + 1) // (response - 1)) + 1
 
 
-def measure(setting: Setting, rounds: int) -> Point:
+def measure(points: Points, setting: Setting, rounds: int) -> Point:
     """Does steps in a process of their own.
 
     Args:
+        points: Starts it.
         setting: Of the steps.
         rounds: That are measured, after those that warm up.
 
@@ -95,8 +94,7 @@ def measure(setting: Setting, rounds: int) -> Point:
             "ppo_epochs": setting.epochs,
             "new_tokens": setting.response,
         }
-        with Side(f"the step of {setting}", Path(sys.executable), SCRIPT, job) as side:
-            rows = [side.round() for _ in range(count)][first:]
+        rows = points.steps(job)[first:]
     check(setting, rows)
     return {
         **setting._asdict(),
@@ -149,9 +147,11 @@ def main() -> None:
         base = QUICK
         axes = {axis: [getattr(base, axis) * times for times in (1, 2, 4)] for axis in options.axes}
     points = []
-    for setting in settings(base, axes):
-        points.append(measure(setting, options.rounds))
-        print(setting, {part: round(x, 4) for part, x in points[-1]["cpu"].items()}, flush=True)
+    with tempfile.TemporaryDirectory() as cache:
+        processes = Points(cache)
+        for setting in settings(base, axes):
+            points.append(measure(processes, setting, options.rounds))
+            print(setting, {part: round(x, 4) for part, x in points[-1]["cpu"].items()}, flush=True)
     found = growths(points, base)
     print(f"\n{points_table(points, base)}\n{growths_table(found)}")
     if options.json is not None:

@@ -13,6 +13,7 @@ the two didn't do the same work.
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from peer.rounds import OURS, Round, differences, remark, summarize, table, with_rates
-from peer.side import Side
 from peer.world import SHAPES, build
 
 PARTS = Path(__file__).with_suffix("")
@@ -37,6 +37,74 @@ SETTINGS = (
     "ppo_epochs",
     "new_tokens",
 )
+
+
+class Side:
+    """A program that does rounds when asked."""
+
+    def __init__(self, name: str, python: Path, job: dict[str, Any]):
+        """Starts it.
+
+        Args:
+            name: ``ours``, or anything else for the peer.
+            python: Of its environment.
+            job: ``folder`` of models and prompts, ``rounds``, and the benchmark's options, for the
+                peer its way to ``generate``.
+        """
+        self.name = name
+        self.log = Path(job["folder"]) / f"{name}.log"
+        script = PARTS / ("ours.py" if name == OURS else "theirs.py")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [str(python), str(script), json.dumps(job)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment(job),
+            )
+
+    def __enter__(self) -> "Side":
+        self.answer()  # its models are open
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            self.process.terminate()
+        self.process.communicate()
+
+    def round(self, **order: Any) -> dict[str, Any]:
+        """Has it do a round, and gives its row."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """The next line that it writes.
+
+        Raises:
+            SystemExit: If it has ended; with the end of what it said.
+        """
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            end = "\n".join(self.log.read_text().splitlines()[-20:])
+            raise SystemExit(f"{self.name} has stopped (exit {self.process.wait()}):\n{end}")
+        return json.loads(line)
+
+
+def environment(job: dict[str, Any]) -> dict[str, str]:
+    """Variables for a side: the same for both."""
+    hidden = {} if job["device"] == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+    return {
+        **os.environ,
+        **hidden,
+        "OMP_NUM_THREADS": str(job["threads"]),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": f"{job['folder']}/datasets",
+    }
 
 
 def install() -> Path:
@@ -64,11 +132,9 @@ def measure(job: dict[str, Any], ways: list[str], peer_python: Path) -> list[Rou
     """
     rounds = []
     with ExitStack() as stack:
-        ours = stack.enter_context(Side(OURS, Path(sys.executable), PARTS / "ours.py", job))
+        ours = stack.enter_context(Side(OURS, Path(sys.executable), job))
         theirs = [
-            stack.enter_context(
-                Side(f"TRL {way}", peer_python, PARTS / "theirs.py", {**job, "generate": way})
-            )
+            stack.enter_context(Side(f"TRL {way}", peer_python, {**job, "generate": way}))
             for way in ways
         ]
         for number in range(job["rounds"]):

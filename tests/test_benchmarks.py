@@ -196,15 +196,16 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> dict[str, Any]:
-    (tmp_path / "side.py").write_text(SCRIPT)
+def job(command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    (tmp_path / "ours.py").write_text(SCRIPT)
+    monkeypatch.setattr(command, "PARTS", tmp_path)
     return {"device": "cpu", "threads": 3, "folder": str(tmp_path)}
 
 
 def test_a_side_answers_round_by_round_and_ends_when_no_more_is_asked(
     command: ModuleType, job: dict[str, Any]
 ) -> None:
-    with command.Side("ours", Path(sys.executable), Path(job["folder"], "side.py"), job) as side:
+    with command.Side("ours", Path(sys.executable), job) as side:
         assert side.round(number=0) == {"number": 1}
         assert side.round(number=5) == {"number": 6}
     assert side.process.returncode == 0
@@ -213,6 +214,6 @@ def test_a_side_answers_round_by_round_and_ends_when_no_more_is_asked(
 def test_a_side_that_stops_is_quoted(command: ModuleType, job: dict[str, Any]) -> None:
     with (
         pytest.raises(SystemExit, match=r"ours has stopped \(exit 1\):\nout of memory"),
-        command.Side("ours", Path(sys.executable), Path(job["folder"], "side.py"), job) as side,
+        command.Side("ours", Path(sys.executable), job) as side,
     ):
         side.round(number=2)

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,18 +33,14 @@ def path() -> Iterator[None]:
         yield
 
 
-def script(name: str, file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, file)
+@pytest.fixture(scope="module")
+def command(path: None) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("growth_command", FOLDER / "growth.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def command(path: None) -> ModuleType:
-    return script("growth_command", FOLDER / "growth.py")
 
 
 @pytest.fixture(scope="module")
@@ -200,26 +195,20 @@ def test_steps_that_warm_up_are_enough_to_record_the_decoder(command: ModuleType
     assert [command.warm_up(response) for response in (66, 65, 64, 9, 2)] == [2, 3, 3, 10, 66]
 
 
-class Sides:
-    """Does not start programs, but answers for them."""
+class Processes:
+    """Does not start any, but answers for them."""
 
     def __init__(self, totals: list[float], **others: float) -> None:
-        self.totals = iter(totals)
+        self.totals = totals
         self.others = others
         self.job: dict[str, Any] = {}
 
-    def __call__(self, name: str, python: Path, script: Path, job: dict[str, Any]) -> "Sides":
+    def steps(self, job: dict[str, Any]) -> list[dict[str, Any]]:
         self.job = job
-        return self
+        assert len(self.totals) == job["rounds"]
+        return [self.row(total) for total in self.totals]
 
-    def __enter__(self) -> "Sides":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        assert next(self.totals, None) is None or error[0] is not None  # all rounds were asked for
-
-    def round(self) -> dict[str, Any]:
-        total = next(self.totals)
+    def row(self, total: float) -> dict[str, Any]:
         parts = {"rollout": total / 2, "score": total / 4, "update": total / 4, "total": total}
         tokens = {"prompt_tokens": 32, "response_tokens": 130, "scored_tokens": 160}
         return {**parts, "parameters": 1000, "peak_mb": 100, **tokens, **self.others}
@@ -239,16 +228,15 @@ def built(command: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_points_times_are_medians_without_those_that_warm_up(
-    command: ModuleType, setting: Any, built: list[Any], monkeypatch: pytest.MonkeyPatch
+    command: ModuleType, setting: Any, built: list[Any]
 ) -> None:
-    sides = Sides([100, 100, 100, 4, 8, 16])
-    monkeypatch.setattr(command, "Side", sides)
-    point = command.measure(setting, rounds=3)
+    processes = Processes([100, 100, 100, 4, 8, 16])
+    point = command.measure(processes, setting, rounds=3)
     assert point["cpu"] == {"rollout": 4, "score": 2, "update": 2, "total": 8}
     assert [each["total"] for each in point["every"]] == [4, 8, 16]
     assert point["flops"] == command.step(setting, command.shape_of(setting))
     assert (point["width"], point["response"], point["parameters"]) == (32, 65, 1000)
-    assert sides.job["mini_batch_size"] == 2  # 4 don't fit
+    assert processes.job["mini_batch_size"] == 2  # 4 don't fit
     ((_, shape, prompts, lengths, _),) = built
     assert (shape.policy["d_model"], shape.classifier["hidden_size"]) == (32, 32)
     assert (prompts, lengths) == (6 * 2, (16, 16))
@@ -266,32 +254,30 @@ def test_a_point_of_other_work_than_was_counted_is_refused(
     command: ModuleType,
     setting: Any,
     built: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
     field: str,
     value: int,
     words: str,
 ) -> None:
-    monkeypatch.setattr(command, "Side", Sides([1, 1, 1, 1], **{field: value}))
     with pytest.raises(SystemExit, match=words):
-        command.measure(setting, rounds=1)
+        command.measure(Processes([1, 1, 1, 1], **{field: value}), setting, rounds=1)
 
 
-def test_a_points_clock_is_the_processors(path: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_points_rows_are_in_the_processors_seconds(
+    path: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stopwatch, "time", time)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    point = script("growth_point", FOLDER / "growth" / "point.py")
-    clocks = []
+    point, ours = (importlib.import_module(name) for name in ("growth.point", "ours"))
+    seconds = iter([0.5, 2.0])
 
-    def train(job: Any, channel: Any) -> None:
-        monkeypatch.setattr(time, "process_time", lambda: 1.5)
-        clocks.append(stopwatch.Stopwatch(torch.device("cpu")).start)
+    def train(job: dict[str, int], channel: Any) -> None:
+        channel.answer()  # the models are open
+        watch = stopwatch.Stopwatch(torch.device("cpu"))
+        channel.wait()
+        channel.answer(total=watch.metrics(3)["time/total"], job=job)
 
-    monkeypatch.setattr(time, "process_time", lambda: 0.5)
-    monkeypatch.setattr(point.ours, "train", train)
-    monkeypatch.setattr(point, "Channel", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["point.py", "{}"])
-    point.main()
-    assert clocks == [0.5]
+    monkeypatch.setattr(time, "process_time", lambda: next(seconds))
+    monkeypatch.setattr(ours, "train", train)
+    assert point.steps({"rounds": 1}) == [{"total": 1.5, "job": {"rounds": 1}}]
 
 
 def test_the_picture_shows_times_and_the_arithmetic_that_ends_where_they_do(
