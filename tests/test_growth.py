@@ -242,6 +242,11 @@ def test_a_points_times_are_medians_without_those_that_warm_up(
     assert (prompts, lengths) == (6 * 2, (16, 16))
 
 
+def test_of_several_measurements_the_quietest_counts(command: ModuleType) -> None:
+    found = [{"cpu": {"total": total, "rollout": rollout}} for total, rollout in [(3, 1), (2, 2)]]
+    assert command.quietest(found) is found[1]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from growth.arithmetic import Setting
 from growth.exponents import PARTS, Point, lines_of
@@ -19,7 +19,7 @@ TITLES = {
     "layers": "layers of the models",
 }
 COLOURS = {"rollout": "#b35309", "score": "#5b8a3a", "update": "#1f5fa8", "total": "#010203"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
