@@ -141,9 +141,7 @@ def read_options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=3, help="that are measured at each point")
-    parser.add_argument(
-        "--passes", type=int, default=2, help="over all points; the quietest counts"
-    )
+    parser.add_argument("--passes", type=int, default=2, help="over all points; the best counts")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), help="some of them")
     parser.add_argument("--quick", action="store_true", help="three small points an axis, no judge")
     parser.add_argument("--json", type=Path, help="file for points and exponents")
