@@ -6,7 +6,8 @@ Measures steps of ``fit`` on random models, one CPU thread: rollout, score, upda
 seconds, against the batch, the lengths of prompts and responses, the epochs of PPO, and the models'
 width and layers, one of them at a time around a base. Fits exponents of the times and of the
 floating point operations that the algorithm needs, over each whole range and its upper half. Exits
-with 1 where a time's exponent in the upper half is larger than its operations' by more than 0.1.
+with 1 where a time's exponent in the upper half is larger, by more than 0.1, than that of the
+operations of each of its stages (encoder, decoder and so on).
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from growth.arithmetic import Setting, step
+from growth.arithmetic import Setting, stages
 from growth.exponents import PARTS, Point, growths, growths_table, points_table
 from growth.picture import draw
 from growth.point import Points
@@ -100,7 +101,7 @@ def measure(points: Points, setting: Setting, rounds: int) -> Point:
         **setting._asdict(),
         "parameters": rows[0]["parameters"],
         "cpu": {part: median(row[part] for row in rows) for part in PARTS},
-        "flops": step(setting, shape),
+        "stages": stages(setting, shape),
         "peak_mb": max(row["peak_mb"] for row in rows),
         "every": [{part: row[part] for part in PARTS} for row in rows],
     }

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,8 @@ def test_a_step_is_rollout_scoring_looking_back_and_learning(
 ) -> None:
     shape = world.Shape(VOCABULARY, T5, world._roberta(6, 1, 2))
     setting = arithmetic.Setting(batch=3, prompt=7, response=5, epochs=2, width=0, layers=0)
-    parts = arithmetic.step(setting, shape)
+    stages = arithmetic.stages(setting, shape)
+    parts = {part: sum(each.values()) for part, each in stages.items()}
     read, head = arithmetic.encoder(7, T5), 2 * 5 * 4 * VOCABULARY
     stepwise = arithmetic.decoder(7, 5, 15, T5)  # 1 + 2 + 3 + 4 + 5 pairs
     at_once = arithmetic.decoder(7, 5, 25, T5)
@@ -94,7 +96,11 @@ def test_a_step_is_rollout_scoring_looking_back_and_learning(
     forward, reference = linear + attention + adapters, linear + attention
     backward = linear + 2 * attention + 2 * adapters
     assert parts["update"] == 3 * (forward + reference + 2 * (forward + backward))
-    assert parts["total"] == parts["rollout"] + parts["score"] + parts["update"]
+    # the decoder, which then learns
+    linear, attention, adapters = at_once
+    learns = 2 * (linear + head) + 3 * (attention + adapters)
+    assert stages["update"]["decoder, learning"] == 3 * 2 * learns
+    assert stages["rollout"]["encoder"] == 3 * sum(read[:2])
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +152,14 @@ def base(arithmetic: ModuleType) -> Any:
 
 
 def points(base: Any, axis: str, power: float) -> list[dict[str, Any]]:
-    """Times that grow with a power along an axis, whose arithmetic grows evenly with it."""
+    """Updates that grow with a power along an axis; the arithmetic grows evenly, but an encoder's
+    not at all."""
     found = []
     for x in (8, 2, 4, 1):
         cpu = {"rollout": 1.0, "score": 0.5 * x, "update": x**power, "total": 2.0 * x}
-        flops = dict.fromkeys(cpu, x * 10**9)
-        each = {**base._asdict(), axis: x, "cpu": cpu, "flops": flops, "parameters": 1000}
+        stages = {"rollout": {"encoder": 10**9, "decoder": x * 10**9}, "score": {"all": x * 10**9}}
+        stages["update"] = {"all": x * 10**9}
+        each = {**base._asdict(), axis: x, "cpu": cpu, "stages": stages, "parameters": 1000}
         found.append(each)
     return found
 
@@ -163,19 +171,24 @@ def test_what_grows_faster_than_its_arithmetic_is_marked(exponents: ModuleType, 
     assert len(times) == 8
     assert times["batch", "rollout"] == 0
     assert times["batch", "update"] == pytest.approx(1.2)
-    assert all(each.flops == pytest.approx((1, 1)) for each in found)
+    assert all(each.stage == pytest.approx((1, 1)) for each in found)
+    slower = {each.part: each.flops.upper for each in found}
+    assert slower["score"] == slower["update"] == pytest.approx(1)
+    # of 4 and 8: 1 + 4 and 1 + 8, together with 2 × 4 and 2 × 8 more
+    assert slower["rollout"] == pytest.approx(math.log2(9 / 5))
+    assert slower["total"] == pytest.approx(math.log2(25 / 13))
     (fast,) = [each for each in found if each.too_fast]
     assert (fast.axis, fast.part, fast.excess) == ("batch", "update", pytest.approx(0.2))
     lines = exponents.growths_table(found).splitlines()
     (marked,) = [" ".join(line.split()) for line in lines if "FASTER" in line]
-    assert marked == "batch update 1.20 1.20 1.00 1.00 0.20 FASTER THAN THE ARITHMETIC"
+    assert marked == "batch update 1.20 1.20 1.00 1.00 1.00 0.20 FASTER THAN THE ARITHMETIC"
 
 
 def test_the_table_of_points_says_what_an_operation_takes(exponents: ModuleType, base: Any) -> None:
     lines = exponents.points_table(points(base, "batch", 1), base).splitlines()
     assert len(lines) == 5  # one axis, its head
-    # 8 seconds for 4 GFLOP
-    assert " ".join(lines[3].split()) == "4 1,000 1.0000 2.0000 4.0000 8.0000 4.000 2000.0"
+    # 8 seconds for 13 GFLOP
+    assert " ".join(lines[3].split()) == "4 1,000 1.0000 2.0000 4.0000 8.0000 13.000 615.4"
 
 
 # -- the command
@@ -234,7 +247,7 @@ def test_a_points_times_are_medians_without_those_that_warm_up(
     point = command.measure(processes, setting, rounds=3)
     assert point["cpu"] == {"rollout": 4, "score": 2, "update": 2, "total": 8}
     assert [each["total"] for each in point["every"]] == [4, 8, 16]
-    assert point["flops"] == command.step(setting, command.shape_of(setting))
+    assert point["stages"] == command.stages(setting, command.shape_of(setting))
     assert (point["width"], point["response"], point["parameters"]) == (32, 65, 1000)
     assert processes.job["mini_batch_size"] == 2  # 4 don't fit
     ((_, shape, prompts, lengths, _),) = built
@@ -299,6 +312,7 @@ def test_the_picture_shows_times_and_the_arithmetic_that_ends_where_they_do(
     assert lines["total"] == [2, 4, 8, 16]
     assert lines["slope 1"] == [2, 4, 8, 16]
     assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
-    assert lines["total's arithmetic, at its last speed"] == pytest.approx([2, 4, 8, 16])
+    predicted = [16 * each / 25 for each in (4, 7, 13, 25)]
+    assert lines["total's arithmetic, at its last speed"] == pytest.approx(predicted)
     picture.draw(given, base, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

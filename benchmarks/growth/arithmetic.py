@@ -135,26 +135,29 @@ def classifier(tokens: int, roberta: dict[str, int]) -> Flops:
     return layers + Flops(product(1, d, d + 2))
 
 
-def step(setting: Setting, shape: Shape) -> dict[str, int]:
-    """Operations of a step's parts, by their names in its times.
+def stages(setting: Setting, shape: Shape) -> dict[str, dict[str, int]]:
+    """Operations of a step: its parts, by their names in its times, and their stages.
 
     Sampling goes token by token, each looking at those before. In the update, all positions are
-    looked at together (and their pairs masked afterwards) by the policy as it was, by the
+    looked at together (and their pairs masked afterwards) by the policy as it was and by the
     reference, and in each epoch by the policy as it is, which then learns.
 
     Args:
         setting: All that counts but sizes.
         shape: The models' sizes.
     """
-    s, t = setting.prompt, setting.response
+    b, s, t = setting.batch, setting.prompt, setting.response
     read, logits = encoder(s, shape.policy), head(t, shape)
-    sampled = read + decoder(s, t, t * (t + 1) // 2, shape.policy) + logits
-    looked_at = read + decoder(s, t, t * t, shape.policy) + logits
-    before = looked_at.forward + looked_at.frozen
-    parts = {
-        "rollout": setting.batch * sampled.frozen,
-        "score": setting.batch * classifier(s + t, shape.classifier).forward,
-        "update": setting.batch
-        * (before + setting.epochs * (looked_at.forward + looked_at.backward)),
+    sampled = decoder(s, t, t * (t + 1) // 2, shape.policy) + logits
+    answered = decoder(s, t, t * t, shape.policy) + logits
+    epochs = b * setting.epochs
+    return {
+        "rollout": {"encoder": b * read.frozen, "decoder": b * sampled.frozen},
+        "score": {"classifier": b * classifier(s + t, shape.classifier).forward},
+        "update": {
+            "encoder, before": b * (read.forward + read.frozen),
+            "decoder, before": b * (answered.forward + answered.frozen),
+            "encoder, learning": epochs * (read.forward + read.backward),
+            "decoder, learning": epochs * (answered.forward + answered.backward),
+        },
     }
-    return {**parts, "total": sum(parts.values())}

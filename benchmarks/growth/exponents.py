@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from growth.arithmetic import Setting
 
-PARTS = ("rollout", "score", "update", "total")
+TOTAL = "total"
+PARTS = ("rollout", "score", "update", TOTAL)
 TOLERANCE = 0.1  # how much larger than the arithmetic's a time's exponent may be
 
 Point = Mapping[str, Any]
-"""A setting that was measured: its fields, ``parameters``, ``cpu`` seconds of each part, ``flops``
-of each part."""
+"""A setting that was measured: its fields, ``parameters``, ``cpu`` seconds of each part, ``stages``
+of each but the total with their operations."""
 
 
 class Exponent(NamedTuple):
@@ -34,17 +35,21 @@ class Growth(NamedTuple):
         part: One of :data:`PARTS`.
         time: Its CPU seconds.
         flops: Its arithmetic.
+        stage: The arithmetic of that of its stages which grew fastest in the upper half. Stages
+            run at different speeds: where a slow one grows and a quick one doesn't, time grows
+            faster than the operations of both, but not than the slow one's.
     """
 
     axis: str
     part: str
     time: Exponent
     flops: Exponent
+    stage: Exponent
 
     @property
     def excess(self) -> float:
-        """By how much time grew faster than the arithmetic, in the upper half."""
-        return self.time.upper - self.flops.upper
+        """By how much time grew faster than any of its arithmetic, in the upper half."""
+        return self.time.upper - self.stage.upper
 
     @property
     def too_fast(self) -> bool:
@@ -78,6 +83,17 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> Exponent:
     return Exponent(slope(x, y), slope(x[half:], y[half:]))
 
 
+def flops(point: Point, part: str) -> list[int]:
+    """Operations of a part's stages.
+
+    Args:
+        point: What was measured.
+        part: One of :data:`PARTS`.
+    """
+    parts = [part] if part != TOTAL else list(point["stages"])
+    return [count for each in parts for count in point["stages"][each].values()]
+
+
 def lines_of(points: Sequence[Point], base: Setting) -> dict[str, list[Point]]:
     """The points along each axis that has two of them or more, in ascending order.
 
@@ -106,8 +122,11 @@ def growths(points: Sequence[Point], base: Setting) -> list[Growth]:
         x = [point[axis] for point in line]
         for part in PARTS:
             time = exponent(x, [point["cpu"][part] for point in line])
-            flops = exponent(x, [point["flops"][part] for point in line])
-            found.append(Growth(axis, part, time, flops))
+            counts = [flops(point, part) for point in line]
+            stages = [exponent(x, stage) for stage in zip(*counts, strict=True)]
+            together = exponent(x, [sum(count) for count in counts])
+            fastest = max(stages, key=lambda stage: stage.upper)
+            found.append(Growth(axis, part, time, together, fastest))
     return found
 
 
@@ -118,21 +137,20 @@ def points_table(points: Sequence[Point], base: Setting) -> str:
     for axis, line in lines_of(points, base).items():
         lines.append(f"{axis:>9}{'parameters':>12}" + "".join(heads))
         for point in line:
-            seconds, flops = point["cpu"], point["flops"]["total"]
+            seconds, count = point["cpu"], sum(flops(point, TOTAL))
             cells = [f"{seconds[part]:12.4f}" for part in PARTS]
-            cells += [f"{flops / 1e9:10.3f}", f"{seconds['total'] / flops * 1e12:10.1f}"]
+            cells += [f"{count / 1e9:10.3f}", f"{seconds[TOTAL] / count * 1e12:10.1f}"]
             lines.append(f"{point[axis]:9}{point['parameters']:12,}" + "".join(cells))
     return "\n".join(lines)
 
 
 def growths_table(found: Sequence[Growth]) -> str:
     """Exponents of time and arithmetic side by side; what grows too fast is marked."""
-    lines = [f"{'exponents of':>18}{'time':>16}{'arithmetic':>16}{'excess':>8}"]
-    lines.append(f"{'':18}" + f"{'all':>8}{'upper':>8}" * 2 + f"{'upper':>8}")
+    lines = [f"{'exponents of':>18}{'time':>16}{'arithmetic':>16}{'its fastest stage':>18}"]
+    lines.append(f"{'':18}" + f"{'all':>8}{'upper':>8}" * 2 + f"{'upper':>18}{'excess':>8}")
     for each in found:
-        numbers = (*each.time, *each.flops, each.excess)
+        numbers = "".join(f"{x:8.2f}" for x in (*each.time, *each.flops))
         mark = "  FASTER THAN THE ARITHMETIC" if each.too_fast else ""
-        lines.append(
-            f"{each.axis:>9} {each.part:>8}" + "".join(f"{x:8.2f}" for x in numbers) + mark
-        )
+        last = f"{each.stage.upper:18.2f}{each.excess:8.2f}"
+        lines.append(f"{each.axis:>9} {each.part:>8}{numbers}{last}{mark}")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growth.arithmetic import Setting
-from growth.exponents import PARTS, Point, lines_of
+from growth.exponents import PARTS, TOTAL, Point, flops, lines_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,13 +67,20 @@ def draw_axis(panel: "Axes", axis: str, line: Sequence[Point]) -> None:
     x = [point[axis] for point in line]
     for part in PARTS:
         times = [point["cpu"][part] for point in line]
-        width = 2.0 if part == "total" else 1.2
+        width = 2.0 if part == TOTAL else 1.2
         panel.plot(x, times, "o-", ms=3, lw=width, color=COLOURS[part], label=part)
     last = line[-1]
-    rate = last["cpu"]["total"] / last["flops"]["total"]
-    flops = [rate * point["flops"]["total"] for point in line]
-    panel.plot(x, flops, "--", lw=1, color="#777777", label="total's arithmetic, at its last speed")
-    straight = [last["cpu"]["total"] * each / x[-1] for each in x]
+    counts = [sum(flops(point, TOTAL)) for point in line]
+    rate = last["cpu"][TOTAL] / counts[-1]
+    panel.plot(
+        x,
+        [rate * count for count in counts],
+        "--",
+        lw=1,
+        color="#777777",
+        label="total's arithmetic, at its last speed",
+    )
+    straight = [last["cpu"][TOTAL] * each / x[-1] for each in x]
     panel.plot(x, straight, ":", lw=1, color="#777777", label="slope 1")
     panel.set(xscale="log", yscale="log", title=TITLES[axis])
     panel.set_xticks(x, [str(each) for each in x])
