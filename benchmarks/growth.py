@@ -94,6 +94,7 @@ def measure(points: Points, setting: Setting, rounds: int) -> Point:
             "mini_batch_size": min(MINI_BATCH, setting.batch),
             "ppo_epochs": setting.epochs,
             "new_tokens": setting.response,
+            "data": {"max_prompt_tokens": setting.prompt},
         }
         rows = points.steps(job)[first:]
     check(setting, rows)
