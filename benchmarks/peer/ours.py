@@ -34,7 +34,7 @@ def config(job: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration for ``fit``.
 
     Args:
-        job: See ``benchmarks/peer.py``.
+        job: See ``benchmarks/peer.py``; ``data``, if there, are more options of the data module.
     """
     folder, tokens = job["folder"], job["new_tokens"]
     reward = {"model": f"{folder}/classifier", "label": "nothate", "include_prompt": True}
@@ -55,6 +55,7 @@ def config(job: Mapping[str, Any]) -> dict[str, Any]:
         "validation_split": None,
         "test_split": None,
         "batch_size": job["batch_size"],
+        **job.get("data", {}),
     }
     trainer = {
         "accelerator": job["device"],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PROMPT_TOKENS = 100, 300  # EOS included
+POSITIONS = 512  # the longest text that a model reads, in tokens
 SPECIALS = ["<pad>", "</s>", "<unk>", "<s>"]
 
 
@@ -51,25 +52,34 @@ SHAPES = {
 }
 
 
-def build(folder: Path, shape: Shape, prompts: int) -> None:
+def build(
+    folder: Path,
+    shape: Shape,
+    prompts: int,
+    lengths: tuple[int, int] = PROMPT_TOKENS,
+    positions: int = POSITIONS,
+) -> None:
     """Writes ``policy/``, ``classifier/`` and ``prompts.jsonl``.
 
     Args:
         folder: Where to.
         shape: How large they are.
         prompts: How many.
+        lengths: The least and the most tokens of a prompt, EOS included.
+        positions: The longest text that the models read, in tokens.
     """
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    build_policy(folder / "policy", shape)
-    build_classifier(folder / "classifier", shape)
+    build_policy(folder / "policy", shape, positions)
+    build_classifier(folder / "classifier", shape, positions)
     draw = random.Random(0)
     with (folder / "prompts.jsonl").open("w") as file:
         for _ in range(prompts):
-            row = {"dialogue": prompt(draw, shape.vocabulary), "summary": word(len(SPECIALS))}
+            dialogue = prompt(draw, shape.vocabulary, lengths)
+            row = {"dialogue": dialogue, "summary": word(len(SPECIALS))}
             file.write(json.dumps(row) + "\n")
 
 
@@ -78,13 +88,13 @@ def word(index: int) -> str:
     return f"w{index}"
 
 
-def prompt(draw: random.Random, vocabulary: int) -> str:
-    """Words whose number, EOS included, is within :data:`PROMPT_TOKENS`."""
-    count = draw.randint(*PROMPT_TOKENS) - 1
+def prompt(draw: random.Random, vocabulary: int, lengths: tuple[int, int]) -> str:
+    """Words whose number, EOS included, is one of ``lengths`` or between them."""
+    count = draw.randint(*lengths) - 1
     return " ".join(word(draw.randrange(len(SPECIALS), vocabulary)) for _ in range(count))
 
 
-def build_policy(folder: Path, shape: Shape) -> None:
+def build_policy(folder: Path, shape: Shape, positions: int) -> None:
     """Saves a T5 with an output head of its own, as FLAN-T5 has."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
@@ -104,16 +114,16 @@ def build_policy(folder: Path, shape: Shape) -> None:
     model.lm_head.weight = torch.nn.Parameter(torch.randn(size) * config.d_model**-0.5)
     model.config.tie_word_embeddings = False
     model.save_pretrained(folder)
-    save_tokenizer(folder, shape.vocabulary, "$A </s>", eos_token="</s>")
+    save_tokenizer(folder, shape.vocabulary, positions, "$A </s>", eos_token="</s>")
 
 
-def build_classifier(folder: Path, shape: Shape) -> None:
+def build_classifier(folder: Path, shape: Shape, positions: int) -> None:
     """Saves a RoBERTa that tells ``nothate`` from ``hate`` at random."""
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     config = RobertaConfig(
         vocab_size=shape.vocabulary,
-        max_position_embeddings=514,
+        max_position_embeddings=positions + 2,
         type_vocab_size=1,
         pad_token_id=0,
         eos_token_id=1,
@@ -123,15 +133,19 @@ def build_classifier(folder: Path, shape: Shape) -> None:
         **shape.classifier,
     )
     RobertaForSequenceClassification(config).save_pretrained(folder)
-    save_tokenizer(folder, shape.vocabulary, "<s> $A </s>", bos_token="<s>", eos_token="</s>")
+    form = "<s> $A </s>"
+    save_tokenizer(folder, shape.vocabulary, positions, form, bos_token="<s>", eos_token="</s>")
 
 
-def save_tokenizer(folder: Path, vocabulary: int, form: str, **specials: str) -> None:
+def save_tokenizer(
+    folder: Path, vocabulary: int, positions: int, form: str, **specials: str
+) -> None:
     """Saves a tokenizer that knows the words ``w4``, ``w5`` and so on.
 
     Args:
         folder: Where to.
         vocabulary: How many words, special ones included.
+        positions: The longest text, in tokens.
         form: Which special tokens stand around a text.
         specials: Names of special tokens.
     """
@@ -149,7 +163,7 @@ def save_tokenizer(folder: Path, vocabulary: int, form: str, **specials: str) ->
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         unk_token="<unk>",
-        model_max_length=512,
+        model_max_length=positions,
         clean_up_tokenization_spaces=False,
         **specials,
     ).save_pretrained(folder)
