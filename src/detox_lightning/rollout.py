@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
-from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
+from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import TrainingError
@@ -16,9 +16,11 @@ from detox_lightning.models.policy import Policy
 from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
 
+NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
+
 
 class Noted(NamedTuple):
-    """What the policy said of its responses while it sampled them. All float32.
+    """What the policy, or the reference, said of responses. Both float32.
 
     Attributes:
         logprobs: ``[b, t]`` of the tokens.
@@ -36,7 +38,7 @@ class Responses(NamedTuple):
         ids: ``[b, t]`` tokens, without the decoder start token.
         mask: ``[b, t]``, True at real tokens, EOS included.
         texts: The ``b`` responses as text, special tokens stripped.
-        noted: What the policy said of them meanwhile; None: it has to be asked again.
+        noted: What the policy said of them while it sampled them; None: it has to be asked.
     """
 
     ids: Tensor
@@ -168,56 +170,89 @@ def measure(
         responses: Their responses.
         scores: ``[b]``.
         estimator: Of the KL divergence.
-        micro_batch_size: Rows of one forward pass; None for all. The update's size keeps the first
-            ratio at 1 to rounding.
+        micro_batch_size: The update's, of whose size forward passes of the policy are: in half
+            precision the first ratio is 1 only then; None: one pass.
     """
-    noted = None if estimator == "full" else responses.noted
-    prompts = None if noted else policy.read(batch.prompt_ids, batch.prompt_mask)
-    with policy.reference():
-        ref_prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
-    parts = []
-    for index in torch.arange(len(scores), device=scores.device).split(
-        micro_batch_size or len(scores)
-    ):
-        rows = batch.prompt_ids[index], batch.prompt_mask[index], responses.ids[index]
-        old = noted and Noted(*(x[index] for x in noted))
-        read = prompts and prompts.select(index), ref_prompts.select(index)
-        parts.append(_measure_rows(policy, rows, read, estimator, old))
-    old_logprobs, ref_logprobs, kl, values = map(torch.cat, zip(*parts, strict=True))
+    if estimator == "full":
+        now, ref, kl = compare(policy, batch, responses, micro_batch_size)
+    else:
+        asked = policy, batch, responses.ids, responses.mask
+        now = responses.noted or ask(*asked, micro_batch_size)
+        with policy.reference():
+            ref = ask(*asked, micro_batch_size and NO_GRADIENT * micro_batch_size)
+        kl = kl_estimate(now.logprobs, ref.logprobs, estimator)
     return Rollout(
         prompt_ids=batch.prompt_ids,
         prompt_mask=batch.prompt_mask,
         response_ids=responses.ids,
         response_mask=responses.mask,
-        old_logprobs=old_logprobs,
-        ref_logprobs=ref_logprobs,
+        old_logprobs=now.logprobs,
+        ref_logprobs=ref.logprobs,
         kl=kl,
-        values=values,
+        values=now.values,
         scores=scores,
     )
 
 
-def _measure_rows(
+@torch.no_grad()
+def ask(
     policy: Policy,
-    rows: tuple[Tensor, Tensor, Tensor],
-    read: tuple[Prompts | None, Prompts],
-    estimator: Estimator,
-    old: Noted | None,
-) -> tuple[Tensor, ...]:
-    if estimator == "full":
-        now, logits = policy.with_logits(*rows, read[0])
-        with policy.reference():
-            ref, ref_logits = policy.with_logits(*rows, read[1])
-        kl = full_kl(logits, ref_logits)
-        return now.logprobs, ref.logprobs, kl, now.values
-    if old is None:
-        now = policy(*rows, read[0], entropy=False)
-        old = Noted(now.logprobs, now.values)
+    batch: PromptBatch,
+    ids: Tensor,
+    mask: Tensor,
+    size: int | None = None,
+    prompts: Prompts | None = None,
+) -> Noted:
+    """What the policy, or the reference, says of responses: those of like length together.
+
+    Args:
+        policy: The policy, or the reference inside :meth:`Policy.reference`.
+        batch: ``b`` prompts.
+        ids: ``[b, t]`` responses.
+        mask: ``[b, t]``, True at their real tokens.
+        size: Rows of one forward pass; None for all.
+        prompts: What the encoder says of the prompts; None: it is asked.
+
+    Returns:
+        0 after a response's last token.
+    """
+    prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
+    ends = widths(mask)
+    logprobs, values = torch.zeros(2, *ids.shape, device=ids.device)
+    for rows in ends.argsort(descending=True).split(size or len(ids)):
+        width = int(ends[rows[0]])
+        given = batch.prompt_ids[rows], batch.prompt_mask[rows], ids[rows, :width]
+        said = policy(*given, prompts.select(rows), entropy=False)
+        logprobs[rows, :width], values[rows, :width] = said.logprobs, said.values
+    return Noted(logprobs, values)
+
+
+def compare(
+    policy: Policy, batch: PromptBatch, responses: Responses, size: int | None = None
+) -> tuple[Noted, Noted, Tensor]:
+    """What policy and reference say of responses, and how far their distributions are apart.
+
+    Args:
+        policy: The policy.
+        batch: ``b`` prompts.
+        responses: Their responses.
+        size: Rows of one forward pass; None for all.
+
+    Returns:
+        The policy's, the reference's, and ``[b, t]`` KL divergences over the vocabulary, in nats.
+    """
+    prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
     with policy.reference():
-        ref = policy(*rows, read[1], entropy=False)
-    return (
-        old.logprobs,
-        ref.logprobs,
-        kl_estimate(old.logprobs, ref.logprobs, estimator),
-        old.values,
-    )
+        ref_prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+    parts = []
+    for index in torch.arange(len(responses.ids), device=responses.ids.device).split(
+        size or len(responses.ids)
+    ):
+        rows = batch.prompt_ids[index], batch.prompt_mask[index], responses.ids[index]
+        now, logits = policy.with_logits(*rows, prompts.select(index))
+        with policy.reference():
+            ref, ref_logits = policy.with_logits(*rows, ref_prompts.select(index))
+        kl = full_kl(logits, ref_logits)
+        parts.append((now.logprobs, now.values, ref.logprobs, ref.values, kl))
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return Noted(*columns[:2]), Noted(*columns[2:4]), columns[4]

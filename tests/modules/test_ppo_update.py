@@ -145,7 +145,10 @@ class Waiting(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         if function in self.calls:
-            assert sys._getframe(1).f_code.co_filename.endswith("masking_utils.py"), function
+            asked_by = sys._getframe(1).f_code
+            where = asked_by.co_filename.rsplit("/", 1)[-1]
+            # the second asks what lies on the CPU anyway
+            assert where == "masking_utils.py" or asked_by.co_name == "batches", function
         return function(*args, **(kwargs or {}))
 
 

@@ -27,9 +27,8 @@ def sampler_logits(
     if temperature != 1.0:
         logits = logits / temperature
     if min_new_tokens > 0:
-        early = torch.arange(logits.shape[1], device=logits.device) < min_new_tokens
-        is_eos = torch.arange(logits.shape[2], device=logits.device) == eos_token_id
-        logits = logits.masked_fill(early[:, None] & is_eos, -torch.inf)
+        logits = logits.clone()
+        logits[:, :min_new_tokens, eos_token_id] = -torch.inf
     return logits
 
 

@@ -50,6 +50,16 @@ def mask_from_lengths(lengths: Tensor, width: int, first_token: bool = True) -> 
     return mask if first_token else mask & (position > 0)
 
 
+def widths(mask: Tensor) -> Tensor:
+    """``[b]`` the positions of each row up to its last real one.
+
+    Args:
+        mask: ``[b, t]``.
+    """
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return torch.where(mask, places, 0).amax(dim=1)
+
+
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     """The sum of ``x`` where ``mask`` is True, whatever stands elsewhere (NaN included)."""
     return torch.where(mask, x, 0).sum()

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -61,18 +60,13 @@ class Experience(NamedTuple):
         """The rows of ``index`` (``[m]``), in its order."""
         return Experience(*(field[index] for field in self))
 
-    def widths(self) -> Tensor:
-        """``[b]`` where each response ends: the positions up to its last real token."""
-        places = torch.arange(self.response_mask.shape[1], device=self.response_mask.device)
-        return torch.where(self.response_mask, places + 1, 0).amax(dim=1)
-
     def batches(self, order: Tensor, size: int, widths: Tensor) -> Iterator["Experience"]:
         """Cuts rows into consecutive batches, each as wide as its longest response.
 
         Args:
             order: ``[m]`` the rows, on the CPU.
             size: Of a batch.
-            widths: :meth:`widths`, on the CPU: a GPU isn't waited for.
+            widths: ``[b]`` of the responses, on the CPU: a GPU isn't waited for.
         """
         for index in order.split(size):
             width = int(widths[index].max())

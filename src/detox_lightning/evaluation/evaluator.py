@@ -12,7 +12,7 @@ from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.models.decoding import Prompts
 from detox_lightning.models.noise import PromptNoise
 from detox_lightning.models.policy import Policy
-from detox_lightning.rollout import Responses, respond
+from detox_lightning.rollout import Responses, ask, respond
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -206,15 +206,13 @@ class Evaluator:
         ids, mask = answered.responses.ids, answered.responses.mask
         kl = torch.full((len(ids),), torch.nan, device=ids.device, dtype=torch.float32)
         sampled = answered.samples.nonzero()[:, 0].to(ids.device)
-        # those of about the same length together, without the columns that are padding to them all
-        sampled = sampled[mask[sampled].sum(dim=1).argsort(descending=True)]
-        for rows in sampled.split(self.micro_batch_size or len(ids)) if len(sampled) else ():
-            part, width = batch.select(rows), int(mask[rows[0]].sum())
-            given = part.prompt_ids, part.prompt_mask, ids[rows, :width]
+        if len(sampled):
+            part, prompts = batch.select(sampled), reference.select(sampled)
+            asked = ids[sampled], mask[sampled], self.micro_batch_size
             with self.policy.reference():
-                said = self.policy(*given, reference.select(rows), entropy=False)
-            log_ratio = answered.logprobs[rows, :width] - said.logprobs
-            kl[rows] = torch.where(mask[rows, :width], log_ratio, 0).sum(dim=1).float()
+                said = ask(self.policy, part, *asked, prompts)
+            log_ratio = answered.logprobs[sampled] - said.logprobs
+            kl[sampled] = torch.where(mask[sampled], log_ratio, 0).sum(dim=1).float()
         return kl
 
 

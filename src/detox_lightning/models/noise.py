@@ -8,7 +8,7 @@ from detox_lightning.seeding import derive_seed
 
 GOLDEN = -0x61C88647  # 2**32 over the golden ratio, as a signed number
 UNIT = 2.0**-23
-BLOCK = 256
+BLOCK, MANY = 256, 4096  # tokens
 
 
 class Draws:
@@ -93,23 +93,30 @@ def drawn(p: Tensor) -> Tensor:
     vocabulary. The sums are float64, in which a last, unlikely token still counts; to be quick,
     they lead to a block of tokens first.
     """
+    at = torch.rand(len(p), 1, device=p.device, dtype=torch.float64)
+    if p.shape[1] <= MANY:
+        return placed(p, at)[0][:, 0]
     blocks = pad(p, (0, -p.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    mass = blocks.sum(dim=2).double()
-    below = mass.cumsum(dim=1)
-    at = torch.rand(len(p), 1, device=p.device, dtype=torch.float64) * below[:, -1:]
-    block = first_above(below, at)
-    at = at - (below - mass).gather(1, block)
-    within = blocks[torch.arange(len(p), device=p.device), block[:, 0]].double().cumsum(dim=1)
-    return (block * BLOCK + first_above(within, at))[:, 0]
+    block, rest = placed(blocks.sum(dim=2, dtype=torch.float64), at)
+    token, _ = placed(blocks[torch.arange(len(p), device=p.device), block[:, 0]], rest)
+    return (block * BLOCK + token)[:, 0]
 
 
-def first_above(sums: Tensor, at: Tensor) -> Tensor:
-    """``[r, 1]`` where rising ``sums`` (``[r, n]``) first exceed ``at`` (``[r, 1]``).
+def placed(mass: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the sums of masses first exceed a share of their total.
 
-    Where rounding puts ``at`` beyond all of them, it is where they reach the last.
+    Args:
+        mass: ``[r, n]``.
+        at: ``[r, 1]`` shares, from 0 to below 1.
+
+    Returns:
+        The place ``[r, 1]``, and how far into its mass the share reaches ``[r, 1]``, as a share.
     """
-    last = torch.searchsorted(sums, sums[:, -1:].contiguous())
-    return torch.searchsorted(sums, at, right=True).minimum(last)
+    sums = mass.cumsum(dim=1, dtype=torch.float64)
+    reach = at * sums[:, -1:]
+    place = torch.searchsorted(sums, reach, right=True).clamp_(max=mass.shape[1] - 1)
+    here = mass.gather(1, place).double()
+    return place, (reach - (sums.gather(1, place) - here)) / here
 
 
 def gumbel(keys: Tensor, size: int) -> Tensor:

@@ -45,11 +45,10 @@ from detox_lightning.modules.stopwatch import Stopwatch
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.modules.update import update
 from detox_lightning.rewards import Reward
-from detox_lightning.rollout import Responses, Samples, measure, respond, score
+from detox_lightning.rollout import NO_GRADIENT, Responses, Samples, measure, respond, score
 from detox_lightning.seeding import derive_seed, global_seed, seeded
 
 STAGE = "ppo"
-NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # what only a value head gives meaning
 
 

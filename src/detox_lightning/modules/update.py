@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from detox_lightning.algorithm.losses import LossTerms, ppo_loss, total_loss
+from detox_lightning.algorithm.masks import widths
 from detox_lightning.algorithm.metrics import UpdateMeter
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.errors import TrainingError
@@ -61,12 +62,12 @@ def update(module: "PPOModule", experience: Experience) -> UpdateMeter:
     """
     optimizer: Any = module.optimizers()
     seen: list[tuple[LossTerms[float], Reading, bool]] = []
-    widths = torch.tensor(Reading(experience.widths()).read())
+    ends = torch.tensor(Reading(widths(experience.response_mask)).read()).int()
     for epoch in range(module.ppo_epochs):
-        order = module.shuffle(epoch, len(widths))
+        order = module.shuffle(epoch, len(ends))
         for rows in order.split(module.mini_batch_size):
             optimizer.zero_grad()
-            micro_batches = list(experience.batches(rows, module.micro_batch_size, widths))
+            micro_batches = list(experience.batches(rows, module.micro_batch_size, ends))
             reading, norm = backward(module, micro_batches)
             means: LossTerms[float] = LossTerms(*reading.read())
             check_finite(module, means, norm.read()[0] if norm.arrived else 0.0)
