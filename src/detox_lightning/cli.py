@@ -227,11 +227,12 @@ class DetoxCLI(LightningCLI):
         parser.set_defaults({"checkpoint.save_last": True})
 
     def before_instantiate_classes(self) -> None:
-        """Sets the number of threads, and refuses strategies that can't work.
+        """Silences libraries, sets the number of threads, refuses strategies that can't work.
 
         Raises:
             InputError: If the strategy is one of them.
         """
+        quieten_transformers()
         strategy = self.config[self.subcommand].trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
         if threads := self.config[self.subcommand].threads:
@@ -267,14 +268,18 @@ class DetoxCLI(LightningCLI):
 
 
 def quieten() -> None:
-    """Silences advertisements, bars of instants, and warnings of what is meant so."""
+    """Silences advertisements and warnings of what is meant so."""
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
+
+
+def quieten_transformers() -> None:
+    """Silences its advertisements and its bars of instants."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for message in KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
 
 
 def is_no_advertisement(record: LogRecord) -> bool:
