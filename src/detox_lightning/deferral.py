@@ -113,11 +113,14 @@ class Finder(MetaPathFinder):
 @contextmanager
 def deferred():
     f = Finder()
+    import gc
+    gc.disable()
     import torch
     sys.meta_path.insert(0, f)
     try:
         yield
     finally:
+        gc.enable()
         sys.meta_path.remove(f)
         m = sys.modules.get("torch._dynamo")
         if isinstance(m, DeferredModule):
