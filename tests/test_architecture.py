@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "algorithm": set(),
     "demo": set(),
     "batch": set(),
+    "deferral": set(),
     "errors": set(),
     "seeding": set(),
 }

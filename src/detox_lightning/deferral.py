@@ -1,9 +1,12 @@
 """Heavy parts of libraries that load when they are used, not when Lightning is imported.
 
-Lightning wants one class of torch's compiler and two of torchmetrics, and gets sympy, matplotlib,
-scipy and transformers with them: more than half of the time until ``--help``.
+Lightning imports torch's compiler for a class and a decorator, and with it sympy; torchmetrics for
+two classes, and with it matplotlib, scipy and transformers. That was two thirds of the time until
+``--help``, and 190 MB. Here those names come by a shorter way, and any other one by loading the
+whole module, so that nobody misses anything.
 """
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,114 +18,157 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
-StandIns = Mapping[str, Callable[[], Any]]
+COMPILER = "torch._dynamo"
+PLOT = "torchmetrics.utilities.plot"
 
 
 class _Compiled(type):
-    """What ``isinstance`` asks: nothing is compiled before torch's compiler is loaded."""
-
     def __instancecheck__(cls, thing: object) -> bool:
-        compiler = sys.modules.get("torch._dynamo")
+        compiler = sys.modules.get(COMPILER)
         return compiler is not None and isinstance(thing, compiler.OptimizedModule)
 
 
 class OptimizedModule(metaclass=_Compiled):
-    """Stands for ``torch._dynamo.OptimizedModule`` where instances are told from others."""
+    """Stands for torch's in ``isinstance``: before its compiler is loaded nothing is compiled."""
 
 
-def disable(function, recursive=True, reason=None):
-    import torch
-    return torch._disable_dynamo(function, recursive)
-
-
-def forward(module: str, function: str) -> Callable[..., Any]:
-    """A function that imports what it does when it is called.
+def disable(function: Callable[..., Any], recursive: bool = True, **_: Any) -> Callable[..., Any]:
+    """Keeps the compiler out of a function, in the way torch does it before that is loaded.
 
     Args:
-        module: Where the function is.
-        function: Its name.
+        function: The function.
+        recursive: Whether out of what it calls, too.
+    """
+    from torch._compile import _disable_dynamo
+
+    return _disable_dynamo(function, recursive)
+
+
+def plotter(name: str) -> Callable[..., Any]:
+    """A function of torchmetrics that draws, and loads matplotlib only then.
+
+    Args:
+        name: The function's.
     """
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        real = sys.modules[module]
-        if isinstance(real, DeferredModule):
-            real.load()
-        return getattr(real, function)(*args, **kwargs)
+    def draw(*args: Any, **options: Any) -> Any:
+        module = sys.modules[PLOT]
+        if isinstance(module, DeferredModule):
+            module.load()
+        return getattr(module, name)(*args, **options)
 
-    return call
+    return draw
 
 
-PLOT = "torchmetrics.utilities.plot"
-# What is at hand of a module before it is loaded.
-DEFERRED: dict[str, StandIns] = {
-    "torch._dynamo": {
-        "OptimizedModule": lambda: OptimizedModule,
-        "disable": lambda: disable,
-    },
+# What is at hand of a module that isn't loaded, by name, and how it is got.
+STAND_INS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    COMPILER: {"OptimizedModule": lambda: OptimizedModule, "disable": lambda: disable},
     "torchmetrics": {
         "__version__": lambda: version("torchmetrics"),
         "_logger": lambda: logging.getLogger("torchmetrics"),
+        # by way of the checks, since metric alone would import itself in a circle
         "Metric": lambda: import_module("torchmetrics.utilities.checks").Metric,
         "MetricCollection": lambda: import_module("torchmetrics.collections").MetricCollection,
         "MeanMetric": lambda: import_module("torchmetrics.aggregation").MeanMetric,
     },
     PLOT: {
-        "_AX_TYPE": lambda: object,
-        "_CMAP_TYPE": lambda: object,
-        "_PLOT_OUT_TYPE": lambda: object,
-        "plot_single_or_multi_val": lambda: forward(PLOT, "plot_single_or_multi_val"),
-        "plot_confusion_matrix": lambda: forward(PLOT, "plot_confusion_matrix"),
-        "plot_curve": lambda: forward(PLOT, "plot_curve"),
+        **{name: lambda: object for name in ("_AX_TYPE", "_CMAP_TYPE", "_PLOT_OUT_TYPE")},
+        "plot_single_or_multi_val": lambda: plotter("plot_single_or_multi_val"),
+        "plot_confusion_matrix": lambda: plotter("plot_confusion_matrix"),
+        "plot_curve": lambda: plotter("plot_curve"),
     },
 }
 
 
 class DeferredModule(ModuleType):
-    """A module that is executed when a name is asked for that has no stand-in."""
+    """A module that is run as soon as it is asked for a name that nothing stands in for."""
 
     def __getattr__(self, name: str) -> Any:
-        if stand_in := DEFERRED[self.__name__].get(name):
+        """Finds what stands for a name, or the name itself."""
+        if stand_in := STAND_INS[self.__name__].get(name):
             return stand_in()
-        if name.startswith("__"):
+        if name == "__path__":  # every import asks; what isn't a package has none
             raise AttributeError(name)
         self.load()
         return getattr(self, name)
 
     def load(self) -> None:
-        """Makes it the module that it would have been."""
-        self.__class__ = ModuleType
-        self.__spec__.loader.exec_module(self)
+        """Turns it into the module that it stands for."""
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        spec = self.__spec__
+        assert spec is not None
+        assert spec.loader is not None
+        spec.loader.exec_module(self)
 
 
 class DeferringLoader(Loader):
-    def __init__(self, loader): self.loader = loader
-    def create_module(self, spec): return None
-    def exec_module(self, module):
+    """Makes a module without running it."""
+
+    def __init__(self, loader: Loader):
+        """Notes who will run it.
+
+        Args:
+            loader: The module's own.
+        """
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Leaves that to the module's own loader.
+
+        Args:
+            spec: The module's.
+        """
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Puts it off.
+
+        Args:
+            module: What would be run.
+        """
+        assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
         module.__class__ = DeferredModule
 
 
-class Finder(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name not in DEFERRED: return None
-        spec = PathFinder.find_spec(name, path, target)
-        spec.loader = DeferringLoader(spec.loader)
+class DeferringFinder(MetaPathFinder):
+    """Finds the modules of the table, and leaves all others to those who come after it."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Where a module is, if it is one to be put off.
+
+        Args:
+            fullname: Its name.
+            path: Where its package's modules are.
+            target: For other finders.
+        """
+        if fullname not in STAND_INS:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = DeferringLoader(spec.loader)
         return spec
 
 
 @contextmanager
-def deferred():
-    f = Finder()
-    import gc
+def deferred() -> Iterator[None]:
+    """Within it, the modules of the table are imported, but not run.
+
+    Afterwards torch's compiler is as if nobody had imported it, since torch itself looks whether
+    somebody has. Nor is garbage looked for meanwhile: imports leave much, but hardly any garbage.
+    """
+    finder, collecting = DeferringFinder(), gc.isenabled()
     gc.disable()
-    import torch
-    sys.meta_path.insert(0, f)
+    import torch  # beforehand: its own modules are to find the compiler as they know it
+
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        gc.enable()
-        sys.meta_path.remove(f)
-        m = sys.modules.get("torch._dynamo")
-        if isinstance(m, DeferredModule):
-            del sys.modules["torch._dynamo"]
-            del torch._dynamo
+        sys.meta_path.remove(finder)
+        if isinstance(sys.modules.get(COMPILER), DeferredModule):
+            del sys.modules[COMPILER], torch._dynamo
+        if collecting:
+            gc.enable()
