@@ -32,6 +32,11 @@ figure, axes = metric.plot()
 drawn = [float(y) for line in axes.lines for y in line.get_ydata()]
 facts["plot"] = [type(figure).__module__, drawn]
 
+with deferred():
+    from scipy.stats import fisher_exact
+facts["statistics"] = [type(sys.modules["scipy.stats"]) is DeferredModule]
+facts["statistics"].append(float(fisher_exact([[8, 2], [1, 5]]).pvalue))
+
 accuracy = torchmetrics.Accuracy(task="binary")
 facts["accuracy"] = float(accuracy(torch.tensor([0.9, 0.2]), torch.tensor([1, 1])))
 facts["same class"] = isinstance(accuracy, Metric) and torchmetrics.Metric is Metric
@@ -67,6 +72,7 @@ def test_a_module_put_off_is_whole_when_it_is_used(facts: dict) -> None:
 
     assert facts["version"] == torchmetrics.__version__
     assert facts["plot"] == ["matplotlib.figure", [3.0]]
+    assert facts["statistics"] == [True, pytest.approx(280 / 8008)]
     assert facts["accuracy"] == 0.5
     assert facts["same class"] is True
     assert facts["still put off"] == []

@@ -20,6 +20,7 @@ from typing import Any
 
 COMPILER = "torch._dynamo"
 PLOT = "torchmetrics.utilities.plot"
+STATISTICS = "scipy.stats"
 
 
 class _Compiled(type):
@@ -44,20 +45,21 @@ def disable(function: Callable[..., Any], recursive: bool = True, **_: Any) -> C
     return _disable_dynamo(function, recursive)
 
 
-def plotter(name: str) -> Callable[..., Any]:
-    """A function of torchmetrics that draws, and loads matplotlib only then.
+def used_later(module: str, name: str) -> Callable[..., Any]:
+    """A function whose module loads when it is called.
 
     Args:
+        module: The module's name.
         name: The function's.
     """
 
-    def draw(*args: Any, **options: Any) -> Any:
-        module = sys.modules[PLOT]
-        if isinstance(module, DeferredModule):
-            module.load()
-        return getattr(module, name)(*args, **options)
+    def call(*args: Any, **options: Any) -> Any:
+        real = sys.modules[module]
+        if isinstance(real, DeferredModule):
+            real.load()
+        return getattr(real, name)(*args, **options)
 
-    return draw
+    return call
 
 
 # What is at hand of a module that isn't loaded, by name, and how it is got.
@@ -71,11 +73,12 @@ STAND_INS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
         "MetricCollection": lambda: import_module("torchmetrics.collections").MetricCollection,
         "MeanMetric": lambda: import_module("torchmetrics.aggregation").MeanMetric,
     },
+    STATISTICS: {"fisher_exact": lambda: used_later(STATISTICS, "fisher_exact")},  # for nltk
     PLOT: {
         **{name: lambda: object for name in ("_AX_TYPE", "_CMAP_TYPE", "_PLOT_OUT_TYPE")},
-        "plot_single_or_multi_val": lambda: plotter("plot_single_or_multi_val"),
-        "plot_confusion_matrix": lambda: plotter("plot_confusion_matrix"),
-        "plot_curve": lambda: plotter("plot_curve"),
+        "plot_single_or_multi_val": lambda: used_later(PLOT, "plot_single_or_multi_val"),
+        "plot_confusion_matrix": lambda: used_later(PLOT, "plot_confusion_matrix"),
+        "plot_curve": lambda: used_later(PLOT, "plot_curve"),
     },
 }
 
