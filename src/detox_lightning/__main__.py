@@ -15,7 +15,10 @@ def main(args: list[str] | None = None) -> None:
             128 + N for one that signal N has stopped.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from detox_lightning.cli import DetoxCLI
+    from detox_lightning.deferral import deferred
+
+    with deferred():
+        from detox_lightning.cli import DetoxCLI
     from detox_lightning.errors import InputError, Stopped, TrainingError
 
     try:

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import detox_lightning.data
 import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
@@ -36,9 +34,10 @@ from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.resume import choose_checkpoint
 
 TRAINER_DEFAULTS = {
-    "logger": lazy_instance(
-        TensorBoardLogger, save_dir="runs", name="default", default_hp_metric=False
-    ),
+    "logger": {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "runs", "name": "default", "default_hp_metric": False},
+    },
     "callbacks": [  # always there
         ResumeCallback(),
         DashboardCallback(),
@@ -199,7 +198,13 @@ class DetoxCLI(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **options: Any
     ) -> LightningArgumentParser:
-        """As Lightning does it; but a verb and a section may have the same name."""
+        """As Lightning does it; but a verb and a section may have the same name.
+
+        The parsers of verbs that aren't asked for stay empty, since to build one takes a while.
+        """
+        asked = self.words[0] if self.words else "--help"
+        if asked != subcommand and asked in {*self.subcommands(), "-h", "--help"}:
+            return self.init_parser(**options)
         if subcommand != "export":
             return super()._prepare_subcommand_parser(klass, subcommand, **options)
         parser = self.init_parser(**options)
@@ -227,11 +232,12 @@ class DetoxCLI(LightningCLI):
         parser.set_defaults({"checkpoint.save_last": True})
 
     def before_instantiate_classes(self) -> None:
-        """Sets the number of threads, and refuses strategies that can't work.
+        """Silences libraries, sets the number of threads, refuses strategies that can't work.
 
         Raises:
             InputError: If the strategy is one of them.
         """
+        quieten_transformers()
         strategy = self.config[self.subcommand].trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
         if threads := self.config[self.subcommand].threads:
@@ -267,14 +273,18 @@ class DetoxCLI(LightningCLI):
 
 
 def quieten() -> None:
-    """Silences advertisements, bars of instants, and warnings of what is meant so."""
+    """Silences advertisements and warnings of what is meant so."""
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
+
+
+def quieten_transformers() -> None:
+    """Silences its advertisements and its bars of instants."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for message in KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
 
 
 def is_no_advertisement(record: LogRecord) -> bool:

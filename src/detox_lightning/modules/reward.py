@@ -11,14 +11,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassF1Score,
-)
 
 from detox_lightning.batch import LabeledBatch
 from detox_lightning.errors import InputError
@@ -225,15 +217,21 @@ def classification_metrics(classes: int) -> MetricCollection:
         classes: With 2 the metrics take the second's probability ``[b]``; with more, all of them
             ``[b, classes]``, and F1 and AUROC are means over the classes.
     """
+    from torchmetrics import classification as kinds
+
     if classes == 2:
         return MetricCollection(
-            {"accuracy": BinaryAccuracy(), "f1": BinaryF1Score(), "auroc": BinaryAUROC()}
+            {
+                "accuracy": kinds.BinaryAccuracy(),
+                "f1": kinds.BinaryF1Score(),
+                "auroc": kinds.BinaryAUROC(),
+            }
         )
     return MetricCollection(
         {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "f1": MulticlassF1Score(classes, average="macro"),
-            "auroc": MulticlassAUROC(classes, average="macro"),
+            "accuracy": kinds.MulticlassAccuracy(classes, average="micro"),
+            "f1": kinds.MulticlassF1Score(classes, average="macro"),
+            "auroc": kinds.MulticlassAUROC(classes, average="macro"),
         }
     )
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from detox_lightning.deferral import deferred
 from detox_lightning.rewards.base import Reward
 
 Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
@@ -58,7 +59,8 @@ def _words() -> Words:
 
 @cache
 def _scorer(kinds: tuple[Kind, ...]) -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
+    with deferred():  # its import of nltk leads to scipy's statistics
+        from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(kinds, tokenizer=_words())
 
