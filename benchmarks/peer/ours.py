@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from channel import Adapter, Channel, Effort, ScoredTokens
-from lightning.pytorch import Callback
+
+from detox_lightning.deferral import deferred
+
+with deferred():  # as the command itself does
+    from detox_lightning import cli
+    from lightning.pytorch import Callback
 
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 TIMES = {part: f"time/{part}" for part in ("rollout", "score", "update", "total")}
@@ -129,8 +134,6 @@ def train(job: Mapping[str, Any], channel: Channel) -> None:
         job: See ``benchmarks/peer.py``.
         channel: To the driver.
     """
-    from detox_lightning import cli
-
     file = Path(job["folder"]) / "ours.yaml"
     file.write_text(json.dumps(config(job)))
     rounds = Rounds(channel, job["device"])

@@ -214,7 +214,7 @@ def ask(
         prompts: What the encoder says of the prompts; None: it is asked.
 
     Returns:
-        0 after a response's last token.
+        0 where there is no real token.
     """
     prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
     ends = widths(mask)
@@ -224,7 +224,7 @@ def ask(
         given = batch.prompt_ids[rows], batch.prompt_mask[rows], ids[rows, :width]
         said = policy(*given, prompts.select(rows), entropy=False)
         logprobs[rows, :width], values[rows, :width] = said.logprobs, said.values
-    return Noted(logprobs, values)
+    return Noted(logprobs.where(mask, 0), values.where(mask, 0))
 
 
 def compare(

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-
 from torch.nn.functional import pad
 
 from golden.deviations import EXACT, PER_TOKEN, Deviations, well_conditioned
