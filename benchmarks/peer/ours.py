@@ -11,8 +11,9 @@ from channel import Adapter, Channel, Effort, ScoredTokens
 from detox_lightning.deferral import deferred
 
 with deferred():  # as the command itself does
-    from detox_lightning import cli
     from lightning.pytorch import Callback
+
+    from detox_lightning import cli
 
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 TIMES = {part: f"time/{part}" for part in ("rollout", "score", "update", "total")}

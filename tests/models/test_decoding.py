@@ -165,7 +165,7 @@ def one_of(row: int) -> Any:
 def test_equal_prompts_are_read_once_and_long_ones_apart(
     fond_of_eos: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detox_lightning.models.texts.SLACK", 2)
+    monkeypatch.setattr("detox_lightning.models.decoding.free_padding", lambda model: 2)
     read_before: list[tuple[int, ...]] = []
     encoder = fond_of_eos.base.get_encoder()
     hook = encoder.register_forward_pre_hook(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import word_tokenizer
-from detox_lightning.models.texts import PADDING, SLACK, alike, distinct_texts, encode, token_limit
+from detox_lightning.models.texts import PADDING, alike, distinct_texts, encode, token_limit
 
 
 def test_equal_texts_share_a_place() -> None:
@@ -19,22 +19,22 @@ def test_equal_texts_share_a_place() -> None:
 
 def test_groups_are_padded_by_no_more_than_a_bound() -> None:
     lengths = [1000, 100, 990, 3000, 950, 110, 90, 41]
-    groups = alike(lengths)
+    groups = alike(lengths, slack=64)
     assert groups == [[3], [0, 2, 4], [5, 1, 6], [7]]
     for group in groups:
         real = [lengths[row] for row in group]
         padding = max(real) * len(real) - sum(real)
-        assert padding <= max(PADDING * sum(real), SLACK)
+        assert padding <= max(PADDING * sum(real), 64)
 
 
 def test_a_few_tokens_of_padding_are_always_allowed() -> None:
-    assert alike([1, 30, 2, 30]) == [[1, 3, 2, 0]]
-    assert alike([1, 0, 64, 0]) == [[2, 0], [1, 3]]
+    assert alike([1, 30, 2, 30], slack=64) == [[1, 3, 2, 0]]
+    assert alike([1, 0, 64, 0], slack=64) == [[2, 0], [1, 3]]
 
 
 def test_groups_have_a_largest_size() -> None:
-    assert alike([5, 1, 3, 0, 1], most=2) == [[0, 2], [1, 4], [3]]
-    assert alike([], most=2) == []
+    assert alike([5, 1, 3, 0, 1], 64, most=2) == [[0, 2], [1, 4], [3]]
+    assert alike([], 64, most=2) == []
 
 
 def test_no_texts_have_no_tokens() -> None:

@@ -10,7 +10,7 @@ from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import load_model, load_tokenizer
-from detox_lightning.models.texts import alike, distinct_texts, encode, token_limit
+from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
 
 
 class Perplexity(nn.Module):
@@ -69,9 +69,10 @@ class Perplexity(nn.Module):
         distinct, rows = distinct_texts(texts)
         encoded = encode(self.tokenizer, distinct, self.max_tokens, add_special_tokens=False)
         device = self.model.device
-        tokens = torch.tensor([len(ids) for ids in encoded], dtype=torch.long, device=device)
+        lengths = [len(ids) for ids in encoded]
+        tokens = torch.tensor(lengths, dtype=torch.long, device=device)
         nats = torch.zeros(len(distinct), device=device)
-        for batch in alike([len(ids) for ids in encoded], self.batch_size):
+        for batch in alike(lengths, free_padding(self.model), self.batch_size):
             nats[batch] = self._nats([encoded[place] for place in batch])
         rows = rows.to(device)
         return nats[rows], tokens[rows]

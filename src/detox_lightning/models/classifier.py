@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import load_model, load_tokenizer
-from detox_lightning.models.texts import alike, distinct_texts, encode, token_limit
+from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
 
 
 class TextClassifier(nn.Module):
@@ -81,7 +81,8 @@ class TextClassifier(nn.Module):
         encoded = encode(self.tokenizer, texts, self.max_tokens)
         shape = len(texts), self.model.config.num_labels
         logits = torch.empty(shape, device=device, dtype=torch.float32)
-        for rows in alike([len(ids) for ids in encoded], self.batch_size):
+        lengths = [len(ids) for ids in encoded]
+        for rows in alike(lengths, free_padding(self.model), self.batch_size):
             inputs = self.tokenizer.pad(
                 {"input_ids": [encoded[i] for i in rows]}, return_tensors="pt", padding=True
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Choose
-from detox_lightning.models.texts import alike
+from detox_lightning.models.texts import alike, free_padding
 
 
 class Prompts(NamedTuple):
@@ -74,7 +74,7 @@ def read(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
     distinct, rows = torch.unique(marked[:, filled(mask.bool())], dim=0, return_inverse=True)
     real = distinct.ge(0)
     hidden: Tensor | None = None
-    for group in alike(real.sum(dim=1).tolist()):
+    for group in alike(real.sum(dim=1).tolist(), free_padding(model)):
         columns = filled(real[group])
         part = model.get_encoder()(
             input_ids=distinct[group].clamp(min=0)[:, columns],

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PADDING = 0.15  # rows are read together where padding is no more than this share of their tokens,
-SLACK = 64  # or than so many tokens: reading a group apart has a price, too
+PADDING = 0.15  # rows are read together where padding is no more than this share of their tokens
+# or costs no more than to call a layer, in multiplications by its weights: Python has its price, and
+# on a GPU launches, and rows too few to fill it
+CALL = {"cpu": 2**25, "cuda": 2**37}
 
 
 def distinct_texts(texts: list[str]) -> tuple[list[str], Tensor]:
@@ -41,16 +43,27 @@ def encode(tokenizer: Any, texts: list[str], max_tokens: int, **options: Any) ->
     return encoded
 
 
-def alike(lengths: list[int], most: int | None = None) -> list[list[int]]:
+def free_padding(model: Any) -> int:
+    """Tokens of padding that cost no more than to call a model once more.
+
+    Args:
+        model: From transformers; a layer of it is taken to have ``12 d²`` weights.
+    """
+    width = getattr(model.config, "hidden_size", 1024)
+    return CALL.get(model.device.type, CALL["cuda"]) // (12 * width**2)
+
+
+def alike(lengths: list[int], slack: int, most: int | None = None) -> list[list[int]]:
     """Groups of rows of about equal lengths.
 
     Args:
         lengths: Of each row.
+        slack: Tokens of padding that don't matter; see :func:`free_padding`.
         most: Rows of one group at most; None: as many as there are.
 
     Returns:
         Groups of places, the longest first; of each, at most :data:`PADDING` of the tokens, or
-        :data:`SLACK`, is padding.
+        ``slack`` tokens, are padding.
     """
     groups: list[list[int]] = []
     padding = real = 0
@@ -58,7 +71,7 @@ def alike(lengths: list[int], most: int | None = None) -> list[list[int]]:
         longest = lengths[groups[-1][0]] if groups else 0
         padding += longest - lengths[row]
         real += lengths[row]
-        if groups and len(groups[-1]) != most and padding <= max(PADDING * real, SLACK):
+        if groups and len(groups[-1]) != most and padding <= max(PADDING * real, slack):
             groups[-1].append(row)
         else:
             groups.append([row])
