@@ -151,17 +151,19 @@ class DialogueRows:
         """What was done to dialogues that were too long."""
         return f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"
 
-    def encoded(self, part: str, encoding: Encoding, processes: int) -> Counted:
-        """The encoded rows of a part; see :class:`~detox_lightning.data.module.PromptRows`."""
-        chosen = self._choose(part, processes).at_most(self.limits.get(part))
+    def choose(self, part: str, processes: int) -> Counted:
+        """Its rows; see :class:`~detox_lightning.data.module.PromptRows`."""
+        if self.questions is not None and part == "predict":
+            return Counted.of(self.questions.read(processes))
+        return self._choose(part).at_most(self.limits[part])
+
+    def encode(self, part: str, chosen: Counted, encoding: Encoding) -> Counted:
+        """Its prompts; see :class:`~detox_lightning.data.module.PromptRows`."""
         encode = partial(self.form.encode, encoding)
         rows = encoding.encode(chosen.rows, encode, "dialogue", *astuple(self.form))
         return chosen._replace(rows=rows)
 
-    def _choose(self, part: str, processes: int) -> Counted:
-        """The rows of a part, before they are encoded."""
-        if self.questions is not None and part == "predict":
-            return Counted.of(self.questions.read(processes))
+    def _choose(self, part: str) -> Counted:
         if self.cut and part != "validation":
             stay, off = self.cut(self._read("train"))
             return stay if part == "train" else off
@@ -173,7 +175,7 @@ class DialogueRows:
             if not self.cut:
                 raise InputError(f"{error}; --data.validation_split=null does without") from error
             rank_zero_info(f"{error}: the test rows are used to validate")
-            return self._choose("test", processes)
+            return self._choose("test")
 
     def _read(self, part: str) -> Counted:
         split, flag = self.splits[part], f"--data.{part}_split"

@@ -78,7 +78,7 @@ class Encoding:
         """
         said = [[{"role": "user", "content": text}] for text in texts]
         encoded: list[list[int]] = self.tokenizer.apply_chat_template(
-            said, self.chat_template, add_generation_prompt=True, return_dict=False
+            said, chat_template=self.chat_template, add_generation_prompt=True, return_dict=False
         )
         return encoded
 

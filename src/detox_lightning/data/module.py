@@ -35,16 +35,27 @@ class PromptRows(Protocol):
     def cutting(self) -> str:
         """What was done to rows that were too long, to stand after their number."""
 
-    def encoded(self, part: str, encoding: Encoding, processes: int) -> Counted:
-        """The rows of a part, as :class:`PromptCollator` takes them.
+    def choose(self, part: str, processes: int) -> Counted:
+        """The rows of a part, or those that they are drawn from, before they are encoded.
 
         Args:
             part: ``train``, ``validation``, ``test`` or ``predict``.
-            encoding: The tokenizer.
             processes: How many read at the same time.
 
         Raises:
-            InputError: If the source hasn't got them, or no row is left.
+            InputError: If the source hasn't got them.
+        """
+
+    def encode(self, part: str, chosen: Counted, encoding: Encoding) -> Counted:
+        """The rows of a part as :class:`PromptCollator` takes them.
+
+        Args:
+            part: Which part.
+            chosen: From :meth:`choose`.
+            encoding: The tokenizer.
+
+        Raises:
+            InputError: If they can't be encoded, or no row is left.
         """
 
 
@@ -97,9 +108,10 @@ class PromptDataModule(LightningDataModule):
         """
         if part not in self._rows:
             processes = self.trainer.world_size if self.trainer is not None else 1
-            chosen = self.prompts.encoded(part, self.encoding, processes)
-            chosen.report(part, count_cut(chosen.rows), self.prompts.cutting)
-            self._rows[part] = chosen.rows
+            chosen = self.prompts.choose(part, processes)
+            encoded = self.prompts.encode(part, chosen, self.encoding)
+            encoded.report(part, count_cut(encoded.rows), self.prompts.cutting)
+            self._rows[part] = encoded.rows
         return self._rows[part]
 
     @property
