@@ -146,7 +146,7 @@ def test_a_toxicity_that_is_not_there_is_missed_only_if_it_matters(make: Make) -
     assert prompts(make(rows)) == ["w1"]
     data = make(rows, min_toxicity=0.5)
     assert failure(data) == (
-        f"--data.min_toxicity=0.5, --data.toxicity_column=prompt.toxicity: {data.prompts.source} "
+        f"--data.min_toxicity=0.5, --data.toxicity_column=prompt.toxicity: {data.sources[0]} "
         "has no such column; it has prompt.text, n.label"
     )
     assert failure(make(rows, min_toxicity=0.5, toxicity_column="n.label")).endswith(
@@ -158,7 +158,7 @@ def test_a_toxicity_that_is_not_there_is_missed_only_if_it_matters(make: Make) -
 def test_no_row_left_gives_the_counts(make: Make) -> None:
     data = make([row("w1", 0.4), row("w2", 0.3)], min_toxicity=0.9)
     assert failure(data) == (
-        f"{data.prompts.source}: no row is left for train (2 rows, 0 with a toxicity of at least "
+        f"{data.sources[0]}: no row is left for train (2 rows, 0 with a toxicity of at least "
         "0.9); change --data.min_toxicity, --data.max_prompt_tokens or the shares, or give other "
         "data"
     )
@@ -218,6 +218,21 @@ def test_a_first_word_that_is_too_long_is_cut_itself() -> None:
 )
 def test_texts_are_divided_between_words(text: str, share: float, parts: tuple[str, str]) -> None:
     assert divided(text, share) == parts
+
+
+def test_rows_of_several_sources_together(make: Make, tmp_path: Path) -> None:
+    """Whatever else there is in each of them."""
+    one = write(tmp_path / "one.jsonl", [row("w1", 0.9), row("w2", 0.1)])
+    other = write(tmp_path / "other.jsonl", [{"prompt": {"toxicity": 0.5, "text": "w3"}, "n": 1}])
+    data = make([], source=[one, other], min_toxicity=0.5)
+    assert prompts(data) == ["w1", "w3"]
+    assert data.rows("train")["reference"][:] == ["w9", ""]
+    assert data.sources == [one, other]
+    assert data.state_dict()["source"] == f"{one}, {other}"
+    third = write(tmp_path / "third.jsonl", [{"text": "w1"}])
+    assert failure(make([], source=[one, third])) == (
+        f"--data.prompt_column=prompt.text: {third} has no such column; it has text"
+    )
 
 
 def test_prompts_are_cut_from_whole_texts(make: Make, logged: list[str]) -> None:
@@ -343,7 +358,6 @@ def test_each_job_reads_its_part(make: Make) -> None:
     assert set(model.seen["val"]) == parts["validation"]
     trainer().predict(model, data)
     assert set(model.seen["predict"]) == parts["test"]
-    assert data.sources == [data.prompts.source]
 
 
 def test_a_second_start_does_not_tokenize_again(

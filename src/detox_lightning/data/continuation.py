@@ -28,6 +28,7 @@ class ContinuationDataModule(PromptDataModule):
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
             .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
+            A list: the rows of all of them together.
         tokenizer: Hub id or folder of the tokenizer. None: the model's own.
         prompt_column: Column with the prompts.
         continuation_column: Column with how people went on, which ROUGE compares with. None, or a
@@ -65,7 +66,7 @@ class ContinuationDataModule(PromptDataModule):
 
     def __init__(
         self,
-        source: str,
+        source: str | list[str],
         tokenizer: str | None = None,
         prompt_column: str = "prompt.text",
         continuation_column: str | None = "continuation.text",
@@ -99,7 +100,11 @@ class ContinuationDataModule(PromptDataModule):
         asked = (prompt_column, *([continuation_column] if continuation_column else []))
         rows = ContinuationRows(
             Continuations(
-                source, prompt_column, continuation_column, toxicity_column, min_toxicity
+                (source,) if isinstance(source, str) else tuple(source),
+                prompt_column,
+                continuation_column,
+                toxicity_column,
+                min_toxicity,
             ),
             ContinuationForm(
                 prompt_column,
@@ -142,9 +147,9 @@ class ContinuationRows:
     questions: Questions | None
 
     @property
-    def source(self) -> str:
+    def sources(self) -> list[str]:
         """What the rows are read from."""
-        return self.continuations.source
+        return list(self.continuations.sources)
 
     @property
     def validates(self) -> bool:
@@ -186,8 +191,8 @@ class ContinuationRows:
             rows = rows._replace(rows=rows.rows.flatten_indices())
         if not len(rows.rows):
             raise InputError(
-                f"{self.source}: no row is left for {part} ({rows}); change --data.min_toxicity, "
-                "--data.max_prompt_tokens or the shares, or give other data"
+                f"{', '.join(self.sources)}: no row is left for {part} ({rows}); change "
+                "--data.min_toxicity, --data.max_prompt_tokens or the shares, or give other data"
             )
         return rows.at_most(self.limits[part])
 

@@ -5,12 +5,15 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detox_lightning.data.encoding import Encoding
 from detox_lightning.data.sources import check_numbers, check_text, load_rows
 from detox_lightning.data.splits import Counted, nonempty
 from detox_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -18,21 +21,21 @@ class Continuations:
     """Which rows of a source are used.
 
     Args:
-        source: As for :func:`~detox_lightning.data.sources.load_rows`.
+        sources: As for :func:`~detox_lightning.data.sources.load_rows`.
         prompt: Column with the prompts.
         continuation: Column with how people went on; None, or one that isn't there: not known.
         toxicity: Column with the prompts' toxicity, from 0 to 1.
         min_toxicity: Prompts are at least so toxic; None: no bound.
     """
 
-    source: str
+    sources: tuple[str, ...]
     prompt: str
     continuation: str | None
     toxicity: str
     min_toxicity: float | None
 
     def read(self, split: str, flag: str) -> Counted:
-        """Reads a split and keeps the rows with a prompt, toxic enough.
+        """Reads a split of all sources and keeps the rows with a prompt, toxic enough.
 
         Args:
             split: Name of the split.
@@ -44,21 +47,30 @@ class Continuations:
         Raises:
             InputError: If a column is missing or holds something else.
         """
-        rows = load_rows(self.source, split, flag)
-        check_text(rows, self.prompt, "--data.prompt_column", self.source)
-        columns = [self.prompt]
-        if (column := self.continuation) and column in rows.column_names:
-            check_text(rows, column, "--data.continuation_column", self.source)
-            columns.append(column)
+        from datasets import concatenate_datasets
+
+        tables = [self._checked(load_rows(name, split, flag), name) for name in self.sources]
+        rows = concatenate_datasets(tables) if len(tables) > 1 else tables[0]
         counted = Counted.of(rows).keep("with a prompt", nonempty, [self.prompt], quiet=True)
         if self.min_toxicity is not None:
-            flag = f"--data.min_toxicity={self.min_toxicity}, --data.toxicity_column"
-            check_numbers(rows, self.toxicity, flag, self.source)
             at_least = f"with a toxicity of at least {self.min_toxicity}"
             test = partial(reaches, least=float(self.min_toxicity))
             counted = counted.keep("with a known toxicity", known, [self.toxicity], quiet=True)
             counted = counted.keep(at_least, test, [self.toxicity])
-        return counted._replace(rows=counted.rows.select_columns(list(dict.fromkeys(columns))))
+        return counted
+
+    def _checked(self, rows: "Dataset", source: str) -> "Dataset":
+        """The columns that are used."""
+        check_text(rows, self.prompt, "--data.prompt_column", source)
+        columns = [self.prompt]
+        if (column := self.continuation) and column in rows.column_names:
+            check_text(rows, column, "--data.continuation_column", source)
+            columns.append(column)
+        if self.min_toxicity is not None:
+            flag = f"--data.min_toxicity={self.min_toxicity}, --data.toxicity_column"
+            check_numbers(rows, self.toxicity, flag, source)
+            columns.append(self.toxicity)
+        return rows.select_columns(list(dict.fromkeys(columns)))
 
 
 def known(numbers: list[float | None]) -> list[bool]:

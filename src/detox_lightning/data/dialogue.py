@@ -132,9 +132,9 @@ class DialogueRows:
     questions: Questions | None
 
     @property
-    def source(self) -> str:
+    def sources(self) -> list[str]:
         """What the rows are read from."""
-        return self.dialogues.source
+        return [self.dialogues.source]
 
     @property
     def validates(self) -> bool:

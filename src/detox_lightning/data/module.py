@@ -20,7 +20,7 @@ class PromptRows(Protocol):
     """Which rows there are, and what becomes of them."""
 
     @property
-    def source(self) -> str:
+    def sources(self) -> list[str]:
         """What they are read from."""
 
     @property
@@ -85,7 +85,7 @@ class PromptDataModule(LightningDataModule):
     @property
     def sources(self) -> list[str]:
         """What the rows are read from."""
-        return [self.prompts.source]
+        return self.prompts.sources
 
     @property
     def encoding(self) -> Encoding:
@@ -152,14 +152,13 @@ class PromptDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, see :meth:`Feed.state`, and of which data."""
-        return {"source": self.prompts.source, **self.feed.state(self.trainer)}
+        return {"source": ", ".join(self.sources), **self.feed.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on at the place of the checkpoint; warns if the data has another name."""
-        source = state_dict.get("source", self.prompts.source)
-        if source != self.prompts.source:
+        here = ", ".join(self.sources)
+        if (source := state_dict.get("source", here)) != here:
             rank_zero_warn(
-                f"the checkpoint was made on the data {source!r}; this run goes on with "
-                f"{self.prompts.source!r}"
+                f"the checkpoint was made on the data {source!r}; this run goes on with {here!r}"
             )
         self.feed.load(state_dict, self.trainer)
