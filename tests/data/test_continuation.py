@@ -139,6 +139,7 @@ def test_a_least_toxicity_and_the_counts(make: Make, logged: list[str]) -> None:
     assert prompts(make(rows)) == ["w1", "w2", "w3", "w4"]
     unknown = [row("w1", float("nan")), row("w2", 0.0)]
     assert prompts(make(unknown, name="nan.jsonl", min_toxicity=0)) == ["w2"]
+    assert logged[-1].startswith("train: 2 rows, 1 with a known toxicity, 1 with")
 
 
 def test_a_toxicity_that_is_not_there_is_missed_only_if_it_matters(make: Make) -> None:
@@ -250,18 +251,19 @@ def test_a_chat_template_around_each_prompt(make: Make, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
-    rows = [row("w1 w2 w3 w4"), row("w5")]
-    options = {"tokenizer": folder, "chat_template": True}
-    data = make(rows, **options)
+    source = write(tmp_path / "chats.jsonl", [row("w1 w2 w3 w4"), row("w5")])
+    options = {"source": source, "tokenizer": folder, "chat_template": True}
+    data = make([], **options)
     assert data.rows("train")["prompt_ids"][:] == [[3, 4, 7, 8, 9, 10, 5, 4], [3, 4, 11, 5, 4]]
     assert prompts(data) == ["w1 w2 w3 w4", "w5"]
-    cut = make(rows, max_prompt_tokens=6, long_prompts="cut", **options)
+    cut = make([], max_prompt_tokens=6, long_prompts="cut", **options)
     assert cut.rows("train")["prompt_ids"][:] == [[3, 4, 7, 8, 5, 4], [3, 4, 11, 5, 4]]
     # the same tokenizer with another template is another tokenizer
     tokenizer.chat_template = CHAT.replace("Say", "Short")
     tokenizer.save_pretrained(folder)
-    assert make(rows, **options).rows("train")["prompt_ids"][1] == [5, 4, 11, 5, 4]
-    assert make(rows, tokenizer=folder).rows("train")["prompt_ids"][1] == [11]
+    assert make([], **options).rows("train")["prompt_ids"][1] == [5, 4, 11, 5, 4]
+    plain = make([], source=source, tokenizer=folder)
+    assert plain.rows("train")["prompt_ids"][1] == [11]
 
 
 def test_a_tokenizer_without_chat_template_is_named(make: Make, words: str) -> None:
