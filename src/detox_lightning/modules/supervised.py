@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from detox_lightning.batch import PromptBatch
+from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
@@ -211,6 +212,11 @@ class SupervisedModule(LightningModule):
         )
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
+        if not batch.target_ids.shape[1]:
+            raise InputError(
+                "--data: these prompts have no answers to learn from; the supervised stage takes "
+                "data with them, such as DialogueDataModule's"
+            )
         logits, _ = self.family.forward(
             self.model, batch.prompt_ids, batch.prompt_mask, batch.target_ids
         )
