@@ -7,17 +7,19 @@ from torch import Tensor
 
 
 class PromptBatch(NamedTuple):
-    """``b`` prompts, tokenized and as text, with the summaries written by people.
+    """``b`` prompts, tokenized and as text, with what people answered.
 
     Attributes:
         prompt_ids: ``[b, s]`` token ids, padded on the family's side.
         prompt_mask: ``[b, s]``, True where ``prompt_ids`` holds a real token.
-        target_ids: ``[b, r]`` token ids of the reference summaries, EOS included, padded on the
-            right.
+        target_ids: ``[b, r]`` token ids of the answers to learn, EOS included, padded on the right;
+            ``r`` is 0 where there is nothing to learn.
         target_mask: ``[b, r]``, True where ``target_ids`` holds a real token.
-        prompts: The ``b`` prompts as text, template included.
-        references: The ``b`` reference summaries as text (what ROUGE compares with).
-        places: ``[b]`` each prompt's place among its rows, from 0.
+        prompts: The ``b`` prompts as text: with the data module's template, without a chat
+            template and special tokens.
+        references: The ``b`` answers of people as text (what ROUGE compares with); empty where
+            there is none.
+        places: ``[b]`` each prompt's place among its rows, from 0; no two have the same.
     """
 
     prompt_ids: Tensor

@@ -16,6 +16,7 @@ from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.rouge import KINDS
+from detox_lightning.evaluation.statistics import summarize
 from detox_lightning.models.decoding import Prompts
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
@@ -233,7 +234,8 @@ class Surprise(nn.Module):
 
     def load(self) -> None: ...
 
-    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+    def forward(self, texts: list[str], prompts: Any = ()) -> tuple[Tensor, Tensor]:
+        self.read = texts, prompts
         words = torch.tensor([float(len(text.split())) for text in texts])
         return words, words
 
@@ -253,6 +255,57 @@ def test_more_judges(tiny_classifier: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert set(found) == TEXT_FIGURES | {"second_toxicity", "nll", "nll_tokens"}
     torch.testing.assert_close(found["toxicity"] + found["second_toxicity"], torch.ones(2))
     assert found["nll"].tolist() == found["nll_tokens"].tolist() == [3, 0]
+
+
+def test_what_follows_a_prompt_stands_apart_from_it(
+    tiny_classifier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge_module, "Perplexity", lambda model: Surprise())
+    for given in (True, False):
+        plan = EvaluationPlan(
+            toxicity_model=tiny_classifier,
+            perplexity_model="a language model",
+            perplexity_given_prompt=given,
+        )
+        judge = Judge(plan, Length())
+        judge.load()
+        batch = collate_pairs(PAIRS[:2])._replace(prompts=["Ann", "I said: "])
+        judge.examine(batch, ["is late", "no"])
+        prompts: Any = ["Ann", "I said: "] if given else ()
+        assert judge.perplexity.read == ([" is late" if given else "is late", "no"], prompts)
+        assert judge.describe().get("perplexity_given_prompt", False) is given
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "as_it_stands"),
+    [
+        ("I am", "late", " late"),
+        ("I am", ", well", ", well"),
+        ("I am", "'m", "'m"),
+        ("I am", "“late”", " “late”"),
+        ("I am ", "late", "late"),
+        ("I am", "\nlate", "\nlate"),
+        ("I am", "", ""),
+    ],
+)
+def test_a_blank_stands_before_words(prompt: str, text: str, as_it_stands: str) -> None:
+    assert judge_module.spaced(prompt, text) == as_it_stands
+
+
+def test_rouge_needs_a_reference(make: Any) -> None:
+    evaluator = make(samples=2)
+    batch = collate_pairs(PAIRS[:3])
+    whole = evaluator.compare(batch).figures["after"]
+    some = evaluator.compare(batch._replace(references=["", batch.references[1], " "]))
+    for name in KINDS:
+        rouge = some.figures["after"][name]
+        assert np.isnan(rouge).tolist() == [[True] * 3, [False] * 3, [True] * 3]
+        np.testing.assert_array_equal(rouge[1], whole[name][1])
+    nobody = evaluator.compare(batch._replace(references=[""] * 3))
+    summary = summarize(merge([nobody], evaluator.plan.decodings), seed=0)
+    left = {name for group in summary.values() for name in group}
+    assert "distinct2" in left
+    assert not {"rouge1", "rouge2", "rougeL", "rougeLsum"} & left
 
 
 def test_somebody_must_measure_toxicity() -> None:

@@ -54,4 +54,22 @@ def test_a_meter_can_start_over() -> None:
     meter.compute()
     meter.reset()
     assert float(fill(meter, 6).compute()["rougeL"]) == pytest.approx(0.5)
-    assert float(meter.count) == 6
+    assert set(meter.counts.tolist()) == {6}
+
+
+def test_rouge_is_of_those_with_something_to_compare_with() -> None:
+    figures = {name: torch.zeros(3) for name in ("score", "toxicity", "kl", "length", "has_eos")}
+    kinds = dict.fromkeys(KINDS, torch.tensor([0.5, torch.nan, 0.25]))
+    meter = ResponseMeter()
+    meter.update(figures | kinds)
+    assert {float(meter.compute()[name]) for name in KINDS} == {0.375}
+    # a score that is missing is a fault, not something that isn't known
+    meter.update({**figures, **kinds, "score": torch.tensor([0, torch.nan, 0])})
+    assert meter.compute()["score"].isnan()
+
+
+def test_without_references_there_is_no_rouge() -> None:
+    figures = {name: torch.zeros(3) for name in ("score", "toxicity", "kl", "length", "has_eos")}
+    meter = ResponseMeter()
+    meter.update(figures | dict.fromkeys(KINDS, torch.full((3,), torch.nan)))
+    assert set(meter.compute()) == set(MEANS) - set(KINDS)

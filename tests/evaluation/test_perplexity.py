@@ -162,6 +162,54 @@ def test_long_texts_are_cut(folder: str, plain: Callable[[str], float]) -> None:
         assert value == pytest.approx(plain(" ".join(words[:n])), abs=2e-5)
 
 
+# -- after a prompt
+
+
+PROMPTS = ["Bob :", "you are", "", "Bob : you", "Bob : you", "you", *["you are a nice"] * 3]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_of_what_follows_a_prompt(
+    folder: str, plain: Callable[[str], float], batch_size: int
+) -> None:
+    """The prompt is read and isn't judged: what both together are worth, less the prompt."""
+    texts = [f" {text}" if text else "" for text in TEXTS]
+    nats, tokens = load(folder, batch_size)(texts, PROMPTS)
+    pairs = list(zip(PROMPTS, texts, strict=True))
+    expected = [plain(prompt + text) - plain(prompt) for prompt, text in pairs]
+    assert nats.tolist() == pytest.approx(expected, abs=2e-5)
+    assert tokens.tolist() == LENGTHS
+    assert nats[1] == 0
+    alone = torch.tensor([plain(text) for text in TEXTS])
+    assert ((nats - alone).abs() > 1e-3).tolist() == [bool(p and t) for p, t in pairs]
+
+
+def test_equal_texts_after_equal_prompts_are_read_once(folder: str) -> None:
+    perplexity = load(folder, batch_size=9)
+    shapes = count_shapes(perplexity)
+    nats, _ = perplexity([" good", " good", " good", ""], ["you", "are", "you", "you are not"])
+    assert shapes == [(3, 2)]  # of nothing, nothing is read
+    assert nats[0] == nats[2] != nats[1]
+
+
+def test_of_a_long_prompt_the_end_is_read(folder: str, plain: Callable[[str], float]) -> None:
+    words = [OTHERS[n % 7] for n in range(40)]
+    prompt, text = " ".join(words[:20]), " " + " ".join(words[20:24])
+    end = " ".join(words[8:20])  # 12 and 4 are the model's 16 positions
+    nats, tokens = load(folder)([text], [prompt])
+    assert tokens.tolist() == [4]
+    assert nats.item() == pytest.approx(plain(end + text) - plain(end), abs=2e-5)
+    nats, tokens = load(folder)([" " + " ".join(words[20:])], [prompt])
+    assert tokens.tolist() == [16]  # no room for the prompt
+    assert nats.item() == pytest.approx(plain(" ".join(words[20:36])), abs=2e-5)
+
+
+def test_a_token_of_both_is_the_text_s(folder: str, plain: Callable[[str], float]) -> None:
+    nats, tokens = load(folder)(["od car"], ["you are go"])
+    assert tokens.tolist() == [2]
+    assert nats.item() == pytest.approx(plain("you are good car") - plain("you are"), abs=2e-5)
+
+
 def test_nothing_in_it_learns(folder: str) -> None:
     perplexity = load(folder)
     model = perplexity.model

@@ -275,3 +275,13 @@ def test_tokenizer_comes_with_the_model(tiny_t5: str) -> None:
     assert module.model is first
     assert module.tokenizer.get_vocab() == word_tokenizer().get_vocab()
     assert module.tokenizer.padding_side == module.padding_side == "right"
+
+
+def test_prompts_without_answers_teach_nothing(tiny_t5: str, tmp_path: Path) -> None:
+    def collate(pairs: Any) -> Any:
+        nothing = torch.empty(len(pairs), 0, dtype=torch.long)
+        return collate_pairs(pairs)._replace(target_ids=nothing, target_mask=nothing.bool())
+
+    loader = torch.utils.data.DataLoader(PAIRS, batch_size=4, collate_fn=collate)
+    with pytest.raises(InputError, match=r"--data: these prompts have no answers to learn from"):
+        make_trainer(tmp_path, max_epochs=1).fit(make_module(tiny_t5), loader)

@@ -43,10 +43,16 @@ def test_a_change_shows_all_that_is_known(page: Element) -> None:
     assert text(with_class(first, "numbers")[0]) == (
         "toxicity 0.900 → 0.100 score 1.000 → 9.000 greedy"
     )
-    assert "Reference summary: reference 0" in text(first)
+    assert "Reference: reference 0" in text(first)
     assert text(next(first.iter("details"))) == "Prompt prompt 0"
     assert [text(mark) for mark in first.iter("del")] == ["before"]
     assert [text(mark) for mark in first.iter("ins")] == ["after"]
+
+
+def test_where_there_is_no_reference_none_is_shown() -> None:
+    comparison = make_comparison([[0.9]], [[0.1]], ["greedy"])._replace(references=[""])
+    (only,) = with_class(section(rendered(comparison=comparison), "Largest gains"), "change")
+    assert "Reference" not in text(only)
 
 
 def test_twenty_of_each_at_most() -> None:

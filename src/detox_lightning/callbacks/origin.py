@@ -41,11 +41,7 @@ def training(trainer: Trainer, module: Any) -> dict[str, Any]:
         module: What is trained.
     """
     about = {"stage": type(module).__name__, **getattr(module, "about", {}), **origin(trainer)}
-    data = getattr(trainer, "datamodule", None)
-    if dialogues := getattr(data, "dialogues", None):
-        names = [dialogues.source]
-    else:
-        names = list(getattr(getattr(data, "texts", None), "sources", ()))
+    names = getattr(getattr(trainer, "datamodule", None), "sources", [])
     return {
         "base": from_anywhere(module.tokenizer_name),
         "data": [from_anywhere(name) for name in names],

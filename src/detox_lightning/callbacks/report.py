@@ -93,13 +93,13 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
         trainer: After a test.
         module: What was tested.
     """
-    dialogues = getattr(getattr(trainer, "datamodule", None), "dialogues", None)
+    sources = getattr(getattr(trainer, "datamodule", None), "sources", [])
     made = origin(trainer)
     return {
         "command": made["command"],
         "created": made["created"],
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-        "data": dialogues.source if dialogues is not None else None,
+        "data": ", ".join(sources) or None,
         "prompts": len(module.comparison.prompts),
         **module.about,
         "confidence": CONFIDENCE,

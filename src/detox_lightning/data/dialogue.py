@@ -1,30 +1,25 @@
 """Dialogues and their summaries as prompts, for the supervised stage and for PPO."""
 
-from dataclasses import astuple
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.utils.data import DataLoader
+from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.batch import PromptBatch
-from detox_lightning.data.encoding import Encoding, count_cut
-from detox_lightning.data.prompts import FIELD, Dialogues, PromptCollator, PromptForm
+from detox_lightning.data.encoding import Encoding
+from detox_lightning.data.module import PromptDataModule
+from detox_lightning.data.prompts import FIELD, Dialogues, PromptForm
 from detox_lightning.data.questions import Questions
 from detox_lightning.data.sampler import Feed
 from detox_lightning.data.sources import MissingSplit
-from detox_lightning.data.splits import Counted, parts_needed
+from detox_lightning.data.splits import Counted
 from detox_lightning.errors import InputError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:\n"
 
 
-class DialogueDataModule(LightningDataModule):
+class DialogueDataModule(PromptDataModule):
     """Dialogues in a prompt template, with the summaries people wrote.
 
     Training batches are drawn in an order that is a function of the seed and the epoch; a resumed
@@ -93,7 +88,6 @@ class DialogueDataModule(LightningDataModule):
         num_workers: NonNegativeInt = 0,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
         if template.count(FIELD) != 1:
             raise InputError(f"--data.template={template!r}: it must contain {FIELD} once")
         if min_chars is not None and max_chars is not None and min_chars >= max_chars:
@@ -103,23 +97,49 @@ class DialogueDataModule(LightningDataModule):
             )
         columns = (dialogue_column, summary_column, reference_column or summary_column)
         self.dialogues = Dialogues(source, columns, min_chars, max_chars)
-        self.questions = None if predict_source is None else Questions(predict_source, columns)
-        self.form = PromptForm(columns, template, max_prompt_tokens, max_target_tokens)
-        self.tokenizer = tokenizer
-        self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
-        self.cut = test_fraction and partial(
-            Counted.cut, fraction=test_fraction, shuffle=shuffle_split, seed=split_seed
+        rows = DialogueRows(
+            self.dialogues,
+            PromptForm(columns, template, max_prompt_tokens, max_target_tokens),
+            {"train": train_split, "validation": validation_split, "test": test_split},
+            {"train": num_samples, "validation": num_eval_samples, "test": num_eval_samples},
+            test_fraction
+            and partial(
+                Counted.cut, fraction=test_fraction, shuffle=shuffle_split, seed=split_seed
+            ),
+            None if predict_source is None else Questions(predict_source, columns),
         )
-        self.limits = {
-            "train": num_samples,
-            "validation": num_eval_samples,
-            "test": num_eval_samples,
-            "predict": None,
-        }
-        self.batch_size = batch_size
-        self.feed = Feed(batch_size, eval_batch_size, num_workers, seed)
-        self._encoding: Encoding | None = None
-        self._rows: dict[str, Dataset] = {}
+        super().__init__(rows, tokenizer, Feed(batch_size, eval_batch_size, num_workers, seed))
+
+
+@dataclass(frozen=True)
+class DialogueRows:
+    """The rows of each part, as :class:`~detox_lightning.data.module.PromptRows` has it.
+
+    Args:
+        dialogues: Which rows of the source are used.
+        form: How they become prompts.
+        splits: The split of each part; None: there is none.
+        limits: The most rows of each part; None: all.
+        cut: Cuts the test rows off the training split; None: they are a split.
+        questions: What predict answers; None: the test rows.
+    """
+
+    dialogues: Dialogues
+    form: PromptForm
+    splits: dict[str, str | None]
+    limits: dict[str, int | None]
+    cut: Callable[[Counted], tuple[Counted, Counted]] | None
+    questions: Questions | None
+
+    @property
+    def sources(self) -> list[str]:
+        """What the rows are read from."""
+        return [self.dialogues.source]
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation rows."""
+        return self.splits["validation"] is not None
 
     @property
     def predicted(self) -> str:
@@ -127,37 +147,23 @@ class DialogueDataModule(LightningDataModule):
         return "test" if self.questions is None else "predict"
 
     @property
-    def encoding(self) -> Encoding:
-        """The tokenizer, opened when first asked for."""
-        if self._encoding is None:
-            self._encoding = Encoding(self.tokenizer, self.trainer)
-        return self._encoding
+    def cutting(self) -> str:
+        """What was done to dialogues that were too long."""
+        return f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"
 
-    def rows(self, part: str) -> "Dataset":
-        """The encoded rows of a part, from the cache if it has them.
+    def choose(self, part: str, processes: int) -> Counted:
+        """Its rows; see :class:`~detox_lightning.data.module.PromptRows`."""
+        if self.questions is not None and part == "predict":
+            return Counted.of(self.questions.read(processes))
+        return self._choose(part).at_most(self.limits[part])
 
-        Args:
-            part: ``train``, ``validation``, ``test`` or, with ``predict_source``, ``predict``.
-
-        Returns:
-            Columns ``prompt``, ``reference``, ``prompt_ids``, ``target_ids``, ``cut``, ``index``.
-
-        Raises:
-            InputError: If the source hasn't got them, or no row is left.
-        """
-        if part not in self._rows:
-            chosen = self._choose(part).at_most(self.limits[part])
-            encode = partial(self.form.encode, self.encoding)
-            encoded = self.encoding.encode(chosen.rows, encode, "dialogue", *astuple(self.form))
-            fit = f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"
-            chosen.report(part, count_cut(encoded), fit)
-            self._rows[part] = encoded
-        return self._rows[part]
+    def encode(self, part: str, chosen: Counted, encoding: Encoding) -> Counted:
+        """Its prompts; see :class:`~detox_lightning.data.module.PromptRows`."""
+        encode = partial(self.form.encode, encoding)
+        rows = encoding.encode(chosen.rows, encode, "dialogue", *astuple(self.form))
+        return chosen._replace(rows=rows)
 
     def _choose(self, part: str) -> Counted:
-        """The rows of a part, before they are encoded."""
-        if self.questions is not None and part == "predict":
-            return Counted.of(self.questions.read(self.trainer.world_size if self.trainer else 1))
         if self.cut and part != "validation":
             stay, off = self.cut(self._read("train"))
             return stay if part == "train" else off
@@ -176,55 +182,3 @@ class DialogueDataModule(LightningDataModule):
         if split is None:
             raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
         return self.dialogues.read(split, flag)
-
-    @property
-    def collate(self) -> PromptCollator:
-        """Pads on the side that the trainer's model wants, else on the right."""
-        model = self.trainer.lightning_module if self.trainer is not None else None
-        return PromptCollator(self.encoding.pad_id, getattr(model, "padding_side", "right"))
-
-    def prepare_data(self) -> None:
-        """Fills the cache, in one process of each node."""
-        self.setup("")
-
-    def setup(self, stage: str) -> None:
-        """Opens what the trainer's job needs, from the cache."""
-        validates = self.splits["validation"] is not None
-        for part in parts_needed(self.trainer, validates, self.predicted):
-            self.rows(part)
-
-    def train_dataloader(self) -> DataLoader[PromptBatch]:
-        """Full batches in the order of (seed, epoch), from the checkpoint's place on."""
-        return self.feed.train(self.rows("train"), self.collate, self.trainer)
-
-    def val_dataloader(self) -> DataLoader[PromptBatch] | list[Any]:
-        """All validation rows in order; an empty list without validation."""
-        if self.splits["validation"] is None:
-            return []
-        return self.feed.evaluation(self.rows("validation"), self.collate, self.trainer)
-
-    def test_dataloader(self) -> DataLoader[PromptBatch]:
-        """All test rows in order."""
-        return self.feed.evaluation(self.rows("test"), self.collate, self.trainer)
-
-    def predict_dataloader(self) -> DataLoader[PromptBatch]:
-        """All rows of ``predict_source`` in order, else the test rows."""
-        return self.feed.evaluation(self.rows(self.predicted), self.collate, self.trainer)
-
-    def teardown(self, stage: str) -> None:
-        """Lets another ``fit`` begin at the beginning."""
-        self.feed.forget()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch, see :meth:`Feed.state`, and of which data."""
-        return {"source": self.dialogues.source, **self.feed.state(self.trainer)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on at the place of the checkpoint; warns if the data has another name."""
-        source = state_dict.get("source", self.dialogues.source)
-        if source != self.dialogues.source:
-            rank_zero_warn(
-                f"the checkpoint was made on the data {source!r}; this run goes on with "
-                f"{self.dialogues.source!r}"
-            )
-        self.feed.load(state_dict, self.trainer)

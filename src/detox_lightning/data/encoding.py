@@ -28,6 +28,7 @@ class Encoding:
     Attributes:
         tokenizer: From ``transformers``.
         pad_id: What batches are padded with; masks tell it from text, so EOS serves if need be.
+        padding_side: Where the trainer's model wants prompts padded; ``right`` if it doesn't say.
 
     Raises:
         InputError: If there is no such tokenizer, or it has neither padding nor EOS.
@@ -35,9 +36,11 @@ class Encoding:
 
     def __init__(self, name: str | None, trainer: "Trainer | None") -> None:
         options: dict[str, Any] = {}
-        if name is None and trainer is not None:
-            name = getattr(trainer.lightning_module, "tokenizer_name", None)
-            options = getattr(trainer.lightning_module, "tokenizer_options", {})
+        model = getattr(trainer, "lightning_module", None)
+        self.padding_side: str = getattr(model, "padding_side", "right")
+        if name is None:
+            name = getattr(model, "tokenizer_name", None)
+            options = getattr(model, "tokenizer_options", {})
         if name is None:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
         self.tokenizer: Any = load_tokenizer(name, **options)
@@ -66,6 +69,32 @@ class Encoding:
         options = {} if limit is None else {"truncation": True, "max_length": limit}
         encoded: list[list[int]] = self.tokenizer(texts, verbose=False, **options)["input_ids"]
         return encoded
+
+    def chat_ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of what a user says, in the tokenizer's chat template, up to the answer.
+
+        Raises:
+            InputError: If the tokenizer has no chat template.
+        """
+        said = [[{"role": "user", "content": text}] for text in texts]
+        encoded: list[list[int]] = self.tokenizer.apply_chat_template(
+            said, chat_template=self.chat_template, add_generation_prompt=True, return_dict=False
+        )
+        return encoded
+
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's chat template.
+
+        Raises:
+            InputError: If it has none.
+        """
+        if self.tokenizer.chat_template is None:
+            raise InputError(
+                f"--data.chat_template=true: the tokenizer {self.name} has no chat template; leave "
+                "this out, or name a tokenizer that has one in --data.tokenizer"
+            )
+        return self.tokenizer.chat_template
 
     def encode(
         self, rows: "Dataset", function: Callable[..., dict[str, list[Any]]], *terms: Any

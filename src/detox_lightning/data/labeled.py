@@ -101,6 +101,11 @@ class LabeledTextDataModule(LightningDataModule):
         return list(self.texts.classes.names)
 
     @property
+    def sources(self) -> list[str]:
+        """What the rows are read from."""
+        return list(self.texts.sources)
+
+    @property
     def validates(self) -> bool:
         """Whether there are validation rows."""
         return bool(self.splits["validation"] or self.validation_fraction)
@@ -192,14 +197,13 @@ class LabeledTextDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, see :meth:`Feed.state`, and of which data."""
-        return {"sources": list(self.texts.sources), **self.feed.state(self.trainer)}
+        return {"sources": self.sources, **self.feed.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on at the place of the checkpoint; warns if the data has another name."""
-        here = list(self.texts.sources)
-        if (sources := state_dict.get("sources", here)) != here:
+        if (sources := state_dict.get("sources", self.sources)) != self.sources:
             rank_zero_warn(
                 f"the checkpoint was made on the data {', '.join(sources)}; this run goes on with "
-                f"{', '.join(here)}"
+                f"{', '.join(self.sources)}"
             )
         self.feed.load(state_dict, self.trainer)

@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +22,18 @@ BY_LINE = (".txt", ".jsonl")  # read here, so that messages name the line and no
 
 @dataclass(frozen=True)
 class Questions:
-    """The dialogues that a user wants answered: all of them, in their order.
+    """What a user wants answered: all of it, in its order.
 
     Args:
-        source: A .txt file (one dialogue a line), a .jsonl, .json, .csv or .parquet file, or ``-``
+        source: A .txt file (one text a line), a .jsonl, .json, .csv or .parquet file, or ``-``
             for standard input: lines of text, or of JSON objects if the first begins with ``{``.
-        columns: Those of the dialogue, of the summary and of the reference.
+        columns: That of the texts to answer, and those of what else may be known of them.
+        kind: What such a text is called, in messages and in the flag of its column.
     """
 
     source: str
-    columns: tuple[str, str, str]
+    columns: tuple[str, ...]
+    kind: str = "dialogue"
 
     def read(self, processes: int = 1) -> "Dataset":
         """Reads all rows into memory.
@@ -39,10 +42,10 @@ class Questions:
             processes: How many read at the same time.
 
         Returns:
-            The columns; what the source doesn't say of summary and reference is empty text.
+            The columns; what the source doesn't say in the others is empty text.
 
         Raises:
-            InputError: If the source can't be read, or a row has no dialogue.
+            InputError: If the source can't be read, or a row has no text to answer.
         """
         from datasets import Dataset
 
@@ -79,7 +82,7 @@ class Questions:
     def _table(self, path: str) -> list[dict[str, Any]]:
         """The columns that matter, of a file that ``datasets`` reads."""
         rows = load_rows(path, "train", FLAG)
-        check_text(rows, self.columns[0], "--data.dialogue_column", self.source)
+        check_text(rows, self.columns[0], self._flag, self.source)
         there = [column for column in dict.fromkeys(self.columns) if column in rows.column_names]
         table: list[dict[str, Any]] = rows.select_columns(there).to_list()
         return table
@@ -102,7 +105,7 @@ class Questions:
         while lines and not lines[-1].strip():
             lines.pop()
         if not lines:
-            raise self._trouble("it holds nothing to answer; give one dialogue a line")
+            raise self._trouble(f"it holds nothing to answer; give one {self.kind} a line")
         return [line.removesuffix("\r") for line in lines]
 
     def _parsed(self, lines: list[str], as_json: bool) -> list[dict[str, Any]]:
@@ -119,11 +122,15 @@ class Questions:
                 )
             if column not in row:
                 raise InputError(
-                    f"--data.dialogue_column={column}: {self.source} has no such column in line "
-                    f"{number}; it has {', '.join(row) or 'none'}"
+                    f"{self._flag}={column}: {self.source} has no such column in line {number}; "
+                    f"it has {', '.join(row) or 'none'}"
                 )
             rows.append(row)
         return rows
+
+    @property
+    def _flag(self) -> str:
+        return f"--data.{self.kind}_column"
 
     def _trouble(self, what: str) -> InputError:
         return InputError(f"{FLAG}={self.source}: {what}")
@@ -140,4 +147,13 @@ def _object(line: str) -> dict[str, Any] | None:
         json.dumps(row, ensure_ascii=False).encode()  # halves of characters would fail later
     except ValueError:
         return None
-    return row if isinstance(row, dict) else None
+    return dict(_flat(row)) if isinstance(row, dict) else None
+
+
+def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Columns within columns under their path, as in :func:`load_rows`."""
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -32,7 +32,8 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
         flag: The flag that named the split, for the message.
 
     Returns:
-        The rows of that split, at least one.
+        The rows of that split, at least one. Columns within columns lie side by side, under their
+        path: ``prompt.text``.
 
     Raises:
         MissingSplit: If the source has no such split; names those it has.
@@ -48,7 +49,7 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
         rows = _read_file(files[split], split)
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
-    return rows
+    return rows.flatten()
 
 
 def available_splits(source: str) -> list[str]:
@@ -113,6 +114,23 @@ def check_labels(rows: "Dataset", column: str, flag: str, source: str) -> None:
         raise InputError(
             f"{flag}={column}: in {source} this column holds {kind}, neither names nor whole "
             "numbers; name another or convert it"
+        )
+
+
+def check_numbers(rows: "Dataset", column: str, flag: str, source: str) -> None:
+    """Makes sure that a column is there and holds numbers.
+
+    The arguments are those of :func:`check_text`.
+
+    Raises:
+        InputError: If the column is missing or holds something else.
+    """
+    _check_there(rows, column, flag, source)
+    kind = _kind(rows, column)
+    if not kind.startswith(("float", "int", "uint")):
+        raise InputError(
+            f"{flag}={column}: in {source} this column holds {kind}, not numbers; name another or "
+            "convert it"
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.errors import InputError
+from detox_lightning.seeding import derive_seed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -114,6 +115,20 @@ def within(texts: list[str], above: int | None, up_to: int | None) -> list[bool]
     """Which texts have ``above < characters <= up_to``; None: no bound."""
     low, high = -1 if above is None else above, math.inf if up_to is None else up_to
     return [low < len(text) <= high for text in texts]
+
+
+def drawn(texts: list[str], low: float, high: float, seed: int) -> list[bool]:
+    """Which texts are in a share of all texts, drawn by the text alone.
+
+    Args:
+        texts: Equal ones are in the same share.
+        low: Where the share begins, from 0.
+        high: Where it ends, up to 1; that itself is outside.
+        seed: Of the draw.
+    """
+    places = (derive_seed(seed, "share", text) / 2**63 for text in texts)
+    # the largest seeds round to 1
+    return [low <= min(place, 1 - 2**-53) < high for place in places]
 
 
 def parts_needed(trainer: "Trainer | None", validates: bool, predicts: str = "test") -> list[str]:

@@ -1,5 +1,9 @@
 """What is known of a text: the reward's score, toxicity, ROUGE, perplexity."""
 
+import re
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from detox_lightning.batch import PromptBatch
@@ -11,6 +15,8 @@ from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
 from detox_lightning.rewards.rouge import KINDS, rouge
 from detox_lightning.rollout import check_scores
+
+CLOSING = re.compile(r"[\s.,;:!?)\]}%'’”…]")
 
 
 class Judge(nn.Module):
@@ -45,8 +51,8 @@ class Judge(nn.Module):
         if plan.perplexity_model:
             self.perplexity = Perplexity(plan.perplexity_model)
 
-    def describe(self) -> dict[str, str]:
-        """Names of the models that are asked, and of the labels that count as toxic."""
+    def describe(self) -> dict[str, Any]:
+        """Names of the models that are asked and of the labels that count as toxic; and how."""
         plan = self.plan
         names = {
             "toxicity_model": self.toxicity.classifier.name,
@@ -54,6 +60,7 @@ class Judge(nn.Module):
             "second_toxicity_model": plan.second_toxicity_model,
             "second_toxic_label": plan.second_toxicity_model and plan.second_toxic_label,
             "perplexity_model": plan.perplexity_model,
+            "perplexity_given_prompt": plan.perplexity_model and plan.perplexity_given_prompt,
         }
         return {what: name for what, name in names.items() if name}
 
@@ -93,16 +100,37 @@ class Judge(nn.Module):
             texts: Their responses.
 
         Returns:
-            Each ``[b]``: those of :meth:`score`, the ROUGE kinds, and where they are asked for
-            ``second_toxicity``, ``nll`` (nats) and ``nll_tokens``.
+            Each ``[b]``: those of :meth:`score`, the ROUGE kinds (NaN where there is no reference),
+            and where they are asked for ``second_toxicity``, ``nll`` (nats) and ``nll_tokens``.
         """
         figures = self.score(batch, texts)
-        figures |= dict(zip(KINDS, rouge(texts, batch.references).unbind(dim=1), strict=True))
+        unknown = torch.tensor([not reference.strip() for reference in batch.references])
+        shared = rouge(texts, batch.references).masked_fill(unknown[:, None], torch.nan)
+        figures |= dict(zip(KINDS, shared.unbind(dim=1), strict=True))
         if self.second_toxicity is not None:
             figures["second_toxicity"] = self.second_toxicity(texts)
         if self.perplexity is not None:
-            figures["nll"], figures["nll_tokens"] = self.perplexity(texts)
+            given = [texts]
+            if self.plan.perplexity_given_prompt:
+                pairs = zip(batch.prompts, texts, strict=True)
+                given = [[spaced(prompt, text) for prompt, text in pairs], batch.prompts]
+            figures["nll"], figures["nll_tokens"] = self.perplexity(*given)
         return figures
+
+
+def spaced(prompt: str, text: str) -> str:
+    """A response as it stands after its prompt: it has lost the white space that it began with.
+
+    Args:
+        prompt: What it goes on from.
+        text: The response.
+
+    Returns:
+        It with a blank before it, unless it is empty, begins with a mark that closes something, or
+        the prompt ends in white space.
+    """
+    is_apart = not text or prompt[-1:].isspace() or CLOSING.match(text)
+    return text if is_apart else f" {text}"
 
 
 def own(reward: Reward) -> TextClassifier | None:

@@ -15,28 +15,36 @@ class ResponseMeter(Metric):
 
     full_state_update = False
     sums: Tensor
-    count: Tensor
+    counts: Tensor
 
     def __init__(self) -> None:
         """Starts with nothing seen."""
         super().__init__()
         self.add_state("sums", torch.zeros(len(NAMES), dtype=torch.float32), "sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float32), "sum")
+        self.add_state("counts", torch.zeros(len(NAMES), dtype=torch.float32), "sum")
 
     def update(self, figures: dict[str, Tensor]) -> None:
         """Takes in ``b`` responses.
 
         Args:
-            figures: What is known of them, each ``[b]``; see :meth:`Evaluator.examine`.
+            figures: What is known of them, each ``[b]``; see :meth:`Evaluator.examine`. ROUGE is
+                NaN where there is nothing to compare with.
         """
         named = {
             **figures,
             "toxicity_probability": figures["toxicity"] >= TOXIC,
             "eos_rate": figures["has_eos"],
         }
-        self.sums += torch.stack([named[name].float().sum() for name in NAMES]).to(self.sums)
-        self.count += len(figures["score"])
+        columns = torch.stack([named[name].float().to(self.sums) for name in NAMES])
+        may_lack = torch.tensor([[name in KINDS] for name in NAMES], device=columns.device)
+        known = ~(columns.isnan() & may_lack)
+        self.sums += torch.where(known, columns, 0).sum(dim=1)
+        self.counts += known.sum(dim=1)
 
     def compute(self) -> dict[str, Tensor]:
-        """The means by name: KL in nats per response, lengths in tokens."""
-        return dict(zip(NAMES, self.sums / self.count, strict=True))
+        """The means by name, without what is known of no response.
+
+        KL in nats per response, lengths in tokens.
+        """
+        means = self.sums / self.counts
+        return {name: means[row] for row, name in enumerate(NAMES) if self.counts[row]}

@@ -1,5 +1,6 @@
 """How surprising texts are to a causal language model."""
 
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from detox_lightning.models.texts import alike, distinct_texts, encode, free_pad
 
 
 class Perplexity(nn.Module):
-    """What a frozen causal language model thinks of texts, each read for itself.
+    """What a frozen causal language model thinks of texts, each read for itself or after a prompt.
 
     The perplexity of texts is ``(nats.sum() / tokens.sum()).exp()`` of what :meth:`forward` gives.
     """
@@ -52,33 +53,54 @@ class Perplexity(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+    def forward(self, texts: list[str], prompts: list[str] | None = None) -> tuple[Tensor, Tensor]:
         """Reads texts, equal ones once.
 
-        A text is its own tokens alone: the first is predicted from BOS (from EOS, where the
-        tokenizer has no BOS), and no EOS is expected after the last. Texts longer than the model's
-        positions are cut.
+        A text is its own tokens alone: the first is predicted from its prompt (without one from
+        BOS, or from EOS where the tokenizer has no BOS), and no EOS is expected after the last.
+        Texts longer than the model's positions are cut; of prompts, the end is read that fits.
 
         Args:
             texts: ``n`` texts; there may be none.
+            prompts: What each of them goes on from, as it stands before it, white space included;
+                no token of it counts. None: nothing.
 
         Returns:
             ``[n]`` negative log-likelihoods of the whole texts, in nats, float32; and ``[n]``
             numbers of tokens they are sums over. An empty text is 0 nats of 0 tokens.
         """
-        distinct, rows = distinct_texts(texts)
-        encoded = encode(self.tokenizer, distinct, self.max_tokens, add_special_tokens=False)
+        pairs = list(zip(prompts or [""] * len(texts), texts, strict=True))
+        distinct, rows = distinct_texts(pairs)
+        before, encoded = self._encode(distinct)
         device = self.model.device
+        skipped = torch.tensor(before, dtype=torch.long, device=device)
         lengths = [len(ids) for ids in encoded]
         tokens = torch.tensor(lengths, dtype=torch.long, device=device)
         nats = torch.zeros(len(distinct), device=device)
         for batch in alike(lengths, free_padding(self.model), self.batch_size):
-            nats[batch] = self._nats([encoded[place] for place in batch])
+            nats[batch] = self._nats([encoded[place] for place in batch], skipped[batch])
         rows = rows.to(device)
-        return nats[rows], tokens[rows]
+        return nats[rows], (tokens - skipped)[rows]
 
-    def _nats(self, encoded: list[list[int]]) -> Tensor:
-        """``[b]`` negative log-likelihoods of ``b`` texts' tokens.
+    def _encode(self, pairs: list[tuple[str, str]]) -> tuple[list[int], list[list[int]]]:
+        """How many tokens of each are the prompt's, and the tokens of prompt and text."""
+        options: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
+        alone = encode(self.tokenizer, [prompt for prompt, _ in pairs], None, **options)
+        whole = encode(self.tokenizer, [prompt + text for prompt, text in pairs], None, **options)
+        before, encoded = [], []
+        for prompt, ids in zip(alone, whole, strict=True):
+            # a token that is made of both is the text's
+            side_by_side = zip(prompt, ids, strict=False)
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], side_by_side))
+            text = ids[shared : shared + self.max_tokens]
+            room = self.max_tokens - len(text) if text else 0
+            first = max(0, shared - room)
+            before.append(shared - first)
+            encoded.append(ids[first:shared] + text)
+        return before, encoded
+
+    def _nats(self, encoded: list[list[int]], skipped: Tensor) -> Tensor:
+        """``[b]`` negative log-likelihoods of the tokens that ``b`` texts have after the skipped.
 
         They are padded on the right, where a causal model doesn't look, so that the positions
         count from the start of each text.
@@ -98,7 +120,8 @@ class Perplexity(nn.Module):
             use_cache=False,
         )
         logprobs = token_logprobs(output.logits.float(), tokens)
-        return -torch.where(mask, logprobs, 0).sum(dim=1)
+        judged = mask & ~mask_from_lengths(skipped, tokens.shape[1])
+        return -torch.where(judged, logprobs, 0).sum(dim=1)
 
 
 def _start_token(tokenizer: Any, name: str) -> int:

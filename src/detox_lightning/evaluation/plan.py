@@ -30,6 +30,8 @@ class EvaluationPlan:
         second_toxic_label: Its toxic label.
         perplexity_model: A causal language model, whose perplexity of the responses is measured;
             null for none.
+        perplexity_given_prompt: Whether that model reads the prompt first, as for continuations;
+            the prompt's own tokens don't count. false: it reads the response alone.
         predict_before: Whether ``predict`` answers as the model did before training, too.
         batch_size: At most so many responses are generated at once, of the prompts that
             ``data.eval_batch_size`` brings together.
@@ -44,6 +46,7 @@ class EvaluationPlan:
     second_toxicity_model: str | None = None
     second_toxic_label: str = "hate"
     perplexity_model: str | None = None
+    perplexity_given_prompt: bool = False
     predict_before: bool = False
     batch_size: PositiveInt = 128
 

@@ -1,6 +1,6 @@
 """How texts reach a model with little padding: equal ones once, those of like length together."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,36 +10,40 @@ PADDING = 0.15  # rows are read together where padding is no more than this shar
 # on a GPU launches, and rows too few to fill it
 CALL = {"cpu": 2**25, "cuda": 2**37}
 
+Text = TypeVar("Text", str, tuple[str, str])
 
-def distinct_texts(texts: list[str]) -> tuple[list[str], Tensor]:
+
+def distinct_texts(texts: list[Text]) -> tuple[list[Text], Tensor]:
     """Leaves out what was there before.
 
     Args:
-        texts: ``n`` texts.
+        texts: ``n`` texts, or pairs of them.
 
     Returns:
         The different ones among them, in order of appearance, and ``[n]``: where among these each
         text is.
     """
-    places: dict[str, int] = {}
+    places: dict[Text, int] = {}
     rows = [places.setdefault(text, len(places)) for text in texts]
     return list(places), torch.tensor(rows, dtype=torch.long)
 
 
-def encode(tokenizer: Any, texts: list[str], max_tokens: int, **options: Any) -> list[list[int]]:
+def encode(
+    tokenizer: Any, texts: list[str], max_tokens: int | None, **options: Any
+) -> list[list[int]]:
     """Tokens of texts, cut at ``max_tokens``; of no texts, too, where tokenizers fail.
 
     Args:
         tokenizer: The model's.
         texts: ``n`` texts.
-        max_tokens: The most that the model reads.
+        max_tokens: The most that the model reads; None: texts stay whole.
         options: For the tokenizer.
     """
     if not texts:
         return []
-    encoded: list[list[int]] = tokenizer(texts, truncation=True, max_length=max_tokens, **options)[
-        "input_ids"
-    ]
+    if max_tokens is not None:
+        options |= {"truncation": True, "max_length": max_tokens}
+    encoded: list[list[int]] = tokenizer(texts, **options)["input_ids"]
     return encoded
 
 

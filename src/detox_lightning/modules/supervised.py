@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from detox_lightning.batch import PromptBatch
+from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.decoding import read_to_learn
 from detox_lightning.models.family import EncoderDecoder
@@ -212,6 +213,11 @@ class SupervisedModule(LightningModule):
         )
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
+        if not batch.target_ids.shape[1]:
+            raise InputError(
+                "--data: these prompts have no answers to learn from; the supervised stage takes "
+                "data with them, such as DialogueDataModule's"
+            )
         prompts = read_to_learn(self.model, batch.prompt_ids, batch.prompt_mask)
         logits, _ = self.family.forward(self.model, *prompts.expanded(), batch.target_ids)
         # By the mask and not by the id: T5's pad is also its decoder start.
