@@ -8,7 +8,7 @@ from torch import Tensor
 PADDING = 0.15  # rows are read together where padding is no more than this share of their tokens
 # or costs no more than to call a layer, in multiplications by its weights: Python has a price, and
 # on a GPU launches, and rows too few to fill it
-CALL = {"cpu": 2**25, "cuda": 2**37}
+CALL = {"cpu": 2**22, "cuda": 2**37}
 
 Text = TypeVar("Text", str, tuple[str, str])
 
