@@ -15,7 +15,9 @@ from detox_lightning.algorithm.types import Rollout
 from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.models.decoding import Decoded
+from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
+from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.rewards import Reward, WeightedReward
@@ -84,6 +86,52 @@ def test_a_policy_answers(policy: Policy) -> None:
     assert responses.ids.shape == responses.mask.shape
     assert responses.ids.shape[1] <= 5
     assert responses.mask[:, 0].all()
+
+
+LIMIT = 40
+
+
+@pytest.mark.parametrize(("temperature", "min_new_tokens"), [(1.0, 0), (0.6, LIMIT)])
+def test_what_is_noted_while_sampling_is_what_a_forward_pass_says(
+    tiny_t5: str, temperature: float, min_new_tokens: int
+) -> None:
+    sampling = Sampling(LIMIT, min_new_tokens, temperature)
+    torch.manual_seed(0)
+    speaking = load_policy(tiny_t5, LoRA(r=4), sampling)
+    for parameter in speaking.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    speaking.base.get_output_embeddings().weight.data[EOS] *= 10  # some responses end early
+    speaking.double()
+    prompts = speaking.read(BATCH.prompt_ids, BATCH.prompt_mask)
+    torch.manual_seed(1)
+    draws = Draws()
+    choose = sampling.choose(speaking.eos_token_id, draws)
+    responses = respond(speaking, TOKENIZER, prompts, choose, LIMIT, draws)
+    now = speaking(BATCH.prompt_ids, BATCH.prompt_mask, responses.ids)
+    real = responses.mask
+    assert real.all() == bool(min_new_tokens)
+    for noted, said in zip(responses.noted, now[:2], strict=True):
+        assert not noted.requires_grad
+        assert noted[real].abs().max() > 0.1
+        torch.testing.assert_close(noted[real], said[real].detach(), atol=2e-6, rtol=0)
+    noted = measure(speaking, BATCH, responses, SCORES)
+    asked = measure(speaking, BATCH, responses._replace(noted=None), SCORES)
+    for field in ("old_logprobs", "ref_logprobs", "kl", "values"):
+        ours, theirs = (getattr(rollout, field)[real] for rollout in (noted, asked))
+        torch.testing.assert_close(ours, theirs, atol=4e-6, rtol=0)
+    assert torch.equal(noted.old_logprobs, responses.noted.logprobs)
+
+
+def test_what_is_noted_counts_where_it_is_exact(tiny_t5: str) -> None:
+    exact = load_policy(tiny_t5, LoRA(r=4), Sampling())
+    assert exact.notes_exactly
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not exact.notes_exactly
+    for sampling in (Sampling(top_k=5), Sampling(top_p=0.9)):
+        assert not load_policy(tiny_t5, LoRA(r=4), sampling).notes_exactly
+    half = load_policy(tiny_t5, LoRA(r=4), Sampling(), weights=Weights(dtype="bfloat16"))
+    assert not half.notes_exactly
 
 
 class Grading(Reward):

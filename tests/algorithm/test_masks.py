@@ -18,6 +18,7 @@ from detox_lightning.algorithm.masks import (
     masked_sum,
     response_lengths,
     whiten,
+    widths,
 )
 
 EOS = 1
@@ -116,3 +117,8 @@ def test_two_ranks_whiten_as_one(first: int, shift_mean: bool) -> None:
     assert torch.allclose(torch.cat(whitened), whiten(x, mask, shift_mean), atol=1e-6)
     means = on_ranks(masked_mean, parts)
     assert [float(mean) for mean in means] == pytest.approx([float(masked_mean(x, mask))] * 2)
+
+
+def test_widths_go_up_to_the_last_real_position() -> None:
+    mask = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]).bool()
+    assert widths(mask).tolist() == [3, 4, 0, 1]

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, ProphetNetConfig
 
 from architectures import BART_LIKE, CONFIGS, TOKENS, save_random
-from detox_lightning.models.decoding import decode, read
+from detox_lightning.models import decoding
+from detox_lightning.models.decoding import decode, read, read_at_once
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws, PromptNoise
@@ -180,6 +181,27 @@ def test_equal_prompts_are_read_once_and_long_ones_apart(
     hidden, mask = prompts.expanded()
     assert torch.equal(mask, MASK.repeat(3, 1))
     torch.testing.assert_close(hidden[mask], whole.repeat(3, 1, 1)[mask], atol=1e-6, rtol=0)
+
+
+def test_learning_from_prompts_read_apart_is_learning_from_all_at_once(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = IDS.repeat(2, 1), MASK.repeat(2, 1), torch.randint(3, 90, (12, 5))
+    weights = [p for name, p in policy.named_parameters() if p.requires_grad]
+    found = []
+    for slack in (0, 10**6):
+        monkeypatch.setattr(decoding, "free_padding", lambda model, slack=slack: slack)
+        for way in (read, read_at_once):
+            monkeypatch.setattr("detox_lightning.models.policy.read_to_learn", way)
+            said = policy(*rows)
+            share = torch.linspace(-1, 1, 60).view(12, 5)
+            loss = ((said.logprobs + said.values) * share).sum()
+            found.append([loss.detach(), *torch.autograd.grad(loss, weights)])
+    assert max(float(x.abs().max()) for x in found[0]) > 0.1
+    for other in found[1:]:
+        for x, y in zip(found[0], other, strict=True):
+            # logits are float32, and so are the variances in T5's norms
+            assert (x - y).abs().max() <= 1e-4 * max(1, float(x.abs().max()))
 
 
 def test_weights_are_seen_as_they_are_by_then(fond_of_eos: Policy) -> None:
