@@ -34,6 +34,7 @@ SETTINGS = (
     "threads",
     "batch_size",
     "mini_batch_size",
+    "micro_batch_size",
     "ppo_epochs",
     "new_tokens",
 )
@@ -158,6 +159,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of each side")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--mini_batch_size", type=int, default=4)
+    parser.add_argument(
+        "--micro_batch_size",
+        type=int,
+        help="responses of a forward pass in our update, to save memory; by default the mini-batch",
+    )
     parser.add_argument("--ppo_epochs", type=int, default=1)
     parser.add_argument("--new_tokens", type=int, default=100, help="of every response")
     parser.add_argument("--rounds", type=int, default=7, help="that are measured")

@@ -52,6 +52,7 @@ def config(job: Mapping[str, Any]) -> dict[str, Any]:
         "sampling": {"max_new_tokens": tokens, "min_new_tokens": tokens},
         "ppo_epochs": job["ppo_epochs"],
         "mini_batch_size": job["mini_batch_size"],
+        "micro_batch_size": job.get("micro_batch_size"),
     }
     data = {
         "source": f"{folder}/prompts.jsonl",
