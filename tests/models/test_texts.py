@@ -3,9 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from conftest import word_tokenizer
-from detox_lightning.models.texts import PADDING, alike, distinct_texts, encode, token_limit
+from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
+
+CPU = torch.device("cpu")
 
 
 def test_equal_texts_share_a_place() -> None:
@@ -23,13 +26,18 @@ def test_groups_are_padded_by_no_more_than_a_bound() -> None:
     assert groups == [[3], [0, 2, 4], [5, 1, 6], [7]]
     for group in groups:
         real = [lengths[row] for row in group]
-        padding = max(real) * len(real) - sum(real)
-        assert padding <= max(PADDING * sum(real), 64)
-
-
-def test_a_few_tokens_of_padding_are_always_allowed() -> None:
+        assert max(real) * len(real) - sum(real) <= 64
     assert alike([1, 30, 2, 30], slack=64) == [[1, 3, 2, 0]]
     assert alike([1, 0, 64, 0], slack=64) == [[2, 0], [1, 3]]
+
+
+def test_a_small_model_is_called_less_often() -> None:
+    """Its tokens are cheap, and a call is not."""
+    free = [
+        free_padding(SimpleNamespace(config=SimpleNamespace(hidden_size=d), device=CPU))
+        for d in (64, 128, 768)
+    ]
+    assert free == [32 + 85, 32 + 21, 32]
 
 
 def test_groups_have_a_largest_size() -> None:

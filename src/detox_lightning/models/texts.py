@@ -5,9 +5,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-PADDING = 0.15  # rows are read together where padding is no more than this share of their tokens
-# or costs no more than to call a layer, in multiplications by its weights: Python has a price, and
-# on a GPU launches, and rows too few to fill it
+# what it costs to call a model once more: weights are read again, which takes as long as so many
+# tokens; and each layer is called, in multiplications by its weights: Python has a price, and on a
+# GPU launches, and rows too few to fill it
+AGAIN = 32
 CALL = {"cpu": 2**22, "cuda": 2**37}
 
 Text = TypeVar("Text", str, tuple[str, str])
@@ -54,7 +55,7 @@ def free_padding(model: Any) -> int:
         model: From transformers; a layer of it is taken to have ``12 d²`` weights.
     """
     width = getattr(model.config, "hidden_size", 1024)
-    return CALL.get(model.device.type, CALL["cuda"]) // (12 * width**2)
+    return AGAIN + CALL.get(model.device.type, CALL["cuda"]) // (12 * width**2)
 
 
 def alike(lengths: list[int], slack: int, most: int | None = None) -> list[list[int]]:
@@ -66,20 +67,19 @@ def alike(lengths: list[int], slack: int, most: int | None = None) -> list[list[
         most: Rows of one group at most; None: as many as there are.
 
     Returns:
-        Groups of places, the longest first; of each, at most :data:`PADDING` of the tokens, or
-        ``slack`` tokens, are padding.
+        Groups of places, the longest first; padded to its longest, each has at most ``slack``
+        tokens of padding.
     """
     groups: list[list[int]] = []
-    padding = real = 0
+    padding = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         longest = lengths[groups[-1][0]] if groups else 0
         padding += longest - lengths[row]
-        real += lengths[row]
-        if groups and len(groups[-1]) != most and padding <= max(PADDING * real, slack):
+        if groups and len(groups[-1]) != most and padding <= slack:
             groups[-1].append(row)
         else:
             groups.append([row])
-            padding, real = 0, lengths[row]
+            padding = 0
     return groups
 
 
