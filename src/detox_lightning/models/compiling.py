@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 Step = Callable[..., tuple[Tensor, Tensor]]
+MOST = 16  # compiled steps, each with room of its own for keys and values
 VERSIONS = 256  # of a step that torch's compiler may hold: it thinks of a few, and then refuses
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detox_lightning.models import compiling
 from detox_lightning.models.compiling import Compiled, Step, kept_tensors
 
 WIDTH = 64  # prompts are padded to multiples of this, and so is the room for responses
@@ -87,7 +88,8 @@ class Recorder:
         Args:
             model: From transformers.
         """
-        return bool(model.device.type == "cuda" if self.compiling is None else self.compiling)
+        wanted = model.device.type == "cuda" if self.compiling is None else self.compiling
+        return wanted and can_record(model, to_compile=True)
 
     def steps(self, model: Any, cache: Any, mask: Tensor, limit: int) -> "RecordedSteps | None":
         """Steps that go on from a cache.
@@ -101,7 +103,7 @@ class Recorder:
         Returns:
             None where the model can't be recorded.
         """
-        if can_record(model, self.compiles(model)) and is_plain(cache):
+        if (self.compiles(model) or can_record(model)) and is_plain(cache):
             return RecordedSteps(self, model, cache, mask, limit)
         return None
 
@@ -116,8 +118,9 @@ class Recorder:
         key = id(model), active(model), autocast(model), shapes
         if key not in self.recordings:
             # torch never gives a recording's memory back: one is not given up for another
-            wanted = len(self.recordings) < MOST
-            make = partial(self._compiled, model) if self.compiles(model) else record
+            compiles = self.compiles(model)
+            wanted = len(self.recordings) < (compiling.MOST if compiles else MOST)
+            make = partial(self._compiled, model) if compiles else record
             self.recordings[key] = Recording(step_of(model), make if wanted else None)
         return self.recordings[key]
 
@@ -185,18 +188,18 @@ class RecordedSteps:
         self.play = None
 
 
-def can_record(model: Any, compiling: bool = False) -> bool:
+def can_record(model: Any, to_compile: bool = False) -> bool:
     """Whether a model's decode step is the same operations whatever the position.
 
     Args:
         model: From transformers.
-        compiling: Whether it is to be compiled, which holds for any device and under autocast.
+        to_compile: Whether it is to be compiled, which holds for any device and under autocast.
     """
     return (
         model._can_compile_fullgraph
         and model.config._attn_implementation in ("sdpa", "eager")
         and model.dtype.is_floating_point
-        and (compiling or (model.device.type == "cpu" and autocast(model) is None))
+        and (to_compile or (model.device.type == "cpu" and autocast(model) is None))
         and getattr(model, "hf_quantizer", None) is None
         and not hasattr(model, "unshard")  # FSDP's weights move
     )
