@@ -202,6 +202,18 @@ def test_a_step_compiled_under_autocast_says_what_the_plain_one_says_under_it(
     assert (got - expected).abs().max() < 0.1 * (other - expected).abs().max()
 
 
+def test_rows_that_have_ended_are_dropped_at_sizes_that_are_compiled(
+    tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(decoding, "PACES", {"cpu": Pace(3, 2)})
+    policy = to_compile(save_random("FLAN-T5", tmp_path)).double()
+    for _ in range(2):
+        check_equal(policy)
+    played = [x.function for x in policy.recorder.recordings.values()]
+    assert [len(x.inputs[0]) for x in played if isinstance(x, Compiled)] == [6, 3]
+
+
 def test_what_cant_be_compiled_goes_on_step_by_step(
     tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch
 ) -> None:
