@@ -1,7 +1,7 @@
 """Responses from a model's own layers: each prompt is read once, rows that have ended are dropped.
 
-Where it can, a step is recorded once and then played back (see :mod:`.recording`); the tokens are
-those that transformers' ``generate`` gives.
+Where it can, a step is recorded once and then played back (see :mod:`.recording`), on a GPU
+compiled; the tokens are those that transformers' ``generate`` gives.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -9,9 +9,28 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from detox_lightning.algorithm.masks import response_lengths
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Choose
 from detox_lightning.models.texts import alike, free_padding
+
+
+class Pace(NamedTuple):
+    """How a decoder's rows are watched.
+
+    Attributes:
+        every: After so many steps it is asked which rows have ended. To ask a GPU is to wait for
+            it, which costs more than a few steps for nothing.
+        least: Fewer rows than this are not gone on with alone. Each number of rows is compiled
+            for tens of seconds; and with few, a GPU's step is mostly the reading of the weights.
+    """
+
+    every: int
+    least: int
+
+
+PACES = {"cuda": Pace(8, 32)}
+PACE = Pace(1, 1)  # of other devices
 
 
 class Prompts(NamedTuple):
@@ -53,7 +72,10 @@ class Steps(Protocol):
     """A decoder under way."""
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[r, V]`` and last hidden states ``[r, d]`` after these tokens (``[r]``)."""
+        """Logits ``[r, V]`` and last hidden states ``[r, d]`` after these tokens (``[r]``).
+
+        They are good until the next call, which may overwrite them.
+        """
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with some of its rows only."""
@@ -142,16 +164,19 @@ def decode(
     live = torch.ones_like(rows, dtype=torch.bool)
     steps, (logits, states) = begin(model, prompts, config.decoder_start_token_id, limit, recorder)
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
+    every, least = PACES.get(rows.device.type, PACE)
     for step in range(limit):
         tokens = choose(logits.float(), rows, step).where(live, pad)
         responses[rows, step], hidden[rows, step] = tokens, states
         live &= tokens != eos
-        left = int(live.sum())
-        if left == 0 or step + 1 == limit:
-            return Decoded(responses[:, : step + 1], hidden[:, : step + 1])
-        if 2 * left <= len(rows):
-            # to half at a time: a recorded step is of a fixed size
-            kept = live.int().argsort(descending=True, stable=True)[: (len(rows) + 1) // 2]
+        is_last = step + 1 == limit
+        left = len(rows) if (step + 1) % every else int(live.sum())
+        if left == 0 or is_last:
+            longest = int(response_lengths(responses[:, : step + 1], eos).max())
+            return Decoded(responses[:, :longest], hidden[:, :longest])
+        half = (len(rows) + 1) // 2  # a half at a time: a recorded step is of a fixed size
+        if 2 * left <= len(rows) and half >= least:
+            kept = live.int().argsort(descending=True, stable=True)[:half]
             steps.keep(kept)
             rows, live, tokens = rows[kept], live[kept], tokens[kept]
         logits, states = steps(tokens)

@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detox_lightning.models.compiling import kept_tensors
+
+Kept = dict[tuple[str, torch.dtype, torch.device], Tensor]
+"""Merged weights, by name and kind."""
+
 
 @contextmanager
-def merged(model: Any) -> Iterator[None]:
+def merged(model: Any, kept: Kept | None = None) -> Iterator[None]:
     """Inside the block the active LoRA adapter is part of the weights, which makes a step shorter.
 
     Afterwards the base holds the very tensors that it held before. What can't be merged, or not
@@ -19,11 +24,13 @@ def merged(model: Any) -> Iterator[None]:
 
     Args:
         model: A ``PeftModel``, or any other.
+        kept: Merged weights, which are left in it for next time: they are then at the same
+            addresses. None: they are made anew each time.
     """
     held: list[tuple[Any, dict[str, Tensor]]] = []
     try:
-        with torch.no_grad():
-            for layer in mergeable(model):
+        with kept_tensors():
+            for place, layer in mergeable(model):
                 base = layer.get_base_layer()
                 tensors = {name: x.data for name, x in base.named_parameters(recurse=False)}
                 held.append((layer, tensors))
@@ -33,10 +40,26 @@ def merged(model: Any) -> Iterator[None]:
                     layer.merge()
                 except (RuntimeError, ValueError, NotImplementedError):  # peft can't: beside it is
                     restore(*held.pop())
+                    continue
+                if kept is not None:
+                    keep(kept, place, base)
         yield
     finally:
         for layer, tensors in held:
             restore(layer, tensors)
+
+
+def keep(kept: Kept, place: str, base: Any) -> None:
+    """Puts a layer's merged weights where they were the last time.
+
+    Args:
+        kept: See :func:`merged`.
+        place: The layer's name.
+        base: Its base, with merged weights.
+    """
+    for name, parameter in base.named_parameters(recurse=False):
+        key = f"{place}.{name}", parameter.dtype, parameter.device
+        parameter.data = kept.setdefault(key, parameter.data).copy_(parameter.data)
 
 
 def restore(layer: Any, tensors: dict[str, Tensor]) -> None:
@@ -51,8 +74,8 @@ def restore(layer: Any, tensors: dict[str, Tensor]) -> None:
     layer.merged_adapters.clear()
 
 
-def mergeable(model: Any) -> list[Any]:
-    """The layers with an active LoRA adapter on plain weights of their own.
+def mergeable(model: Any) -> list[tuple[str, Any]]:
+    """The layers with an active LoRA adapter on plain weights of their own, and their names.
 
     Args:
         model: See :func:`merged`.
@@ -65,8 +88,8 @@ def mergeable(model: Any) -> list[Any]:
         id(x) for layer in model.modules() for x in layer._parameters.values() if x is not None
     )
     return [
-        layer
-        for layer in model.modules()
+        (name, layer)
+        for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer)
         and not layer.disable_adapters
         and not layer.merged

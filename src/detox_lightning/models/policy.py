@@ -17,7 +17,7 @@ from detox_lightning.models.decoding import Decoded, Prompts, decode, read, read
 from detox_lightning.models.family import EncoderDecoder, HeadFunction
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, copy_adapter
-from detox_lightning.models.merging import merged
+from detox_lightning.models.merging import Kept, merged
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Choose, Sampling
 from detox_lightning.models.start import Start, find_start, open_start, saved_value_head
@@ -67,6 +67,7 @@ class Policy(nn.Module):
         self.base.generation_config = plain_generation_config(self.base)
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
         self.recorder = Recorder()
+        self.merged_weights: Kept = {}  # where a compiled step finds them
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
         self.began_with_values = False  # whether the value head was trained before
@@ -236,7 +237,8 @@ class Policy(nn.Module):
             choose: Picks the tokens; see :meth:`Sampling.choose`.
             limit: The longest response, in tokens.
         """
-        with merged(self.model):
+        kept = self.merged_weights if self.recorder.compiles(self.base) else None
+        with merged(self.model, kept):
             return decode(self.base, prompts, choose, limit, self.recorder)
 
     def parameter_counts(self) -> dict[str, int]:

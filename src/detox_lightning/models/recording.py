@@ -2,45 +2,65 @@
 
 Most of a small model's decode step is Python that finds out anew what to do. Here the step's tensor
 operations are recorded for one shape of batch and played back by torch's own interpreter. A
-recording refers to the model's parameters and so sees what they hold by then.
+recording refers to the model's parameters and so sees what they hold by then. On a GPU the step is
+compiled instead (see :mod:`.compiling`).
 """
 
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from detox_lightning.models import compiling
+from detox_lightning.models.compiling import Compiled, Step, kept_tensors
+from detox_lightning.models.recordable import active, autocast, can_record, is_plain
+
 WIDTH = 64  # prompts are padded to multiples of this, and so is the room for responses
 MOST = 32  # recordings, of 4 MB and more each
-Step = Callable[..., tuple[Tensor, Tensor]]
 WARM_UP = 64  # calls before a step is recorded, which takes as long as about so many
 
 
 class Recording:
     """A function of tensors, recorded for one shape of them when it has been called often enough.
 
-    What is played back is what was done before, to the last bit.
+    What is played back is what was done before: to the last bit, unless it was compiled.
     """
 
-    def __init__(self, function: Step, wanted: bool = True):
+    def __init__(self, function: Step, make: Callable[[Step, list[Tensor]], Step] | None):
         """Starts with the function itself.
 
         Args:
             function: What it does may depend on the shapes of its inputs alone.
-            wanted: False: it is never recorded.
+            make: Makes of it, and of inputs of these shapes, what is played back; None: it never
+                is.
         """
-        self.function = function
-        self.wanted = wanted
+        self.original = self.function = function
+        self.make = make
         self.calls = 0
 
+    def take(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Takes over inputs.
+
+        Args:
+            inputs: What a series of calls begins with.
+
+        Returns:
+            Those to call it with: the same, or what they were copied into.
+        """
+        if isinstance(self.function, Compiled):
+            if self.function.is_current:
+                return self.function.take(inputs)
+            self.function = self.original
+            self.calls = WARM_UP
+        return inputs
+
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Calls the function or plays it back."""
-        if self.calls == WARM_UP and self.wanted:
-            with suppress(RuntimeError):  # what it does depends on more than shapes
-                self.function = record(self.function, inputs)
+        """Calls the function or plays it back; what it gives is good until the next call."""
+        if self.calls == WARM_UP and self.make is not None:
+            self.function = self.make(self.function, list(inputs))
         self.calls += 1
         # unoptimized: the same kernels at the first call and later
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
@@ -48,11 +68,29 @@ class Recording:
 
 
 class Recorder:
-    """Keeps recordings of a model's decode step by shape."""
+    """Keeps recordings of a model's decode step by shape.
 
-    def __init__(self) -> None:
-        """Starts without any."""
+    Attributes:
+        compiling: Whether steps are compiled; None: those on a GPU are.
+    """
+
+    def __init__(self, compiling: bool | None = None) -> None:
+        """Starts without any.
+
+        Args:
+            compiling: See above.
+        """
+        self.compiling = compiling
         self.recordings: dict[Any, Recording] = {}
+
+    def compiles(self, model: Any) -> bool:
+        """Whether a model's step is compiled, rather than recorded.
+
+        Args:
+            model: From transformers.
+        """
+        wanted = model.device.type == "cuda" if self.compiling is None else self.compiling
+        return wanted and can_record(model, to_compile=True)
 
     def steps(self, model: Any, cache: Any, mask: Tensor, limit: int) -> "RecordedSteps | None":
         """Steps that go on from a cache.
@@ -66,7 +104,7 @@ class Recorder:
         Returns:
             None where the model can't be recorded.
         """
-        if can_record(model) and is_plain(cache):
+        if (self.compiles(model) or can_record(model)) and is_plain(cache):
             return RecordedSteps(self, model, cache, mask, limit)
         return None
 
@@ -77,16 +115,35 @@ class Recorder:
             model: See :meth:`steps`.
             inputs: See :func:`step_of`.
         """
-        key = id(model), active(model), tuple((tuple(x.shape), x.dtype) for x in inputs)
+        shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
+        key = id(model), active(model), autocast(model), shapes
         if key not in self.recordings:
             # torch never gives a recording's memory back: one is not given up for another
-            self.recordings[key] = Recording(step_of(model), len(self.recordings) < MOST)
+            compiles = self.compiles(model)
+            wanted = len(self.recordings) < (compiling.MOST if compiles else MOST)
+            make = partial(self._compiled, model) if compiles else record
+            may = wanted and (compiles or can_record(model))
+            self.recordings[key] = Recording(step_of(model), make if may else None)
         return self.recordings[key]
+
+    def _compiled(self, model: Any, step: Step, inputs: list[Tensor]) -> Step:
+        if self.compiling is False:  # by now
+            return step
+        try:
+            return Compiled(step, model, inputs)
+        except Exception as error:  # a compiler's, a driver's: whatever it is, there's another way
+            self.compiling = False
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"the decode step can't be compiled and stays slow: {reason}", stacklevel=2
+            )
+            return step
 
 
 class RecordedSteps:
     """Steps that are played back; keys and values are written into tensors of a fixed size."""
 
+    @kept_tensors()
     def __init__(self, recorder: Recorder, model: Any, cache: Any, mask: Tensor, limit: int):
         """Takes over the first step's keys and values.
 
@@ -101,51 +158,36 @@ class RecordedSteps:
         own = cache.self_attention_cache.layers
         cross = cache.cross_attention_cache.layers
         self.done = own[0].keys.shape[2]
-        room = padded(limit)
-        self.own = [grown(x, room) for layer in own for x in (layer.keys, layer.values)]
-        wide = padded(mask.shape[1])
-        self.cross = [grown(x, wide) for layer in cross for x in (layer.keys, layer.values)]
-        dtype = self.own[0].dtype
-        shut = torch.finfo(dtype).min
-        self.mask = torch.full((len(mask), 1, 1, wide), shut, dtype=dtype, device=mask.device)
-        self.mask[:, 0, 0, : mask.shape[1]].masked_fill_(mask.bool(), 0)
-        self.own_mask = self.mask.new_full((len(mask), 1, 1, room), shut)
-        self.own_mask[..., : self.done] = 0
+        room, wide = padded(limit), padded(mask.shape[1])
+        own = [grown(x, room) for layer in own for x in (layer.keys, layer.values)]
+        cross = [grown(x, wide) for layer in cross for x in (layer.keys, layer.values)]
+        shut = torch.finfo(own[0].dtype).min
+        masks = [own[0].new_full((len(mask), 1, 1, size), shut) for size in (wide, room)]
+        masks[0][:, 0, 0, : mask.shape[1]].masked_fill_(mask.bool(), 0)
+        masks[1][..., : self.done] = 0
+        tokens = mask.new_zeros(len(mask), 1, dtype=torch.long)
+        position = tokens.new_full((1,), self.done)
+        self.inputs = [tokens, position, *masks, *own, *cross]
         self.play: Recording | None = None
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and last hidden states, as the model's own code gives them."""
-        self.own_mask[..., self.done] = 0
-        position = torch.tensor([self.done], device=tokens.device)
-        inputs = [tokens[:, None], position, self.mask, self.own_mask, *self.own, *self.cross]
         if self.play is None:
-            self.play = self.recorder.recording(self.model, inputs)
+            self.play = self.recorder.recording(self.model, self.inputs)
+            self.inputs = self.play.take(self.inputs)
+        its_tokens, position, _, own_mask, *_ = self.inputs
+        its_tokens.copy_(tokens[:, None])
+        position.fill_(self.done)
+        own_mask[..., self.done] = 0
         self.done += 1
-        return self.play(*inputs)
+        return self.play(*self.inputs)
 
+    @kept_tensors()
     def keep(self, rows: Tensor) -> None:
         """Goes on with some rows."""
-        self.mask, self.own_mask = self.mask[rows], self.own_mask[rows]
-        self.own = [x[rows] for x in self.own]
-        self.cross = [x[rows] for x in self.cross]
+        tokens, position, *others = self.inputs
+        self.inputs = [tokens[rows], position.clone(), *(x[rows] for x in others)]
         self.play = None
-
-
-def can_record(model: Any) -> bool:
-    """Whether a model's decode step is the same operations whatever the position.
-
-    Args:
-        model: From transformers.
-    """
-    return (
-        model._can_compile_fullgraph
-        and model.config._attn_implementation in ("sdpa", "eager")
-        and model.device.type == "cpu"
-        and model.dtype.is_floating_point
-        and not torch.is_autocast_enabled("cpu")
-        and getattr(model, "hf_quantizer", None) is None
-        and not hasattr(model, "unshard")  # FSDP's weights move
-    )
 
 
 def step_of(model: Any) -> Step:
@@ -185,7 +227,7 @@ def step_of(model: Any) -> Step:
 
 
 @torch.no_grad()
-def record(step: Step, inputs: tuple[Tensor, ...]) -> Step:
+def record(step: Step, inputs: list[Tensor]) -> Step:
     """Records a function's tensor operations.
 
     Args:
@@ -193,43 +235,18 @@ def record(step: Step, inputs: tuple[Tensor, ...]) -> Step:
         inputs: What to call it with; those that it writes to are written to.
 
     Returns:
-        A function of inputs of the same shapes.
+        A function of inputs of the same shapes; the same where it depends on more than shapes.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    graph = make_fx(step)(*inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is recorded being fixed, which is the point
-        recorded: Step = torch.jit.trace(graph, inputs, check_trace=False, strict=False)
+        try:
+            graph = make_fx(step)(*inputs)
+            recorded: Step = torch.jit.trace(graph, tuple(inputs), check_trace=False, strict=False)
+        except RuntimeError:
+            return step
     return recorded
-
-
-def active(model: Any) -> tuple[Any, ...]:
-    """Which adapters a model's layers use, and how: a recording holds it as it was.
-
-    Args:
-        model: From transformers, with adapters or without.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    return tuple(
-        (layer.disable_adapters, tuple(layer.active_adapters), getattr(layer, "merged", False))
-        for layer in model.modules()
-        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
-    )
-
-
-def is_plain(cache: Any) -> bool:
-    """Whether a cache keeps all keys and values, not those in a window alone.
-
-    Args:
-        cache: ``EncoderDecoderCache``.
-    """
-    from transformers.cache_utils import DynamicLayer
-
-    layers = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
-    return all(type(layer) is DynamicLayer for layer in layers)
 
 
 def grown(x: Tensor, size: int) -> Tensor:

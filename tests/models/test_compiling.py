@@ -1,0 +1,233 @@
+"""A compiled step says what the plain one says; compiled for the CPU here, without CUDA graphs."""
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from architectures import save_random
+from detox_lightning.models import compiling, decoding, recording
+from detox_lightning.models.compiling import Compiled
+from detox_lightning.models.decoding import Decoded, Pace, decode, read
+from detox_lightning.models.loading import Weights
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.merging import merged
+from detox_lightning.models.noise import PromptNoise
+from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.recording import Recorder
+from detox_lightning.models.sampling import Sampling
+
+LIMIT = 40
+ROWS = 6
+IDS = torch.randint(3, 200, (ROWS, 11), generator=torch.Generator().manual_seed(0))
+MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
+GPU = Pace(8, 32)  # as on a GPU: rows are asked for seldom, and so few are not dropped
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch compiles for the CPU with g++, which is not here"
+)
+
+
+def like_a_graph(step: Any, inputs: list[Tensor]) -> Any:
+    """As a CUDA graph: its inputs are where they were, its outputs are overwritten."""
+    given = [x.clone() for x in step(*inputs)]
+
+    def play(*asked: Tensor) -> tuple[Tensor, ...]:
+        assert all(x is y for x, y in zip(asked, inputs, strict=True))
+        for kept, new in zip(given, step(*inputs), strict=True):
+            kept.copy_(new)
+        return tuple(given)
+
+    return play
+
+
+@pytest.fixture(scope="module")
+def as_on_a_gpu() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "PACES", {"cpu": GPU})
+        patch.setattr(recording, "WARM_UP", 3)
+        patch.setattr(compiling, "captured", like_a_graph)
+        yield patch
+
+
+@pytest.fixture(scope="module", params=["FLAN-T5", "BART"])
+def policy(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    as_on_a_gpu: pytest.MonkeyPatch,
+) -> Policy:
+    """One whose step is compiled and whose responses end early; in float64: no ties."""
+    torch._dynamo.reset()
+    folder = save_random(request.param, tmp_path_factory.mktemp(request.param))
+    return to_compile(folder, request.param == "BART").double()
+
+
+def to_compile(folder: str, is_bart: bool = False, weights: Weights = Weights()) -> Policy:  # noqa: B008
+    policy = load_policy(folder, LoRA(r=2), Sampling(), weights=weights)
+    policy.recorder = Recorder(compiling=True)
+    torch.manual_seed(1)
+    change(policy)
+    with torch.no_grad():
+        if is_bart:
+            policy.base.model.shared.weight.mul_(10)
+            policy.base.final_logits_bias[0, 1] = 3
+        else:
+            policy.base.lm_head.weight.mul_(0.1)
+            policy.base.lm_head.weight[1].mul_(12)
+    return policy
+
+
+def change(policy: Policy) -> None:
+    """As a step of training does."""
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name:
+                parameter += torch.randn(parameter.shape)
+
+
+class Said(NamedTuple):
+    ids: Tensor
+    logprobs: Tensor
+    hidden: Tensor
+
+
+def said(policy: Policy, plain: bool = False) -> Said:
+    """Samples, half of them greedy, and what was noted of them."""
+    noise = PromptNoise(0, torch.arange(ROWS), torch.arange(ROWS) % 2)
+    choose = Sampling().choose(1, noise)
+    if plain:
+        with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoding, "PACES", {})
+            decoded = decode(policy.base, read(policy.base, IDS, MASK), choose, LIMIT)
+    else:
+        decoded = policy.generate(policy.read(IDS, MASK), choose, LIMIT)
+    return noted(decoded, noise)
+
+
+def noted(decoded: Decoded, noise: PromptNoise) -> Said:
+    ids = decoded.ids
+    real = (ids == 1).cumsum(dim=1) - (ids == 1).long() == 0
+    logprobs = torch.stack(noise.logprobs[: ids.shape[1]], dim=1)
+    return Said(ids, logprobs * real, decoded.hidden * real[..., None])
+
+
+def check_equal(policy: Policy) -> Said:
+    expected, got = said(policy, plain=True), said(policy)
+    assert torch.equal(got.ids, expected.ids)
+    # the scores that are sampled from are float32
+    torch.testing.assert_close(got.logprobs, expected.logprobs, atol=1e-6, rtol=1e-6)
+    # T5's norms have sums in float32
+    torch.testing.assert_close(got.hidden, expected.hidden, atol=1e-5, rtol=1e-5)
+    return got
+
+
+def graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@needs_compiler
+def test_a_compiled_step_says_what_the_plain_one_says_in_each_rollout(policy: Policy) -> None:
+    """Whatever the adapter has learned, though all is where the step was compiled to find it."""
+    base = {name: x.clone() for name, x in policy.named_parameters() if "lora_" not in name}
+    where = {name: x.data_ptr() for name, x in policy.named_parameters()}
+    before = graphs()
+    with torch.inference_mode():  # as in a validation, after which training goes on
+        first = check_equal(policy)
+        assert len(set(first.ids.eq(1).int().argmax(dim=1).tolist())) > 2  # they end at times
+    (played,) = policy.recorder.recordings.values()
+    compiled = played.function
+    assert isinstance(compiled, Compiled)
+    check_equal(policy)
+    for _ in range(2):
+        change(policy)
+        again = check_equal(policy)
+        assert again.ids.shape != first.ids.shape or not torch.equal(again.ids, first.ids)
+    with torch.inference_mode():
+        check_equal(policy)
+    assert played.function is compiled
+    assert graphs() == before + 1
+    for name, parameter in policy.named_parameters():
+        assert parameter.data_ptr() == where[name], name
+        assert "lora_" in name or torch.equal(parameter, base[name]), name
+
+
+@needs_compiler
+def test_weights_that_have_moved_are_found(policy: Policy) -> None:
+    check_equal(policy)
+    (played,) = policy.recorder.recordings.values()
+    compiled, before = played.function, graphs()
+    assert isinstance(compiled, Compiled)
+    with torch.no_grad():
+        norm = next(x for name, x in policy.named_parameters() if "norm" in name)
+        norm.data = norm * 1.5
+    check_equal(policy)
+    assert isinstance(played.function, Compiled)
+    assert played.function is not compiled
+    assert graphs() == before  # it is captured anew, not compiled
+
+
+def test_a_step_compiled_under_autocast_says_what_the_plain_one_says_under_it(
+    tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # traced as for the compiler, but not compiled: that takes 20 s
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    weights = Weights(dtype="bfloat16")  # both the same, but for what the adapter is given
+    policy = to_compile(save_random("FLAN-T5", tmp_path), weights=weights)
+    given = torch.randint(3, 200, (8, ROWS), generator=torch.Generator().manual_seed(2))
+
+    def logits(recorder: Recorder | None) -> Tensor:
+        heard: list[Tensor] = []
+
+        def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+            heard.append(logits.clone())
+            return given[step]
+
+        prompts = policy.read(IDS, MASK)
+        with torch.no_grad():
+            decode(policy.base, prompts, choose, 8, recorder)
+        return torch.stack(heard)
+
+    other = logits(policy.recorder)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, got = logits(None), logits(policy.recorder)
+    played = policy.recorder.recordings.values()
+    assert [type(x.function) for x in played] == [Compiled, Compiled]
+    # a bfloat16 number of this size is exact to 0.03
+    assert (got - expected).abs().max() < 0.1 * (other - expected).abs().max()
+
+
+def test_rows_that_have_ended_are_dropped_at_sizes_that_are_compiled(
+    tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(decoding, "PACES", {"cpu": Pace(3, 2)})
+    policy = to_compile(save_random("FLAN-T5", tmp_path)).double()
+    for _ in range(2):
+        check_equal(policy)
+    played = [x.function for x in policy.recorder.recordings.values()]
+    assert [len(x.inputs[0]) for x in played if isinstance(x, Compiled)] == [6, 3]
+
+
+def test_what_cant_be_compiled_goes_on_step_by_step(
+    tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "PACES", {"cpu": Pace(3, 2)})  # two shapes, one warning
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler here\nand a long story")
+
+    policy = to_compile(save_random("FLAN-T5", tmp_path)).double()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        patch.setattr(torch, "compile", fails)
+        for _ in range(2):
+            check_equal(policy)
+    about = [str(x.message) for x in told if "compile" in str(x.message)]
+    assert about == ["the decode step can't be compiled and stays slow: no compiler here"]
+    assert not any(isinstance(x.function, Compiled) for x in policy.recorder.recordings.values())
