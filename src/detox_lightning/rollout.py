@@ -170,16 +170,17 @@ def measure(
         responses: Their responses.
         scores: ``[b]``.
         estimator: Of the KL divergence.
-        micro_batch_size: The update's, of whose size forward passes of the policy are: in half
-            precision the first ratio is 1 only then; None: one pass.
+        micro_batch_size: The update's; in half precision, forward passes are of this size and
+            untrimmed, as the update's are, so that the first ratio is 1; None: one pass.
     """
     if estimator == "full":
         now, ref, kl = compare(policy, batch, responses, micro_batch_size)
     else:
         asked = policy, batch, responses.ids, responses.mask
         now = responses.noted or ask(*asked, micro_batch_size)
+        more = NO_GRADIENT if policy.is_full_precision else 1
         with policy.reference():
-            ref = ask(*asked, micro_batch_size and NO_GRADIENT * micro_batch_size)
+            ref = ask(*asked, micro_batch_size and more * micro_batch_size)
         kl = kl_estimate(now.logprobs, ref.logprobs, estimator)
     return Rollout(
         prompt_ids=batch.prompt_ids,
@@ -203,7 +204,9 @@ def ask(
     size: int | None = None,
     prompts: Prompts | None = None,
 ) -> Noted:
-    """What the policy, or the reference, says of responses: those of like length together.
+    """What the policy, or the reference, says of responses.
+
+    In full precision, those of like length are asked for together.
 
     Args:
         policy: The policy, or the reference inside :meth:`Policy.reference`.
@@ -217,10 +220,10 @@ def ask(
         0 where there is no real token.
     """
     prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
-    ends = widths(mask)
+    ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
     logprobs, values = torch.zeros(2, *ids.shape, device=ids.device)
-    for rows in ends.argsort(descending=True).split(size or len(ids)):
-        width = int(ends[rows[0]])
+    for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
+        width = max(1, int(ends[rows[0]]))
         given = batch.prompt_ids[rows], batch.prompt_mask[rows], ids[rows, :width]
         said = policy(*given, prompts.select(rows), entropy=False)
         logprobs[rows, :width], values[rows, :width] = said.logprobs, said.values

@@ -67,3 +67,15 @@ def test_under_autocast_the_sums_are_exact() -> None:
     assert logprobs.dtype == entropies.dtype == torch.float32
     torch.testing.assert_close(logprobs, token_logprobs(logits, tokens), atol=1e-5, rtol=0)
     torch.testing.assert_close(entropies, entropy(logits), atol=1e-5, rtol=0)
+
+
+def test_the_entropy_s_gradient_is_exact_in_half_precision() -> None:
+    """The head's rows have much in common, as in real models."""
+    hidden, weight, _, tokens = inputs(False)
+    weight = (weight + 3 * torch.randn(D, generator=torch.Generator().manual_seed(1))).bfloat16()
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x = hidden.detach().to(dtype).requires_grad_()
+        _, entropies = head_output(x, weight.to(dtype), None, tokens, entropy_gradient=True)
+        gradients.append(torch.autograd.grad(entropies.sum(), x)[0].float())
+    assert (gradients[0] - gradients[1]).norm() < 0.05 * gradients[0].norm()

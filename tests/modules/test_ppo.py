@@ -13,7 +13,7 @@ from conftest import save_classifier, word_tokenizer
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import save_model
+from detox_lightning.models.loading import Weights, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
@@ -76,6 +76,28 @@ class TrainMode(Callback):
 
     def on_train_batch_start(self, trainer: Any, module: WatchedPPO, *args: Any) -> None:
         module.train()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_in_half_precision_the_first_ratio_is_1_and_the_first_kl_0(
+    tiny_t5: str,
+    tiny_classifier: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+) -> None:
+    """To the last bit: all forward passes are of one size, whatever rounding does."""
+    rollouts = listen(monkeypatch, "measure")
+    weights = Weights(dtype="bfloat16" if precision == "32-true" else "float32")
+    module = make_module(tiny_t5, tiny_classifier, 0.0, micro_batch_size=2, weights=weights)
+    module.given = RAGGED
+    fit(tmp_path, module, rollouts=1, precision=precision)
+    (rollout,) = rollouts
+    assert rollout.kl[rollout.response_mask].abs().max() == 0
+    step = module.watched[0]
+    for rows, now in zip(torch.cat(step.orders).split(2), step.forwards, strict=True):
+        real = rollout.response_mask[rows]
+        assert torch.equal(now.logprobs[real], rollout.old_logprobs[rows][real])
 
 
 def test_the_first_mini_batch_of_every_rollout_has_ratio_1(

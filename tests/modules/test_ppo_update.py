@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from detox_lightning.errors import TrainingError
-from detox_lightning.models import policy
-from detox_lightning.models.decoding import read_at_once
+from detox_lightning.models.policy import Policy
 from detox_lightning.modules import ppo
 from detox_lightning.modules.update import Reading
 from ppo_toys import Liking, WatchedPPO, equal, fit, listen, make_module
@@ -161,7 +160,7 @@ def test_the_update_waits_for_the_device_only_where_it_reads(
     micro_batch_size: int,
 ) -> None:
     update, read, reads = ppo.update, Reading.read, []
-    monkeypatch.setattr(policy, "read_to_learn", read_at_once)  # as on a GPU
+    monkeypatch.setattr(Policy, "reads_apart", False)  # as on a GPU
 
     def watched(*args: Any) -> Any:
         with Waiting():

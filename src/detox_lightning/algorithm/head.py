@@ -49,7 +49,7 @@ class HeadOutput(torch.autograd.Function):
         """Works through the positions, some at a time."""
         temperature, min_new_tokens, eos_token_id = sampler
         learns = ctx.needs_input_grad[0]
-        wanted = Wanted(entropy, learns, learns and entropy_gradient)
+        wanted = Wanted(entropy or entropy_gradient, learns, learns and entropy_gradient)
         early = torch.arange(tokens.shape[1], device=tokens.device) < min_new_tokens
         flat = hidden.flatten(0, 1), tokens.flatten(), early.expand_as(tokens).flatten()
         size = max(1, AT_ONCE.get(hidden.device.type, AT_ONCE["cuda"]) // len(weight))
@@ -63,7 +63,7 @@ class HeadOutput(torch.autograd.Function):
         logprobs, entropies, *sums = (
             torch.cat(parts).unflatten(0, tokens.shape) for parts in zip(*found, strict=True)
         )
-        ctx.save_for_backward(*(x / temperature for x in sums))
+        ctx.save_for_backward(*(x.div_(temperature) for x in sums))
         ctx.dtype = hidden.dtype
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropies)
@@ -102,8 +102,9 @@ def some_positions(logits: Tensor, weight: Tensor, tokens: Tensor, wanted: Wante
         mean = (e.to(weight.dtype) @ weight).float() / total  # of the rows of W
         found.append(weight[tokens] - mean)
     if wanted.entropy_gradient:
-        drawn = (terms.to(weight.dtype) @ weight).float() / total
-        found.append((total.log() - entropy) * mean - drawn)
+        # one product: two would be rounded apart, and cancel
+        shares = e.mul_(total.log() - entropy).sub_(terms)
+        found.append((shares.to(weight.dtype) @ weight).float() / total)
     return found
 
 

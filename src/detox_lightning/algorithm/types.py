@@ -69,6 +69,6 @@ class Experience(NamedTuple):
             widths: ``[b]`` of the responses, on the CPU: a GPU isn't waited for.
         """
         for index in order.split(size):
-            width = int(widths[index].max())
+            width = max(1, int(widths[index].max()))
             batch = self.rows(index.to(self.returns.device, non_blocking=True))
             yield Experience(*batch[:2], *(field[:, :width] for field in batch[2:]))

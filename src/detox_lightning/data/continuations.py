@@ -63,13 +63,18 @@ class Continuations:
         """The columns that are used."""
         check_text(rows, self.prompt, "--data.prompt_column", source)
         columns = [self.prompt]
-        if (column := self.continuation) and column in rows.column_names:
+        column = self.continuation
+        if column and column in rows.column_names and rows.features[column].dtype != "null":
             check_text(rows, column, "--data.continuation_column", source)
             columns.append(column)
         if self.min_toxicity is not None:
             flag = f"--data.min_toxicity={self.min_toxicity}, --data.toxicity_column"
             check_numbers(rows, self.toxicity, flag, source)
             columns.append(self.toxicity)
+            from datasets import Value
+
+            if rows.features[self.toxicity].dtype != "float64":  # as another source's may be
+                rows = rows.cast_column(self.toxicity, Value("float64"))
         return rows.select_columns(list(dict.fromkeys(columns)))
 
 
@@ -151,7 +156,11 @@ class ContinuationForm:
             for row in (row for row, is_long in enumerate(long) if is_long):
                 prompts[row] = self.shorten(encoding, prompts[row])
                 ids[row] = self.ids(encoding, [prompts[row]])[0]
-        kept = [row for row, tokens in enumerate(ids) if 0 < len(tokens) <= self.limit]
+        kept = [
+            row
+            for row, tokens in enumerate(ids)
+            if prompts[row].strip() and 0 < len(tokens) <= self.limit
+        ]
         return {
             "prompt": [prompts[row] for row in kept],
             "reference": [references[row] or "" for row in kept],

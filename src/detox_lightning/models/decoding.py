@@ -109,33 +109,6 @@ def read(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
     return Prompts(hidden, real, rows)
 
 
-def read_to_learn(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
-    """As :func:`read` where that pays, else as :func:`read_at_once`.
-
-    A GPU would have to tell the lengths first; and all ranks must ask a sharded encoder equally
-    often.
-
-    Args:
-        model: From transformers, with an encoder.
-        ids: ``[b, s]``.
-        mask: ``[b, s]``.
-    """
-    at_once = ids.is_cuda or hasattr(model, "unshard")
-    return (read_at_once if at_once else read)(model, ids, mask)
-
-
-def read_at_once(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
-    """As :func:`read`, but in one pass, equal prompts and padding included.
-
-    Args:
-        model: From transformers, with an encoder.
-        ids: ``[b, s]``.
-        mask: ``[b, s]``.
-    """
-    hidden = model.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    return Prompts(hidden, mask.bool(), torch.arange(len(ids), device=ids.device))
-
-
 def filled(mask: Tensor) -> Tensor:
     """``[s]``, True at columns with a real token; there is always one, even of empty prompts."""
     columns = mask.any(dim=0)

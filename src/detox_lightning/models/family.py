@@ -22,18 +22,20 @@ class EncoderDecoder:
     def forward(
         self,
         model: Any,
-        encoded: Tensor,
+        prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
+        encoded: Tensor | None = None,
         head: HeadFunction | None = None,
     ) -> tuple[Any, Tensor]:
         """Runs the model over prompts and responses.
 
         Args:
             model: The language model.
-            encoded: ``[m, s, d]`` what the encoder says of the prompts.
+            prompt_ids: ``[m, s]``.
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
+            encoded: ``[m, s, d]`` what the encoder says of the prompts; None: it is asked.
             head: Takes the place of the model's head, whose weights are whole meanwhile even if
                 the model is sharded; None: the model makes logits.
 
@@ -47,7 +49,8 @@ class EncoderDecoder:
         first = torch.full_like(response_ids[:, :1], start)
         with replaced_head(model, head) as given:
             output = model(
-                encoder_outputs=BaseModelOutput(encoded),
+                input_ids=prompt_ids if encoded is None else None,
+                encoder_outputs=None if encoded is None else BaseModelOutput(encoded),
                 attention_mask=prompt_mask,
                 decoder_input_ids=torch.cat([first, response_ids[:, :-1]], dim=1),
                 use_cache=False,
@@ -69,8 +72,7 @@ class EncoderDecoder:
         start = model.generation_config.decoder_start_token_id
         two = torch.full((1, 2), start, device=layer.weight.device)
         with torch.no_grad():
-            encoded = model.get_encoder()(input_ids=two).last_hidden_state
-            given = model, encoded, torch.ones_like(two), two
+            given = model, two, torch.ones_like(two), two
             logits, _ = self.forward(*given)
             ours, _ = self.forward(*given, head=nn.functional.linear)
         return torch.allclose(ours, logits, rtol=1e-2, atol=1e-3)

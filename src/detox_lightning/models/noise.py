@@ -99,7 +99,8 @@ def drawn(p: Tensor) -> Tensor:
     blocks = pad(p, (0, -p.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     block, rest = placed(blocks.sum(dim=2, dtype=torch.float64), at)
     token, _ = placed(blocks[torch.arange(len(p), device=p.device), block[:, 0]], rest)
-    return (block * BLOCK + token)[:, 0]
+    # of NaN it is any place: a loss that isn't finite will be noticed, an index error be a riddle
+    return (block * BLOCK + token)[:, 0].clamp(max=p.shape[1] - 1)
 
 
 def placed(mass: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:

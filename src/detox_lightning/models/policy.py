@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from detox_lightning.algorithm.head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
-from detox_lightning.models.decoding import Decoded, Prompts, decode, read, read_to_learn
+from detox_lightning.models.decoding import Decoded, Prompts, decode, read
 from detox_lightning.models.family import EncoderDecoder, HeadFunction
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, copy_adapter
@@ -140,18 +140,18 @@ class Policy(nn.Module):
         return PolicyOutput(logprobs, self.values(hidden), entropies), logits
 
     @property
-    def notes_exactly(self) -> bool:
-        """Whether log-probabilities noted while sampling are those of a forward pass.
-
-        They are to rounding, in float32, where the sampler's distribution isn't truncated.
-        """
-        device = self.base.device.type
+    def is_full_precision(self) -> bool:
+        """Whether a response's log-probabilities hardly depend on what else is in its batch."""
         return (
-            self.sampling.is_exact
-            and self.base.dtype in (torch.float32, torch.float64)
+            self.base.dtype in (torch.float32, torch.float64)
             and getattr(self.base, "hf_quantizer", None) is None
-            and not torch.is_autocast_enabled(device)
+            and not torch.is_autocast_enabled(self.base.device.type)
         )
+
+    @property
+    def notes_exactly(self) -> bool:
+        """Whether log-probabilities noted while sampling are, to rounding, a forward pass's."""
+        return self.is_full_precision and self.sampling.is_exact
 
     @property
     def is_lean(self) -> bool:
@@ -173,9 +173,19 @@ class Policy(nn.Module):
         prompts: Prompts | None,
         head: HeadFunction | None = None,
     ) -> tuple[Any, Tensor]:
-        if prompts is None:
-            prompts = read_to_learn(self.base, ids, mask)
-        return self.family.forward(self.base, *prompts.expanded(), response, head)
+        if prompts is None and self.reads_apart:
+            prompts = read(self.base, ids, mask)
+        encoded, mask = prompts.expanded() if prompts else (None, mask)
+        return self.family.forward(self.base, ids, mask, response, encoded, head)
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether prompts that are learned from are read in groups of like length.
+
+        A GPU would have to tell the lengths first; and all ranks must ask a sharded encoder equally
+        often, and in the model's own forward pass.
+        """
+        return self.base.device.type == "cpu" and not hasattr(self.base, "unshard")
 
     def values(self, hidden: Tensor) -> Tensor:
         """``[m, t]`` what the value head says of hidden states ``[m, t, d]``; 0 without one."""

@@ -227,7 +227,8 @@ class PPOModule(LightningModule):
             draws = Draws()
             choose = self.sampling.choose(self.policy.eos_token_id, draws)
             prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
-            noted = draws if self.policy.notes_exactly else None
+            wanted = self.policy.notes_exactly and self.kl.estimator != "full"
+            noted = draws if wanted else None
             return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
 
     def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:

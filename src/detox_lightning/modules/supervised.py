@@ -16,7 +16,6 @@ from torchmetrics import MeanMetric
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
-from detox_lightning.models.decoding import read_to_learn
 from detox_lightning.models.family import EncoderDecoder
 from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
@@ -218,8 +217,9 @@ class SupervisedModule(LightningModule):
                 "--data: these prompts have no answers to learn from; the supervised stage takes "
                 "data with them, such as DialogueDataModule's"
             )
-        prompts = read_to_learn(self.model, batch.prompt_ids, batch.prompt_mask)
-        logits, _ = self.family.forward(self.model, *prompts.expanded(), batch.target_ids)
+        logits, _ = self.family.forward(
+            self.model, batch.prompt_ids, batch.prompt_mask, batch.target_ids
+        )
         # By the mask and not by the id: T5's pad is also its decoder start.
         labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
         return F.cross_entropy(

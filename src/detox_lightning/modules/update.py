@@ -63,6 +63,8 @@ def update(module: "PPOModule", experience: Experience) -> UpdateMeter:
     optimizer: Any = module.optimizers()
     seen: list[tuple[LossTerms[float], Reading, bool]] = []
     ends = torch.tensor(Reading(widths(experience.response_mask)).read()).int()
+    if not module.policy.is_full_precision:  # rounding is then another with every width
+        ends.fill_(experience.response_mask.shape[1])
     for epoch in range(module.ppo_epochs):
         order = module.shuffle(epoch, len(ends))
         for rows in order.split(module.mini_batch_size):
