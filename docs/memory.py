@@ -153,10 +153,10 @@ def around(n: Sizes, rows: int, prompt: int, response: int) -> int:
     return rows * n.d * (8 * prompt + 10 * response) + biases + masks
 
 
-def head(n: Sizes, rows: int, response: int) -> int:
-    """Bytes of what the head makes of the logits of some rows, before it takes the next ones."""
-    row = response * n.vocabulary
-    return min(rows, max(1, AT_ONCE // row)) * row * LOGIT
+def head(n: Sizes, rows: int, response: int, device: str = "cuda") -> int:
+    """Bytes of what the head makes of the logits of some positions, before it takes the next."""
+    positions = min(rows * response, max(1, AT_ONCE[device] // n.vocabulary))
+    return positions * n.vocabulary * LOGIT
 
 
 def cache(n: Sizes, rows: int, prompt: int, response: int) -> int:
@@ -236,7 +236,7 @@ def parts_table(models: dict[str, Sizes], reward: int) -> str:
         "update: kept by all layers": lambda n: kept(n, m, s, t, False),
         "update, checkpointed: inputs of all layers": lambda n: kept(n, m, s, t, True),
         "update, checkpointed: a layer at work": lambda n: encoder_layer(n, m, s),
-        "update: the head at work, on one response": lambda n: head(n, m, t),
+        "update: the head at work": lambda n: head(n, m, t),
         "update: at its peak": lambda n: update(n, m, s, t, False),
         "update, checkpointed: at its peak": lambda n: update(n, m, s, t, True),
     }

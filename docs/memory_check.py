@@ -70,7 +70,7 @@ def main() -> str:
         "peak of an update": (update(*size, False), peak[False]),
         "peak of an update, checkpointed": (update(*size, True), peak[True]),
         "the head with FLAN-T5's vocabulary": (
-            head(wide, rows, RESPONSE),
+            head(wide, rows, RESPONSE, "cpu"),
             head_bytes(wide.d, wide.vocabulary, rows, RESPONSE),
         ),
     }
