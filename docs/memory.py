@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from detox_lightning.algorithm.head import AT_ONCE
-from detox_lightning.models.family import EncoderDecoder
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.sampling import Sampling

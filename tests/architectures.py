@@ -1,4 +1,4 @@
-"""A tiny random model of every encoder-decoder architecture that is tried."""
+"""A tiny random model of every architecture that is tried."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,15 +6,24 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     BartConfig,
     BertConfig,
+    BloomConfig,
     EncoderDecoderConfig,
     EncoderDecoderModel,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
     LongT5Config,
     MarianConfig,
     MT5Config,
+    OPTConfig,
     PegasusConfig,
+    Qwen2Config,
     T5Config,
 )
 
@@ -67,16 +76,64 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
+# GPT-2's tokenizer has no padding: EOS serves
+ENDS = {"vocab_size": 200, "eos_token_id": 1, "bos_token_id": 1, "pad_token_id": None}
+LLAMA_LIKE = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "vocab_size": 200,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+DECODER_ONLY: dict[str, Callable[[], Any]] = {
+    "GPT-2": lambda: GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=128, **ENDS),
+    "GPT-Neo": lambda: GPTNeoConfig(
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        max_position_embeddings=128,
+        attention_types=[[["global", "local"], 1]],
+        window_size=8,
+        **ENDS,
+    ),
+    "Llama": lambda: LlamaConfig(**LLAMA_LIKE),
+    "Qwen2": lambda: Qwen2Config(**LLAMA_LIKE),
+    "Gemma": lambda: GemmaConfig(**LLAMA_LIKE, head_dim=8),
+    # alternating windows, and logits that are bent
+    "Gemma 2": lambda: Gemma2Config(**LLAMA_LIKE, head_dim=8, sliding_window=8),
+    "OPT": lambda: OPTConfig(
+        hidden_size=16,
+        word_embed_proj_dim=16,
+        ffn_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        vocab_size=200,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    ),
+    # counts positions by itself
+    "BLOOM": lambda: BloomConfig(hidden_size=16, n_layer=2, n_head=2, **ENDS | {"pad_token_id": 0}),
+}
+
+
 def save_random(name: str, path: Path) -> str:
     """Writes a tiny random model with its tokenizer."""
     torch.manual_seed(0)
-    config = CONFIGS[name]()
+    config = (CONFIGS | DECODER_ONLY)[name]()
     if name == "BERT2BERT":
         model = EncoderDecoderModel(config)
         model.generation_config.decoder_start_token_id = 2
         model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 1
     else:
-        model = AutoModelForSeq2SeqLM.from_config(config)
+        auto = AutoModelForCausalLM if name in DECODER_ONLY else AutoModelForSeq2SeqLM
+        model = auto.from_config(config)
     model.save_pretrained(path)
     word_tokenizer().save_pretrained(path)
     return str(path)

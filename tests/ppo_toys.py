@@ -127,7 +127,9 @@ def fit(folder: Path, module: PPOModule, rollouts: int, **options: Any) -> Train
     """Rollouts of eight responses, each an epoch."""
     ckpt_path = options.pop("ckpt_path", None)
     trainer = make_trainer(folder, max_epochs=rollouts, **options)
-    trainer.fit(module, pairs_loader(8), ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(
+        module, pairs_loader(8, side=module.padding_side), ckpt_path=ckpt_path, weights_only=True
+    )
     return trainer
 
 

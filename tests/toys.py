@@ -1,5 +1,6 @@
 """Toy batches for the supervised and the reward stage."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ TEXTS = [
 ]
 
 
-def collate_pairs(pairs: list[tuple[str, str]]) -> PromptBatch:
+def collate_pairs(pairs: list[tuple[str, str]], side: str = "right") -> PromptBatch:
     tokenizer = word_tokenizer()
     prompts, references = [list(column) for column in zip(*pairs, strict=True)]
-    source = tokenizer(prompts, padding=True, return_tensors="pt")
+    source = tokenizer(prompts, padding=True, padding_side=side, return_tensors="pt")
     target = tokenizer(references, padding=True, return_tensors="pt")
     return PromptBatch(
         source["input_ids"],
@@ -46,8 +47,11 @@ def collate_texts(rows: list[tuple[str, int]]) -> LabeledBatch:
     return LabeledBatch(encoded["input_ids"], mask, torch.tensor(labels))
 
 
-def pairs_loader(batch_size: int = 8, pairs: list[tuple[str, str]] = PAIRS) -> Any:
-    return DataLoader(pairs, batch_size=batch_size, collate_fn=collate_pairs)
+def pairs_loader(
+    batch_size: int = 8, pairs: list[tuple[str, str]] = PAIRS, side: str = "right"
+) -> Any:
+    collate = partial(collate_pairs, side=side)
+    return DataLoader(pairs, batch_size=batch_size, collate_fn=collate)
 
 
 def texts_loader(batch_size: int = 8, rows: list[tuple[str, int]] = TEXTS) -> Any:

@@ -10,9 +10,9 @@ from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths,
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import TrainingError
-from detox_lightning.models.decoding import Prompts
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import Policy
+from detox_lightning.models.reading import Prompts
 from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
 
@@ -37,7 +37,8 @@ class Responses(NamedTuple):
     Attributes:
         ids: ``[b, t]`` tokens, without the decoder start token.
         mask: ``[b, t]``, True at real tokens, EOS included.
-        texts: The ``b`` responses as text, special tokens stripped.
+        texts: The ``b`` responses as text, special tokens stripped; of a model that goes on with
+            its prompt, a blank comes first where a new word begins.
         noted: What the policy said of them while it sampled them; None: it has to be asked.
     """
 
@@ -97,7 +98,7 @@ def respond(
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)
         noted = Noted(logprobs, policy.values(hidden[:, :longest]).detach())
-    return Responses(ids, mask, [text.strip() for text in texts], noted)
+    return Responses(ids, mask, texts, noted)
 
 
 def score(

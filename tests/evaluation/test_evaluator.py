@@ -17,9 +17,9 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.rouge import KINDS
 from detox_lightning.evaluation.statistics import summarize
-from detox_lightning.models.decoding import Prompts
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.reading import Prompts
 from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
 from toys import PAIRS, collate_pairs
@@ -257,7 +257,7 @@ def test_more_judges(tiny_classifier: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert found["nll"].tolist() == found["nll_tokens"].tolist() == [3, 0]
 
 
-def test_what_follows_a_prompt_stands_apart_from_it(
+def test_what_follows_a_prompt_is_read_as_it_stands_there(
     tiny_classifier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judge_module, "Perplexity", lambda model: Surprise())
@@ -270,26 +270,10 @@ def test_what_follows_a_prompt_stands_apart_from_it(
         judge = Judge(plan, Length())
         judge.load()
         batch = collate_pairs(PAIRS[:2])._replace(prompts=["Ann", "I said: "])
-        judge.examine(batch, ["is late", "no"])
+        judge.examine(batch, [" is late", "no"])
         prompts: Any = ["Ann", "I said: "] if given else ()
         assert judge.perplexity.read == ([" is late" if given else "is late", "no"], prompts)
         assert judge.describe().get("perplexity_given_prompt", False) is given
-
-
-@pytest.mark.parametrize(
-    ("prompt", "text", "as_it_stands"),
-    [
-        ("I am", "late", " late"),
-        ("I am", ", well", ", well"),
-        ("I am", "'m", "'m"),
-        ("I am", "“late”", " “late”"),
-        ("I am ", "late", "late"),
-        ("I am", "\nlate", "\nlate"),
-        ("I am", "", ""),
-    ],
-)
-def test_a_blank_stands_before_words(prompt: str, text: str, as_it_stands: str) -> None:
-    assert judge_module.spaced(prompt, text) == as_it_stands
 
 
 def test_rouge_needs_a_reference(make: Any) -> None:

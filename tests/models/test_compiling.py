@@ -14,7 +14,7 @@ from torch import Tensor
 from architectures import save_random
 from detox_lightning.models import compiling, decoding, recording
 from detox_lightning.models.compiling import Compiled
-from detox_lightning.models.decoding import Decoded, Pace, decode, read
+from detox_lightning.models.decoding import Decoded, Pace, decode
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.merging import merged
@@ -104,7 +104,7 @@ def said(policy: Policy, plain: bool = False) -> Said:
     if plain:
         with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
             patch.setattr(decoding, "PACES", {})
-            decoded = decode(policy.base, read(policy.base, IDS, MASK), choose, LIMIT)
+            decoded = decode(policy.base, policy.family, policy.read(IDS, MASK), choose, LIMIT)
     else:
         decoded = policy.generate(policy.read(IDS, MASK), choose, LIMIT)
     return noted(decoded, noise)
@@ -190,7 +190,7 @@ def test_a_step_compiled_under_autocast_says_what_the_plain_one_says_under_it(
 
         prompts = policy.read(IDS, MASK)
         with torch.no_grad():
-            decode(policy.base, prompts, choose, 8, recorder)
+            decode(policy.base, policy.family, prompts, choose, 8, recorder)
         return torch.stack(heard)
 
     other = logits(policy.recorder)

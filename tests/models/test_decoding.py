@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, ProphetNetConfig
 
-from architectures import BART_LIKE, CONFIGS, TOKENS, save_random
-from detox_lightning.models import decoding
-from detox_lightning.models.decoding import decode, read
+from architectures import BART_LIKE, CONFIGS, DECODER_ONLY, TOKENS, save_random
+from detox_lightning.models.decoding import decode
+from detox_lightning.models.families import encoder_decoder
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws, PromptNoise
@@ -17,13 +18,15 @@ from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.recording import WARM_UP, Recorder
 from detox_lightning.models.sampling import Sampling, greedy
 
+FAMILY = EncoderDecoder()
 LIMIT = 40  # longer than what a recording's room is rounded up to
 IDS = torch.randint(3, 200, (6, 11), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
-PLAIN = ("LongT5", "BERT2BERT")  # whose step transformers says is no fixed graph
+PLAIN = ("LongT5", "BERT2BERT", "GPT-Neo")  # whose step transformers says is no fixed graph
+PLAIN += ("BLOOM", "Gemma 2")  # can't be told positions; has windows
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=[*CONFIGS, *DECODER_ONLY])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -41,28 +44,41 @@ def policy(name: str, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return policy.double()
 
 
+def prompts(policy: Policy) -> tuple[Tensor, Tensor]:
+    """Padded on the family's side, with tokens that must not matter."""
+    if policy.family.padding_side == "right":
+        return IDS, MASK
+    return IDS.flip(1), MASK.flip(1)
+
+
 def theirs(policy: Policy, **options: Any) -> Tensor:
     """What ``generate`` says, padded to the limit."""
+    ids, mask = prompts(policy)
     said = policy.model.generate(
-        input_ids=IDS, attention_mask=MASK.long(), max_new_tokens=LIMIT, **options
-    )[:, 1:]
-    return widened(said)
+        input_ids=ids, attention_mask=mask.long(), max_new_tokens=LIMIT, **options
+    )
+    return widened(policy.family.responses(said, ids), padding(policy))
 
 
-def widened(ids: Tensor) -> Tensor:
-    return torch.nn.functional.pad(ids, (0, LIMIT - ids.shape[1]))
+def padding(policy: Policy) -> int:
+    config = policy.base.generation_config
+    return config.eos_token_id if config.pad_token_id is None else config.pad_token_id
+
+
+def widened(ids: Tensor, value: int = 0) -> Tensor:
+    return torch.nn.functional.pad(ids, (0, LIMIT - ids.shape[1]), value=value)
 
 
 def test_the_likeliest_tokens_are_generate_s(policy: Policy, name: str) -> None:
     expected = theirs(policy, do_sample=False)
     for _ in range(2):  # while warming up, and played back
-        said = policy.generate(policy.read(IDS, MASK), greedy, LIMIT).ids
-        assert torch.equal(widened(said), expected)
+        said = policy.generate(policy.read(*prompts(policy)), greedy, LIMIT).ids
+        assert torch.equal(widened(said, padding(policy)), expected)
     played = [x for x in policy.recorder.recordings.values() if x.calls > WARM_UP]
     assert bool(played) == (name not in PLAIN)
     assert all(isinstance(x.function, torch.jit.ScriptFunction | torch.nn.Module) for x in played)
-    plain = decode(policy.base, read(policy.base, IDS, MASK), greedy, LIMIT).ids
-    assert torch.equal(widened(plain), expected)
+    plain = decode(policy.base, policy.family, policy.read(*prompts(policy)), greedy, LIMIT).ids
+    assert torch.equal(widened(plain, padding(policy)), expected)
 
 
 def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
@@ -79,7 +95,7 @@ def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
             logits.append(x.clone())
             return greedy(x, rows, step)
 
-        decode(policy.base, read(policy.base, IDS, MASK), kept, LIMIT, Recorder())
+        decode(policy.base, policy.family, policy.read(*prompts(policy)), kept, LIMIT, Recorder())
         said.append(logits)
     policy.double()
     assert len(said[0]) > 7
@@ -100,16 +116,16 @@ def test_samples_are_generate_s(policy: Policy) -> None:
     expected = theirs(policy, do_sample=True, min_new_tokens=LIMIT, temperature=0.7, top_k=9)
     torch.manual_seed(3)
     choose = sampling.choose(1, Multinomial())
-    said = policy.generate(policy.read(IDS, MASK), choose, LIMIT).ids
+    said = policy.generate(policy.read(*prompts(policy)), choose, LIMIT).ids
     assert torch.equal(said, expected)
 
 
 def test_log_probabilities_on_the_way_are_those_of_the_whole(policy: Policy) -> None:
     noise = PromptNoise(0, torch.arange(6), torch.ones(6, dtype=torch.long))
-    ids = policy.generate(policy.read(IDS, MASK), Sampling().choose(1, noise), LIMIT).ids
+    ids = policy.generate(policy.read(*prompts(policy)), Sampling().choose(1, noise), LIMIT).ids
     with torch.no_grad():
-        whole = policy(IDS, MASK, ids).logprobs
-        again = policy(IDS, MASK, ids, policy.read(IDS, MASK)).logprobs
+        whole = policy(*prompts(policy), ids).logprobs
+        again = policy(*prompts(policy), ids, policy.read(*prompts(policy))).logprobs
     real = ids.ne(0) & ids.ne(1)
     on_the_way = torch.stack(noise.logprobs, dim=1)
     # the scores that are sampled from are float32
@@ -134,7 +150,7 @@ def test_rows_that_have_ended_are_dropped(
 ) -> None:
     """And the others go on as if nothing had been."""
     model = fond_of_eos.base
-    prompts = read(model, IDS.repeat(4, 1), MASK.repeat(4, 1))
+    prompts = fond_of_eos.read(IDS.repeat(4, 1), MASK.repeat(4, 1))
     sizes: list[int] = []
 
     def noise() -> Any:
@@ -147,10 +163,10 @@ def test_rows_that_have_ended_are_dropped(
 
         return watched
 
-    said = decode(model, prompts, noise(), LIMIT, recorder).ids
+    said = decode(model, FAMILY, prompts, noise(), LIMIT, recorder).ids
     assert {24, 12, 6, 3} <= set(sizes)
     alone = [
-        decode(model, prompts.select(torch.tensor([row])), one_of(row), LIMIT).ids[0]
+        decode(model, FAMILY, prompts.select(torch.tensor([row])), one_of(row), LIMIT).ids[0]
         for row in range(24)
     ]
     for row, ids in zip(said, alone, strict=True):
@@ -166,7 +182,9 @@ def one_of(row: int) -> Any:
 def test_equal_prompts_are_read_once_and_long_ones_apart(
     fond_of_eos: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detox_lightning.models.decoding.free_padding", lambda model: 2)
+    monkeypatch.setattr(
+        "detox_lightning.models.families.encoder_decoder.free_padding", lambda model: 2
+    )
     read_before: list[tuple[int, ...]] = []
     encoder = fond_of_eos.base.get_encoder()
     hook = encoder.register_forward_pre_hook(
@@ -176,7 +194,7 @@ def test_equal_prompts_are_read_once_and_long_ones_apart(
     prompts = fond_of_eos.read(IDS.repeat(3, 1), MASK.repeat(3, 1))
     hook.remove()
     assert sorted(read_before) == [(1, 1), (2, 6), (3, 11)]
-    assert prompts.hidden.shape == (6, 11, 16)
+    assert prompts.states.shape == (6, 11, 16)
     whole = encoder(input_ids=IDS, attention_mask=MASK.long()).last_hidden_state
     hidden, mask = prompts.expanded()
     assert torch.equal(mask, MASK.repeat(3, 1))
@@ -187,11 +205,11 @@ def test_learning_from_prompts_read_apart_is_learning_from_all_at_once(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     response = torch.randint(3, 90, (12, 5), generator=torch.Generator().manual_seed(0))
-    rows = IDS.repeat(2, 1), MASK.repeat(2, 1), response
+    rows = *(x.repeat(2, 1) for x in prompts(policy)), response
     weights = [p for name, p in policy.named_parameters() if p.requires_grad]
     found = []
     for slack in (0, 10**6):
-        monkeypatch.setattr(decoding, "free_padding", lambda model, slack=slack: slack)
+        monkeypatch.setattr(encoder_decoder, "free_padding", lambda model, slack=slack: slack)
         for apart in (True, False):
             monkeypatch.setattr(Policy, "reads_apart", apart)
             said = policy(*rows)
@@ -289,7 +307,7 @@ def test_other_models_do_without_recordings(name: str, monkeypatch: pytest.Monke
     options = {"max_new_tokens": LIMIT, "do_sample": False, "forced_eos_token_id": None}
     expected = model.generate(input_ids=IDS, attention_mask=MASK.long(), **options)[:, 1:]
     with torch.no_grad():
-        said = decode(model, read(model, IDS, MASK), greedy, LIMIT, Recorder()).ids
+        said = decode(model, FAMILY, FAMILY.read(model, IDS, MASK), greedy, LIMIT, Recorder()).ids
     assert said.shape[1] > 5
     assert torch.equal(widened(said), widened(expected))
 
@@ -308,8 +326,8 @@ def test_few_shapes_are_recorded(fond_of_eos: Policy, monkeypatch: pytest.Monkey
     monkeypatch.setattr("detox_lightning.models.recording.WARM_UP", 1)
     recorder = Recorder()
     for rows in (1, 2, 3, 1):
-        prompts = read(fond_of_eos.base, IDS[:rows], MASK[:rows])
+        prompts = fond_of_eos.read(IDS[:rows], MASK[:rows])
         never = Sampling(min_new_tokens=4, max_new_tokens=4).choose(1)
-        decode(fond_of_eos.base, prompts, never, 4, recorder)
+        decode(fond_of_eos.base, FAMILY, prompts, never, 4, recorder)
     is_recorded = [isinstance(x.function, torch.nn.Module) for x in recorder.recordings.values()]
     assert is_recorded == [True, True, False]

@@ -1,4 +1,4 @@
-"""Every encoder-decoder architecture goes through rollout, update, save and load."""
+"""Every architecture goes through rollout, update, save and load."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from architectures import CONFIGS, save_random
+from architectures import CONFIGS, DECODER_ONLY, save_random
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import save_merged, save_model
@@ -17,9 +17,15 @@ from ppo_toys import fit, make_module
 from toys import PAIRS, collate_pairs
 
 
+@pytest.fixture(scope="module", params=[*CONFIGS, *DECODER_ONLY])
+def any_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny random model with its tokenizer."""
+    return save_random(request.param, tmp_path_factory.mktemp(request.param))
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny random model with its tokenizer."""
+    """One with an encoder."""
     return save_random(request.param, tmp_path_factory.mktemp(request.param))
 
 
@@ -49,12 +55,20 @@ def test_log_probabilities_are_those_of_the_model_s_own_loss(folder: str) -> Non
 
 
 def test_it_learns_and_is_saved_and_opened(
-    folder: str, tiny_classifier: str, tmp_path: Path
+    any_folder: str, tiny_classifier: str, tmp_path: Path
 ) -> None:
-    module = make_module(folder, tiny_classifier)
+    module = make_module(any_folder, tiny_classifier)
     fit(tmp_path, module, rollouts=2)
     first, last = module.watched
     assert first.metrics["objective/kl"] == pytest.approx(0, abs=1e-4)
+    responses = first.responses  # those of the first mini-batch, in its order
+    rows = first.orders[0][:4]
+    torch.testing.assert_close(
+        first.forwards[0].logprobs * responses.mask[rows][:, : first.forwards[0].logprobs.shape[1]],
+        (responses.noted.logprobs * responses.mask)[rows][:, : first.forwards[0].logprobs.shape[1]],
+        atol=1e-5,
+        rtol=0,
+    )
     assert first.forwards[0].logprobs.shape == first.responses.ids[:4].shape
     changed = {name for name in last.after if not torch.equal(last.after[name], first.before[name])}
     assert any("lora_B" in name for name in changed)
@@ -62,7 +76,7 @@ def test_it_learns_and_is_saved_and_opened(
 
     module.export(tmp_path / "adapter")
     again = load_policy(str(tmp_path / "adapter"), LoRA(), Sampling())
-    batch = collate_pairs(PAIRS[:4])
+    batch = collate_pairs(PAIRS[:4], module.padding_side)
     rows = batch.prompt_ids, batch.prompt_mask, batch.target_ids
     with torch.no_grad():
         torch.testing.assert_close(again(*rows).logprobs, module.policy(*rows).logprobs)

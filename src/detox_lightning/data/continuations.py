@@ -150,12 +150,12 @@ class ContinuationForm:
         if self.share is not None:
             pairs = [divided(text, self.share) for text in prompts]
             prompts, references = map(list, zip(*pairs, strict=True))
-        ids = self.ids(encoding, prompts)
+        ids = encoding.prompt_ids(prompts, self.chat)
         long = [len(row) > self.limit for row in ids]
         if self.cut:
             for row in (row for row, is_long in enumerate(long) if is_long):
                 prompts[row] = self.shorten(encoding, prompts[row])
-                ids[row] = self.ids(encoding, [prompts[row]])[0]
+                ids[row] = encoding.prompt_ids([prompts[row]], self.chat)[0]
         kept = [
             row
             for row, tokens in enumerate(ids)
@@ -170,16 +170,6 @@ class ContinuationForm:
             "index": [places[row] for row in kept],
         }
 
-    def ids(self, encoding: Encoding, prompts: list[str]) -> list[list[int]]:
-        """Token ids of prompts; no EOS follows them where a decoder alone is to go on."""
-        if self.chat:
-            return encoding.chat_ids(prompts)
-        ids = encoding.ids(prompts)
-        if encoding.padding_side == "right":
-            return ids
-        eos = encoding.tokenizer.eos_token_id
-        return [row[:-1] if row and row[-1] == eos else row for row in ids]
-
     def shorten(self, encoding: Encoding, prompt: str) -> str:
         """As much of a prompt's beginning as fits: whole words, of a single one characters.
 
@@ -192,7 +182,7 @@ class ContinuationForm:
         """
 
         def tokens(end: int) -> int:
-            return len(self.ids(encoding, [prompt[:end]])[0])
+            return len(encoding.prompt_ids([prompt[:end]], self.chat)[0])
 
         for ends in (word_ends(prompt), range(1, len(prompt))):
             # a longer text can have fewer tokens; even so the search ends at a length that fits

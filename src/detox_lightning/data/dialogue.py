@@ -34,6 +34,7 @@ class DialogueDataModule(PromptDataModule):
         summary_column: Column with the summaries to learn from.
         reference_column: Column with the summaries ROUGE compares with. None: summary_column.
         template: Prompt around each dialogue; must contain {dialogue} once.
+        chat_template: Put each prompt into the tokenizer's chat template, as what the user says.
         min_chars: Keep dialogues with more than this many characters. None: no bound.
         max_chars: Keep dialogues with at most this many characters. None: no bound.
         max_prompt_tokens: Tokens a prompt may have. In longer ones the dialogue is cut at its end,
@@ -70,6 +71,7 @@ class DialogueDataModule(PromptDataModule):
         summary_column: str = "summary",
         reference_column: str | None = None,
         template: str = TEMPLATE,
+        chat_template: bool = False,
         min_chars: NonNegativeInt | None = 200,
         max_chars: PositiveInt | None = 1000,
         max_prompt_tokens: PositiveInt = 512,
@@ -99,7 +101,7 @@ class DialogueDataModule(PromptDataModule):
         self.dialogues = Dialogues(source, columns, min_chars, max_chars)
         rows = DialogueRows(
             self.dialogues,
-            PromptForm(columns, template, max_prompt_tokens, max_target_tokens),
+            PromptForm(columns, template, chat_template, max_prompt_tokens, max_target_tokens),
             {"train": train_split, "validation": validation_split, "test": test_split},
             {"train": num_samples, "validation": num_eval_samples, "test": num_eval_samples},
             test_fraction
@@ -160,7 +162,9 @@ class DialogueRows:
     def encode(self, part: str, chosen: Counted, encoding: Encoding) -> Counted:
         """Its prompts; see :class:`~detox_lightning.data.module.PromptRows`."""
         encode = partial(self.form.encode, encoding)
-        rows = encoding.encode(chosen.rows, encode, "dialogue", *astuple(self.form))
+        template = encoding.chat_template if self.form.chat else None
+        terms = ("dialogue", *astuple(self.form), template, encoding.padding_side)
+        rows = encoding.encode(chosen.rows, encode, *terms)
         return chosen._replace(rows=rows)
 
     def _choose(self, part: str) -> Counted:

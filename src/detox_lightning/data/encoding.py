@@ -70,12 +70,39 @@ class Encoding:
         encoded: list[list[int]] = self.tokenizer(texts, verbose=False, **options)["input_ids"]
         return encoded
 
-    def chat_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of what a user says, in the tokenizer's chat template, up to the answer.
+    def prompt_ids(self, texts: list[str], chat: bool = False) -> list[list[int]]:
+        """Token ids of prompts; no EOS follows them where a decoder alone is to go on.
+
+        Args:
+            texts: The prompts.
+            chat: Whether they are what a user says, in the tokenizer's chat template.
 
         Raises:
-            InputError: If the tokenizer has no chat template.
+            InputError: If there is to be a chat template and the tokenizer has none.
         """
+        if chat:
+            return self._chat_ids(texts)
+        ids = self.ids(texts)
+        if self.padding_side == "right":
+            return ids
+        eos = self.tokenizer.eos_token_id
+        return [row[:-1] if row and row[-1] == eos else row for row in ids]
+
+    def answer_ids(self, texts: list[str], limit: int) -> list[list[int]]:
+        """Token ids of answers, EOS last whether or not the tokenizer puts it there.
+
+        Args:
+            texts: The answers.
+            limit: Tokens an answer may have, EOS included; it is cut if it has more.
+        """
+        if self.padding_side == "right":
+            ids = self.ids(texts)
+        else:  # a decoder alone is in the middle of a text, not at its beginning
+            ids = self.tokenizer(texts, verbose=False, add_special_tokens=False)["input_ids"]
+        bodies = (row[:-1] if row[-1:] == [self.eos_id] else row for row in ids)
+        return [[*body[: limit - 1], self.eos_id] for body in bodies]
+
+    def _chat_ids(self, texts: list[str]) -> list[list[int]]:
         said = [[{"role": "user", "content": text}] for text in texts]
         encoded: list[list[int]] = self.tokenizer.apply_chat_template(
             said, chat_template=self.chat_template, add_generation_prompt=True, return_dict=False

@@ -67,12 +67,14 @@ class PromptForm:
     Args:
         columns: Those of the dialogue, of the summary and of the reference.
         template: Text with ``{dialogue}`` in it.
-        max_prompt_tokens: Tokens a prompt may have.
+        chat: Whether the prompt goes into the tokenizer's chat template.
+        max_prompt_tokens: Tokens a prompt may have, a chat template included.
         max_target_tokens: Tokens a target may have, EOS included.
     """
 
     columns: tuple[str, str, str]
     template: str
+    chat: bool
     max_prompt_tokens: int
     max_target_tokens: int
 
@@ -93,17 +95,16 @@ class PromptForm:
         """
         dialogues, summaries, references = (batch[column] for column in self.columns)
         prompts = [self.fill(dialogue) for dialogue in dialogues]
-        ids = encoding.ids(prompts)
+        ids = encoding.prompt_ids(prompts, self.chat)
         cut = [len(row) > self.max_prompt_tokens for row in ids]
         for row in (row for row, long in enumerate(cut) if long):
             prompts[row] = self.shorten(encoding, dialogues[row])
-            ids[row] = encoding.ids([prompts[row]])[0]
-        targets = [self._end(row, encoding.eos_id) for row in encoding.ids(summaries)]
+            ids[row] = encoding.prompt_ids([prompts[row]], self.chat)[0]
         return {
             "prompt": prompts,
             "reference": references,
             "prompt_ids": ids,
-            "target_ids": targets,
+            "target_ids": encoding.answer_ids(summaries, self.max_target_tokens),
             "cut": cut,
             "index": places,
         }
@@ -124,7 +125,7 @@ class PromptForm:
         """
 
         def tokens(characters: int) -> int:
-            return len(encoding.ids([self.fill(dialogue[:characters])])[0])
+            return len(encoding.prompt_ids([self.fill(dialogue[:characters])], self.chat)[0])
 
         limit = self.max_prompt_tokens
         if (least := tokens(0)) > limit:
@@ -134,11 +135,6 @@ class PromptForm:
         # a longer text can have fewer tokens; even so the search ends at a length that fits
         kept = bisect_right(range(len(dialogue)), limit, key=tokens) - 1
         return self.fill(dialogue[:kept])
-
-    def _end(self, ids: list[int], eos_id: int) -> list[int]:
-        """A target cut to its limit, with EOS last whether or not the tokenizer puts it there."""
-        body = ids[:-1] if ids[-1:] == [eos_id] else ids
-        return [*body[: self.max_target_tokens - 1], eos_id]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What is known of a text: the reward's score, toxicity, ROUGE, perplexity."""
 
-import re
 from typing import Any
 
 import torch
@@ -15,8 +14,6 @@ from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
 from detox_lightning.rewards.rouge import KINDS, rouge
 from detox_lightning.rollout import check_scores
-
-CLOSING = re.compile(r"[\s.,;:!?)\]}%'’”…]")
 
 
 class Judge(nn.Module):
@@ -110,27 +107,10 @@ class Judge(nn.Module):
         if self.second_toxicity is not None:
             figures["second_toxicity"] = self.second_toxicity(texts)
         if self.perplexity is not None:
-            given = [texts]
-            if self.plan.perplexity_given_prompt:
-                pairs = zip(batch.prompts, texts, strict=True)
-                given = [[spaced(prompt, text) for prompt, text in pairs], batch.prompts]
+            given_prompt = self.plan.perplexity_given_prompt
+            given = (texts, batch.prompts) if given_prompt else ([x.strip() for x in texts],)
             figures["nll"], figures["nll_tokens"] = self.perplexity(*given)
         return figures
-
-
-def spaced(prompt: str, text: str) -> str:
-    """A response as it stands after its prompt: it has lost the white space that it began with.
-
-    Args:
-        prompt: What it goes on from.
-        text: The response.
-
-    Returns:
-        It with a blank before it, unless it is empty, begins with a mark that closes something, or
-        the prompt ends in white space.
-    """
-    is_apart = not text or prompt[-1:].isspace() or CLOSING.match(text)
-    return text if is_apart else f" {text}"
 
 
 def own(reward: Reward) -> TextClassifier | None:

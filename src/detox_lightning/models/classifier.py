@@ -64,6 +64,9 @@ class TextClassifier(nn.Module):
     def forward(self, texts: list[str]) -> Tensor:
         """Classifies texts, equal ones once; the same texts as last time are not read again.
 
+        White space at both ends is left out: a response that goes on with its prompt begins with a
+        blank, and a text that stands alone doesn't.
+
         Args:
             texts: ``n`` texts; there may be none.
 
@@ -71,7 +74,7 @@ class TextClassifier(nn.Module):
             ``[n, labels]`` logits, float32, in the order of ``texts``; the caller's own.
         """
         if self._last is None or self._last[0] != texts:
-            distinct, rows = distinct_texts(texts)
+            distinct, rows = distinct_texts([text.strip() for text in texts])
             logits = self._classify(distinct)
             self._last = list(texts), logits[rows.to(logits.device)]
         return self._last[1].clone()

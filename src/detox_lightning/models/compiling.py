@@ -10,7 +10,7 @@ tensor is declared, and checks all weights in Python at each call.
 Other devices compile, too, if told so, but have no graph: that is how it is tested without a GPU.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Step = Callable[..., tuple[Tensor, Tensor]]
+from detox_lightning.models.families.stepping import Step
+
 MOST = 16  # compiled steps, each with room of its own for keys and values
 VERSIONS = 256  # of a step that torch's compiler may hold: it thinks of a few, and then refuses
 

@@ -101,6 +101,21 @@ def load_tokenizer(name: str, **options: Any) -> Any:
     return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **options)
 
 
+def load_config(name: str, **options: Any) -> Any:
+    """Opens a model's config, and none of its weights.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``.
+        options: ``revision``, ``trust_remote_code``.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    from transformers import AutoConfig
+
+    return open_by_name("model", name, AutoConfig.from_pretrained, **options)
+
+
 def load_model(
     auto_class: str,
     name: str,

@@ -13,11 +13,13 @@ from torch.utils.checkpoint import checkpoint
 from detox_lightning.algorithm.head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
-from detox_lightning.models.decoding import Decoded, Prompts, decode, read
-from detox_lightning.models.family import EncoderDecoder, HeadFunction
+from detox_lightning.models.decoding import Decoded, decode
+from detox_lightning.models.families.choice import Family, family_of
+from detox_lightning.models.families.head import HeadFunction, has_plain_head
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, copy_adapter
 from detox_lightning.models.merging import Kept, merged
+from detox_lightning.models.reading import Prompts
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Choose, Sampling
 from detox_lightning.models.start import Start, find_start, open_start, saved_value_head
@@ -47,9 +49,7 @@ class Policy(nn.Module):
     It is always in eval mode: dropout would make the ratio of new to old probability noise.
     """
 
-    def __init__(
-        self, model: Any, family: EncoderDecoder, sampling: Sampling, value_head: bool = True
-    ):
+    def __init__(self, model: Any, family: Family, sampling: Sampling, value_head: bool = True):
         """Wraps a model with adapters.
 
         Args:
@@ -158,7 +158,7 @@ class Policy(nn.Module):
         """Whether log-probabilities can be had without keeping logits."""
         model = id(self.base)  # the policy's, or the frozen reference's
         if model not in self._lean:
-            self._lean[model] = self.family.has_plain_head(self.base)
+            self._lean[model] = has_plain_head(self.base, self.family)
         return self._lean[model]
 
     @property
@@ -174,9 +174,9 @@ class Policy(nn.Module):
         head: HeadFunction | None = None,
     ) -> tuple[Any, Tensor]:
         if prompts is None and self.reads_apart:
-            prompts = read(self.base, ids, mask)
-        encoded, mask = prompts.expanded() if prompts else (None, mask)
-        return self.family.forward(self.base, ids, mask, response, encoded, head)
+            prompts = self.family.read(self.base, ids, mask)
+        states, mask = prompts.expanded() if prompts else (None, mask)
+        return self.family.forward(self.base, ids, mask, response, states, head)
 
     @property
     def reads_apart(self) -> bool:
@@ -230,13 +230,13 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def read(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
-        """Lets the encoder read prompts, equal ones once.
+        """Lets the model read prompts as far as it can without the responses, equal ones once.
 
         Args:
             prompt_ids: ``[b, s]``.
             prompt_mask: ``[b, s]``.
         """
-        return read(self.base, prompt_ids, prompt_mask)
+        return self.family.read(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
     def generate(self, prompts: Prompts, choose: Choose, limit: int) -> Decoded:
@@ -249,7 +249,7 @@ class Policy(nn.Module):
         """
         kept = self.merged_weights if self.recorder.compiles(self.base) else None
         with merged(self.model, kept):
-            return decode(self.base, prompts, choose, limit, self.recorder)
+            return decode(self.base, self.family, prompts, choose, limit, self.recorder)
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable and all parameters, with and without value head; the reference's trainable."""
@@ -296,7 +296,7 @@ def load_policy(
             precision than float32.
     """
     start = find_start(start) if isinstance(start, str) else start
-    family = EncoderDecoder()
+    family = family_of(start.base, **weights.file_options | {"revision": start.base_revision})
     model = open_start(start, lora, weights, family.auto_class, family.task_type, device)
     if start.has_adapter:
         copy_adapter(model, REFERENCE)

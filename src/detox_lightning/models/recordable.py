@@ -48,13 +48,8 @@ def active(model: Any) -> tuple[Any, ...]:
     )
 
 
-def is_plain(cache: Any) -> bool:
-    """Whether a cache keeps all keys and values, not those in a window alone.
-
-    Args:
-        cache: ``EncoderDecoderCache``.
-    """
+def is_plain(layers: list[Any]) -> bool:
+    """Whether a cache's layers keep all keys and values, not those in a window alone."""
     from transformers.cache_utils import DynamicLayer
 
-    layers = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
     return all(type(layer) is DynamicLayer for layer in layers)

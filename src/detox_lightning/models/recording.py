@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from detox_lightning.models import compiling
-from detox_lightning.models.compiling import Compiled, Step, kept_tensors
+from detox_lightning.models.compiling import Compiled, kept_tensors
+from detox_lightning.models.families.stepping import Plain, Step
 from detox_lightning.models.recordable import active, autocast, can_record, is_plain
 
-WIDTH = 64  # prompts are padded to multiples of this, and so is the room for responses
+WIDTH = 64  # keys are padded to multiples of this: prompts, and the room for responses
 MOST = 32  # recordings, of 4 MB and more each
 WARM_UP = 64  # calls before a step is recorded, which takes as long as about so many
 
@@ -92,28 +93,30 @@ class Recorder:
         wanted = model.device.type == "cuda" if self.compiling is None else self.compiling
         return wanted and can_record(model, to_compile=True)
 
-    def steps(self, model: Any, cache: Any, mask: Tensor, limit: int) -> "RecordedSteps | None":
-        """Steps that go on from a cache.
+    def steps(self, plain: Plain, limit: int) -> "RecordedSteps | None":
+        """Steps that go on from others.
 
         Args:
-            model: From transformers, with the weights that it will have until the last step.
-            cache: ``EncoderDecoderCache`` after the first step.
-            mask: ``[r, s]`` of the prompts.
+            plain: After the first step, of a model with the weights that it will have until the
+                last one.
             limit: Steps at most, the first included.
 
         Returns:
             None where the model can't be recorded.
         """
-        if (self.compiles(model) or can_record(model)) and is_plain(cache):
-            return RecordedSteps(self, model, cache, mask, limit)
+        model = plain.model
+        if (self.compiles(model) or can_record(model)) and is_plain([*plain.own, *plain.cross]):
+            function = plain.function()
+            return function and RecordedSteps(self, plain, function, limit)
         return None
 
-    def recording(self, model: Any, inputs: list[Tensor]) -> Recording:
+    def recording(self, model: Any, step: Step, inputs: list[Tensor]) -> Recording:
         """The step for inputs of these shapes.
 
         Args:
-            model: See :meth:`steps`.
-            inputs: See :func:`step_of`.
+            model: From transformers.
+            step: Its decode step; see :meth:`Plain.function`.
+            inputs: What it takes.
         """
         shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
         key = id(model), active(model), autocast(model), shapes
@@ -123,7 +126,7 @@ class Recorder:
             wanted = len(self.recordings) < (compiling.MOST if compiles else MOST)
             make = partial(self._compiled, model) if compiles else record
             may = wanted and (compiles or can_record(model))
-            self.recordings[key] = Recording(step_of(model), make if may else None)
+            self.recordings[key] = Recording(step, make if may else None)
         return self.recordings[key]
 
     def _compiled(self, model: Any, step: Step, inputs: list[Tensor]) -> Step:
@@ -144,40 +147,38 @@ class RecordedSteps:
     """Steps that are played back; keys and values are written into tensors of a fixed size."""
 
     @kept_tensors()
-    def __init__(self, recorder: Recorder, model: Any, cache: Any, mask: Tensor, limit: int):
-        """Takes over the first step's keys and values.
+    def __init__(self, recorder: Recorder, plain: Plain, function: Step, limit: int):
+        """Takes over keys and values.
 
         Args:
             recorder: Knows the recordings.
-            model: See :meth:`Recorder.steps`.
-            cache: Likewise.
-            mask: Likewise.
-            limit: Likewise.
+            plain: See :meth:`Recorder.steps`.
+            function: Its step.
+            limit: See :meth:`Recorder.steps`.
         """
-        self.recorder, self.model = recorder, model
-        own = cache.self_attention_cache.layers
-        cross = cache.cross_attention_cache.layers
-        self.done = own[0].keys.shape[2]
-        room, wide = padded(limit), padded(mask.shape[1])
-        own = [grown(x, room) for layer in own for x in (layer.keys, layer.values)]
-        cross = [grown(x, wide) for layer in cross for x in (layer.keys, layer.values)]
-        shut = torch.finfo(own[0].dtype).min
-        masks = [own[0].new_full((len(mask), 1, 1, size), shut) for size in (wide, room)]
-        masks[0][:, 0, 0, : mask.shape[1]].masked_fill_(mask.bool(), 0)
-        masks[1][..., : self.done] = 0
-        tokens = mask.new_zeros(len(mask), 1, dtype=torch.long)
-        position = tokens.new_full((1,), self.done)
-        self.inputs = [tokens, position, *masks, *own, *cross]
+        self.recorder, self.model, self.function = recorder, plain.model, function
+        self.done = plain.mask.shape[1]
+        masks, kept = [], []
+        for mask, layers, room in (
+            (plain.mask, plain.own, padded(self.done + limit - 1)),
+            (plain.prompt_mask, plain.cross, None),
+        ):
+            if mask is not None:
+                size = room or padded(mask.shape[1])
+                kept += [grown(x, size) for layer in layers for x in (layer.keys, layer.values)]
+                masks.append(closed(mask, size, kept[-1].dtype))
+        tokens = plain.mask.new_zeros(len(plain.mask), 1, dtype=torch.long)
+        self.inputs = [tokens, tokens.new_full((1,), self.done), *masks, *kept]
         self.play: Recording | None = None
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and last hidden states, as the model's own code gives them."""
         if self.play is None:
-            self.play = self.recorder.recording(self.model, self.inputs)
+            self.play = self.recorder.recording(self.model, self.function, self.inputs)
             self.inputs = self.play.take(self.inputs)
-        its_tokens, position, _, own_mask, *_ = self.inputs
+        its_tokens, place, own_mask, *_ = self.inputs
         its_tokens.copy_(tokens[:, None])
-        position.fill_(self.done)
+        place.fill_(self.done)
         own_mask[..., self.done] = 0
         self.done += 1
         return self.play(*self.inputs)
@@ -185,45 +186,9 @@ class RecordedSteps:
     @kept_tensors()
     def keep(self, rows: Tensor) -> None:
         """Goes on with some rows."""
-        tokens, position, *others = self.inputs
-        self.inputs = [tokens[rows], position.clone(), *(x[rows] for x in others)]
+        tokens, place, *others = self.inputs
+        self.inputs = [tokens[rows], place.clone(), *(x[rows] for x in others)]
         self.play = None
-
-
-def step_of(model: Any) -> Step:
-    """A model's decode step as a function of tensors alone.
-
-    Args:
-        model: From transformers.
-
-    Returns:
-        A function of tokens ``[r, 1]``, position ``[1]``, the prompts' mask and the responses'
-        (``[r, 1, 1, s]``, ``[r, 1, 1, t]``, added to attention scores), keys and values of
-        self-attention ``[r, h, t, d]`` (written to) and of cross-attention ``[r, h, s, d]``; it
-        gives logits ``[r, V]`` and last hidden states ``[r, d]``.
-    """
-    from transformers import DynamicCache, EncoderDecoderCache
-    from transformers.modeling_outputs import BaseModelOutput
-
-    from detox_lightning.models.caches import Filled, Slots
-
-    def step(tokens: Tensor, position: Tensor, mask: Tensor, own_mask: Tensor, *kv: Tensor) -> Any:
-        half = len(kv) // 2
-        own, cross = DynamicCache(), DynamicCache()
-        own.layers = [Slots(k, v, position) for k, v in pairs(kv[:half])]
-        cross.layers = [Filled(k, v) for k, v in pairs(kv[half:])]
-        output = model(
-            encoder_outputs=BaseModelOutput(mask.new_empty(len(mask), mask.shape[3], 1)),
-            attention_mask=mask,
-            decoder_input_ids=tokens,
-            decoder_attention_mask=own_mask,
-            past_key_values=EncoderDecoderCache(own, cross),
-            use_cache=True,
-            output_hidden_states=True,
-        )
-        return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
-
-    return step
 
 
 @torch.no_grad()
@@ -256,11 +221,22 @@ def grown(x: Tensor, size: int) -> Tensor:
     return bigger
 
 
+def closed(mask: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores: nothing where a mask is True, else what shuts out.
+
+    Args:
+        mask: ``[r, n]``.
+        size: How many keys there will be.
+        dtype: Of the keys.
+
+    Returns:
+        ``[r, 1, 1, size]``.
+    """
+    added = torch.full((len(mask), 1, 1, size), torch.finfo(dtype).min, dtype=dtype).to(mask.device)
+    added[:, 0, 0, : mask.shape[1]].masked_fill_(mask.bool(), 0)
+    return added
+
+
 def padded(size: int) -> int:
     """The next multiple of :data:`WIDTH`."""
     return -(-size // WIDTH) * WIDTH
-
-
-def pairs(items: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":
-    """Keys and values."""
-    return zip(items[::2], items[1::2], strict=True)

@@ -31,7 +31,7 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
-from detox_lightning.models.family import EncoderDecoder
+from detox_lightning.models.families.choice import Family, family_of
 from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
@@ -125,7 +125,6 @@ class PPOModule(LightningModule):
             self.save_hyperparameters()
         self.automatic_optimization = False
         self.strict_loading = False
-        self.family = EncoderDecoder()
         self.base_or_policy, self.adapter = policy, adapter
         self.policy_name = policy if adapter is None else adapter
         self.weights = weights
@@ -350,6 +349,11 @@ class PPOModule(LightningModule):
     def start(self) -> Start:
         """Where the policy begins; found out when first asked for, which may take the hub."""
         return find_start(self.base_or_policy, self.adapter, self.weights.revision)
+
+    @cached_property
+    def family(self) -> Family:
+        """What kind of model the policy is, by its base's config."""
+        return family_of(self.start.base, **self.tokenizer_options)
 
     @property
     def tokenizer_name(self) -> str:

@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
-from detox_lightning.models.family import EncoderDecoder
+from detox_lightning.models.families.choice import Family, family_of
 from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
@@ -67,7 +67,6 @@ class SupervisedModule(LightningModule):
         self.weights = Weights(**weights) if isinstance(weights, dict) else weights
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
-        self.family = EncoderDecoder()
         self.mean_loss = MeanMetric()
         self.rouge = Rouge()
         self.model: Any = None
@@ -77,6 +76,11 @@ class SupervisedModule(LightningModule):
     def start(self) -> Start:
         """Where the model begins; found out when first asked for, which may take the hub."""
         return find_start(self.name, revision=self.weights.revision)
+
+    @cached_property
+    def family(self) -> Family:
+        """What kind of model it is, by its base's config."""
+        return family_of(self.start.base, **self.tokenizer_options)
 
     @property
     def tokenizer_name(self) -> str:

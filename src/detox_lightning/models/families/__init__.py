@@ -1,0 +1,1 @@
+"""All that differs between encoder-decoder and decoder-only models."""

@@ -1,0 +1,103 @@
+"""What a family is, and which one a model belongs to."""
+
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from detox_lightning.errors import InputError
+from detox_lightning.models.families.decoder_only import DecoderOnly
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
+from detox_lightning.models.families.head import HeadFunction
+from detox_lightning.models.families.stepping import First
+from detox_lightning.models.loading import load_config
+from detox_lightning.models.reading import Prompts
+
+WRITES = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "EncoderDecoderModel", "MTModel")
+
+
+class Family(Protocol):
+    """A kind of language model.
+
+    Attributes:
+        auto_class: Opens such models: ``AutoModelForSeq2SeqLM``, …
+        task_type: peft's name of the task.
+        padding_side: Where prompts are padded.
+    """
+
+    auto_class: str
+    task_type: str
+    padding_side: Literal["left", "right"]
+
+    def forward(
+        self,
+        model: Any,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        states: Tensor | None = None,
+        head: HeadFunction | None = None,
+    ) -> tuple[Any, Tensor]:
+        """Runs the model over prompts and responses.
+
+        Args:
+            model: The language model.
+            prompt_ids: ``[m, s]``, of at least one token each.
+            prompt_mask: ``[m, s]``.
+            response_ids: ``[m, t]``.
+            states: The prompts' states as :meth:`read` gives them, for each row; None: the prompts
+                are read now.
+            head: Takes the place of the model's head, whose weights are whole meanwhile even if
+                the model is sharded; None: the model makes logits.
+
+        Returns:
+            Logits ``[m, t, V]`` that predict the response tokens, or what ``head`` gave; and the
+            decoder's last hidden states ``[m, t, d]``.
+        """
+
+    def read(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+        """Lets a model read prompts as far as it can without the responses, equal ones once.
+
+        Args:
+            model: The language model.
+            ids: ``[b, s]``.
+            mask: ``[b, s]``.
+
+        Returns:
+            The prompts, without the columns that are padding to all of them.
+        """
+
+    def begin(self, model: Any, prompts: Prompts) -> First:
+        """Takes the first step of decoding, of equal prompts once.
+
+        Args:
+            model: The language model.
+            prompts: From :meth:`read`.
+        """
+
+    def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
+        """The response in what transformers' ``generate`` returned.
+
+        Args:
+            generated: ``[b, n]``.
+            prompt_ids: ``[b, s]`` what it was given.
+        """
+
+
+def family_of(name: str, **options: Any) -> Family:
+    """The family of a model, by its config alone.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``.
+        options: ``revision``, ``trust_remote_code``.
+
+    Raises:
+        InputError: If there is no such model, or it is none that writes text.
+    """
+    config = load_config(name, **options)
+    kinds = config.architectures or []
+    if kinds and not any(kind.endswith(WRITES) for kind in kinds):
+        raise InputError(
+            f"the model {name!r} is a {kinds[0]}, which doesn't write text: give a model such as "
+            "T5ForConditionalGeneration, GPT2LMHeadModel or LlamaForCausalLM"
+        )
+    return EncoderDecoder() if config.is_encoder_decoder else DecoderOnly()

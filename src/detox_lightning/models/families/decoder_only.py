@@ -1,0 +1,162 @@
+"""GPT-2, Llama, Qwen, Gemma: prompt and response are one text, which the decoder goes on with."""
+
+from inspect import signature
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from detox_lightning.models.families.head import HeadFunction, replaced_head
+from detox_lightning.models.families.stepping import First, Plain, Step, pairs
+from detox_lightning.models.reading import Prompts, distinct
+
+
+class DecoderOnly:
+    """See :class:`~detox_lightning.models.families.choice.Family`.
+
+    Prompts are padded on the left, so that each response follows its prompt at once; a token's
+    position is its place in its own text, whatever the padding.
+    """
+
+    auto_class = "AutoModelForCausalLM"
+    task_type = "CAUSAL_LM"
+    padding_side: Literal["left", "right"] = "left"
+
+    def forward(
+        self,
+        model: Any,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        states: Tensor | None = None,
+        head: HeadFunction | None = None,
+    ) -> tuple[Any, Tensor]:
+        """Runs the model over prompts, each with its response; ``states`` are the prompts."""
+        prompt_ids = prompt_ids if states is None else states
+        before, after = prompt_ids.shape[1], response_ids.shape[1]
+        # a response's padding is behind what counts, where no token looks
+        mask = torch.cat([prompt_mask.bool(), torch.ones_like(response_ids).bool()], dim=1)
+        wanted = torch.arange(before - 1, before + after - 1, device=response_ids.device)
+        with replaced_head(model, head) as given:
+            output = model(
+                input_ids=torch.cat([prompt_ids, response_ids], dim=1),
+                attention_mask=mask.long(),
+                **positions(model, mask),
+                use_cache=False,
+                logits_to_keep=wanted,
+                output_hidden_states=True,
+            )
+        hidden = output.hidden_states[-1].index_select(1, wanted)
+        return given[0] if given else output.logits, hidden
+
+    def read(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+        """Prompts that will be read with the first step."""
+        return distinct(ids, mask)
+
+    def begin(self, model: Any, prompts: Prompts) -> First:
+        """Lets the decoder read the prompts, from whose last tokens the first are predicted."""
+        steps = DecoderOnlySteps(model, prompts.mask[:, :0])
+        logits, hidden = steps.take(prompts.states, prompts.mask)
+        steps.keep(prompts.rows)
+        return First(steps, logits[prompts.rows], hidden[prompts.rows])
+
+    def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
+        """The response in what ``generate`` returned: all but the prompt."""
+        return generated[:, prompt_ids.shape[1] :]
+
+
+class DecoderOnlySteps(Plain):
+    """Steps of a decoder that is all there is."""
+
+    def __init__(self, model: Any, mask: Tensor):
+        """Has read nothing yet.
+
+        Args:
+            model: From transformers.
+            mask: ``[r, 0]``.
+        """
+        from transformers import DynamicCache
+
+        self.model = model
+        self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        self.mask = mask.bool()
+
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Steps`."""
+        return self.take(tokens[:, None], torch.ones_like(tokens[:, None]).bool())
+
+    def take(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Goes on with tokens; ``[r, n]``, and a mask that is True where they are real."""
+        self.mask = torch.cat([self.mask, mask], dim=1)
+        places = positions(self.model, self.mask)
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask.long(),
+            **{name: x[:, -ids.shape[1] :] for name, x in places.items()},
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            output_hidden_states=True,
+        )
+        return output.logits[:, -1], output.hidden_states[-1][:, -1]
+
+    def keep(self, rows: Tensor) -> None:
+        """See :class:`Steps`."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+    @property
+    def own(self) -> list[Any]:
+        """See :class:`Plain`."""
+        return list(self.cache.layers)
+
+    @property
+    def cross(self) -> list[Any]:
+        """See :class:`Plain`; there is none."""
+        return []
+
+    def function(self) -> Step | None:
+        """See :class:`Plain`; None where positions can't be told to the model."""
+        from transformers import DynamicCache
+
+        from detox_lightning.models.caches import Slots
+
+        model = self.model
+        if not takes_positions(model):
+            return None
+
+        def step(tokens: Tensor, place: Tensor, mask: Tensor, *kv: Tensor) -> Any:
+            cache = DynamicCache()
+            cache.layers = [Slots(k, v, place) for k, v in pairs(kv)]
+            output = model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=mask.eq(0).sum(dim=3)[:, 0] - 1,
+                past_key_values=cache,
+                use_cache=True,
+                output_hidden_states=True,
+            )
+            return output.logits[:, -1], output.hidden_states[-1][:, -1]
+
+        return step
+
+
+def positions(model: Any, mask: Tensor) -> dict[str, Tensor]:
+    """Each token's place in its own text, as an argument of the model's.
+
+    Args:
+        model: From transformers.
+        mask: ``[m, n]``, True at real tokens.
+
+    Returns:
+        ``position_ids`` ``[m, n]``; nothing where the model has no such argument (it may count by
+        itself, as BLOOM does).
+    """
+    if not takes_positions(model):
+        return {}
+    return {"position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)}
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether a model can be told the tokens' positions."""
+    return "position_ids" in signature(model.forward).parameters

@@ -1,0 +1,154 @@
+"""T5, BART, Pegasus: the prompt goes into the encoder, the response leaves the decoder."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from detox_lightning.models.families.head import HeadFunction, replaced_head
+from detox_lightning.models.families.stepping import First, Plain, Step, pairs
+from detox_lightning.models.reading import Prompts, distinct, filled
+from detox_lightning.models.texts import alike, free_padding
+
+
+class EncoderDecoder:
+    """See :class:`~detox_lightning.models.families.choice.Family`."""
+
+    auto_class = "AutoModelForSeq2SeqLM"
+    task_type = "SEQ_2_SEQ_LM"
+    padding_side: Literal["left", "right"] = "right"
+
+    def forward(
+        self,
+        model: Any,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        states: Tensor | None = None,
+        head: HeadFunction | None = None,
+    ) -> tuple[Any, Tensor]:
+        """Runs the model over prompts and responses; ``states`` are its encoder's."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        start = model.generation_config.decoder_start_token_id
+        first = torch.full_like(response_ids[:, :1], start)
+        with replaced_head(model, head) as given:
+            output = model(
+                input_ids=prompt_ids if states is None else None,
+                encoder_outputs=None if states is None else BaseModelOutput(states),
+                attention_mask=prompt_mask,
+                decoder_input_ids=torch.cat([first, response_ids[:, :-1]], dim=1),
+                use_cache=False,
+                output_hidden_states=True,
+            )
+        return given[0] if given else output.logits, output.decoder_hidden_states[-1]
+
+    def read(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+        """Lets the encoder read prompts, those of like length together."""
+        tokens, real, rows = distinct(ids, mask)
+        hidden: Tensor | None = None
+        for group in alike(real.sum(dim=1).tolist(), free_padding(model)):
+            columns = filled(real[group])
+            part = model.get_encoder()(
+                input_ids=tokens[group][:, columns],
+                attention_mask=real[group][:, columns].long(),
+            ).last_hidden_state
+            if hidden is None:
+                hidden = part.new_zeros(*tokens.shape, part.shape[2])
+            hidden[torch.tensor(group)[:, None], columns.nonzero()[:, 0].cpu()] = part
+        assert hidden is not None
+        return Prompts(hidden, real, rows)
+
+    def begin(self, model: Any, prompts: Prompts) -> First:
+        """Takes the first step, from the start token."""
+        steps = EncoderDecoderSteps(model, prompts.states, prompts.mask)
+        start = model.generation_config.decoder_start_token_id
+        logits, hidden = steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
+        steps.keep(prompts.rows)
+        return First(steps, logits[prompts.rows], hidden[prompts.rows])
+
+    def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
+        """The response in what ``generate`` returned: all but the decoder start token."""
+        return generated[:, 1:]
+
+
+class EncoderDecoderSteps(Plain):
+    """Steps of a decoder that looks at what an encoder has read."""
+
+    prompt_mask: Tensor
+
+    def __init__(self, model: Any, states: Tensor, mask: Tensor):
+        """Notes what is answered.
+
+        Args:
+            model: From transformers.
+            states: ``[r, s, d]`` what its encoder says of the prompts.
+            mask: ``[r, s]``.
+        """
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        decoder = model.config.get_text_config(decoder=True)
+        self.model = model
+        self.states = states
+        self.prompt_mask = mask.long()
+        self.cache = EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache())
+        self.mask = mask.new_zeros(len(mask), 0, dtype=torch.bool)
+
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Steps`."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        output = self.model(
+            encoder_outputs=BaseModelOutput(self.states),
+            attention_mask=self.prompt_mask,
+            decoder_input_ids=tokens[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            output_hidden_states=True,
+        )
+        self.mask = torch.cat([self.mask, torch.ones_like(tokens[:, None]).bool()], dim=1)
+        return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
+
+    def keep(self, rows: Tensor) -> None:
+        """See :class:`Steps`."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
+        # what it says is in the cache by now: the shape is all that is still looked at
+        self.states = self.states[:1].expand(len(rows), -1, -1)
+
+    @property
+    def own(self) -> list[Any]:
+        """See :class:`Plain`."""
+        return list(self.cache.self_attention_cache.layers)
+
+    @property
+    def cross(self) -> list[Any]:
+        """See :class:`Plain`."""
+        return list(self.cache.cross_attention_cache.layers)
+
+    def function(self) -> Step:
+        """See :class:`Plain`; the masks are the responses' and the prompts'."""
+        from transformers import DynamicCache, EncoderDecoderCache
+        from transformers.modeling_outputs import BaseModelOutput
+
+        from detox_lightning.models.caches import Filled, Slots
+
+        model = self.model
+
+        def step(tokens: Tensor, place: Tensor, own_mask: Tensor, mask: Tensor, *kv: Tensor) -> Any:
+            half = len(kv) // 2
+            own, cross = DynamicCache(), DynamicCache()
+            own.layers = [Slots(k, v, place) for k, v in pairs(kv[:half])]
+            cross.layers = [Filled(k, v) for k, v in pairs(kv[half:])]
+            output = model(
+                encoder_outputs=BaseModelOutput(mask.new_empty(len(mask), mask.shape[3], 1)),
+                attention_mask=mask,
+                decoder_input_ids=tokens,
+                decoder_attention_mask=own_mask,
+                past_key_values=EncoderDecoderCache(own, cross),
+                use_cache=True,
+                output_hidden_states=True,
+            )
+            return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
+
+        return step

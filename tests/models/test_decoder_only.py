@@ -1,0 +1,154 @@
+"""Decoder-only models say of a response after its prompt what they say of the text alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import AutoModelForCausalLM
+
+from architectures import DECODER_ONLY, save_random
+from detox_lightning.errors import InputError
+from detox_lightning.models.families.choice import family_of
+from detox_lightning.models.families.decoder_only import DecoderOnly
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.sampling import Sampling
+
+GENERATOR = torch.Generator().manual_seed(0)
+PROMPTS = [torch.randint(3, 200, (n,), generator=GENERATOR) for n in (9, 4, 1, 6)]
+RESPONSES = torch.randint(3, 200, (4, 7), generator=GENERATOR)
+LENGTHS = [7, 3, 5, 1]
+
+
+@pytest.fixture(scope="module", params=DECODER_ONLY)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def policy(name: str, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """One that has gone some way from its reference, with a value head that says something."""
+    policy = load_policy(save_random(name, tmp_path_factory.mktemp("model")), LoRA(r=2), Sampling())
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn(parameter.shape)
+    return policy
+
+
+def batch(left: int = 0, right: int = 0, filler: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts padded on the left, their mask and responses, with more padding if wanted."""
+    width = left + max(map(len, PROMPTS))
+    ids = torch.stack([pad(prompt, (width - len(prompt), 0), value=filler) for prompt in PROMPTS])
+    lengths = torch.tensor([[len(prompt)] for prompt in PROMPTS])
+    mask = torch.arange(width) >= width - lengths
+    return ids, mask, pad(RESPONSES, (0, right), value=filler)
+
+
+def alone(model: Any, row: int, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of a response, and what the head reads, without any padding."""
+    prompt, response = PROMPTS[row], RESPONSES[row, : LENGTHS[row]]
+    logits = model(input_ids=torch.cat([prompt, response])[None]).logits[0]
+    before = slice(len(prompt) - 1, len(prompt) + len(response) - 1)
+    logprobs = logits[before].log_softmax(dim=-1).gather(1, response[:, None])[:, 0]
+    return logprobs, seen["hidden"][0, before]
+
+
+@torch.no_grad()
+def test_log_probabilities_are_those_of_each_text_alone(policy: Policy, name: str) -> None:
+    assert policy.is_lean == (name != "Gemma 2")  # whose logits are bent
+    said = policy(*batch())
+    with_logits, logits = policy.with_logits(*batch())
+    assert logits.shape == (4, 7, 200)
+    seen: dict[str, Tensor] = {}
+    head = policy.base.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, args: seen.update(hidden=args[0]))
+    for row, length in enumerate(LENGTHS):
+        logprobs, hidden = alone(policy.model, row, seen)
+        for output in (said, with_logits):
+            torch.testing.assert_close(output.logprobs[row, :length], logprobs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            said.values[row, :length], policy.values(hidden[None])[0], atol=1e-5, rtol=0
+        )
+    hook.remove()
+    assert said.logprobs.std() > 0.01
+    torch.testing.assert_close(said.entropy, with_logits.entropy, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = policy(*batch())
+    for apart in (True, False):  # as on a GPU, which leaves all padding where it is
+        monkeypatch.setattr(Policy, "reads_apart", apart)
+        more = policy(*batch(left=5, right=6, filler=77))
+        for ours, theirs in zip(said, more, strict=True):
+            torch.testing.assert_close(theirs[:, :7], ours, atol=1e-5, rtol=0)
+
+
+def test_only_the_response_s_tokens_are_learned_from(policy: Policy) -> None:
+    """The gradient is that of the response's log-probabilities, whatever the prompt's would be."""
+    weights = [p for n, p in policy.named_parameters() if p.requires_grad and "lora" in n]
+    output = policy(*batch())
+    real = torch.arange(7) < torch.tensor(LENGTHS)[:, None]
+    ours = torch.autograd.grad((output.logprobs * real).sum(), weights)
+    texts = [torch.cat([p, r[:n]]) for p, r, n in zip(PROMPTS, RESPONSES, LENGTHS, strict=True)]
+    expected = [torch.zeros_like(x) for x in weights]
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        labels = text.clone()
+        labels[: len(prompt)] = -100
+        loss = policy.model(input_ids=text[None], labels=labels[None]).loss
+        total = -loss * (len(text) - len(prompt))
+        for sums, x in zip(expected, torch.autograd.grad(total, weights), strict=True):
+            sums += x
+    assert max(float(x.abs().max()) for x in ours) > 0.01
+    for x, y in zip(ours, expected, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-3)
+
+
+def test_the_adapter_is_on_the_family_s_projections(policy: Policy, name: str) -> None:
+    endings = {
+        n.split(".lora_")[0].split(".")[-1] for n, _ in policy.named_parameters() if "lora_A" in n
+    }
+    expected = {"GPT-2": {"c_attn"}, "BLOOM": {"query_key_value"}}
+    assert endings == expected.get(name, {"q_proj", "v_proj"})
+
+
+def test_the_family_is_told_by_the_config(
+    tmp_path: Path, tiny_t5: str, name: str, tiny_classifier: str
+) -> None:
+    assert isinstance(family_of(save_random(name, tmp_path)), DecoderOnly)
+    assert isinstance(family_of(tiny_t5), EncoderDecoder)
+
+
+def test_models_that_do_not_write_are_refused(tiny_classifier: str) -> None:
+    with pytest.raises(InputError, match="is a BertForSequenceClassification, which doesn't write"):
+        load_policy(tiny_classifier, LoRA(r=2), Sampling())
+    with pytest.raises(InputError, match="can't open the model 'nowhere/at-all'"):
+        family_of("nowhere/at-all")
+
+
+def test_end_of_sequence_serves_as_padding(tmp_path: Path) -> None:
+    """As in GPT-2: a response ends with its first EOS, and those behind it are padding."""
+    policy = load_policy(save_random("GPT-2", tmp_path), LoRA(r=2), Sampling())
+    assert policy.base.generation_config.pad_token_id is None
+    with torch.no_grad():
+        policy.base.transformer.ln_f.bias.fill_(1)
+        policy.base.transformer.wte.weight[1] += 0.35  # EOS is likely
+    ids, mask, _ = batch()
+    ids, mask = ids.repeat(6, 1), mask.repeat(6, 1)
+    torch.manual_seed(0)
+    said = policy.generate(policy.read(ids, mask), Sampling().choose(1), 12).ids
+    ended = said.eq(1).cumsum(dim=1).clamp(max=1)
+    assert torch.equal(said.eq(1), ended.bool())
+    assert len(set(ended.sum(dim=1).tolist())) > 1
+
+
+def test_a_model_opens_for_what_it_is(tmp_path: Path) -> None:
+    policy = load_policy(save_random("Llama", tmp_path), LoRA(r=2), Sampling())
+    assert isinstance(policy.base, type(AutoModelForCausalLM.from_pretrained(tmp_path)))
+    assert policy.model.peft_config["default"].task_type == "CAUSAL_LM"
