@@ -24,6 +24,7 @@ IDS = torch.randint(3, 200, (6, 11), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
 PLAIN = ("LongT5", "BERT2BERT", "GPT-Neo")  # whose step transformers says is no fixed graph
 PLAIN += ("BLOOM", "Gemma 2")  # can't be told positions; has windows
+SINGLE = ("BLOOM", "Gemma 2")  # whose attention gives NaN for padding in float64
 
 
 @pytest.fixture(scope="module", params=[*CONFIGS, *DECODER_ONLY])
@@ -41,7 +42,7 @@ def policy(name: str, tmp_path_factory: pytest.TempPathFactory) -> Policy:
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter += torch.randn(parameter.shape)
-    return policy.double()
+    return policy if name in SINGLE else policy.double()
 
 
 def prompts(policy: Policy) -> tuple[Tensor, Tensor]:
@@ -85,6 +86,7 @@ def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that goes on from a checkpoint begins without recordings."""
+    dtype = policy.base.dtype
     policy.float()
     said: list[list[Tensor]] = []
     for warm_up in (10**9, 0, 7):
@@ -97,7 +99,7 @@ def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
 
         decode(policy.base, policy.family, policy.read(*prompts(policy)), kept, LIMIT, Recorder())
         said.append(logits)
-    policy.double()
+    policy.to(dtype)
     assert len(said[0]) > 7
     for other in said[1:]:
         assert all(torch.equal(x, y) for x, y in zip(said[0], other, strict=True))

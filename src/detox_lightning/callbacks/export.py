@@ -207,11 +207,12 @@ class ExportCallback(Callback):
             tested: ``summary.json`` of a test of it; None: there was none.
         """
         is_adapter = module.export_name == "adapter"
-        kind = "classifier" if not hasattr(module, "family") else module.export_name
+        is_classifier = not hasattr(module, "family")
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k[:4] == "val/"}
         facts = CardFacts(
             folder.name,
-            kind,
+            "classifier" if is_classifier else module.export_name,
+            getattr(module, "family", module).auto_class,
             made["base"],
             made["data"],
             made["about"],

@@ -236,7 +236,7 @@ def refuse_whole(weights: Weights) -> None:
 
 
 def refuse_half(precision: str) -> None:
-    """Refuses to train a sequence-to-sequence model in float16, before anything is loaded.
+    """Refuses to train a language model in float16, before anything is loaded.
 
     T5's feed-forward layers leave float16's range, and gradients scaled for float16 would be
     clipped at the wrong size.
@@ -249,8 +249,8 @@ def refuse_half(precision: str) -> None:
     """
     if precision.startswith(("16", "transformer-engine-float16")):
         raise InputError(
-            f"trainer.precision={precision}: T5 and its family overflow in float16. "
-            "Give bf16-mixed, bf16-true or 32-true."
+            f"trainer.precision={precision}: T5 and its family overflow in float16, and others' "
+            "gradients would be clipped at the wrong size. Give bf16-mixed, bf16-true or 32-true."
         )
 
 

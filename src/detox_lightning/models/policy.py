@@ -316,8 +316,10 @@ def plain_generation_config(model: Any) -> Any:
 
     config = model.generation_config
     start = config.decoder_start_token_id
+    if start is None:
+        start = getattr(model.config, "decoder_start_token_id", None)
     return GenerationConfig(
-        decoder_start_token_id=start if start is not None else model.config.decoder_start_token_id,
+        decoder_start_token_id=start,
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,

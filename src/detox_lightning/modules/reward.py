@@ -36,6 +36,7 @@ class RewardModule(LightningModule):
     """
 
     export_name = "model"
+    auto_class = "AutoModelForSequenceClassification"
     padding_side: Literal["left", "right"] = "right"
 
     def __init__(
@@ -102,7 +103,7 @@ class RewardModule(LightningModule):
         check_labels(self.name, self.labels, **options)
         self.tokenizer = load_tokenizer(self.name, padding_side=self.padding_side, **options)
         model = load_model(
-            "AutoModelForSequenceClassification",
+            self.auto_class,
             self.name,
             id2label=dict(enumerate(self.labels)),
             label2id={label: index for index, label in enumerate(self.labels)},

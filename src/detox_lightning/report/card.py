@@ -7,24 +7,30 @@ from typing import Any, NamedTuple
 
 from detox_lightning.report.page import counted
 
+LIMITS = (
+    "Trained against a classifier of hateful language, it shares that classifier's blind spots: a "
+    "low score is no proof that a text harms nobody. Read samples before you rely on it."
+)
 USES = {
-    "summarization": (
-        "Summarizing conversations like those it was trained on. Trained against a classifier of "
-        "hateful language, it shares that classifier's blind spots: a low score is no proof that a "
-        "text harms nobody. Read samples before you rely on it."
-    ),
+    "summarization": f"Summarizing conversations like those it was trained on. {LIMITS}",
+    "text-generation": f"Going on from prompts like those it was trained on. {LIMITS}",
     "text-classification": (
         "Telling texts like those it was trained on apart, as a reward or a measure in training. "
         "It is no judge of people, and not fit to moderate what they write without their review."
     ),
 }
+TASKS = {
+    "AutoModelForSeq2SeqLM": "summarization",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSequenceClassification": "text-classification",
+}
 PYTHON = {
-    "adapter": """from peft import AutoPeftModelForSeq2SeqLM
+    "adapter": """from peft import AutoPeft{model}
 
-model = AutoPeftModelForSeq2SeqLM.from_pretrained("{folder}")""",
-    "model": """from transformers import AutoModelForSeq2SeqLM
+model = AutoPeft{model}.from_pretrained("{folder}")""",
+    "model": """from transformers import Auto{model}
 
-model = AutoModelForSeq2SeqLM.from_pretrained("{folder}")""",
+model = Auto{model}.from_pretrained("{folder}")""",
     "classifier": """from transformers import pipeline
 
 classifier = pipeline("text-classification", "{folder}")""",
@@ -37,6 +43,7 @@ class CardFacts(NamedTuple):
     Attributes:
         name: Of the folder.
         kind: ``adapter``, ``model`` or ``classifier``.
+        auto_class: What opens it: ``AutoModelForSeq2SeqLM``, …
         base: Name of the model that training began from.
         data: Names of the data, if they are known.
         about: What else to tell, by name: stage, reward, command, versions, …
@@ -47,6 +54,7 @@ class CardFacts(NamedTuple):
 
     name: str
     kind: str
+    auto_class: str
     base: str
     data: list[str]
     about: dict[str, Any]
@@ -63,7 +71,9 @@ def model_card(facts: CardFacts) -> str:
     """
     from huggingface_hub import ModelCardData
 
-    task = "text-classification" if facts.kind == "classifier" else "summarization"
+    task = TASKS[facts.auto_class]
+    model = facts.auto_class.removeprefix("Auto")
+    python = PYTHON[facts.kind].format(folder=facts.name, model=model)
     data = ModelCardData(
         base_model=facts.base if _is_public(facts.base) else None,
         datasets=[name for name in facts.data if _is_public(name)] or None,
@@ -75,7 +85,7 @@ def model_card(facts: CardFacts) -> str:
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {facts.name}",
         f"Trained with detox_lightning on `{facts.base}`.",
-        f"## Use\n\n```python\n{PYTHON[facts.kind].format(folder=facts.name)}\n```\n\n{USES[task]}",
+        f"## Use\n\n```python\n{python}\n```\n\n{USES[task]}",
         f"## Where it comes from\n\n{_table(origin)}",
     ]
     if facts.tested:
