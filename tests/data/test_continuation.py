@@ -187,7 +187,7 @@ class Letters:
 
     padding_side = "right"
 
-    def ids(self, texts: list[str]) -> list[list[int]]:
+    def prompt_ids(self, texts: list[str], chat: bool) -> list[list[int]]:
         return [[0, *map(ord, text.replace(" ", ""))] for text in texts]
 
 

@@ -108,8 +108,13 @@ def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
 class Multinomial(Draws):
     """Draws as ``generate`` does."""
 
-    def __call__(self, scores: Tensor, rows: Tensor, step: int) -> Tensor:
-        return torch.multinomial(scores.softmax(dim=-1), 1)[:, 0]
+    def __call__(
+        self, scores: Tensor, rows: Tensor, step: int, tokens: Tensor | None = None
+    ) -> Tensor:
+        assert tokens is not None
+        p = torch.zeros(len(rows), 200).scatter(1, tokens, scores.softmax(dim=-1))
+        drawn = torch.multinomial(p, 1)
+        return tokens.eq(drawn).int().argmax(dim=1)
 
 
 def test_samples_are_generate_s(policy: Policy) -> None:

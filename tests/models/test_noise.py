@@ -32,7 +32,7 @@ def shares(first: Tensor, second: Tensor) -> Tensor:
 
 
 def test_numbers_are_gumbel_s() -> None:
-    numbers = gumbel(hashed(torch.arange(2000, dtype=torch.int32)), 1000)
+    numbers = gumbel(hashed(torch.arange(2000, dtype=torch.int32)), torch.arange(1000))
     assert numbers.isfinite().all()
     assert numbers.mean() == pytest.approx(0.5772, abs=0.005)
     assert numbers.var() == pytest.approx(math.pi**2 / 6, abs=0.01)

@@ -162,6 +162,11 @@ class ContinuationRows:
         return "test" if self.questions is None else "predict"
 
     @property
+    def longest(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.form.limit
+
+    @property
     def cutting(self) -> str:
         """What was done to prompts that were too long."""
         return f"prompts were cut to {self.form.limit} tokens"

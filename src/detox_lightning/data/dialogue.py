@@ -149,6 +149,11 @@ class DialogueRows:
         return "test" if self.questions is None else "predict"
 
     @property
+    def longest(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.form.max_prompt_tokens
+
+    @property
     def cutting(self) -> str:
         """What was done to dialogues that were too long."""
         return f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"

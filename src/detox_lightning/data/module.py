@@ -32,6 +32,10 @@ class PromptRows(Protocol):
         """The part whose rows predict answers."""
 
     @property
+    def longest(self) -> int:
+        """Tokens that a prompt may have."""
+
+    @property
     def cutting(self) -> str:
         """What was done to rows that were too long, to stand after their number."""
 
@@ -86,6 +90,11 @@ class PromptDataModule(LightningDataModule):
     def sources(self) -> list[str]:
         """What the rows are read from."""
         return self.prompts.sources
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.prompts.longest
 
     @property
     def encoding(self) -> Encoding:

@@ -25,20 +25,23 @@ class Draws:
         """Nothing is drawn yet."""
         self.logprobs: list[Tensor] = []
 
-    def __call__(self, scores: Tensor, rows: Tensor, step: int) -> Tensor:
-        """``[r]`` the next token of each row.
+    def __call__(
+        self, scores: Tensor, rows: Tensor, step: int, tokens: Tensor | None = None
+    ) -> Tensor:
+        """``[r]`` which of its candidates is each row's next token.
 
         Args:
-            scores: ``[r, V]`` float32 logits after temperature and truncation.
+            scores: ``[r, n]`` float32 logits after temperature and truncation.
             rows: ``[r]`` whose they are; at step 0 all.
             step: Which token of the response, from 0.
+            tokens: ``[r, n]`` the candidates; None: the whole vocabulary.
         """
         p = scores.softmax(dim=-1)
-        tokens = drawn(p)
+        chosen = drawn(p)
         first = self.logprobs[0] if step else p.new_zeros(len(rows))
         self.logprobs.append(torch.zeros_like(first))
-        self.logprobs[step][rows] = p.gather(1, tokens[:, None])[:, 0].log()
-        return tokens
+        self.logprobs[step][rows] = p.gather(1, chosen[:, None])[:, 0].log()
+        return chosen
 
 
 class PromptNoise:
@@ -69,21 +72,26 @@ class PromptNoise:
         self.sampled = samples.bool()[:, None]
         self.logprobs: list[Tensor] = []
 
-    def __call__(self, scores: Tensor, rows: Tensor, step: int) -> Tensor:
-        """``[r]`` the next token of each row.
+    def __call__(
+        self, scores: Tensor, rows: Tensor, step: int, tokens: Tensor | None = None
+    ) -> Tensor:
+        """``[r]`` which of its candidates is each row's next token.
 
         Args:
-            scores: ``[r, V]`` float32 logits after temperature and truncation.
+            scores: ``[r, n]`` float32 logits after temperature and truncation.
             rows: ``[r]`` whose they are; rows that have ended may be left out.
             step: Which token of the response, from 0.
+            tokens: ``[r, n]`` the candidates; None: the whole vocabulary.
         """
         keys = hashed(self.keys[rows] ^ (step * 2 + 1))
-        noised = scores + gumbel(keys, scores.shape[1])
-        tokens = torch.where(self.sampled[rows], noised, scores).argmax(dim=1)
-        drawn = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(dim=1)
+        if tokens is None:
+            tokens = torch.arange(scores.shape[1], device=scores.device)
+        noised = scores + gumbel(keys, tokens)
+        chosen = torch.where(self.sampled[rows], noised, scores).argmax(dim=1)
+        drawn = scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(dim=1)
         self.logprobs.append(torch.zeros_like(self.keys, dtype=drawn.dtype))
         self.logprobs[step][rows] = drawn
-        return tokens
+        return chosen
 
 
 def drawn(p: Tensor) -> Tensor:
@@ -120,10 +128,14 @@ def placed(mass: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     return place, (reach - (sums.gather(1, place) - here)) / here
 
 
-def gumbel(keys: Tensor, size: int) -> Tensor:
-    """``[b, size]`` standard Gumbel numbers, a function of ``keys`` (``[b]``, int32)."""
-    places = torch.arange(size, device=keys.device, dtype=torch.int32) * GOLDEN
-    bits = hashed(keys[:, None] ^ places)
+def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:
+    """``[b, n]`` standard Gumbel numbers, a function of key and token.
+
+    Args:
+        keys: ``[b]`` int32.
+        tokens: ``[n]``, or each row's own ``[b, n]``.
+    """
+    bits = hashed(keys[:, None] ^ (tokens.int() * GOLDEN))
     uniform = (bits >> 9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(UNIT)
     return uniform.log_().neg_().log_().neg_()
 

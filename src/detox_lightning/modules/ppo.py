@@ -31,7 +31,7 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
-from detox_lightning.models.families.choice import Family, family_of
+from detox_lightning.models.families.choice import Family, check_positions, family_of
 from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
@@ -390,7 +390,14 @@ class PPOModule(LightningModule):
                 "responses come from a narrower distribution than the one whose log-probabilities "
                 "are trained on; top_k=0 and top_p=1 are exact"
             )
-        size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "max_prompt_tokens"):
+            response = max(self.sampling.limits[1], self.plan.max_new_tokens or 0)
+            given = self.start.base, data.max_prompt_tokens, response
+            check_positions(
+                self.family, *given, "model.sampling.max_new_tokens", **self.tokenizer_options
+            )
+        size = getattr(data, "batch_size", None)
         if stage == "fit" and self.schedule_name != "constant" and self.trainer.max_steps > 0:
             raise InputError(
                 f"trainer.max_steps={self.trainer.max_steps} counts optimizer steps, and "

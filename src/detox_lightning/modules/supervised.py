@@ -1,4 +1,4 @@
-"""The supervised stage: teaches a sequence-to-sequence model to summarize."""
+"""The supervised stage: teaches a language model to answer as people did."""
 
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
-from detox_lightning.models.families.choice import Family, family_of
+from detox_lightning.models.families.choice import Family, check_positions, family_of
 from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
@@ -28,7 +28,7 @@ STAGE = "supervised"
 
 
 class SupervisedModule(LightningModule):
-    """Fine-tunes a sequence-to-sequence model on prompts and summaries written by people.
+    """Fine-tunes a language model on prompts and summaries written by people.
 
     Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
     summaries. Dropout is on while it trains.
@@ -102,12 +102,22 @@ class SupervisedModule(LightningModule):
         """What the folder is called that :meth:`export` writes."""
         return "adapter" if hasattr(self.model, "peft_config") else "model"
 
+    def setup(self, stage: str) -> None:
+        """Refuses what can't work, before any model is opened.
+
+        Raises:
+            InputError: If the precision would overflow, or the model has too few positions.
+        """
+        refuse_half(self.trainer.precision)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "max_prompt_tokens"):
+            given = self.start.base, data.max_prompt_tokens, self.max_new_tokens
+            check_positions(self.family, *given, "model.max_new_tokens", **self.tokenizer_options)
+
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""
         if self.model is not None:
             return
-        if self._trainer is not None:
-            refuse_half(self._trainer.precision)
         self.tokenizer = load_tokenizer(
             self.tokenizer_name, padding_side=self.padding_side, **self.tokenizer_options
         )

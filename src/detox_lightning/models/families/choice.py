@@ -74,6 +74,9 @@ class Family(Protocol):
             prompts: From :meth:`read`.
         """
 
+    def positions(self, prompt: int, response: int) -> int:
+        """How many positions a model needs for a prompt and a response of so many tokens."""
+
     def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
         """The response in what transformers' ``generate`` returned.
 
@@ -101,3 +104,28 @@ def family_of(name: str, **options: Any) -> Family:
             "T5ForConditionalGeneration, GPT2LMHeadModel or LlamaForCausalLM"
         )
     return EncoderDecoder() if config.is_encoder_decoder else DecoderOnly()
+
+
+def check_positions(
+    family: Family, name: str, prompt: int, response: int, flag: str, **options: Any
+) -> None:
+    """Makes sure that a model has positions for the longest prompt and response.
+
+    Args:
+        family: Of the model.
+        name: Hub id, local folder or ``demo:NAME``.
+        prompt: Tokens of the longest prompt.
+        response: Of the longest response.
+        flag: What sets the latter, for the message.
+        options: ``revision``, ``trust_remote_code``.
+
+    Raises:
+        InputError: If it hasn't.
+    """
+    found = getattr(load_config(name, **options), "max_position_embeddings", None)
+    if found is not None and family.positions(prompt, response) > found:
+        raise InputError(
+            f"data.max_prompt_tokens={prompt}, {flag}={response}: {name!r} has {found} positions, "
+            f"which must hold {'both together' if family.padding_side == 'left' else 'either'}; "
+            "lower them"
+        )

@@ -60,6 +60,10 @@ class DecoderOnly:
         steps.keep(prompts.rows)
         return First(steps, logits[prompts.rows], hidden[prompts.rows])
 
+    def positions(self, prompt: int, response: int) -> int:
+        """They are one text."""
+        return prompt + response
+
     def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
         """The response in what ``generate`` returned: all but the prompt."""
         return generated[:, prompt_ids.shape[1] :]

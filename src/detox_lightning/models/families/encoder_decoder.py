@@ -67,6 +67,10 @@ class EncoderDecoder:
         steps.keep(prompts.rows)
         return First(steps, logits[prompts.rows], hidden[prompts.rows])
 
+    def positions(self, prompt: int, response: int) -> int:
+        """They are in stacks of their own."""
+        return max(prompt, response)
+
     def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
         """The response in what ``generate`` returned: all but the decoder start token."""
         return generated[:, 1:]
