@@ -221,7 +221,7 @@ def test_messages_without_a_key_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--model.policy=no/such", "can't open the tokenizer 'no/such': "),
+        ("--model.policy=no/such", "can't open the config of 'no/such': "),
         ("--model.reward.label=kind", "has the labels nothate, hate"),
         ("--data.batch_size=6", "data.batch_size=6 is not a multiple of model.mini_batch_size=4"),
         ("--data.source=no/such.jsonl", "no/such.jsonl"),

@@ -128,7 +128,7 @@ def test_the_family_is_told_by_the_config(
 def test_models_that_do_not_write_are_refused(tiny_classifier: str) -> None:
     with pytest.raises(InputError, match="is a BertForSequenceClassification, which doesn't write"):
         load_policy(tiny_classifier, LoRA(r=2), Sampling())
-    with pytest.raises(InputError, match="can't open the model 'nowhere/at-all'"):
+    with pytest.raises(InputError, match="can't open the config of 'nowhere/at-all'"):
         family_of("nowhere/at-all")
 
 

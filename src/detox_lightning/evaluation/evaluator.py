@@ -165,8 +165,8 @@ class Evaluator:
 
         Returns:
             Of each, the ``b`` responses, and their figures, each ``[b]``: the judge's, ``length``
-            (tokens, EOS included), ``has_eos`` and, of the policy, ``kl`` (nats; NaN where the
-            response is no sample).
+            (tokens, EOS included), ``has_eos``, and what :meth:`compared` gives, of the policy
+            and where the reference's perplexity is wanted of both.
         """
         texts: dict[Side, list[str]] = {side: [] for side in sides}
         parts: dict[Side, list[Measured]] = {side: [] for side in sides}
@@ -177,8 +177,10 @@ class Evaluator:
                 prompts = reference if side == "before" else None
                 answered = self.answer(part, how, side, prompts)
                 figures = self.look(part, answered)
-                if side == "after":
-                    figures["kl"] = self.divergence(part, answered, reference)
+                if side == "after" or self.plan.asks_reference:
+                    figures |= self.compared(part, answered, reference)
+                if side == "before":
+                    figures.pop("kl", None)  # from itself
                 texts[side] += answered.responses.texts
                 parts[side].append({name: x.to(rows.device) for name, x in figures.items()})
         return {side: (texts[side], joined(parts[side])) for side in sides}
@@ -192,28 +194,35 @@ class Evaluator:
         return figures
 
     @torch.no_grad()
-    def divergence(self, batch: PromptBatch, answered: Answered, reference: Prompts) -> Tensor:
-        """``[b]`` log-ratio of policy to reference, summed over each sample's tokens, in nats.
-
-        Its mean estimates the KL divergence of what was sampled from, truncated by ``top_p`` or
-        not, from the reference. A greedy response says nothing of it and gets NaN.
+    def compared(self, batch: PromptBatch, answered: Answered, reference: Prompts) -> Measured:
+        """What the reference thinks of answers.
 
         Args:
             batch: ``b`` prompts.
-            answered: The policy's answers.
-            reference: What the reference's encoder says of the prompts.
+            answered: The answers.
+            reference: The prompts as the reference has read them.
+
+        Returns:
+            ``kl``, ``[b]``: log-ratio to the reference, summed over each sample's tokens, in nats.
+            Its mean estimates the KL divergence of what was sampled from, truncated by ``top_p`` or
+            not, from the reference; a greedy response says nothing of it and gets NaN. Where the
+            plan wants the reference's perplexity, also ``nll`` (nats) and ``nll_tokens`` (EOS
+            included).
         """
         ids, mask = answered.responses.ids, answered.responses.mask
-        kl = torch.full((len(ids),), torch.nan, device=ids.device, dtype=torch.float32)
-        sampled = answered.samples.nonzero()[:, 0].to(ids.device)
-        if len(sampled):
-            part, prompts = batch.select(sampled), reference.select(sampled)
-            asked = ids[sampled], mask[sampled], self.micro_batch_size
+        is_sample = answered.samples.bool().to(ids.device)
+        wanted = is_sample | self.plan.asks_reference
+        said = torch.full(ids.shape, torch.nan, device=ids.device)
+        if rows := wanted.nonzero()[:, 0].tolist():
+            index = torch.tensor(rows, device=ids.device)
+            asked = batch.select(index), ids[index], mask[index], self.micro_batch_size
             with self.policy.reference():
-                said = ask(self.policy, part, *asked, prompts)
-            log_ratio = answered.logprobs[sampled] - said.logprobs
-            kl[sampled] = torch.where(mask[sampled], log_ratio, 0).sum(dim=1).float()
-        return kl
+                said[index] = ask(self.policy, *asked, reference.select(index)).logprobs
+        log_ratio = torch.where(mask, answered.logprobs - said, 0).sum(dim=1)
+        found = {"kl": log_ratio.float().where(is_sample, torch.nan)}
+        if self.plan.asks_reference:
+            found |= {"nll": -said.sum(dim=1), "nll_tokens": mask.sum(dim=1)}
+        return found
 
 
 def joined(parts: list[Measured]) -> Measured:

@@ -45,7 +45,7 @@ class Judge(nn.Module):
             flag = "model.evaluation.second_toxic_label"
             second = TextClassifier(plan.second_toxicity_model)
             self.second_toxicity = Toxicity(second, plan.second_toxic_label, flag)
-        if plan.perplexity_model:
+        if plan.perplexity_model and not plan.asks_reference:
             self.perplexity = Perplexity(plan.perplexity_model)
 
     def describe(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from detox_lightning.errors import InputError
 
 GREEDY = "greedy"
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class EvaluationPlan:
             for none.
         second_toxic_label: Its toxic label.
         perplexity_model: A causal language model, whose perplexity of the responses is measured;
+            ``reference`` is the policy as it was before training, which has read the prompt;
             null for none.
         perplexity_given_prompt: Whether that model reads the prompt first, as for continuations;
             the prompt's own tokens don't count. false: it reads the response alone.
@@ -49,6 +51,11 @@ class EvaluationPlan:
     perplexity_given_prompt: bool = False
     predict_before: bool = False
     batch_size: PositiveInt = 128
+
+    @property
+    def asks_reference(self) -> bool:
+        """Whether the perplexity is the reference's own."""
+        return self.perplexity_model == REFERENCE
 
     def __post_init__(self) -> None:
         if not self.decodings:

@@ -113,7 +113,7 @@ def load_config(name: str, **options: Any) -> Any:
     """
     from transformers import AutoConfig
 
-    return open_by_name("model", name, AutoConfig.from_pretrained, **options)
+    return open_by_name("config of", name, AutoConfig.from_pretrained, **options)
 
 
 def load_model(
