@@ -110,6 +110,46 @@ def test_only_the_response_s_tokens_are_learned_from(policy: Policy) -> None:
         torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-3)
 
 
+def test_equal_prompts_are_read_once_and_learned_from_as_if_they_were_not(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, mask, _ = batch()
+    rows = torch.tensor([2, 0, 0, 3, 2, 0])
+    given = ids[rows], mask[rows], torch.randint(3, 200, (6, 5), generator=GENERATOR)
+    weights = [p for p in policy.parameters() if p.requires_grad]
+    share = torch.linspace(-1, 1, 30).view(6, 5)
+    widths: list[tuple[int, ...]] = []
+    hook = policy.base.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: widths.append(tuple(args[0].shape))
+    )
+    found = []
+    for apart in (True, False):  # as on a GPU: nothing is shared
+        monkeypatch.setattr(Policy, "reads_apart", apart)
+        said = policy(*given, entropy_gradient=True)
+        total = ((said.logprobs + said.values + said.entropy) * share).sum()
+        found.append([said.logprobs, said.values, *torch.autograd.grad(total, weights)])
+    hook.remove()
+    # dry runs aside, prompts of 1, 9 and 6 tokens, then responses without their last token
+    assert widths[-3:] == ([(3, 9), (6, 4), (6, 14)] if policy.is_lean else [(6, 14)] * 2)[-3:]
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
+
+
+def test_with_gradient_checkpointing_nothing_is_shared(tmp_path: Path) -> None:
+    policy = load_policy(save_random("Llama", tmp_path), LoRA(r=2), Sampling())
+    ids, mask, responses = batch()
+    rows = torch.tensor([0, 0, 1, 1])
+    given = ids[rows], mask[rows], responses
+    weights = [p for n, p in policy.named_parameters() if "lora_B" in n]
+    found = []
+    for _ in range(2):
+        said = policy(*given)
+        found.append([said.logprobs, *torch.autograd.grad(said.logprobs.sum(), weights)])
+        policy.enable_gradient_checkpointing()
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
 def test_the_adapter_is_on_the_family_s_projections(policy: Policy, name: str) -> None:
     endings = {
         n.split(".lora_")[0].split(".")[-1] for n, _ in policy.named_parameters() if "lora_A" in n

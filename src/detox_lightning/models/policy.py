@@ -70,6 +70,7 @@ class Policy(nn.Module):
         self.merged_weights: Kept = {}  # where a compiled step finds them
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
+        self.checkpoints_gradients = False
         self.began_with_values = False  # whether the value head was trained before
         self.eval()
 
@@ -175,8 +176,10 @@ class Policy(nn.Module):
     ) -> tuple[Any, Tensor]:
         if prompts is None and self.reads_apart:
             prompts = self.family.read(self.base, ids, mask)
-        states, mask = prompts.expanded() if prompts else (None, mask)
-        return self.family.forward(self.base, ids, mask, response, states, head)
+        # a layer that is asked again in the backward pass would fill its cache again
+        again = self.checkpoints_gradients and torch.is_grad_enabled()
+        share = self.is_full_precision and not again
+        return self.family.forward(self.base, ids, mask, response, prompts, head, share)
 
     @property
     def reads_apart(self) -> bool:
@@ -224,6 +227,7 @@ class Policy(nn.Module):
         """
         from transformers.modeling_layers import GradientCheckpointingLayer
 
+        self.checkpoints_gradients = True
         for layer in self.base.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.forward = partial(_checkpointed, layer.forward)

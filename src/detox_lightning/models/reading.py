@@ -24,6 +24,12 @@ class Prompts(NamedTuple):
         """Some rows of the batch."""
         return Prompts(self.states, self.mask, self.rows[rows])
 
+    def used(self) -> "Prompts":
+        """Without the prompts that no row is of, and what is padding to all others."""
+        kept, rows = self.rows.unique(return_inverse=True)
+        columns = filled(self.mask[kept])
+        return Prompts(self.states[kept][:, columns], self.mask[kept][:, columns], rows)
+
     def expanded(self) -> tuple[Tensor, Tensor]:
         """States ``[b, s, …]`` and mask ``[b, s]`` of each row."""
         return self.states.index_select(0, self.rows), self.mask[self.rows]

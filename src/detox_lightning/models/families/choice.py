@@ -34,8 +34,9 @@ class Family(Protocol):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        states: Tensor | None = None,
+        prompts: Prompts | None = None,
         head: HeadFunction | None = None,
+        share: bool = False,
     ) -> tuple[Any, Tensor]:
         """Runs the model over prompts and responses.
 
@@ -44,10 +45,11 @@ class Family(Protocol):
             prompt_ids: ``[m, s]``, of at least one token each.
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
-            states: The prompts' states as :meth:`read` gives them, for each row; None: the prompts
-                are read now.
+            prompts: Those prompts as :meth:`read` gives them; None: they are read now.
             head: Takes the place of the model's head, whose weights are whole meanwhile even if
                 the model is sharded; None: the model makes logits.
+            share: Whether what is the same in several rows may be worked out once; rows then
+                depend on each other by rounding.
 
         Returns:
             Logits ``[m, t, V]`` that predict the response tokens, or what ``head`` gave; and the

@@ -28,14 +28,18 @@ class DecoderOnly:
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        states: Tensor | None = None,
+        prompts: Prompts | None = None,
         head: HeadFunction | None = None,
+        share: bool = False,
     ) -> tuple[Any, Tensor]:
-        """Runs the model over prompts, each with its response; ``states`` are the prompts."""
-        prompt_ids = prompt_ids if states is None else states
+        """Runs the model over prompts, each with its response."""
+        if prompts is not None:
+            prompts = prompts.used()
+            if share and head and len(prompts.states) < len(response_ids):
+                return self.shared(model, prompts, response_ids, head)
+            prompt_ids, prompt_mask = prompts.expanded()
         before, after = prompt_ids.shape[1], response_ids.shape[1]
-        # a response's padding is behind what counts, where no token looks
-        mask = torch.cat([prompt_mask.bool(), torch.ones_like(response_ids).bool()], dim=1)
+        mask = followed(prompt_mask, after)
         wanted = torch.arange(before - 1, before + after - 1, device=response_ids.device)
         with replaced_head(model, head) as given:
             output = model(
@@ -48,6 +52,39 @@ class DecoderOnly:
             )
         hidden = output.hidden_states[-1].index_select(1, wanted)
         return given[0] if given else output.logits, hidden
+
+    def shared(
+        self, model: Any, prompts: Prompts, response_ids: Tensor, head: HeadFunction
+    ) -> tuple[Any, Tensor]:
+        """As :meth:`forward`; each prompt is read once, and gradients flow through it.
+
+        Args:
+            model: The language model.
+            prompts: ``u`` of them.
+            response_ids: ``[m, t]``.
+            head: Takes the place of the model's head.
+        """
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        mask = followed(prompts.mask[prompts.rows], response_ids.shape[1] - 1)
+        places = {name: x[:, prompts.mask.shape[1] :] for name, x in positions(model, mask).items()}
+        options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        with replaced_head(model, lambda *x: x) as given:
+            model(
+                input_ids=prompts.states,
+                attention_mask=prompts.mask.long(),
+                **positions(model, prompts.mask),
+                **options,
+                logits_to_keep=1,
+            )
+            if response_ids.shape[1] > 1:
+                cache.batch_select_indices(prompts.rows)
+                rest = {"input_ids": response_ids[:, :-1], "attention_mask": mask.long()}
+                model(**rest, **places, **options)
+        (first, weight, bias), *others = given
+        hidden = torch.cat([first[prompts.rows], *(x for x, _, _ in others)], dim=1)
+        return head(hidden, weight, bias), hidden
 
     def read(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
         """Prompts that will be read with the first step."""
@@ -143,6 +180,16 @@ class DecoderOnlySteps(Plain):
             return output.logits[:, -1], output.hidden_states[-1][:, -1]
 
         return step
+
+
+def followed(mask: Tensor, tokens: int) -> Tensor:
+    """A prompt's mask with its response's, whose padding is where no token that counts looks.
+
+    Args:
+        mask: ``[m, s]`` of prompts.
+        tokens: Of the responses.
+    """
+    return torch.cat([mask.bool(), mask.new_ones(len(mask), tokens, dtype=torch.bool)], dim=1)
 
 
 def positions(model: Any, mask: Tensor) -> dict[str, Tensor]:

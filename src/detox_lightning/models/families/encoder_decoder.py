@@ -24,14 +24,16 @@ class EncoderDecoder:
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        states: Tensor | None = None,
+        prompts: Prompts | None = None,
         head: HeadFunction | None = None,
+        share: bool = False,
     ) -> tuple[Any, Tensor]:
-        """Runs the model over prompts and responses; ``states`` are its encoder's."""
+        """Runs the model over prompts and responses; prompts are shared as they are read."""
         from transformers.modeling_outputs import BaseModelOutput
 
         start = model.generation_config.decoder_start_token_id
         first = torch.full_like(response_ids[:, :1], start)
+        states, prompt_mask = prompts.expanded() if prompts else (None, prompt_mask)
         with replaced_head(model, head) as given:
             output = model(
                 input_ids=prompt_ids if states is None else None,
