@@ -215,18 +215,20 @@ def ask(
         ids: ``[b, t]`` responses.
         mask: ``[b, t]``, True at their real tokens.
         size: Rows of one forward pass; None for all.
-        prompts: What the encoder says of the prompts; None: it is asked.
+        prompts: The prompts as the model has read them; None: it reads them. They are then nobody
+            else's, and in half precision rows come out as in the update, to the last bit.
 
     Returns:
         0 where there is no real token.
     """
+    share = prompts is not None
     prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
     ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
     logprobs, values = torch.zeros(2, *ids.shape, device=ids.device)
     for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
         width = max(1, int(ends[rows[0]]))
         given = batch.prompt_ids[rows], batch.prompt_mask[rows], ids[rows, :width]
-        said = policy(*given, prompts.select(rows), entropy=False)
+        said = policy(*given, prompts.select(rows), entropy=False, share=share)
         logprobs[rows, :width], values[rows, :width] = said.logprobs, said.values
     return Noted(logprobs.where(mask, 0), values.where(mask, 0))
 

@@ -102,6 +102,7 @@ class Policy(nn.Module):
         prompts: Prompts | None = None,
         entropy: bool = True,
         entropy_gradient: bool = False,
+        share: bool = False,
     ) -> PolicyOutput:
         """Log-probabilities, values and entropies of responses; no logits are kept if possible.
 
@@ -112,6 +113,8 @@ class Policy(nn.Module):
             prompts: What :meth:`read` gave for the prompts; None: they are read now.
             entropy: Whether entropies are asked for.
             entropy_gradient: Whether they have a gradient.
+            share: Whether what is the same in several rows may be worked out once in half
+                precision, too, where a row's rounding then depends on the others.
         """
         given = prompt_ids, prompt_mask, response_ids, prompts
         if not self.is_lean:
@@ -121,7 +124,7 @@ class Policy(nn.Module):
         def head(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
             return head_output(x, weight, bias, response_ids, *asked)
 
-        (logprobs, entropies), hidden = self._states(*given, head)
+        (logprobs, entropies), hidden = self._states(*given, head, share)
         return PolicyOutput(logprobs, self.values(hidden), entropies)
 
     def with_logits(
@@ -173,12 +176,13 @@ class Policy(nn.Module):
         response: Tensor,
         prompts: Prompts | None,
         head: HeadFunction | None = None,
+        share: bool = False,
     ) -> tuple[Any, Tensor]:
         if prompts is None and self.reads_apart:
             prompts = self.family.read(self.base, ids, mask)
         # a layer that is asked again in the backward pass would fill its cache again
         again = self.checkpoints_gradients and torch.is_grad_enabled()
-        share = self.is_full_precision and not again
+        share = (share or self.is_full_precision) and not again
         return self.family.forward(self.base, ids, mask, response, prompts, head, share)
 
     @property
