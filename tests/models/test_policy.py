@@ -179,7 +179,7 @@ def test_the_reference_leaves_no_trace(policy: Policy) -> None:
     disturb(policy)
     learns, before = set(trainable(policy)), policy.with_logits(*rows())[1]
     weights = {name: p.clone() for name, p in policy.named_parameters()}
-    too_many = (*rows(), None, True, False, "too many")
+    too_many = (*rows(), None, True, False, False, "too many")
     with pytest.raises(TypeError), policy.reference():
         policy(*too_many)
     assert policy.model.active_adapter == "default"
