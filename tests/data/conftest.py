@@ -19,6 +19,10 @@ Make = Callable[..., DialogueDataModule]
 # the id of each is its place: <pad> 0, </s> 1, <unk> 2, Say 3, : 4, Short 5, w0 6, …, w9 15
 WORDS = ["<pad>", "</s>", "<unk>", "Say", ":", "Short", *(f"w{i}" for i in range(10))]
 TEMPLATE = "Say : {dialogue} Short :"
+CHAT = (
+    "{% for m in messages %}Say : {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}Short :{% endif %}"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -17,19 +17,15 @@ from detox_lightning.data.encoding import count_cut
 from detox_lightning.data.labels import Classes, LabeledTexts
 from detox_lightning.errors import InputError
 
-from .conftest import WORDS, save_tokenizer, write
+from .conftest import CHAT, WORDS, save_tokenizer, write
 from .test_jobs import Nothing, trainer
 
 Make = Callable[..., ContinuationDataModule]
 WHOLE = {"test_fraction": None, "validation_fraction": None}
 PARTS = ("train", "validation", "test")
+
+
 # begins with what the user says in words of the tokenizer's, and asks for the answer
-CHAT = (
-    "{% for m in messages %}Say : {{ m['content'] }} {% endfor %}"
-    "{% if add_generation_prompt %}Short :{% endif %}"
-)
-
-
 def row(text: str | None, toxicity: float | None = 0.5, continuation: str | None = "w9") -> Any:
     """As RealToxicityPrompts has it."""
     return {

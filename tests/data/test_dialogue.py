@@ -5,12 +5,14 @@ from typing import Any
 import datasets
 import pytest
 from jsonargparse import ArgumentParser
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from detox_lightning.batch import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
 from detox_lightning.errors import InputError
 
-from .conftest import Make, dialogue_rows, save_tokenizer, write
+from .conftest import CHAT, Make, dialogue_rows, save_tokenizer, write
 
 
 def test_a_batch_by_hand(make: Make) -> None:
@@ -30,6 +32,22 @@ def test_a_batch_by_hand(make: Make) -> None:
     assert batch.target_mask.tolist() == [[True] * 3, [True, True, False]]
 
 
+def test_a_chat_template_around_each_prompt(make: Make, tmp_path: Path) -> None:
+    folder = save_tokenizer(tmp_path / "chatty")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    rows = [{"dialogue": "w1 w2 w3", "summary": "w2 w3"}]
+    options = {"tokenizer": folder, "test_fraction": None, "template": "{dialogue}"}
+    data = make(rows=rows, chat_template=True, **options)
+    assert data.rows("train")["prompt_ids"][:] == [[3, 4, 7, 8, 9, 5, 4]]
+    assert data.rows("train")["prompt"][:] == ["w1 w2 w3"]
+    cut = make(rows=rows, chat_template=True, max_prompt_tokens=6, **options)
+    assert cut.rows("train")["prompt_ids"][:] == [[3, 4, 7, 8, 5, 4]]
+    plain = make(rows=rows, **options)
+    assert plain.rows("train")["prompt_ids"][:] == [[7, 8, 9]]
+
+
 def fake_trainer(**model: Any) -> Any:
     return SimpleNamespace(world_size=1, global_rank=0, lightning_module=SimpleNamespace(**model))
 
@@ -47,6 +65,25 @@ def test_the_model_chooses_tokenizer_and_padding(make: Make, words: str) -> None
     assert batch.prompt_ids.tolist() == [[0, 3, 4, 7, 5, 4], [3, 4, 7, 15, 5, 4]]
     assert batch.prompt_mask.tolist() == [[False] + [True] * 5, [True] * 6]
     assert batch.target_ids.tolist() == [[8, 9, 1], [8, 1, 0]]
+
+
+def test_special_tokens_stand_where_a_text_begins_and_ends(make: Make, tmp_path: Path) -> None:
+    """An encoder gets whole texts; a decoder alone goes on with the prompt."""
+    folder = save_tokenizer(tmp_path / "framed")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="Say $A </s>", special_tokens=[("Say", 3), ("</s>", 1)]
+    )
+    tokenizer.save_pretrained(folder)
+    rows = [{"dialogue": "w1", "summary": "w2 w3"}]
+    for side, prompt, target in (
+        ("right", [3, 7, 1], [3, 8, 9, 1]),
+        ("left", [3, 7], [8, 9, 1]),
+    ):
+        data = make(rows=rows, tokenizer=folder, test_fraction=None, template="{dialogue}")
+        data.trainer = fake_trainer(padding_side=side)
+        assert data.rows("train")["prompt_ids"][:] == [prompt]
+        assert data.rows("train")["target_ids"][:] == [target]
 
 
 def test_long_prompts_lose_the_end_of_the_dialogue(make: Make, logged: list[str]) -> None:

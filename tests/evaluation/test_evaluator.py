@@ -257,6 +257,25 @@ def test_more_judges(tiny_classifier: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert found["nll"].tolist() == found["nll_tokens"].tolist() == [3, 0]
 
 
+def test_perplexity_under_the_reference(make: Any, policy: Policy) -> None:
+    """It has read the prompt; greedy answers have a perplexity, too, and before has one."""
+    evaluator = make(samples=1, top_p=0.9, perplexity_model="reference")
+    batch = collate_pairs(PAIRS[:3])
+    found = evaluator.compare(batch).figures
+    assert set(found["after"]) == FIGURES | {"kl", "nll", "nll_tokens"}
+    assert set(found["before"]) == FIGURES | {"nll", "nll_tokens"}
+    for side in ("before", "after"):
+        responses = evaluator.answer(batch, ["greedy"] * 3, side).responses
+        rows = batch.prompt_ids, batch.prompt_mask, responses.ids
+        with torch.no_grad(), policy.reference():
+            logprobs = policy(*rows).logprobs
+        nats = -torch.where(responses.mask, logprobs, 0).sum(dim=1)
+        np.testing.assert_allclose(found[side]["nll"][:, 0], nats.numpy(), atol=1e-4)
+        assert found[side]["nll_tokens"][:, 0].tolist() == responses.mask.sum(dim=1).tolist()
+    assert evaluator.judge.perplexity is None
+    assert evaluator.judge.describe()["perplexity_model"] == "reference"
+
+
 def test_what_follows_a_prompt_is_read_as_it_stands_there(
     tiny_classifier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from architectures import DECODER_ONLY, save_random
 from detox_lightning.errors import InputError
-from detox_lightning.models.families.choice import family_of
+from detox_lightning.models.families.choice import check_positions, family_of
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA
@@ -163,6 +163,23 @@ def test_the_family_is_told_by_the_config(
 ) -> None:
     assert isinstance(family_of(save_random(name, tmp_path)), DecoderOnly)
     assert isinstance(family_of(tiny_t5), EncoderDecoder)
+
+
+def test_prompt_and_response_must_have_positions(tmp_path: Path) -> None:
+    gpt2, bart = (save_random(name, tmp_path / name) for name in ("GPT-2", "BART"))
+    t5 = save_random("T5", tmp_path / "T5")
+    flag = "model.sampling.max_new_tokens"
+    check_positions(DecoderOnly(), gpt2, 100, 28, flag)
+    with pytest.raises(InputError) as caught:
+        check_positions(DecoderOnly(), gpt2, 100, 29, flag)
+    assert str(caught.value) == (
+        f"data.max_prompt_tokens=100, model.sampling.max_new_tokens=29: {gpt2!r} has 128 "
+        "positions, which must hold both together; lower them"
+    )
+    check_positions(EncoderDecoder(), bart, 64, 64, flag)
+    with pytest.raises(InputError, match="has 64 positions, which must hold either"):
+        check_positions(EncoderDecoder(), bart, 65, 20, flag)
+    check_positions(EncoderDecoder(), t5, 10**6, 10**6, flag)  # has no positions of its own
 
 
 def test_models_that_do_not_write_are_refused(tiny_classifier: str) -> None:
