@@ -16,9 +16,13 @@ def spread(scale: float) -> Tensor:
     return torch.randn(40, V, generator=torch.Generator().manual_seed(0)) * scale
 
 
+def on_their_places(kept: Tensor, tokens: Tensor) -> Tensor:
+    return torch.full((40, V), -torch.inf).scatter_reduce(1, tokens, kept, "amax")
+
+
 @pytest.mark.parametrize("scale", [0.1, 2.0, 9.0], ids=["flat", "usual", "peaked"])
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.9), (0, 1e-6), (7, 1.0), (7, 0.5), (1, 1.0)])
-@pytest.mark.parametrize("few", [8, 512])
+@pytest.mark.parametrize("few", [8, 512])  # 8: some rows need 64 tokens, some all
 def test_what_is_left(
     scale: float, top_k: int, top_p: float, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,9 +34,7 @@ def test_what_is_left(
     if top_p < 1:
         expected = TopPLogitsWarper(top_p)(None, expected)
     kept, tokens = truncated(scores, top_k, top_p)
-    ours = torch.full_like(scores, -torch.inf).scatter(1, tokens, kept)
-    assert torch.equal(ours, expected)
-    assert (kept[:, 1:] <= kept[:, :-1]).all()
+    assert torch.equal(on_their_places(kept, tokens), expected)
 
 
 def test_noise_is_the_token_s_whoever_else_is_a_candidate() -> None:
@@ -40,7 +42,7 @@ def test_noise_is_the_token_s_whoever_else_is_a_candidate() -> None:
     rows, ones = torch.arange(40), torch.ones(40, dtype=torch.long)
     scores = spread(2.0)
     kept, tokens = truncated(scores, 0, 0.7)
-    whole = torch.full_like(scores, -torch.inf).scatter(1, tokens, kept)
+    whole = on_their_places(kept, tokens)
     few, all_ = PromptNoise(3, rows, ones), PromptNoise(3, rows, ones)
     among_few = tokens.gather(1, few(kept, rows, 0, tokens)[:, None])[:, 0]
     assert torch.equal(among_few, all_(whole, rows, 0))

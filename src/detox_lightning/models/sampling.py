@@ -11,12 +11,13 @@ from jsonargparse.typing import (
     PositiveInt,
 )
 from torch import Tensor
+from torch.nn.functional import pad
 
 from detox_lightning.algorithm.logprobs import sampler_logits
 from detox_lightning.errors import InputError
 from detox_lightning.models.noise import Draws, PromptNoise
 
-FEW = 512  # tokens among which a CPU looks for the likeliest first
+FEW, MORE = 512, 8  # tokens among which a CPU looks first; so many times as many it looks at next
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """Picks tokens: from ``[r, V]`` logits, the ``[r]`` rows they are of and the step, ``[r]``."""
@@ -108,8 +109,8 @@ class Sampling:
 def truncated(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
     """The likeliest tokens of each row, which alone can be drawn.
 
-    The likeliest few hundred nearly always hold ``top_p`` of the probability, and are found in a
-    fraction of the time that sorting a large vocabulary takes.
+    A few hundred nearly always hold ``top_p`` of the probability, and are found in a fraction of
+    the time that sorting a large vocabulary takes; rows where they don't are looked at again.
 
     Args:
         scores: ``[r, V]``.
@@ -117,20 +118,34 @@ def truncated(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]
         top_p: So many as make up this probability, at least one.
 
     Returns:
-        Scores ``[r, n]`` in descending order, -inf where a token can't be drawn, and the tokens
-        ``[r, n]``.
+        Scores ``[r, n]``, -inf where a token can't be drawn, and the tokens ``[r, n]``.
     """
-    few = top_k or (FEW if scores.device.type == "cpu" else scores.shape[1])
-    likeliest = scores.topk(min(few, scores.shape[1]), dim=1)
+    if top_k:
+        scores, tokens = scores.topk(min(top_k, scores.shape[1]), dim=1)
+        kept, places = nucleus(scores, top_p, scores.shape[1])
+        return kept, tokens.gather(1, places)
+    return nucleus(scores, top_p, FEW if scores.device.type == "cpu" else scores.shape[1])
+
+
+def nucleus(scores: Tensor, top_p: float, few: int) -> tuple[Tensor, Tensor]:
+    """See :func:`truncated`; ``few`` tokens are looked at first."""
+    values, tokens = scores.topk(min(few, scores.shape[1]), dim=1)
     if top_p == 1:
-        return likeliest.values, likeliest.indices
-    total = likeliest.values if top_k else scores
-    reached = (likeliest.values - total.logsumexp(dim=1, keepdim=True)).exp().cumsum(dim=1)
-    if not top_k and few < scores.shape[1] and bool((reached[:, -1] < top_p).any()):
-        return truncated(scores, scores.shape[1], top_p)
+        return values, tokens
+    reached = (values - scores.logsumexp(dim=1, keepdim=True)).exp().cumsum(dim=1)
     before = reached.roll(1, dims=1)
     before[:, 0] = 0
-    return likeliest.values.masked_fill(before >= top_p, -torch.inf), likeliest.indices
+    kept = values.masked_fill(before >= top_p, -torch.inf)
+    if few >= scores.shape[1]:
+        return kept, tokens
+    rows = (reached[:, -1] < top_p).nonzero()[:, 0]
+    if not len(rows):
+        return kept, tokens
+    wider, their_tokens = nucleus(scores[rows], top_p, MORE * few)
+    more = wider.shape[1] - few
+    kept, tokens = pad(kept, (0, more), value=-torch.inf), pad(tokens, (0, more))
+    kept[rows], tokens[rows] = wider, their_tokens
+    return kept, tokens
 
 
 def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
