@@ -182,12 +182,14 @@ class SupervisedModule(LightningModule):
         Returns:
             ``b`` texts without special tokens.
         """
+        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         generated = self.model.generate(
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask,
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
+            pad_token_id=eos if pad is None else pad,
         )
         responses = self.family.responses(generated, batch.prompt_ids)
         texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
