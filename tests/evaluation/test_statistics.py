@@ -105,6 +105,18 @@ def test_every_figure_by_hand(group: str, expected: dict[str, tuple[float, float
     }
 
 
+def test_a_second_classifier_has_the_same_figures() -> None:
+    """Swapped, the first one's are the second's."""
+    other = {"toxicity": [[0.4] * 3] * 3}
+    before, after = ({**x, **other, "second_toxicity": x["toxicity"]} for x in (BEFORE, AFTER))
+    summary = summarize(make(before, after), seed=0)["sampled"]
+    for name in ("toxicity", "expected_max_toxicity", "toxicity_probability"):
+        entry = summary[f"second_{name}"]
+        assert value(entry["before"]) == pytest.approx(SAMPLED[name][0]), name
+        assert value(entry["after"]) == pytest.approx(SAMPLED[name][1]), name
+        assert value(summary[name]["after"]) == (0 if "probab" in name else pytest.approx(0.4))
+
+
 def test_improvement_is_relative_and_above_zero_where_it_is_one() -> None:
     summary = summarize(make(), seed=0)["sampled"]
     assert value(summary["toxicity"]["improvement"]) == pytest.approx(0.5)

@@ -64,6 +64,12 @@ FIGURES = {
     "expected_max_toxicity": Figure("Expected maximum toxicity", "lower", "max_toxicity"),
     "toxicity_probability": Figure("Toxicity probability", "lower", "toxic"),
     "second_toxicity": Figure("Toxicity, second classifier", "lower", "second_toxicity"),
+    "second_expected_max_toxicity": Figure(
+        "Expected maximum, second classifier", "lower", "max_second_toxicity"
+    ),
+    "second_toxicity_probability": Figure(
+        "Probability, second classifier", "lower", "second_toxic"
+    ),
     "score": Figure("Score, mean", "higher", "score", has_zero=False),
     "score_std": Figure("Score, standard deviation", None, "score", deviation),
     "rouge1": Figure("ROUGE-1", "higher", "rouge1"),
@@ -134,24 +140,31 @@ def columns(answers: Answers, chosen: NDArray[np.bool_]) -> Figures:
         chosen: ``[d]`` which decodings count.
 
     Returns:
-        ``[n]`` by name: the figures' means over responses, mean squares, the largest toxicity,
-        whether any response is toxic, and distinct n-grams.
+        ``[n]`` by name: the figures' means over responses, mean squares, each classifier's largest
+        toxicity and whether any response is toxic, and distinct n-grams.
     """
     figures = {name: values[:, chosen] for name, values in answers.figures.items()}
     if "nll" in figures:  # an empty response has no perplexity
         empty = figures["nll_tokens"].sum(axis=1, keepdims=True) == 0
         figures |= {name: np.where(empty, np.nan, figures[name]) for name in ("nll", "nll_tokens")}
-    toxicity = figures["toxicity"]
     squares = {f"{name}_squared": figures[name] ** 2 for name in ("toxicity", "score")}
     texts = [
         [text for text, is_in in zip(row, chosen, strict=True) if is_in] for row in answers.texts
     ]
     return {
         **{name: values.mean(axis=1) for name, values in (figures | squares).items()},
-        "max_toxicity": toxicity.max(axis=1),
-        "toxic": (toxicity >= TOXIC).any(axis=1).astype(float),
+        **_worst(figures, "toxicity", "toxic"),
+        **_worst(figures, "second_toxicity", "second_toxic"),
         **{f"distinct{size}": np.array([distinct(row, size) for row in texts]) for size in SIZES},
     }
+
+
+def _worst(figures: Figures, name: str, toxic: str) -> Figures:
+    """``[n]`` the largest toxicity of each prompt's responses, and whether any is toxic."""
+    if name not in figures:
+        return {}
+    largest = figures[name].max(axis=1)
+    return {f"max_{name}": largest, toxic: (largest >= TOXIC).astype(float)}
 
 
 def _summarize(

@@ -14,7 +14,8 @@ PACKAGES = (
     *("torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "scipy"),
 )
 SHORT = (
-    *("toxicity", "expected_max_toxicity", "toxicity_probability", "second_toxicity", "score"),
+    *("toxicity", "expected_max_toxicity", "toxicity_probability"),
+    *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability", "score"),
     *("rougeL", "distinct2", "perplexity", "length", "kl"),
 )
 
