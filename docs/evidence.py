@@ -1,0 +1,113 @@
+"""Puts the tests of several runs into one table, and their validation curves into one picture.
+
+    python docs/evidence.py runs/a/version_0 runs/b/version_0 --picture docs/pictures/evidence.png
+
+Each run has a ``test/`` in it, as the command ``test`` leaves it. ``--judge DIR`` asks another
+classifier of nothate and hate about the same responses.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from detox_lightning.evaluation.comparison import Answers, Comparison
+from detox_lightning.evaluation.statistics import summarize
+from detox_lightning.evaluation.toxicity import Toxicity
+from detox_lightning.models.classifier import TextClassifier
+
+ROWS = (
+    *("toxicity", "expected_max_toxicity", "toxicity_probability"),
+    *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability"),
+    *("perplexity", "distinct1", "distinct2", "distinct3", "kl"),
+)
+JUDGED = ROWS[:3]
+CURVES = {"val/toxicity": "toxicity", "val/kl": "KL to the reference, nats a response"}
+
+
+def table(tests: list[dict[str, Any]], rows: tuple[str, ...], suffix: str = "") -> list[str]:
+    """A line of Markdown for each figure, a column for each test."""
+    return [
+        f"| {tests[0][name]['title']}{suffix} | "
+        + " | ".join(cell(test[name]) for test in tests)
+        + " |"
+        for name in rows
+        if name in tests[0]
+    ]
+
+
+def cell(entry: dict[str, Any]) -> str:
+    """Before, after and the relative change, each with its interval."""
+    if entry["before"] is None:
+        return interval(entry["after"])
+    sign = -1 if entry["better"] == "lower" else 1
+    change = {key: sign * value for key, value in entry["improvement"].items()}
+    low, high = sorted((change["low"], change["high"]))
+    sides = f"{interval(entry['before'])} → {interval(entry['after'])}"
+    return f"{sides}: **{change['value']:+.0%}** ({low:+.0%}, {high:+.0%})"
+
+
+def interval(part: dict[str, float]) -> str:
+    """A value and its interval."""
+    return f"{part['value']:.3g} ({part['low']:.3g}, {part['high']:.3g})"
+
+
+def judged(run: Path, judge: Toxicity) -> dict[str, Any]:
+    """What another classifier makes of a test's responses."""
+    lines = (run / "test" / "comparison.jsonl").read_text(encoding="utf8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    decodings = list(dict.fromkeys(row["decoding"] for row in rows))
+    sides = []
+    for side in ("before", "after"):
+        texts = np.array([row[side] for row in rows], dtype=object).reshape(-1, len(decodings))
+        toxicity = judge(texts.ravel().tolist()).double().numpy().reshape(texts.shape)
+        figures = {"toxicity": toxicity, "score": np.zeros(texts.shape)}
+        sides.append(Answers(texts.tolist(), figures))
+    prompts = [row["prompt"] for row in rows[:: len(decodings)]]
+    comparison = Comparison(prompts, [""] * len(prompts), decodings, *sides)
+    return dict(summarize(comparison, seed=0)["sampled"])
+
+
+def draw(runs: list[Path], file: Path) -> None:
+    """Draws what validation saw while the runs learned."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, (tag, title) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):
+        for number, run in enumerate(runs, start=1):
+            events = EventAccumulator(str(run)).Reload().Scalars(tag)
+            steps, values = zip(*((event.step, event.value) for event in events), strict=True)
+            axes.plot(steps, values, marker="o", label=f"run {number}")
+        axes.set(title=title, xlabel="rollouts", ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs with a test/ in them")
+    parser.add_argument("--judge", help="folder of one more classifier")
+    parser.add_argument("--picture", type=Path, help="where to draw the curves")
+    given = parser.parse_args()
+    files = [run / "test" / "summary.json" for run in given.runs]
+    tests = [json.loads(file.read_text(encoding="utf8"))["figures"]["sampled"] for file in files]
+    print("| | " + " | ".join(f"run {n}" for n, _ in enumerate(tests, start=1)) + " |")
+    print("|---" * (len(tests) + 1) + "|")
+    print("\n".join(table(tests, ROWS)))
+    if given.judge:
+        judge = Toxicity(TextClassifier(given.judge), "hate", "--judge")
+        judge.load()
+        found = [judged(run, judge) for run in given.runs]
+        print("\n".join(table(found, JUDGED, ", the judge")))
+    if given.picture:
+        draw(given.runs, given.picture)
+
+
+if __name__ == "__main__":
+    main()
