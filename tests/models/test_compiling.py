@@ -20,6 +20,7 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.merging import merged
 from detox_lightning.models.noise import PromptNoise
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.reading import Prompts
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Sampling
 
@@ -56,7 +57,7 @@ def as_on_a_gpu() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-@pytest.fixture(scope="module", params=["FLAN-T5", "BART"])
+@pytest.fixture(scope="module", params=["FLAN-T5", "BART", "Llama"])
 def policy(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -97,6 +98,11 @@ class Said(NamedTuple):
     hidden: Tensor
 
 
+def read(policy: Policy) -> Prompts:
+    turned = (1,) if policy.family.padding_side == "left" else ()
+    return policy.read(IDS.flip(turned), MASK.flip(turned))
+
+
 def said(policy: Policy, plain: bool = False) -> Said:
     """Samples, half of them greedy, and what was noted of them."""
     noise = PromptNoise(0, torch.arange(ROWS), torch.arange(ROWS) % 2)
@@ -104,9 +110,9 @@ def said(policy: Policy, plain: bool = False) -> Said:
     if plain:
         with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
             patch.setattr(decoding, "PACES", {})
-            decoded = decode(policy.base, policy.family, policy.read(IDS, MASK), choose, LIMIT)
+            decoded = decode(policy.base, policy.family, read(policy), choose, LIMIT)
     else:
-        decoded = policy.generate(policy.read(IDS, MASK), choose, LIMIT)
+        decoded = policy.generate(read(policy), choose, LIMIT)
     return noted(decoded, noise)
 
 
@@ -188,7 +194,7 @@ def test_a_step_compiled_under_autocast_says_what_the_plain_one_says_under_it(
             heard.append(logits.clone())
             return given[step]
 
-        prompts = policy.read(IDS, MASK)
+        prompts = read(policy)
         with torch.no_grad():
             decode(policy.base, policy.family, prompts, choose, 8, recorder)
         return torch.stack(heard)

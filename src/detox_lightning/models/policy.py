@@ -180,9 +180,11 @@ class Policy(nn.Module):
     ) -> tuple[Any, Tensor]:
         if prompts is None and self.reads_apart:
             prompts = self.family.read(self.base, ids, mask)
-        # a layer that is asked again in the backward pass would fill its cache again
+        # a layer that is asked again in the backward pass would fill its cache again; and all ranks
+        # must ask a sharded model equally often
         again = self.checkpoints_gradients and torch.is_grad_enabled()
-        share = (share or self.is_full_precision) and not again
+        may_share = not again and not hasattr(self.base, "unshard")
+        share = may_share and (share or self.is_full_precision)
         return self.family.forward(self.base, ids, mask, response, prompts, head, share)
 
     @property
