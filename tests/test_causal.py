@@ -91,6 +91,25 @@ def test_too_few_positions_are_said_before_anything_is_opened(recipe: str) -> No
     assert "has 64 positions, which must hold both together; lower them" in line
 
 
+def test_the_reference_s_perplexity_is_not_that_of_another_temperature(recipe: str) -> None:
+    outcome = run("fit", "--config", recipe, "--model.sampling.temperature=0.7")
+    assert outcome.code == 2
+    assert "perplexity_model=reference: with model.sampling.temperature=0.7" in outcome.err
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=4)], ids=["whole", "LoRA"])
+def test_padding_is_nothing_to_supervised_training(gpt2: str, lora: LoRA | None) -> None:
+    module = SupervisedModule(gpt2, lora)
+    module.configure_model()
+    module.eval()
+    batch = collate_pairs(PAIRS[:3], "left")
+    more = batch._replace(
+        prompt_ids=torch.nn.functional.pad(batch.prompt_ids, (5, 0), value=9),
+        prompt_mask=torch.nn.functional.pad(batch.prompt_mask, (5, 0)),
+    )
+    torch.testing.assert_close(module._loss(more), module._loss(batch), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("lora", [None, LoRA(r=4)], ids=["whole", "LoRA"])
 def test_supervised_training(gpt2: str, tmp_path: Path, lora: LoRA | None) -> None:
     """It learns to answer, and nothing of what it is asked."""

@@ -15,6 +15,7 @@ from detox_lightning.algorithm.types import Rollout
 from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.models.decoding import Decoded
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
@@ -47,7 +48,9 @@ def speaker(*rows: list[int]) -> Any:
     """A policy that gives these responses, padded as ``generate`` pads them."""
     ids = torch.tensor(rows)
     said = Decoded(ids, torch.zeros(*ids.shape, 2))
-    return SimpleNamespace(generate=lambda prompts, choose, limit: said, eos_token_id=EOS)
+    return SimpleNamespace(
+        generate=lambda prompts, choose, limit: said, eos_token_id=EOS, family=EncoderDecoder()
+    )
 
 
 def answers(*rows: list[int]) -> Responses:

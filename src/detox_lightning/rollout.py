@@ -35,7 +35,7 @@ class Responses(NamedTuple):
     """Sampled responses.
 
     Attributes:
-        ids: ``[b, t]`` tokens, without the decoder start token.
+        ids: ``[b, t]`` tokens, without the prompt and the decoder start token.
         mask: ``[b, t]``, True at real tokens, EOS included.
         texts: The ``b`` responses as text, special tokens stripped; of a model that goes on with
             its prompt, a blank comes first where a new word begins.
@@ -93,7 +93,7 @@ def respond(
     longest = int(lengths.max())
     ids = ids[:, :longest]
     mask = mask_from_lengths(lengths, longest)
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    texts = policy.family.texts(tokenizer, prompts, ids)
     noted = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)

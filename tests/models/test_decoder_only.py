@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from architectures import DECODER_ONLY, save_random
 from detox_lightning.errors import InputError
-from detox_lightning.models.families.choice import check_positions, family_of
+from detox_lightning.models.families.choice import check_model, check_positions, family_of
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.reading import Prompts
 from detox_lightning.models.sampling import Sampling
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -168,18 +170,63 @@ def test_the_family_is_told_by_the_config(
 def test_prompt_and_response_must_have_positions(tmp_path: Path) -> None:
     gpt2, bart = (save_random(name, tmp_path / name) for name in ("GPT-2", "BART"))
     t5 = save_random("T5", tmp_path / "T5")
-    flag = "model.sampling.max_new_tokens"
-    check_positions(DecoderOnly(), gpt2, 100, 28, flag)
+    asked = {"model.sampling.max_new_tokens": 20}
+    check_positions(DecoderOnly(), gpt2, 100, asked | {"data.max_target_tokens": 28})
     with pytest.raises(InputError) as caught:
-        check_positions(DecoderOnly(), gpt2, 100, 29, flag)
+        check_positions(DecoderOnly(), gpt2, 100, asked | {"data.max_target_tokens": 29})
     assert str(caught.value) == (
-        f"data.max_prompt_tokens=100, model.sampling.max_new_tokens=29: {gpt2!r} has 128 "
+        f"data.max_prompt_tokens=100, data.max_target_tokens=29: {gpt2!r} has 128 "
         "positions, which must hold both together; lower them"
     )
-    check_positions(EncoderDecoder(), bart, 64, 64, flag)
+    check_positions(EncoderDecoder(), bart, 64, asked)
     with pytest.raises(InputError, match="has 64 positions, which must hold either"):
-        check_positions(EncoderDecoder(), bart, 65, 20, flag)
-    check_positions(EncoderDecoder(), t5, 10**6, 10**6, flag)  # has no positions of its own
+        check_positions(EncoderDecoder(), bart, 65, asked)
+    check_positions(EncoderDecoder(), t5, 10**6, asked)  # has no positions of its own
+
+
+def test_a_kind_that_is_not_known_is_refused() -> None:
+    class Other(torch.nn.Module):
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return input_ids
+
+    with pytest.raises(InputError, match="'mine' is a Other, a kind of decoder-only model that"):
+        check_model(DecoderOnly(), Other(), "mine")
+
+
+def test_the_tokenizer_s_end_is_the_one_that_ends_a_response(tmp_path: Path) -> None:
+    policy = load_policy(save_random("Llama", tmp_path), None, Sampling())
+    for model in (policy.model, policy.frozen):
+        model.generation_config.eos_token_id = [5, 7]
+    policy.end_with(9)
+    assert policy.eos_token_id == 5
+    policy.end_with(7)
+    assert policy.eos_token_id == 7
+    with policy.reference():
+        assert policy.eos_token_id == 7
+
+
+def test_the_value_head_is_as_wide_as_what_it_reads(tmp_path: Path) -> None:
+    config = DECODER_ONLY["OPT"]()
+    config.word_embed_proj_dim, config.hidden_size = 16, 32
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy = load_policy(str(tmp_path), LoRA(r=2), Sampling())
+    assert policy(*batch()).values.shape == (4, 7)
+
+
+def test_a_response_is_the_text_that_stands_after_its_prompt() -> None:
+    """Some tokenizers drop the blank of the first word, as Llama 2's does."""
+    tokenizer = Tokenizer(models.WordLevel({"▁The": 0, "▁man": 1, "s": 2, "</s>": 3}, "s"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    prompts = Prompts(torch.tensor([[1, 0], [0, 3]]), torch.ones(2, 2).bool(), torch.tensor([1, 0]))
+    responses = torch.tensor([[1, 2, 3], [2, 1, 2]])
+    assert fast.batch_decode(responses, skip_special_tokens=True) == ["mans", "s mans"]
+    said = DecoderOnly().texts(fast, prompts, responses)
+    assert said == ["mans", "s mans"]  # the first begins a text, as its prompt ends with EOS
+    said = DecoderOnly().texts(fast, prompts._replace(rows=torch.tensor([0, 0])), responses)
+    assert said == [" mans", "s mans"]
 
 
 def test_models_that_do_not_write_are_refused(tiny_classifier: str) -> None:

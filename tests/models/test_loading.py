@@ -1,5 +1,7 @@
 """Opening by name, and what is said where it can't be."""
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,3 +112,15 @@ def test_quantized_weights_go_where_the_trainer_is(monkeypatch: pytest.MonkeyPat
     assert "device_map" not in asked[-1]
     with pytest.raises(InputError, match=r"weights.quantization=4bit needs a CUDA GPU"):
         load_model(SEQ2SEQ, "it", device=torch.device("cpu"), quantization_config=four)
+
+
+def test_a_model_with_half_a_generation_config_can_be_saved(tiny_t5: str, tmp_path: Path) -> None:
+    """Older ones name a temperature and don't say that it is for sampling."""
+    shutil.copytree(tiny_t5, tmp_path / "old")
+    config = tmp_path / "old" / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "temperature": 0.6}))
+    model = load_model("AutoModelForSeq2SeqLM", str(tmp_path / "old"))
+    save_model(model, word_tokenizer(), tmp_path / "new")
+    saved = json.loads((tmp_path / "new" / "generation_config.json").read_text())
+    assert (saved["temperature"], saved["do_sample"]) == (0.6, True)
+    assert not load_model("AutoModelForSeq2SeqLM", tiny_t5).generation_config.do_sample

@@ -167,6 +167,11 @@ class ContinuationRows:
         return self.form.limit
 
     @property
+    def longest_target(self) -> int:
+        """Tokens that an answer to learn may have."""
+        return 0
+
+    @property
     def cutting(self) -> str:
         """What was done to prompts that were too long."""
         return f"prompts were cut to {self.form.limit} tokens"

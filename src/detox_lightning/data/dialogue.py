@@ -154,6 +154,11 @@ class DialogueRows:
         return self.form.max_prompt_tokens
 
     @property
+    def longest_target(self) -> int:
+        """Tokens that an answer to learn may have."""
+        return self.form.max_target_tokens
+
+    @property
     def cutting(self) -> str:
         """What was done to dialogues that were too long."""
         return f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"

@@ -36,6 +36,10 @@ class PromptRows(Protocol):
         """Tokens that a prompt may have."""
 
     @property
+    def longest_target(self) -> int:
+        """Tokens that an answer to learn may have; 0: there are none."""
+
+    @property
     def cutting(self) -> str:
         """What was done to rows that were too long, to stand after their number."""
 
@@ -95,6 +99,11 @@ class PromptDataModule(LightningDataModule):
     def max_prompt_tokens(self) -> int:
         """Tokens that a prompt may have."""
         return self.prompts.longest
+
+    @property
+    def max_target_tokens(self) -> int:
+        """Tokens that an answer to learn may have; 0: there are none."""
+        return self.prompts.longest_target
 
     @property
     def encoding(self) -> Encoding:

@@ -123,7 +123,7 @@ class Evaluator:
         return [{k: v for k, v in row.items() if v or k != "reference"} for row in rows]
 
     def read(self, batch: PromptBatch, side: Side) -> Prompts:
-        """Lets the encoder of one of the two read the prompts.
+        """Lets one of the two read the prompts.
 
         Args:
             batch: ``b`` prompts.

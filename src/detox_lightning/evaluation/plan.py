@@ -30,8 +30,8 @@ class EvaluationPlan:
             for none.
         second_toxic_label: Its toxic label.
         perplexity_model: A causal language model, whose perplexity of the responses is measured;
-            ``reference`` is the policy as it was before training, which has read the prompt;
-            null for none.
+            ``reference`` is the policy as it was before training, which has read the prompt and
+            ends no response before ``sampling.min_new_tokens``; null for none.
         perplexity_given_prompt: Whether that model reads the prompt first, as for continuations;
             the prompt's own tokens don't count. false: it reads the response alone.
         predict_before: Whether ``predict`` answers as the model did before training, too.

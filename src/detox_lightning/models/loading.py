@@ -146,7 +146,20 @@ def load_model(
         on_gpu = device.type == "cuda"
         index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
         options["device_map"] = {"": index if on_gpu else device.type}
-    return fuse_activations(open_by_name("model", name, loader, **options).eval())
+    model = open_by_name("model", name, loader, **options).eval()
+    heal(getattr(model, "generation_config", None))
+    return fuse_activations(model)
+
+
+def heal(config: Any) -> None:
+    """Makes a generation config one that can be saved: older ones name a temperature and no more.
+
+    Args:
+        config: From transformers, changed in place; None: nothing is done.
+    """
+    fields = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+    if config is not None and any(getattr(config, name, None) is not None for name in fields):
+        config.do_sample = True
 
 
 def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options: Any) -> Loaded:

@@ -14,7 +14,7 @@ from detox_lightning.algorithm.head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
 from detox_lightning.models.decoding import Decoded, decode
-from detox_lightning.models.families.choice import Family, family_of
+from detox_lightning.models.families.choice import Family, check_model, family_of
 from detox_lightning.models.families.head import HeadFunction, has_plain_head
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, copy_adapter
@@ -69,7 +69,7 @@ class Policy(nn.Module):
         self.recorder = Recorder()
         self.merged_weights: Kept = {}  # where a compiled step finds them
         self._lean: dict[int, bool] = {}
-        self.value_head = ValueHead(_hidden_size(model.config)) if value_head else None
+        self.value_head = ValueHead(_hidden_size(self.base)) if value_head else None
         self.checkpoints_gradients = False
         self.began_with_values = False  # whether the value head was trained before
         self.eval()
@@ -93,6 +93,18 @@ class Policy(nn.Module):
         """The token that ends a response."""
         eos = self.base.generation_config.eos_token_id
         return eos[0] if isinstance(eos, list) else eos
+
+    def end_with(self, token: int | None) -> None:
+        """Chooses among a model's several end tokens the one that ends a response.
+
+        Args:
+            token: The tokenizer's; another one than the model's changes nothing.
+        """
+        for model in (self.model, self.frozen):
+            if model is not None:
+                config = (model.get_base_model() if self.has_adapter else model).generation_config
+                if isinstance(config.eos_token_id, list) and token in config.eos_token_id:
+                    config.eos_token_id = token
 
     def forward(
         self,
@@ -308,6 +320,7 @@ def load_policy(
     start = find_start(start) if isinstance(start, str) else start
     family = family_of(start.base, **weights.file_options | {"revision": start.base_revision})
     model = open_start(start, lora, weights, family.auto_class, family.task_type, device)
+    check_model(family, model, start.base)
     if start.has_adapter:
         copy_adapter(model, REFERENCE)
     policy = Policy(model, family, sampling, value_head)
@@ -346,6 +359,8 @@ def _bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def _hidden_size(config: Any) -> int:
-    decoder = getattr(config, "decoder", None)
-    return int((decoder or config).hidden_size)
+def _hidden_size(model: Any) -> int:
+    """What the model's head reads, which may be narrower than its layers."""
+    width = getattr(model.get_output_embeddings(), "in_features", None)
+    decoder = getattr(model.config, "decoder", None) or model.config.get_text_config(decoder=True)
+    return int(width or decoder.hidden_size)

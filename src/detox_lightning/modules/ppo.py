@@ -162,6 +162,12 @@ class PPOModule(LightningModule):
                 f"model.evaluation.max_new_tokens={longest} is below "
                 f"model.sampling.min_new_tokens={sampling.min_new_tokens}: raise it"
             )
+        if evaluation.asks_reference and sampling.temperature != 1:
+            raise InputError(
+                "model.evaluation.perplexity_model=reference: with "
+                f"model.sampling.temperature={sampling.temperature} it would be another model's; "
+                "name a model's folder or hub id, or give temperature=1"
+            )
         check_divides(
             "model.micro_batch_size",
             self.micro_batch_size,
@@ -392,11 +398,12 @@ class PPOModule(LightningModule):
             )
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "max_prompt_tokens"):
-            response = max(self.sampling.limits[1], self.plan.max_new_tokens or 0)
-            given = self.start.base, data.max_prompt_tokens, response
-            check_positions(
-                self.family, *given, "model.sampling.max_new_tokens", **self.tokenizer_options
-            )
+            limits = {
+                "model.sampling.max_new_tokens": self.sampling.limits[1],
+                "model.evaluation.max_new_tokens": self.plan.max_new_tokens or 0,
+            }
+            given = self.start.base, data.max_prompt_tokens, limits
+            check_positions(self.family, *given, **self.tokenizer_options)
         size = getattr(data, "batch_size", None)
         if stage == "fit" and self.schedule_name != "constant" and self.trainer.max_steps > 0:
             raise InputError(
@@ -439,6 +446,7 @@ class PPOModule(LightningModule):
             self.weights,
             None if self._trainer is None else self.trainer.strategy.root_device,
         )
+        self.policy.end_with(self.tokenizer.eos_token_id)
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
         if self.device_mesh is not None:

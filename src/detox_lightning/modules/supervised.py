@@ -111,8 +111,12 @@ class SupervisedModule(LightningModule):
         refuse_half(self.trainer.precision)
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "max_prompt_tokens"):
-            given = self.start.base, data.max_prompt_tokens, self.max_new_tokens
-            check_positions(self.family, *given, "model.max_new_tokens", **self.tokenizer_options)
+            limits = {
+                "model.max_new_tokens": self.max_new_tokens,
+                "data.max_target_tokens": data.max_target_tokens,
+            }
+            given = self.start.base, data.max_prompt_tokens, limits
+            check_positions(self.family, *given, **self.tokenizer_options)
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""
@@ -233,9 +237,9 @@ class SupervisedModule(LightningModule):
                 "--data: these prompts have no answers to learn from; the supervised stage takes "
                 "data with them, such as DialogueDataModule's"
             )
-        logits, _ = self.family.forward(
-            self.model, batch.prompt_ids, batch.prompt_mask, batch.target_ids
-        )
+        whole = not hasattr(self.model, "peft_config")
+        base = self.model if whole else self.model.get_base_model()  # whose arguments are known
+        logits, _ = self.family.forward(base, batch.prompt_ids, batch.prompt_mask, batch.target_ids)
         # By the mask and not by the id: T5's pad is also its decoder start.
         labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
         return F.cross_entropy(

@@ -1,5 +1,6 @@
 """What a family is, and which one a model belongs to."""
 
+from inspect import signature
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -76,6 +77,15 @@ class Family(Protocol):
             prompts: From :meth:`read`.
         """
 
+    def texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+        """Responses as text, special tokens left out.
+
+        Args:
+            tokenizer: The model's.
+            prompts: ``b`` of them, from :meth:`read`.
+            response_ids: ``[b, t]``.
+        """
+
     def positions(self, prompt: int, response: int) -> int:
         """How many positions a model needs for a prompt and a response of so many tokens."""
 
@@ -108,8 +118,28 @@ def family_of(name: str, **options: Any) -> Family:
     return EncoderDecoder() if config.is_encoder_decoder else DecoderOnly()
 
 
+def check_model(family: Family, model: Any, name: str) -> None:
+    """Makes sure that a model is of the kind that its family knows.
+
+    Args:
+        family: Of the model.
+        model: From transformers, or with an adapter on it.
+        name: Its name, for the message.
+
+    Raises:
+        InputError: If it isn't.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    known = signature(base.forward).parameters
+    if family.padding_side == "left" and "logits_to_keep" not in known:
+        raise InputError(
+            f"the model {name!r} is a {type(base).__name__}, a kind of decoder-only model that is "
+            "not known here: its forward has no logits_to_keep. Give one such as GPT-2 or Llama"
+        )
+
+
 def check_positions(
-    family: Family, name: str, prompt: int, response: int, flag: str, **options: Any
+    family: Family, name: str, prompt: int, responses: dict[str, int], **options: Any
 ) -> None:
     """Makes sure that a model has positions for the longest prompt and response.
 
@@ -117,17 +147,18 @@ def check_positions(
         family: Of the model.
         name: Hub id, local folder or ``demo:NAME``.
         prompt: Tokens of the longest prompt.
-        response: Of the longest response.
-        flag: What sets the latter, for the message.
+        responses: Of the longest response, by the flags that allow them.
         options: ``revision``, ``trust_remote_code``.
 
     Raises:
         InputError: If it hasn't.
     """
-    found = getattr(load_config(name, **options), "max_position_embeddings", None)
-    if found is not None and family.positions(prompt, response) > found:
+    config = load_config(name, **options).get_text_config(decoder=True)
+    found = getattr(config, "max_position_embeddings", None)
+    flag = max(responses, key=lambda flag: responses[flag])
+    if found is not None and family.positions(prompt, responses[flag]) > found:
         raise InputError(
-            f"data.max_prompt_tokens={prompt}, {flag}={response}: {name!r} has {found} positions, "
-            f"which must hold {'both together' if family.padding_side == 'left' else 'either'}; "
-            "lower them"
+            f"data.max_prompt_tokens={prompt}, {flag}={responses[flag]}: {name!r} has {found} "
+            f"positions, which must hold "
+            f"{'both together' if family.padding_side == 'left' else 'either'}; lower them"
         )

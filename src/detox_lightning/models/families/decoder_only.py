@@ -97,6 +97,18 @@ class DecoderOnly:
         steps.keep(prompts.rows)
         return First(steps, logits[prompts.rows], hidden[prompts.rows])
 
+    def texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+        """As they stand after their prompts: some tokenizers drop a text's first blank."""
+        last = prompts.states[prompts.rows, -1:]
+        before, both, alone = (
+            tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for ids in (last, torch.cat([last, response_ids], dim=1), response_ids)
+        )
+        return [
+            whole[len(prefix) :] if whole.startswith(prefix) else text  # a letter of both, in bytes
+            for prefix, whole, text in zip(before, both, alone, strict=True)
+        ]
+
     def positions(self, prompt: int, response: int) -> int:
         """They are one text."""
         return prompt + response

@@ -69,6 +69,10 @@ class EncoderDecoder:
         steps.keep(prompts.rows)
         return First(steps, logits[prompts.rows], hidden[prompts.rows])
 
+    def texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+        """They are texts of their own."""
+        return list(tokenizer.batch_decode(response_ids, skip_special_tokens=True))
+
     def positions(self, prompt: int, response: int) -> int:
         """They are in stacks of their own."""
         return max(prompt, response)

@@ -30,7 +30,8 @@ def has_plain_head(model: Any, family: "Family") -> bool:
         return False
     if any(parameter.requires_grad for parameter in layer.parameters()):
         return False
-    if any(getattr(model.config, name, None) not in (None, 1) for name in BEHIND):
+    config = model.config.get_text_config(decoder=True)
+    if any(getattr(config, name, None) not in (None, 1) for name in BEHIND):
         return False
     two = torch.zeros(1, 2, dtype=torch.long, device=layer.weight.device)
     with torch.no_grad():
