@@ -79,8 +79,9 @@ def to_compile(folder: str, is_bart: bool = False, weights: Weights = Weights())
             policy.base.model.shared.weight.mul_(10)
             policy.base.final_logits_bias[0, 1] = 3
         else:
-            policy.base.lm_head.weight.mul_(0.1)
-            policy.base.lm_head.weight[1].mul_(12)
+            weight = policy.base.lm_head.weight
+            weight.mul_(0.1 / weight.std())
+            weight[1].mul_(12)
     return policy
 
 
