@@ -58,8 +58,9 @@ def interval(part: dict[str, float]) -> str:
 
 def judged(run: Path, judge: Toxicity) -> dict[str, Any]:
     """What another classifier makes of a test's responses."""
-    lines = (run / "test" / "comparison.jsonl").read_text(encoding="utf8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    # not splitlines: texts hold all kinds of line ends
+    lines = (run / "test" / "comparison.jsonl").read_text(encoding="utf8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
     decodings = list(dict.fromkeys(row["decoding"] for row in rows))
     sides = []
     for side in ("before", "after"):
