@@ -15,6 +15,7 @@ from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
 from detox_lightning.__main__ import find_cause
 from detox_lightning.cli import DetoxCLI, condense
 from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
 from detox_lightning.rewards import ClassifierReward
 
@@ -251,13 +252,29 @@ def test_a_training_that_cannot_go_on_ends_with_code_1(
     assert not list(Path().rglob("adapter"))
 
 
-def test_other_failures_keep_their_traceback(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("debug", [False, True])
+def test_other_failures_show_their_traceback_on_request(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(ClassifierReward, "forward", broken)
-    with pytest.raises(ZeroDivisionError, match="ours"):
-        run("fit", "--config", recipe)
+    monkeypatch.setattr(Evaluator, "validate", broken)
+    outcome = run("fit", "--config", recipe, *(["--debug"] if debug else []))
+    assert outcome.code == 1
+    assert outcome.errors == [
+        "error: ZeroDivisionError: ours (--debug shows where this comes from)"
+    ]
+    assert ("Traceback" in outcome.err) is debug
+
+
+@pytest.mark.parametrize("flag", ["--debug", "--config=debug.yaml"])
+def test_a_mistake_shows_its_traceback_on_request(recipe: str, flag: str) -> None:
+    Path("debug.yaml").write_text("debug: true")
+    outcome = run("fit", "--config", recipe, "--data.batch_size=6", flag)
+    assert outcome.code == 2
+    assert outcome.errors[0].startswith("error: data.batch_size=6 is not a multiple")
+    assert "Traceback" in outcome.err
 
 
 def test_causes_are_found_however_deep() -> None:

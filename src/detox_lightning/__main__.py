@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 
 
 def main(args: list[str] | None = None) -> None:
@@ -11,8 +12,8 @@ def main(args: list[str] | None = None) -> None:
         args: The command line's words; None for the program's own.
 
     Raises:
-        SystemExit: With code 2 for a mistake in flags or files, 1 for a training that can't go on,
-            128 + N for one that signal N has stopped.
+        SystemExit: With code 2 for a mistake in flags or files, 1 for a failure, 128 + N for a
+            training that signal N has stopped.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from detox_lightning.deferral import deferred
@@ -29,11 +30,14 @@ def main(args: list[str] | None = None) -> None:
                 sys.stderr.write(f"{error}\n")
                 raise SystemExit(128 + error.signum) from error
             raise SystemExit from error
+        if DetoxCLI.debug:
+            traceback.print_exception(error)
         for kind, code in ((InputError, 2), (TrainingError, 1)):
             if (cause := find_cause(error, kind)) is not None:
                 sys.stderr.write(f"error: {cause}\n")
                 raise SystemExit(code) from error
-        raise
+        sys.stderr.write(f"error: {unforeseen(error)}\n")
+        raise SystemExit(1) from error
 
 
 def is_first_process() -> bool:
@@ -41,6 +45,17 @@ def is_first_process() -> bool:
     from lightning.pytorch.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", None) or 0) == 0
+
+
+def unforeseen(error: Exception) -> str:
+    """What is said of an error that nothing here has a line for.
+
+    Args:
+        error: As a library raised it.
+    """
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{said} (--debug shows where this comes from)"
 
 
 def find_cause(error: BaseException | None, kind: type[Exception]) -> Exception | None:

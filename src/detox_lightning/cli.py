@@ -165,7 +165,13 @@ class DetoxTrainer(Trainer):
 
 
 class DetoxCLI(LightningCLI):
-    """LightningCLI in subclass mode, where flags win over what a checkpoint says."""
+    """LightningCLI in subclass mode, where flags win over what a checkpoint says.
+
+    Attributes:
+        debug: Whether the newest command wants errors with their tracebacks.
+    """
+
+    debug = False
 
     def __init__(self, args: list[str] | None = None):
         """Parses the command line and runs what it asks for.
@@ -175,6 +181,7 @@ class DetoxCLI(LightningCLI):
         """
         quieten()
         self.words = sys.argv[1:] if args is None else list(args)
+        DetoxCLI.debug = "--debug" in self.words  # also while the words are read
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -216,13 +223,18 @@ class DetoxCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Gives our callbacks sections of their own in the configuration, and threads a flag."""
+        """Gives our callbacks sections of their own in the configuration, and adds two flags."""
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,
             default=None,
             help="CPU threads of one operation. null: one a core. Use 1 for tiny models: with "
             "more, any other load on the machine makes them many times slower.",
+        )
+        parser.add_argument(
+            "--debug",
+            action="store_true",
+            help="Show where an error comes from (its traceback), not only what is wrong.",
         )
         parser.add_lightning_class_args(BoundedCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportCallback, "export")
@@ -237,6 +249,7 @@ class DetoxCLI(LightningCLI):
         Raises:
             InputError: If the strategy is one of them.
         """
+        DetoxCLI.debug = self.config[self.subcommand].debug
         quieten_transformers()
         strategy = self.config[self.subcommand].trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
