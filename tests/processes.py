@@ -179,16 +179,40 @@ def tested(folder: Path, processes: int) -> dict[str, Any]:
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
 
 
+def nonsense(rollouts: int) -> Callable[..., Tensor]:
+    """The forward of a reward that gives NaN in the second process's first rollouts."""
+    asked: list[None] = []
+
+    def forward(self: ClassifierReward, prompts: list[str], *_: list[str]) -> Tensor:
+        asked.append(None)
+        wrong = torch.distributed.get_rank() == 1 and len(asked) <= rollouts
+        return torch.full((len(prompts),), torch.nan if wrong else 0.0)
+
+    return forward
+
+
+def faulty(folder: Path) -> dict[str, Any]:
+    """A recipe by the command line, whose first rollout has to be left out."""
+    flags = ["--trainer.devices=2", "--trainer.limit_val_batches=0", "--trainer.logger.name=faulty"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClassifierReward, "forward", nonsense(1))
+        cli = DetoxCLI(["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, *flags])
+    faults, metrics = cli.model.faults.count, cli.trainer.callback_metrics
+    return {"faults": faults, "rollouts": cli.model.rollouts, "logged": metrics["ppo/faults"]}
+
+
 def failing(folder: Path) -> None:
     """A recipe by the command line, of which one process can't go on."""
-
-    def nonsense(self: ClassifierReward, prompts: list[str], *_: list[str]) -> Tensor:
-        rank = torch.distributed.get_rank()
-        return torch.full((len(prompts),), torch.nan if rank == 1 else 0.0)
-
-    ClassifierReward.forward = nonsense  # type: ignore[method-assign]
+    ClassifierReward.forward = broken  # type: ignore[method-assign]
     flags = ["--trainer.devices=2", "--trainer.limit_val_batches=0"]
     main(["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, *flags])
+
+
+def broken(self: ClassifierReward, prompts: list[str], *_: list[str]) -> Tensor:
+    """The forward of a reward that fails in the second process."""
+    if torch.distributed.get_rank() == 1:
+        raise ZeroDivisionError("ours")
+    return torch.zeros(len(prompts))
 
 
 if __name__ == "__main__":
@@ -198,6 +222,7 @@ if __name__ == "__main__":
         launched(folder, *sys.argv[2:])
         sys.exit()
     came = {"fitted": fitted(folder), "tested": tested(folder, 2)}
+    came["faulty"] = faulty(folder)
     came |= {telling: told(folder, 2, telling) for telling in TELLINGS}
     torch.save(came, folder / f"rank{torch.distributed.get_rank()}.pt")
     torch.distributed.barrier()

@@ -196,7 +196,21 @@ def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: 
 
 @pytest.mark.usefixtures("ranks")
 def test_no_process_waits_for_one_that_failed(ended: subprocess.CompletedProcess[str]) -> None:
-    assert ended.returncode != 0
-    assert (
-        "error: rank 1: rollout 0: the reward 'nothate' gave nan for the response" in ended.stderr
-    )
+    assert ended.returncode == 1
+    said = "error: rank 1: rollout 0: the reward 'nothate' failed with ZeroDivisionError: ours ("
+    assert said in ended.stderr
+    assert "faults/rollout-0-rank-1.safetensors" in ended.stderr
+
+
+def test_what_is_not_finite_in_one_process_is_left_out_in_all(
+    ranks: list[dict[str, Any]], folder: Path
+) -> None:
+    for rank in ranks:
+        assert rank["faulty"] == {"faults": 1, "rollouts": 2, "logged": 1.0}
+    faults = folder / "runs" / "faulty" / "version_0" / "faults"
+    said = [json.loads(file.read_text())["what"] for file in sorted(faults.glob("*.json"))]
+    assert [file.name for file in sorted(faults.iterdir())] == [
+        f"rollout-0-rank-{rank}.{kind}" for rank in (0, 1) for kind in ("json", "safetensors")
+    ]
+    assert said[0] == "figures of another process are not finite"
+    assert said[1].startswith("the reward 'nothate' gave nan for the response ")

@@ -1,5 +1,6 @@
 """From prompts to a rollout: responses, scores, and what policy and reference say of them."""
 
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.rewards import Reward, WeightedReward
-from detox_lightning.rollout import Responses, measure, respond, score
+from detox_lightning.rollout import Responses, measure, respond, score, what_is_not_finite
 from ppo_toys import EOS, as_responses
 from toys import PAIRS, collate_pairs
 
@@ -155,21 +156,60 @@ def test_scores_are_float32() -> None:
     assert scores.tolist() == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("grade", [float("nan"), float("-inf")])
-def test_a_score_that_is_not_finite_is_named(grade: float) -> None:
-    with pytest.raises(TrainingError, match=rf"rollout 3: .*'grades' gave {grade} .*'1'"):
-        score(Grading(1, grade, 3, 4), BATCH, RESPONSES, "rollout 3")
+def seen(rollout: Rollout, **parts: list[float]) -> str | None:
+    """What is not finite in a rollout with these scores, the last of which is the total."""
+    tensors = {name: torch.tensor(part) for name, part in parts.items()}
+    total = list(tensors.values())[-1]
+    return what_is_not_finite(rollout._replace(scores=total), tensors, "total", RESPONSES.texts)
 
 
-def test_each_part_is_looked_at() -> None:
-    low, high = Grading(1, 2, 3, 4), Grading(0, 1, float("inf"), 0)
-    high.name = "high"
-    parts = score(WeightedReward([low]), BATCH, RESPONSES, "rollout 3")
-    assert list(parts) == ["grades"]
-    with pytest.raises(TrainingError, match=r"the reward 'high' gave inf for the response '3 "):
-        score(WeightedReward([low, high]), BATCH, RESPONSES, "rollout 3")
-    with pytest.raises(TrainingError, match=r"the reward 'weighted' gave nan for the response '3 "):
-        score(WeightedReward([low], [float("nan")]), BATCH, RESPONSES, "rollout 3")
+def test_what_is_not_finite_is_named(policy: Policy) -> None:
+    rollout = measure(policy, BATCH, RESPONSES, SCORES)
+    nan, inf = float("nan"), float("inf")
+    text = RESPONSES.texts[1]
+    assert seen(rollout, low=[1.0, 2.0, 3.0, 4.0]) is None
+    high = [0.0, -inf, 0.0, nan]
+    assert seen(rollout, low=[1.0] * 4, high=high) == (
+        f"the reward 'high' gave -inf for the response {text!r}"
+    )
+    total = {"one": torch.zeros(4)}
+    spoilt = rollout._replace(scores=torch.tensor([0.0, inf, 0.0, 0.0]))
+    assert what_is_not_finite(spoilt, total, "weighted", RESPONSES.texts) == (
+        f"the reward 'weighted' gave inf for the response {text!r}"
+    )
+    for field, name in {
+        "old_logprobs": "the policy's log-probability",
+        "ref_logprobs": "the reference's log-probability",
+        "kl": "the KL divergence",
+        "values": "the value head",
+    }.items():
+        spoilt = getattr(rollout, field).clone()
+        spoilt[1, 0] = nan
+        assert seen(rollout._replace(**{field: spoilt}), low=[0.0] * 4) == (
+            f"{name} gave nan for the response {text!r}"
+        )
+        padding = getattr(rollout, field).masked_fill(~RESPONSES.mask, nan)
+        assert seen(rollout._replace(**{field: padding}), low=[0.0] * 4) is None
+
+
+def test_a_reward_that_fails_is_named_with_the_place() -> None:
+    class Failing(Reward):
+        name = "failing"
+
+        def forward(self, *texts: list[str]) -> Tensor:
+            return {}["no such key"]
+
+    line = Failing.forward.__code__.co_firstlineno + 1
+    message = (
+        "rollout 3: the reward 'failing' failed with KeyError: 'no such key' (test_rollout.py, "
+        f"line {line}): look at its forward"
+    )
+    with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
+        score(Failing(), BATCH, RESPONSES, "rollout 3")
+    judge = SimpleNamespace(reward=Failing())
+    message = message.replace("rollout 3", "evaluation")
+    with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
+        Judge.score(judge, BATCH, RESPONSES.texts)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("estimator", ["k1", "abs", "k2", "k3", "full"])

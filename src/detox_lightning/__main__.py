@@ -53,7 +53,13 @@ def unforeseen(error: Exception) -> str:
     Args:
         error: As a library raised it.
     """
+    from lightning.pytorch.utilities.memory import is_oom_error
+
+    from detox_lightning.errors import OUT_OF_MEMORY
+
     lines = str(error).strip().splitlines()
+    if is_oom_error(error) or isinstance(error, MemoryError):
+        return OUT_OF_MEMORY.format(lines[0] if lines else type(error).__name__)
     said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return f"{said} (--debug shows where this comes from)"
 

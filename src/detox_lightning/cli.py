@@ -23,6 +23,7 @@ from detox_lightning.callbacks.configuration import ConfigurationCallback
 from detox_lightning.callbacks.curves import claim_folders, keep_rows
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
+from detox_lightning.callbacks.faults import FaultsCallback
 from detox_lightning.callbacks.origin import OriginCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
@@ -42,6 +43,7 @@ TRAINER_DEFAULTS = {
         ResumeCallback(),
         DashboardCallback(),
         OriginCallback(),
+        FaultsCallback(),  # before the watch, which tells others what went wrong
         WatchCallback(),
     ],
     "log_every_n_steps": 1,

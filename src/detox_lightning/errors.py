@@ -1,5 +1,12 @@
 """What is raised where the user can mend something, in one line."""
 
+# what helps where memory runs out, and the words of the library that says so
+OUT_OF_MEMORY = (
+    "out of memory ({}). What helps: a smaller model.micro_batch_size, data.batch_size or "
+    "data.eval_batch_size, model.gradient_checkpointing=true, trainer.precision=bf16-mixed; "
+    "docs/memory.md has figures"
+)
+
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message names flag or file, value and remedy.

@@ -1,5 +1,10 @@
 """Policy, reward and prompts make a rollout. No Lightning here."""
 
+import math
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +14,7 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
-from detox_lightning.errors import TrainingError
+from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.reading import Prompts
@@ -116,22 +121,71 @@ def score(
         The reward's parts by name, each ``[b]`` float32, where the responses are.
 
     Raises:
-        TrainingError: If one of them, or the total, has another shape or is not finite.
+        TrainingError: If it fails, or one of them, or the total, has another shape.
     """
-    parts = reward.parts(batch.prompts, responses.texts, batch.references)
+    with blamed(reward, place):
+        parts = reward.parts(batch.prompts, responses.texts, batch.references)
     for name, part in parts.items():
         check_scores(name, part, len(responses.texts), place)
     parts = {name: part.float().to(responses.mask.device) for name, part in parts.items()}
-    total = reward.total(parts)
-    check_scores(reward.name, total, len(responses.texts), place)
-    for name, scores in [*parts.items(), (reward.name, total)]:
-        if not scores.isfinite().all():
-            row = int((~scores.isfinite()).nonzero()[0])
-            raise TrainingError(
-                f"{place}: the reward {name!r} gave {float(scores[row])} for the response "
-                f"{responses.texts[row]!r}: look at the reward"
-            )
+    check_scores(reward.name, reward.total(parts), len(responses.texts), place)
     return parts
+
+
+@contextmanager
+def blamed(reward: Reward, place: str) -> Iterator[None]:
+    """Says whose fault it is where a reward fails.
+
+    Args:
+        reward: Who is asked inside.
+        place: Where in the run.
+
+    Raises:
+        TrainingError: Where anything is raised but what has a line of its own.
+    """
+    try:
+        yield
+    except (InputError, TrainingError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        said = (str(error).strip() or "no reason given").splitlines()[0]
+        raise TrainingError(
+            f"{place}: the reward {reward.name!r} failed with {type(error).__name__}: {said} "
+            f"({Path(last.filename).name}, line {last.lineno}): look at its forward"
+        ) from error
+
+
+def what_is_not_finite(
+    rollout: Rollout, parts: dict[str, Tensor], name: str, texts: list[str]
+) -> str | None:
+    """Names the first figure of a rollout that is not finite; waits for the device once.
+
+    Args:
+        rollout: ``b`` responses.
+        parts: What the scores are made of, each ``[b]``, by name.
+        name: The reward's.
+        texts: The responses.
+
+    Returns:
+        None if all are finite.
+    """
+    scores = {**{f"the reward {part!r}": x for part, x in parts.items()}}
+    scores[f"the reward {name!r}"] = rollout.scores
+    others = {
+        "the policy's log-probability": rollout.old_logprobs,
+        "the reference's log-probability": rollout.ref_logprobs,
+        "the KL divergence": rollout.kl,
+        "the value head": rollout.values,
+    }
+    tokens = {what: x.where(rollout.response_mask, 0).sum(dim=1) for what, x in others.items()}
+    figures = {**scores, **tokens}
+    table = torch.stack([x.to(rollout.kl.device, torch.float32) for x in figures.values()]).tolist()
+    for what, row in zip(figures, table, strict=True):
+        for text, figure in zip(texts, row, strict=True):
+            if not math.isfinite(figure):
+                return f"{what} gave {figure} for the response {text!r}"
+    return None
 
 
 def check_scores(name: str, scores: object, count: int, place: str) -> None:

@@ -1,6 +1,5 @@
 """What is said to be saved is, and a run that is asked to end isn't taken for one that failed."""
 
-import math
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +8,10 @@ from typing import Any
 import pytest
 
 from command import run
-from detox_lightning.algorithm.losses import LossTerms, PPOLoss
 from detox_lightning.callbacks import checkpoint as saving
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.errors import InputError, Stopped, TrainingError
-from detox_lightning.modules.update import check_finite
 
 
 def test_a_last_checkpoint_that_is_none_is_refused() -> None:
@@ -80,17 +77,3 @@ def test_no_process_is_blamed_for_what_all_saw() -> None:
     error.by_all = True
     assert hears(error) == ["stop"]
     assert str(error) == "rollout 3: the loss is nan"
-
-
-@pytest.mark.parametrize(
-    ("policy_loss", "norm", "by_all"),
-    [(math.nan, 1.0, True), (math.inf, math.nan, True), (1.0, math.nan, False)],
-)
-def test_all_see_a_loss_that_is_not_finite(policy_loss: float, norm: float, by_all: bool) -> None:
-    """The norm may have arrived at one process, while another goes on."""
-    means = LossTerms(*[0.0] * len(LossTerms._fields))._replace(policy=policy_loss)
-    module: Any = SimpleNamespace(loss=PPOLoss(), rollouts=3)
-    with pytest.raises(TrainingError, match=rf"^rollout 3: the loss is {policy_loss}") as raised:
-        check_finite(module, means, norm)
-    assert raised.value.by_all is by_all
-    check_finite(module, means._replace(policy=1.0), 1.0)

@@ -120,8 +120,13 @@ class UpdateMeter:
 
         Args:
             returns_variance: Of the rollout.
+
+        Returns:
+            Nothing if no mini-batch was taken in.
         """
         count = len(self.rows)
+        if not count:
+            return {}
         means = {name: sum(row[name] for row in self.rows) / count for name in self.rows[0]}
         explained = 1 - means["ppo/val/error"] / max(returns_variance, 1e-12)
         return {

@@ -13,7 +13,7 @@ from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
 from detox_lightning.rewards.rouge import KINDS, rouge
-from detox_lightning.rollout import check_scores
+from detox_lightning.rollout import blamed, check_scores
 
 
 class Judge(nn.Module):
@@ -83,9 +83,10 @@ class Judge(nn.Module):
             ``score`` and ``toxicity``, each ``[b]``.
 
         Raises:
-            TrainingError: If the reward doesn't give ``b`` scores.
+            TrainingError: If the reward fails or doesn't give ``b`` scores.
         """
-        scores = self.reward(batch.prompts, texts, batch.references)
+        with blamed(self.reward, "evaluation"):
+            scores = self.reward(batch.prompts, texts, batch.references)
         check_scores(self.reward.name, scores, len(texts), "evaluation")
         return {"score": scores, "toxicity": self.toxicity(texts)}
 

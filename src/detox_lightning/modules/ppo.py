@@ -21,10 +21,11 @@ from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
 from detox_lightning.algorithm.experience import judge
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
-from detox_lightning.algorithm.metrics import rollout_metrics
+from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
 from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
+from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batch import PromptBatch
-from detox_lightning.errors import InputError, check_divides
+from detox_lightning.errors import InputError, TrainingError, check_divides
 from detox_lightning.evaluation.comparison import Comparison, Piece, merge
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
@@ -40,15 +41,26 @@ from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.sharding import gathered, shard
 from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.faults import Faults
+from detox_lightning.modules.microbatches import MicroBatches
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.modules.update import update
 from detox_lightning.rewards import Reward
-from detox_lightning.rollout import NO_GRADIENT, Responses, Samples, measure, respond, score
+from detox_lightning.rollout import (
+    NO_GRADIENT,
+    Responses,
+    Samples,
+    measure,
+    respond,
+    score,
+    what_is_not_finite,
+)
 from detox_lightning.seeding import derive_seed, global_seed, seeded
 
 STAGE = "ppo"
+LOOK = "Look at the reward, at the rollout's texts and, in half precision, at model.weights.dtype"
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # what only a value head gives meaning
 
 
@@ -78,6 +90,7 @@ class PPOModule(LightningModule):
         max_grad_norm: PositiveFloat | None = 1.0,
         ratio_threshold: PositiveFloat = 10.0,
         early_stop_kl: PositiveFloat | None = None,
+        max_faults: NonNegativeInt = 10,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1.41e-5),
         schedule: Schedule = CONSTANT,
         evaluation: EvaluationPlan = EvaluationPlan(),  # noqa: B008
@@ -110,6 +123,9 @@ class PPOModule(LightningModule):
             ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
             early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is
                 above 1.5 times this many nats a token; null for never.
+            max_faults: Updates that may be left out, over the whole run, because a score, a loss or
+                a gradient is not finite; what they would have been made of is written into the
+                folder ``faults`` of the run. One more ends the run.
             optimizer: Gets the adapters' and the value head's parameters.
             schedule: Of the learning rate; a step is a rollout.
             evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
@@ -133,7 +149,8 @@ class PPOModule(LightningModule):
         self.sampling = sampling
         self.ppo_epochs = ppo_epochs
         self.mini_batch_size = mini_batch_size
-        self.micro_batch_size = micro_batch_size or mini_batch_size
+        self.micro_batches = MicroBatches(micro_batch_size or mini_batch_size)
+        self.faults = Faults(max_faults)
         self.kl = kl
         self.scores = scores
         self.advantage = advantage or GAE()
@@ -189,36 +206,67 @@ class PPOModule(LightningModule):
         batch = batch.repeated(self.advantage.responses_per_prompt)
         with watch("rollout"):
             responses = self.respond(batch)
+        self.note(batch, responses)
         with watch("score"):
             parts = self.score(batch, responses)
-            scores = self.reward.total(parts)
         with watch("update"):
-            with gathered(self):
-                rollout = measure(
-                    self.policy, batch, responses, scores, self.kl.estimator, self.micro_batch_size
-                )
+            rollout = self.measure(batch, responses, self.reward.total(parts))
             has_eos = responses.has_eos(self.policy.eos_token_id)
-            experience = judge(
-                rollout, has_eos, self.kl_coef, self.advantage, self.scores, self.moments, self.sum
-            )
-            meter = update(self, experience)
+            learned = self.learn(rollout, has_eos) if self.is_sound(rollout, parts) else None
+        if learned is None:
+            self.log_rollout({}, watch)
+        else:
+            self.conclude(rollout, *learned, parts, has_eos, watch)
+        self.learning_rate.step()
+        self.samples = Samples(
+            batch.prompts,
+            responses.texts,
+            rollout.scores.tolist(),
+            rollout.response_mask.sum(dim=1).tolist(),
+            torch.where(rollout.response_mask, rollout.kl, 0).sum(dim=1).tolist(),
+        )
+        self.rollouts += 1
+
+    def learn(self, rollout: Rollout, has_eos: Tensor) -> tuple[Experience, UpdateMeter]:
+        """Judges a rollout and takes the steps that it is good for.
+
+        Args:
+            rollout: ``b`` responses.
+            has_eos: ``[b]``, True where the response ended by itself.
+        """
+        experience = judge(
+            rollout, has_eos, self.kl_coef, self.advantage, self.scores, self.moments, self.sum
+        )
+        self.faults.add(advantages=experience.advantages, returns=experience.returns)
+        return experience, update(self, experience)
+
+    def conclude(
+        self,
+        rollout: Rollout,
+        experience: Experience,
+        meter: UpdateMeter,
+        parts: dict[str, Tensor],
+        has_eos: Tensor,
+        watch: Stopwatch,
+    ) -> None:
+        """Logs what was learned, and adapts what a nat costs.
+
+        Args:
+            rollout: ``b`` responses.
+            experience: The same, judged.
+            meter: What the mini-batches reported.
+            parts: What the scores are made of, each ``[b]``, by name.
+            has_eos: ``[b]``.
+            watch: Timed the rollout's parts.
+        """
         metrics = rollout_metrics(rollout, experience, parts, has_eos, self.kl_coef, self.sum)
         metrics |= meter.metrics(metrics["ppo/returns/var"])
         if not self.advantage.uses_values:
             metrics = {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
         self.log_rollout(metrics, watch)
-        responses_on_all_ranks = len(scores) * self.trainer.world_size
+        responses_on_all_ranks = len(rollout.scores) * self.trainer.world_size
         kl = metrics["objective/kl"]
         self.kl_coef = self.kl.next_coef(self.kl_coef, kl, responses_on_all_ranks)
-        self.learning_rate.step()
-        self.samples = Samples(
-            batch.prompts,
-            responses.texts,
-            scores.tolist(),
-            rollout.response_mask.sum(dim=1).tolist(),
-            torch.where(rollout.response_mask, rollout.kl, 0).sum(dim=1).tolist(),
-        )
-        self.rollouts += 1
 
     def respond(self, batch: PromptBatch) -> Responses:
         """Samples this rollout's responses; the noise is a function of seed, rollout and rank.
@@ -236,9 +284,63 @@ class PPOModule(LightningModule):
             noted = draws if wanted else None
             return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
 
+    def note(self, batch: PromptBatch, responses: Responses) -> None:
+        """Tells what the rollout is made of, in case that something goes wrong with it.
+
+        Args:
+            batch: ``b`` prompts.
+            responses: Their responses.
+        """
+        texts = {"prompts": batch.prompts, "references": batch.references}
+        ids = {"prompt_ids": batch.prompt_ids, "response_ids": responses.ids}
+        masks = {"prompt_mask": batch.prompt_mask, "response_mask": responses.mask}
+        self.faults.begin(self.place, {**texts, "responses": responses.texts}, **ids, **masks)
+
     def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
         """What the reward says, by its parts' names, each ``[b]``; see :func:`score`."""
-        return score(self.reward, batch, responses, f"rollout {self.rollouts}")
+        try:
+            return score(self.reward, batch, responses, self.place)
+        except TrainingError as error:
+            self.faults.keep(str(error))
+            raise
+
+    def measure(self, batch: PromptBatch, responses: Responses, scores: Tensor) -> Rollout:
+        """What policy and reference say of responses; see :func:`measure`."""
+
+        def work(size: int) -> Rollout:
+            with gathered(self):
+                return measure(self.policy, batch, responses, scores, self.kl.estimator, size)
+
+        return self.micro_batches.attempt(work, self.place, self.trainer.world_size == 1)
+
+    def is_sound(self, rollout: Rollout, parts: dict[str, Tensor]) -> bool:
+        """Whether all figures of a rollout are finite, on all ranks; else it is left out.
+
+        Args:
+            rollout: ``b`` responses.
+            parts: What the scores are made of, each ``[b]``, by name.
+
+        Raises:
+            TrainingError: If too many were left out.
+        """
+        named = {f"scores.{name}": part for name, part in parts.items()}
+        self.faults.add(**rollout._asdict(), **named)
+        texts = self.faults.batch.texts["responses"]
+        what = what_is_not_finite(rollout, parts, self.reward.name, texts)
+        unsound = self.sum(torch.tensor(float(what is not None), device=self.device))
+        if unsound.item():
+            self.faults.leave_out(what or "figures of another process are not finite", LOOK)
+        return not unsound.item()
+
+    @property
+    def place(self) -> str:
+        """Where in the run it is, for messages."""
+        return f"rollout {self.rollouts}"
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Responses a forward pass."""
+        return self.micro_batches.size
 
     def check_batch_size(self, prompts: int) -> None:
         """Makes sure that a rollout's responses split into mini-batches."""
@@ -274,16 +376,20 @@ class PPOModule(LightningModule):
         return total
 
     def log_rollout(self, metrics: dict[str, float], watch: Stopwatch) -> None:
-        """Logs a rollout; a few figures go to the progress bar, too."""
+        """Logs a rollout; a few figures go to the progress bar, too.
+
+        Args:
+            metrics: Of the rollout; none if it was left out.
+            watch: Timed the rollout's parts.
+        """
         metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
+        metrics["ppo/faults"] = float(self.faults.count)
         metrics["step"] = self.rollouts + 1.0  # the x-axis: rollouts done
-        self.log_dict({**metrics, **watch.metrics(metrics["tokens/total"])}, batch_size=1)
-        bar = {
-            "rollouts": self.rollouts + 1.0,
-            "kl": metrics["objective/kl"],
-            "score": metrics["objective/scores_mean"],
-        }
-        self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
+        self.log_dict({**metrics, **watch.metrics(metrics.get("tokens/total"))}, batch_size=1)
+        bar = {"kl": "objective/kl", "score": "objective/scores_mean"}
+        shown = {short: metrics[name] for short, name in bar.items() if name in metrics}
+        shown["rollouts"] = self.rollouts + 1.0
+        self.log_dict(shown, prog_bar=True, logger=False, batch_size=1)
 
     # -- evaluation
 
@@ -498,6 +604,7 @@ class PPOModule(LightningModule):
             rollouts=self.rollouts,
             kl_coef=self.kl_coef,
             moments=dataclasses.asdict(self.moments),
+            faults=self.faults.count,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -511,6 +618,7 @@ class PPOModule(LightningModule):
             adapter=adapter_facts(self.policy.model),
         )
         self.rollouts = facts["rollouts"]
+        self.faults.count = facts.get("faults", 0)
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
             self.kl_coef = facts["kl_coef"]
         if facts["policy"] != self.policy_name:

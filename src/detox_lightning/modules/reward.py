@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -22,6 +23,7 @@ from detox_lightning.models.loading import (
     save_model,
 )
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
 
@@ -46,6 +48,7 @@ class RewardModule(LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5),
         schedule: Schedule = CONSTANT,
         weights: Weights = Weights(),  # noqa: B008
+        max_faults: NonNegativeInt = 10,
     ):
         """Notes names and settings; the weights load when a run begins.
 
@@ -56,6 +59,9 @@ class RewardModule(LightningModule):
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
             weights: How the weights are opened.
+            max_faults: Steps that may be left out, over the whole run, because their gradient is
+                not finite; their batches are written into the folder ``faults`` of the run. One
+                more ends the run.
 
         Raises:
             InputError: If there are fewer than two labels, or two of the same name, or the weights
@@ -80,6 +86,7 @@ class RewardModule(LightningModule):
                 f"weights.dtype={self.weights.dtype}: small steps are lost in weights that are "
                 "trained in it; give float32, with trainer.precision=bf16-mixed"
             )
+        self.faults = Faults(max_faults)
         self.mean_loss = MeanMetric()
         self.metrics = classification_metrics(len(labels))
         self.model: Any = None
@@ -127,6 +134,13 @@ class RewardModule(LightningModule):
         """Makes dropout's noise a function of the place in the run: a resumed run has it too."""
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
+        ids = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        self.faults.begin(f"step {self.global_step}", {}, **ids, labels=batch.labels)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Leaves the step out if its gradient is not finite."""
+        self.faults.guard(self, optimizer)
+        self.log("train/faults", float(self.faults.count))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores of the classes.
@@ -188,6 +202,7 @@ class RewardModule(LightningModule):
             self.name,
             base_revision=self.weights.revision,
             labels=self.labels,
+            faults=self.faults.count,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -197,6 +212,7 @@ class RewardModule(LightningModule):
             InputError: If it isn't.
         """
         facts = check_stamp(checkpoint, STAGE, self.name)
+        self.faults.count = facts.get("faults", 0)
         if facts["labels"] != self.labels:
             raise InputError(
                 f"labels={self.labels}: the checkpoint's are {facts['labels']}; give the same ones."

@@ -33,12 +33,14 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def metrics(self, tokens: float) -> dict[str, float]:
+    def metrics(self, tokens: float | None) -> dict[str, float]:
         """``time/<name>`` in seconds, ``time/total``, and tokens per second.
 
         Args:
-            tokens: Response tokens that were made, sampled and trained on, on all ranks.
+            tokens: Response tokens that were made, sampled and trained on, on all ranks; None: they
+                were not trained on.
         """
         total = self.now() - self.start
         named = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
-        return {**named, "time/total": total, "time/tokens_per_second": tokens / total}
+        rate = {} if tokens is None else {"time/tokens_per_second": tokens / total}
+        return {**named, "time/total": total, **rate}

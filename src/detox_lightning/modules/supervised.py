@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -21,6 +21,7 @@ from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half,
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
 
@@ -43,6 +44,7 @@ class SupervisedModule(LightningModule):
         weights: Weights = Weights(),  # noqa: B008
         max_new_tokens: PositiveInt = 64,
         label_smoothing: ClosedUnitInterval = 0.0,
+        max_faults: NonNegativeInt = 10,
     ):
         """Notes names and settings; the weights load when a run begins.
 
@@ -57,6 +59,9 @@ class SupervisedModule(LightningModule):
             max_new_tokens: Longest summary that validation, test and prediction write, in tokens.
             label_smoothing: Share of the target's probability that is spread over the vocabulary,
                 in training only.
+            max_faults: Steps that may be left out, over the whole run, because their gradient is
+                not finite; their batches are written into the folder ``faults`` of the run. One
+                more ends the run.
         """
         super().__init__()
         self.save_hyperparameters()
@@ -67,6 +72,7 @@ class SupervisedModule(LightningModule):
         self.weights = Weights(**weights) if isinstance(weights, dict) else weights
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
+        self.faults = Faults(max_faults)
         self.mean_loss = MeanMetric()
         self.rouge = Rouge()
         self.model: Any = None
@@ -148,6 +154,15 @@ class SupervisedModule(LightningModule):
         """Makes dropout's noise a function of the place in the run: a resumed run has it too."""
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
+        texts = {"prompts": batch.prompts, "references": batch.references}
+        prompts = {"prompt_ids": batch.prompt_ids, "prompt_mask": batch.prompt_mask}
+        targets = {"target_ids": batch.target_ids, "target_mask": batch.target_mask}
+        self.faults.begin(f"step {self.global_step}", texts, **prompts, **targets)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Leaves the step out if its gradient is not finite."""
+        self.faults.guard(self, optimizer)
+        self.log("train/faults", float(self.faults.count))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of the reference summaries, mean over their tokens."""
@@ -218,11 +233,13 @@ class SupervisedModule(LightningModule):
             base_revision=self.start.base_revision,
             lora=self.lora,
             adapter=adapter_facts(self.model),
+            faults=self.faults.count,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this model's."""
-        check_stamp(checkpoint, STAGE, self.tokenizer_name)
+        facts = check_stamp(checkpoint, STAGE, self.tokenizer_name)
+        self.faults.count = facts.get("faults", 0)
         check_trainable(
             self,
             checkpoint,

@@ -1,0 +1,128 @@
+"""What is not finite while training: left out, counted within a bound, kept to be looked at."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from detox_lightning.errors import TrainingError
+from detox_lightning.modules.optimization import trainable_parameters
+
+CAUSES = (
+    "Likely causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
+    "({clipping}), {stage}or half precision"
+)
+OF_PPO = CAUSES.format(
+    clipping="model.max_grad_norm",
+    stage="scores far from 0 (model.scores.scale, model.scores.clip), ",
+)
+OF_OTHERS = CAUSES.format(clipping="trainer.gradient_clip_val", stage="")
+
+
+class Fault(NamedTuple):
+    """Something that went wrong, and the batch with which it did.
+
+    Attributes:
+        place: Where in the run: ``rollout 17``.
+        what: What was seen: ``the loss is nan``.
+        tensors: By name, each ``[m, …]``.
+        texts: By name, each ``m`` texts.
+    """
+
+    place: str
+    what: str
+    tensors: dict[str, Tensor]
+    texts: dict[str, list[str]]
+
+
+class Faults:
+    """The faults of a run.
+
+    Attributes:
+        count: Updates that were left out so far.
+        kept: What is to be written to the disk.
+    """
+
+    def __init__(self, bound: int):
+        """Nothing has gone wrong yet.
+
+        Args:
+            bound: How many updates may be left out.
+        """
+        self.bound = bound
+        self.count = 0
+        self.kept: list[Fault] = []
+        self.batch = Fault("the beginning", "", {}, {})
+
+    def begin(self, place: str, texts: Mapping[str, list[str]], **tensors: Tensor) -> None:
+        """Says what is being worked on.
+
+        Args:
+            place: Where in the run.
+            texts: By name, ``b`` each.
+            tensors: By name, each ``[b, …]``.
+        """
+        self.batch = Fault(place, "", tensors, dict(texts))
+
+    def add(self, **tensors: Tensor) -> None:
+        """Says what else is known by now of what is being worked on; see :meth:`begin`."""
+        self.batch.tensors.update(tensors)
+
+    def keep(self, what: str, rows: Tensor | None = None) -> None:
+        """Keeps what is being worked on.
+
+        Args:
+            what: What was seen.
+            rows: ``[m]`` those that it was seen with, on the CPU; None: all.
+        """
+        place, _, tensors, texts = self.batch
+        if rows is not None:
+            tensors = {name: x[rows.to(x.device)] for name, x in tensors.items()}
+            texts = {name: [xs[row] for row in rows.tolist()] for name, xs in texts.items()}
+        # copies: what shares memory can't be written
+        tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
+        self.kept.append(Fault(place, what, tensors, dict(texts)))
+
+    def leave_out(self, what: str, advice: str, rows: Tensor | None = None) -> None:
+        """Counts an update that is not made, in all processes at once.
+
+        Args:
+            what: What was seen.
+            advice: What usually helps.
+            rows: ``[m]`` those that it was seen with, on the CPU; None: all.
+
+        Raises:
+            TrainingError: If there were too many.
+        """
+        self.keep(what, rows)
+        self.count += 1
+        if self.count > self.bound:
+            error = TrainingError(
+                f"{self.batch.place}: {what}. {advice}. This is update {self.count} that can't be "
+                f"made, and model.max_faults={self.bound}. Weights and checkpoints are untouched"
+            )
+            error.by_all = True
+            raise error
+
+    def guard(self, module: LightningModule, optimizer: Any) -> None:
+        """Leaves out a step of Lightning's own loop whose gradient is not finite.
+
+        Where gradients are scaled, the scaler leaves such steps out itself.
+
+        Args:
+            module: Whose step it is.
+            optimizer: Its parameters without a gradient stay as they are.
+
+        Raises:
+            TrainingError: If there were too many.
+        """
+        if getattr(module.trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [p.grad for p in trainable_parameters(module) if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            optimizer.zero_grad()
+            self.leave_out(f"the gradient's norm is {norm}", OF_OTHERS)

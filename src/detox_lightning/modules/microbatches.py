@@ -1,0 +1,57 @@
+"""How many responses go through a model at once, and what happens when that is too many."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+
+from detox_lightning.errors import OUT_OF_MEMORY, TrainingError
+
+T = TypeVar("T")
+
+
+class MicroBatches:
+    """The size of micro-batches, which is halved once where memory runs out.
+
+    Attributes:
+        size: Responses a forward pass.
+        halved: Whether memory has run out before.
+    """
+
+    def __init__(self, size: int):
+        """Begins with what was asked for.
+
+        Args:
+            size: Responses a forward pass.
+        """
+        self.size = size
+        self.halved = False
+
+    def attempt(self, work: Callable[[int], T], place: str, alone: bool) -> T:
+        """Does something, and does it again with half the size if there is too little memory.
+
+        Args:
+            work: Takes the size; may be broken off and begun anew.
+            place: Where in the run, for the message.
+            alone: Whether this is the only process: others couldn't be told to begin anew.
+
+        Raises:
+            TrainingError: If there is too little memory, and halving can't help or hasn't helped.
+        """
+        while True:
+            try:
+                return work(self.size)
+            except Exception as error:
+                if not is_oom_error(error):
+                    raise
+                if self.halved or self.size == 1 or not alone:
+                    raise TrainingError(f"{place}: {OUT_OF_MEMORY.format(error)}") from error
+            # not in the block above: there the error keeps what the broken work had in memory
+            garbage_collection_cuda()
+            self.halved = True
+            self.size //= 2
+            rank_zero_warn(
+                f"{place}: out of memory; going on with model.micro_batch_size={self.size}, half "
+                "of what it was. The gradients stay those of the mini-batch"
+            )
