@@ -243,7 +243,7 @@ def test_a_training_that_cannot_go_on_ends_with_code_1(
         return torch.full((len(texts[0]),), torch.nan)
 
     monkeypatch.setattr(ClassifierReward, "forward", nonsense)
-    outcome = run("fit", "--config", recipe)
+    outcome = run("fit", "--config", recipe, "--model.max_faults=0")
     assert outcome.code == 1
     (line,) = outcome.errors
     assert line.startswith("error: rollout 0: the reward 'nothate' gave nan for the response ")

@@ -2,14 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from detox_lightning.algorithm.types import Rollout
+from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import TrainingError
 from detox_lightning.modules.optimization import trainable_parameters
+from detox_lightning.rollout import Responses, what_is_not_finite
+
+if TYPE_CHECKING:
+    from detox_lightning.modules.ppo import PPOModule
 
 CAUSES = (
     "Likely causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
@@ -19,6 +25,7 @@ OF_PPO = CAUSES.format(
     clipping="model.max_grad_norm",
     stage="scores far from 0 (model.scores.scale, model.scores.clip), ",
 )
+LOOK = "Look at the reward, at the rollout's texts and, in half precision, at model.weights.dtype"
 OF_OTHERS = CAUSES.format(clipping="trainer.gradient_clip_val", stage="")
 
 
@@ -126,3 +133,38 @@ class Faults:
         if not math.isfinite(norm):
             optimizer.zero_grad()
             self.leave_out(f"the gradient's norm is {norm}", OF_OTHERS)
+
+
+def begin_rollout(module: "PPOModule", batch: PromptBatch, responses: Responses) -> None:
+    """Tells what a rollout is made of, in case that something goes wrong with it.
+
+    Args:
+        module: Has the faults.
+        batch: ``b`` prompts.
+        responses: Their responses.
+    """
+    texts = {"prompts": batch.prompts, "references": batch.references}
+    ids = {"prompt_ids": batch.prompt_ids, "response_ids": responses.ids}
+    masks = {"prompt_mask": batch.prompt_mask, "response_mask": responses.mask}
+    module.faults.begin(module.place, {**texts, "responses": responses.texts}, **ids, **masks)
+
+
+def is_sound(module: "PPOModule", rollout: Rollout, parts: dict[str, Tensor]) -> bool:
+    """Whether all figures of a rollout are finite, on all ranks; else it is left out.
+
+    Args:
+        module: Has the faults.
+        rollout: ``b`` responses.
+        parts: What the scores are made of, each ``[b]``, by name.
+
+    Raises:
+        TrainingError: If too many were left out.
+    """
+    named = {f"scores.{name}": part for name, part in parts.items()}
+    module.faults.add(**rollout._asdict(), **named)
+    texts = module.faults.batch.texts["responses"]
+    what = what_is_not_finite(rollout, parts, module.reward.name, texts)
+    unsound = module.sum(torch.tensor(float(what is not None), device=module.device)).item()
+    if unsound:
+        module.faults.leave_out(what or "figures of another process are not finite", LOOK)
+    return not unsound

@@ -32,8 +32,8 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
-from detox_lightning.models.families.choice import Family, check_positions, family_of
-from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
+from detox_lightning.models.families.choice import Family, family_of
+from detox_lightning.models.loading import Weights, load_tokenizer, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import load_policy
@@ -41,11 +41,11 @@ from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.sharding import gathered, shard
 from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
-from detox_lightning.modules.faults import Faults
+from detox_lightning.modules.checks import check_batch_size, check_run, check_shardable
+from detox_lightning.modules.faults import Faults, begin_rollout, is_sound
 from detox_lightning.modules.microbatches import MicroBatches
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
-from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.modules.update import update
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import (
@@ -55,12 +55,10 @@ from detox_lightning.rollout import (
     measure,
     respond,
     score,
-    what_is_not_finite,
 )
 from detox_lightning.seeding import derive_seed, global_seed, seeded
 
 STAGE = "ppo"
-LOOK = "Look at the reward, at the rollout's texts and, in half precision, at model.weights.dtype"
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # what only a value head gives meaning
 
 
@@ -202,17 +200,17 @@ class PPOModule(LightningModule):
             batch_idx: Place in the epoch.
         """
         watch = Stopwatch(self.device)
-        self.check_batch_size(len(batch.prompts))
+        check_batch_size(self, len(batch.prompts))
         batch = batch.repeated(self.advantage.responses_per_prompt)
         with watch("rollout"):
             responses = self.respond(batch)
-        self.note(batch, responses)
+        begin_rollout(self, batch, responses)
         with watch("score"):
             parts = self.score(batch, responses)
         with watch("update"):
             rollout = self.measure(batch, responses, self.reward.total(parts))
             has_eos = responses.has_eos(self.policy.eos_token_id)
-            learned = self.learn(rollout, has_eos) if self.is_sound(rollout, parts) else None
+            learned = self.learn(rollout, has_eos) if is_sound(self, rollout, parts) else None
         if learned is None:
             self.log_rollout({}, watch)
         else:
@@ -284,18 +282,6 @@ class PPOModule(LightningModule):
             noted = draws if wanted else None
             return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
 
-    def note(self, batch: PromptBatch, responses: Responses) -> None:
-        """Tells what the rollout is made of, in case that something goes wrong with it.
-
-        Args:
-            batch: ``b`` prompts.
-            responses: Their responses.
-        """
-        texts = {"prompts": batch.prompts, "references": batch.references}
-        ids = {"prompt_ids": batch.prompt_ids, "response_ids": responses.ids}
-        masks = {"prompt_mask": batch.prompt_mask, "response_mask": responses.mask}
-        self.faults.begin(self.place, {**texts, "responses": responses.texts}, **ids, **masks)
-
     def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
         """What the reward says, by its parts' names, each ``[b]``; see :func:`score`."""
         try:
@@ -313,25 +299,6 @@ class PPOModule(LightningModule):
 
         return self.micro_batches.attempt(work, self.place, self.trainer.world_size == 1)
 
-    def is_sound(self, rollout: Rollout, parts: dict[str, Tensor]) -> bool:
-        """Whether all figures of a rollout are finite, on all ranks; else it is left out.
-
-        Args:
-            rollout: ``b`` responses.
-            parts: What the scores are made of, each ``[b]``, by name.
-
-        Raises:
-            TrainingError: If too many were left out.
-        """
-        named = {f"scores.{name}": part for name, part in parts.items()}
-        self.faults.add(**rollout._asdict(), **named)
-        texts = self.faults.batch.texts["responses"]
-        what = what_is_not_finite(rollout, parts, self.reward.name, texts)
-        unsound = self.sum(torch.tensor(float(what is not None), device=self.device))
-        if unsound.item():
-            self.faults.leave_out(what or "figures of another process are not finite", LOOK)
-        return not unsound.item()
-
     @property
     def place(self) -> str:
         """Where in the run it is, for messages."""
@@ -341,12 +308,6 @@ class PPOModule(LightningModule):
     def micro_batch_size(self) -> int:
         """Responses a forward pass."""
         return self.micro_batches.size
-
-    def check_batch_size(self, prompts: int) -> None:
-        """Makes sure that a rollout's responses split into mini-batches."""
-        k = self.advantage.responses_per_prompt
-        flag = "data.batch_size" + (f" × {k} responses" if k > 1 else "")
-        check_divides("model.mini_batch_size", self.mini_batch_size, flag, prompts * k)
 
     def shuffle(self, epoch: int, size: int) -> Tensor:
         """The order of this rank's responses in one pass of the update.
@@ -488,56 +449,12 @@ class PPOModule(LightningModule):
         return "adapter" if self.policy.has_adapter else "model"
 
     def setup(self, stage: str) -> None:
-        """Refuses what can't work, before any model is opened.
-
-        Raises:
-            InputError: If sizes don't divide, the precision would overflow or the strategy can't
-                work.
-        """
-        refuse_half(str(self.trainer.precision))
-        check_strategy(type(self.trainer.strategy).__name__)
-        if stage == "fit" and not self.sampling.is_exact:
-            rank_zero_warn(
-                f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "
-                "responses come from a narrower distribution than the one whose log-probabilities "
-                "are trained on; top_k=0 and top_p=1 are exact"
-            )
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "max_prompt_tokens"):
-            limits = {
-                "model.sampling.max_new_tokens": self.sampling.limits[1],
-                "model.evaluation.max_new_tokens": self.plan.max_new_tokens or 0,
-            }
-            given = self.start.base, data.max_prompt_tokens, limits
-            check_positions(self.family, *given, **self.tokenizer_options)
-        size = getattr(data, "batch_size", None)
-        if stage == "fit" and self.schedule_name != "constant" and self.trainer.max_steps > 0:
-            raise InputError(
-                f"trainer.max_steps={self.trainer.max_steps} counts optimizer steps, and "
-                f"model.schedule.name={self.schedule_name} goes by rollouts: bound the run with "
-                "trainer.max_epochs and trainer.limit_train_batches"
-            )
-        if stage == "fit" and size is not None:
-            self.check_batch_size(size)
+        """Refuses what can't work, before any model is opened; see :func:`check_run`."""
+        check_run(self, stage)
 
     def check_shardable(self) -> None:
-        """Refuses a base that can't be sharded, before it is opened.
-
-        Raises:
-            InputError: If the base itself is trained, or quantized.
-        """
-        begins_with_adapter = self.start.adapter is not None or self.start.checkpoint is not None
-        if self.lora is None and not begins_with_adapter:
-            raise InputError(
-                "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
-                "lora, or trainer.strategy=ddp"
-            )
-        if self.weights.quantization:
-            raise InputError(
-                "trainer.strategy=sharded, "
-                f"model.weights.quantization={self.weights.quantization}: a quantized base can't "
-                "be sharded, nor needs it: give trainer.strategy=ddp, or quantization=null"
-            )
+        """Refuses a base that can't be sharded, before it is opened; see there."""
+        check_shardable(self)
 
     def configure_model(self) -> None:
         """Opens policy, reward and toxicity classifier, once."""
