@@ -150,5 +150,7 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(f"{title:28}{seconds['first']:10.3f}{seconds['last']:10.3f}{ratio:10.3f}")
     tokens = summary["tokens_a_rollout"]
     ratio = tokens["last"] / tokens["first"]
-    lines.append(f"{'tokens a rollout':28}{tokens['first']:10.1f}{tokens['last']:10.1f}{ratio:10.3f}")
+    lines.append(
+        f"{'tokens a rollout':28}{tokens['first']:10.1f}{tokens['last']:10.1f}{ratio:10.3f}"
+    )
     return "\n".join(lines)
