@@ -51,12 +51,13 @@ class CollapseCallback(Callback):
         """Sets the bounds.
 
         Args:
-            empty: The largest share of empty responses that is no sign; 1: none is.
-            kl: The largest KL divergence from the reference, in nats a response, that is none.
-                null: three times ``model.kl.target``, or 18 where that is null.
-            entropy: The smallest entropy, in nats a token, that is none; 0: none is.
-            same: The largest share of prompts with the same response that is none; 1: none is.
-            rollouts: In a row that a sign is there before it counts, and gone before it doesn't.
+            empty: A larger share of empty responses is a sign; 1 for never.
+            kl: A larger KL divergence from the reference, in nats a response, is a sign. null:
+                three times ``model.kl.target``, or 18 where that is null.
+            entropy: A smaller entropy, in nats a token, is a sign; 0 for never.
+            same: A larger share of prompts with the same response is a sign; 1 for never.
+            rollouts: A sign counts when it has been there for so many rollouts in a row, and has
+                ended when it has been gone for so many.
         """
         self.empty = empty
         self.kl = kl
