@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from detox_lightning.batch import PromptBatch
+from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.data.encoding import pad
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.loading import load_tokenizer
@@ -50,7 +51,12 @@ def logged(tiny_t5: Path, tiny_classifier: Path) -> dict[str, Any]:
     )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
-        accelerator="cpu", max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **quiet
+        accelerator="cpu",
+        callbacks=CollapseCallback(),
+        max_epochs=1,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        **quiet,
     )
     trainer.fit(module, loader(), loader())
     metrics = dict(trainer.callback_metrics)

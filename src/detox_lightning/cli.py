@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import detox_lightning.data
 import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
+from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.configuration import ConfigurationCallback
 from detox_lightning.callbacks.curves import claim_folders, keep_rows
 from detox_lightning.callbacks.dashboard import DashboardCallback
@@ -241,6 +242,7 @@ class DetoxCLI(LightningCLI):
         parser.add_lightning_class_args(BoundedCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ExportCallback, "export")
         parser.add_lightning_class_args(SamplesCallback, "samples")
+        parser.add_lightning_class_args(CollapseCallback, "collapse")
         parser.add_lightning_class_args(ReportCallback, "report")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
         parser.set_defaults({"checkpoint.save_last": True})

@@ -45,6 +45,8 @@ EXPECTED = {
     "objective/scores_mean": 2.5,
     "objective/scores_std": 4.5**0.5,
     "objective/eos_rate": 0.5,
+    "objective/empty_rate": 0,
+    "objective/same_response": 0,
     "ppo/mean_non_score_reward": -0.5 * 1.2 / 4,
     "ppo/returns/mean": 3,
     "ppo/returns/var": 4 / 3,
@@ -79,6 +81,59 @@ def test_one_response_has_no_spread() -> None:
     rollout = Rollout(*(field[index] for field in ROLLOUT))
     metrics = rollout_metrics(rollout, EXPERIENCE.rows(index), {}, HAS_EOS[index], kl_coef=0.5)
     assert metrics["objective/scores_std"] == 0
+
+
+def answered(prompts: list[int], responses: list[list[int]]) -> tuple[Any, ...]:
+    """A rollout of prompts of one token each; responses end with EOS, 1, what follows is padding.
+
+    Paddings differ, as they do after dropped rows.
+    """
+    width = max(map(len, responses))
+    ids = torch.tensor([[*x, *[n] * (width - len(x))] for n, x in enumerate(responses)])
+    mask = torch.arange(width) < torch.tensor([len(x) for x in responses])[:, None]
+    zeros = torch.zeros(mask.shape)
+    prompt_ids = torch.tensor([[n, 0] for n in prompts])
+    prompt_mask = torch.tensor([[True, False] for _ in prompts])
+    rollout = Rollout(prompt_ids, prompt_mask, ids, mask, *[zeros] * 4, torch.zeros(len(prompts)))
+    experience = Experience(*rollout[:5], zeros, zeros, zeros)
+    return rollout, experience, {}, (ids.eq(1) & mask).any(dim=1), 0.5
+
+
+@pytest.mark.parametrize(
+    ("prompts", "responses", "same"),
+    [
+        # several responses to one prompt: alike or not, it says nothing
+        ([7, 7, 7, 7], [[3, 1], [3, 1], [3, 1], [3, 1]], 0),
+        ([7, 7, 8, 8], [[3, 1], [3, 1], [4, 1], [4, 1]], 0),
+        ([7, 7, 8, 8], [[3, 1], [4, 1], [5, 1], [3, 1]], 1),
+        # of the four besides one, two have the response of that one, which one prompt has twice
+        ([5, 6, 7, 8, 9, 9], [[3, 1], [3, 1], [4, 1], [4, 1], [3, 1], [3, 1]], 2 / 4),
+        # the beginning of another is another, and so is a longer one
+        ([5, 6, 7], [[3], [3, 1], [3, 3, 1]], 0),
+        ([5, 6, 7], [[1], [1], [1]], 1),
+    ],
+)
+def test_same_response_is_of_different_prompts(
+    prompts: list[int], responses: list[list[int]], same: float
+) -> None:
+    metrics = rollout_metrics(*answered(prompts, responses))
+    assert metrics["objective/same_response"] == pytest.approx(same)
+
+
+def test_empty_is_a_response_of_nothing_but_eos() -> None:
+    responses = [[1], [3], [3, 1], [1]]  # the second was cut off
+    metrics = rollout_metrics(*answered([5, 6, 7, 8], responses))
+    assert metrics["objective/empty_rate"] == 0.5
+
+
+def test_same_and_empty_responses_are_counted_on_each_rank() -> None:
+    ranks = [
+        answered([5, 6, 7], [[1], [1], [1]]),  # two of two others
+        answered([5, 6, 7, 8], [[3, 1], [4, 1], [3, 1], [5, 1]]),  # one of three others
+    ]
+    for metrics in on_ranks(rollout_metrics, ranks):
+        assert metrics["objective/same_response"] == pytest.approx(3 / 5)
+        assert metrics["objective/empty_rate"] == pytest.approx(3 / 7)
 
 
 def terms(**known: float) -> LossTerms[float]:

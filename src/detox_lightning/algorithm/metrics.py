@@ -18,7 +18,7 @@ def rollout_metrics(
     kl_coef: float,
     reduce: Reduce = alone,
 ) -> dict[str, float]:
-    """Metrics of a rollout over all ranks; one collective, one wait for the device.
+    """Metrics of a rollout over all ranks; one collective.
 
     Args:
         rollout: ``b`` responses.
@@ -33,11 +33,15 @@ def rollout_metrics(
     """
     mask, scores = rollout.response_mask, rollout.scores.to(EXACT)
     returns, values = experience.returns.to(EXACT), experience.old_values.to(EXACT)
+    others, same = same_answers(rollout)
     sums = {
         "responses": mask.new_ones(len(mask)).sum(),
         "tokens": mask.sum(),
         "prompt_tokens": rollout.prompt_mask.sum(),
         "eos": has_eos.sum(),
+        "empty": (has_eos & (mask.sum(dim=1) == 1)).sum(),
+        "others": others,
+        "same": same,
         "kl": masked_sum(rollout.kl, mask),
         "surprise": -masked_sum(rollout.old_logprobs, mask),
         "scores": scores.sum(),
@@ -59,6 +63,8 @@ def rollout_metrics(
         "objective/scores_mean": s["scores"] / b,
         "objective/scores_std": _variance(s["scores"], s["scores2"], b) ** 0.5,
         "objective/eos_rate": s["eos"] / b,
+        "objective/empty_rate": s["empty"] / b,
+        "objective/same_response": s["same"] / max(s["others"], 1),
         "ppo/mean_non_score_reward": -kl_coef * s["kl"] / tokens,
         "ppo/returns/mean": s["returns"] / tokens,
         "ppo/returns/var": _variance(s["returns"], s["returns2"], tokens),
@@ -69,6 +75,28 @@ def rollout_metrics(
         "tokens/total": s["tokens"],
         **{name: s[name] / b for name in sums if name.startswith("rewards/")},
     }
+
+
+def same_answers(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """How far one response is the answer to everything; several to one prompt may well be alike.
+
+    Args:
+        rollout: ``b`` responses.
+
+    Returns:
+        How many different prompts there are besides one, and how many of them have the response
+        that most prompts have, besides one of those. A policy that always says the same thing has
+        both alike.
+    """
+    prompts = _numbered(rollout.prompt_ids, rollout.prompt_mask)
+    responses = _numbered(rollout.response_ids, rollout.response_mask)
+    pairs = torch.stack([responses, prompts], dim=1).unique(dim=0)
+    return prompts.max(), pairs[:, 0].bincount().max() - 1
+
+
+def _numbered(ids: Tensor, mask: Tensor) -> Tensor:
+    """``[b]`` numbers from 0: rows (``[b, t]``) with the same real tokens have the same one."""
+    return torch.where(mask, ids, -1).unique(dim=0, return_inverse=True)[1]
 
 
 def _variance(total: float, squares: float, count: float) -> float:

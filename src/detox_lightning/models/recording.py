@@ -207,8 +207,13 @@ def record(step: Step, inputs: list[Tensor]) -> Step:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is recorded being fixed, which is the point
         try:
-            graph = make_fx(step)(*inputs)
-            recorded: Step = torch.jit.trace(graph, tuple(inputs), check_trace=False, strict=False)
+            graph: Any = make_fx(step)(*inputs)
+            # both would hold the inputs, all keys and values, for as long as there is a recording
+            for node in graph.graph.nodes:
+                node.meta.clear()
+            recorded: Step = torch.jit.trace(
+                graph, tuple(inputs), check_trace=False, strict=False, _store_inputs=False
+            )
         except RuntimeError:
             return step
     return recorded
