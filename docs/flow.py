@@ -1,4 +1,4 @@
-"""Draws the way of a batch through a PPO step: ``python docs/flow.py`` writes docs/pictures/flow.svg.
+"""Draws a PPO step: ``python docs/flow.py`` writes docs/pictures/flow.svg.
 
 Its colours read on white and on black, as the page may be either.
 """
@@ -68,7 +68,9 @@ def main() -> str:
         arrow((815, 135), (878, 135)),
         arrow((315, 170), (315, 205), (470, 205), (470, 243), label="tokens [b, t]", at=(390, 198)),
         arrow((340, 285), (438, 285), label="ref [b, t]", at=(384, 277)),
-        arrow((560, 245), (560, 205), (700, 205), (700, 172), label="kl, values [b, t]", at=(628, 198)),
+        arrow(
+            (560, 245), (560, 205), (700, 205), (700, 172), label="kl, values [b, t]", at=(628, 198)
+        ),
         arrow((590, 285), (663, 285), label="mean KL", at=(621, 277)),
         arrow((770, 245), (770, 172), label="kl_coef of|the next rollout", at=(826, 206)),
         arrow((935, 100), (935, 50), (265, 50), (265, 98)),

@@ -1,4 +1,4 @@
-"""What ``mkdocs build`` does besides: docstrings' roles read as code, and nothing needs a network."""
+"""What ``mkdocs build`` does besides: roles read as code, and nothing may need a network."""
 
 import re
 from pathlib import Path
