@@ -37,9 +37,8 @@ def blocks(path: Path) -> list[Block]:
 
 def lines(block: Block) -> list[str]:
     """A block's command lines, without comments."""
-    found = [
-        line.partition("  #")[0].strip() for line in block.code.replace("\\\n", " ").split("\n")
-    ]
+    code = re.sub(r" *\\\n *", " ", block.code)
+    found = [line.partition("  #")[0].strip() for line in code.split("\n")]
     return [line for line in found if line and not line.startswith("#")]
 
 

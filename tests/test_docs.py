@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,14 @@ WITH_CODE = [path for path in PAGES if blocks(path)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         yield
 
 
 @pytest.fixture(scope="module")
-def demo_run(cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_run(own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder ``runs`` after the two commands that most pages begin with."""
     folder = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
@@ -79,12 +80,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def configuration(words: list[str]) -> dict[str, Any]:
-    """What words amount to; everything is made that they need, and nothing loaded."""
+def needed(words: list[str]) -> set[str]:
+    """The models and data that words amount to; all is made that they need, nothing loaded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resume, "last_checkpoint", lambda place: Path("last.ckpt"))
         patch.setattr(resume, "go_on", lambda config: config.update(None, "ckpt_path"))
-        return IdleCLI([*words, ANYWHERE]).config[words[0]].as_dict()
+        return named(IdleCLI([*words, ANYWHERE]).config[words[0]].as_dict())
+
+
+@cache
+def needed_anywhere(words: tuple[str, ...]) -> set[str]:
+    """The same of words that pages share."""
+    return needed(list(words))
 
 
 def start(line: str) -> None:
@@ -103,8 +110,12 @@ def try_command(line: str) -> None:
     if "--print_config" in words or any(".help" in word for word in words):
         assert run(*words).code == 0, line
         return
-    here = all(map(is_here, named(configuration(words)))) and not is_parallel(line)
-    assert here or "configs/demo.yaml" not in words, f"{line}: the demo needs nothing else"
+    if "configs/demo.yaml" in words and not is_parallel(line):  # it needs nothing else
+        here = True
+    elif any(word.endswith(".yaml") and "/" not in word for word in words):
+        here = all(map(is_here, needed(words)))
+    else:
+        here = all(map(is_here, needed_anywhere(tuple(words)))) and not is_parallel(line)
     if here and line not in SHARED:
         start(line)
 
@@ -148,11 +159,17 @@ def try_shell(block: Block, expected: str, monkeypatch: pytest.MonkeyPatch) -> N
         try_command(line)
 
 
-def check_yaml(block: Block) -> None:
-    """A ``yaml`` block: writes the file of its title, and lays it over the recipe there."""
+def check_yaml(block: Block, later: list[Block]) -> None:
+    """A ``yaml`` block: writes the file of its title, and lays it over the recipe there.
+
+    Not if a command of the page does so anyway.
+    """
     file, recipe = re.fullmatch(r"(\w+\.yaml), over (configs/[\w/-]+\.yaml)", block.title).groups()
     Path(file).write_text(block.code, encoding="utf8")
-    configuration(["fit", "--config", recipe, "--config", file])
+    layers = f"--config {recipe} --config {file}"
+    commands = [line for block in later if block.kind == "bash" for line in lines(block)]
+    if not any(layers in line for line in commands):
+        needed(["fit", *layers.split()])
 
 
 def check_notebook(block: Block) -> None:
@@ -170,12 +187,13 @@ def test_the_blocks_of_a_page_work(
     shutil.copytree(demo_run, folder / "runs")
     names: dict[str, Any] = {}
     found = blocks(page)
-    for block, following in zip(found, [*found[1:], Block("", "", "")], strict=True):
+    for place, block in enumerate(found):
+        later = found[place + 1 :]
         if block.kind == "bash":
-            expected = following.code if following.kind == "text" else ""
+            expected = later[0].code if later and later[0].kind == "text" else ""
             try_shell(block, expected, monkeypatch)
         elif block.kind == "yaml":
-            check_yaml(block)
+            check_yaml(block, later)
         elif block.kind == "python" and block.title == "notebook":
             check_notebook(block)
         elif block.kind == "python":
@@ -236,8 +254,8 @@ def test_the_reference_names_what_there_is() -> None:
     assert len(asked) == len(set(asked)) > 30
     for identifier in asked:
         module, _, thing = identifier.rpartition(".")
-        if thing[0].isupper() or not importlib.util.find_spec(identifier):
-            assert hasattr(importlib.import_module(module), thing), identifier
+        room = importlib.import_module(module)
+        assert hasattr(room, thing) or importlib.util.find_spec(identifier), identifier
     for room in (detox_lightning.data, detox_lightning.modules, detox_lightning.rewards):
         assert {f"{room.__name__}.{thing}" for thing in room.__all__} <= set(asked)
 
