@@ -34,7 +34,7 @@ $(VENV)/documented: $(VENV)/installed
 	touch $@
 
 docs: $(VENV)/documented
-	$(RUN) mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
 world: $(VENV)/installed
 	$(RUN) detox_lightning.demo.build
