@@ -1,13 +1,14 @@
 # make demo: install, train on the embedded default, compare before with after
 # make test: install, run the tests
 # make check: format, lint, types and tests
+# make docs: install, build the documentation into site/
 # make world: rebuild the models and data that the package ships
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: demo test lint check world
+.PHONY: demo test lint check docs world
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +28,13 @@ lint: $(VENV)/installed
 	$(RUN) mypy
 
 check: lint test
+
+$(VENV)/documented: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
+
+docs: $(VENV)/documented
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
 world: $(VENV)/installed
 	$(RUN) detox_lightning.demo.build

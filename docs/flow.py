@@ -1,0 +1,97 @@
+"""Draws a PPO step: ``python docs/flow.py`` writes docs/pictures/flow.svg.
+
+Its colours read on white and on black, as the page may be either.
+"""
+
+from html import escape
+from pathlib import Path
+
+TARGET = Path(__file__).parent / "pictures" / "flow.svg"
+WIDTH, HEIGHT = 1000, 400
+DATA, MODEL, WORK = "#5b6b7a", "#8a5a9e", "#00796b"
+LINE = "#7a8694"
+Point = tuple[int, int]
+
+
+def box(x: int, y: int, width: int, height: int, colour: str, *lines: str) -> str:
+    """A box, its first line in bold.
+
+    Args:
+        x: Left edge.
+        y: Upper edge.
+        width: Of the box.
+        height: Likewise.
+        colour: What it is filled with; text is white.
+        lines: Of text.
+    """
+    top = y + height / 2 - 9 * (len(lines) - 1) + 5
+    text = "".join(
+        f'<text x="{x + width / 2}" y="{top + 18 * i}" fill="#fff" text-anchor="middle" '
+        f'font-weight="{700 if i == 0 else 400}">{escape(line)}</text>'
+        for i, line in enumerate(lines)
+    )
+    return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="{colour}"/>{text}'
+
+
+def arrow(*points: Point, label: str = "", at: Point | None = None) -> str:
+    """A line with a head at its last point.
+
+    Args:
+        points: Of the line.
+        label: What goes along it; ``|`` begins a new line.
+        at: Where the label stands, in the middle of its text.
+    """
+    path = " ".join(f"{x},{y}" for x, y in points)
+    drawn = f'<polyline points="{path}" fill="none" stroke="{LINE}" stroke-width="2" '
+    drawn += 'marker-end="url(#head)"/>'
+    for i, line in enumerate(label.split("|") if at else []):
+        x, y = at or (0, 0)
+        drawn += f'<text x="{x}" y="{y + 16 * i}" fill="{LINE}" text-anchor="middle" '
+        drawn += f'font-size="13">{escape(line)}</text>'
+    return drawn
+
+
+def main() -> str:
+    """The picture."""
+    parts = [
+        box(10, 100, 100, 70, DATA, "prompts", "[b, s]"),
+        box(190, 100, 150, 70, WORK, "1 rollout", "policy samples"),
+        box(440, 100, 150, 70, WORK, "2 scores", "rewards read text"),
+        box(665, 100, 150, 70, WORK, "4 advantages", "of each token"),
+        box(880, 100, 110, 70, WORK, "5 update", "clipped steps"),
+        box(190, 245, 150, 80, MODEL, "reference", "policy as it began,", "frozen"),
+        box(440, 245, 150, 80, WORK, "3 measure", "log-probabilities,", "KL, values"),
+        box(665, 245, 150, 80, WORK, "6 controller", "KL against its", "target"),
+        arrow((110, 135), (188, 135)),
+        arrow((340, 135), (438, 135), label="texts", at=(386, 126)),
+        arrow((590, 135), (663, 135), label="[b]", at=(622, 126)),
+        arrow((815, 135), (878, 135)),
+        arrow((315, 170), (315, 205), (470, 205), (470, 243), label="tokens [b, t]", at=(390, 198)),
+        arrow((340, 285), (438, 285), label="ref [b, t]", at=(384, 277)),
+        arrow(
+            (560, 245), (560, 205), (700, 205), (700, 172), label="kl, values [b, t]", at=(628, 198)
+        ),
+        arrow((590, 285), (663, 285), label="mean KL", at=(621, 277)),
+        arrow((770, 245), (770, 172), label="kl_coef of|the next rollout", at=(826, 206)),
+        arrow((935, 100), (935, 50), (265, 50), (265, 98)),
+        f'<text x="600" y="40" fill="{LINE}" text-anchor="middle" font-size="13">'
+        "adapter and value head, a little changed: the next rollout's policy</text>",
+        f'<rect x="190" y="362" width="14" height="14" rx="3" fill="{WORK}"/>'
+        f'<text x="210" y="374" fill="{LINE}" font-size="13">a step of the algorithm</text>'
+        f'<rect x="400" y="362" width="14" height="14" rx="3" fill="{MODEL}"/>'
+        f'<text x="420" y="374" fill="{LINE}" font-size="13">never changes</text>'
+        f'<rect x="545" y="362" width="14" height="14" rx="3" fill="{DATA}"/>'
+        f'<text x="565" y="374" fill="{LINE}" font-size="13">data</text>',
+    ]
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="system-ui, Segoe UI, Helvetica, Arial, sans-serif" font-size="15">'
+        '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
+        f'markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="{LINE}"/></marker></defs>'
+    )
+    return "\n".join([head, *parts, "</svg>", ""])
+
+
+if __name__ == "__main__":
+    TARGET.write_text(main(), encoding="utf8")
+    print(TARGET)
