@@ -3,13 +3,12 @@
 ``python -m detox_lightning {fit,validate,test,predict,export} --config FILE [--flag VALUE …]``
 """
 
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from logging import LogRecord, getLogger
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -31,6 +30,7 @@ from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.errors import InputError
 from detox_lightning.modules.strategy import check_strategy
+from detox_lightning.parsing import Parser, check_configs
 from detox_lightning.resume import choose_checkpoint
 
 TRAINER_DEFAULTS = {
@@ -63,69 +63,6 @@ KNOWN_WARNINGS = (
     "Using ModelCheckpoint with manual optimization and every_n_train_steps.*",
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
-
-
-# what jsonargparse says around the point: other members of a union, whole configurations
-PADDING = re.compile(
-    r"Does not validate against|Subtypes:|Errors:|Problem with given class_path|Parser key"
-    r"|Given value type:|Given value: (?:NestedArg|Namespace|{)|Expected a <class 'NoneType'>"
-    r"|Expected a path but|$"
-)
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are a line, not a page; those inside a class's options included."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        """Wants options in full, at every depth.
-
-        Args:
-            args: For LightningArgumentParser.
-            kwargs: Likewise.
-        """
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, *rest: Any, **options: Any
-    ) -> Any:
-        """Parses words; inside another parser, whose null arrives as the word None, puts it back.
-
-        Args:
-            args: The words; None for the program's own.
-            rest: For LightningArgumentParser.
-            options: Likewise.
-        """
-        if args is not None and not self.exit_on_error:
-            args = [re.sub(r"=None$", "=null", word) for word in args]
-        return super().parse_args(args, *rest, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Says what is wrong and exits with code 2."""
-        if not self.exit_on_error:  # a parser inside another one, which will name the whole flag
-            super().error(message, ex)
-        program = self.prog.replace("[options] ", "")
-        sys.stderr.write(f"error: {condense(message)}\nSee {program} --help\n")
-        self.exit(2)
-
-
-def condense(message: str) -> str:
-    """Brings a nested message of jsonargparse down to the flag and what is wrong with it.
-
-    Args:
-        message: Lines such as ``Parser key "model":``, the deeper the more indented.
-    """
-    message = re.sub(r".*callable class: (Option)|\. Got value: Namespace.*", r"\1", message)
-    flag, indent, end = "", -1, 0
-    for key in re.finditer(r'^( *)(?:Type .*)?Parser key "(.+?)":', message, re.MULTILINE):
-        if len(key[1]) > indent:
-            flag, indent, end = f"{flag}.{key[2]}".lstrip("."), len(key[1]), key.end()
-    if not flag:
-        return message
-    lines = [line.strip(" -") for line in message[end:].splitlines()]
-    reason = "; ".join(dict.fromkeys(line for line in lines if not PADDING.match(line)))
-    if option := re.match(r"(?:Option '|unrecognized arguments: --)([\w.+]+)", reason):
-        return f"--{flag}.{option[1]}: there is no such option"
-    return f"--{flag}: " + re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
 
 
 class DetoxTrainer(Trainer):
@@ -182,6 +119,7 @@ class DetoxCLI(LightningCLI):
         quieten()
         self.words = sys.argv[1:] if args is None else list(args)
         DetoxCLI.debug = "--debug" in self.words  # also while the words are read
+        check_configs(self.words)
         super().__init__(
             LightningModule,
             LightningDataModule,
