@@ -28,10 +28,23 @@ from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.resume import ResumeCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
+from detox_lightning.callbacks.writing import LAST
 from detox_lightning.errors import InputError
-from detox_lightning.modules.strategy import check_strategy
+from detox_lightning.modules.strategy import check_devices, check_strategy
 from detox_lightning.parsing import Parser, check_configs
 from detox_lightning.resume import choose_checkpoint
+
+DESCRIPTION = """Makes language models say less that is hateful, by reinforcement learning (PPO), \
+and trains what that begins with. Each command takes a configuration: fit --config FILE \
+[--flag VALUE ...]; flags win over what stands before them."""
+# what a command does, and who says otherwise at length
+VERBS = {
+    "fit": "Train: supervised, the reward's classifier, or PPO, as --model says.",
+    "validate": "Measure on the validation rows.",
+    "test": "Compare with the model before training, on the test rows, and write a report.",
+    "predict": "Answer prompts, or classify texts, and write a jsonl file.",
+    "export": "Write what a checkpoint holds as Hugging Face folders, also while its run goes on.",
+}
 
 TRAINER_DEFAULTS = {
     "logger": {
@@ -66,13 +79,15 @@ KNOWN_WARNINGS = (
 
 
 class DetoxTrainer(Trainer):
-    """Lightning's Trainer with one verb more.
+    """Where, how long and in what precision: Lightning's Trainer, which can also export.
 
     Attributes:
         words: The command line that it was made by; None: it was made otherwise.
+        begins_anew: Whether that command, given once more, would not go on with its run.
     """
 
     words: Sequence[str] | None = None
+    begins_anew = False
 
     def export(
         self,
@@ -106,9 +121,11 @@ class DetoxCLI(LightningCLI):
 
     Attributes:
         debug: Whether the newest command wants errors with their tracebacks.
+        begins_anew: Whether the command, given once more, would not go on with its run.
     """
 
     debug = False
+    begins_anew = True
 
     def __init__(self, args: list[str] | None = None):
         """Parses the command line and runs what it asks for.
@@ -130,7 +147,7 @@ class DetoxCLI(LightningCLI):
             auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,
             save_config_callback=ConfigurationCallback,
-            parser_kwargs={"prog": "python -m detox_lightning"},
+            parser_kwargs={"prog": "python -m detox_lightning", "description": DESCRIPTION},
             parser_class=Parser,
             args=args,
         )
@@ -147,6 +164,7 @@ class DetoxCLI(LightningCLI):
 
         The parsers of verbs that aren't asked for stay empty, since to build one takes a while.
         """
+        options["description"] = VERBS[subcommand]
         asked = self.words[0] if self.words else "--help"
         if asked != subcommand and asked in {*self.subcommands(), "-h", "--help"}:
             return self.init_parser(**options)
@@ -179,17 +197,17 @@ class DetoxCLI(LightningCLI):
         parser.add_lightning_class_args(SamplesCallback, "samples")
         parser.add_lightning_class_args(ReportCallback, "report")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
-        parser.set_defaults({"checkpoint.save_last": True})
 
     def before_instantiate_classes(self) -> None:
         """Silences libraries, sets the number of threads, refuses strategies that can't work.
 
         Raises:
-            InputError: If the strategy is one of them.
+            InputError: If the strategy is one of them, or there are no such devices.
         """
         DetoxCLI.debug = self.config[self.subcommand].debug
         quieten_transformers()
         strategy = self.config[self.subcommand].trainer.strategy
+        check_devices(self.config[self.subcommand].trainer)
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
         if threads := self.config[self.subcommand].threads:
             torch.set_num_threads(threads)
@@ -198,7 +216,25 @@ class DetoxCLI(LightningCLI):
         """Makes the trainer, which knows the command line."""
         trainer = super().instantiate_trainer(**options)
         trainer.words = self.words  # type: ignore[attr-defined]
+        trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
         return trainer
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
+        """As Lightning does it, and says in our own words what the verbs do."""
+        super()._add_subcommands(parser, **options)
+        for verb in parser._subcommands_action._choices_actions:
+            verb.help = VERBS.get(verb.dest, verb.help)
+
+    def _set_seed(self) -> None:
+        """As Lightning does it.
+
+        Raises:
+            InputError: If the seed is out of range.
+        """
+        seed = self.config[self.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise InputError(f"--seed_everything={seed}: must be from 0 to {2**32 - 1}, or true")
+        super()._set_seed()
 
     def before_fit(self) -> None:
         """Takes a run's folder, and saves from Lightning what is in it of one that goes on."""
@@ -219,6 +255,7 @@ class DetoxCLI(LightningCLI):
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
         verb = self.config.get("subcommand")
         config = self.config.get(verb)
+        self.begins_anew = config is not None and config.get("ckpt_path") != LAST
         if config is not None and config.get("ckpt_path") is not None:
             choose_checkpoint(verb, config)
 

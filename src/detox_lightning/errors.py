@@ -13,7 +13,7 @@ REMEDIES = {
     errno.EACCES: "give a place that you may read and write, or ask for the right",
     errno.EPERM: "give a place that you may read and write, or ask for the right",
     errno.EROFS: "give a place on another disk",
-    errno.ENOTDIR: "what stands before the last / must be a folder, and is a file; give another place",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; give another place",
     errno.EISDIR: "give a file",
     errno.ENOENT: "check the path",
     errno.EEXIST: "give another name, or move it away",

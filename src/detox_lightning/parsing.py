@@ -145,7 +145,9 @@ def condense(message: str) -> str:
         names = [name.rpartition(".")[2] for name in required[1].split(", ")]
         own = f"--{flag}." if flag else "--"
         return f"{', '.join(own + name for name in names)}: required, and not given"
-    if verb := re.match(r"argument subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+    if verb := re.match(
+        r"argument subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message
+    ):
         return f"{verb[1]}: there is no such command; give one of {verb[2]}".replace("'", "")
     if verbs := re.match(r'expected "subcommand" to be one of {(.*)}', message):
         return f"which command? Give one of {verbs[1].replace(',', ', ')}"

@@ -84,7 +84,9 @@ def class_names(hint: Any) -> list[str]:
         for kind in (each, *get_args(each))
         if isclass(kind) and kind not in PLAIN and kind.__name__ not in NUMBERS
     ]
-    return sorted({each.__name__ for base in bases for each in descendants(base) if not isabstract(each)})
+    return sorted(
+        {each.__name__ for base in bases for each in descendants(base) if not isabstract(each)}
+    )
 
 
 def descendants(base: type) -> Iterator[type]:

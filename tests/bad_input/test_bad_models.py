@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from bad_input.cases import Case, Place, check
 from conftest import tiny_t5_model, word_tokenizer
@@ -83,6 +83,13 @@ def mute_tokenizer(place: Place, *names: str) -> None:
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
 
 
+def mamba(place: Place) -> None:
+    config = MambaConfig(vocab_size=200, hidden_size=16, num_hidden_layers=1, state_size=4)
+    config.architectures = ["MambaForCausalLM"]
+    MambaForCausalLM(config).save_pretrained(place.folder / "other")
+    word_tokenizer().save_pretrained(place.folder / "other")
+
+
 def coded(place: Place) -> None:
     configured(
         place,
@@ -117,12 +124,7 @@ CASES = [
         "",
         lambda p: configured(p, p.classifier, architectures=["BertModel"]),
     ),
-    Case(
-        "a state-space model",
-        (POLICY,),
-        "",
-        lambda p: configured(p, model_type="mamba", architectures=["MambaForCausalLM"]),
-    ),
+    Case("a state-space model", (POLICY,), "", mamba),
     Case("code that comes with a model", (POLICY,), "", coded),
     Case("a model without a tokenizer", (POLICY,), "", lambda p: without(p, "tokenizer*", "spec*")),
     Case("a tokenizer with more tokens than the model", (POLICY,), "", small_embedding),
@@ -172,7 +174,9 @@ CASES = [
     Case("a label that a classifier has not", ("--model.reward.label=kind",), ""),
     Case("no label for two outputs", ("--model.reward.label=null",), ""),
     Case("a measure that is not there", ("--model.evaluation.toxicity_model=no/such",), ""),
-    Case("a toxic label that is not there", ("--model.evaluation.toxic_label=rude",), "", verb="test"),
+    Case(
+        "a toxic label that is not there", ("--model.evaluation.toxic_label=rude",), "", verb="test"
+    ),
     Case(
         "a second measure that is not there",
         ("--model.evaluation.second_toxicity_model=no/such",),
