@@ -213,8 +213,17 @@ class DetoxCLI(LightningCLI):
             torch.set_num_threads(threads)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """Makes the trainer, which knows the command line."""
-        trainer = super().instantiate_trainer(**options)
+        """Makes the trainer, which knows the command line.
+
+        Raises:
+            InputError: If Lightning can't make such a trainer.
+        """
+        try:
+            trainer = super().instantiate_trainer(**options)
+        except InputError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise InputError(f"--trainer: {' '.join(str(error).split())}") from error
         trainer.words = self.words  # type: ignore[attr-defined]
         trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
         return trainer
