@@ -78,8 +78,6 @@ FLAGS = {
     "PPO clips them and may skip a step; with an adapter ZeRO-2 has little "
     "to split, and what ZeRO-3 splits FSDP2 does. Give sharded "
     "(configs/overlays/fsdp.yaml) or ddp",
-    "--trainer.accelerator=abacus": "--trainer: You selected an invalid accelerator name: "
-    "`accelerator='abacus'`. Available names are: auto, mps, cpu, tpu, cuda.",
     "--seed_everything=-1": "--seed_everything=-1: must be from 0 to 4294967295, or true",
     "--threads=0": "--threads=0: must be a whole number above 0, or null",
     "--checkpoint.save_last=null": "checkpoint.save_last=null: a run that is stopped is saved in last.ckpt, "

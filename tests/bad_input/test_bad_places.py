@@ -74,15 +74,20 @@ def test_what_the_system_refuses_is_a_line(number: int, line: str) -> None:
 
 def test_other_errors_are_not_the_system_s() -> None:
     assert explain(ValueError("ours")) is None
-    with pytest.raises(ValueError, match="^ours$"), writing("x"):
+    with pytest.raises(ValueError, match="ours"), writing("x"):
         raise ValueError("ours")
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    with pytest.raises(TrainingError) as raised, whole(folder) as partial:
-        (partial / "half").write_text("half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill() -> None:
+        with whole(folder) as partial:
+            (partial / "half").write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(TrainingError) as raised:
+        fill()
     assert str(raised.value) == (
         f"can't write {folder}: No space left on device; make room, or give a place on another disk"
     )
