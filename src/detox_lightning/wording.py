@@ -92,6 +92,7 @@ def class_names(hint: Any) -> list[str]:
 def descendants(base: type) -> Iterator[type]:
     """A class and all that are derived from it and are there already."""
     yield base
+    each: type
     for each in base.__subclasses__():
         yield from descendants(each)
 
