@@ -17,6 +17,7 @@ ANYONE = {"deferral", "errors", "seeding"}
 # Each room, and what it may import besides itself and ANYONE: rooms, or single modules of one.
 ALLOWED: dict[str, set[str]] = {
     "cli": {
+        "parsing",
         "resume",
         "callbacks",
         "modules",
@@ -27,6 +28,8 @@ ALLOWED: dict[str, set[str]] = {
         "algorithm",
         "demo",
     },
+    "parsing": {"wording"},
+    "wording": set(),
     "resume": {"callbacks"},
     "callbacks": {"modules", "data", "report", "evaluation", "rollout", "rewards", "models"},
     "modules": {"batch", "data", "evaluation", "rollout", "rewards", "models", "algorithm"},
@@ -46,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
 # A command for those who change the demo, not a part of what the package does.
 ABOVE_ALL = "demo/build.py"
 
-KNOWS_LIGHTNING = {"cli", "resume", "callbacks", "modules", "data"}
+KNOWS_LIGHTNING = {"cli", "parsing", "resume", "callbacks", "modules", "data"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 PURE = {"torch", "jsonargparse"}
 HEAVY = {"transformers", "peft", "datasets", "evaluate", "rouge_score"}

@@ -20,7 +20,7 @@ def main(args: list[str] | None = None) -> None:
 
     with deferred():
         from detox_lightning.cli import DetoxCLI
-    from detox_lightning.errors import InputError, Stopped, TrainingError
+    from detox_lightning.errors import InputError, Stopped, TrainingError, explain
 
     try:
         DetoxCLI(args)
@@ -36,7 +36,10 @@ def main(args: list[str] | None = None) -> None:
             if (cause := find_cause(error, kind)) is not None:
                 sys.stderr.write(f"error: {cause}\n")
                 raise SystemExit(code) from error
-        sys.stderr.write(f"error: {unforeseen(error)}\n")
+        if type(error).__name__ == "MisconfigurationException":  # Lightning's name for a mistake
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            raise SystemExit(2) from error
+        sys.stderr.write(f"error: {explain(error) or unforeseen(error)}\n")
         raise SystemExit(1) from error
 
 

@@ -3,13 +3,12 @@
 ``python -m detox_lightning {fit,validate,test,predict,export} --config FILE [--flag VALUE …]``
 """
 
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from logging import LogRecord, getLogger
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -31,9 +30,23 @@ from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.resume import ResumeCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
+from detox_lightning.callbacks.writing import LAST
 from detox_lightning.errors import InputError
-from detox_lightning.modules.strategy import check_strategy
+from detox_lightning.modules.strategy import check_devices, check_strategy
+from detox_lightning.parsing import Parser, check_configs
 from detox_lightning.resume import choose_checkpoint
+
+DESCRIPTION = """Makes language models say less that is hateful, by reinforcement learning (PPO), \
+and trains what that begins with. Each command takes a configuration: fit --config FILE \
+[--flag VALUE ...]; flags win over what stands before them."""
+# what a command does, and who says otherwise at length
+VERBS = {
+    "fit": "Train: supervised, the reward's classifier, or PPO, as --model says.",
+    "validate": "Measure on the validation rows.",
+    "test": "Compare with the model before training, on the test rows, and write a report.",
+    "predict": "Answer prompts, or classify texts, and write a jsonl file.",
+    "export": "Write what a checkpoint holds as Hugging Face folders, also while its run goes on.",
+}
 
 TRAINER_DEFAULTS = {
     "logger": {
@@ -68,77 +81,16 @@ KNOWN_WARNINGS = (
 )
 
 
-# what jsonargparse says around the point: other members of a union, whole configurations
-PADDING = re.compile(
-    r"Does not validate against|Subtypes:|Errors:|Problem with given class_path|Parser key"
-    r"|Given value type:|Given value: (?:NestedArg|Namespace|{)|Expected a <class 'NoneType'>"
-    r"|Expected a path but|$"
-)
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are a line, not a page; those inside a class's options included."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        """Wants options in full, at every depth.
-
-        Args:
-            args: For LightningArgumentParser.
-            kwargs: Likewise.
-        """
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, *rest: Any, **options: Any
-    ) -> Any:
-        """Parses words; inside another parser, whose null arrives as the word None, puts it back.
-
-        Args:
-            args: The words; None for the program's own.
-            rest: For LightningArgumentParser.
-            options: Likewise.
-        """
-        if args is not None and not self.exit_on_error:
-            args = [re.sub(r"=None$", "=null", word) for word in args]
-        return super().parse_args(args, *rest, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Says what is wrong and exits with code 2."""
-        if not self.exit_on_error:  # a parser inside another one, which will name the whole flag
-            super().error(message, ex)
-        program = self.prog.replace("[options] ", "")
-        sys.stderr.write(f"error: {condense(message)}\nSee {program} --help\n")
-        self.exit(2)
-
-
-def condense(message: str) -> str:
-    """Brings a nested message of jsonargparse down to the flag and what is wrong with it.
-
-    Args:
-        message: Lines such as ``Parser key "model":``, the deeper the more indented.
-    """
-    message = re.sub(r".*callable class: (Option)|\. Got value: Namespace.*", r"\1", message)
-    flag, indent, end = "", -1, 0
-    for key in re.finditer(r'^( *)(?:Type .*)?Parser key "(.+?)":', message, re.MULTILINE):
-        if len(key[1]) > indent:
-            flag, indent, end = f"{flag}.{key[2]}".lstrip("."), len(key[1]), key.end()
-    if not flag:
-        return message
-    lines = [line.strip(" -") for line in message[end:].splitlines()]
-    reason = "; ".join(dict.fromkeys(line for line in lines if not PADDING.match(line)))
-    if option := re.match(r"(?:Option '|unrecognized arguments: --)([\w.+]+)", reason):
-        return f"--{flag}.{option[1]}: there is no such option"
-    return f"--{flag}: " + re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
-
-
 class DetoxTrainer(Trainer):
-    """Lightning's Trainer with one verb more.
+    """Where, how long and in what precision: Lightning's Trainer, which can also export.
 
     Attributes:
         words: The command line that it was made by; None: it was made otherwise.
+        begins_anew: Whether that command, given once more, would not go on with its run.
     """
 
     words: Sequence[str] | None = None
+    begins_anew = False
 
     def export(
         self,
@@ -172,9 +124,11 @@ class DetoxCLI(LightningCLI):
 
     Attributes:
         debug: Whether the newest command wants errors with their tracebacks.
+        begins_anew: Whether the command, given once more, would not go on with its run.
     """
 
     debug = False
+    begins_anew = True
 
     def __init__(self, args: list[str] | None = None):
         """Parses the command line and runs what it asks for.
@@ -185,6 +139,7 @@ class DetoxCLI(LightningCLI):
         quieten()
         self.words = sys.argv[1:] if args is None else list(args)
         DetoxCLI.debug = "--debug" in self.words  # also while the words are read
+        check_configs(self.words)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -195,7 +150,7 @@ class DetoxCLI(LightningCLI):
             auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,
             save_config_callback=ConfigurationCallback,
-            parser_kwargs={"prog": "python -m detox_lightning"},
+            parser_kwargs={"prog": "python -m detox_lightning", "description": DESCRIPTION},
             parser_class=Parser,
             args=args,
         )
@@ -212,6 +167,7 @@ class DetoxCLI(LightningCLI):
 
         The parsers of verbs that aren't asked for stay empty, since to build one takes a while.
         """
+        options["description"] = VERBS[subcommand]
         asked = self.words[0] if self.words else "--help"
         if asked != subcommand and asked in {*self.subcommands(), "-h", "--help"}:
             return self.init_parser(**options)
@@ -245,26 +201,54 @@ class DetoxCLI(LightningCLI):
         parser.add_lightning_class_args(CollapseCallback, "collapse")
         parser.add_lightning_class_args(ReportCallback, "report")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
-        parser.set_defaults({"checkpoint.save_last": True})
 
     def before_instantiate_classes(self) -> None:
         """Silences libraries, sets the number of threads, refuses strategies that can't work.
 
         Raises:
-            InputError: If the strategy is one of them.
+            InputError: If the strategy is one of them, or there are no such devices.
         """
         DetoxCLI.debug = self.config[self.subcommand].debug
         quieten_transformers()
         strategy = self.config[self.subcommand].trainer.strategy
+        check_devices(self.config[self.subcommand].trainer)
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
         if threads := self.config[self.subcommand].threads:
             torch.set_num_threads(threads)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """Makes the trainer, which knows the command line."""
-        trainer = super().instantiate_trainer(**options)
+        """Makes the trainer, which knows the command line.
+
+        Raises:
+            InputError: If Lightning can't make such a trainer.
+        """
+        try:
+            trainer = super().instantiate_trainer(**options)
+        except InputError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise InputError(f"--trainer: {' '.join(str(error).split())}") from error
         trainer.words = self.words  # type: ignore[attr-defined]
+        trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
         return trainer
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
+        """As Lightning does it, and says in our own words what the verbs do."""
+        super()._add_subcommands(parser, **options)
+        verbs: Any = parser._subcommands_action
+        for verb in verbs._choices_actions:
+            verb.help = VERBS.get(verb.dest, verb.help)
+
+    def _set_seed(self) -> None:
+        """As Lightning does it.
+
+        Raises:
+            InputError: If the seed is out of range.
+        """
+        seed = self.config[self.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise InputError(f"--seed_everything={seed}: must be from 0 to {2**32 - 1}, or true")
+        super()._set_seed()
 
     def before_fit(self) -> None:
         """Takes a run's folder, and saves from Lightning what is in it of one that goes on."""
@@ -285,6 +269,7 @@ class DetoxCLI(LightningCLI):
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
         verb = self.config.get("subcommand")
         config = self.config.get(verb)
+        self.begins_anew = config is not None and config.get("ckpt_path") != LAST
         if config is not None and config.get("ckpt_path") is not None:
             choose_checkpoint(verb, config)
 

@@ -1,5 +1,25 @@
 """What is raised where the user can mend something, in one line."""
 
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REMEDIES = {
+    errno.ENOSPC: "make room, or give a place on another disk",
+    errno.EDQUOT: "make room, or give a place on another disk",
+    errno.EACCES: "give a place that you may read and write, or ask for the right",
+    errno.EPERM: "give a place that you may read and write, or ask for the right",
+    errno.EROFS: "give a place on another disk",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; give another place",
+    errno.EISDIR: "give a file",
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "give another name, or move it away",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
 # what helps where memory runs out, and the words of the library that says so
 OUT_OF_MEMORY = (
     "out of memory ({}). What helps: a smaller model.micro_batch_size, data.batch_size or "
@@ -61,3 +81,44 @@ def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> N
         raise InputError(
             f"{large_flag}={large} is not a multiple of {small_flag}={small}: change one of them"
         )
+
+
+def explain(error: BaseException, file: str | Path | None = None) -> str | None:
+    """What the operating system refused, in one line: the file, the reason, the remedy.
+
+    Args:
+        error: As it was raised, perhaps by a library that has only the number in its text.
+        file: What was being read or written, if the error doesn't know.
+
+    Returns:
+        None if the error is not of the operating system.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(told[1])  # as libraries written in Rust say it
+    if number is None:
+        return None
+    where = file or getattr(error, "filename", None)
+    place = f"{where}: " if where else ""
+    return f"{place}{os.strerror(number)}; {REMEDIES.get(number, 'see to it, and try again')}"
+
+
+@contextmanager
+def writing(file: str | Path) -> Iterator[None]:
+    """Says which file it was, where a block can't write it.
+
+    Args:
+        file: Or a folder.
+
+    Raises:
+        TrainingError: If the operating system refuses.
+    """
+    try:
+        yield
+    except (InputError, TrainingError):
+        raise
+    except Exception as error:
+        reason = explain(error, file)
+        if reason is None:
+            raise
+        raise TrainingError(f"can't write {reason}") from error

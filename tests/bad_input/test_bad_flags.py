@@ -1,18 +1,157 @@
 """Flags and lines of YAML that make no sense."""
+# ruff: noqa: E501 -- messages are to be read whole
+
+from pathlib import Path
 
 import pytest
 
 from bad_input.cases import Case, Place, check
+from command import run
 
-CASES = [
-    Case(
-        "a batch that does not divide",
-        ("--data.batch_size=6",),
-        "data.batch_size=6 is not a multiple of model.mini_batch_size=4: change one of them",
-    ),
-]
+FLAGS = {
+    "--bogus=1": "--bogus: there is no such option",
+    "--trainr.max_epochs=3": "--trainr.max_epochs: there is no such option; did you mean "
+    "--trainer.max_epochs?",
+    "--trainer.max_epoch=3": "--trainer.max_epoch: there is no such option; did you mean "
+    "--trainer.max_epochs?",
+    "--max_epochs=3": "--max_epochs: there is no such option; did you mean --trainer.max_epochs?",
+    "--model.mini_batch_siz=3": "--model.mini_batch_siz: there is no such option; did you mean "
+    "--model.mini_batch_size?",
+    "--model.kl.cof=1": "--model.kl.cof: there is no such option; did you mean --model.kl.coef?",
+    "--model.reward.lable=hate": "--model.reward.lable: there is no such option; did you mean "
+    "--model.reward.label?",
+    "--model.optimizer.lrr=1": "--model.optimizer.lrr: there is no such option; did you mean "
+    "--model.optimizer.lr?",
+    "--data.batch_siz=8": "--data.batch_siz: there is no such option; did you mean "
+    "--data.batch_size?",
+    "--checkpoint.monitr=x": "--checkpoint.monitr: there is no such option; did you mean "
+    "--checkpoint.monitor?",
+    "--trainer.logger.save_di=x": "--trainer.logger.save_di: there is no such option; did you mean "
+    "--trainer.logger.save_dir?",
+    "--model=PPOModul": "--model=PPOModul: there is no such class; did you mean PPOModule?",
+    "--model=torch.nn.Linear": "--model=torch.nn.Linear: must be the name of a LightningModule, or null",
+    "--data=DialogueDataModul": "--data=DialogueDataModul: there is no such class; did you mean "
+    "DialogueDataModule?",
+    "--data=no.such.Module": "--data=no.such.Module: it can't be imported: no module named 'no'",
+    "--model.reward=ClassifierRewrd": "--model.reward=ClassifierRewrd: there is no such class; did you mean "
+    "ClassifierReward?",
+    "--model.optimizer=Adan": "--model.optimizer=Adan: there is no such class; did you mean Adam?",
+    "--model.advantage=GEA": "--model.advantage=GEA: there is no such class; give one of GAE, GRPO, "
+    "RLOO, Reinforce",
+    "--trainer.callbacks+=EarlyStoping": "--trainer.callbacks=EarlyStoping: there is no such class; did you mean "
+    "EarlyStopping?",
+    "--trainer.callbacks+=EarlyStopping": "--trainer.callbacks.monitor: required, and not given",
+    "--model.mini_batch_size=0": "--model.mini_batch_size=0: must be a whole number above 0",
+    "--model.kl.coef=-1": "--model.kl.coef=-1: must be a number of at least 0",
+    "--model.kl=3": "--model.kl: must be a mapping of its options, such as {name: value}",
+    "--model.sampling.max_new_tokens=a": "--model.sampling.max_new_tokens=a: must be a whole number above 0, or a "
+    "list of 2, each a whole number above 0",
+    "--model.sampling.max_new_tokens=[5,3]": "sampling.max_new_tokens=[5, 3]: the low end is above the high",
+    "--model.sampling.min_new_tokens=7": "sampling.min_new_tokens=7 is above max_new_tokens=6",
+    "--model.sampling.temperature=0": "--model.sampling.temperature=0: must be a number above 0",
+    "--model.sampling.top_p=0": "sampling.top_p=0 leaves no token to sample; 1 is all of them",
+    "--model.sampling.top_p=1.5": "--model.sampling.top_p=1.5: must be a number from 0 to 1",
+    "--model.sampling.top_k=-3": "--model.sampling.top_k=-3: must be a whole number of at least 0",
+    "--model.reward.output=odds": "--model.reward.output=odds: must be one of logit, probability, log_odds",
+    "--model.optimizer.lr=high": "--model.optimizer.lr=high: must be a number",
+    "--model.lora.dropout=1.5": "--model.lora.dropout=1.5: must be a number from 0 to 1",
+    "--model.weights.quantization=3bit": "--model.weights.quantization=3bit: must be one of 4bit, 8bit, or null",
+    "--model.micro_batch_size=3": "model.mini_batch_size=4 is not a multiple of model.micro_batch_size=3: "
+    "change one of them",
+    "--data.batch_size=6": "data.batch_size=6 is not a multiple of model.mini_batch_size=4: change "
+    "one of them",
+    "--data.batch_size=2.5": "--data.batch_size=2.5: must be a whole number above 0",
+    "--data.min_chars=-5": "--data.min_chars=-5: must be a whole number of at least 0, or null",
+    "--trainer.max_epochs=many": "--trainer.max_epochs=many: must be a whole number, or null",
+    "--trainer.precision=15": "--trainer.precision=15: must be one of 64, 32, 16, transformer-engine, "
+    "transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, "
+    "32-true, 64-true, bf16, or null",
+    "--trainer.precision=16-true": "trainer.precision=16-true: T5 and its family overflow in float16, and "
+    "others' gradients would be clipped at the wrong size. Give bf16-mixed, "
+    "bf16-true or 32-true.",
+    "--trainer.accelerator=cuda": "trainer.accelerator=cuda: torch sees no such device here; give cpu or "
+    "auto, or look to the driver (nvidia-smi) and to CUDA_VISIBLE_DEVICES",
+    "--trainer.devices=0": "trainer.devices=0: give at least 1, -1 for all, or auto",
+    "--trainer.devices=-3": "trainer.devices=-3: give how many, a list of them, -1 or auto",
+    "--trainer.devices=[a": "trainer.devices=[a: give how many, a list of them, -1 or auto",
+    "--trainer.strategy=deepspeed": "trainer.strategy=deepspeed: DeepSpeed keeps gradients to itself, and "
+    "PPO clips them and may skip a step; with an adapter ZeRO-2 has little "
+    "to split, and what ZeRO-3 splits FSDP2 does. Give sharded "
+    "(configs/overlays/fsdp.yaml) or ddp",
+    "--seed_everything=-1": "--seed_everything=-1: must be from 0 to 4294967295, or true",
+    "--threads=0": "--threads=0: must be a whole number above 0, or null",
+    "--checkpoint.save_last=null": "checkpoint.save_last=null: a run that is stopped is saved in last.ckpt, "
+    "a file of its own; leave it true",
+    "--checkpoint.save_top_k=-3": "Invalid value for save_top_k=-3. Must be >= -1",
+    "--checkpoint.max_kl=3": "checkpoint.max_kl=3.0: this bounds the best checkpoint; say what is "
+    "best with checkpoint.monitor, such as val/toxicity",
+    "--ckpt_path=best": "--ckpt_path best: only the run that made it knows it; give the file "
+    "that is kept in that run's checkpoints/ beside last.ckpt, or last",
+    "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file; give a checkpoint, or last",
+    "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is no checkpoint, or a torn one",
+    "--config": "--config: its value is missing",
+    "stray": "stray: this is no option; they begin with --",
+}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_flags_that_make_no_sense(case: Case, place: Place) -> None:
-    check(case, place)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_flags_that_make_no_sense(flag: str, place: Place) -> None:
+    check(Case(flag, (flag,), FLAGS[flag]), place)
+
+
+OPTIONS = "give options by name, such as model: and data:"
+FILES = {
+    b"": f"it is empty; {OPTIONS}",
+    b"- a\n- b\n": f"it is a list; {OPTIONS}",
+    b"hello\n": f"it is a single value; {OPTIONS}",
+    b"# \xe9t\xe9\n": "byte 2 is not UTF-8; give a YAML file, saved as UTF-8",
+    bytes(range(128, 256)): "byte 0 is not UTF-8; give a YAML file, saved as UTF-8",
+}
+LINES = {
+    b"model:\n  a: [1,\ntrainer: 3\n": "line 4: this is not YAML: expected ',' or ']', but got "
+    "'<stream end>'; mend the line, or the one before it",
+    b"model:\n\tinit_args: 3\n": "line 2: this is not YAML: found character '\\t' that cannot start "
+    "any token; mend the line, or the one before it",
+    b"data: 3\nmodel: 4\ndata: 5\n": "line 3: data is in line 1 already; put both together",
+    b"model:\n  kl: 1\n  kl: 2\n": "line 3: kl is in line 2 already; put both together",
+}
+KEYS = {
+    b"trainr: {max_epochs: 3}": "--trainr.max_epochs: there is no such option; did you mean "
+    "--trainer.max_epochs?",
+    b"trainer: {max_epoch: 3}": "--trainer.max_epoch: there is no such option; did you mean "
+    "--trainer.max_epochs?",
+    b"checkpoint: {monitr: x}": "--checkpoint.monitr: there is no such option; did you mean "
+    "--checkpoint.monitor?",
+    b"model: {init_args: {mini_batch_siz: 3}}": "--model.mini_batch_siz: there is no such option; "
+    "did you mean --model.mini_batch_size?",
+    b"model: {init_args: {kl: {cof: 3}}}": "--model.kl.cof: there is no such option; did you mean "
+    "--model.kl.coef?",
+    b"model: {init_args: {reward: {init_args: {lable: x}}}}": "--model.reward.lable: there is no "
+    "such option; did you mean --model.reward.label?",
+    b"data: 3": "--data=3: must be the name of a LightningDataModule, or null",
+}
+CONFIGS = {
+    **{text: f"--config=bad.yaml: {message}" for text, message in FILES.items()},
+    **{text: f"--config=bad.yaml, {message}" for text, message in LINES.items()},
+    **KEYS,
+}
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_configurations_that_make_no_sense(text: bytes, place: Place) -> None:
+    Path("bad.yaml").write_bytes(text)
+    check(Case("", ("--config=bad.yaml",), CONFIGS[text]), place)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("no.yaml", "there is no such file"), (".", "this is a folder")]
+)
+def test_configurations_that_are_not_there(file: str, message: str, place: Place) -> None:
+    check(Case("", (f"--config={file}",), f"--config={file}: {message}; give a YAML file"), place)
+
+
+def test_commands_that_are_none() -> None:
+    verbs = "fit, validate, test, predict, export"
+    wrong = [f"error: trian: there is no such command; give one of {verbs}"]
+    assert run("trian").errors == wrong
+    assert run().errors == [f"error: which command? Give one of {verbs}"]

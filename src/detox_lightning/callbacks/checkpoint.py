@@ -1,7 +1,7 @@
 """When checkpoints are written and which are kept: the best within a bound, and the last."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule, Trainer
@@ -36,6 +36,7 @@ class BoundedCheckpoint(ModelCheckpoint):
         self,
         max_kl: PositiveFloat | None = None,
         every_n_batches: PositiveInt | None = None,
+        save_last: bool | Literal["link"] | None = True,
         **options: Any,
     ):
         """Sets the bound.
@@ -45,16 +46,18 @@ class BoundedCheckpoint(ModelCheckpoint):
                 the best, whatever is monitored; null for no bound.
             every_n_batches: ``last.ckpt`` is also written after every so many batches (in PPO:
                 rollouts), the most that a killed run loses; null: with the others.
+            save_last: True, and nothing else: a run that is stopped is saved in ``last.ckpt``.
             options: For Lightning's ModelCheckpoint.
 
         Raises:
             InputError: If there is a bound and nothing says what the best is, or if ``last.ckpt``
                 isn't to be a file of its own.
         """
-        super().__init__(**options)
-        if self.save_last not in (True, None):
+        super().__init__(save_last=save_last, **options)
+        if save_last is not True:
+            shown = "null" if save_last is None else str(save_last).lower()
             raise InputError(
-                f"checkpoint.save_last={self.save_last}: a run that is stopped is saved in "
+                f"checkpoint.save_last={shown}: a run that is stopped is saved in "
                 "last.ckpt, a file of its own; leave it true"
             )
         if max_kl is not None and self.monitor is None:
@@ -210,7 +213,8 @@ class BoundedCheckpoint(ModelCheckpoint):
         requeue(trainer, signum)
         # who ends sooner looks as if it had failed
         trainer.strategy.barrier("stopped")
-        raise Stopped(how_to_go_on(self.last_model_path or None), signum)
+        words = getattr(trainer, "words", None)
+        raise Stopped(how_to_go_on(self.last_model_path or None, words), signum)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from detox_lightning.errors import InputError, explain
+
 KEPT = ".metrics.csv.kept"
 
 
@@ -73,6 +75,9 @@ def claim_folders(loggers: Iterable[Logger]) -> None:
 
     Args:
         loggers: Not in use yet; those that have a version keep it.
+
+    Raises:
+        InputError: If there can't be folders.
     """
     known = (TensorBoardLogger, CSVLogger)
     new: list[Any] = [x for x in loggers if isinstance(x, known) and x._version is None]
@@ -88,6 +93,8 @@ def claim_folders(loggers: Iterable[Logger]) -> None:
                 Path(folder).mkdir(parents=True)
         except FileExistsError:  # another run was quicker
             number += 1
+        except OSError as error:
+            raise InputError(f"trainer.logger.save_dir: {explain(error)}") from error
         else:
             return
 

@@ -12,7 +12,7 @@ from socket import gethostname
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.errors import InputError, TrainingError, writing
 
 
 @contextmanager
@@ -29,14 +29,16 @@ def whole(folder: Path) -> Iterator[Path]:
 
     Raises:
         InputError: If there is something in the folder.
-        TrainingError: If what was filled can't get its name; it stays, under another.
+        TrainingError: If the disk is full, or what was filled can't get its name: that stays, under
+            another.
     """
     refuse_full(folder, str(folder))
     remove_abandoned(folder)
     partial = folder.with_name(f".{folder.name}.{gethostname()}-{os.getpid()}.partial")
-    partial.mkdir(parents=True)
     try:
-        yield partial
+        with writing(folder):
+            partial.mkdir(parents=True)
+            yield partial
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

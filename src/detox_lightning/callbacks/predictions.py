@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from detox_lightning.callbacks.folders import free, log_folder
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, writing
 from detox_lightning.evaluation.comparison import from_all
 
 
@@ -82,15 +82,17 @@ class PredictionsCallback(BasePredictionWriter):
         # loaders that don't tell are taken to be in order
         places = batch_indices or range(start, start + len(lines))
         self.lines += zip(places, lines, strict=True)
-        self.partial.parent.mkdir(parents=True, exist_ok=True)
-        with self.partial.open("a", encoding="utf8") as file:
-            file.writelines(lines)
+        with writing(self.partial):
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            with self.partial.open("a", encoding="utf8") as file:
+                file.writelines(lines)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the rows of all processes into one file."""
         lines = from_all(self.lines)
         if trainer.is_global_zero:
-            self._write([line for _, line in sorted(lines, key=lambda placed: placed[0])])
+            with writing(self.path):
+                self._write([line for _, line in sorted(lines, key=lambda placed: placed[0])])
             added = "added to" if self.append else "in"
             trainer.print(f"{len(lines)} predictions {added} {self.path}")
         trainer.strategy.barrier("predictions are written")

@@ -4,7 +4,6 @@ Lightning's own handlers save in the midst of a step (SLURM) or begin a collecti
 within the handler (several processes), so ours take their place while ``fit`` trains.
 """
 
-import itertools
 import os
 import signal
 import subprocess
@@ -63,18 +62,20 @@ class Requests:
         return int(received)
 
 
-def how_to_go_on(saved: str | None) -> str:
+def how_to_go_on(saved: str | None, given: Sequence[str] | None = None) -> str:
     """What the user reads when a run has been stopped.
 
     Args:
         saved: The checkpoint; None if there is none.
+        given: The command line's words; None: the program's own.
     """
-    words = command([*without_checkpoint(sys.argv[1:]), "--ckpt_path", "last"])
+    kept = without_checkpoint(sys.argv[1:] if given is None else given)
+    words = command([*kept, "--ckpt_path", "last"])
     state = f"everything is saved in {saved}" if saved else "there is no checkpoint yet"
     return f"{state}. To go on: {words}"
 
 
-def without_checkpoint(words: list[str]) -> list[str]:
+def without_checkpoint(words: Sequence[str]) -> list[str]:
     """A command line's words without ``--ckpt_path``."""
     kept, flag = [], "--ckpt_path"
     for place, word in enumerate(words):
@@ -84,22 +85,12 @@ def without_checkpoint(words: list[str]) -> list[str]:
     return kept
 
 
-def goes_on_by_itself(words: Sequence[str]) -> bool:
-    """Whether a command, given once more, goes on with the run that it began.
-
-    Args:
-        words: Of the command line.
-    """
-    pairs = map("=".join, itertools.pairwise(words))
-    return "--ckpt_path=last" in (*words, *pairs)
-
-
 def requeue(trainer: Trainer, signum: int) -> None:
     """Has SLURM start the job again, where Lightning would and its command goes on with the run.
 
     Args:
-        trainer: Knows whether this is a job of SLURM's, and the command line's words; without them
-            this is a program of the user's own, which may go on in another way.
+        trainer: Knows whether this is a job of SLURM's, and of the command line whether that, given
+            once more, begins anew; a program of the user's own may go on in another way.
         signum: What was received.
     """
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
@@ -110,11 +101,10 @@ def requeue(trainer: Trainer, signum: int) -> None:
     job = os.environ["SLURM_JOB_ID"]
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    words = getattr(trainer, "words", None)
-    if words is not None and not goes_on_by_itself(words):
+    if getattr(trainer, "begins_anew", False):
         rank_zero_warn(
             f"SLURM is not asked to start job {job} again: its command would begin anew; "
-            "give --ckpt_path last in it"
+            "give --ckpt_path last in it, or ckpt_path: last in its configuration"
         )
         return
     try:

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import load_model, load_tokenizer
+from detox_lightning.models.loading import check_kind, load_model, load_tokenizer
 from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
 
 
@@ -46,6 +46,8 @@ class Perplexity(nn.Module):
         self.tokenizer = load_tokenizer(self.name)
         self.start = _start_token(self.tokenizer, self.name)
         self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
+        endings = ("CausalLM", "LMHeadModel")
+        check_kind(self.name, self.model, endings, "write text alone", "GPT2LMHeadModel")
         self.max_tokens = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "Perplexity":

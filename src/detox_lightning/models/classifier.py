@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import load_model, load_tokenizer
+from detox_lightning.models.loading import (
+    check_kind,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+)
 from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
 
 
@@ -33,7 +38,7 @@ class TextClassifier(nn.Module):
         """Opens model and tokenizer, once.
 
         Raises:
-            InputError: If there is no such classifier.
+            InputError: If there is no such classifier, or its tokenizer is another model's.
         """
         if self.model is not None:
             return
@@ -41,6 +46,9 @@ class TextClassifier(nn.Module):
         self.model = load_model("AutoModelForSequenceClassification", self.name).requires_grad_(
             False
         )
+        ending = "ForSequenceClassification"
+        check_kind(self.name, self.model, (ending,), "classify texts", f"Roberta{ending}")
+        check_vocabulary(self.name, self.tokenizer, self.model)
         self.max_tokens = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "TextClassifier":

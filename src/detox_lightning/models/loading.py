@@ -17,6 +17,7 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.fusing import fuse_activations
 
 Loaded = TypeVar("Loaded")
+ITS_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 NO_GRADIENT = (
     "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient through "
     "such layers; give 8bit, or leave it null"
@@ -98,7 +99,58 @@ def load_tokenizer(name: str, **options: Any) -> Any:
     """
     from transformers import AutoTokenizer
 
+    folder = Path(locate(name))
+    if folder.is_dir() and not any(file for kind in ITS_FILES for file in folder.glob(kind)):
+        raise InputError(  # transformers would make one that knows no words
+            f"can't open the tokenizer {name!r}: the folder has none of its files, such as "
+            "tokenizer.json; copy them from the base model, or give --data.tokenizer"
+        )
     return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **options)
+
+
+def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, example: str) -> None:
+    """Refuses a model that was saved as another kind: parts of it would be random numbers.
+
+    Args:
+        name: Of the model, for the message.
+        model: From transformers, as it was opened.
+        endings: Of the names of classes that will do.
+        does: What such a model does.
+        example: One that will do.
+
+    Raises:
+        InputError: If its config names other classes alone.
+    """
+    kinds = model.config.architectures or []
+    if kinds and not any(kind.endswith(endings) for kind in kinds):
+        raise InputError(
+            f"the model {name!r} is a {kinds[0]}, which doesn't {does}: give one such as {example}"
+        )
+
+
+def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
+    """Makes sure that a model has an embedding for each word of its tokenizer.
+
+    Added tokens beyond them, of which some models have a few that they never use, are let pass.
+
+    Args:
+        name: Of the model, for the message.
+        tokenizer: What makes its tokens.
+        model: From transformers.
+
+    Raises:
+        InputError: If it hasn't.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    used = [
+        token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None
+    ]
+    needed = max([tokenizer.vocab_size, *(token + 1 for token in used)])
+    if needed > rows:
+        raise InputError(
+            f"the model {name!r} knows {rows} tokens, and its tokenizer makes {needed}: it is "
+            "another model's. Give --data.tokenizer, or the folder that both were saved in"
+        )
 
 
 def load_config(name: str, **options: Any) -> Any:
@@ -174,17 +226,52 @@ def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options:
     Raises:
         InputError: If ``loader`` can't open ``name``.
     """
+    from safetensors import SafetensorError
+
     given = {key: value for key, value in options.items() if value is not None}
     try:
         return loader(locate(name), **given)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        looked = "" if is_local(name) else "there is no such folder here, and as a hub id: "
-        raise InputError(
-            f"can't open the {what} {name!r}: {looked}{reason.rstrip('.')}. Give a local "
-            "folder in Hugging Face format with safetensors, or a hub id that this machine can "
-            "reach."
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        raise InputError(f"can't open the {what} {name!r}: {_why(name, error)}") from error
+
+
+def _why(name: str, error: Exception) -> str:
+    """What is wrong with a model, and what to do about it."""
+    place = Path(locate(name)).expanduser()
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "trust_remote_code" in str(error):
+        return (
+            "it brings code of its own, which is not run unasked. If you have read it and trust "
+            "it, give --model.weights.trust_remote_code=true"
+        )
+    if place.is_dir():
+        pickled = [*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.pth")]
+        if pickled and not any(place.glob("*.safetensors")):
+            return (
+                f"its weights are pickled ({pickled[0].name}), and opening such a file can run "
+                "code. Write them as safetensors: from_pretrained, then save_pretrained, of "
+                "transformers does"
+            )
+        if not any(place.iterdir()):
+            return "the folder is empty. Give one in Hugging Face format with safetensors"
+        if type(error).__name__ == "SafetensorError":
+            return f"its weights are torn ({reason}); copy or download them again"
+        if "attn_implementation" in reason:
+            return f"--model.weights.attn_implementation: {reason}"
+        return f"{reason.rstrip('.')}. Give a folder in Hugging Face format with safetensors"
+    if place.exists():
+        return "this is a file. Give a folder in Hugging Face format with safetensors"
+    if name.startswith((".", "/", "~")) or (name.count("/") != 1 and "/" in name):
+        return "there is no such folder; check the path"
+    if any(sign in reason for sign in ("connect", "offline", "adapter_config.json' at")):
+        return (
+            "there is no such folder here, nor a copy in the cache, and the hub can't be reached. "
+            f"Where it can be: hf download {name} --local-dir FOLDER; then give that folder here"
+        )
+    return (
+        f"there is no such folder here, and as a hub id: {reason.rstrip('.')}. Give a local folder "
+        "in Hugging Face format with safetensors, or a hub id that this machine can reach"
+    )
 
 
 def is_local(name: str) -> bool:

@@ -67,7 +67,8 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
         return get_peft_model(base, config)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise InputError(
-            f"lora: peft can't put this adapter on {base.config.model_type}: {error} "
+            f"lora: peft can't put this adapter on {base.config.model_type}: "
+            f"{str(error).rstrip('.')}. "
             "Settings of peft.LoraConfig go into lora.options, names of layers into "
             f"lora.target_modules; the linear ones here: {_linear_names(base)}."
         ) from error
@@ -117,7 +118,13 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
         model, saved = open_by_name("adapter", name, opened, revision=revision)
     except RuntimeError as error:
         raise InputError(
-            _misfit(name, base, str(error).strip().splitlines()[-1].strip())
+            _misfit(name, base, str(error).strip().splitlines()[-1].strip().rstrip("."))
+        ) from error
+    except InputError as error:
+        if "Target modules" not in str(error):
+            raise
+        raise InputError(
+            _misfit(name, base, f"{base.config.model_type} has no layers of its names")
         ) from error
     # peft opens what fits and only warns of the rest: an adapter that is half there is a mistake.
     expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()

@@ -33,7 +33,7 @@ from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.families.choice import Family, family_of
-from detox_lightning.models.loading import Weights, load_tokenizer, save_model
+from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, save_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import load_policy
@@ -469,6 +469,7 @@ class PPOModule(LightningModule):
             self.weights,
             None if self._trainer is None else self.trainer.strategy.root_device,
         )
+        check_vocabulary(self.start.base, self.tokenizer, self.policy.base)
         self.policy.end_with(self.tokenizer.eos_token_id)
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()

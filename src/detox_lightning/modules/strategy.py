@@ -1,5 +1,6 @@
 """How several devices share the work: Lightning's strategies, and one with a sharded base."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -143,3 +144,25 @@ def check_strategy(name: str) -> None:
 
 
 StrategyRegistry.register(NAME, ShardedStrategy, description="a frozen base in shards (FSDP2)")
+
+
+def check_devices(trainer: Any) -> None:
+    """Refuses devices that aren't there.
+
+    Args:
+        trainer: Its configuration.
+
+    Raises:
+        InputError: If they aren't.
+    """
+    kind, number = trainer.accelerator, trainer.devices
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind in ("gpu", *is_there) and not is_there.get(kind, any(is_there.values())):
+        raise InputError(
+            f"trainer.accelerator={kind}: torch sees no such device here; give cpu or auto, or "
+            "look to the driver (nvidia-smi) and to CUDA_VISIBLE_DEVICES"
+        )
+    if isinstance(number, str) and number != "auto" and not re.fullmatch(r"-1|[\d, ]+", number):
+        raise InputError(f"trainer.devices={number}: give how many, a list of them, -1 or auto")
+    if str(number) == "0" or (isinstance(number, int) and number < -1) or number == []:
+        raise InputError(f"trainer.devices={number}: give at least 1, -1 for all, or auto")

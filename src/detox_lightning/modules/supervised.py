@@ -17,7 +17,13 @@ from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.families.choice import Family, check_positions, family_of
-from detox_lightning.models.loading import Weights, load_tokenizer, refuse_half, save_model
+from detox_lightning.models.loading import (
+    Weights,
+    check_vocabulary,
+    load_tokenizer,
+    refuse_half,
+    save_model,
+)
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
@@ -139,6 +145,7 @@ class SupervisedModule(LightningModule):
             self.family.task_type,
             None if self._trainer is None else self._trainer.strategy.root_device,
         )
+        check_vocabulary(self.start.base, self.tokenizer, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 

@@ -1,0 +1,94 @@
+"""Places where nothing can be written, and disks that are full."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from bad_input.cases import Case, Place, check
+from detox_lightning.callbacks.folders import whole
+from detox_lightning.errors import TrainingError, explain, writing
+
+
+def full(place: Place) -> None:
+    (place.folder / "full").mkdir()
+    (place.folder / "full" / "mine").write_text("mine")
+
+
+CASES = [
+    Case(
+        "an export folder with other things in it",
+        ("--export.folder={folder}/full",),
+        "export.folder={folder}/full: there is something in it already, which would be "
+        "overwritten. Give another folder, or move this one away.",
+        full,
+    ),
+    Case(
+        "predictions that are there already",
+        ("--predictions.file={folder}/full/mine",),
+        "predictions.file={folder}/full/mine exists: name a new file, remove it, or add to it with "
+        "predictions.append=true",
+        full,
+        verb="predict",
+    ),
+    Case(
+        "a report in a file",
+        ("--report.folder={folder}/tiny.yaml/report",),
+        "report.folder={folder}/tiny.yaml/report: nothing can be written into {folder}/tiny.yaml "
+        "(File exists); give another folder",
+        verb="test",
+    ),
+    Case(
+        "runs in a file",
+        ("--trainer.logger.save_dir={folder}/tiny.yaml",),
+        "trainer.logger.save_dir: {folder}/tiny.yaml/tiny/version_0: Not a directory; a part of "
+        "the path is a file, not a folder; give another place",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_places_that_can_t_be_written(case: Case, place: Place) -> None:
+    check(case, place)
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (errno.ENOSPC, "x: No space left on device; make room, or give a place on another disk"),
+        (errno.EROFS, "x: Read-only file system; give a place on another disk"),
+        (
+            errno.EACCES,
+            "x: Permission denied; give a place that you may read and write, or ask for the right",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_a_line(number: int, line: str) -> None:
+    assert explain(OSError(number, os.strerror(number), "x")) == line
+    assert explain(RuntimeError(f"I/O error: … (os error {number})"), "x") == line
+    with pytest.raises(TrainingError) as raised, writing("x"):
+        raise OSError(number, os.strerror(number))
+    assert str(raised.value) == f"can't write {line}"
+
+
+def test_other_errors_are_not_the_system_s() -> None:
+    assert explain(ValueError("ours")) is None
+    with pytest.raises(ValueError, match="ours"), writing("x"):
+        raise ValueError("ours")
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+
+    def fill() -> None:
+        with whole(folder) as partial:
+            (partial / "half").write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(TrainingError) as raised:
+        fill()
+    assert str(raised.value) == (
+        f"can't write {folder}: No space left on device; make room, or give a place on another disk"
+    )
+    assert list(tmp_path.iterdir()) == []
