@@ -1,5 +1,8 @@
 """What is raised where the user can mend something, in one line."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message names flag or file, value and remedy.
@@ -54,3 +57,15 @@ def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> N
         raise InputError(
             f"{large_flag}={large} is not a multiple of {small_flag}={small}: change one of them"
         )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Ends a message with what was perhaps meant; empty if nothing is close.
+
+    Args:
+        name: What the user wrote.
+        names: What there is.
+    """
+    there = {one.casefold(): one for one in names}
+    close = get_close_matches(name.casefold(), there, 1)
+    return f"; did you mean {there[close[0]]}?" if close else ""
