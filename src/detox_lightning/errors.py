@@ -67,5 +67,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
         names: What there is.
     """
     there = {one.casefold(): one for one in names}
-    close = get_close_matches(name.casefold(), there, 1)
+    close = get_close_matches(name.casefold(), there, 1, cutoff=0.78)
     return f"; did you mean {there[close[0]]}?" if close else ""

@@ -228,9 +228,8 @@ CASES = [
     ),
     Case(
         "nearly a split",
-        ("--data.train_split=training",),
-        "--data.train_split=training: {folder} has only test, train, validation; did you "
-        "mean train?",
+        ("--data.train_split=trian",),
+        "--data.train_split=trian: {folder} has only test, train, validation; did you mean train?",
     ),
     Case(
         "no split to validate on",

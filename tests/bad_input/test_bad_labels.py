@@ -109,15 +109,15 @@ CASES = [
     Case(
         "one class where labels are missing",
         GIVEN,
-        "{folder}/in.jsonl: all rows to train on have the label hate (2 rows, 1 with text "
-        "and label); give rows of other labels, too",
+        "{folder}/in.jsonl: all 1 training rows have the label hate; give rows of other "
+        "labels, too",
         put("in.jsonl", labeled(None, "hate")),
     ),
     Case(
         "one class",
         GIVEN,
-        "{folder}/in.jsonl: all rows to train on have the label hate (8 rows); give rows of "
-        "other labels, too",
+        "{folder}/in.jsonl: all 8 training rows have the label hate; give rows of other "
+        "labels, too",
         put("in.jsonl", labeled(*["hate"] * 8)),
     ),
     Case(

@@ -44,7 +44,7 @@ CASES = [
         "text one level deeper",
         GIVEN,
         "--data.dialogue_column=dialogue: {folder}/in.jsonl has no such column; it has "
-        "dialogue.text, summary; did you mean dialogue.text?",
+        "dialogue.text, summary",
         put("in.jsonl", dialogue({"text": "a"}, {"text": "b"})),
     ),
     Case(

@@ -133,8 +133,6 @@ class LabeledTextDataModule(LightningDataModule):
             limit = self.num_samples if part == "train" else self.num_eval_samples
             with caching():
                 chosen = self._choose(part).at_most(limit)
-                if part == "train":
-                    self.texts.check_learnable(chosen)
                 encode = partial(encode_texts, self.encoding, self.max_tokens)
                 encoded = self.encoding.encode(chosen.rows, encode, "labeled", self.max_tokens)
             cut = f"texts were cut at {self.max_tokens} tokens"
@@ -172,6 +170,7 @@ class LabeledTextDataModule(LightningDataModule):
         for part in parts_needed(self.trainer, self.validates):
             rows = self.rows(part)
             if part == "train":
+                self.texts.check_learnable(rows)
                 self.feed.check(len(rows), self.trainer)
 
     def train_dataloader(self) -> DataLoader[LabeledBatch]:

@@ -113,20 +113,20 @@ class LabeledTexts:
             )
         return kept
 
-    def check_learnable(self, rows: Counted) -> None:
+    def check_learnable(self, rows: "Dataset") -> None:
         """Makes sure that there is something to tell apart.
 
         Args:
-            rows: Those to train on.
+            rows: Those to train on, with ``label``, a class index.
 
         Raises:
             InputError: If they are all of one class.
         """
-        found = rows.rows.unique("label")
+        found = rows.unique("label")
         if len(found) == 1:
             raise InputError(
-                f"{', '.join(self.sources)}: all rows to train on have the label "
-                f"{self.classes.names[found[0]]} ({rows}); give rows of other labels, too"
+                f"{', '.join(self.sources)}: all {len(rows)} training rows have the label "
+                f"{self.classes.names[found[0]]}; give rows of other labels, too"
             )
 
     def _labeled(self, rows: "Dataset", source: str) -> "Dataset":
