@@ -1,13 +1,14 @@
 # make demo: install, train on the embedded default, compare before with after
 # make test: install, run the tests
 # make check: format, lint, types and tests
+# make fuzz: odd files and configurations with ever new seeds, for FUZZ_SECONDS (an hour)
 # make world: rebuild the models and data that the package ships
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: demo test lint check world
+.PHONY: demo test lint check fuzz world
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +28,9 @@ lint: $(VENV)/installed
 	$(RUN) mypy
 
 check: lint test
+
+fuzz: $(VENV)/installed
+	$(VENV)/bin/python tests/fuzz/endless.py
 
 world: $(VENV)/installed
 	$(RUN) detox_lightning.demo.build
