@@ -10,6 +10,14 @@ class InputError(ValueError):
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
 
+    def __init__(self, message: str) -> None:
+        """Makes one line of the message, whatever names from data bring into it.
+
+        Args:
+            message: What is wrong, and the remedy.
+        """
+        super().__init__(" ".join(message.splitlines()))
+
 
 class TrainingError(RuntimeError):
     """Training can't go on; the message names the rollout, what was seen and the likely causes.

@@ -15,6 +15,12 @@ def dialogue(*values: object) -> str:
 
 CASES = [
     Case(
+        "a line break in a column's name",
+        GIVEN,
+        "--data.dialogue_column=dialogue: {folder}/in.jsonl has no such column; it has a b",
+        put("in.jsonl", lines({"a\nb": "c"})),
+    ),
+    Case(
         "nearly a dialogue column",
         ("--data.dialogue_column=dialog",),
         "--data.dialogue_column=dialog: {folder} has no such column; it has dialogue, "

@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from data.conftest import save_tokenizer
 from detox_lightning.data import ContinuationDataModule, DialogueDataModule, LabeledTextDataModule
@@ -50,6 +50,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("read", [dialogues, prompts, labels, questions])
 @drawn(brief=40, looping=300)
 @given(file=files())
+@example(file=("jsonl", '{"a\\nb": 1}\n'.encode()))  # a line break in a name
 def test_rows_or_a_line(read: Make, words: str, file: tuple[str, bytes]) -> None:
     COUNTS[f"data.{read.__name__}"] += 1
     kind, raw = file
