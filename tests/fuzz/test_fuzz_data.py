@@ -50,7 +50,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("read", [dialogues, prompts, labels, questions])
 @drawn(brief=40, looping=300)
 @given(file=files())
-@example(file=("jsonl", '{"a\\nb": 1}\n'.encode()))  # a line break in a name
+@example(file=("jsonl", b'{"a\\nb": 1}\n'))  # a line break in a name
 def test_rows_or_a_line(read: Make, words: str, file: tuple[str, bytes]) -> None:
     COUNTS[f"data.{read.__name__}"] += 1
     kind, raw = file
