@@ -2,13 +2,14 @@
 # make test: install, run the tests
 # make check: format, lint, types and tests
 # make docs: install, build the documentation into site/
+# make fuzz: odd files and configurations with ever new seeds, for FUZZ_SECONDS (an hour)
 # make world: rebuild the models and data that the package ships
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: demo test lint check docs world
+.PHONY: demo test lint check docs fuzz world
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +36,9 @@ $(VENV)/documented: $(VENV)/installed
 
 docs: $(VENV)/documented
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+
+fuzz: $(VENV)/installed
+	$(VENV)/bin/python tests/fuzz/endless.py
 
 world: $(VENV)/installed
 	$(RUN) detox_lightning.demo.build

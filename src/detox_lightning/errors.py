@@ -3,8 +3,9 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 REMEDIES = {
@@ -33,6 +34,14 @@ class InputError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        """Makes one line of the message, whatever names from data bring into it.
+
+        Args:
+            message: What is wrong, and the remedy.
+        """
+        super().__init__(" ".join(message.splitlines()))
 
 
 class TrainingError(RuntimeError):
@@ -122,3 +131,15 @@ def writing(file: str | Path) -> Iterator[None]:
         if reason is None:
             raise
         raise TrainingError(f"can't write {reason}") from error
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Ends a message with what was perhaps meant; empty if nothing is close.
+
+    Args:
+        name: What the user wrote.
+        names: What there is.
+    """
+    there = {one.casefold(): one for one in names}
+    close = get_close_matches(name.casefold(), there, 1, cutoff=0.78)
+    return f"; did you mean {there[close[0]]}?" if close else ""

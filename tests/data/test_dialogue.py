@@ -147,8 +147,8 @@ def test_a_fraction_that_leaves_nothing_is_named(make: Make) -> None:
     with pytest.raises(InputError) as caught:
         make(rows=dialogue_rows(2), test_fraction=0.9).rows("train")
     assert str(caught.value) == (
-        "2 rows can't be cut with a share of 0.9: nothing would be left (2 rows); "
-        "give more rows or a smaller share"
+        "--data.test_fraction=0.9: no row would be left to train on (2 rows); give more rows or a "
+        "smaller share"
     )
 
 

@@ -72,7 +72,7 @@ def test_a_missing_split_is_named_where_it_matters(make: Make) -> None:
     for job, part, remedy in [
         ("fit", "validation", "; --data.validation_split=null does without"),
         ("validate", "validation", "; --data.validation_split=null does without"),
-        ("test", "test", ""),
+        ("test", "test", "; --data.test_fraction would cut a share off the training rows"),
     ]:
         with pytest.raises(InputError) as caught:
             getattr(trainer(), job)(Nothing(), data)

@@ -85,18 +85,19 @@ def test_a_class_label_goes_by_its_own_names(tmp_path: Path, words: str) -> None
 
 
 def test_unknown_labels_are_listed(make: Make) -> None:
-    for rows, found, unknown in [
-        (labeled("hate", "neither", "offensive"), "hate, neither, offensive", "neither, offensive"),
-        (labeled(0, 2), "0, 2", "2"),
-        (labeled(1, -1), "-1, 1", "-1"),
+    many = labeled("hate", "neither", "offensive")
+    for rows, found, unknown, first in [
+        (many, "hate, neither, offensive", "neither, offensive are", "neither"),
+        (labeled(0, 2), "0, 2", "2 is", "2"),
+        (labeled(1, -1), "-1, 1", "-1 is", "-1"),
     ]:
         data = make(rows)
         with pytest.raises(InputError) as caught:
             data.rows("train")
         assert str(caught.value) == (
-            f"{data.texts.sources[0]}: it has the labels {found}, but {unknown} are none of "
+            f"{data.texts.sources[0]}: it has the labels {found}, but {unknown} none of "
             "--data.labels=['nothate', 'hate']; say what they mean with --data.label_map, such as "
-            f"{{{unknown.partition(',')[0]}: nothate}}"
+            f"{{{first}: nothate}}"
         )
 
 
@@ -173,7 +174,8 @@ def test_no_row_left_gives_the_counts(make: Make) -> None:
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) == (
-        f"{data.texts.sources[0]}: no row of 'train' is left (1 rows, 0 with text and label)"
+        f"{data.texts.sources[0]}: no row of 'train' is left (1 rows, 0 with text and label); "
+        "give other data"
     )
 
 

@@ -11,7 +11,7 @@ from detox_lightning.data.encoding import Encoding
 from detox_lightning.data.module import PromptDataModule
 from detox_lightning.data.questions import Questions
 from detox_lightning.data.sampler import Feed
-from detox_lightning.data.sources import MissingSplit
+from detox_lightning.data.sources import MissingSplit, names_of
 from detox_lightning.data.splits import Counted, drawn
 from detox_lightning.errors import InputError
 
@@ -100,7 +100,7 @@ class ContinuationDataModule(PromptDataModule):
         asked = (prompt_column, *([continuation_column] if continuation_column else []))
         rows = ContinuationRows(
             Continuations(
-                (source,) if isinstance(source, str) else tuple(source),
+                names_of(source),
                 prompt_column,
                 continuation_column,
                 toxicity_column,

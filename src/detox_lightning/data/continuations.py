@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from detox_lightning.data.encoding import Encoding
-from detox_lightning.data.sources import check_numbers, check_text, load_rows
+from detox_lightning.data.sources import KINDS, check_scores, check_text, kind_of, load_rows
 from detox_lightning.data.splits import Counted, nonempty
 from detox_lightning.errors import InputError
 
@@ -64,16 +64,16 @@ class Continuations:
         check_text(rows, self.prompt, "--data.prompt_column", source)
         columns = [self.prompt]
         column = self.continuation
-        if column and column in rows.column_names and rows.features[column].dtype != "null":
+        if column and column in rows.column_names and kind_of(rows, column) != KINDS["null"]:
             check_text(rows, column, "--data.continuation_column", source)
             columns.append(column)
         if self.min_toxicity is not None:
             flag = f"--data.min_toxicity={self.min_toxicity}, --data.toxicity_column"
-            check_numbers(rows, self.toxicity, flag, source)
+            check_scores(rows, self.toxicity, flag, source)
             columns.append(self.toxicity)
             from datasets import Value
 
-            if rows.features[self.toxicity].dtype != "float64":  # as another source's may be
+            if kind_of(rows, self.toxicity) != "float64":  # as another source's may be
                 rows = rows.cast_column(self.toxicity, Value("float64"))
         return rows.select_columns(list(dict.fromkeys(columns)))
 

@@ -12,7 +12,7 @@ from detox_lightning.data.module import PromptDataModule
 from detox_lightning.data.prompts import FIELD, Dialogues, PromptForm
 from detox_lightning.data.questions import Questions
 from detox_lightning.data.sampler import Feed
-from detox_lightning.data.sources import MissingSplit
+from detox_lightning.data.sources import MissingSplit, names_of
 from detox_lightning.data.splits import Counted
 from detox_lightning.errors import InputError
 
@@ -81,7 +81,7 @@ class DialogueDataModule(PromptDataModule):
         test_split: str | None = "test",
         test_fraction: OpenUnitInterval | None = None,
         shuffle_split: bool = False,
-        split_seed: int = 42,
+        split_seed: NonNegativeInt = 42,
         num_samples: PositiveInt | None = None,
         num_eval_samples: PositiveInt | None = None,
         predict_source: str | None = None,
@@ -97,6 +97,7 @@ class DialogueDataModule(PromptDataModule):
                 f"--data.min_chars={min_chars}, --data.max_chars={max_chars}: no dialogue is "
                 "longer than the first and no longer than the second; raise max_chars"
             )
+        names_of(source)
         columns = (dialogue_column, summary_column, reference_column or summary_column)
         self.dialogues = Dialogues(source, columns, min_chars, max_chars)
         rows = DialogueRows(
@@ -106,7 +107,11 @@ class DialogueDataModule(PromptDataModule):
             {"train": num_samples, "validation": num_eval_samples, "test": num_eval_samples},
             test_fraction
             and partial(
-                Counted.cut, fraction=test_fraction, shuffle=shuffle_split, seed=split_seed
+                Counted.cut,
+                fraction=test_fraction,
+                shuffle=shuffle_split,
+                seed=split_seed,
+                flag="--data.test_fraction",
             ),
             None if predict_source is None else Questions(predict_source, columns),
         )
@@ -184,6 +189,10 @@ class DialogueRows:
         try:
             return self._read(part)
         except MissingSplit as error:
+            if part == "test":
+                raise InputError(
+                    f"{error}; --data.test_fraction would cut a share off the training rows"
+                ) from error
             if part != "validation":
                 raise
             if not self.cut:

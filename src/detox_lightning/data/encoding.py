@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import load_tokenizer
+from detox_lightning.models.loading import load_config, load_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,24 +31,34 @@ class Encoding:
         padding_side: Where the trainer's model wants prompts padded; ``right`` if it doesn't say.
 
     Raises:
-        InputError: If there is no such tokenizer, or it has neither padding nor EOS.
+        InputError: If there is no such tokenizer, it has neither padding nor EOS, or it has more
+            tokens than the trainer's model embeds.
     """
 
     def __init__(self, name: str | None, trainer: "Trainer | None") -> None:
-        options: dict[str, Any] = {}
         model = getattr(trainer, "lightning_module", None)
         self.padding_side: str = getattr(model, "padding_side", "right")
-        if name is None:
-            name = getattr(model, "tokenizer_name", None)
-            options = getattr(model, "tokenizer_options", {})
-        if name is None:
+        own: str | None = getattr(model, "tokenizer_name", None)
+        options: dict[str, Any] = getattr(model, "tokenizer_options", {})
+        self.name = name or own
+        if self.name is None:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
-        self.tokenizer: Any = load_tokenizer(name, **options)
-        self.name = name
+        self.tokenizer: Any = load_tokenizer(self.name, **({} if name else options))
+        if name and own and name != own:
+            self._check_fits(own, options)
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
         # read before use: truncation leaves its traces in the tokenizer
         self._content = _content(self.tokenizer)
+
+    def _check_fits(self, model: str, options: dict[str, Any]) -> None:
+        """Makes sure that the model embeds all tokens of a tokenizer that isn't its own."""
+        embedded = getattr(load_config(model, **options).get_text_config(), "vocab_size", None)
+        if embedded is not None and len(self.tokenizer) > embedded:
+            raise InputError(
+                f"--data.tokenizer={self.name}: it has {len(self.tokenizer)} tokens, and the model "
+                f"{model} embeds {embedded}; leave this out, and the model's own is used"
+            )
 
     @property
     def eos_id(self) -> int:

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from detox_lightning.batch import LabeledBatch
 from detox_lightning.data.encoding import Encoding, count_cut
+from detox_lightning.data.faults import caching
 from detox_lightning.data.labels import Classes, LabeledCollator, LabeledTexts, encode_texts
 from detox_lightning.data.sampler import Feed
-from detox_lightning.data.sources import MissingSplit
+from detox_lightning.data.sources import MissingSplit, names_of
 from detox_lightning.data.splits import Counted, parts_needed
 from detox_lightning.errors import InputError
 
@@ -67,7 +68,7 @@ class LabeledTextDataModule(LightningDataModule):
         validation_split: str | None = None,
         validation_fraction: OpenUnitInterval | None = 0.1,
         test_split: str | None = "test",
-        split_seed: int = 42,
+        split_seed: NonNegativeInt = 42,
         num_samples: PositiveInt | None = None,
         num_eval_samples: PositiveInt | None = None,
         batch_size: PositiveInt = 16,
@@ -84,9 +85,8 @@ class LabeledTextDataModule(LightningDataModule):
                 f"--data.label_map={label_map}: {', '.join(stray)} not in "
                 f"--data.labels={list(labels)}; map to these"
             )
-        sources = (source,) if isinstance(source, str) else tuple(source)
         classes = Classes(tuple(labels), label_map or {})
-        self.texts = LabeledTexts(sources, text_column, label_column, classes)
+        self.texts = LabeledTexts(names_of(source), text_column, label_column, classes)
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
         self.validation_fraction, self.split_seed = validation_fraction, split_seed
@@ -131,9 +131,10 @@ class LabeledTextDataModule(LightningDataModule):
         """
         if part not in self._rows:
             limit = self.num_samples if part == "train" else self.num_eval_samples
-            chosen = self._choose(part).at_most(limit)
-            encode = partial(encode_texts, self.encoding, self.max_tokens)
-            encoded = self.encoding.encode(chosen.rows, encode, "labeled", self.max_tokens)
+            with caching():
+                chosen = self._choose(part).at_most(limit)
+                encode = partial(encode_texts, self.encoding, self.max_tokens)
+                encoded = self.encoding.encode(chosen.rows, encode, "labeled", self.max_tokens)
             cut = f"texts were cut at {self.max_tokens} tokens"
             chosen.report(part, count_cut(encoded), cut)
             self._rows[part] = encoded
@@ -149,7 +150,9 @@ class LabeledTextDataModule(LightningDataModule):
                 return self._choose("validation")
         if self.splits["validation"] or not self.validation_fraction:
             return self._read(part)
-        stay, off = self._read("train").cut(self.validation_fraction, True, self.split_seed)
+        stay, off = self._read("train").cut(
+            self.validation_fraction, True, self.split_seed, "--data.validation_fraction"
+        )
         return stay if part == "train" else off
 
     def _read(self, part: str) -> Counted:
@@ -165,7 +168,10 @@ class LabeledTextDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Opens what the trainer's job needs, from the cache."""
         for part in parts_needed(self.trainer, self.validates):
-            self.rows(part)
+            rows = self.rows(part)
+            if part == "train":
+                self.texts.check_learnable(rows)
+                self.feed.check(len(rows), self.trainer)
 
     def train_dataloader(self) -> DataLoader[LabeledBatch]:
         """Full batches in the order of (seed, epoch), from the checkpoint's place on."""

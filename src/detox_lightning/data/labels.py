@@ -16,6 +16,8 @@ from detox_lightning.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+SHOWN = 10  # labels in a message
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -46,12 +48,16 @@ class Classes:
         unknown = sorted(str(label) for label in found if self.index(label) is None)
         if unknown:
             raise InputError(
-                f"{source}: it has the labels {', '.join(sorted(map(str, found)))}, but "
-                f"{', '.join(unknown)} are none of --data.labels={list(self.names)}; say what "
-                "they mean with --data.label_map, such as {"
-                + f"{unknown[0]}: {self.names[0]}"
-                + "}"
+                f"{source}: it has the labels {_some(sorted(map(str, found)))}, but "
+                f"{_some(unknown)} {'is' if len(unknown) == 1 else 'are'} none of "
+                f"--data.labels={list(self.names)}; say what they mean with --data.label_map, "
+                "such as {" + f"{unknown[0]}: {self.names[0]}" + "}"
             )
+
+
+def _some(labels: list[str]) -> str:
+    more = len(labels) - SHOWN
+    return ", ".join(labels[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,26 @@ class LabeledTexts:
             "with text and label", _complete, ["text", "label"], quiet=True
         )
         if not len(kept.rows):
-            raise InputError(f"{', '.join(self.sources)}: no row of {split!r} is left ({kept})")
+            raise InputError(
+                f"{', '.join(self.sources)}: no row of {split!r} is left ({kept}); give other data"
+            )
         return kept
+
+    def check_learnable(self, rows: "Dataset") -> None:
+        """Makes sure that there is something to tell apart.
+
+        Args:
+            rows: Those to train on, with ``label``, a class index.
+
+        Raises:
+            InputError: If they are all of one class.
+        """
+        found = rows.unique("label")
+        if len(found) == 1:
+            raise InputError(
+                f"{', '.join(self.sources)}: all {len(rows)} training rows have the label "
+                f"{self.classes.names[found[0]]}; give rows of other labels, too"
+            )
 
     def _labeled(self, rows: "Dataset", source: str) -> "Dataset":
         """The rows as ``text`` and ``label``, whatever the source calls them."""
@@ -117,10 +141,11 @@ class LabeledTexts:
             named = {i: own[i] if i is not None and i >= 0 else None for i in named}
         self.classes.check(list(named.values()), source)
         indices = {label: self.classes.index(name) for label, name in named.items()}
-        return rows.map(
+        columns = list(dict.fromkeys([self.text_column, self.label_column]))
+        return rows.select_columns(columns).map(
             partial(_index, text=self.text_column, label=self.label_column, indices=indices),
             batched=True,
-            remove_columns=rows.column_names,
+            remove_columns=columns,
             features=Features({"text": Value("string"), "label": Value("int64")}),
             desc="Reading labels",
         )

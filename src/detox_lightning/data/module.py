@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from detox_lightning.batch import PromptBatch
 from detox_lightning.data.encoding import Encoding, count_cut
+from detox_lightning.data.faults import caching
 from detox_lightning.data.prompts import PromptCollator
 from detox_lightning.data.sampler import Feed
 from detox_lightning.data.splits import Counted, parts_needed
@@ -126,8 +127,9 @@ class PromptDataModule(LightningDataModule):
         """
         if part not in self._rows:
             processes = self.trainer.world_size if self.trainer is not None else 1
-            chosen = self.prompts.choose(part, processes)
-            encoded = self.prompts.encode(part, chosen, self.encoding)
+            with caching():
+                chosen = self.prompts.choose(part, processes)
+                encoded = self.prompts.encode(part, chosen, self.encoding)
             encoded.report(part, count_cut(encoded.rows), self.prompts.cutting)
             self._rows[part] = encoded.rows
         return self._rows[part]
@@ -144,7 +146,9 @@ class PromptDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Opens what the trainer's job needs, from the cache."""
         for part in parts_needed(self.trainer, self.prompts.validates, self.prompts.predicted):
-            self.rows(part)
+            rows = self.rows(part)
+            if part == "train":
+                self.feed.check(len(rows), self.trainer)
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:
         """Full batches in the order of (seed, epoch), from the checkpoint's place on."""

@@ -46,7 +46,9 @@ class Dialogues:
         for name, column in zip(("dialogue", "summary", "reference"), self.columns, strict=True):
             check_text(rows, column, f"--data.{name}_column", self.source)
         columns = list(dict.fromkeys(self.columns))
-        counted = Counted.of(rows).keep("with text in all columns", nonempty, columns, quiet=True)
+        counted = Counted.of(rows.select_columns(columns)).keep(
+            "with text in all columns", nonempty, columns, quiet=True
+        )
         if (self.min_chars, self.max_chars) != (None, None):
             low = "" if self.min_chars is None else f"{self.min_chars} < "
             high = "" if self.max_chars is None else f" <= {self.max_chars}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox_lightning.data.sources import FORMATS, READABLE, check_text, load_rows
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,6 +70,8 @@ class Questions:
             lines = self._lines(sys.stdin.buffer.read() if sys.stdin else b"")
             return "line", self._parsed(lines, as_json=lines[0].lstrip().startswith("{"))
         path = Path(self.source).expanduser()
+        if self.source and path.is_dir():
+            raise self._trouble(f"this is a folder; give a file of it: .txt, {READABLE}")
         if not path.is_file():
             raise self._trouble("there is no such file; check the path, or give - to read a pipe")
         kind = Path(path.name.removesuffix(".gz")).suffix
@@ -123,7 +125,7 @@ class Questions:
             if column not in row:
                 raise InputError(
                     f"{self._flag}={column}: {self.source} has no such column in line {number}; "
-                    f"it has {', '.join(row) or 'none'}"
+                    f"it has {', '.join(row) or 'none'}{nearest(column, row)}"
                 )
             rows.append(row)
         return rows
@@ -145,7 +147,7 @@ def _object(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
         json.dumps(row, ensure_ascii=False).encode()  # halves of characters would fail later
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return dict(_flat(row)) if isinstance(row, dict) else None
 

@@ -154,13 +154,27 @@ class Feed:
         """
         world, rank = _processes(trainer)
         sampler = EpochSampler(len(rows), self._seed(), world, rank)
-        if len(sampler) < self.batch_size:
-            raise InputError(
-                f"--data.batch_size={self.batch_size}: the {len(rows)} training rows give each of "
-                f"{world} processes {len(sampler)}, less than one batch; lower it or give more rows"
-            )
+        self.check(len(rows), trainer)
         sampler.resume(self.epoch, self.rows)
         return self._loader(rows, collate, sampler, self.batch_size, drop_last=True)
+
+    def check(self, rows: int, trainer: "Trainer | None") -> None:
+        """Makes sure that each process has a batch to train on.
+
+        Args:
+            rows: Their number, over all processes.
+            trainer: Says how many processes there are; None: one.
+
+        Raises:
+            InputError: If a process has fewer rows than one batch.
+        """
+        world, _ = _processes(trainer)
+        if rows // world < self.batch_size:
+            share = f" give each of {world} processes {rows // world}," if world > 1 else " are"
+            raise InputError(
+                f"--data.batch_size={self.batch_size}: the {rows} training rows{share} less than "
+                "one batch; lower it or give more rows"
+            )
 
     def evaluation(
         self, rows: "Dataset", collate: Callable[..., Any], trainer: "Trainer | None"

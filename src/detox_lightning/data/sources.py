@@ -1,25 +1,52 @@
 """Where rows come from: the hub, the package's own world, local folders and files."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detox_lightning.data.faults import cache_trouble, diagnose
 from detox_lightning.demo import locate
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+KINDS = {
+    "null": "nothing but null",
+    "List": "lists",
+    "LargeList": "lists",
+    "Json": "values of several kinds",
+}
 TEXT = ("string", "large_string")
 READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
 UNREACHABLE = (
-    "{source}: the hub can't be reached ({reason}). To work offline, download it elsewhere and "
-    "give the local folder with train.jsonl, validation.jsonl, … instead"
+    "{source}: there is no such file or folder here, and the hub can't be reached ({reason}); to "
+    "work offline, download it elsewhere and give the local folder with train.jsonl, "
+    "validation.jsonl, … instead"
 )
 
 
 class MissingSplit(InputError):
     """The source is there, but not this split of it."""
+
+
+def names_of(source: str | list[str]) -> tuple[str, ...]:
+    """What ``--data.source`` names, one or several.
+
+    Args:
+        source: One name or a list of them.
+
+    Raises:
+        InputError: If there is none, or one is blank.
+    """
+    names = (source,) if isinstance(source, str) else tuple(source)
+    if not names or not all(name.strip() for name in names):
+        raise InputError(
+            f"--data.source={source}: a name is missing; give a hub id, demo:NAME, a folder or a "
+            "file"
+        )
+    return names
 
 
 def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
@@ -45,7 +72,8 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
     else:
         files = _files(path)
         if split not in files:
-            raise MissingSplit(f"{flag}={split}: {source} has only {_listed(list(files))}")
+            only = f"{source} has only {_listed(list(files))}{nearest(split, files)}"
+            raise MissingSplit(f"{flag}={split}: {only}")
         rows = _read_file(files[split], split)
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
@@ -86,18 +114,13 @@ def check_text(rows: "Dataset", column: str, flag: str, source: str) -> None:
         InputError: If the column is missing, or holds something else or bytes that aren't UTF-8.
     """
     _check_there(rows, column, flag, source)
-    if _kind(rows, column) not in TEXT:
+    if (kind := kind_of(rows, column)) not in TEXT:
+        texts = [name for name in rows.column_names if kind_of(rows, name) in TEXT]
+        known = f"its text columns are {_listed(texts)}" if texts else "it has no text columns"
         raise InputError(
-            f"{flag}={column}: in {source} this column holds {_kind(rows, column)}, not text; "
-            f"its text columns are {_listed(_text_columns(rows))}"
+            f"{flag}={column}: in {source} this column holds {kind}, not text; {known}"
         )
-    try:
-        # the json reader takes any bytes, and they would fail where they are first decoded
-        rows.data.column(column).validate(full=True)
-    except ValueError as error:
-        raise InputError(
-            f"{flag}={column}: in {source} this column isn't UTF-8 ({error}); convert the file"
-        ) from error
+    _check_utf8(rows, column, flag, source)
 
 
 def check_labels(rows: "Dataset", column: str, flag: str, source: str) -> None:
@@ -109,16 +132,17 @@ def check_labels(rows: "Dataset", column: str, flag: str, source: str) -> None:
         InputError: If the column is missing or holds something else.
     """
     _check_there(rows, column, flag, source)
-    kind = _kind(rows, column)
+    kind = kind_of(rows, column)
     if kind not in TEXT and "int" not in kind:
         raise InputError(
             f"{flag}={column}: in {source} this column holds {kind}, neither names nor whole "
             "numbers; name another or convert it"
         )
+    _check_utf8(rows, column, flag, source)
 
 
-def check_numbers(rows: "Dataset", column: str, flag: str, source: str) -> None:
-    """Makes sure that a column is there and holds numbers.
+def check_scores(rows: "Dataset", column: str, flag: str, source: str) -> None:
+    """Makes sure that a column is there and holds numbers from 0 to 1.
 
     The arguments are those of :func:`check_text`.
 
@@ -126,11 +150,20 @@ def check_numbers(rows: "Dataset", column: str, flag: str, source: str) -> None:
         InputError: If the column is missing or holds something else.
     """
     _check_there(rows, column, flag, source)
-    kind = _kind(rows, column)
+    kind = kind_of(rows, column)
     if not kind.startswith(("float", "int", "uint")):
         raise InputError(
             f"{flag}={column}: in {source} this column holds {kind}, not numbers; name another or "
             "convert it"
+        )
+    import pyarrow.compute
+
+    bounds = pyarrow.compute.min_max(rows.data.column(column)).as_py()
+    low, high = bounds["min"], bounds["max"]
+    if low is not None and (low < 0 or high > 1):
+        raise InputError(
+            f"{flag}={column}: in {source} this column goes from {low:g} to {high:g}, not from 0 "
+            "to 1; name another or convert it"
         )
 
 
@@ -138,16 +171,41 @@ def _check_there(rows: "Dataset", column: str, flag: str, source: str) -> None:
     if column not in rows.column_names:
         raise InputError(
             f"{flag}={column}: {source} has no such column; it has {_listed(rows.column_names)}"
+            + nearest(column, rows.column_names)
         )
 
 
-def _text_columns(rows: "Dataset") -> list[str]:
-    return [name for name in rows.column_names if _kind(rows, name) in TEXT]
+def _check_utf8(rows: "Dataset", column: str, flag: str, source: str) -> None:
+    """The json reader takes any bytes, and they would fail where they are first decoded."""
+    values = rows.data.column(column)
+    try:
+        values.validate(full=True)
+    except ValueError as error:
+        raws = enumerate(values.cast(f"{values.type}".replace("string", "binary")).to_pylist(), 1)
+        places = [f"row {number} of " for number, raw in raws if raw and not _is_utf8(raw)]
+        raise InputError(
+            f"{flag}={column}: {(places or [''])[0]}{source} isn't UTF-8; convert the file"
+        ) from error
 
 
-def _kind(rows: "Dataset", column: str) -> str:
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def kind_of(rows: "Dataset", column: str) -> str:
+    """What a column holds, as a word for messages: such as ``string`` or ``lists``.
+
+    Args:
+        rows: What was read.
+        column: The column's name.
+    """
     feature = rows.features[column]
-    return getattr(feature, "dtype", None) or type(feature).__name__
+    kind = getattr(feature, "dtype", None) or type(feature).__name__
+    return KINDS.get(kind, kind)
 
 
 def _listed(names: list[str]) -> str:
@@ -181,7 +239,7 @@ def _files(path: Path) -> dict[str, Path]:
             raise InputError(f"{path}: unknown kind of file; readable are {READABLE}")
         return {"train": path}
     files: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
         if parsed := _parse(file):
             other = files.setdefault(parsed[0], file)
             if other != file:
@@ -202,6 +260,8 @@ def _read_file(path: Path, split: str) -> "Dataset":
 
     parsed = _parse(path)
     assert parsed is not None, path
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: this file may not be read; change its permissions")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; give one with rows")
     try:
@@ -210,10 +270,8 @@ def _read_file(path: Path, split: str) -> "Dataset":
     except Exception as error:
         if "corresponds to no data" in str(error):
             raise InputError(f"{path}: the file holds no rows; give one that does") from error
-        cause = error.__cause__ or error
-        reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
-        raise InputError(
-            f"{path}: can't be read as {parsed[1]} in UTF-8 ({reason}); mend or replace the file"
+        raise cache_trouble(error) or InputError(
+            f"{path}: {diagnose(path, parsed[1], error)}"
         ) from error
 
 

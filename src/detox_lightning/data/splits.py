@@ -68,13 +68,16 @@ class Counted(NamedTuple):
             return self
         return self.then("taken", self.rows.select(range(number)))
 
-    def cut(self, fraction: float, shuffle: bool, seed: int) -> tuple["Counted", "Counted"]:
+    def cut(
+        self, fraction: float, shuffle: bool, seed: int, flag: str
+    ) -> tuple["Counted", "Counted"]:
         """Cuts a share off for evaluation, as ``Dataset.train_test_split`` does.
 
         Args:
             fraction: The share to cut off, rounded up to whole rows.
             shuffle: False: the last rows, in order. True: drawn with ``seed``.
             seed: Seed of the draw.
+            flag: The flag that named the share, for the message.
 
         Returns:
             The rows that stay and the rows cut off.
@@ -85,8 +88,8 @@ class Counted(NamedTuple):
         total = len(self.rows)
         if math.ceil(total * fraction) >= total:
             raise InputError(
-                f"{total} rows can't be cut with a share of {fraction}: nothing would be left "
-                f"({self}); give more rows or a smaller share"
+                f"{flag}={fraction}: no row would be left to train on ({self}); give more rows or "
+                "a smaller share"
             )
         both = self.rows.train_test_split(test_size=fraction, shuffle=shuffle, seed=seed)
         return self.then("after the split", both["train"]), self.then("cut off", both["test"])

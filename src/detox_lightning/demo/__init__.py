@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, nearest
 
 ASSETS = Path(__file__).parent / "assets"
 SCHEME = "demo:"
@@ -22,8 +22,10 @@ def locate(name: str) -> str:
     """
     if not name.startswith(SCHEME):
         return name
-    asset = ASSETS / name.removeprefix(SCHEME)
-    if not asset.exists():
-        shipped = ", ".join(sorted(SCHEME + path.name for path in ASSETS.glob("*")))
-        raise InputError(f"{name}: the package ships nothing of that name; it has {shipped}")
-    return str(asset)
+    shipped = {SCHEME + path.name: path for path in sorted(ASSETS.glob("*"))}
+    if name not in shipped:
+        raise InputError(
+            f"{name}: the package ships nothing of that name; it has {', '.join(shipped)}"
+            + nearest(name, shipped)
+        )
+    return str(shipped[name])

@@ -1,0 +1,298 @@
+"""Sources of data that aren't there, or that can't be read."""
+
+import errno
+import os
+from typing import Any
+
+import datasets
+import pytest
+
+from bad_input.cases import Case, Place, check
+from bad_input.spoiling import both, lines, parquet, put, zipped
+
+ROW = {"dialogue": "Ann : sad", "summary": "Ann is sad ."}
+BOTH = lines(ROW, ROW)
+JSONL = ("--data.source={folder}/in.jsonl",)
+JSON = ("--data.source={folder}/in.json",)
+CSV = ("--data.source={folder}/in.csv",)
+FOLDER = ("--data.source={folder}/in",)
+
+
+def tear(place: Place) -> None:
+    path = place.folder / "in.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+CASES = [
+    Case(
+        "a file that is not there",
+        JSONL,
+        "{folder}/in.jsonl: there is no such file or folder; check the path",
+    ),
+    Case(
+        "a folder that is not there",
+        ("--data.source={folder}/gone",),
+        "{folder}/gone: there is no such file or folder; check the path",
+    ),
+    Case(
+        "no name",
+        ("--data.source=",),
+        "--data.source=: a name is missing; give a hub id, demo:NAME, a folder or a file",
+    ),
+    Case(
+        "an empty file",
+        JSONL,
+        "{folder}/in.jsonl: the file is empty; give one with rows",
+        put("in.jsonl", ""),
+    ),
+    Case(
+        "blank lines alone",
+        JSONL,
+        "{folder}/in.jsonl: the file holds no rows; give one that does",
+        put("in.jsonl", "\n\n"),
+    ),
+    Case(
+        "an empty folder",
+        FOLDER,
+        "{folder}/in: no data files in this folder; it should hold train.jsonl, "
+        "validation.jsonl, …; readable are .jsonl, .json and .csv (each also with .gz) and "
+        ".parquet",
+        lambda place: (place.folder / "in").mkdir(),
+    ),
+    Case(
+        "a folder without data",
+        FOLDER,
+        "{folder}/in: no data files in this folder; it should hold train.jsonl, "
+        "validation.jsonl, …; readable are .jsonl, .json and .csv (each also with .gz) and "
+        ".parquet",
+        put("in/notes.txt", "none"),
+    ),
+    Case(
+        "a folder named as a file",
+        FOLDER,
+        "{folder}/in: no data files in this folder; it should hold train.jsonl, "
+        "validation.jsonl, …; readable are .jsonl, .json and .csv (each also with .gz) and "
+        ".parquet",
+        lambda place: (place.folder / "in/train.jsonl").mkdir(parents=True),
+    ),
+    Case(
+        "a header alone",
+        CSV,
+        "{folder}/in.csv: the file holds no rows; give one that does",
+        put("in.csv", "dialogue,summary\n"),
+    ),
+    Case(
+        "an unknown kind of file",
+        ("--data.source={folder}/in.xlsx",),
+        "{folder}/in.xlsx: unknown kind of file; readable are .jsonl, .json and .csv (each "
+        "also with .gz) and .parquet",
+        put("in.xlsx", "1"),
+    ),
+    Case(
+        "a hub out of reach",
+        ("--data.source=someone/talks",),
+        "someone/talks: there is no such file or folder here, and the hub can't be reached "
+        "(Couldn't reach 'someone/talks' on the Hub (OfflineModeIsEnabled)); to work "
+        "offline, download it elsewhere and give the local folder with train.jsonl, "
+        "validation.jsonl, … instead",
+    ),
+    Case(
+        "nearly a name in demo",
+        ("--data.source=demo:dialogs",),
+        "demo:dialogs: the package ships nothing of that name; it has demo:classifier, "
+        "demo:dialogues, demo:policy; did you mean demo:dialogues?",
+    ),
+    Case(
+        "a way out of the demo",
+        ("--data.source=demo:../../demo",),
+        "demo:../../demo: the package ships nothing of that name; it has demo:classifier, "
+        "demo:dialogues, demo:policy",
+    ),
+    Case(
+        "a model as data",
+        ("--data.source=demo:policy",),
+        "--data.train_split=train: demo:policy has only config, generation_config, "
+        "tokenizer, tokenizer_config",
+    ),
+    Case(
+        "Latin-1 in jsonl",
+        JSONL,
+        "--data.dialogue_column=dialogue: row 1 of {folder}/in.jsonl isn't UTF-8; convert the file",
+        put("in.jsonl", '{"dialogue": "gr\u00fc\u00dfe", "summary": "a"}\n'.encode("latin1")),
+    ),
+    Case(
+        "UTF-16 in jsonl",
+        JSONL,
+        "{folder}/in.jsonl: line 1 isn't UTF-8; convert the file",
+        put("in.jsonl", BOTH.encode("utf-16")),
+    ),
+    Case(
+        "UTF-16 in csv",
+        CSV,
+        "{folder}/in.csv: line 1 isn't UTF-8; convert the file",
+        put("in.csv", "dialogue,summary\na,b\n".encode("utf-16")),
+    ),
+    Case(
+        "a truncated gz",
+        ("--data.source={folder}/in.jsonl.gz",),
+        "{folder}/in.jsonl.gz: can't be read as json (EOFError: Compressed file ended before "
+        "the end-of-stream marker was reached); mend or replace the file",
+        put("in.jsonl.gz", zipped(BOTH)[:40]),
+    ),
+    Case(
+        "a gz that is none",
+        ("--data.source={folder}/in.jsonl.gz",),
+        "{folder}/in.jsonl.gz: can't be read as json (BadGzipFile: Not a gzipped file "
+        "(b'{\"')); mend or replace the file",
+        put("in.jsonl.gz", BOTH),
+    ),
+    Case(
+        "parquet that is something else",
+        ("--data.source={folder}/in.parquet",),
+        "{folder}/in.parquet: isn't parquet, or not all of it; mend or replace the file",
+        put("in.parquet", BOTH),
+    ),
+    Case(
+        "torn parquet",
+        ("--data.source={folder}/in.parquet",),
+        "{folder}/in.parquet: isn't parquet, or not all of it; mend or replace the file",
+        both(parquet("in.parquet", dialogue=["a"], summary=["b"]), tear),
+    ),
+    Case(
+        "rows within an object",
+        JSON,
+        "--data.dialogue_column=dialogue: {folder}/in.json has no such column; it has rows",
+        put("in.json", '{"rows": [{"dialogue": "a", "summary": "b"}]}'),
+    ),
+    Case(
+        "json that is a number",
+        JSON,
+        "{folder}/in.json: line 1 isn't a JSON object: '7'; give one on each line",
+        put("in.json", "7"),
+    ),
+    Case(
+        "json of numbers",
+        JSON,
+        "--data.dialogue_column=dialogue: {folder}/in.json has no such column; it has text",
+        put("in.json", "[1, 2]"),
+    ),
+    Case(
+        "lines of lists",
+        JSONL,
+        "{folder}/in.jsonl: line 2 isn't JSON (Extra data); give a list of objects, or one "
+        "object on each line",
+        put("in.jsonl", "[1]\n[2]\n"),
+    ),
+    Case(
+        "half a line",
+        JSONL,
+        "{folder}/in.jsonl: line 3 isn't a JSON object: '{\"dialogue\": \"Ann'; give one on "
+        "each line",
+        put("in.jsonl", BOTH + '{"dialogue": "Ann'),
+    ),
+    Case(
+        "a line that is no object",
+        JSONL,
+        "{folder}/in.jsonl: line 3 isn't a JSON object: 'oops'; give one on each line",
+        put("in.jsonl", BOTH + "oops\n" + BOTH),
+    ),
+    Case(
+        "more fields than columns",
+        CSV,
+        "{folder}/in.csv: can't be read as csv (ParserError: Error tokenizing data. C error: "
+        "Expected 2 fields in line 3, saw 4); mend or replace the file",
+        put("in.csv", "dialogue,summary\na,b\na,b,c,d\n"),
+    ),
+    Case(
+        "a column twice",
+        CSV,
+        "--data.summary_column=summary: {folder}/in.csv has no such column; it has dialogue, "
+        "dialogue.1",
+        put("in.csv", "dialogue,dialogue\na,b\na,b\n"),
+    ),
+    Case(
+        "a split twice",
+        FOLDER,
+        "{folder}/in: train.csv and train.jsonl are both the split 'train'; remove one of them",
+        both(put("in/train.jsonl", BOTH), put("in/train.csv", "x")),
+    ),
+    Case(
+        "a split that is not there",
+        ("--data.train_split=learn",),
+        "--data.train_split=learn: {folder} has only test, train, validation",
+    ),
+    Case(
+        "a file name alone that is not there",
+        ("--data.source=talks.csv",),
+        "talks.csv: there is no such file or folder; check the path",
+    ),
+    Case(
+        "nearly a split",
+        ("--data.train_split=trian",),
+        "--data.train_split=trian: {folder} has only test, train, validation; did you mean train?",
+    ),
+    Case(
+        "no split to validate on",
+        JSONL,
+        "--data.validation_split=validation: {folder}/in.jsonl has only train; "
+        "--data.validation_split=null does without",
+        put("in.jsonl", BOTH * 4),
+    ),
+    Case(
+        "no test split",
+        ("--data.source={folder}/in.jsonl", "--data.validation_split=null"),
+        "--data.test_split=test: {folder}/in.jsonl has only train; --data.test_fraction "
+        "would cut a share off the training rows",
+        put("in.jsonl", BOTH),
+        "test",
+    ),
+    Case(
+        "no split to test on",
+        ("--data.test_split=null",),
+        "--data.test_split=null: there are no such rows; name a split; --data.test_fraction "
+        "would cut a share off the training rows",
+        verb="test",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_source_that_can_t_be_read(case: Case, place: Place) -> None:
+    check(case, place)
+
+
+def cache_message(place: Place, reason: str) -> str:
+    return (
+        f"the cache of datasets, {datasets.config.HF_DATASETS_CACHE}, can't be written ({reason}); "
+        "make room or name another folder in the environment variable HF_DATASETS_CACHE"
+    )
+
+
+def test_a_cache_that_can_t_be_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", place.folder / "tiny.yaml" / "cache")
+    check(Case("below a file", (), cache_message(place, "Not a directory")), place)
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        ("load_dataset", errno.EROFS),
+        ("Dataset.filter", errno.EACCES),
+        ("Dataset.map", errno.ENOSPC),
+    ],
+)
+def test_a_cache_that_takes_no_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch, step: str, code: int
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(f"datasets.{step}", fail)
+    check(Case(step, (), cache_message(place, os.strerror(code))), place)
+
+
+def test_a_file_that_may_not_be_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, access = place.folder / "train.jsonl", os.access  # root may read anything
+    monkeypatch.setattr(os, "access", lambda path, *how: path != file and access(path, *how))
+    message = "{folder}/train.jsonl: this file may not be read; change its permissions"
+    check(Case("no permission", (), message), place)
