@@ -42,8 +42,7 @@ CASES = [
     Case(
         "no text column",
         ("--data.text_column=tweet",),
-        "--data.text_column=tweet: {folder}/hate has no such column; it has text, label; did "
-        "you mean text?",
+        "--data.text_column=tweet: {folder}/hate has no such column; it has text, label",
     ),
     Case(
         "a label that is no class",
