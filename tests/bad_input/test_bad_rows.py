@@ -154,7 +154,7 @@ CASES = [
     Case(
         "a seed below zero",
         ("--data.shuffle_split=true", "--data.test_fraction=0.1", "--data.split_seed=-1"),
-        "--data.split_seed: Not of type NonNegativeInt: -1 does not conform to restriction v>=0",
+        "--data.split_seed=-1: must be a whole number of at least 0",
     ),
     Case(
         "nothing to validate on",
