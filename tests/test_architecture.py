@@ -17,6 +17,7 @@ ANYONE = {"deferral", "errors", "seeding"}
 # Each room, and what it may import besides itself and ANYONE: rooms, or single modules of one.
 ALLOWED: dict[str, set[str]] = {
     "cli": {
+        "recipes",
         "resume",
         "callbacks",
         "modules",
@@ -27,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "algorithm",
         "demo",
     },
+    "recipes": set(),
     "resume": {"callbacks"},
     "callbacks": {"modules", "data", "report", "evaluation", "rollout", "rewards", "models"},
     "modules": {"batch", "data", "evaluation", "rollout", "rewards", "models", "algorithm"},
@@ -48,7 +50,7 @@ ABOVE_ALL = "demo/build.py"
 
 KNOWS_LIGHTNING = {"cli", "resume", "callbacks", "modules", "data"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
-PURE = {"torch", "jsonargparse"}
+PURE = {"torch", "jsonargparse", "typing_extensions"}
 HEAVY = {"transformers", "peft", "datasets", "evaluate", "rouge_score"}
 HEAVY |= {"scipy", "matplotlib", "jinja2", "pyarrow", "pandas", "tensorboard"}
 # Classes of those libraries, whose modules nobody imports at once.

@@ -31,6 +31,7 @@ from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.errors import InputError
 from detox_lightning.modules.strategy import check_strategy
+from detox_lightning.recipes import HELP, RecipeAction
 from detox_lightning.resume import choose_checkpoint
 
 TRAINER_DEFAULTS = {
@@ -84,6 +85,17 @@ class Parser(LightningArgumentParser):
             kwargs: Likewise.
         """
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """Adds an option; ``--config`` is one that knows the package's recipes.
+
+        Args:
+            names: For LightningArgumentParser.
+            options: Likewise.
+        """
+        if "--config" in names:
+            options |= {"action": RecipeAction, "help": HELP}
+        return super().add_argument(*names, **options)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **options: Any
