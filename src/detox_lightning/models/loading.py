@@ -17,6 +17,7 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.fusing import fuse_activations
 
 Loaded = TypeVar("Loaded")
+NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
 NO_GRADIENT = (
     "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient through "
     "such layers; give 8bit, or leave it null"
@@ -70,7 +71,7 @@ class Weights:
         """What :func:`load_tokenizer` is told."""
         return {
             "revision": self.revision,
-            "trust_remote_code": self.trust_remote_code or None,
+            "trust_remote_code": self.trust_remote_code,
         }
 
     def _in_bits(self) -> Any:
@@ -98,7 +99,7 @@ def load_tokenizer(name: str, **options: Any) -> Any:
     """
     from transformers import AutoTokenizer
 
-    return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **options)
+    return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **{**NO_CODE, **options})
 
 
 def load_config(name: str, **options: Any) -> Any:
@@ -113,7 +114,7 @@ def load_config(name: str, **options: Any) -> Any:
     """
     from transformers import AutoConfig
 
-    return open_by_name("config of", name, AutoConfig.from_pretrained, **options)
+    return open_by_name("config of", name, AutoConfig.from_pretrained, **{**NO_CODE, **options})
 
 
 def load_model(
@@ -138,7 +139,7 @@ def load_model(
     import transformers
 
     loader = getattr(transformers, auto_class).from_pretrained
-    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **options}
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **NO_CODE, **options}
     if quantized := options.get("quantization_config"):
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if quantized.load_in_4bit and device.type == "cpu":
@@ -314,7 +315,7 @@ def save_merged(
 
     found = adapter_base(str(adapter))
     assert found is not None, adapter
-    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code or None}
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     base = load_model(auto_class, found.name, revision=found.revision, **trust)
     merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
     head, words = merged.get_output_embeddings(), merged.get_input_embeddings()
