@@ -21,6 +21,7 @@ def main(args: list[str] | None = None) -> None:
     with deferred():
         from detox_lightning.cli import DetoxCLI
     from detox_lightning.errors import InputError, Stopped, TrainingError
+    from detox_lightning.secrecy import without_passwords
 
     try:
         DetoxCLI(args)
@@ -34,9 +35,9 @@ def main(args: list[str] | None = None) -> None:
             traceback.print_exception(error)
         for kind, code in ((InputError, 2), (TrainingError, 1)):
             if (cause := find_cause(error, kind)) is not None:
-                sys.stderr.write(f"error: {cause}\n")
+                sys.stderr.write(f"error: {without_passwords(str(cause))}\n")
                 raise SystemExit(code) from error
-        sys.stderr.write(f"error: {unforeseen(error)}\n")
+        sys.stderr.write(f"error: {without_passwords(unforeseen(error))}\n")
         raise SystemExit(1) from error
 
 

@@ -23,8 +23,10 @@ from detox_lightning.models.start import read_checkpoint
 SEQ2SEQ, CLASSIFIER = "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification"
 CODE = """from pathlib import Path
 Path({marker!r}).touch()
-from transformers import {config} as Config, {model} as Model
-from transformers import PreTrainedTokenizerFast as Tokenizer
+import transformers
+class Config(transformers.{config}): pass
+class Model(transformers.{model}): pass
+class Tokenizer(transformers.PreTrainedTokenizerFast): pass
 """
 
 
