@@ -1,13 +1,17 @@
 # make demo: install, train on the embedded default, compare before with after
 # make test: install, run the tests
 # make check: format, lint, types and tests
+# make package: build sdist and wheel, install the wheel elsewhere, run the demo there
+# make test-minimum: the tests with the oldest versions that pyproject.toml allows; not in CI
+# make audit: ask PyPI's advisory service about the pinned versions; not in CI
+# make licenses: write docs/licenses.md anew
 # make world: rebuild the models and data that the package ships
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: demo test lint check world
+.PHONY: demo test lint check package test-minimum audit licenses world
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +31,22 @@ lint: $(VENV)/installed
 	$(RUN) mypy
 
 check: lint test
+
+package: $(VENV)/installed
+	$(VENV)/bin/python scripts/package.py
+
+test-minimum:
+	$(PYTHON) -m venv $(VENV)-minimum
+	$(VENV)-minimum/bin/pip install --quiet -c constraints-minimum.txt -e ".[dev]"
+	$(VENV)-minimum/bin/python -m pytest
+
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet "pip-audit>=2.9,<3"
+	$(VENV)-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
+licenses: $(VENV)/installed
+	$(VENV)/bin/python scripts/licenses.py
 
 world: $(VENV)/installed
 	$(RUN) detox_lightning.demo.build
