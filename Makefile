@@ -3,13 +3,17 @@
 # make check: format, lint, types and tests
 # make docs: install, build the documentation into site/
 # make fuzz: odd files and configurations with ever new seeds, for FUZZ_SECONDS (an hour)
+# make package: build sdist and wheel, install the wheel elsewhere, run the demo there
+# make test-minimum: the tests with the oldest versions that pyproject.toml allows; not in CI
+# make audit: ask PyPI's advisory service about the pinned versions; not in CI
+# make licenses: write docs/licenses.md anew
 # make world: rebuild the models and data that the package ships
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: demo test lint check docs fuzz world
+.PHONY: demo test lint check docs fuzz package test-minimum audit licenses world
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +43,22 @@ docs: $(VENV)/documented
 
 fuzz: $(VENV)/installed
 	$(VENV)/bin/python tests/fuzz/endless.py
+
+package: $(VENV)/installed
+	$(VENV)/bin/python scripts/package.py
+
+test-minimum:
+	$(PYTHON) -m venv $(VENV)-minimum
+	$(VENV)-minimum/bin/pip install --quiet -c constraints-minimum.txt -e ".[dev]"
+	$(VENV)-minimum/bin/python -m pytest
+
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet "pip-audit>=2.9,<3"
+	$(VENV)-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
+licenses: $(VENV)/installed
+	$(VENV)/bin/python scripts/licenses.py
 
 world: $(VENV)/installed
 	$(RUN) detox_lightning.demo.build

@@ -13,7 +13,7 @@ ROOT = Path(detox_lightning.__file__).parent
 PACKAGE = detox_lightning.__name__
 FILES = [file for file in sorted(ROOT.rglob("*.py")) if file.parent != ROOT or file.stem[0] != "_"]
 
-ANYONE = {"deferral", "errors", "seeding"}
+ANYONE = {"deferral", "errors", "secrecy", "seeding"}
 # Each room, and what it may import besides itself and ANYONE: rooms, or single modules of one.
 ALLOWED: dict[str, set[str]] = {
     "cli": {
@@ -28,8 +28,9 @@ ALLOWED: dict[str, set[str]] = {
         "algorithm",
         "demo",
     },
-    "parsing": {"wording"},
+    "parsing": {"wording", "recipes"},
     "wording": set(),
+    "recipes": set(),
     "resume": {"callbacks"},
     "callbacks": {"modules", "data", "report", "evaluation", "rollout", "rewards", "models"},
     "modules": {"batch", "data", "evaluation", "rollout", "rewards", "models", "algorithm"},
@@ -44,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "batch": set(),
     "deferral": set(),
     "errors": set(),
+    "secrecy": set(),
     "seeding": set(),
 }
 # A command for those who change the demo, not a part of what the package does.
@@ -51,7 +53,7 @@ ABOVE_ALL = "demo/build.py"
 
 KNOWS_LIGHTNING = {"cli", "parsing", "resume", "callbacks", "modules", "data"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
-PURE = {"torch", "jsonargparse"}
+PURE = {"torch", "jsonargparse", "typing_extensions"}
 HEAVY = {"transformers", "peft", "datasets", "evaluate", "rouge_score"}
 HEAVY |= {"scipy", "matplotlib", "jinja2", "pyarrow", "pandas", "tensorboard"}
 # Classes of those libraries, whose modules nobody imports at once.

@@ -21,6 +21,7 @@ def main(args: list[str] | None = None) -> None:
     with deferred():
         from detox_lightning.cli import DetoxCLI
     from detox_lightning.errors import InputError, Stopped, TrainingError, explain
+    from detox_lightning.secrecy import without_passwords
 
     try:
         DetoxCLI(args)
@@ -34,12 +35,13 @@ def main(args: list[str] | None = None) -> None:
             traceback.print_exception(error)
         for kind, code in ((InputError, 2), (TrainingError, 1)):
             if (cause := find_cause(error, kind)) is not None:
-                sys.stderr.write(f"error: {cause}\n")
+                sys.stderr.write(f"error: {without_passwords(str(cause))}\n")
                 raise SystemExit(code) from error
         if type(error).__name__ == "MisconfigurationException":  # Lightning's name for a mistake
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            sys.stderr.write(f"error: {without_passwords(' '.join(str(error).split()))}\n")
             raise SystemExit(2) from error
-        sys.stderr.write(f"error: {explain(error) or unforeseen(error)}\n")
+        said = explain(error) or unforeseen(error)
+        sys.stderr.write(f"error: {without_passwords(said)}\n")
         raise SystemExit(1) from error
 
 

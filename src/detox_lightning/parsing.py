@@ -11,6 +11,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from detox_lightning.errors import InputError
+from detox_lightning.recipes import HELP, RecipeAction, find_recipe
 from detox_lightning.wording import class_names, nearest_option, wanted
 
 MARK = "» "  # before what is to be said, inside the pages of jsonargparse
@@ -38,6 +39,17 @@ class Parser(LightningArgumentParser):
             kwargs: Likewise.
         """
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """Adds an option; ``--config`` is one that knows the package's recipes.
+
+        Args:
+            names: For LightningArgumentParser.
+            options: Likewise.
+        """
+        if "--config" in names:
+            options |= {"action": RecipeAction, "help": HELP}
+        return super().add_argument(*names, **options)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **options: Any
@@ -191,11 +203,10 @@ def check_config(file: Path) -> None:
     Raises:
         InputError: If there is no such file, or it isn't.
     """
-    if not file.is_file():
-        what = "this is a folder" if file.is_dir() else "there is no such file"
-        raise InputError(f"--config={file}: {what}; give a YAML file")
+    if file.is_dir():
+        raise InputError(f"--config={file}: this is a folder; give a YAML file")
     try:
-        text = file.read_text(encoding="utf8")
+        text = Path(find_recipe(str(file))).read_text(encoding="utf8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise InputError(f"--config={file}: can't be read ({error.strerror})") from error

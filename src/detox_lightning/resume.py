@@ -206,8 +206,15 @@ def done(checkpoint: Path) -> int:
 
 
 def run_name(checkpoint: Path | None) -> str | None:
-    """The name of the folder of the run that wrote a checkpoint, where it tells."""
-    return None if checkpoint is None else _opened(checkpoint).get(RUN)
+    """The name of the folder of the run that wrote a checkpoint, where it tells.
+
+    What would lead out of the folder of runs is none: the checkpoint may be somebody else's.
+    """
+    name = None if checkpoint is None else _opened(checkpoint).get(RUN)
+    is_plain = (
+        isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    )
+    return name if is_plain else None
 
 
 def _opened(checkpoint: Path) -> dict[str, Any]:

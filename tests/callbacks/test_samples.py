@@ -1,6 +1,7 @@
 """When samples are logged, what of them and where, and that a table stays a table."""
 
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from unittest.mock import call, create_autospec
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
 
 from detox_lightning.callbacks.samples import SamplesCallback, markdown_table
 from detox_lightning.rollout import Samples
@@ -115,10 +117,27 @@ def test_texts_cannot_leave_their_cell() -> None:
     table = markdown_table([("hello | you\n", HOSTILE, 0.12345, 9, -0.0625), ("", "", -2.0, 1, 3)])
     assert table.splitlines() == [
         *HEAD,
-        "| hello &#124; you | a &#124; b<br>&lt;script>alert('&amp;')&lt;/script> `c` &amp;lt; "
+        "| hello &#124; you | a &#124; b<br>&#60;script&#62;alert('&#38;')&#60;/script&#62; "
+        "&#96;c&#96; &#38;lt; "
         "| 0.123 | 9 | -0.062 |",
         "|  |  | -2.000 | 1 | 3.000 |",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one ` tick",  # with one in the next cell a bar between them would be code
+        "![a picture](http://example.org/x.png)",
+        "[a link](http://example.org) **bold** _slanted_ ~~gone~~",
+        r"\* and \| &amp; <b>",
+    ],
+)
+def test_tensorboard_shows_a_text_as_it_is(text: str) -> None:
+    page = markdown_to_safe_html(markdown_table([(text, text, 0.5, 9, 0.25)]))
+    row = ElementTree.fromstring(page).findall(".//td")
+    assert [cell.text for cell in row] == [text, text, "0.500", "9", "0.250"]
+    assert [list(cell) for cell in row] == [[]] * 5
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\u2028", "\x0b", "\x0c", "\x85"])

@@ -5,11 +5,12 @@ value loss.
 """
 
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
+from typing_extensions import NamedTuple  # Python 3.10's own can't be generic
 
 from detox_lightning.algorithm.masks import masked_sum
 from detox_lightning.algorithm.types import Experience

@@ -9,6 +9,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from detox_lightning.callbacks.folders import free, log_folder
 from detox_lightning.callbacks.writing import partial_of
+from detox_lightning.secrecy import without_secrets
 
 
 class ConfigurationCallback(SaveConfigCallback):
@@ -27,12 +28,26 @@ class ConfigurationCallback(SaveConfigCallback):
             return
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / self.config_filename
-        text = self.parser.dump(self.config, skip_none=False)
+        text = discreet(self.parser.dump(self.config, skip_none=False))
         is_there = (same(text, other) for other in folder.glob(f"{file.stem}*{file.suffix}"))
         if not any(is_there):
             partial = partial_of(file)
             partial.write_text(text, encoding="utf8")
             partial.replace(free(file))
+
+
+def discreet(text: str) -> str:
+    """A configuration without secrets, which whoever goes on with it must give again.
+
+    Args:
+        text: YAML, with comments only above it.
+    """
+    tree = yaml.safe_load(text)
+    hidden = without_secrets(tree)
+    if hidden == tree:
+        return text
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    return head + yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
 
 
 def same(text: str, other: Path) -> bool:

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from detox_lightning.callbacks.progress import next_point
 from detox_lightning.report.panels import PANELS
+from detox_lightning.secrecy import SECRET, without_passwords
 
 LONGEST = 100  # characters of a value in the table
-SECRET = re.compile(r"(?:^|[._])(?:token|key|password|secret)$", re.IGNORECASE)
 
 
 class DashboardCallback(Callback):
@@ -99,7 +99,7 @@ def columns(name: str, value: Any) -> dict[str, Any]:
     if value is None or inspect.isroutine(value):
         return {}
     if isinstance(value, bool | str | list | tuple):
-        return {name: str(value)[:LONGEST]}
+        return {name: without_passwords(str(value))[:LONGEST]}
     if isinstance(value, int | float):
         return {name: value}
     if isinstance(value, Mapping) and "class_path" in value:
@@ -114,4 +114,4 @@ def columns(name: str, value: Any) -> dict[str, Any]:
     if hasattr(value, "__dict__"):
         options = {key: x for key, x in vars(value).items() if isinstance(x, bool | int | float)}
         return {name: type(value).__name__, **hyper_parameters(options, inside)}
-    return {name: str(value)[:LONGEST]}
+    return {name: without_passwords(str(value))[:LONGEST]}

@@ -1,6 +1,5 @@
 """Where a file comes from: the command, the time, the versions."""
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,15 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.modules.checkpoint import plain
 from detox_lightning.report.files import versions
+from detox_lightning.secrecy import discreet_words, without_passwords, without_secrets
 
 KEY = "detox_lightning_origin"
-SECRET_NAME = r"(?:token|key|password|secret)"
-SECRET_FLAG = re.compile(rf"^--[\w.-]*{SECRET_NAME}$", re.IGNORECASE)
-# a value after a name, in a flag or inside JSON, and what stands before the @ of an address
-SECRETS = (
-    re.compile(rf"({SECRET_NAME}[\"']?\s*[:=]\s*[\"']?)[^\"',}}\s]+", re.IGNORECASE),
-    re.compile(r"(://)[^/@\s]+(?=@)"),
-)
 
 
 class OriginCallback(Callback):
@@ -31,6 +24,9 @@ class OriginCallback(Callback):
     ) -> None:
         """Writes plain values, beside what the module writes of itself."""
         checkpoint[KEY] = plain(training(trainer, pl_module))
+        name = "datamodule_hyper_parameters"
+        if name in checkpoint:
+            checkpoint[name] = without_secrets(plain(checkpoint[name]))
 
 
 def training(trainer: Trainer, module: Any) -> dict[str, Any]:
@@ -55,7 +51,7 @@ def from_anywhere(name: str) -> str:
     Args:
         name: A file, a folder, or what is none of this machine's.
     """
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    return str(Path(name).resolve()) if Path(name).exists() else without_passwords(name)
 
 
 def origin(trainer: Trainer) -> dict[str, Any]:
@@ -79,10 +75,4 @@ def command(words: Sequence[str], program: str = "python -m detox_lightning") ->
         words: Its words after the program's name.
         program: What stands before them.
     """
-    shown = list(words)
-    for pattern in SECRETS:
-        shown = [pattern.sub(r"\1***", word) for word in shown]
-    for place, word in enumerate(words[:-1]):
-        if SECRET_FLAG.search(word):
-            shown[place + 1] = "***"
-    return f"{program} {shlex.join(shown)}"
+    return f"{program} {shlex.join(discreet_words(words))}"

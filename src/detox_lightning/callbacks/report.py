@@ -1,7 +1,7 @@
 """Writes what ``test`` found, and prints a short table."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -17,6 +17,7 @@ from detox_lightning.callbacks.origin import origin
 from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summarize
 from detox_lightning.report.curves import read_curves
 from detox_lightning.report.files import short_table, write_files
+from detox_lightning.secrecy import without_secrets
 
 
 class ReportCallback(Callback):
@@ -95,7 +96,7 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
     """
     sources = getattr(getattr(trainer, "datamodule", None), "sources", [])
     made = origin(trainer)
-    return {
+    about = {
         "command": made["command"],
         "created": made["created"],
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
@@ -106,3 +107,4 @@ def describe(trainer: Trainer, module: Any) -> dict[str, Any]:
         "resamples": RESAMPLES,
         "versions": made["versions"],
     }
+    return cast("dict[str, Any]", without_secrets(about))

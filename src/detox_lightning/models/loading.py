@@ -18,6 +18,7 @@ from detox_lightning.models.fusing import fuse_activations
 
 Loaded = TypeVar("Loaded")
 ITS_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
+NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
 NO_GRADIENT = (
     "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient through "
     "such layers; give 8bit, or leave it null"
@@ -71,7 +72,7 @@ class Weights:
         """What :func:`load_tokenizer` is told."""
         return {
             "revision": self.revision,
-            "trust_remote_code": self.trust_remote_code or None,
+            "trust_remote_code": self.trust_remote_code,
         }
 
     def _in_bits(self) -> Any:
@@ -105,7 +106,7 @@ def load_tokenizer(name: str, **options: Any) -> Any:
             f"can't open the tokenizer {name!r}: the folder has none of its files, such as "
             "tokenizer.json; copy them from the base model, or give --data.tokenizer"
         )
-    return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **options)
+    return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **{**NO_CODE, **options})
 
 
 def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, example: str) -> None:
@@ -165,7 +166,7 @@ def load_config(name: str, **options: Any) -> Any:
     """
     from transformers import AutoConfig
 
-    return open_by_name("config of", name, AutoConfig.from_pretrained, **options)
+    return open_by_name("config of", name, AutoConfig.from_pretrained, **{**NO_CODE, **options})
 
 
 def load_model(
@@ -190,7 +191,7 @@ def load_model(
     import transformers
 
     loader = getattr(transformers, auto_class).from_pretrained
-    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **options}
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **NO_CODE, **options}
     if quantized := options.get("quantization_config"):
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if quantized.load_in_4bit and device.type == "cpu":
@@ -401,7 +402,7 @@ def save_merged(
 
     found = adapter_base(str(adapter))
     assert found is not None, adapter
-    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code or None}
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     base = load_model(auto_class, found.name, revision=found.revision, **trust)
     merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
     head, words = merged.get_output_embeddings(), merged.get_input_embeddings()

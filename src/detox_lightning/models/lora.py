@@ -111,6 +111,7 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
     from peft.utils import load_peft_weights
 
     def opened(located: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+        _check_safe(located, **options)
         model = PeftModel.from_pretrained(base, located, is_trainable=trainable, **options)
         return model, load_peft_weights(located, device="cpu", **options)
 
@@ -142,6 +143,16 @@ def _misfit(name: str, base: Any, reason: str) -> str:
         f"the adapter {name!r} doesn't fit the base {base.name_or_path!r}: {reason}. "
         "Give the base that the adapter was trained on, or the adapter alone."
     )
+
+
+def _check_safe(located: str, **options: Any) -> None:
+    """Refuses an adapter without safetensors, of which peft would open a pickle."""
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+    from transformers.utils.hub import cached_file
+
+    missing = {"_raise_exceptions_for_missing_entries": False}
+    if cached_file(located, SAFETENSORS_WEIGHTS_NAME, **missing, **options) is None:
+        raise OSError(f"it has no file {SAFETENSORS_WEIGHTS_NAME}")
 
 
 def _check_options(options: dict[str, Any]) -> None:

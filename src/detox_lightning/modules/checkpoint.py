@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
 from detox_lightning.modules.misfit import differs, misfits
+from detox_lightning.secrecy import without_secrets
 
 KEY = "detox_lightning"
 VERSION = 1
@@ -86,7 +87,7 @@ def stamp(checkpoint: dict[str, Any], stage: str, base: str, **facts: Any) -> No
     """
     checkpoint[KEY] = {"version": VERSION, "stage": stage, "base": base, **plain(facts)}
     if "hyper_parameters" in checkpoint:
-        checkpoint["hyper_parameters"] = plain(checkpoint["hyper_parameters"])
+        checkpoint["hyper_parameters"] = without_secrets(plain(checkpoint["hyper_parameters"]))
 
 
 def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def model_card(facts: CardFacts) -> str:
     origin = {"base": facts.base, "data": ", ".join(facts.data) or "unknown", **facts.about}
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {facts.name}",
-        f"Trained with detox_lightning on `{facts.base}`.",
+        f"Trained with detox_lightning on `{_cell(facts.base)}`.",
         f"## Use\n\n```python\n{python}\n```\n\n{USES[task]}",
         f"## Where it comes from\n\n{_table(origin)}",
     ]

@@ -1,0 +1,85 @@
+"""Writes docs/licenses.md: what the installed runtime dependencies are licensed under.
+
+``make licenses``, in an environment with the pinned versions.
+"""
+
+import re
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+COPYLEFT = re.compile(r"GPL|MPL|EPL|CDDL|EUPL|Mozilla|Affero", re.IGNORECASE)
+GPU = re.compile("nvidia-|cuda-|triton")  # of torch's builds for GPUs
+HEAD = """\
+# Licences
+
+What `pip install detox-lightning` installs on Linux, without CUDA's libraries (NVIDIA's terms),
+in the versions of `constraints.txt`, and what each says of its licence. `make licenses` writes this
+page anew.
+
+| package | version | licence |
+|---|---|---|
+"""
+FOOT = """
+Copyleft, in part or in whole: {found}.
+The package uses them unchanged and ships none of them; the Mozilla Public License asks for changes
+to its own files alone.
+"""
+
+
+def declared() -> list[Requirement]:
+    """The dependencies of pyproject.toml; Python 3.10 has no reader for it."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf8")
+    (block,) = re.findall(r"^dependencies = \[(.*?)^\]$", text, re.MULTILINE | re.DOTALL)
+    return [Requirement(line) for line in re.findall(r'"([^"]+)"', block)]
+
+
+def runtime() -> dict[str, str]:
+    """Names and versions of all that the package needs, CUDA's libraries left out."""
+    found: dict[str, str] = {}
+    waiting, seen = declared(), set[tuple[str, frozenset[str]]]()
+    while waiting:
+        needed = waiting.pop()
+        wanted = (needed.name, frozenset(needed.extras))
+        try:
+            held = distribution(needed.name)
+        except PackageNotFoundError:  # CUDA's, beside a build for CPUs
+            continue
+        if wanted in seen or GPU.match(needed.name):
+            continue
+        seen.add(wanted)
+        found[held.metadata["Name"]] = held.version.partition("+")[0]
+        for further in map(Requirement, held.requires or []):
+            extras = ("", *needed.extras)
+            if not further.marker or any(further.marker.evaluate({"extra": e}) for e in extras):
+                waiting.append(further)
+    return found
+
+
+def license_of(package: Distribution) -> str:
+    """What a package's metadata says: an SPDX expression, else its classifiers, else a line."""
+    facts = package.metadata
+    classifiers = [
+        line.rpartition(" :: ")[2]
+        for line in facts.get_all("Classifier") or []
+        if line.startswith("License ::") and not line.endswith("OSI Approved")
+    ]
+    lines = (facts.get("License") or "").strip().splitlines()
+    short = lines[0] if lines and len(lines[0]) < 60 else ""
+    return facts.get("License-Expression") or ", ".join(classifiers) or short or "not stated"
+
+
+def page() -> str:
+    """The page as Markdown."""
+    versions = runtime()
+    rows = {name: license_of(distribution(name)) for name in versions}
+    names = sorted(rows, key=str.lower)
+    table = [f"| {name} | {versions[name]} | {rows[name]} |" for name in names]
+    found = ", ".join(f"{name} ({rows[name]})" for name in names if COPYLEFT.search(rows[name]))
+    return HEAD + "\n".join(table) + "\n" + FOOT.format(found=found or "none")
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "licenses.md").write_text(page(), encoding="utf8")
