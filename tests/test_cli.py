@@ -152,7 +152,7 @@ WRONG = {  # more of them: tests/bad_input
     '--model.kl={"coef": "high"}': "--model.kl.coef=high: must be a number of at least 0",
     "--model.kl={coef:1}": "--model.kl: must be a mapping of its options, such as {name: value}",
     "--model=NoModule": "--model=NoModule: there is no such class; did you mean PPOModule?",
-    "--config=none.yaml": "--config=none.yaml: there is no such file; give a YAML file",
+    "--config=none.yaml": "--config=none.yaml: there is no such file here, and no such recipe",
     "--config=typo.yaml": "--model.mini_batch_siz: there is no such option; did you mean "
     "--model.mini_batch_size?",
     "--model.sampling.min_new_tokens=49": "sampling.min_new_tokens=49 is above max_new_tokens=48",

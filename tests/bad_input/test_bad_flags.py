@@ -7,6 +7,7 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 from command import run
+from detox_lightning.recipes import recipes
 
 FLAGS = {
     "--bogus=1": "--bogus: there is no such option",
@@ -144,10 +145,23 @@ def test_configurations_that_make_no_sense(text: bytes, place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "message"), [("no.yaml", "there is no such file"), (".", "this is a folder")]
+    ("file", "message"),
+    [
+        (".", "this is a folder; give a YAML file"),
+        (
+            "configs/dema.yaml",
+            "there is no such file here, and no such recipe in the package; nearest is "
+            "configs/demo.yaml",
+        ),
+        (
+            "mine",
+            "there is no such file here, and no such recipe in the package; those are "
+            + ", ".join(recipes()),
+        ),
+    ],
 )
 def test_configurations_that_are_not_there(file: str, message: str, place: Place) -> None:
-    check(Case("", (f"--config={file}",), f"--config={file}: {message}; give a YAML file"), place)
+    check(Case("", (f"--config={file}",), f"--config={file}: {message}"), place)
 
 
 def test_commands_that_are_none() -> None:

@@ -251,8 +251,8 @@ CASES = [
     Case(
         "no adapter in a folder",
         ("--model.adapter={policy}",),
-        "can't open the adapter '{policy}': Can't find 'adapter_config.json' at "
-        "'{policy}'. Give a folder in Hugging Face format with safetensors",
+        "can't open the adapter '{policy}': it has no file adapter_model.safetensors. "
+        "Give a folder in Hugging Face format with safetensors",
     ),
     Case(
         "an adapter of another width",

@@ -2,12 +2,14 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from command import IdleCLI, tiny_recipe
 from detox_lightning.callbacks import signals
 
 
@@ -44,26 +46,37 @@ def test_a_request_is_agreed_on_without_a_barrier(
 
 
 @pytest.mark.parametrize(
-    ("words", "goes_on"),
+    ("flags", "goes_on"),
     [
-        (["fit", "--ckpt_path", "last"], True),
-        (["fit", "--ckpt_path=last", "--config", "c"], True),
-        (["fit", "--config", "last"], False),
-        (["fit", "--ckpt_path", "runs/last.ckpt"], False),  # would go on from there each time
+        (["--ckpt_path", "last"], True),
+        (["--config", "last.yaml"], True),  # which says ckpt_path: last
+        ([], False),
+        (["--ckpt_path", "runs/last.ckpt"], False),  # would go on from there each time
     ],
 )
 def test_slurm_begins_nothing_anew(
-    words: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch
+    flags: list[str],
+    goes_on: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tiny_t5: str,
+    tiny_classifier: str,
 ) -> None:
     """A job whose command doesn't go on would do the same again and again."""
+    monkeypatch.chdir(tmp_path)
+    Path("last.yaml").write_text("ckpt_path: last")
+    Path("runs").mkdir()
+    torch.save({}, "runs/last.ckpt")
+    recipe = tiny_recipe(tmp_path, tiny_t5, tiny_classifier)
+    trainer: Any = IdleCLI(["fit", "--config", recipe, *flags]).trainer
     asked: list[list[str]] = []
     warned: list[str] = []
     monkeypatch.setattr(signals.subprocess, "run", lambda command, **_: asked.append(command))
     monkeypatch.setattr(signals, "rank_zero_warn", warned.append)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    strategy = SimpleNamespace(cluster_environment=signals.SLURMEnvironment(auto_requeue=True))
-    trainer: Any = SimpleNamespace(strategy=strategy, is_global_zero=True, words=words)
+    environment = signals.SLURMEnvironment(auto_requeue=True)
+    monkeypatch.setattr(trainer.strategy, "cluster_environment", environment, raising=False)
     signals.requeue(trainer, signal.SIGTERM)  # the job was cancelled
     assert not asked
     assert not warned

@@ -112,7 +112,7 @@ def test_code_in_a_policys_folder_does_not_run(
     folder = with_code(
         tiny_t5, tmp_path / "t5", marker, "T5Config", "T5ForConditionalGeneration", SEQ2SEQ
     )
-    with pytest.raises(InputError, match=r"contains custom code which must be executed"):
+    with pytest.raises(InputError, match="brings code of its own, which is not run unasked"):
         OPENERS[what](folder)
     assert not marker.exists()
 
@@ -123,9 +123,9 @@ def test_code_in_a_classifiers_folder_does_not_run(
 ) -> None:
     kind = "BertForSequenceClassification"
     folder = with_code(tiny_classifier, tmp_path / "bert", marker, "BertConfig", kind, CLASSIFIER)
-    with pytest.raises(InputError, match=r"contains custom code which must be executed"):
+    with pytest.raises(InputError, match="brings code of its own, which is not run unasked"):
         TextClassifier(folder).load()
-    with pytest.raises(InputError, match=r"contains custom code which must be executed"):
+    with pytest.raises(InputError, match="brings code of its own, which is not run unasked"):
         load_model(CLASSIFIER, folder)
     assert not marker.exists()
 
@@ -136,9 +136,9 @@ def test_code_in_a_perplexity_models_folder_does_not_run(
 ) -> None:
     auto = "AutoModelForCausalLM"
     folder = with_code(tiny_gpt2, tmp_path / "p", marker, "GPT2Config", "GPT2LMHeadModel", auto)
-    with pytest.raises(InputError, match=r"contains custom code which must be executed"):
+    with pytest.raises(InputError, match="brings code of its own, which is not run unasked"):
         Perplexity(folder).load()
-    with pytest.raises(InputError, match=r"contains custom code which must be executed"):
+    with pytest.raises(InputError, match="brings code of its own, which is not run unasked"):
         load_model(auto, folder)
     assert not marker.exists()
 
@@ -154,9 +154,9 @@ def test_a_pickled_model_is_refused(
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(marker)))
     with pytest.raises(InputError) as raised:
         load_model(auto, str(folder))
-    message = str(raised.value)
-    assert message.startswith(f"can't open the model '{folder}': ")
-    assert "model.safetensors" in message
+    assert str(raised.value).startswith(
+        f"can't open the model '{folder}': its weights are pickled (pytorch_model.bin), and "
+    )
     assert not marker.exists()
 
 
@@ -169,10 +169,8 @@ def test_a_pickled_adapter_is_refused(tiny_t5: str, tmp_path: Path, marker: Path
     (folder / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(marker)))
     with pytest.raises(InputError) as raised:
         load_adapter(load_model(SEQ2SEQ, tiny_t5), str(folder))
-    assert str(raised.value) == (
-        f"can't open the adapter '{folder}': it has no file adapter_model.safetensors. Give a "
-        "local folder in Hugging Face format with safetensors, or a hub id that this machine can "
-        "reach."
+    assert str(raised.value).startswith(
+        f"can't open the adapter '{folder}': its weights are pickled (adapter_model.bin), and "
     )
     assert not marker.exists()
 

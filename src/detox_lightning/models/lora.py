@@ -1,6 +1,7 @@
 """Low-rank adapters (https://arxiv.org/abs/2106.09685): a small trained part on a frozen base."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
@@ -150,9 +151,9 @@ def _check_safe(located: str, **options: Any) -> None:
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
     from transformers.utils.hub import cached_file
 
-    missing = {"_raise_exceptions_for_missing_entries": False}
-    if cached_file(located, SAFETENSORS_WEIGHTS_NAME, **missing, **options) is None:
+    if Path(located).is_dir() and not Path(located, SAFETENSORS_WEIGHTS_NAME).is_file():
         raise OSError(f"it has no file {SAFETENSORS_WEIGHTS_NAME}")
+    cached_file(located, SAFETENSORS_WEIGHTS_NAME, **options)
 
 
 def _check_options(options: dict[str, Any]) -> None:
