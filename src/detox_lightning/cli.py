@@ -77,6 +77,7 @@ KNOWN_WARNINGS = (
     "Checkpoint directory .* exists and is not empty.*",
     "Experiment logs directory .* exists and is not empty.*",
     "Using ModelCheckpoint with manual optimization and every_n_train_steps.*",
+    "Detected call of `lr_scheduler.step.*",  # where the first rollouts are left out
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
 

@@ -1,5 +1,6 @@
 """Policy, reward and prompts make a rollout. No Lightning here."""
 
+import inspect
 import math
 import traceback
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from detox_lightning.models.reading import Prompts
 from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
 
+LONGEST = 200  # characters of a response in a message
 NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
 
 
@@ -148,7 +150,11 @@ def blamed(reward: Reward, place: str) -> Iterator[None]:
     except (InputError, TrainingError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        if "can't allocate memory" in str(error):  # torch has no class of its own for a CPU's
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        its = [frame for frame in frames if frame.filename == inspect.getfile(type(reward))]
+        last = (its or frames)[-1]
         said = (str(error).strip() or "no reason given").splitlines()[0]
         raise TrainingError(
             f"{place}: the reward {reward.name!r} failed with {type(error).__name__}: {said} "
@@ -170,7 +176,7 @@ def what_is_not_finite(
     Returns:
         None if all are finite.
     """
-    scores = {**{f"the reward {part!r}": x for part, x in parts.items()}}
+    scores = {f"the reward {part!r}": x for part, x in parts.items()}
     scores[f"the reward {name!r}"] = rollout.scores
     others = {
         "the policy's log-probability": rollout.old_logprobs,
@@ -184,7 +190,8 @@ def what_is_not_finite(
     for what, row in zip(figures, table, strict=True):
         for text, figure in zip(texts, row, strict=True):
             if not math.isfinite(figure):
-                return f"{what} gave {figure} for the response {text!r}"
+                shown = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
+                return f"{what} gave {figure} for the response {shown!r}"
     return None
 
 

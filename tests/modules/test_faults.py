@@ -1,5 +1,6 @@
 """What happens when a score, a loss or a gradient is not finite, or a reward fails."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,8 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 from torch import Tensor
 
+from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
+from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.faults import FaultsCallback
 from detox_lightning.errors import TrainingError
 from detox_lightning.modules import RewardModule, SupervisedModule, update
@@ -58,7 +61,9 @@ def test_a_rollout_whose_score_is_not_finite_is_left_out(
     assert (module.rollouts, module.faults.count) == (3, 1)
     assert module.learning_rate.last_epoch == 3
     assert [step.metrics["ppo/faults"] for step in module.watched] == [0, 1, 1]
-    assert all(math.isfinite(x) for step in module.watched for x in step.metrics.values())
+    healthy = [step.metrics for step in (first, third)]
+    assert all(math.isfinite(x) for metrics in healthy for x in metrics.values())
+    assert math.isnan(second.metrics["objective/kl"])  # not the first one's once more
     assert math.isfinite(module.kl_coef)
     healthy = make_module(tiny_t5, tiny_classifier, reward=Turning(0.0))
     fit(tmp_path, healthy, rollouts=2)
@@ -122,7 +127,7 @@ def test_only_the_mini_batch_whose_gradient_is_not_finite_is_left_out(
     assert all(value.isfinite().all() for value in step.after.values())
     assert not equal(step.before, step.after)
     assert step.metrics["ppo/faults"] == 1
-    assert step.metrics["ppo/skipped_minibatches"] == 0
+    assert step.metrics["ppo/skipped_minibatches"] == 1
     assert math.isfinite(step.metrics["ppo/grad_norm"])
     rows = step.orders[0].split(4)[1].tolist()
     about = json.loads((tmp_path / "faults" / "rollout-0.json").read_text())
@@ -135,16 +140,36 @@ def test_only_the_mini_batch_whose_gradient_is_not_finite_is_left_out(
 def test_a_loss_that_is_not_finite_is_left_out(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path
 ) -> None:
-    """A score of 1e30 squares to infinity: each of the rollout's mini-batches is a fault."""
+    """A score of 1e30 squares to infinity, in each of the rollout's mini-batches."""
     options = {"reward": Turning(1e30, 1), "mini_batch_size": 8}
     module = make_module(tiny_t5, tiny_classifier, **options)
     with pytest.warns(UserWarning, match="the loss is inf, .* left out"):
         fit(tmp_path, module, rollouts=3, callbacks=[FaultsCallback()])
     assert optimizer_steps(module) == [2, 0, 2]
     assert equal(module.watched[1].before, module.watched[1].after)
-    assert module.faults.count == 2
+    assert module.watched[1].metrics["ppo/faults"] == 1
     names = {file.name for file in (tmp_path / "faults").glob("*.json")}
-    assert names == {"rollout-1.json", "rollout-1-1.json"}
+    assert names == {"rollout-1.json"}  # the first of two passes
+
+
+def test_moments_know_nothing_of_what_was_left_out(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_module(tiny_t5, tiny_classifier, scores=ScoreShaping(scale=True))
+    seen, learn = [], module.learn
+
+    def learning(*rollout: Any) -> Any:
+        if module.rollouts == 1:
+            overflow = torch.tensor(INF)
+            monkeypatch.setattr(update, "clip_grad_norm_", lambda *_: overflow)
+        came = learn(*rollout)
+        seen.append(dataclasses.astuple(module.moments))
+        return came
+
+    monkeypatch.setattr(module, "learn", learning)
+    fit(tmp_path, module, rollouts=2)
+    assert optimizer_steps(module) == [4, 0]
+    assert seen[0] == seen[1] != dataclasses.astuple(RunningMoments())
 
 
 def test_too_many_faults_end_the_run(tiny_t5: str, tiny_classifier: str, tmp_path: Path) -> None:
@@ -155,9 +180,9 @@ def test_too_many_faults_end_the_run(tiny_t5: str, tiny_classifier: str, tmp_pat
     text = module.watched[2].responses.texts[2]
     assert str(raised.value) == (
         f"rollout 2: the reward 'turning' gave inf for the response {text!r}. Look at the reward, "
-        "at the rollout's texts and, in half precision, at model.weights.dtype. This is update 2 "
-        "that can't be made, and model.max_faults=1. Weights and checkpoints are untouched. The "
-        f"batch is in {tmp_path}/faults/rollout-2.safetensors"
+        "at the rollout's texts and, in half precision, at model.weights.dtype. This is fault 2 of "
+        "the run, and model.max_faults=1. Checkpoints are untouched: go on from one with "
+        f"--ckpt_path. The batch is in {tmp_path}/faults/rollout-2.safetensors"
     )
     assert raised.value.by_all
     assert equal(module.copies(), module.watched[0].after)
@@ -171,7 +196,7 @@ def test_the_count_of_faults_survives_a_resume(
     trainer = fit(tmp_path, module, rollouts=2)
     trainer.save_checkpoint(tmp_path / "two.ckpt")
     later = make_module(tiny_t5, tiny_classifier, reward=Turning(NAN, 0), **options)
-    with pytest.raises(TrainingError, match=r"^rollout 2: .* This is update 2 that can't be made"):
+    with pytest.raises(TrainingError, match=r"^rollout 2: .* This is fault 2 of the run"):
         fit(tmp_path, later, rollouts=3, ckpt_path=tmp_path / "two.ckpt")
 
 
@@ -283,6 +308,47 @@ def test_a_step_of_the_stages_before_is_left_out(
     assert torch.load(tmp_path / "it.ckpt")["detox_lightning"]["faults"] == 1
 
 
+def test_all_batches_of_a_step_are_shown(tiny_encoder: str, tmp_path: Path) -> None:
+    """Which of them it was, their gradients' sum doesn't tell."""
+    spoiling = Spoiling(step=2)
+    trainer = make_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2, callbacks=[spoiling])
+    with pytest.warns(UserWarning, match=r"^step 1: the gradient's norm is inf: left out\. The"):
+        trainer.fit(reward(tiny_encoder), texts_loader(4))
+    files = sorted((tmp_path / "faults").glob("*.safetensors"))
+    assert [file.name for file in files] == ["step-1-1.safetensors", "step-1.safetensors"]
+    for file, batch in zip(reversed(files), spoiling.given[2:4], strict=True):
+        assert torch.equal(load_file(file)["input_ids"], batch.input_ids)
+
+
+class Wild(FaultsCallback):
+    """Makes the weights such that what they say is not finite, after the second rollout."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args)
+        if pl_module.rollouts == 2:
+            with torch.no_grad():
+                for name, parameter in pl_module.named_parameters():
+                    if "lora_B" in name:
+                        parameter.fill_(NAN)
+
+
+def test_a_policy_that_is_broken_is_not_saved_again_and_again(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    module = make_module(tiny_t5, tiny_classifier, max_faults=2)
+    saving = BoundedCheckpoint(dirpath=tmp_path / "checkpoints", every_n_batches=1, save_top_k=0)
+    options = {"callbacks": [Wild(), saving], "enable_checkpointing": True}
+    with pytest.raises(TrainingError, match=r"^rollout 4: .*This is fault 3"):
+        fit(tmp_path, module, rollouts=9, **options)
+    saved = {file.stem: torch.load(file) for file in (tmp_path / "checkpoints").glob("*.ckpt")}
+    assert {name: x["detox_lightning"]["rollouts"] for name, x in saved.items()} == {
+        "last": 2,
+        "previous": 1,
+    }
+    sound = [x.isfinite().all() for x in saved["previous"]["state_dict"].values()]
+    assert all(sound)
+
+
 def test_too_many_such_steps_end_the_run(tiny_encoder: str, tmp_path: Path) -> None:
     module = RewardModule(tiny_encoder, max_faults=0)
     trainer = make_trainer(tmp_path, max_epochs=1, callbacks=[Spoiling(step=2)])
@@ -291,8 +357,8 @@ def test_too_many_such_steps_end_the_run(tiny_encoder: str, tmp_path: Path) -> N
     assert str(raised.value) == (
         "step 2: the gradient's norm is inf. Likely causes: too high a learning rate "
         "(model.optimizer.lr), no gradient clipping (trainer.gradient_clip_val), or half "
-        "precision. This is update 1 that can't be made, and model.max_faults=0. Weights and "
-        f"checkpoints are untouched. The batch is in {tmp_path}/faults/step-2.safetensors"
+        "precision. This is fault 1 of the run, and model.max_faults=0. Checkpoints are untouched: "
+        f"go on from one with --ckpt_path. The batch is in {tmp_path}/faults/step-2.safetensors"
     )
 
 

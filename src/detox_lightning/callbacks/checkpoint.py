@@ -185,6 +185,8 @@ class BoundedCheckpoint(ModelCheckpoint):
         candidates = {**self._monitor_candidates(trainer), **names}
         for logger in trainer.loggers:
             logger.save()
+        # where no step was taken, last and previous stay two places of the run
+        is_new = self._last_global_step_saved != trainer.global_step
         self.is_writing = True
         try:
             if self.also_best:
@@ -192,7 +194,8 @@ class BoundedCheckpoint(ModelCheckpoint):
                 self._enable_version_counter = counts and not self.goes_on
                 self._save_topk_checkpoint(trainer, candidates)
                 self._enable_version_counter = counts
-            self._save_last_checkpoint(trainer, candidates)
+            if is_new:
+                self._save_last_checkpoint(trainer, candidates)
         finally:
             self.is_writing = False
         self.noted, self.also_best = None, False

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.callbacks.folders import free, log_folder
 from detox_lightning.callbacks.writing import partial_of
+from detox_lightning.errors import TrainingError
 from detox_lightning.modules.faults import Fault
 
 FOLDER = "faults"
@@ -46,8 +47,11 @@ class FaultsCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Writes what training ended with, and adds to its message where that is."""
-        for _, told in self.written(trainer, pl_module):
-            exception.args = (f"{exception}. {told}",)
+        for fault, told in self.written(trainer, pl_module):
+            if isinstance(exception, TrainingError) and fault.what in str(exception):
+                exception.args = (f"{exception}. {told}",)
+            else:
+                warnings.warn(f"{fault.place}: {fault.what}. {told}", stacklevel=2)
 
     def written(self, trainer: Trainer, module: Any) -> Iterator[tuple[Fault, str]]:
         """Writes what the module has kept.

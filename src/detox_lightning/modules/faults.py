@@ -49,7 +49,7 @@ class Faults:
     """The faults of a run.
 
     Attributes:
-        count: Updates that were left out so far.
+        count: Rollouts or steps of which something was left out so far.
         kept: What is to be written to the disk.
     """
 
@@ -57,26 +57,28 @@ class Faults:
         """Nothing has gone wrong yet.
 
         Args:
-            bound: How many updates may be left out.
+            bound: How many rollouts or steps something may be left out of.
         """
         self.bound = bound
         self.count = 0
         self.kept: list[Fault] = []
-        self.batch = Fault("the beginning", "", {}, {})
+        self.batches: list[Fault] = []
+        self.last = ""  # where something was left out last
 
     def begin(self, place: str, texts: Mapping[str, list[str]], **tensors: Tensor) -> None:
-        """Says what is being worked on.
+        """Says what is being worked on; at the same place, what else.
 
         Args:
             place: Where in the run.
             texts: By name, ``b`` each.
             tensors: By name, each ``[b, …]``.
         """
-        self.batch = Fault(place, "", tensors, dict(texts))
+        others = [batch for batch in self.batches if batch.place == place]
+        self.batches = [*others, Fault(place, "", tensors, dict(texts))]
 
     def add(self, **tensors: Tensor) -> None:
         """Says what else is known by now of what is being worked on; see :meth:`begin`."""
-        self.batch.tensors.update(tensors)
+        self.batches[-1].tensors.update(tensors)
 
     def keep(self, what: str, rows: Tensor | None = None) -> None:
         """Keeps what is being worked on.
@@ -85,39 +87,46 @@ class Faults:
             what: What was seen.
             rows: ``[m]`` those that it was seen with, on the CPU; None: all.
         """
-        place, _, tensors, texts = self.batch
-        if rows is not None:
-            tensors = {name: x[rows.to(x.device)] for name, x in tensors.items()}
-            texts = {name: [xs[row] for row in rows.tolist()] for name, xs in texts.items()}
-        # copies: what shares memory can't be written
-        tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
-        self.kept.append(Fault(place, what, tensors, dict(texts)))
+        for place, _, tensors, texts in self.batches:
+            if rows is not None:
+                tensors = {name: x[rows.to(x.device)] for name, x in tensors.items()}
+                texts = {name: [xs[row] for row in rows.tolist()] for name, xs in texts.items()}
+            # copies: what shares memory can't be written
+            tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
+            self.kept.append(Fault(place, what, tensors, dict(texts)))
 
-    def leave_out(self, what: str, advice: str, rows: Tensor | None = None) -> None:
-        """Counts an update that is not made, in all processes at once.
+    def leave_out(
+        self, what: str, advice: str, rows: Tensor | None = None, is_here: bool = True
+    ) -> None:
+        """Counts that something is left out, in all processes at once; once a rollout or step.
 
         Args:
             what: What was seen.
             advice: What usually helps.
             rows: ``[m]`` those that it was seen with, on the CPU; None: all.
+            is_here: Whether it was seen in this process; if not, nothing is kept.
 
         Raises:
             TrainingError: If there were too many.
         """
-        self.keep(what, rows)
+        place = self.batches[-1].place
+        if place == self.last:
+            return
+        self.last = place
         self.count += 1
+        if is_here:
+            self.keep(what, rows)
         if self.count > self.bound:
             error = TrainingError(
-                f"{self.batch.place}: {what}. {advice}. This is update {self.count} that can't be "
-                f"made, and model.max_faults={self.bound}. Weights and checkpoints are untouched"
+                f"{place}: {what}. {advice}. This is fault {self.count} of the run, and "
+                f"model.max_faults={self.bound}. Checkpoints are untouched: go on from one with "
+                "--ckpt_path"
             )
             error.by_all = True
             raise error
 
     def guard(self, module: LightningModule, optimizer: Any) -> None:
         """Leaves out a step of Lightning's own loop whose gradient is not finite.
-
-        Where gradients are scaled, the scaler leaves such steps out itself.
 
         Args:
             module: Whose step it is.
@@ -126,8 +135,6 @@ class Faults:
         Raises:
             TrainingError: If there were too many.
         """
-        if getattr(module.trainer.precision_plugin, "scaler", None) is not None:
-            return
         gradients = [p.grad for p in trainable_parameters(module) if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
@@ -162,9 +169,10 @@ def is_sound(module: "PPOModule", rollout: Rollout, parts: dict[str, Tensor]) ->
     """
     named = {f"scores.{name}": part for name, part in parts.items()}
     module.faults.add(**rollout._asdict(), **named)
-    texts = module.faults.batch.texts["responses"]
+    texts = module.faults.batches[-1].texts["responses"]
     what = what_is_not_finite(rollout, parts, module.reward.name, texts)
     unsound = module.sum(torch.tensor(float(what is not None), device=module.device)).item()
     if unsound:
-        module.faults.leave_out(what or "figures of another process are not finite", LOOK)
+        elsewhere = "figures of another process are not finite"
+        module.faults.leave_out(what or elsewhere, LOOK, is_here=what is not None)
     return not unsound

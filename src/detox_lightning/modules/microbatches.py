@@ -46,7 +46,8 @@ class MicroBatches:
                 if not is_oom_error(error):
                     raise
                 if self.halved or self.size == 1 or not alone:
-                    raise TrainingError(f"{place}: {OUT_OF_MEMORY.format(error)}") from error
+                    said = OUT_OF_MEMORY.format(str(error).strip().splitlines()[0])
+                    raise TrainingError(f"{place}: {said}") from error
             # not in the block above: there the error keeps what the broken work had in memory
             garbage_collection_cuda()
             self.halved = True

@@ -1,6 +1,7 @@
 """Training stage 3: PPO on the policy's adapters, with a value head and a KL penalty."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
@@ -121,9 +122,9 @@ class PPOModule(LightningModule):
             ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
             early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is
                 above 1.5 times this many nats a token; null for never.
-            max_faults: Updates that may be left out, over the whole run, because a score, a loss or
-                a gradient is not finite; what they would have been made of is written into the
-                folder ``faults`` of the run. One more ends the run.
+            max_faults: Rollouts of the whole run that may be left out, or some of their
+                mini-batches, because a score, a loss or a gradient is not finite; what they were
+                made of is written into the folder ``faults`` of the run. One more ends the run.
             optimizer: Gets the adapters' and the value head's parameters.
             schedule: Of the learning rate; a step is a rollout.
             evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
@@ -171,6 +172,7 @@ class PPOModule(LightningModule):
         self.policy: Any = None
         self.tokenizer: Any = None
         self.samples: Samples | None = None
+        self.logged: list[str] = []  # names of a rollout's figures
         longest = evaluation.max_new_tokens
         if longest is not None and longest < sampling.min_new_tokens:
             raise InputError(
@@ -232,11 +234,15 @@ class PPOModule(LightningModule):
             rollout: ``b`` responses.
             has_eos: ``[b]``, True where the response ended by itself.
         """
+        moments = dataclasses.replace(self.moments)
         experience = judge(
             rollout, has_eos, self.kl_coef, self.advantage, self.scores, self.moments, self.sum
         )
         self.faults.add(advantages=experience.advantages, returns=experience.returns)
-        return experience, update(self, experience)
+        meter = update(self, experience)
+        if not meter.rows:  # what nothing was learned from changes nothing that comes after it
+            self.moments = moments
+        return experience, meter
 
     def conclude(
         self,
@@ -340,9 +346,12 @@ class PPOModule(LightningModule):
         """Logs a rollout; a few figures go to the progress bar, too.
 
         Args:
-            metrics: Of the rollout; none if it was left out.
+            metrics: Of the rollout; none if it was left out: they are NaN, or Lightning would log
+                those of the rollout before once more.
             watch: Timed the rollout's parts.
         """
+        metrics = {**dict.fromkeys(self.logged, math.nan), **metrics}
+        self.logged = list(metrics)
         metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
         metrics["ppo/faults"] = float(self.faults.count)
         metrics["step"] = self.rollouts + 1.0  # the x-axis: rollouts done

@@ -59,9 +59,9 @@ class RewardModule(LightningModule):
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
             weights: How the weights are opened.
-            max_faults: Steps that may be left out, over the whole run, because their gradient is
-                not finite; their batches are written into the folder ``faults`` of the run. One
-                more ends the run.
+            max_faults: Steps of the whole run that may be left out because their gradient is not
+                finite; their batches are written into the folder ``faults`` of the run. One more
+                ends the run.
 
         Raises:
             InputError: If there are fewer than two labels, or two of the same name, or the weights

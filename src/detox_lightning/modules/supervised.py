@@ -65,9 +65,9 @@ class SupervisedModule(LightningModule):
             max_new_tokens: Longest summary that validation, test and prediction write, in tokens.
             label_smoothing: Share of the target's probability that is spread over the vocabulary,
                 in training only.
-            max_faults: Steps that may be left out, over the whole run, because their gradient is
-                not finite; their batches are written into the folder ``faults`` of the run. One
-                more ends the run.
+            max_faults: Steps of the whole run that may be left out because their gradient is not
+                finite; their batches are written into the folder ``faults`` of the run. One more
+                ends the run.
         """
         super().__init__()
         self.save_hyperparameters()

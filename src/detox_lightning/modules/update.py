@@ -51,6 +51,7 @@ def update(module: "PPOModule", experience: Experience) -> UpdateMeter:
             if not math.isfinite(loss + norm):
                 what = f"the loss is {loss}, the gradient's norm {norm}"
                 module.faults.leave_out(what, OF_PPO, rows)
+                meter.skipped += 1
                 continue
             too_far = means.ratio > module.ratio_threshold
             if not too_far:
