@@ -18,7 +18,7 @@ ANYONE = {"deferral", "errors", "secrecy", "seeding"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {
         "parsing",
-        "configs",
+        "configuration",
         "resume",
         "callbacks",
         "modules",
@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
         "demo",
     },
     "parsing": {"wording", "recipes"},
-    "configs": {"recipes"},
+    "configuration": {"recipes"},
     "wording": set(),
     "recipes": set(),
     "resume": {"callbacks"},

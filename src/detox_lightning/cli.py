@@ -31,7 +31,7 @@ from detox_lightning.callbacks.resume import ResumeCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.callbacks.writing import LAST
-from detox_lightning.configs import check_configs
+from detox_lightning.configuration import check_configs
 from detox_lightning.errors import InputError
 from detox_lightning.modules.strategy import check_devices, check_strategy
 from detox_lightning.parsing import Parser

@@ -39,7 +39,7 @@ def check_configs(words: Sequence[str]) -> None:
 
 
 def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The flags of a command line, and their values, which may be empty.
+    """The flags of a command line that have values, and these.
 
     Args:
         words: Of the command line.
@@ -47,7 +47,7 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, is_joined, value = word.partition("=")
         given = value if is_joined else following
-        if name.startswith("-") and (given or name != "-c") and not given.startswith("--"):
+        if name.startswith("-") and given and not given.startswith("--"):
             yield name, given
 
 
