@@ -9,6 +9,8 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningCLI
 
 import detox_lightning
 from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe

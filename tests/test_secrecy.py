@@ -220,8 +220,9 @@ def test_neither_errors_of_the_parser_nor_tracebacks_tell(monkeypatch: pytest.Mo
         raise RuntimeError(f"401 for token={SECRET}")
 
     monkeypatch.setattr("detox_lightning.cli.DetoxCLI.before_instantiate_classes", fail)
-    words = ("--model=SupervisedModule", "--model.policy=x", "--debug")
-    outcome = run("fit", *words, "--data=DialogueDataModule", "--data.source=x")
+    words = ("--model=PPOModule", "--model.policy=p", "--model.reward=ClassifierReward")
+    words += ("--model.reward.model=c", "--data=DialogueDataModule", "--data.source=s", "--debug")
+    outcome = run("fit", *words)
     assert outcome.errors == [
         "error: RuntimeError: 401 for token=*** (--debug shows where this comes from)"
     ]
