@@ -18,6 +18,7 @@ ANYONE = {"deferral", "errors", "secrecy", "seeding"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {
         "parsing",
+        "configuration",
         "resume",
         "callbacks",
         "modules",
@@ -29,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
         "demo",
     },
     "parsing": {"wording", "recipes"},
+    "configuration": {"recipes"},
     "wording": set(),
     "recipes": set(),
     "resume": {"callbacks"},

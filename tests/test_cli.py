@@ -9,6 +9,8 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningCLI
 
 import detox_lightning
 from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
@@ -129,6 +131,15 @@ def test_the_seed_has_a_default() -> None:
     words += ("--model.reward.model=c", "--data=DialogueDataModule", "--data.source=s")
     assert printed("fit", *words)["seed_everything"] == 42
     assert printed("fit", *words, "--seed_everything=7")["seed_everything"] == 7
+
+
+def test_no_seed_is_lightning_s_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(LightningCLI, "_set_seed", lambda cli: asked.append(cli))
+    cli = DetoxCLI.__new__(DetoxCLI)
+    cli.subcommand, cli.config = "fit", Namespace(fit=Namespace(seed_everything=None))
+    cli._set_seed()
+    assert asked == [cli]
 
 
 @pytest.mark.parametrize(("flag", "threads"), [("--threads=3", 3), ("--threads=null", 2)])

@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger
 
 from command import run, tiny_recipe
-from detox_lightning.secrecy import discreet_words, without_passwords, without_secrets
+from detox_lightning.secrecy import discreet, discreet_words, without_passwords, without_secrets
 
 SECRET = "tops3cret"
 ADDRESS = f"https://me:{SECRET}@example.org/x.txt"
@@ -91,6 +91,12 @@ def test_messages_dont_tell(recipe: str) -> None:
     [
         ("at https://me:pw@host/a?b=c@d", "at https://***@host/a?b=c@d"),
         ("hf://token@datasets/x", "hf://***@datasets/x"),
+        ("https://u:p@ss@h", "https://***@h"),
+        ("https://h/x?token=abc&page=2", "https://h/x?token=***&page=2"),
+        ("s3://h/x?a=1&X-Amz-Signature=abc and", "s3://h/x?a=1&X-Amz-Signature=*** and"),
+        ("https://h/x?key=a#b, ?design=c", "https://h/x?key=***#b, ?design=c"),
+        ("['https://h', 'me@x']", "['https://h', 'me@x']"),
+        ("Authorization: Bearer abc", "Authorization: Bearer ***"),
         ("me@example.org and https://host/me@x", "me@example.org and https://host/me@x"),
     ],
 )
@@ -125,3 +131,100 @@ def test_words_of_a_command_line() -> None:
     words = ["--x.token", "a", "--x.api_key=b", '{"token": "c"}', "--n_tokens=4", "hf://d@e"]
     shown = ["--x.token", "***", "--x.api_key=***", '{"token": "***"}', "--n_tokens=4"]
     assert discreet_words(words) == [*shown, "hf://***@e"]
+
+
+def test_what_is_within_a_secret_is_hidden_too() -> None:
+    tree = {
+        "apikey": "a",
+        "auth": {"class_path": "Basic", "init_args": {"user": "b", "retries": 3, "on": True}},
+        "Authorization": "Bearer c",
+        "hf_token": ["d", None],
+        "password": 123456,
+        "hub": "https://h/x?token=abc",
+    }
+    assert without_secrets(tree) == {
+        "apikey": "***",
+        "auth": {"class_path": "Basic", "init_args": {"user": "***", "retries": "***", "on": True}},
+        "Authorization": "***",
+        "hf_token": ["***", None],
+        "password": "***",
+        "hub": "https://h/x?token=***",
+    }
+
+
+INNOCENT = {
+    "hockey": 1,
+    "pad_token": "<pad>",
+    "special": {f"{name}_token": "<x>" for name in ("eos", "bos", "unk", "sep", "cls", "mask")},
+    "label_map": {"key": "toxic", "token": 0},
+}
+
+
+def test_what_only_looks_like_a_secret_stays() -> None:
+    assert without_secrets(INNOCENT) == INNOCENT
+    words = [
+        "--monkey=3",
+        "{hockey: 1}",
+        json.dumps(INNOCENT),
+        "--x.label_map={key: toxic}",
+        "--x.label_map",
+        "{key: toxic}",
+        "--x.label_map.key=toxic",
+        "--x.pad_token=<pad>",
+    ]
+    assert discreet_words(words) == words
+    for word in (word for word in words if word != "{key: toxic}"):  # alone it could be anything
+        assert discreet(word) == word
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("--x.password=my secret pass", "--x.password=***"),
+        ("--x.token=a,b", "--x.token=***"),
+        ("--x.token+=a", "--x.token+=***"),
+        ("--x.hf_token=[a, b]", "--x.hf_token=***"),
+        ("{token: my secret pass, a: [1]}", '{"token": "***", "a": [1]}'),
+        ("--x={hf_token: [a], b: é}", '--x={"hf_token": ["***"], "b": "é"}'),
+        ("--x={token: a", "--x={token: ***"),
+        ("--x=https://h?sig=abc", "--x=https://h?sig=***"),
+    ],
+)
+def test_all_of_a_secret_word_is_hidden(word: str, shown: str) -> None:
+    assert discreet_words([word]) == [shown]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("--x.password=my pass: must be a number", "--x.password=***: must be a number"),
+        ("--x.api_key=a,b", "--x.api_key=***"),
+        ("x.api_key=a: too short", "x.api_key=***: too short"),
+        ("got {'client.secret': 'a b', 'n': 1}", "got {'client.secret': ***, 'n': 1}"),
+        ("x-api-key: Basic abc; no", "x-api-key: ***; no"),
+        ("--x.api_key: required, and not given", "--x.api_key: required, and not given"),
+    ],
+)
+def test_messages_are_discreet(text: str, shown: str) -> None:
+    assert discreet(text) == shown
+
+
+def test_neither_errors_of_the_parser_nor_tracebacks_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = run("fit", "--model=PPOModule", f"--trainer.logger.tokn=https://a:{SECRET}@h")
+    assert SECRET not in outcome.err
+    outcome = run("fit", f"--seed_everything=token={SECRET}")
+    shown = "error: --seed_everything=token=***: must be true or false, or a whole number"
+    assert outcome.errors == [shown]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"401 for token={SECRET}")
+
+    monkeypatch.setattr("detox_lightning.cli.DetoxCLI.before_instantiate_classes", fail)
+    words = ("--model=PPOModule", "--model.policy=p", "--model.reward=ClassifierReward")
+    words += ("--model.reward.model=c", "--data=DialogueDataModule", "--data.source=s", "--debug")
+    outcome = run("fit", *words)
+    assert outcome.errors == [
+        "error: RuntimeError: 401 for token=*** (--debug shows where this comes from)"
+    ]
+    assert "Traceback" in outcome.err
+    assert SECRET not in outcome.err

@@ -21,7 +21,7 @@ def main(args: list[str] | None = None) -> None:
     with deferred():
         from detox_lightning.cli import DetoxCLI
     from detox_lightning.errors import InputError, Stopped, TrainingError, explain
-    from detox_lightning.secrecy import without_passwords
+    from detox_lightning.secrecy import discreet
 
     try:
         DetoxCLI(args)
@@ -32,16 +32,16 @@ def main(args: list[str] | None = None) -> None:
                 raise SystemExit(128 + error.signum) from error
             raise SystemExit from error
         if DetoxCLI.debug:
-            traceback.print_exception(error)
+            sys.stderr.write(discreet("".join(traceback.format_exception(error))))
         for kind, code in ((InputError, 2), (TrainingError, 1)):
             if (cause := find_cause(error, kind)) is not None:
-                sys.stderr.write(f"error: {without_passwords(str(cause))}\n")
+                sys.stderr.write(f"error: {discreet(str(cause))}\n")
                 raise SystemExit(code) from error
         if type(error).__name__ == "MisconfigurationException":  # Lightning's name for a mistake
-            sys.stderr.write(f"error: {without_passwords(' '.join(str(error).split()))}\n")
+            sys.stderr.write(f"error: {discreet(' '.join(str(error).split()))}\n")
             raise SystemExit(2) from error
         said = explain(error) or unforeseen(error)
-        sys.stderr.write(f"error: {without_passwords(said)}\n")
+        sys.stderr.write(f"error: {discreet(said)}\n")
         raise SystemExit(1) from error
 
 

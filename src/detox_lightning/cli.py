@@ -31,9 +31,10 @@ from detox_lightning.callbacks.resume import ResumeCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.callbacks.writing import LAST
+from detox_lightning.configuration import check_configs
 from detox_lightning.errors import InputError
 from detox_lightning.modules.strategy import check_devices, check_strategy
-from detox_lightning.parsing import Parser, check_configs
+from detox_lightning.parsing import Parser
 from detox_lightning.resume import choose_checkpoint
 
 DESCRIPTION = """Makes language models say less that is hateful, by reinforcement learning (PPO), \
@@ -249,7 +250,7 @@ class DetoxCLI(LightningCLI):
             InputError: If the seed is out of range.
         """
         seed = self.config[self.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
+        if seed is not None and not 0 <= seed < 2**32:
             raise InputError(f"--seed_everything={seed}: must be from 0 to {2**32 - 1}, or true")
         super()._set_seed()
 

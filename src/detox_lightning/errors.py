@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import socket
+import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -21,6 +23,7 @@ REMEDIES = {
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ENAMETOOLONG: "give a shorter name",
 }
+ANYWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)  # clear without a file's name
 # what helps where memory runs out, and the words of the library that says so
 OUT_OF_MEMORY = (
     "out of memory ({}). What helps: a smaller model.micro_batch_size, data.batch_size or "
@@ -100,14 +103,16 @@ def explain(error: BaseException, file: str | Path | None = None) -> str | None:
         file: What was being read or written, if the error doesn't know.
 
     Returns:
-        None if the error is not of the operating system.
+        None if the error is not of the file system; what a library says of a network stays.
     """
+    if isinstance(error, ssl.SSLError | socket.gaierror):  # their numbers are others
+        return None
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(told[1])  # as libraries written in Rust say it
-    if number is None:
-        return None
     where = file or getattr(error, "filename", None)
+    if number is None or number <= 0 or not (where or number in ANYWHERE):
+        return None
     place = f"{where}: " if where else ""
     return f"{place}{os.strerror(number)}; {REMEDIES.get(number, 'see to it, and try again')}"
 

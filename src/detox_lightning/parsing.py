@@ -1,17 +1,14 @@
-"""Reads the command line: a parser whose errors are a line, and a look at configuration files."""
+"""Reads the command line: a parser whose errors are a line."""
 
-import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from detox_lightning.errors import InputError
-from detox_lightning.recipes import HELP, RecipeAction, find_recipe
+from detox_lightning.recipes import HELP, RecipeAction
+from detox_lightning.secrecy import discreet
 from detox_lightning.wording import class_names, nearest_option, wanted
 
 MARK = "» "  # before what is to be said, inside the pages of jsonargparse
@@ -72,7 +69,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser inside another one, which will name the whole flag
             super().error(message, ex)
         program = asked.prog.replace("[options] ", "")
-        sys.stderr.write(f"error: {condense(message)}\nSee {program} --help\n")
+        sys.stderr.write(f"error: {discreet(condense(message))}\nSee {program} --help\n")
         self.exit(2)
 
     def reworded(self, message: str) -> str:
@@ -166,95 +163,3 @@ def condense(message: str) -> str:
     lines = [line.strip(" -") for line in message[end:].splitlines()]
     reason = "; ".join(dict.fromkeys(line for line in lines if line))
     return f"--{flag}: {reason}" if flag else reason
-
-
-# -- configuration files
-
-
-def check_configs(words: Sequence[str]) -> None:
-    """Looks at the files that a command line names as configurations, before they are used.
-
-    Args:
-        words: Of the command line.
-
-    Raises:
-        InputError: If one is none.
-    """
-    for file in config_files(words):
-        check_config(file)
-
-
-def config_files(words: Sequence[str]) -> Iterator[Path]:
-    """The files after ``--config``."""
-    for word, following in itertools.pairwise([*words, ""]):
-        name, is_joined, value = word.partition("=")
-        given = value if is_joined else following
-        is_text = any(sign in given for sign in "{}\n") or given == "-"  # the configuration itself
-        if name in ("--config", "-c") and given and not is_text and not given.startswith("--"):
-            yield Path(given)
-
-
-def check_config(file: Path) -> None:
-    """Makes sure that a file is YAML, and its keys are options, each there once.
-
-    Args:
-        file: Its path.
-
-    Raises:
-        InputError: If there is no such file, or it isn't.
-    """
-    if file.is_dir():
-        raise InputError(f"--config={file}: this is a folder; give a YAML file")
-    try:
-        text = Path(find_recipe(str(file))).read_text(encoding="utf8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise InputError(f"--config={file}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"--config={file}: byte {error.start} is not UTF-8; give a YAML file, saved as UTF-8"
-        ) from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = "" if mark is None else f", line {mark.line + 1}"
-        raise InputError(
-            f"--config={file}{line}: this is not YAML: {error.problem}; mend the line, or the one "
-            "before it"
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"--config={file}: this is not YAML: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(node, yaml.MappingNode):
-        kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
-        what = "empty" if node is None else kinds[type(node)]
-        raise InputError(
-            f"--config={file}: it is {what}; give options by name, such as model: and data:"
-        )
-    refuse_doubles(file, node)
-
-
-def refuse_doubles(file: Path, node: yaml.Node) -> None:
-    """Refuses a key that is there twice: YAML would take the last one and say nothing.
-
-    Args:
-        file: For the message.
-        node: Of the file.
-
-    Raises:
-        InputError: If there is one.
-    """
-    parts: list[yaml.Node] = list(node.value) if isinstance(node, yaml.SequenceNode) else []
-    if isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            line, name = key.start_mark.line + 1, str(key.value)
-            if name in lines:
-                raise InputError(
-                    f"--config={file}, line {line}: {name} is in line {lines[name]} already; put "
-                    "both together"
-                )
-            lines[name] = line
-            parts.append(value)
-    for part in parts:
-        refuse_doubles(file, part)

@@ -4,6 +4,8 @@
 none, the package's.
 """
 
+import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -24,24 +26,40 @@ class RecipeAction(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         """Reads the file; see :func:`find_recipe`."""
-        super().__call__(parser, cfg, find_recipe(values), option_string)
+        try:
+            super().__call__(parser, cfg, find_recipe(values), option_string)
+        except (OSError, ImportError) as error:  # of what fetches addresses
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"--config={values}: can't be read ({reason})") from error
+
+
+def is_file_name(given: str) -> bool:
+    """Whether a configuration is named as a file; not standard input, an address, or YAML itself.
+
+    Args:
+        given: What stands after ``--config``.
+    """
+    return given != "-" and re.search(r"[{\n]|://|: ", given) is None
 
 
 def find_recipe(name: str) -> str:
     """The file that a configuration's name stands for.
 
     Args:
-        name: A file, ``configs/NAME`` of the package, an address, or YAML itself.
+        name: A file, ``configs/NAME`` of the package, an address, ``-``, or YAML itself.
 
     Returns:
-        The package's file where there is none of that name here; else what was given.
+        The package's file where there is none of that name here; else what was given, with the
+        home folder for ``~``.
 
     Raises:
         InputError: If there is no such file; says what the package has.
     """
-    is_text = any(sign in name for sign in ":{\n")
-    if is_text or (Path(name).exists() and not Path(name).is_dir()):
+    path = os.path.expanduser(name)
+    if not is_file_name(name):
         return name
+    if os.path.exists(path) and not os.path.isdir(path):
+        return path
     shipped = recipes()
     if file := shipped.get(Path(name).as_posix()):
         return str(file)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,6 +10,9 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 from bad_input.spoiling import both, lines, parquet, put, zipped
+from detox_lightning.data.faults import caching
+from detox_lightning.data.sources import load_rows
+from detox_lightning.errors import InputError
 
 ROW = {"dialogue": "Ann : sad", "summary": "Ann is sad ."}
 BOTH = lines(ROW, ROW)
@@ -285,10 +289,33 @@ def test_a_cache_that_takes_no_more(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: str, code: int
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError(code, os.strerror(code))
+        named = datasets.config.HF_DATASETS_CACHE / "x" if code == errno.EACCES else None
+        raise OSError(code, os.strerror(code), named)
 
     monkeypatch.setattr(f"datasets.{step}", fail)
     check(Case(step, (), cache_message(place, os.strerror(code))), place)
+
+
+@pytest.mark.parametrize("named", [None, "/elsewhere/x"])
+def test_other_places_are_not_the_cache(named: str | None) -> None:
+    with pytest.raises(PermissionError), caching():
+        raise PermissionError(errno.EACCES, "denied", named)
+
+
+@pytest.mark.parametrize("step", ["exists", "iterdir"])
+def test_a_folder_that_may_not_be_read(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "denied", str(path))
+
+    monkeypatch.setattr(Path, step, fail)
+    with pytest.raises(InputError) as raised:
+        load_rows(str(tmp_path), "train")
+    assert str(raised.value) == (
+        f"{tmp_path}: Permission denied; give a place that you may read and write, or ask for the "
+        "right"
+    )
 
 
 def test_a_file_that_may_not_be_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,17 @@
 """Flags and lines of YAML that make no sense."""
 # ruff: noqa: E501 -- messages are to be read whole
 
+import io
+import os
+import threading
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from bad_input.cases import Case, Place, check
-from command import run
+from command import printed, run
+from detox_lightning.configuration import compose, look_through
 from detox_lightning.recipes import recipes
 
 FLAGS = {
@@ -114,6 +119,8 @@ LINES = {
     b"model:\n\tinit_args: 3\n": "line 2: this is not YAML: found character '\\t' that cannot start "
     "any token; mend the line, or the one before it",
     b"data: 3\nmodel: 4\ndata: 5\n": "line 3: data is in line 1 already; put both together",
+    b"a: &x\n  b: 1\n  c: *x\n": "line 1: a.c is within itself; write out what the alias stands for",
+    b'{\n\t"data":\t3,\n\t"data": 4\n}': "line 3: data is in line 2 already; put both together",
     b"model:\n  kl: 1\n  kl: 2\n": "line 3: kl is in line 2 already; put both together",
 }
 KEYS = {
@@ -162,6 +169,106 @@ def test_configurations_that_make_no_sense(text: bytes, place: Place) -> None:
 )
 def test_configurations_that_are_not_there(file: str, message: str, place: Place) -> None:
     check(Case("", (f"--config={file}",), f"--config={file}: {message}"), place)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In an empty folder, which is the home too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+HIDDEN = """model: null
+trainer:
+  logger:
+    class_path: CSVLogger
+    init_args:
+      save_dir: "https://***@h/x"
+      name: "***bold***"
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((), ()),
+        (("--trainer.logger.save_dir=x",), ()),  # the file goes over it
+        ((), ("--trainer.logger.name=x",)),
+        ((), ("--config=hidden.yaml",)),
+    ],
+)
+def test_a_hidden_secret_is_not_used(
+    before: tuple[str, ...], after: tuple[str, ...], elsewhere: Path
+) -> None:
+    (elsewhere / "hidden.yaml").write_text(HIDDEN)
+    outcome = run("fit", *before, "--config=hidden.yaml", *after)
+    assert outcome.errors == [
+        "error: --config=hidden.yaml, line 6: trainer.logger.save_dir is *** there, for a secret "
+        "that was not written; give it after this file, by its flag or in another --config, or "
+        "delete the line"
+    ]
+    assert outcome.code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--trainer.logger.save_dir=mine",),
+        ("--trainer.logger.save_dir", "mine"),
+        ("--config=other.yaml",),
+    ],
+)
+def test_unless_it_is_given_after_it(words: tuple[str, ...], elsewhere: Path) -> None:
+    (elsewhere / "hidden.yaml").write_text(HIDDEN)
+    other = HIDDEN.replace("https://***@h/x", "mine")
+    (elsewhere / "other.yaml").write_text(other)
+    logger = printed("fit", "--config", "hidden.yaml", *words)["trainer"]["logger"]
+    assert (logger["init_args"]["save_dir"], logger["init_args"]["name"]) == ("mine", "***bold***")
+
+
+def test_hidden_within_a_list() -> None:
+    hidden: dict[str, tuple[str, int]] = {}
+    node = compose("a:\n- b\n- c: token=***\n")
+    assert node is not None
+    look_through("f", node, hidden)
+    assert hidden == {"a.1.c": ("f", 3)}
+    again = compose("a: [b]")
+    assert again is not None
+    look_through("g", again, hidden)
+    assert hidden == {}
+
+
+def test_configurations_that_are_no_files_here_are_read(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("seed_everything: 3"))
+    assert printed("fit", "--config", "-")["seed_everything"] == 3
+    with fsspec.open("memory://h/x.yaml", "w") as file:
+        file.write("seed_everything: 4")
+    assert printed("fit", "--config=memory://h/x.yaml")["seed_everything"] == 4
+    (elsewhere / "home.yaml").write_text("seed_everything: 5")
+    assert printed("fit", "--config=~/home.yaml")["seed_everything"] == 5
+    (elsewhere / "tabs.json").write_text('{\n\t"seed_everything":\t6\n}')
+    assert printed("fit", "--config=tabs.json")["seed_everything"] == 6
+    assert printed("fit", "--config", "seed_everything: 7")["seed_everything"] == 7
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=("seed_everything: 8",))
+    writer.start()
+    assert printed("fit", "--config=pipe")["seed_everything"] == 8
+    writer.join()
+
+
+def test_an_address_that_can_t_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ImportError("install aiohttp")
+
+    monkeypatch.setattr("fsspec.open", fail)
+    outcome = run("fit", "--config=https://a:b@h/x.yaml")
+    assert outcome.errors == [
+        "error: --config=https://***@h/x.yaml: can't be read (install aiohttp)"
+    ]
+    assert outcome.code == 2
 
 
 def test_commands_that_are_none() -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,14 @@ def test_what_the_system_refuses_is_a_line(number: int, line: str) -> None:
 
 def test_other_errors_are_not_the_system_s() -> None:
     assert explain(ValueError("ours")) is None
+    assert explain(ssl.SSLError(1, "certificate verify failed"), "x") is None
+    assert explain(socket.gaierror(8, "unknown host"), "x") is None
+    assert explain(OSError(0, "closed"), "x") is None
+    assert explain(OSError(-2, "unknown host"), "x") is None
+    assert explain(ConnectionRefusedError(errno.ECONNREFUSED, "refused")) is None
+    assert explain(PermissionError(errno.EACCES, "denied")) is None
+    full = "No space left on device; make room, or give a place on another disk"
+    assert explain(OSError(errno.ENOSPC, "full")) == full
     with pytest.raises(ValueError, match="ours"), writing("x"):
         raise ValueError("ours")
 

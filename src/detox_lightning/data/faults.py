@@ -3,12 +3,13 @@
 import errno
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, explain
 
 MAGIC = b"PAR1"  # at both ends of a parquet file
 UNWRITABLE = {
@@ -16,6 +17,7 @@ UNWRITABLE = {
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EFBIG")
     if hasattr(errno, name)
 }
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # where no file is named
 
 
 def diagnose(path: Path, kind: str, error: Exception) -> str:
@@ -101,7 +103,7 @@ def cache_trouble(error: BaseException | None) -> InputError | None:
     from datasets import config
 
     while error is not None:
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        if isinstance(error, OSError) and _is_of(error, Path(config.HF_DATASETS_CACHE)):
             return InputError(
                 f"the cache of datasets, {config.HF_DATASETS_CACHE}, can't be written "
                 f"({error.strerror}); make room or name another folder in the environment "
@@ -109,3 +111,30 @@ def cache_trouble(error: BaseException | None) -> InputError | None:
             )
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_of(error: OSError, cache: Path) -> bool:
+    """Whether it says that this folder can't be written, rather than another one."""
+    if error.filename is None:
+        return error.errno in FULL
+    place = Path(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else Path()
+    home = cache.expanduser().resolve()
+    return error.errno in UNWRITABLE and place.resolve().is_relative_to(home)
+
+
+@contextmanager
+def reading(source: str | Path) -> Iterator[None]:
+    """Says in one line why the system doesn't let a file or folder of the user's be read.
+
+    Args:
+        source: Its path, or what names it.
+
+    Raises:
+        InputError: In place of what the system said.
+    """
+    try:
+        yield
+    except OSError as error:
+        if reason := explain(error, source):
+            raise InputError(reason) from error
+        raise

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox_lightning.data.faults import cache_trouble, diagnose
+from detox_lightning.data.faults import cache_trouble, diagnose, reading
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError, nearest
 
@@ -215,8 +215,9 @@ def _listed(names: list[str]) -> str:
 def _local(source: str) -> Path | None:
     """The path that a source names, or None for a hub id."""
     path = Path(locate(source)).expanduser()
-    if path.exists():
-        return path
+    with reading(source):
+        if path.exists():
+            return path
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or _parse(path):
         raise InputError(f"{source}: there is no such file or folder; check the path")
     return None
@@ -239,7 +240,9 @@ def _files(path: Path) -> dict[str, Path]:
             raise InputError(f"{path}: unknown kind of file; readable are {READABLE}")
         return {"train": path}
     files: dict[str, Path] = {}
-    for file in sorted(file for file in path.iterdir() if file.is_file()):
+    with reading(path):
+        found = sorted(file for file in path.iterdir() if file.is_file())
+    for file in found:
         if parsed := _parse(file):
             other = files.setdefault(parsed[0], file)
             if other != file:

@@ -1,0 +1,163 @@
+"""A look at the configuration files that a command line names, before they are used."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from detox_lightning.errors import InputError
+from detox_lightning.recipes import find_recipe, is_file_name
+from detox_lightning.secrecy import stands_in
+
+TWICE = "--config={}, line {}: {} is in line {} already; put both together"
+ROUND = "--config={}, line {}: {} is within itself; write out what the alias stands for"
+STANDING = (
+    "--config={}, line {}: {} is *** there, for a secret that was not written; give it after this "
+    "file, by its flag or in another --config, or delete the line"
+)
+
+
+def check_configs(words: Sequence[str]) -> None:
+    """Looks at the files that a command line names as configurations, before they are used.
+
+    Args:
+        words: Of the command line.
+
+    Raises:
+        InputError: If one is none, or a secret is missing that nothing after it gives.
+    """
+    hidden: dict[str, tuple[str, int]] = {}  # by option: the file and line
+    for name, value in options(words):
+        if name not in ("--config", "-c"):
+            forget(hidden, name.removeprefix("--").removesuffix("+"))
+        elif is_file_name(value) and not Path(value).is_fifo():  # which can be read once only
+            check_config(value, hidden)
+    for option, (file, line) in hidden.items():
+        raise InputError(STANDING.format(file, line, option))
+
+
+def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The flags of a command line that have values, and these.
+
+    Args:
+        words: Of the command line.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, is_joined, value = word.partition("=")
+        given = value if is_joined else following
+        if name.startswith("-") and given and not given.startswith("--"):
+            yield name, given
+
+
+def check_config(name: str, hidden: dict[str, tuple[str, int]]) -> None:
+    """Makes sure that a file is YAML or JSON, and its keys are options, each there once.
+
+    Args:
+        name: As it was given.
+        hidden: Takes the options whose secrets were hidden, and loses those that are set here.
+
+    Raises:
+        InputError: If there is no such file, or it isn't.
+    """
+    if os.path.isdir(os.path.expanduser(name)):
+        raise InputError(f"--config={name}: this is a folder; give a YAML file")
+    try:
+        node = compose(Path(find_recipe(name)).read_text(encoding="utf8"))
+    except OSError as error:
+        raise InputError(f"--config={name}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"--config={name}: byte {error.start} is not UTF-8; give a YAML file, saved as UTF-8"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = "" if mark is None else f", line {mark.line + 1}"
+        raise InputError(
+            f"--config={name}{line}: this is not YAML: {error.problem}; mend the line, or the one "
+            "before it"
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"--config={name}: this is not YAML: {str(error).splitlines()[0]}"
+        ) from error
+    except RecursionError as error:
+        raise InputError(f"--config={name}: it is nested too deeply") from error
+    if not isinstance(node, yaml.MappingNode):
+        kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
+        what = "empty" if node is None else kinds[type(node)]
+        raise InputError(
+            f"--config={name}: it is {what}; give options by name, such as model: and data:"
+        )
+    look_through(name, node, hidden)
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The nodes of a text in YAML or JSON.
+
+    Args:
+        text: Tabs may be between the parts of JSON, where YAML wants blanks.
+
+    Raises:
+        yaml.YAMLError: If it is neither.
+    """
+    if "\t" in text:
+        try:
+            json.loads(text)
+            text = text.replace("\t", " ")  # there are none within JSON's texts
+        except ValueError:
+            pass
+    return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def look_through(
+    file: str,
+    node: yaml.Node,
+    hidden: dict[str, tuple[str, int]],
+    option: str = "",
+    around: tuple[yaml.Node, ...] = (),
+) -> None:
+    """Refuses a key that is there twice, of which YAML would take the last one and say nothing.
+
+    Args:
+        file: For the message.
+        node: Of the file.
+        hidden: See :func:`check_config`.
+        option: The node's name on the command line.
+        around: The nodes that this one is in.
+
+    Raises:
+        InputError: If there is one, or the node is in itself.
+    """
+    line = node.start_mark.line + 1
+    if any(node is one for one in around):
+        raise InputError(ROUND.format(file, line, option))
+    around = (*around, node)
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line, name = key.start_mark.line + 1, str(key.value)
+            if name in lines:
+                raise InputError(TWICE.format(file, line, name, lines[name]))
+            lines[name] = line
+            inner = option if name == "init_args" else f"{option}.{name}".lstrip(".")
+            look_through(file, value, hidden, inner, around)
+        return
+    forget(hidden, option)
+    if isinstance(node, yaml.SequenceNode):
+        for place, part in enumerate(node.value):
+            look_through(file, part, hidden, f"{option}.{place}", around)
+    elif stands_in(str(node.value)):
+        hidden[option] = (file, line)
+
+
+def forget(hidden: dict[str, tuple[str, int]], option: str) -> None:
+    """Takes out what was hidden in an option that is set anew.
+
+    Args:
+        hidden: See :func:`check_config`.
+        option: Its name; those within are set anew with it.
+    """
+    for one in [one for one in hidden if f"{one}.".startswith(f"{option}.")]:
+        del hidden[one]
