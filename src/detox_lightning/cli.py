@@ -34,7 +34,7 @@ from detox_lightning.callbacks.writing import LAST
 from detox_lightning.errors import InputError
 from detox_lightning.modules.checks import check_precision
 from detox_lightning.modules.strategy import check_devices, check_strategy
-from detox_lightning.parsing import Parser, check_configs
+from detox_lightning.parsing import Parser, check_characters, check_configs
 from detox_lightning.resume import choose_checkpoint
 
 DESCRIPTION = """Makes language models say less that is hateful, by reinforcement learning (PPO), \
@@ -214,6 +214,7 @@ class DetoxCLI(LightningCLI):
         DetoxCLI.debug = self.config[self.subcommand].debug
         quieten_transformers()
         config = self.config[self.subcommand]
+        check_characters(config)
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from detox_lightning.errors import InputError
@@ -258,3 +259,17 @@ def refuse_doubles(file: Path, node: yaml.Node) -> None:
             parts.append(value)
     for part in parts:
         refuse_doubles(file, part)
+
+
+def check_characters(config: Namespace) -> None:
+    """Refuses a zero byte, which no name of a file, model or metric can have.
+
+    Args:
+        config: Of a verb.
+
+    Raises:
+        InputError: If a value has one.
+    """
+    for flag, value in config.items():
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"--{flag}={value!r}: a zero byte is in it; take it out")

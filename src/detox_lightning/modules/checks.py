@@ -9,6 +9,7 @@ from detox_lightning.errors import InputError, check_divides
 from detox_lightning.models.families.choice import check_positions
 from detox_lightning.models.loading import is_half, refuse_half
 from detox_lightning.modules.strategy import check_strategy
+from detox_lightning.rewards.base import check_name
 
 if TYPE_CHECKING:
     from detox_lightning.modules.ppo import PPOModule
@@ -23,10 +24,12 @@ def check_run(module: "PPOModule", stage: str) -> None:
 
     Raises:
         InputError: If sizes don't divide, the precision would overflow, the strategy can't work,
-            or the model has too few positions.
+            a reward's name can't be shown, or the model has too few positions.
     """
     trainer = module.trainer
     refuse_half(str(trainer.precision))
+    for reward in getattr(module.reward, "rewards", [module.reward]):
+        check_name(reward.name)
     check_strategy(type(trainer.strategy).__name__)
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "max_prompt_tokens"):

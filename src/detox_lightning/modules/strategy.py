@@ -193,8 +193,8 @@ def check_processes(number: int | str | list[int]) -> None:
         return
     if not str(number).strip().isdecimal():
         raise InputError(
-            f"trainer.devices={number}: a CPU's cores have no names; give how many processes "
-            "shall train, such as 1"
+            f"trainer.devices={number}: on a CPU this is how many processes train; give a number, "
+            "such as 1"
         )
     if int(str(number)) > (most := max(MOST_ON_FEW_CORES, os.cpu_count() or 1)):
         raise InputError(
