@@ -45,7 +45,7 @@ def stamped(**facts: Any) -> Callable[[Place], None]:
 
 
 def of_supervised(place: Place, rank: int, base: str | None = None) -> None:
-    """A checkpoint of the supervised stage with an adapter of some rank, perhaps of another base."""
+    """A checkpoint of the supervised stage, with an adapter; perhaps of another base."""
     module = SupervisedModule(place.policy, lora={"r": rank})
     module.configure_model()
     made: dict[str, Any] = {"state_dict": module.state_dict(), "hyper_parameters": {}}
