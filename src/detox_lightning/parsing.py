@@ -272,4 +272,5 @@ def check_characters(config: Namespace) -> None:
     """
     for flag, value in config.items():
         if isinstance(value, str) and "\0" in value:
+            flag = flag.replace(".init_args", "")
             raise InputError(f"--{flag}={value!r}: a zero byte is in it; take it out")
