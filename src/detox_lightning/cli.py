@@ -31,8 +31,9 @@ from detox_lightning.callbacks.resume import ResumeCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.callbacks.writing import LAST
-from detox_lightning.configuration import check_configs
+from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
+from detox_lightning.modules.checks import check_precision
 from detox_lightning.modules.strategy import check_devices, check_strategy
 from detox_lightning.parsing import Parser
 from detox_lightning.resume import choose_checkpoint
@@ -207,17 +208,20 @@ class DetoxCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
 
     def before_instantiate_classes(self) -> None:
-        """Silences libraries, sets the number of threads, refuses strategies that can't work.
+        """Silences libraries, sets the number of threads, refuses trainers that can't work.
 
         Raises:
-            InputError: If the strategy is one of them, or there are no such devices.
+            InputError: If there are no such devices, or strategy or precision are none for it.
         """
         DetoxCLI.debug = self.config[self.subcommand].debug
         quieten_transformers()
-        strategy = self.config[self.subcommand].trainer.strategy
-        check_devices(self.config[self.subcommand].trainer)
+        config = self.config[self.subcommand]
+        check_characters(config)
+        check_devices(config.trainer)
+        strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
-        if threads := self.config[self.subcommand].threads:
+        check_precision(config.model.class_path if config.model else "", config.trainer)
+        if threads := config.threads:
             torch.set_num_threads(threads)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
+from jsonargparse import Namespace
 
 from detox_lightning.errors import InputError
 from detox_lightning.recipes import find_recipe, is_file_name
@@ -161,3 +162,18 @@ def forget(hidden: dict[str, tuple[str, int]], option: str) -> None:
     """
     for one in [one for one in hidden if f"{one}.".startswith(f"{option}.")]:
         del hidden[one]
+
+
+def check_characters(config: Namespace) -> None:
+    """Refuses a zero byte, which no name of a file, model or metric can have.
+
+    Args:
+        config: Of a verb.
+
+    Raises:
+        InputError: If a value has one.
+    """
+    for flag, value in config.items():
+        if isinstance(value, str) and "\0" in value:
+            flag = flag.replace(".init_args", "")
+            raise InputError(f"--{flag}={value!r}: a zero byte is in it; take it out")

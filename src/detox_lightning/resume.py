@@ -5,13 +5,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.callbacks.resume import RUN, is_alive
-from detox_lightning.callbacks.writing import LAST, PREVIOUS, is_whole, previous_of
+from detox_lightning.callbacks.writing import (
+    LAST,
+    PREVIOUS,
+    check_opens,
+    is_whole,
+    opened,
+    previous_of,
+)
 from detox_lightning.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -52,18 +58,19 @@ def choose_checkpoint(verb: str, config: Any) -> None:
     """
     name = config["ckpt_path"]
     if name != LAST:
-        check_is_checkpoint(name)
+        check_is_checkpoint(name, config.get("weights_only") is not False)
     elif verb == "fit":
         go_on(config)
     else:
         config["ckpt_path"] = str(last_checkpoint(find_place(config)))
 
 
-def check_is_checkpoint(name: str) -> None:
+def check_is_checkpoint(name: str, weights_only: bool = True) -> None:
     """Refuses what Lightning would fail on.
 
     Args:
         name: What ``--ckpt_path`` says.
+        weights_only: Whether it may hold nothing but tensors and plain values.
 
     Raises:
         InputError: If it is no file, or not one that torch wrote.
@@ -81,6 +88,8 @@ def check_is_checkpoint(name: str) -> None:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
     if "://" not in name and not zipfile.is_zipfile(name):
         raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one")
+    if "://" not in name and weights_only:
+        check_opens(name)
 
 
 def go_on(config: Any) -> None:
@@ -202,7 +211,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 def done(checkpoint: Path) -> int:
     """Optimizer steps that a checkpoint has behind it."""
-    return int(_opened(checkpoint).get("global_step", 0))
+    return int(opened(checkpoint).get("global_step", 0))
 
 
 def run_name(checkpoint: Path | None) -> str | None:
@@ -210,19 +219,11 @@ def run_name(checkpoint: Path | None) -> str | None:
 
     What would lead out of the folder of runs is none: the checkpoint may be somebody else's.
     """
-    name = None if checkpoint is None else _opened(checkpoint).get(RUN)
+    name = None if checkpoint is None else opened(checkpoint).get(RUN)
     is_plain = (
         isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
     )
     return name if is_plain else None
-
-
-def _opened(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint, its tensors left on the disk."""
-    opened: dict[str, Any] = torch.load(
-        checkpoint, map_location="cpu", weights_only=True, mmap=True
-    )
-    return opened
 
 
 def use_version(trainer: Any, version: str) -> None:

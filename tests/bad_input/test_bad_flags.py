@@ -14,6 +14,10 @@ from command import printed, run
 from detox_lightning.configuration import compose, look_through
 from detox_lightning.recipes import recipes
 
+HALF = (
+    "T5 and its family overflow in float16, and others' gradients would be clipped at the wrong "
+    "size. Give bf16-mixed, bf16-true or 32-true."
+)
 FLAGS = {
     "--bogus=1": "--bogus: there is no such option",
     "--trainr.max_epochs=3": "--trainr.max_epochs: there is no such option; did you mean "
@@ -72,14 +76,21 @@ FLAGS = {
     "--trainer.precision=15": "--trainer.precision=15: must be one of 64, 32, 16, transformer-engine, "
     "transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, "
     "32-true, 64-true, bf16, or null",
-    "--trainer.precision=16-true": "trainer.precision=16-true: T5 and its family overflow in float16, and "
-    "others' gradients would be clipped at the wrong size. Give bf16-mixed, "
-    "bf16-true or 32-true.",
+    "--trainer.precision=16-true": f"trainer.precision=16-true: {HALF}",
     "--trainer.accelerator=cuda": "trainer.accelerator=cuda: torch sees no such device here; give cpu or "
     "auto, or look to the driver (nvidia-smi) and to CUDA_VISIBLE_DEVICES",
     "--trainer.devices=0": "trainer.devices=0: give at least 1, -1 for all, or auto",
     "--trainer.devices=-3": "trainer.devices=-3: give how many, a list of them, -1 or auto",
     "--trainer.devices=[a": "trainer.devices=[a: give how many, a list of them, -1 or auto",
+    "--trainer.devices=100000": "trainer.devices=100000: each is a process here, and this machine "
+    "has 2 cores; give at most 8",
+    "--trainer.devices=[3]": "trainer.devices=[3]: on a CPU this is how many processes train; "
+    "give a number, such as 1",
+    "--trainer.devices=-1": "trainer.devices=-1: on a CPU this is how many processes train; give "
+    "a number, such as 1",
+    "--trainer.accelerator=tpu": "trainer.accelerator=tpu: this package trains on CPUs, CUDA's "
+    "GPUs and Apple's; give one of auto, cpu, gpu, cuda, mps",
+    "--trainer.precision=16-mixed": f"trainer.precision=16-mixed: {HALF}",
     "--trainer.strategy=deepspeed": "trainer.strategy=deepspeed: DeepSpeed keeps gradients to itself, and "
     "PPO clips them and may skip a step; with an adapter ZeRO-2 has little "
     "to split, and what ZeRO-3 splits FSDP2 does. Give sharded "
@@ -101,7 +112,8 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_flags_that_make_no_sense(flag: str, place: Place) -> None:
+def test_flags_that_make_no_sense(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     check(Case(flag, (flag,), FLAGS[flag]), place)
 
 

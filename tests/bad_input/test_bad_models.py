@@ -189,11 +189,9 @@ CASES = [
     Case(
         "a state-space model",
         (POLICY,),
-        "lora: peft can't put this adapter on mamba: Please specify "
-        "`target_modules` or `target_parameters`in `peft_config`. Settings of "
-        "peft.LoraConfig go into lora.options, names of layers into "
-        "lora.target_modules; the linear ones here: dt_proj, in_proj, lm_head, "
-        "out_proj, x_proj.",
+        "the model '{folder}/other' is of the kind mamba, which keeps a state instead of "
+        "attending to what came before: such models are not supported. Give one such as GPT-2, "
+        "Llama or T5",
         mamba,
     ),
     Case(

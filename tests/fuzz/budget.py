@@ -1,18 +1,15 @@
 """How much is drawn: a few examples, the same each time, or as many as ``make fuzz`` asks for."""
 
-import atexit
 import os
-from collections import Counter
 from collections.abc import Callable
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 LOOPING = "FUZZ_COUNTS" in os.environ
-COUNTS: Counter[str] = Counter()
 
 
 def drawn(brief: int, looping: int) -> Callable[..., Callable[..., None]]:
-    """Settings of a test.
+    """Settings of a test; a loop makes nothing smaller of what fails, which takes minutes.
 
     Args:
         brief: Examples in a normal run.
@@ -24,14 +21,16 @@ def drawn(brief: int, looping: int) -> Callable[..., Callable[..., None]]:
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.generate) if LOOPING else tuple(Phase),
     )
 
 
-def tell() -> None:
-    """Says how many examples each target has seen, for the loop to add up."""
-    with open(os.environ["FUZZ_COUNTS"], "a", encoding="utf8") as file:
-        file.writelines(f"{name} {number}\n" for name, number in COUNTS.items())
+def count(target: str) -> None:
+    """Notes an example for the loop to add up.
 
-
-if LOOPING:
-    atexit.register(tell)
+    Args:
+        target: What it was tried on.
+    """
+    if LOOPING:
+        with open(os.environ["FUZZ_COUNTS"], "a", encoding="utf8") as file:
+            file.write(f"{target}\n")

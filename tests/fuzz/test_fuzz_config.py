@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import detox_lightning.cli as cli
 from command import ROOT, IdleCLI, run
 from detox_lightning.models import loading
-from fuzz.budget import COUNTS, drawn
+from fuzz.budget import count, drawn
 
 RECIPES = {
     name: yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf8"))
@@ -100,17 +100,17 @@ def check(*words: str) -> None:
     assert (outcome.code, len(outcome.errors)) == (2, 1), outcome.err[-2000:]
 
 
-@drawn(brief=14, looping=150)
+@drawn(brief=14, looping=60)
 @given(text=configurations())
 def test_a_file_is_understood_or_a_line_says_why_not(text: str) -> None:
-    COUNTS["config.file"] += 1
+    count("config.file")
     Path("fuzz.yaml").write_text(text, encoding="utf8")
     check("--config", "fuzz.yaml")
 
 
-@drawn(brief=14, looping=150)
+@drawn(brief=14, looping=60)
 @given(flags=st.lists(st.tuples(FLAGS, VALUES), min_size=1, max_size=3))
 def test_flags_are_understood_or_a_line_says_why_not(flags: list[tuple[str, Any]]) -> None:
-    COUNTS["config.flags"] += 1
+    count("config.flags")
     demo = str(ROOT / "configs" / "demo.yaml")
     check("--config", demo, *(f"{flag}={value}" for flag, value in flags))

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from data.conftest import save_tokenizer
 from detox_lightning.data import ContinuationDataModule, DialogueDataModule, LabeledTextDataModule
 from detox_lightning.errors import InputError
-from fuzz.budget import COUNTS, drawn
+from fuzz.budget import count, drawn
 from fuzz.mutations import files
 
 LIMIT = 16
@@ -48,11 +48,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("read", [dialogues, prompts, labels, questions])
-@drawn(brief=40, looping=300)
+@drawn(brief=40, looping=100)
 @given(file=files())
 @example(file=("jsonl", b'{"a\\nb": 1}\n'))  # a line break in a name
 def test_rows_or_a_line(read: Make, words: str, file: tuple[str, bytes]) -> None:
-    COUNTS[f"data.{read.__name__}"] += 1
+    count(f"data.{read.__name__}")
     kind, raw = file
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", f"{folder}/cache")

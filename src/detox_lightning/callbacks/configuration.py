@@ -9,6 +9,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from detox_lightning.callbacks.folders import free, log_folder
 from detox_lightning.callbacks.writing import partial_of
+from detox_lightning.errors import writing
 from detox_lightning.secrecy import without_secrets
 
 
@@ -19,21 +20,26 @@ class ConfigurationCallback(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes ``config.yaml``, with a number if there is another already, in one process."""
+        """Writes ``config.yaml``, with a number if there is another already, in one process.
+
+        Raises:
+            TrainingError: If the operating system refuses.
+        """
         if self.already_saved:
             return
         self.already_saved = True
         folder = log_folder(trainer)
         if not trainer.is_global_zero:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         file = folder / self.config_filename
         text = discreet(self.parser.dump(self.config, skip_none=False))
-        is_there = (same(text, other) for other in folder.glob(f"{file.stem}*{file.suffix}"))
-        if not any(is_there):
-            partial = partial_of(file)
-            partial.write_text(text, encoding="utf8")
-            partial.replace(free(file))
+        with writing(file):
+            folder.mkdir(parents=True, exist_ok=True)
+            is_there = (same(text, other) for other in folder.glob(f"{file.stem}*{file.suffix}"))
+            if not any(is_there):
+                partial = partial_of(file)
+                partial.write_text(text, encoding="utf8")
+                partial.replace(free(file))
 
 
 def discreet(text: str) -> str:

@@ -4,12 +4,13 @@ import contextlib
 import os
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from detox_lightning.errors import TrainingError
+from detox_lightning.errors import InputError, TrainingError
 
 PARTIAL = ".partial"  # ends the name of what is still being written
 TORN = ".torn"  # ends the name of what was set aside
@@ -120,3 +121,36 @@ def set_torn_aside(last: Path) -> None:
     """Renames a torn ``last.ckpt``, so that it is never kept in the place of the one before it."""
     if last.is_file() and not is_whole(last):
         last.replace(last.with_name(last.name + TORN))
+
+
+def opened(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint, its tensors left on the disk."""
+    loaded: dict[str, Any] = torch.load(
+        checkpoint, map_location="cpu", weights_only=True, mmap=True
+    )
+    return loaded
+
+
+def check_opens(name: str) -> None:
+    """Refuses a file that torch wrote, and that is no checkpoint.
+
+    Args:
+        name: The file.
+
+    Raises:
+        InputError: If it is not of Lightning, or holds what could run code.
+    """
+    try:
+        checkpoint: Any = opened(Path(name))
+    except UnpicklingError as error:
+        raise InputError(
+            f"--ckpt_path {name}: it holds more than tensors and plain values, and opening such a "
+            "file can run code; give one that this package wrote"
+        ) from error
+    except (OSError, RuntimeError) as error:  # in the words of torch's own reader of archives
+        raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one") from error
+    if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
+        raise InputError(
+            f"--ckpt_path {name}: this was not written by Lightning; give a file that a run has "
+            "left in its checkpoints/, or last"
+        )

@@ -29,36 +29,36 @@ class ContinuationDataModule(PromptDataModule):
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
             .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
             A list: the rows of all of them together.
-        tokenizer: Hub id or folder of the tokenizer. None: the model's own.
+        tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         prompt_column: Column with the prompts.
-        continuation_column: Column with how people went on, which ROUGE compares with. None, or a
+        continuation_column: Column with how people went on, which ROUGE compares with. null, or a
             column that isn't there: nothing is compared.
         toxicity_column: Column with the prompts' toxicity, from 0 to 1, for min_toxicity.
         min_toxicity: Keep prompts that are at least so toxic; those whose toxicity isn't known are
-            left out, and counted. None: no bound.
+            left out, and counted. null: no bound.
         prompt_share: The column holds whole texts: this share of their words, rounded down, is the
-            prompt, and the rest is how people went on. None: the column holds prompts.
+            prompt, and the rest is how people went on. null: the column holds prompts.
         chat_template: Put each prompt into the tokenizer's chat template, as what the user says.
         max_prompt_tokens: Tokens a prompt may have, its chat template included.
         long_prompts: Whether longer ones are left out, or cut after the last word that fits; how
             many is logged. Those of predict_source are cut.
         train_split: Name of the split to train on.
-        validation_split: Name of the split to validate on. None: a share of train_split.
-        validation_fraction: That share. None: no validation.
-        test_split: Name of the split to test on. None: a share of train_split.
-        test_fraction: That share. None: there are no test rows.
+        validation_split: Name of the split to validate on. null: a share of train_split.
+        validation_fraction: That share. null: no validation.
+        test_split: Name of the split to test on. null: a share of train_split.
+        test_fraction: That share. null: there are no test rows.
         split_seed: Which prompts make up the shares is a function of this and their text: equal
             prompts are never in two of them, whatever else the source holds.
-        num_samples: Use at most this many training rows, the first ones. None: all.
-        num_eval_samples: Use at most this many rows to validate and to test. None: all.
+        num_samples: Use at most this many training rows, the first ones. null: all.
+        num_eval_samples: Use at most this many rows to validate and to test. null: all.
         predict_source: Prompts that predict goes on from, each of them, whatever the bounds above:
             a .txt file (one prompt a line), a .jsonl, .json, .csv or .parquet file with the
             prompt column, or - for standard input (lines of text, or of JSON objects with that
-            column). None: the test rows.
+            column). null: the test rows.
         batch_size: Prompts a training step, on each device.
-        eval_batch_size: Prompts a step in validation, test and prediction. None: batch_size.
+        eval_batch_size: Prompts a step in validation, test and prediction. null: batch_size.
         num_workers: Processes that prepare batches. 0: the training process does it.
-        seed: Seed of the order of batches. None: --seed_everything.
+        seed: Seed of the order of batches. null: --seed_everything.
 
     Raises:
         InputError: If the shares leave nothing to train on.
@@ -182,7 +182,7 @@ class ContinuationRows:
             return Counted.of(self.questions.read(processes))
         if part != "train" and not self.splits[part] and not self._has_share(part):
             raise MissingSplit(
-                f"--data.{part}_split=null, --data.{part}_fraction=null: there are no such rows; "
+                f"--data.{part}_split=null, --data.{part}_fraction=None: there are no such rows; "
                 "name a split or give a share"
             )
         named = part if self.splits[part] else "train"

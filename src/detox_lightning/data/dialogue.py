@@ -29,35 +29,35 @@ class DialogueDataModule(PromptDataModule):
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
             .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
-        tokenizer: Hub id or folder of the tokenizer. None: the model's own.
+        tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         dialogue_column: Column with the dialogues.
         summary_column: Column with the summaries to learn from.
-        reference_column: Column with the summaries ROUGE compares with. None: summary_column.
+        reference_column: Column with the summaries ROUGE compares with. null: summary_column.
         template: Prompt around each dialogue; must contain {dialogue} once.
         chat_template: Put each prompt into the tokenizer's chat template, as what the user says.
-        min_chars: Keep dialogues with more than this many characters. None: no bound.
-        max_chars: Keep dialogues with at most this many characters. None: no bound.
+        min_chars: Keep dialogues with more than this many characters. null: no bound.
+        max_chars: Keep dialogues with at most this many characters. null: no bound.
         max_prompt_tokens: Tokens a prompt may have. In longer ones the dialogue is cut at its end,
             so that the template stays whole; how many is logged.
         max_target_tokens: Tokens a summary may have, end of sequence included; cut if longer.
         train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. If the source has no such split, the
-            test rows are used where test_fraction makes them. None: no validation.
+            test rows are used where test_fraction makes them. null: no validation.
         test_split: Name of the split to test on.
         test_fraction: Cut this share of the training split (after the character bounds) off as
             test rows, instead of using test_split.
         shuffle_split: Draw the share at random with split_seed, instead of taking the last rows.
         split_seed: Seed of that draw.
-        num_samples: Use at most this many training rows, the first ones. None: all.
-        num_eval_samples: Use at most this many rows to validate and to test. None: all.
+        num_samples: Use at most this many training rows, the first ones. null: all.
+        num_eval_samples: Use at most this many rows to validate and to test. null: all.
         predict_source: Dialogues that predict answers, each of them, whatever the bounds above:
             a .txt file (one dialogue a line), a .jsonl, .json, .csv or .parquet file with the
             dialogue column, or - for standard input (lines of text, or of JSON objects with that
-            column). Summaries and references may be missing. None: the test rows.
+            column). Summaries and references may be missing. null: the test rows.
         batch_size: Prompts a training step, on each device.
-        eval_batch_size: Prompts a step in validation, test and prediction. None: batch_size.
+        eval_batch_size: Prompts a step in validation, test and prediction. null: batch_size.
         num_workers: Processes that prepare batches. 0: the training process does it.
-        seed: Seed of the order of batches. None: --seed_everything.
+        seed: Seed of the order of batches. null: --seed_everything.
 
     Raises:
         InputError: If the template or the character bounds make no sense.
@@ -203,5 +203,5 @@ class DialogueRows:
     def _read(self, part: str) -> Counted:
         split, flag = self.splits[part], f"--data.{part}_split"
         if split is None:
-            raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
+            raise MissingSplit(f"{flag}=None: there are no such rows; name a split")
         return self.dialogues.read(split, flag)

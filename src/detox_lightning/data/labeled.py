@@ -33,23 +33,23 @@ class LabeledTextDataModule(LightningDataModule):
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
             .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
             A list: the rows of all of them together.
-        tokenizer: Hub id or folder of the tokenizer. None: the model's own.
+        tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         text_column: Column with the texts.
         label_column: Column with the labels: class names, or indices into labels.
         labels: Class names in order of their index.
         label_map: What other labels in the data mean, such as {offensive: nothate}.
         max_tokens: Tokens a text may have; what is beyond them is cut off, how often is logged.
         train_split: Name of the split to train on.
-        validation_split: Name of the split to validate on. None: a share of train_split.
-        validation_fraction: That share, drawn at random with split_seed. None: no validation.
-        test_split: Name of the split to test on. None, or a source without it: validation rows.
+        validation_split: Name of the split to validate on. null: a share of train_split.
+        validation_fraction: That share, drawn at random with split_seed. null: no validation.
+        test_split: Name of the split to test on. null, or a source without it: validation rows.
         split_seed: Seed of that draw.
-        num_samples: Use at most this many training rows, the first ones. None: all.
-        num_eval_samples: Use at most this many rows to validate and to test. None: all.
+        num_samples: Use at most this many training rows, the first ones. null: all.
+        num_eval_samples: Use at most this many rows to validate and to test. null: all.
         batch_size: Texts a training step, on each device.
-        eval_batch_size: Texts a step in validation, test and prediction. None: batch_size.
+        eval_batch_size: Texts a step in validation, test and prediction. null: batch_size.
         num_workers: Processes that prepare batches. 0: the training process does it.
-        seed: Seed of the order of batches. None: --seed_everything.
+        seed: Seed of the order of batches. null: --seed_everything.
 
     Raises:
         InputError: If ``labels`` has doubles or less than two names, or ``label_map`` others.

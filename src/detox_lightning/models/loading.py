@@ -348,11 +348,16 @@ def refuse_half(precision: str) -> None:
     Raises:
         InputError: If it is one of the float16 kinds.
     """
-    if precision.startswith(("16", "transformer-engine-float16")):
+    if is_half(precision):
         raise InputError(
             f"trainer.precision={precision}: T5 and its family overflow in float16, and others' "
             "gradients would be clipped at the wrong size. Give bf16-mixed, bf16-true or 32-true."
         )
+
+
+def is_half(precision: str) -> bool:
+    """Whether a ``trainer.precision`` is one of the float16 kinds."""
+    return precision.startswith(("16", "transformer-engine-float16"))
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:

@@ -103,11 +103,11 @@ def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[st
         InputError: If the checkpoint is not of this package, of a later format or another stage.
     """
     facts: dict[str, Any] | None = checkpoint.get(KEY)
-    if facts is None:
+    if not isinstance(facts, dict) or not facts.keys() >= {"version", "stage", "base"}:
         raise InputError(
             "the checkpoint was not written by detox_lightning: nothing says what it is"
         )
-    if facts["version"] > VERSION:
+    if facts["version"] not in range(VERSION + 1):
         raise InputError(
             f"the checkpoint has format {facts['version']}, this version of detox_lightning reads "
             f"up to {VERSION}: update the package."

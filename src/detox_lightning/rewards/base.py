@@ -2,6 +2,24 @@
 
 from torch import Tensor, nn
 
+from detox_lightning.errors import InputError
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that tables and charts can't show.
+
+    Args:
+        name: Of a reward.
+
+    Raises:
+        InputError: If it is blank, or has line breaks or other characters that can't be printed.
+    """
+    if not name.strip() or not name.isprintable():
+        raise InputError(
+            f"model.reward: a reward is named {name!r}, and logged by that: give it a name that "
+            "can be printed on a line (a ClassifierReward by its option name)"
+        )
+
 
 class Reward(nn.Module):
     """What a response is worth; a subclass overrides :meth:`forward`.

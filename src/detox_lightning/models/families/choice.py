@@ -15,6 +15,8 @@ from detox_lightning.models.reading import Prompts
 
 WRITES = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "EncoderDecoderModel", "MTModel")
 
+WITHOUT_ATTENTION = ("mamba", "rwkv")
+
 
 class Family(Protocol):
     """A kind of language model.
@@ -114,6 +116,12 @@ def family_of(name: str, **options: Any) -> Family:
         raise InputError(
             f"the model {name!r} is a {kinds[0]}, which doesn't write text: give a model such as "
             "T5ForConditionalGeneration, GPT2LMHeadModel or LlamaForCausalLM"
+        )
+    if any(kind in config.model_type for kind in WITHOUT_ATTENTION):
+        raise InputError(
+            f"the model {name!r} is of the kind {config.model_type}, which keeps a state instead "
+            "of attending to what came before: such models are not supported. Give one such as "
+            "GPT-2, Llama or T5"
         )
     return EncoderDecoder() if config.is_encoder_decoder else DecoderOnly()
 
