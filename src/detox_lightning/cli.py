@@ -33,7 +33,7 @@ from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.callbacks.writing import LAST
 from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
-from detox_lightning.modules.checks import check_precision
+from detox_lightning.models.loading import refuse_half
 from detox_lightning.modules.strategy import check_devices, check_strategy
 from detox_lightning.parsing import Parser
 from detox_lightning.resume import choose_checkpoint
@@ -220,7 +220,7 @@ class DetoxCLI(LightningCLI):
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
-        check_precision(config.model.class_path if config.model else "", config.trainer)
+        refuse_half(str(config.trainer.precision))  # on a CPU Lightning makes bfloat16 of it
         if threads := config.threads:
             torch.set_num_threads(threads)
 

@@ -337,7 +337,7 @@ def refuse_whole(weights: Weights) -> None:
 
 
 def refuse_half(precision: str) -> None:
-    """Refuses to train a language model in float16, before anything is loaded.
+    """Refuses to train in float16, before anything is loaded.
 
     T5's feed-forward layers leave float16's range, and gradients scaled for float16 would be
     clipped at the wrong size.
@@ -348,16 +348,11 @@ def refuse_half(precision: str) -> None:
     Raises:
         InputError: If it is one of the float16 kinds.
     """
-    if is_half(precision):
+    if precision.startswith(("16", "transformer-engine-float16")):
         raise InputError(
             f"trainer.precision={precision}: T5 and its family overflow in float16, and others' "
             "gradients would be clipped at the wrong size. Give bf16-mixed, bf16-true or 32-true."
         )
-
-
-def is_half(precision: str) -> bool:
-    """Whether a ``trainer.precision`` is one of the float16 kinds."""
-    return precision.startswith(("16", "transformer-engine-float16"))
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:

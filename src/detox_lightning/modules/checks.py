@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, check_divides
 from detox_lightning.models.families.choice import check_positions
-from detox_lightning.models.loading import is_half, refuse_half
+from detox_lightning.models.loading import refuse_half
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.rewards.base import check_name
 
@@ -41,27 +40,6 @@ def check_run(module: "PPOModule", stage: str) -> None:
         check_positions(module.family, *given, **module.tokenizer_options)
     if stage == "fit":
         check_fit(module, getattr(data, "batch_size", None))
-
-
-def check_precision(model: str, trainer: Any) -> None:
-    """Refuses float16 by the configuration's word: on a CPU Lightning takes bfloat16 instead.
-
-    Args:
-        model: Name of the module's class.
-        trainer: Its configuration.
-
-    Raises:
-        InputError: If a language model would be trained in it, or anything on a CPU.
-    """
-    precision = str(trainer.precision)
-    if model.rpartition(".")[2] in ("PPOModule", "SupervisedModule"):
-        refuse_half(precision)
-    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if is_half(precision) and (trainer.accelerator == "cpu" or not has_gpu):
-        raise InputError(
-            f"trainer.precision={precision}: a CPU doesn't train in float16; give bf16-mixed or "
-            "32-true"
-        )
 
 
 def check_fit(module: "PPOModule", batch_size: int | None) -> None:

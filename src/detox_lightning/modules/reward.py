@@ -20,6 +20,7 @@ from detox_lightning.models.loading import (
     load_model,
     load_tokenizer,
     open_by_name,
+    refuse_half,
     save_model,
 )
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
@@ -101,6 +102,14 @@ class RewardModule(LightningModule):
     def tokenizer_options(self) -> dict[str, Any]:
         """How the data must open it."""
         return self.weights.file_options
+
+    def setup(self, stage: str) -> None:
+        """Refuses what can't work, before any model is opened.
+
+        Raises:
+            InputError: If the precision is float16.
+        """
+        refuse_half(str(self.trainer.precision))
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""
