@@ -55,7 +55,7 @@ test-minimum:
 audit:
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/pip install --quiet "pip-audit>=2.9,<3"
-	$(VENV)-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+	$(VENV)-audit/bin/pip-audit --strict --progress-spinner=off --no-deps --disable-pip -r constraints.txt
 
 licenses: $(VENV)/installed
 	$(VENV)/bin/python scripts/licenses.py

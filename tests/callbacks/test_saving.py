@@ -16,8 +16,8 @@ from detox_lightning.errors import InputError, Stopped, TrainingError
 
 def test_a_last_checkpoint_that_is_none_is_refused() -> None:
     assert BoundedCheckpoint(save_last=True).save_last is True
-    for given in (False, "link"):
-        message = rf"^checkpoint.save_last={given}: .*last.ckpt.*leave it true$"
+    for given, shown in ((False, "false"), ("link", "link")):
+        message = rf"^checkpoint.save_last={shown}: .*last.ckpt.*leave it true$"
         with pytest.raises(InputError, match=message):
             BoundedCheckpoint(save_last=given)
 

@@ -114,7 +114,7 @@ class Run:
 
     def saved(self, name: str) -> dict[int, str]:
         """Checkpoints by the number of batches done."""
-        return {int(path.stem): str(path) for path in (self.folder / name).glob("*.ckpt")}
+        return {int(path.stem): str(path) for path in (self.folder / name).glob("[0-9]*.ckpt")}
 
 
 def place(checkpoint: str) -> tuple[int, int]:

@@ -226,7 +226,9 @@ class Even(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.device = torch.device("cpu")
-        self.config = SimpleNamespace(model_type="even", max_position_embeddings=64)
+        self.config = SimpleNamespace(
+            model_type="even", max_position_embeddings=64, architectures=None
+        )
 
     def forward(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
         return SimpleNamespace(logits=torch.full((*input_ids.shape, 200), 7.0))
