@@ -48,7 +48,7 @@ def test_a_folder_that_is_gone_may_look_like_a_hub_id(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             find_start(name) and load_model(SEQ2SEQ, name)
         assert str(caught.value).startswith(
-            f"can't open the model {name!r}: there is no such folder here, nor a copy in the cache, "
+            f"can't open the model {name!r}: there is no such folder here, nor a copy in the cache"
         )
     with pytest.raises(InputError, match=f"can't open the model '{tmp_path}': (?!there is no)"):
         load_model(SEQ2SEQ, str(tmp_path))
