@@ -46,8 +46,7 @@ FLAGS = {
     "--model.reward=ClassifierRewrd": "--model.reward=ClassifierRewrd: there is no such class; did you mean "
     "ClassifierReward?",
     "--model.optimizer=Adan": "--model.optimizer=Adan: there is no such class; did you mean Adam?",
-    "--model.advantage=GEA": "--model.advantage=GEA: there is no such class; give one of GAE, GRPO, "
-    "RLOO, Reinforce",
+    "--model.advantage=GRPPO": "--model.advantage=GRPPO: there is no such class; did you mean GRPO?",
     "--trainer.callbacks+=EarlyStoping": "--trainer.callbacks=EarlyStoping: there is no such class; did you mean "
     "EarlyStopping?",
     "--trainer.callbacks+=EarlyStopping": "--trainer.callbacks.monitor: required, and not given",
