@@ -1,5 +1,6 @@
 """A look at the configuration files that a command line names, before they are used."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     Args:
         words: Of the command line.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*words, ""]):
         name, is_joined, value = word.partition("=")
         given = value if is_joined else following
         if name.startswith("-") and given and not given.startswith("--"):

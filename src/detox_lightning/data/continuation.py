@@ -182,7 +182,7 @@ class ContinuationRows:
             return Counted.of(self.questions.read(processes))
         if part != "train" and not self.splits[part] and not self._has_share(part):
             raise MissingSplit(
-                f"--data.{part}_split=null, --data.{part}_fraction=None: there are no such rows; "
+                f"--data.{part}_split=null, --data.{part}_fraction=null: there are no such rows; "
                 "name a split or give a share"
             )
         named = part if self.splits[part] else "train"

@@ -203,5 +203,5 @@ class DialogueRows:
     def _read(self, part: str) -> Counted:
         split, flag = self.splits[part], f"--data.{part}_split"
         if split is None:
-            raise MissingSplit(f"{flag}=None: there are no such rows; name a split")
+            raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
         return self.dialogues.read(split, flag)
