@@ -29,7 +29,8 @@ def save(file: Path, steps: int, **more: Any) -> Path:
     """A checkpoint as old as it has steps."""
     file.parent.mkdir(parents=True, exist_ok=True)
     tensor = torch.full((256,), 7, dtype=torch.uint8)
-    torch.save({"global_step": steps, "state_dict": {"x": tensor}, **more}, file)
+    checkpoint = {"global_step": steps, "state_dict": {"x": tensor}, **more}
+    torch.save({"pytorch-lightning_version": "2.6", **checkpoint}, file)
     os.utime(file, (steps, steps))
     return file
 

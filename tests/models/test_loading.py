@@ -44,12 +44,14 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_gone_may_look_like_a_hub_id(tmp_path: Path) -> None:
-    for name in ("runs/gone", "runs/tiny/version_0/gone", str(tmp_path / "gone")):
+    for name, said in {
+        "runs/gone": "there is no such folder here, nor a copy in the cache",
+        "runs/tiny/version_0/gone": "there is no such folder; check the path",
+        str(tmp_path / "gone"): "there is no such folder; check the path",
+    }.items():
         with pytest.raises(InputError) as caught:
             find_start(name) and load_model(SEQ2SEQ, name)
-        assert str(caught.value).startswith(
-            f"can't open the model {name!r}: there is no such folder here, nor a copy in the cache"
-        )
+        assert str(caught.value).startswith(f"can't open the model {name!r}: {said}")
     with pytest.raises(InputError, match=f"can't open the model '{tmp_path}': (?!there is no)"):
         load_model(SEQ2SEQ, str(tmp_path))
 
