@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional, Union
 
 import datasets
 import pytest
@@ -19,7 +19,7 @@ from detox_lightning.cli import DetoxCLI
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
-from detox_lightning.parsing import condense
+from detox_lightning.parsing import Parser, condense
 from detox_lightning.rewards import ClassifierReward
 
 VERBS = ["fit", "validate", "test", "predict"]
@@ -206,6 +206,19 @@ def test_null_reaches_options_at_every_depth() -> None:
     assert options["reward"]["init_args"]["label"] is None
     assert options["kl"]["target"] is None
     assert options["max_grad_norm"] is None
+
+
+def test_whole_numbers_stay_whole_whoever_wrote_the_type_first() -> None:
+    """Python remembers unions: this one, once written, may be what Lightning's own becomes."""
+    parser = Parser()
+    parser.add_argument("--x", type=Optional[Union[float, int]])  # noqa: UP045, UP007
+    assert repr(parser.parse_args(["--x=1"]).x) == "1.0"
+    parser.keep_whole_numbers()
+    assert [repr(parser.parse_args([f"--x={x}"]).x) for x in ("1", "0.5", "1.0")] == [
+        *("1", "0.5", "1.0")
+    ]
+    flag = "--trainer.limit_train_batches=1"
+    assert repr(printed("fit", "--config", DEMO, flag)["trainer"]["limit_train_batches"]) == "1"
 
 
 def test_messages_without_a_key_stay_as_they_are() -> None:

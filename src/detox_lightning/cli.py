@@ -175,9 +175,10 @@ class DetoxCLI(LightningCLI):
         if asked != subcommand and asked in {*self.subcommands(), "-h", "--help"}:
             return self.init_parser(**options)
         if subcommand != "export":
-            parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
-            parser.set_defaults({"weights_only": True})  # Lightning trusts what comes over http
-            return parser
+            whole: Any = super()._prepare_subcommand_parser(klass, subcommand, **options)
+            whole.keep_whole_numbers()
+            whole.set_defaults({"weights_only": True})  # Lightning trusts what comes over http
+            return whole
         parser = self.init_parser(**options)
         self._add_arguments(parser)
         parser.add_argument(

@@ -12,6 +12,7 @@ from detox_lightning.secrecy import discreet
 from detox_lightning.wording import class_names, nearest_option, wanted
 
 MARK = "» "  # before what is to be said, inside the pages of jsonargparse
+NUMBER = int | float | None
 UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[\w.]+)' does not accept option"
     r"|Subcommand '\w+' does not accept option|Option) '(?P<key>[\w.+-]+)'"
@@ -47,6 +48,15 @@ class Parser(LightningArgumentParser):
         if "--config" in names:
             options |= {"action": RecipeAction, "help": HELP}
         return super().add_argument(*names, **options)
+
+    def keep_whole_numbers(self) -> None:
+        """Lets ``1`` stay whole where a number may be either: 1.0 of all batches is all of them.
+
+        Python gives a union back in the order in which any library has written it last.
+        """
+        for action in self._actions:
+            if getattr(action, "_typehint", None) == NUMBER:
+                action._typehint = NUMBER  # type: ignore[attr-defined]
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **options: Any
