@@ -34,7 +34,8 @@ from detox_lightning.callbacks.writing import LAST
 from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import refuse_half
-from detox_lightning.modules.strategy import check_devices, check_strategy
+from detox_lightning.modules.devices import check_devices
+from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.parsing import Parser
 from detox_lightning.resume import choose_checkpoint
 

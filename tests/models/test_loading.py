@@ -18,9 +18,9 @@ from detox_lightning.models.loading import (
     load_model,
     load_tokenizer,
     refuse_half,
-    save_model,
 )
 from detox_lightning.models.lora import LoRA, add_lora
+from detox_lightning.models.saving import save_model
 from detox_lightning.models.start import find_start
 
 SEQ2SEQ = "AutoModelForSeq2SeqLM"

@@ -9,8 +9,9 @@ import torch
 
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import load_model, save_model
+from detox_lightning.models.loading import load_model
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
+from detox_lightning.models.saving import save_model
 
 TASK = "SEQ_2_SEQ_LM"
 

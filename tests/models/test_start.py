@@ -10,17 +10,11 @@ from safetensors.torch import save_file
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading, lora
-from detox_lightning.models.loading import (
-    Base,
-    Weights,
-    adapter_base,
-    open_by_name,
-    save_merged,
-    save_model,
-)
+from detox_lightning.models.loading import Base, Weights, adapter_base, open_by_name
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.saving import save_merged, save_model
 from detox_lightning.models.start import VALUE_HEAD as HEAD
 from detox_lightning.models.start import Start, find_start
 from detox_lightning.modules.reward import RewardModule

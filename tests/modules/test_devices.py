@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from detox_lightning.errors import InputError
-from detox_lightning.modules.strategy import check_devices, check_gpus
+from detox_lightning.modules.devices import check_devices, check_gpus
 
 
 @pytest.mark.parametrize("number", ["auto", 2, "2", -1, "-1", [0, 1], "0,1", "1,"])

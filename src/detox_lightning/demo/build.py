@@ -169,7 +169,8 @@ def ship(trained: Path, asset: Path, auto_class: str) -> None:
     """
     import torch
 
-    from detox_lightning.models.loading import load_model, load_tokenizer, save_model
+    from detox_lightning.models.loading import load_model, load_tokenizer
+    from detox_lightning.models.saving import save_model
 
     shutil.rmtree(asset, ignore_errors=True)
     save_model(

@@ -34,11 +34,12 @@ from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.families.choice import Family, family_of
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, save_model
+from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import gathered, shard
 from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp

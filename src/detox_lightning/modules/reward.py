@@ -21,8 +21,8 @@ from detox_lightning.models.loading import (
     load_tokenizer,
     open_by_name,
     refuse_half,
-    save_model,
 )
+from detox_lightning.models.saving import save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization

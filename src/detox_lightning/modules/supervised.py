@@ -17,14 +17,9 @@ from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.families.choice import Family, check_positions, family_of
-from detox_lightning.models.loading import (
-    Weights,
-    check_vocabulary,
-    load_tokenizer,
-    refuse_half,
-    save_model,
-)
+from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, refuse_half
 from detox_lightning.models.lora import LoRA
+from detox_lightning.models.saving import save_model
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.faults import Faults
