@@ -1,7 +1,7 @@
 """Responses from a model's own layers: each prompt is read once, rows that have ended are dropped.
 
 Where it can, a step is recorded once and then played back (see :mod:`.recording`), on a GPU
-compiled; the tokens are those that transformers' ``generate`` gives.
+captured; the tokens are those that transformers' ``generate`` gives.
 """
 
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ class Pace(NamedTuple):
     Attributes:
         every: After so many steps it is asked which rows have ended. To ask a GPU is to wait for
             it, which costs more than a few steps for nothing.
-        least: Fewer rows than this are not gone on with alone. Each number of rows is compiled
-            for tens of seconds; and with few, a GPU's step is mostly the reading of the weights.
+        least: Fewer rows than this are not gone on with alone. Each number of rows is captured
+            anew; and with few, a GPU's step is mostly the reading of the weights.
     """
 
     every: int
@@ -74,6 +74,7 @@ def decode(
     live = torch.ones_like(rows, dtype=torch.bool)
     plain, logits, states = family.begin(model, prompts)
     steps: Steps = (recorder and recorder.steps(plain, limit)) or plain
+    del plain  # recorded steps have a copy of its keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
     every, least = PACES.get(rows.device.type, PACE)
     for step in range(limit):

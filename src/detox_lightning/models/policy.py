@@ -67,7 +67,7 @@ class Policy(nn.Module):
         self.base.generation_config = plain_generation_config(self.base)
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
         self.recorder = Recorder()
-        self.merged_weights: Kept = {}  # where a compiled step finds them
+        self.merged_weights: Kept = {}  # where a captured step finds them
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(self.base)) if value_head else None
         self.checkpoints_gradients = False
@@ -269,7 +269,7 @@ class Policy(nn.Module):
             choose: Picks the tokens; see :meth:`Sampling.choose`.
             limit: The longest response, in tokens.
         """
-        kept = self.merged_weights if self.recorder.compiles(self.base) else None
+        kept = self.merged_weights if self.recorder.captures(self.base) else None
         with merged(self.model, kept):
             return decode(self.base, self.family, prompts, choose, limit, self.recorder)
 

@@ -44,6 +44,7 @@ from detox_lightning.models.sharding import gathered, shard
 from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.checks import check_batch_size, check_run, check_shardable
+from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.faults import Faults, begin_rollout, is_sound
 from detox_lightning.modules.microbatches import MicroBatches
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -470,6 +471,7 @@ class PPOModule(LightningModule):
         """Opens policy, reward and toxicity classifier, once."""
         if self.policy is not None:
             return
+        choose_kernels()
         self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
         self.policy = load_policy(
             self.start,

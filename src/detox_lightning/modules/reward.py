@@ -24,6 +24,7 @@ from detox_lightning.models.loading import (
 )
 from detox_lightning.models.saving import save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
@@ -115,6 +116,7 @@ class RewardModule(LightningModule):
         """Loads the weights and the tokenizer, once."""
         if self.model is not None:
             return
+        choose_kernels()
         options = self.weights.file_options
         check_labels(self.name, self.labels, **options)
         self.tokenizer = load_tokenizer(self.name, padding_side=self.padding_side, **options)

@@ -22,6 +22,7 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
@@ -129,6 +130,7 @@ class SupervisedModule(LightningModule):
         """Loads the weights and the tokenizer, once."""
         if self.model is not None:
             return
+        choose_kernels()
         self.tokenizer = load_tokenizer(
             self.tokenizer_name, padding_side=self.padding_side, **self.tokenizer_options
         )
