@@ -1,10 +1,11 @@
 """A decoder's step on a GPU: captured at its first call, launched as one CUDA graph from then on.
 
-Launching a step's kernels one by one from Python takes about ten times as long as the kernels do on an H100. A
-CUDA graph launches them all at once, but reads and writes the very addresses it was captured with.
-So what a step reads and writes is kept here from rollout to rollout, and copied into; merged
-weights are kept likewise (see :mod:`.merging`). Nothing is compiled: that would save another third
-of a step in float32, and costs half a minute for each shape of batch (docs/benchmarks.md).
+On an H100, launching a step's kernels one by one from Python takes about ten times as long as the
+kernels do. A CUDA graph launches them all at once, but reads and writes the very addresses it was
+captured with. So what a step reads and writes is kept here from rollout to rollout, and copied
+into; merged weights are kept likewise (see :mod:`.merging`). Nothing is compiled: that would save a
+quarter of a captured step in float32 and half of it in bfloat16, and takes half a minute for each
+shape of batch (docs/benchmarks.md).
 
 Other devices have no graphs. If they are told to capture, the step itself stands for its graph:
 that is how it is tested without a GPU.
