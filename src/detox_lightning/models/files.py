@@ -84,31 +84,6 @@ def check_adapter(located: str, revision: str | None = None) -> None:
         cached_file(located, SAFE_ADAPTER, revision=revision)  # says why it isn't there
 
 
-def refuse_kernels(located: str, revision: str | None = None) -> None:
-    """Refuses a config that names code of the hub, for its attention say.
-
-    Args:
-        located: Folder or hub id.
-        revision: Branch, tag or commit of a hub id.
-
-    Raises:
-        Unusable: If it does.
-    """
-    file = find_file(located, "config.json", revision)
-    waiting: list[tuple[str, Any]] = [("", read_object(file))] if file else []
-    while waiting:
-        field, value = waiting.pop()
-        if isinstance(value, dict):
-            within = "implementation" in field
-            waiting += [(field if within else name, one) for name, one in value.items()]
-        elif "implementation" in field and "/" in str(value):
-            raise Unusable(
-                f"its config.json names code of the hub ({field}: {value}), which is not run "
-                "unasked. Remove the field, or, if you trust it, give "
-                "--model.weights.trust_remote_code=true"
-            )
-
-
 def find_file(located: str, name: str, revision: str | None = None) -> Path | None:
     """A file of a folder, or of a hub id by way of the cache; None: it isn't there.
 
@@ -170,7 +145,7 @@ def check_pickled(file: Path) -> None:
     except Exception as error:  # a torn file fails in many ways
         if isinstance(error, pickle.UnpicklingError) or any(kind in str(error) for kind in OLD):
             raise Unusable(
-                f"its weights are pickled ({file.name}), and not as tensors alone, or torn. Opening "
+                f"its weights are pickled ({file.name}), and not tensors alone, or torn. Opening "
                 "such a file can run code. Write them as safetensors: from_pretrained, then "
                 "save_pretrained, of transformers does"
             ) from error

@@ -14,14 +14,10 @@ import torch
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
 from detox_lightning.models.completeness import check_complete
-from detox_lightning.models.files import (
-    find_file,
-    has_safetensors,
-    refuse_kernels,
-    without_conversion,
-)
+from detox_lightning.models.configs import check_configs, refuse_adapter
+from detox_lightning.models.files import has_safetensors, without_conversion
 from detox_lightning.models.fusing import fuse_activations
-from detox_lightning.models.opening import Unusable, open_by_name, read_object
+from detox_lightning.models.opening import Unusable, open_by_name
 
 ITS_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
@@ -112,7 +108,18 @@ def load_tokenizer(name: str, **options: Any) -> Any:
             f"can't open the tokenizer {name!r}: the folder has none of its files, such as "
             "tokenizer.json; copy them from the base model, or give --data.tokenizer"
         )
-    return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **{**NO_CODE, **options})
+
+    def opened(located: str, **given: Any) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(located, **given)
+        limit = tokenizer.model_max_length
+        if not isinstance(limit, int | float) or limit <= 0:
+            raise Unusable(
+                f"its tokenizer_config.json says model_max_length: {limit!r}, where a number of "
+                "tokens is expected; mend it"
+            )
+        return tokenizer
+
+    return open_by_name("tokenizer", name, opened, **{**NO_CODE, **options})
 
 
 def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, example: str) -> None:
@@ -173,8 +180,7 @@ def load_config(name: str, **options: Any) -> Any:
     from transformers import AutoConfig
 
     def opened(located: str, **given: Any) -> Any:
-        if not given["trust_remote_code"]:
-            refuse_kernels(located, given.get("revision"))
+        check_configs(located, given.get("revision"), given["trust_remote_code"])
         return AutoConfig.from_pretrained(located, **given)
 
     return open_by_name("config of", name, opened, **{**NO_CODE, **options})
@@ -207,9 +213,9 @@ def load_model(
     loader = getattr(transformers, auto_class).from_pretrained
 
     def opened(located: str, **given: Any) -> Any:
-        if not given["trust_remote_code"]:
-            refuse_kernels(located, given.get("revision"))
-        safe = _look_at_files(located, given.get("revision"))
+        refuse_adapter(located, given.get("revision"))
+        check_configs(located, given.get("revision"), given["trust_remote_code"])
+        safe = has_safetensors(located, given.get("revision"))
         with without_conversion():
             model, found = loader(
                 located,
@@ -232,20 +238,6 @@ def load_model(
     model = open_by_name("model", name, opened, **options).eval()
     heal(getattr(model, "generation_config", None))
     return fuse_activations(model)
-
-
-def _look_at_files(located: str, revision: str | None) -> bool:
-    """Refuses what the library would open in its own way; says whether there are safetensors."""
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    if find_adapter_config_file(located, revision=revision):
-        raise Unusable(
-            "it is an adapter, and a whole model is wanted here. Merge it into its base "
-            "(merge_and_unload of peft, then save_pretrained), and give that folder"
-        )
-    if file := find_file(located, "generation_config.json", revision):
-        read_object(file)  # the library would go on without it
-    return has_safetensors(located, revision)
 
 
 def heal(config: Any) -> None:

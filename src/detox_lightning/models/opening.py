@@ -96,9 +96,9 @@ def read_object(file: Path) -> dict[str, Any]:
     except ValueError as error:  # of JSON, or of UTF-8
         raise Unusable(f"{file.name} is not JSON ({error}); copy or download it again") from error
     if not isinstance(content, dict):
+        kind = {list: "a list", str: "a text", type(None): "null"}.get(type(content), "a number")
         raise Unusable(
-            f"{file.name} holds a {type(content).__name__}, not a JSON object; copy or download it "
-            "again"
+            f"{file.name} holds {kind}, where a JSON object is expected; copy or download it again"
         )
     return content
 
@@ -139,7 +139,7 @@ def _reason(error: Exception) -> str:
         return said
     lines = [line.strip() for line in str(error).strip().splitlines()]
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
-    if text and isinstance(error, SAYS_ENOUGH):
+    if text and (isinstance(error, SAYS_ENOUGH) or text != lines[0]):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
