@@ -71,6 +71,26 @@ def _misfit(mismatched: list[tuple[str, Any, Any]]) -> str:
 
 def _lacking(missing: list[str], unknown: list[str]) -> str:
     said = f"weights are missing from its files, and would be random numbers: {_first(missing)}. "
+    if prefix := name_prefix(missing, unknown):
+        return said + prefix
+    if unknown:
+        return (
+            f"{said}There are others that it has no place for: {_first(unknown)}. Give a model "
+            "that was saved with this head and config.json"
+        )
+    return f"{said}Copy or download them again, or mend config.json if it names too much"
+
+
+def name_prefix(missing: list[str], unknown: list[str]) -> str | None:
+    """The reason why weights have other names than their model's, if it is a prefix.
+
+    Args:
+        missing: Names that were looked for.
+        unknown: Names that nobody looked for.
+
+    Returns:
+        A sentence with the remedy; None: they have no such prefix.
+    """
     for wanted in missing:
         for name in unknown:
             prefix = name.removesuffix(wanted)
@@ -78,15 +98,10 @@ def _lacking(missing: list[str], unknown: list[str]) -> str:
                 source = next((SAVED_FROM[p] for p in SAVED_FROM if prefix.endswith(p)), None)
                 whence = f", as those of {source} do" if source else ""
                 return (
-                    f"{said}The names there begin with {prefix!r}{whence}: remove the prefix from "
-                    "them, and save them again"
+                    f"The names there begin with {prefix!r}{whence}: remove the prefix from them, "
+                    "and save them again"
                 )
-    if unknown:
-        return (
-            f"{said}There are others that it has no place for: {_first(unknown)}. Give a model "
-            "that was saved with this head and config.json"
-        )
-    return f"{said}Copy or download them again, or mend config.json if it names too much"
+    return None
 
 
 def _is_head(model: Any, name: str) -> bool:
