@@ -30,35 +30,43 @@ OTHERS = {
 }
 
 
-def has_safetensors(located: str, revision: str | None = None) -> bool:
-    """Whether a model's weights are safetensors, which are preferred; others are looked at first.
+def find_weights(located: str, revision: str | None = None) -> list[Path]:
+    """The files of a model's weights: safetensors, or else pickled tensors, which are looked at.
 
     Args:
         located: Folder or hub id.
         revision: Branch, tag or commit of a hub id.
 
     Returns:
-        False if its weights are pickled tensors.
+        Paths; none where a hub id has none, or can't be reached.
 
     Raises:
-        Unusable: If its folder has neither, or pickles that hold something else.
+        Unusable: If a folder has none, or pickles that hold something else.
     """
-    if any(find_file(located, SAFE + ending, revision) for ending in ("", INDEX)):
-        return True
-    whole = find_file(located, PICKLED, revision)
-    index = None if whole else find_file(located, PICKLED + INDEX, revision)
-    if whole:
-        check_pickled(whole)
-    elif index:
-        for shard in shards(index):
-            if file := find_file(located, shard, revision):
+    for name in (SAFE, PICKLED):
+        files = _whole_or_in_shards(located, name, revision)
+        if files and name == PICKLED:
+            for file in files:
                 check_pickled(file)
-    elif Path(located).is_dir():
+            tell_of_pickle(located, PICKLED)
+        if files:
+            return files
+    if Path(located).is_dir():
         raise Unusable(_no_weights(Path(located)))
-    else:
-        return True  # nothing was found: the library says why
-    tell_of_pickle(located, PICKLED)
-    return False
+    return []
+
+
+def _whole_or_in_shards(located: str, name: str, revision: str | None) -> list[Path]:
+    if whole := find_file(located, name, revision):
+        return [whole]
+    index = find_file(located, name + INDEX, revision)
+    files: list[Path] = []
+    for shard in _shards(index) if index else []:
+        file = find_file(located, shard, revision)
+        if file is None:
+            raise Unusable(f"{name + INDEX} names {shard}, which isn't there; copy or download it")
+        files.append(file)
+    return files
 
 
 def check_adapter(located: str, revision: str | None = None) -> None:
@@ -105,25 +113,6 @@ def find_file(located: str, name: str, revision: str | None = None) -> Path | No
         _raise_exceptions_for_connection_errors=False,
     )
     return Path(found) if found else None
-
-
-def shards(index: Path) -> list[str]:
-    """The files that an index names.
-
-    Args:
-        index: Its path.
-
-    Raises:
-        Unusable: If it names none, or files of other folders.
-    """
-    places = read_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(one, str) for one in places.values()):
-        raise Unusable(f"{index.name} doesn't say which file holds which weights (weight_map)")
-    names = sorted(set(places.values()))
-    for name in names:
-        if Path(name).name != name:
-            raise Unusable(f"{index.name} names {name!r}, which is no file beside it")
-    return names
 
 
 def check_pickled(file: Path) -> None:
@@ -205,6 +194,18 @@ def without_conversion() -> Iterator[None]:
             del os.environ[NO_CONVERSION]
         else:
             os.environ[NO_CONVERSION] = before
+
+
+def _shards(index: Path) -> list[str]:
+    """The files beside an index that it names."""
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(one, str) for one in places.values()):
+        raise Unusable(f"{index.name} doesn't say which file holds which weights (weight_map)")
+    names = sorted(set(places.values()))
+    for name in names:
+        if Path(name).name != name:
+            raise Unusable(f"{index.name} names {name!r}, which is no file beside it")
+    return names
 
 
 def _no_weights(folder: Path) -> str:

@@ -13,9 +13,9 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.completeness import check_complete
+from detox_lightning.models.completeness import check_complete, check_shapes, find_mismatched
 from detox_lightning.models.configs import check_configs, refuse_adapter
-from detox_lightning.models.files import has_safetensors, without_conversion
+from detox_lightning.models.files import find_weights, without_conversion
 from detox_lightning.models.fusing import fuse_activations
 from detox_lightning.models.opening import Unusable, open_by_name
 
@@ -215,15 +215,15 @@ def load_model(
     def opened(located: str, **given: Any) -> Any:
         refuse_adapter(located, given.get("revision"))
         check_configs(located, given.get("revision"), given["trust_remote_code"])
-        safe = has_safetensors(located, given.get("revision"))
-        with without_conversion():
-            model, found = loader(
-                located,
-                use_safetensors=safe,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are told with their names, and refused
-                **given,
-            )
+        files = find_weights(located, given.get("revision"))
+        given["use_safetensors"] = all(file.suffix == ".safetensors" for file in files)
+        given["ignore_mismatched_sizes"] = True  # they are told with their names, and refused
+        try:
+            with without_conversion():
+                model, found = loader(located, output_loading_info=True, **given)
+        except Exception:
+            check_shapes(find_mismatched(auto_class, located, files, **given))
+            raise
         check_complete(model, found, fresh_head)
         return model
 

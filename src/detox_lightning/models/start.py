@@ -8,8 +8,8 @@ import torch
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
 from detox_lightning.models.bases import adapter_base
-from detox_lightning.models.loading import Weights, load_model, refuse_whole
 from detox_lightning.models.files import find_file
+from detox_lightning.models.loading import Weights, load_model, refuse_whole
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.opening import open_by_name
 
