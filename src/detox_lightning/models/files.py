@@ -18,6 +18,11 @@ SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 SAFE_ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 INDEX = ".index.json"
 NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+QUIETLY = {
+    "_raise_exceptions_for_gated_repo": False,
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 OLD = ("TorchScript", ".tar format")  # kinds of file that torch opens only with their code
 OTHERS = {
     "*.h5": "TensorFlow's",
@@ -37,10 +42,8 @@ def find_weights(located: str, revision: str | None = None) -> list[Path]:
         located: Folder or hub id.
         revision: Branch, tag or commit of a hub id.
 
-    Returns:
-        Paths; none where a hub id has none, or can't be reached.
-
     Raises:
+        OSError: If a hub id has none, or can't be reached.
         Unusable: If a folder has none, or pickles that hold something else.
     """
     for name in (SAFE, PICKLED):
@@ -53,7 +56,7 @@ def find_weights(located: str, revision: str | None = None) -> list[Path]:
             return files
     if Path(located).is_dir():
         raise Unusable(_no_weights(Path(located)))
-    return []
+    return [_fetch(located, SAFE, revision)]
 
 
 def _whole_or_in_shards(located: str, name: str, revision: str | None) -> list[Path]:
@@ -79,8 +82,6 @@ def check_adapter(located: str, revision: str | None = None) -> None:
     Raises:
         Unusable: If its folder has none, or a pickle that holds more than tensors.
     """
-    from transformers.utils.hub import cached_file
-
     if find_file(located, SAFE_ADAPTER, revision):
         return
     if pickled := find_file(located, PICKLED_ADAPTER, revision):
@@ -89,7 +90,7 @@ def check_adapter(located: str, revision: str | None = None) -> None:
     elif Path(located).is_dir():
         raise Unusable(f"it has neither {SAFE_ADAPTER} nor {PICKLED_ADAPTER}. {FORMAT}")
     else:
-        cached_file(located, SAFE_ADAPTER, revision=revision)  # says why it isn't there
+        _fetch(located, SAFE_ADAPTER, revision)
 
 
 def find_file(located: str, name: str, revision: str | None = None) -> Path | None:
@@ -104,15 +105,15 @@ def find_file(located: str, name: str, revision: str | None = None) -> Path | No
 
     if Path(located).is_dir():
         return file if (file := Path(located, name)).is_file() else None
-    found = cached_file(
-        located,
-        name,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    found = cached_file(located, name, revision=revision, **QUIETLY)
     return Path(found) if found else None
+
+
+def _fetch(located: str, name: str, revision: str | None) -> Path:
+    """A file of a hub id, which the library says why it doesn't have."""
+    from transformers.utils.hub import cached_file
+
+    return Path(cached_file(located, name, revision=revision))
 
 
 def check_pickled(file: Path) -> None:
