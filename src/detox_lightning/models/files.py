@@ -113,7 +113,7 @@ def _fetch(located: str, name: str, revision: str | None) -> Path:
     """A file of a hub id, which the library says why it doesn't have."""
     from transformers.utils.hub import cached_file
 
-    return Path(cached_file(located, name, revision=revision))
+    return Path(str(cached_file(located, name, revision=revision)))
 
 
 def check_pickled(file: Path) -> None:

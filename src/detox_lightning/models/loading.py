@@ -122,12 +122,12 @@ def load_tokenizer(name: str, **options: Any) -> Any:
     return open_by_name("tokenizer", name, opened, **{**NO_CODE, **options})
 
 
-def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, example: str) -> None:
+def check_kind(name: str, config: Any, endings: tuple[str, ...], does: str, example: str) -> None:
     """Refuses a model that was saved as another kind: parts of it would be random numbers.
 
     Args:
         name: Of the model, for the message.
-        model: From transformers, as it was opened.
+        config: The model's.
         endings: Of the names of classes that will do.
         does: What such a model does.
         example: One that will do.
@@ -135,7 +135,7 @@ def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, examp
     Raises:
         InputError: If its config names other classes alone.
     """
-    kinds = model.config.architectures or []
+    kinds = config.architectures or []
     if kinds and not any(kind.endswith(endings) for kind in kinds):
         raise InputError(
             f"the model {name!r} is a {kinds[0]}, which doesn't {does}: give one such as {example}"

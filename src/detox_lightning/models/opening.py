@@ -115,13 +115,13 @@ def _why(what: str, name: str, error: Exception, revision: str | None) -> str:
     if place.is_file():
         return f"this is a file. {FORMAT}"
     if place.is_dir() and not any(place.iterdir()):
-        return f"the folder is empty. {FORMAT}"
+        return "the folder is empty. Give one in Hugging Face format with safetensors"
     folder = place if place.is_dir() else _snapshot(name, revision)
     if folder is not None:
         for fault in _broken(folder):
             return fault
     if type(error).__name__ == "SafetensorError":
-        return f"its weights are torn ({reason}); copy or download them again"
+        return f"its weights are torn ({error}); copy or download them again"
     if "attn_implementation" in reason:
         return f"--model.weights.attn_implementation: {reason}"
     if not isinstance(error, SAYS_ENOUGH):
