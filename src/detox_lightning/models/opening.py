@@ -125,9 +125,8 @@ def _why(what: str, name: str, error: Exception, revision: str | None) -> str:
     if "attn_implementation" in reason:
         return f"--model.weights.attn_implementation: {reason}"
     if not isinstance(error, SAYS_ENOUGH):
-        return (
-            f"{READ.get(what, 'its files')} can't be used ({reason}). Copy or download them again"
-        )
+        read = READ.get(what, "its files")
+        return f"{read} can't be used: {reason.rstrip('.')}. Mend that, or copy the folder again"
     if place.is_dir():
         return f"{reason.rstrip('.')}. {FORMAT}"
     return _not_reached(name, reason)
