@@ -30,7 +30,7 @@ TEXTS = [f"{feeling} and late" for feeling in FEELINGS[:3]]
 
 def pickle_weights(folder: Path, shards: int = 1, zipped: bool = True) -> Path:
     """Turns a folder's safetensors into what torch.save writes."""
-    (safe,) = folder.glob("*.safetensors")
+    (safe,) = folder.glob("*model.safetensors")
     tensors = list(load_file(safe).items())
     safe.unlink()
     name = (

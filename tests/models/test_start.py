@@ -299,3 +299,20 @@ def test_without_bitsandbytes_it_says_what_is_missing(monkeypatch: pytest.Monkey
         "weights.quantization=4bit needs bitsandbytes: pip install 'detox-lightning[quantized]', "
         "or leave it null"
     )
+
+
+def test_a_checkpoint_that_lacks_a_part_of_its_adapter_is_refused(
+    tiny_t5: str, tmp_path: Path
+) -> None:
+    """What isn't there would begin anew."""
+    _, file = supervised(tmp_path, tiny_t5, LoRA(r=2))
+    checkpoint = torch.load(file, weights_only=True)
+    gone = next(name for name in checkpoint["state_dict"] if "lora_B" in name)
+    del checkpoint["state_dict"][gone]
+    torch.save(checkpoint, file)
+    with pytest.raises(InputError) as raised:
+        load_policy(file, LoRA(), Sampling())
+    assert str(raised.value) == (
+        f"{file}: its adapter doesn't fit the base {tiny_t5!r}: "
+        f"{gone.removeprefix('model.')} is not in it"
+    )
