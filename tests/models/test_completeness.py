@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertForMaskedLM, BitsAndBytesConfig
+from transformers import (
+    BertForMaskedLM,
+    BitsAndBytesConfig,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+)
 
 from architectures import save_random
 from conftest import tiny_bert_config, word_tokenizer
@@ -256,12 +261,19 @@ def test_a_value_head_of_others_is_told_of_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def masked_encoder(tmp_path: Path) -> str:
-    """A folder of an encoder that was trained to fill gaps: it has no pooler, and another head."""
+def masked_encoders(tmp_path: Path) -> list[str]:
+    """Folders of encoders that were trained to fill gaps, which have heads of their own."""
     torch.manual_seed(0)
-    BertForMaskedLM(tiny_bert_config()).save_pretrained(tmp_path / "masked")
-    word_tokenizer().save_pretrained(tmp_path / "masked")
-    return str(tmp_path / "masked")
+    small = {"vocab_size": 200, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    models = [
+        BertForMaskedLM(tiny_bert_config()),
+        DistilBertForMaskedLM(DistilBertConfig(**small, max_position_embeddings=64)),
+    ]
+    folders = [str(tmp_path / type(model).__name__) for model in models]
+    for model, folder in zip(models, folders, strict=True):
+        model.save_pretrained(folder)
+        word_tokenizer().save_pretrained(folder)
+    return folders
 
 
 def trained_from(name: str) -> RewardModule:
@@ -271,9 +283,11 @@ def trained_from(name: str) -> RewardModule:
 
 
 @pytest.mark.filterwarnings("error:.*weights are not used", "error:.*head is missing")
-def test_the_reward_stage_begins_with_a_fresh_head(tiny_encoder: str, masked_encoder: str) -> None:
-    for name in (tiny_encoder, masked_encoder):
-        words = trained_from(name).model.bert.embeddings.word_embeddings.weight
+def test_the_reward_stage_begins_with_a_fresh_head(
+    tiny_encoder: str, masked_encoders: list[str]
+) -> None:
+    for name in (tiny_encoder, *masked_encoders):
+        words = trained_from(name).model.get_input_embeddings().weight
         weights = load_file(Path(name, "model.safetensors"))
         (own,) = (value for key, value in weights.items() if "word_embeddings" in key)
         assert torch.equal(words, own)

@@ -22,7 +22,7 @@ POOLER = ".pooler."
 CONFIGURES = ("revision", "trust_remote_code", "id2label", "label2id")
 Mismatch = tuple[str, Any, Any]
 # parts for another task that a model may well bring and nobody misses
-HARMLESS = ("pooler.", "cls.", "lm_head.", "lm_loss.", "classifier.", "score.", "masked_bias")
+HARMLESS = ("pooler.", "cls.", "lm_head.", "classifier.", "score.", "masked_bias", ".version")
 
 
 def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) -> None:
@@ -54,6 +54,8 @@ def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) 
             f"its files hold weights for which its config.json has no place: {_first(surplus)}. "
             "Mend config.json (numbers of layers, biases, quantization), or merge an adapter first"
         )
+    if fresh_head:  # what the files have is the head of another task
+        unknown = [name for name in unknown if not _is_head(model, name)]
     if others := [name for name in unknown if not any(part in name for part in HARMLESS)]:
         tell(f"{model.name_or_path}: of its files, weights are not used: {_first(others)}")
 
