@@ -257,7 +257,12 @@ def test_a_prefix_of_an_adapters_weights_is_named(tiny_t5: str, copies: dict[str
     assert "The names there begin with 'module.', as those of torch.nn.DataParallel" in text
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("full")])
+FULL = "DefaultCPUAllocator: can't allocate memory"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("full"), RuntimeError(FULL)]
+)
 def test_memory_that_runs_out_is_no_mistake_in_a_file(error: Exception, tiny_t5: str) -> None:
     def fail(_: str) -> None:
         raise error

@@ -12,7 +12,7 @@ from zipfile import is_zipfile
 
 import torch
 
-from detox_lightning.models.opening import FORMAT, Unusable, read_object
+from detox_lightning.models.opening import FORMAT, Unusable, read_object, runs_out_of_memory
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 SAFE_ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
@@ -130,9 +130,11 @@ def check_pickled(file: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the line below says more
             content = torch.load(file, map_location="cpu", weights_only=True, **mapped)
-    except (OSError, MemoryError):
+    except OSError:
         raise
     except Exception as error:  # a torn file fails in many ways
+        if runs_out_of_memory(error):
+            raise
         if isinstance(error, pickle.UnpicklingError) or any(kind in str(error) for kind in OLD):
             raise Unusable(
                 f"its weights are pickled ({file.name}), and not tensors alone, or torn. Opening "

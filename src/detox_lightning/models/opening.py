@@ -60,15 +60,25 @@ def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options:
     given = {key: value for key, value in options.items() if value is not None}
     try:
         return loader(locate(name), **given)
-    except (InputError, MemoryError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except Unusable as error:
         raise InputError(f"can't open the {what} {name!r}: {error}") from error
     except Exception as error:
-        if "allocate memory" in str(error):
+        if runs_out_of_memory(error):
             raise
         reason = _why(what, name, error, given.get("revision"))
         raise InputError(f"can't open the {what} {name!r}: {reason}") from error
+
+
+def runs_out_of_memory(error: Exception) -> bool:
+    """Whether an exception tells of the machine, rather than of what is opened on it.
+
+    Args:
+        error: Any.
+    """
+    known = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, known) or "allocate memory" in str(error)
 
 
 def is_local(name: str) -> bool:

@@ -132,6 +132,9 @@ def read_checkpoint(file: str) -> dict[str, Any]:
             file, map_location="cpu", weights_only=True, mmap=True
         )
         facts = checkpoint[STAMP]
+        names = [facts["stage"], facts["base"], *checkpoint["state_dict"]]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("names are texts")
     except Exception as error:  # a torn file fails in many ways
         raise InputError(f"{file}: not a checkpoint of detox_lightning, or a torn one") from error
     if facts["stage"] not in PREFIXES:
@@ -174,7 +177,13 @@ def restore_adapter(base: Any, file: str) -> Any:
     checkpoint = read_checkpoint(file)
     facts = checkpoint[STAMP]
     options = {k: v for k, v in facts["adapter"].items() if k not in ("peft_type", "auto_mapping")}
-    model = get_peft_model(base, LoraConfig(**options))
+    try:
+        model = get_peft_model(base, LoraConfig(**options))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{file}: its adapter can't be put on the base {facts['base']!r}: {error}. Give a "
+            "checkpoint as it was written"
+        ) from error
     prefix = PREFIXES[facts["stage"]]
     saved = {
         name.removeprefix(prefix): tensor
