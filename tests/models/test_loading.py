@@ -12,9 +12,8 @@ import torch
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading
+from detox_lightning.models.bases import Base, adapter_base
 from detox_lightning.models.loading import (
-    Base,
-    adapter_base,
     load_model,
     load_tokenizer,
     refuse_half,
@@ -53,14 +52,6 @@ def test_a_folder_that_is_gone_may_look_like_a_hub_id(tmp_path: Path) -> None:
             find_start(name) and load_model(SEQ2SEQ, name)
         assert str(caught.value).startswith(f"can't open the model {name!r}: {said}")
     with pytest.raises(InputError, match=f"can't open the model '{tmp_path}': (?!there is no)"):
-        load_model(SEQ2SEQ, str(tmp_path))
-
-
-def test_only_safetensors_are_read(tiny_t5: str, tmp_path: Path) -> None:
-    tiny_t5_model().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(tiny_t5_model().state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="safetensors"):
         load_model(SEQ2SEQ, str(tmp_path))
 
 

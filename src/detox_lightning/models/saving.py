@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import adapter_base, load_model, load_tokenizer
+from detox_lightning.models.bases import adapter_base
+from detox_lightning.models.loading import load_model, load_tokenizer
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -64,13 +65,17 @@ def save_merged(
     if torn_apart:  # perhaps tied in the base: such a file would hold but one of them
         merged.config.tie_word_embeddings = False
     save_model(merged, load_tokenizer(str(adapter), **trust), folder)
-    if torn_apart and not _same_weights(merged, load_model(auto_class, str(folder), **trust)):
+    if torn_apart and not _holds(folder, merged, auto_class, **trust):
         raise InputError(
             f"export.merged: {base.config.model_type} ties its embeddings, and one of them was "
             f"trained apart (lora.modules_to_save): no plain model holds that. {adapter} does"
         )
 
 
-def _same_weights(one: Any, other: Any) -> bool:
-    saved = other.state_dict()
-    return all(torch.equal(saved[name], value) for name, value in one.state_dict().items())
+def _holds(folder: Path, model: Any, auto_class: str, **options: Any) -> bool:
+    """Whether a folder gives a model's weights back."""
+    try:
+        saved = load_model(auto_class, str(folder), **options).state_dict()
+    except InputError:  # it lacks some
+        return False
+    return all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
