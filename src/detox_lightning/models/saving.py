@@ -53,12 +53,16 @@ def save_merged(
         InputError: If the base isn't there any more, or a plain model can't hold what was trained.
     """
     from peft import PeftModel
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
 
     found = adapter_base(str(adapter))
     assert found is not None, adapter
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     base = load_model(auto_class, found.name, revision=found.revision, **trust)
     merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    if (adapter / GENERATION_CONFIG_NAME).is_file():
+        merged.generation_config = GenerationConfig.from_pretrained(adapter)
     head, words = merged.get_output_embeddings(), merged.get_input_embeddings()
     torn_apart = head is not None and not torch.equal(head.weight, words.weight)
     if torn_apart:  # perhaps tied in the base: such a file would hold but one of them
