@@ -11,8 +11,8 @@ from torch import Tensor
 from algorithm.ranks import halves, on_ranks
 from algorithm.strategies import batches
 from detox_lightning.algorithm.masks import (
-    is_any,
     alone,
+    is_any,
     mask_from_lengths,
     masked_mean,
     masked_moments,

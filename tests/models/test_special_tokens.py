@@ -1,4 +1,4 @@
-"""What ends a response, and where that is said: any of a model's end tokens, else its tokenizer's."""
+"""What ends a response: any of a model's end tokens, or its tokenizer's."""
 
 import json
 import shutil
