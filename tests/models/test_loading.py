@@ -12,9 +12,8 @@ import torch
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading
+from detox_lightning.models.bases import Base, adapter_base
 from detox_lightning.models.loading import (
-    Base,
-    adapter_base,
     load_model,
     load_tokenizer,
     refuse_half,

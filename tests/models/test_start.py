@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading, lora
-from detox_lightning.models.loading import Base, Weights, adapter_base, open_by_name
+from detox_lightning.models.bases import Base, adapter_base
+from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
+from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.saving import save_merged, save_model

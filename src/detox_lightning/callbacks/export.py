@@ -22,7 +22,7 @@ from detox_lightning.callbacks.hub import MERGED, check_push, upload, without_fo
 from detox_lightning.callbacks.origin import KEY as MADE
 from detox_lightning.callbacks.origin import training
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import is_local
+from detox_lightning.models.opening import is_local
 from detox_lightning.models.saving import save_merged
 from detox_lightning.modules.checkpoint import KEY as STAMP
 from detox_lightning.report.card import CardFacts, last_test, model_card

@@ -1,22 +1,28 @@
 """Opens and saves models and tokenizers. A name is a hub id, a local folder, or ``demo:NAME``.
 
-Only safetensors are read, and code that comes with a model runs only where the user asks for it.
+Safetensors are read, or else pickled tensors and nothing more; code that comes with a model runs
+only where the user asks for it.
 """
 
 import importlib.util
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal
 
 import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
+from detox_lightning.models.completeness import check_complete
+from detox_lightning.models.files import (
+    find_file,
+    has_safetensors,
+    refuse_kernels,
+    without_conversion,
+)
 from detox_lightning.models.fusing import fuse_activations
+from detox_lightning.models.opening import Unusable, open_by_name, read_object
 
-Loaded = TypeVar("Loaded")
 ITS_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
 NO_GRADIENT = (
@@ -166,7 +172,12 @@ def load_config(name: str, **options: Any) -> Any:
     """
     from transformers import AutoConfig
 
-    return open_by_name("config of", name, AutoConfig.from_pretrained, **{**NO_CODE, **options})
+    def opened(located: str, **given: Any) -> Any:
+        if not given["trust_remote_code"]:
+            refuse_kernels(located, given.get("revision"))
+        return AutoConfig.from_pretrained(located, **given)
+
+    return open_by_name("config of", name, opened, **{**NO_CODE, **options})
 
 
 def load_model(
@@ -174,6 +185,7 @@ def load_model(
     name: str,
     dtype: str = "float32",
     device: torch.device | None = None,
+    fresh_head: bool = False,
     **options: Any,
 ) -> Any:
     """Opens a model in eval mode.
@@ -183,15 +195,33 @@ def load_model(
         name: Hub id, local folder or ``demo:NAME``.
         dtype: ``float32`` or ``bfloat16``; what the weights are held in.
         device: Where quantized weights go, which can't move later; None: a GPU if there is one.
+        fresh_head: Whether a head that its files lack begins anew.
         options: For ``from_pretrained``: ``revision``, ``attn_implementation``, ``num_labels``, …
 
     Raises:
-        InputError: If there is no such model, or it has no safetensors.
+        InputError: If there is no such model, it is an adapter, its files lack weights or hold
+            others than its config says, or they hold more than tensors.
     """
     import transformers
 
     loader = getattr(transformers, auto_class).from_pretrained
-    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **NO_CODE, **options}
+
+    def opened(located: str, **given: Any) -> Any:
+        if not given["trust_remote_code"]:
+            refuse_kernels(located, given.get("revision"))
+        safe = _look_at_files(located, given.get("revision"))
+        with without_conversion():
+            model, found = loader(
+                located,
+                use_safetensors=safe,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told with their names, and refused
+                **given,
+            )
+        check_complete(model, found, fresh_head)
+        return model
+
+    options = {"dtype": getattr(torch, dtype), **NO_CODE, **options}
     if quantized := options.get("quantization_config"):
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if quantized.load_in_4bit and device.type == "cpu":
@@ -199,9 +229,23 @@ def load_model(
         on_gpu = device.type == "cuda"
         index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
         options["device_map"] = {"": index if on_gpu else device.type}
-    model = open_by_name("model", name, loader, **options).eval()
+    model = open_by_name("model", name, opened, **options).eval()
     heal(getattr(model, "generation_config", None))
     return fuse_activations(model)
+
+
+def _look_at_files(located: str, revision: str | None) -> bool:
+    """Refuses what the library would open in its own way; says whether there are safetensors."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(located, revision=revision):
+        raise Unusable(
+            "it is an adapter, and a whole model is wanted here. Merge it into its base "
+            "(merge_and_unload of peft, then save_pretrained), and give that folder"
+        )
+    if file := find_file(located, "generation_config.json", revision):
+        read_object(file)  # the library would go on without it
+    return has_safetensors(located, revision)
 
 
 def heal(config: Any) -> None:
@@ -213,106 +257,6 @@ def heal(config: Any) -> None:
     fields = ("temperature", "top_k", "top_p", "min_p", "typical_p")
     if config is not None and any(getattr(config, name, None) is not None for name in fields):
         config.do_sample = True
-
-
-def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options: Any) -> Loaded:
-    """Calls a ``from_pretrained`` and turns its failures into one line.
-
-    Args:
-        what: What is opened, for the message.
-        name: Hub id, local folder or ``demo:NAME``.
-        loader: The ``from_pretrained`` to call.
-        options: Its keyword arguments; those that are None are left out.
-
-    Raises:
-        InputError: If ``loader`` can't open ``name``.
-    """
-    from safetensors import SafetensorError
-
-    given = {key: value for key, value in options.items() if value is not None}
-    try:
-        return loader(locate(name), **given)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise InputError(f"can't open the {what} {name!r}: {_why(name, error)}") from error
-
-
-def _why(name: str, error: Exception) -> str:
-    """What is wrong with a model, and what to do about it."""
-    place = Path(locate(name)).expanduser()
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "trust_remote_code" in str(error):
-        return (
-            "it brings code of its own, which is not run unasked. If you have read it and trust "
-            "it, give --model.weights.trust_remote_code=true"
-        )
-    if place.is_dir():
-        pickled = [*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.pth")]
-        if pickled and not any(place.glob("*.safetensors")):
-            return (
-                f"its weights are pickled ({pickled[0].name}), and opening such a file can run "
-                "code. Write them as safetensors: from_pretrained, then save_pretrained, of "
-                "transformers does"
-            )
-        if not any(place.iterdir()):
-            return "the folder is empty. Give one in Hugging Face format with safetensors"
-        if type(error).__name__ == "SafetensorError":
-            return f"its weights are torn ({reason}); copy or download them again"
-        if "attn_implementation" in reason:
-            return f"--model.weights.attn_implementation: {reason}"
-        return f"{reason.rstrip('.')}. Give a folder in Hugging Face format with safetensors"
-    if place.exists():
-        return "this is a file. Give a folder in Hugging Face format with safetensors"
-    if name.startswith((".", "/", "~")) or (name.count("/") != 1 and "/" in name):
-        return "there is no such folder; check the path"
-    if any(sign in reason for sign in ("connect", "offline", "adapter_config.json' at")):
-        return (
-            "there is no such folder here, nor a copy in the cache, and the hub can't be reached. "
-            f"Where it can be: hf download {name} --local-dir FOLDER; then give that folder here"
-        )
-    return (
-        f"there is no such folder here, and as a hub id: {reason.rstrip('.')}. Give a local folder "
-        "in Hugging Face format with safetensors, or a hub id that this machine can reach"
-    )
-
-
-def is_local(name: str) -> bool:
-    """Whether a model is a folder of this machine, rather than the hub's.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-    """
-    return Path(locate(name)).exists()
-
-
-class Base(NamedTuple):
-    """The base model of an adapter.
-
-    Attributes:
-        name: Hub id or local folder.
-        revision: Branch, tag or commit of a hub id; None: the newest.
-    """
-
-    name: str
-    revision: str | None = None
-
-
-def adapter_base(name: str, revision: str | None = None) -> Base | None:
-    """The base model that an adapter folder or hub id names, or None if ``name`` is no adapter.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        revision: Branch, tag or commit of a hub id.
-
-    Raises:
-        InputError: If there is no such folder, and a hub id can't be called so.
-    """
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    config = open_by_name("model", name, find_adapter_config_file, revision=revision)
-    if config is None:
-        return None
-    facts = json.loads(Path(config).read_text(encoding="utf8"))
-    return Base(facts["base_model_name_or_path"], facts.get("revision"))
 
 
 def refuse_whole(weights: Weights) -> None:

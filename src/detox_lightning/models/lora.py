@@ -1,13 +1,13 @@
 """Low-rank adapters (https://arxiv.org/abs/2106.09685): a small trained part on a frozen base."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import open_by_name
+from detox_lightning.models.files import check_adapter
+from detox_lightning.models.opening import open_by_name
 
 HARMLESS = {"bias": ("none",), "init_lora_weights": (True, "gaussian")}
 
@@ -112,16 +112,16 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
     from peft.utils import load_peft_weights
 
     def opened(located: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-        _check_safe(located, **options)
-        model = PeftModel.from_pretrained(base, located, is_trainable=trainable, **options)
+        check_adapter(located, **options)
+        try:
+            model = PeftModel.from_pretrained(base, located, is_trainable=trainable, **options)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+            raise InputError(_misfit(name, base, reason)) from error
         return model, load_peft_weights(located, device="cpu", **options)
 
     try:
         model, saved = open_by_name("adapter", name, opened, revision=revision)
-    except RuntimeError as error:
-        raise InputError(
-            _misfit(name, base, str(error).strip().splitlines()[-1].strip().rstrip("."))
-        ) from error
     except InputError as error:
         if "Target modules" not in str(error):
             raise
@@ -144,16 +144,6 @@ def _misfit(name: str, base: Any, reason: str) -> str:
         f"the adapter {name!r} doesn't fit the base {base.name_or_path!r}: {reason}. "
         "Give the base that the adapter was trained on, or the adapter alone."
     )
-
-
-def _check_safe(located: str, **options: Any) -> None:
-    """Refuses an adapter without safetensors, of which peft would open a pickle."""
-    from peft.utils import SAFETENSORS_WEIGHTS_NAME
-    from transformers.utils.hub import cached_file
-
-    if Path(located).is_dir() and not Path(located, SAFETENSORS_WEIGHTS_NAME).is_file():
-        raise OSError(f"it has no file {SAFETENSORS_WEIGHTS_NAME}")
-    cached_file(located, SAFETENSORS_WEIGHTS_NAME, **options)
 
 
 def _check_options(options: dict[str, Any]) -> None:

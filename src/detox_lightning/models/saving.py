@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import adapter_base, load_model, load_tokenizer
+from detox_lightning.models.bases import adapter_base
+from detox_lightning.models.loading import load_model, load_tokenizer
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:

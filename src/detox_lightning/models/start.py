@@ -7,7 +7,8 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import Weights, adapter_base, load_model, refuse_whole
+from detox_lightning.models.bases import adapter_base
+from detox_lightning.models.loading import Weights, load_model, refuse_whole
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 
 STAMP = "detox_lightning"

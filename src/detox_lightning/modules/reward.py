@@ -17,9 +17,9 @@ from detox_lightning.batch import LabeledBatch
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import (
     Weights,
+    load_config,
     load_model,
     load_tokenizer,
-    open_by_name,
     refuse_half,
 )
 from detox_lightning.models.saving import save_model
@@ -124,6 +124,7 @@ class RewardModule(LightningModule):
             id2label=dict(enumerate(self.labels)),
             label2id={label: index for index, label in enumerate(self.labels)},
             problem_type="single_label_classification",
+            fresh_head=True,
             **self.weights.options,
         )
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
@@ -273,9 +274,7 @@ def check_labels(name: str, labels: list[str], **options: Any) -> None:
     Raises:
         InputError: If the model's own classes are others; unnamed ones (``LABEL_0``) may be named.
     """
-    from transformers import AutoConfig
-
-    config = open_by_name("model", name, AutoConfig.from_pretrained, **options)
+    config = load_config(name, **options)
     if not any("SequenceClassification" in kind for kind in config.architectures or []):
         return
     own = [config.id2label[index] for index in range(config.num_labels)]
