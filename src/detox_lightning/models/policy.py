@@ -13,11 +13,13 @@ from torch.utils.checkpoint import checkpoint
 from detox_lightning.algorithm.head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
+from detox_lightning.models.adapter_config import check_adapter_kind
+from detox_lightning.models.adapter_copy import copy_adapter
 from detox_lightning.models.decoding import Decoded, decode
 from detox_lightning.models.families.choice import Family, check_model, family_of
 from detox_lightning.models.families.head import HeadFunction, has_plain_head
 from detox_lightning.models.loading import Weights, check_vocabulary
-from detox_lightning.models.lora import LoRA, copy_adapter
+from detox_lightning.models.lora import LoRA
 from detox_lightning.models.merging import Kept, merged
 from detox_lightning.models.reading import Prompts
 from detox_lightning.models.recording import Recorder
@@ -325,14 +327,16 @@ def load_policy(
     """
     start = find_start(start) if isinstance(start, str) else start
     family = family_of(start.base, **weights.file_options | {"revision": start.base_revision})
+    if start.adapter is not None:
+        check_adapter_kind(start.adapter, start.adapter_revision, beside=True)
     model = open_start(start, lora, weights, family.auto_class, family.task_type, device)
     check_model(family, model, start.base)
     if tokenizer is not None:
         check_vocabulary(start.base, tokenizer, model)
         complete_special_tokens(model, tokenizer, start.base)
-    if start.has_adapter:
-        copy_adapter(model, REFERENCE)
     policy = Policy(model, family, sampling, value_head)
+    if start.has_adapter:
+        copy_adapter(model, REFERENCE, family)
     if policy.value_head is not None:
         policy.began_with_values = policy.value_head.take(saved_value_head(start))
     return policy
