@@ -182,9 +182,9 @@ def restore_adapter(base: Any, file: str) -> Any:
     facts = checkpoint[STAMP]
     kind = str(facts["adapter"].get("peft_type", "LORA")).rpartition(".")[2]
     if kind != "LORA" or facts["adapter"].get(EMBEDDINGS):
+        also = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"
         raise InputError(
-            f"{file}: it holds what was trained, and its adapter needs "
-            f"{'more than that' if kind != 'LORA' else 'embeddings besides'}. "
+            f"{file}: it holds what was trained, which isn't all of its adapter, because of {also}. "
             f"{_exported(file)}"
         )
     options = {k: v for k, v in facts["adapter"].items() if k not in ("peft_type", "auto_mapping")}
