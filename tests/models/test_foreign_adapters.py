@@ -125,6 +125,7 @@ CASES: dict[str, tuple[str, Callable[[str], Any], dict[str, Any]]] = {
     "words": ("tiny_t5", lora(modules_to_save=["embed_tokens"]), {}),
     "words that nobody asks": ("tiny_t5", lora(modules_to_save=["shared"]), {}),
     "words that nobody asks, low rank": ("tiny_t5", lora(target_modules=["q", "shared"]), {}),
+    "words that nobody asks, by a pattern": ("tiny_t5", lora(target_modules=".*(d|q)"), {}),
     "tied words": ("gpt2", lora(target_modules=["c_attn", "wte"]), {}),
     "tied head": ("gpt2", lora(target_modules=["c_attn", "lm_head"]), {}),
     "brings words": ("tiny_t5", lora(), {"save_embedding_layers": True}),
@@ -182,6 +183,7 @@ def test_it_says_what_peft_says_before_and_after_training(
     assert not close(now, expected, 1e-4)
     again = PeftModel.from_pretrained(opened(base), tmp_path / "ours")
     assert close(logprobs(again), now)
+    assert close(said(load_policy(str(tmp_path / "ours"), LoRA(), Sampling()).double()), now)
     assert close(logprobs(opened(str(tmp_path / "merged"))), now)
 
 

@@ -66,16 +66,21 @@ def drop_unreached(model: Any) -> None:
     Args:
         model: A ``peft.PeftModel``; it and its config are changed in place.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     config = model.peft_config["default"]
     for name in unreached(model):
         layer = model.get_submodule(name)
-        own = layer.original_module if _is_copy(layer) else layer.get_base_layer()
-        model.set_submodule(name, own)
-        for field in ("modules_to_save", "target_modules"):
-            listed = getattr(config, field, None)
-            if isinstance(listed, list | set):
-                kept = [one for one in listed if not f".{name}".endswith(f".{one}")]
-                setattr(config, field, type(listed)(kept) or None)
+        model.set_submodule(name, _own(layer))
+        if _is_copy(layer):
+            copied = [one for one in config.modules_to_save if not name.endswith(f".{one}")]
+            config.modules_to_save = copied or None
+        else:  # by their names, as a pattern may fit it still
+            config.target_modules = {
+                other.removeprefix(PREFIX)
+                for other, kept in model.named_modules()
+                if isinstance(kept, BaseTunerLayer)
+            }
 
 
 def unreached(model: Any) -> dict[str, str]:
@@ -111,7 +116,7 @@ def _twins(model: Any) -> dict[str, list[str]]:
     for name, layer in model.named_modules():
         if not isinstance(layer, BaseTunerLayer) and not _is_copy(layer):
             continue
-        own = layer.original_module if _is_copy(layer) else layer.get_base_layer()
+        own = _own(layer)
         if isinstance(own, nn.Embedding):
             twins[name] = [n for n, m in words if m is not own and m.weight is own.weight]
     return {name: others for name, others in twins.items() if others}
@@ -139,6 +144,12 @@ def _is_copy(layer: nn.Module) -> bool:
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     return isinstance(layer, AuxiliaryTrainingWrapper)
+
+
+def _own(layer: Any) -> nn.Module:
+    """The base's own layer inside one of peft's."""
+    own: nn.Module = layer.original_module if _is_copy(layer) else layer.get_base_layer()
+    return own
 
 
 def _ending(name: str) -> str:

@@ -184,8 +184,8 @@ def restore_adapter(base: Any, file: str) -> Any:
     if kind != "LORA" or facts["adapter"].get(EMBEDDINGS):
         also = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"
         raise InputError(
-            f"{file}: it holds what was trained, which isn't all of its adapter, because of {also}. "
-            f"{_exported(file)}"
+            f"{file}: it holds what was trained, which isn't all of its adapter, because of "
+            f"{also}. {_exported(file)}"
         )
     options = {k: v for k, v in facts["adapter"].items() if k not in ("peft_type", "auto_mapping")}
     model = get_peft_model(base, LoraConfig(**options))
