@@ -5,7 +5,6 @@ sum over ranks; alone, a tensor is its own sum.
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce as fold
 
 import torch
 from torch import Tensor
@@ -25,7 +24,10 @@ def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
         ids: Of any shape.
         tokens: Which.
     """
-    return fold(torch.logical_or, (ids == x for x in tokens), torch.zeros_like(ids).bool())
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for token in tokens:
+        found |= ids == token
+    return found
 
 
 def response_lengths(response_ids: Tensor, eos_token_ids: Sequence[int]) -> Tensor:

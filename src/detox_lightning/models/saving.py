@@ -79,10 +79,12 @@ def save_merged(
         merged.generation_config = GenerationConfig.from_pretrained(adapter)
     weights = merged.state_dict()
     torn_apart = any(not torch.equal(weights[one], weights[other]) for one, other in tied)
-    if torn_apart:  # with a config that ties them, a file would hold but one of them
+    head, words = merged.get_output_embeddings(), merged.get_input_embeddings()
+    are_two = head is not None and not torch.equal(head.weight, words.weight)
+    if torn_apart or are_two:  # with a config that ties them, a file would hold but one of them
         merged.config.tie_word_embeddings = False
     save_model(merged, load_tokenizer(str(adapter), **trust), folder)
-    if torn_apart and not _same_weights(merged, load_model(auto_class, str(folder), **trust)):
+    if torn_apart and not _holds(folder, merged, auto_class, **trust):
         raise InputError(
             f"export.merged: {base.config.model_type} ties its embeddings, and one of them was "
             "trained apart (lora.modules_to_save, lora.target_modules): no plain model holds that. "
@@ -120,6 +122,10 @@ def _tied(model: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _same_weights(one: Any, other: Any) -> bool:
-    saved = other.state_dict()
-    return all(torch.equal(saved[name], value) for name, value in one.state_dict().items())
+def _holds(folder: Path, model: Any, auto_class: str, **trust: Any) -> bool:
+    """Whether a folder opens as the model that was written there."""
+    try:
+        saved = load_model(auto_class, str(folder), **trust).state_dict()
+    except InputError:  # it isn't all there
+        return False
+    return all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
