@@ -3,7 +3,7 @@
 import inspect
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
-from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, widths
+from detox_lightning.algorithm.masks import is_any, mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError, TrainingError
@@ -54,9 +54,9 @@ class Responses(NamedTuple):
     texts: list[str]
     noted: Noted | None = None
 
-    def has_eos(self, eos_token_id: int) -> Tensor:
+    def has_eos(self, eos_token_ids: Sequence[int]) -> Tensor:
         """``[b]``, True where the response ended by itself."""
-        return (self.ids.eq(eos_token_id) & self.mask).any(dim=1)
+        return (is_any(self.ids, eos_token_ids) & self.mask).any(dim=1)
 
 
 class Samples(NamedTuple):
@@ -96,11 +96,11 @@ def respond(
         draws: What ``choose`` draws with, where log-probabilities are to be noted.
     """
     ids, hidden = policy.generate(prompts, choose, limit)
-    lengths = response_lengths(ids, policy.eos_token_id)
+    lengths = response_lengths(ids, policy.eos_token_ids)
     longest = int(lengths.max())
     ids = ids[:, :longest]
     mask = mask_from_lengths(lengths, longest)
-    texts = policy.family.texts(tokenizer, prompts, ids)
+    texts = policy.texts(tokenizer, prompts, ids)
     noted = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)

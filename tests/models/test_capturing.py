@@ -99,7 +99,7 @@ def read(policy: Policy) -> Prompts:
 def said(policy: Policy, plain: bool = False) -> Said:
     """Samples, half of them greedy, and what was noted of them."""
     noise = PromptNoise(0, torch.arange(ROWS), torch.arange(ROWS) % 2)
-    choose = Sampling().choose(1, noise)
+    choose = Sampling().choose([1], noise)
     if plain:
         with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
             patch.setattr(decoding, "PACES", {})

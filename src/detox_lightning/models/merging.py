@@ -104,7 +104,8 @@ def precision(layer: Any) -> torch.dtype | None:
     """That of a layer's active adapter; None: it has none of that name."""
     for name in layer.active_adapters:
         if name in layer.lora_A:
-            return layer.lora_A[name].weight.dtype
+            a = layer.lora_A[name]
+            return a.dtype if isinstance(a, Tensor) else a.weight.dtype  # AdaLoRA's is a tensor
         if name in layer.lora_embedding_A:
             return layer.lora_embedding_A[name].dtype
     return None

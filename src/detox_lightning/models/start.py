@@ -7,6 +7,7 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
+from detox_lightning.models.adapter_config import check_adapter_kind
 from detox_lightning.models.bases import adapter_base
 from detox_lightning.models.files import find_file
 from detox_lightning.models.loading import Weights, load_model, refuse_whole
@@ -14,6 +15,7 @@ from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.opening import open_by_name
 
 STAMP = "detox_lightning"
+EMBEDDINGS = "brings_embeddings"
 PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
 VALUE_HEAD, ITS_PREFIX = "value_head.safetensors", "policy.value_head."
 
@@ -100,6 +102,8 @@ def open_start(
     """
     if lora is None and not start.has_adapter:
         refuse_whole(weights)
+    if start.adapter is not None:
+        check_adapter_kind(start.adapter, start.adapter_revision)
     options = {**weights.options, "revision": start.base_revision, "device": device}
     base = load_model(auto_class, start.base, **options)
     if start.checkpoint is not None:
@@ -142,12 +146,16 @@ def read_checkpoint(file: str) -> dict[str, Any]:
             f"{file}: a checkpoint of the {facts['stage']} stage is no policy to begin from"
         )
     if facts.get("adapter") is None:
-        raise InputError(
-            f"{file}: it holds a whole model and no adapter. Make a folder of it with `python -m "
-            f"detox_lightning export --config CONFIG --ckpt_path {file}`, where CONFIG is its "
-            "run's config.yaml, and give that"
-        )
+        raise InputError(f"{file}: it holds a whole model and no adapter. {_exported(file)}")
     return checkpoint
+
+
+def _exported(file: str) -> str:
+    """How a folder is made of a checkpoint."""
+    return (
+        f"Make a folder of it with `python -m detox_lightning export --config CONFIG --ckpt_path "
+        f"{file}`, where CONFIG is its run's config.yaml, and give that"
+    )
 
 
 def adapter_facts(model: Any) -> dict[str, Any] | None:
@@ -155,11 +163,12 @@ def adapter_facts(model: Any) -> dict[str, Any] | None:
     configs = getattr(model, "peft_config", None)
     if configs is None:
         return None
-    return {
+    facts = {
         name: sorted(value) if isinstance(value, set) else value
         for name, value in configs["default"].to_dict().items()
         if isinstance(value, bool | int | float | str | set | list | dict) or value is None
     }
+    return facts | {EMBEDDINGS: True} if getattr(model, EMBEDDINGS, False) else facts
 
 
 def restore_adapter(base: Any, file: str) -> Any:
@@ -176,6 +185,13 @@ def restore_adapter(base: Any, file: str) -> Any:
 
     checkpoint = read_checkpoint(file)
     facts = checkpoint[STAMP]
+    kind = str(facts["adapter"].get("peft_type", "LORA")).rpartition(".")[2]
+    if kind != "LORA" or facts["adapter"].get(EMBEDDINGS):
+        also = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"
+        raise InputError(
+            f"{file}: it holds what was trained, which isn't all of its adapter, because of "
+            f"{also}. {_exported(file)}"
+        )
     options = {k: v for k, v in facts["adapter"].items() if k not in ("peft_type", "auto_mapping")}
     try:
         model = get_peft_model(base, LoraConfig(**options))

@@ -34,7 +34,7 @@ from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.families.choice import Family, family_of
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
+from detox_lightning.models.loading import Weights, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import load_policy
@@ -213,7 +213,7 @@ class PPOModule(LightningModule):
             parts = self.score(batch, responses)
         with watch("update"):
             rollout = self.measure(batch, responses, self.reward.total(parts))
-            has_eos = responses.has_eos(self.policy.eos_token_id)
+            has_eos = responses.has_eos(self.policy.eos_token_ids)
             learned = self.learn(rollout, has_eos) if is_sound(self, rollout, parts) else None
         if learned is None:
             self.log_rollout({}, watch)
@@ -284,7 +284,7 @@ class PPOModule(LightningModule):
         seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
         with seeded(seed, self.device), gathered(self):
             draws = Draws()
-            choose = self.sampling.choose(self.policy.eos_token_id, draws)
+            choose = self.sampling.choose(self.policy.eos_token_ids, draws)
             prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
             wanted = self.policy.notes_exactly and self.kl.estimator != "full"
             noted = draws if wanted else None
@@ -480,9 +480,8 @@ class PPOModule(LightningModule):
             self.advantage.uses_values,
             self.weights,
             None if self._trainer is None else self.trainer.strategy.root_device,
+            self.tokenizer,
         )
-        check_vocabulary(self.start.base, self.tokenizer, self.policy.base)
-        self.policy.end_with(self.tokenizer.eos_token_id)
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
         if self.device_mesh is not None:

@@ -20,6 +20,11 @@ from detox_lightning.models.families.choice import Family, check_positions, fami
 from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, refuse_half
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
+from detox_lightning.models.special_tokens import (
+    complete_special_tokens,
+    end_tokens,
+    without_marks,
+)
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.devices import choose_kernels
@@ -143,6 +148,7 @@ class SupervisedModule(LightningModule):
             None if self._trainer is None else self._trainer.strategy.root_device,
         )
         check_vocabulary(self.start.base, self.tokenizer, model)
+        complete_special_tokens(model, self.tokenizer, self.start.base)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
@@ -205,16 +211,16 @@ class SupervisedModule(LightningModule):
         Returns:
             ``b`` texts without special tokens.
         """
-        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         generated = self.model.generate(
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask,
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
-            pad_token_id=eos if pad is None else pad,
         )
+        ends = end_tokens(self.model.generation_config)
         responses = self.family.responses(generated, batch.prompt_ids)
+        responses = without_marks(responses, ends, self.tokenizer)
         texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         return texts
 
