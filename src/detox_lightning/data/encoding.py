@@ -166,6 +166,14 @@ def count_cut(encoded: "Dataset") -> int:
     return int(pyarrow.compute.sum(encoded.data.column("cut")).as_py() or 0)
 
 
+def count_blank(encoded: "Dataset", column: str) -> int:
+    """How many encoded rows have nothing but white space in a column, counted where they lie."""
+    import pyarrow.compute as compute
+
+    texts = compute.utf8_trim_whitespace(encoded.data.column(column))
+    return int(compute.sum(compute.equal(texts, "")).as_py() or 0)
+
+
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
     """Pads lists of ids to a common length.
 
