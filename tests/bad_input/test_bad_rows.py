@@ -84,7 +84,11 @@ CASES = [
     ),
     Case(
         "no reference for a reward that compares with it",
-        (*GIVEN, "--model.reward=detox_lightning.rewards.RougeReward"),
+        (
+            *GIVEN,
+            "--model.reward=detox_lightning.rewards.RougeReward",
+            "--model.evaluation.toxicity_model={classifier}",
+        ),
         "{folder}/in.jsonl: no row of 'train' is left (2 rows, 0 with a reference): each needs "
         "text in its column 'summary'; fill it in, or name another column with "
         "--data.reference_column",

@@ -28,10 +28,7 @@ def find(source: str) -> Path | None:
     Raises:
         InputError: If it can only be a path, and nothing is there.
     """
-    try:
-        path = Path(locate(source)).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{source}: there is no such user; write the path in full") from error
+    path = expand(locate(source))
     if "\0" in source:
         raise InputError(f"{source!r}: no path holds a null character; check it")
     with reading(source):
@@ -42,6 +39,11 @@ def find(source: str) -> Path | None:
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or parse(path):
         raise InputError(f"{source}: there is no such file or folder; check the path")
     return None
+
+
+def expand(name: str) -> Path:
+    """The path of that name; ``~`` at its beginning is the home folder, but ``./~`` isn't."""
+    return Path(os.path.expanduser(name))  # `Path` would take the dot away first
 
 
 def parse(path: Path) -> tuple[str, str] | None:

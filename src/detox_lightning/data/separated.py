@@ -26,20 +26,21 @@ def parse(lines: Iterable[str]) -> Iterator[list[str]]:
     """
     before = csv.field_size_limit(LONGEST)
     try:
-        width = found = 0
-        for found, (line, row) in enumerate(_rows(lines)):
-            if not width:
-                row = _names(row)
-                width = len(row)
-            elif len(row) != width:
-                more = "more" if len(row) > width else "less"
+        rows = _rows(lines)
+        _, header = next(rows, (1, []))
+        yield _names(header)
+        is_empty = True
+        for line, row in rows:
+            if len(row) != len(header):
+                more = "more" if len(row) > len(header) else "fewer"
                 raise Malformed(
                     f"line {line} has {len(row)} field{'s' * (len(row) > 1)}, {more} than the "
-                    f"{width} columns of the header; remove commas that are too many, fill in "
-                    "fields that are missing, and put texts with commas or line breaks in quotes"
+                    f"{len(header)} columns of the header; remove commas that are too many, fill "
+                    "in fields that are missing, and put texts with commas or line breaks in quotes"
                 )
+            is_empty = False
             yield row
-        if not found:
+        if is_empty:
             raise Malformed("the file holds no rows; give one that does")
     finally:
         csv.field_size_limit(before)
@@ -51,7 +52,7 @@ def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     begins = 1
     try:
         for row in reader:
-            if len(row) > 1 or (row and row[0].strip()):
+            if (row and not row[0].isspace()) or len(row) > 1:
                 yield begins, row
             begins = reader.line_num + 1
     except csv.Error as error:

@@ -1,5 +1,6 @@
 """Where rows come from: the hub, the package's own world, local folders and files."""
 
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from detox_lightning.data.files import read_file
@@ -89,6 +90,8 @@ def available_splits(source: str) -> list[str]:
     if path is not None:
         return list(files_of(path))
     from datasets import get_dataset_split_names
+
+    _refuse_reader(source)
 
     try:
         names: list[str] = get_dataset_split_names(source)
@@ -210,9 +213,21 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
+def _refuse_reader(source: str) -> None:
+    """``datasets`` calls its readers by names, too, and would read whatever lies around here."""
+    from datasets import packaged_modules
+
+    if source in {reader.name for reader in iter_modules(packaged_modules.__path__)}:
+        raise InputError(
+            f"{source}: this is a kind of data and no place of it; give a hub id, demo:NAME, a "
+            "local folder or a json, jsonl, csv or parquet file"
+        )
+
+
 def _read_hub(source: str, split: str, flag: str) -> "Dataset":
     import datasets
 
+    _refuse_reader(source)
     try:
         return datasets.load_dataset(source, split=split)
     except (OSError, ValueError) as error:
