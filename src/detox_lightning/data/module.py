@@ -17,7 +17,7 @@ from detox_lightning.data.splits import Counted, parts_needed
 if TYPE_CHECKING:
     from datasets import Dataset
 
-UNCOMPARED = "have no reference, so that ROUGE leaves them out"
+UNCOMPARED = "without a reference, which ROUGE leaves out"
 
 
 class PromptRows(Protocol):
