@@ -74,9 +74,7 @@ CASES = [
     Case(
         "a folder named as a file",
         FOLDER,
-        "{folder}/in: no data files in this folder; it should hold train.jsonl, "
-        "validation.jsonl, …; readable are .jsonl, .json and .csv (each also with .gz) and "
-        ".parquet",
+        "{folder}/in/train.jsonl: this is a folder; give the file in it",
         lambda place: (place.folder / "in/train.jsonl").mkdir(parents=True),
     ),
     Case(
@@ -203,15 +201,15 @@ CASES = [
     Case(
         "more fields than columns",
         CSV,
-        "{folder}/in.csv: can't be read as csv (ParserError: Error tokenizing data. C error: "
-        "Expected 2 fields in line 3, saw 4); mend or replace the file",
+        "{folder}/in.csv: line 3 has 4 fields, more than the 2 columns of the header; remove "
+        "commas that are too many, fill in fields that are missing, and put texts with commas or "
+        "line breaks in quotes",
         put("in.csv", "dialogue,summary\na,b\na,b,c,d\n"),
     ),
     Case(
         "a column twice",
         CSV,
-        "--data.summary_column=summary: {folder}/in.csv has no such column; it has dialogue, "
-        "dialogue.1",
+        "{folder}/in.csv: the header names the column 'dialogue' twice; rename one of them",
         put("in.csv", "dialogue,dialogue\na,b\na,b\n"),
     ),
     Case(
@@ -280,7 +278,7 @@ def test_a_cache_that_can_t_be_made(place: Place, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("step", "code"),
     [
-        ("load_dataset", errno.EROFS),
+        ("DatasetBuilder.download_and_prepare", errno.EROFS),
         ("Dataset.filter", errno.EACCES),
         ("Dataset.map", errno.ENOSPC),
     ],

@@ -51,6 +51,23 @@ def test_a_batch_by_hand(make: Make, logged: list[str]) -> None:
     assert data.label_names == ["nothate", "hate"]
 
 
+@pytest.mark.parametrize("name", ["None", "NA", "null", "nan"])
+def test_a_class_may_be_named_like_nothing(make: Make, tmp_path: Path, name: str) -> None:
+    rows = [{"text": f"w{i}", "label": label} for i, label in enumerate([name, "hate", "", name])]
+    source = write(tmp_path / "rows.csv", rows)
+    data = make([], source=source, labels=[name, "hate"])
+    assert data.rows("train")["label"][:] == [0, 1, 0]
+    data = make([], source=source, label_map={name: "nothate"})
+    assert data.rows("train")["label"][:] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("labels", [["0", "1", "1"], ["0", "", "1", "1"]])
+def test_labels_in_csv_may_be_numbers(make: Make, tmp_path: Path, labels: list[str]) -> None:
+    rows = [{"text": f"w{i}", "label": label} for i, label in enumerate(labels)]
+    data = make([], source=write(tmp_path / "rows.csv", rows))
+    assert data.rows("train")["label"][:] == [0, 1, 1]
+
+
 def test_a_classifier_needs_no_eos(make: Make, tmp_path: Path) -> None:
     tokenizer = save_tokenizer(tmp_path / "bare", pad_token="<pad>", unk_token="<unk>")
     data = make(labeled(0), tokenizer=tokenizer)

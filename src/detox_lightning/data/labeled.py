@@ -136,7 +136,7 @@ class LabeledTextDataModule(LightningDataModule):
                 encode = partial(encode_texts, self.encoding, self.max_tokens)
                 encoded = self.encoding.encode(chosen.rows, encode, "labeled", self.max_tokens)
             cut = f"texts were cut at {self.max_tokens} tokens"
-            chosen.report(part, count_cut(encoded), cut)
+            chosen.report(part, {cut: count_cut(encoded)})
             self._rows[part] = encoded
         return self._rows[part]
 

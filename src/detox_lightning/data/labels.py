@@ -33,6 +33,8 @@ class Classes:
 
     def index(self, label: str | int | None) -> int | None:
         """The index of a label (a name or already an index), or None if it is no class."""
+        if label is None:  # a missing value; a class may be named so
+            return None
         name = self.renamed.get(str(label), label)
         if isinstance(name, int):
             return name if 0 <= name < len(self.names) else None

@@ -145,7 +145,7 @@ class PPOModule(LightningModule):
         self.base_or_policy, self.adapter = policy, adapter
         self.policy_name = policy if adapter is None else adapter
         self.weights = weights
-        self.reward = reward
+        self.reward, self.needs = reward, reward.needs
         self.lora = lora
         self.sampling = sampling
         self.ppo_epochs = ppo_epochs

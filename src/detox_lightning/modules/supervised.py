@@ -40,7 +40,12 @@ class SupervisedModule(LightningModule):
 
     Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
     summaries. Dropout is on while it trains.
+
+    Attributes:
+        needs: What rows of data may not lack.
     """
+
+    needs = ("summary",)
 
     def __init__(
         self,
@@ -274,7 +279,8 @@ class SupervisedModule(LightningModule):
         )
 
     def _log_metrics(self, prefix: str) -> None:
-        values = {"loss": self.mean_loss.compute(), **self.rouge.compute()}
+        shared = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
+        values = {"loss": self.mean_loss.compute(), **shared}
         self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
         self.mean_loss.reset()
         self.rouge.reset()

@@ -68,8 +68,11 @@ def _scorer(kinds: tuple[Kind, ...]) -> Any:
 class RougeReward(Reward):
     """What a response shares with the summary that a person wrote, from 0 to 1; see :func:`rouge`.
 
-    Its name is its kind. Where there is no such summary it is 0.
+    Its name is its kind. Where there is no such summary it is 0; the data modules leave such rows
+    out.
     """
+
+    needs_references = True
 
     def __init__(self, kind: Kind = "rougeL"):
         """Notes what to compare.
