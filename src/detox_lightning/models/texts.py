@@ -1,15 +1,21 @@
 """How texts reach a model with little padding: equal ones once, those of like length together."""
 
+import re
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # what it costs to call a model once more: weights are read again, which takes as long as so many
 # tokens; and each layer is called, in multiplications by its weights: Python has a price, and on a
 # GPU launches, and rows too few to fill it
 AGAIN = 32
 CALL = {"cpu": 2**22, "cuda": 2**37}
+
+# what models call the table of the positions' embeddings; those of distances have other names
+POSITIONS = re.compile(
+    r"(^|\.)(position_embeddings?|embed_positions|positions_embed|pos_embed|wpe)$"
+)
 
 Text = TypeVar("Text", str, tuple[str, str])
 
@@ -84,10 +90,30 @@ def alike(lengths: list[int], slack: int, most: int | None = None) -> list[list[
 
 
 def token_limit(model: Any, tokenizer: Any) -> int:
-    """The shorter of what tokenizer and position embeddings allow."""
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    if "roberta" in config.model_type:
-        positions -= (config.pad_token_id or 0) + 1
-    # a tokenizer without a limit says 1e30, which it does not take for one
-    return int(min(positions, tokenizer.model_max_length, 2**31 - 1))
+    """The shorter of what tokenizer and position embeddings allow.
+
+    Args:
+        model: From transformers.
+        tokenizer: Its own; without a limit it says 1e30, which it does not take for one.
+    """
+    limits = learned_positions(model), getattr(model.config, "max_position_embeddings", None)
+    known = next((limit for limit in limits if limit), tokenizer.model_max_length)
+    return int(min(known, tokenizer.model_max_length, 2**31 - 1))
+
+
+def learned_positions(model: Any) -> int | None:
+    """Tokens that a model has position embeddings for, if it learned them.
+
+    Some of their rows may be in no token's place: RoBERTa and its kin count from the padding token
+    on, BART and OPT from an offset.
+
+    Args:
+        model: From transformers.
+    """
+    found = [
+        part.num_embeddings
+        - getattr(part, "offset", 1 + (-1 if part.padding_idx is None else part.padding_idx))
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Embedding) and POSITIONS.search(name)
+    ]
+    return min(found, default=None)

@@ -1,0 +1,45 @@
+"""Texts of different lengths as one batch, which a classifier reads as if each came alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+@contextmanager
+def padded(model: Any, rows: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pads texts with what the model inside the block takes for padding.
+
+    A decoder alone looks for a text's last token, by what isn't padding. One that knows no padding
+    gets a token for it that none of the texts ends with. Whatever the tokenizer does, padding
+    stands on the right, where it moves no position and a decoder doesn't look; but on the left
+    where the model takes a batch's last token for each text's (XLNet).
+
+    Args:
+        model: A sequence classifier from transformers.
+        rows: Token ids of ``b`` texts, the longest of length ``s``; none may be empty.
+
+    Yields:
+        Ids ``[b, s]``, and a mask ``[b, s]`` that is 1 where there is text, both on the CPU.
+    """
+    config = model.config.get_text_config()
+    own: int | None = getattr(config, "pad_token_id", None)
+    # some configs name one that has no embedding, such as -1: none of a text's tokens is it
+    known = own is not None and 0 <= own < model.get_input_embeddings().num_embeddings
+    last = {ids[-1] for ids in rows}
+    free = (token for token in range(len(rows) + 1) if token not in last)
+    pad = own if own is not None and known else next(free)
+    side = "left" if getattr(config, "summary_type", None) == "last" else "right"
+    ids = [torch.tensor(row) for row in rows]
+    real = [torch.ones_like(row) for row in ids]
+    config.pad_token_id = pad
+    try:
+        yield (
+            pad_sequence(ids, batch_first=True, padding_value=pad, padding_side=side),
+            pad_sequence(real, batch_first=True, padding_side=side),
+        )
+    finally:
+        config.pad_token_id = own
