@@ -71,6 +71,7 @@ class Positions(nn.Module):
         (Positions(64, "relative_attention_bias", 8), 512, 64),  # no table of positions
         (Positions(64), 512, 64),
         (Positions(None), 512, 512),
+        (Positions(-1), 512, 512),
         (Positions(None), int(1e30), 2**31 - 1),
     ],
 )

@@ -89,7 +89,7 @@ def check_head(head: Head | None, config: Any, name: str, flag: str) -> Head:
     if head is None and silent and len(labels) > 2 and not exclude(labels):
         warnings.warn(
             f"the config of the classifier {name!r} doesn't say whether its labels exclude one "
-            f"another, and their names look as if several may hold at once: {', '.join(labels)}. "
+            f"another, nor do their names: {', '.join(labels)}. "
             f"They are taken to exclude one another; give {flag}=sigmoid if each has a probability "
             f"of its own, {flag}=softmax if not",
             stacklevel=2,

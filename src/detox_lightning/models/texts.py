@@ -97,7 +97,8 @@ def token_limit(model: Any, tokenizer: Any) -> int:
         tokenizer: Its own; without a limit it says 1e30, which it does not take for one.
     """
     limits = learned_positions(model), getattr(model.config, "max_position_embeddings", None)
-    known = next((limit for limit in limits if limit), tokenizer.model_max_length)
+    # XLNet, which has no limit, says -1
+    known = next((limit for limit in limits if limit and limit > 0), tokenizer.model_max_length)
     return int(min(known, tokenizer.model_max_length, 2**31 - 1))
 
 
