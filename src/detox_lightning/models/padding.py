@@ -9,6 +9,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 
+def padding_id(model: Any) -> int | None:
+    """What a model takes for padding; None: it knows none.
+
+    Args:
+        model: From transformers; some configs name a token without an embedding, such as -1.
+    """
+    named: int | None = getattr(model.config.get_text_config(), "pad_token_id", None)
+    embedded = model.get_input_embeddings().num_embeddings
+    return named if named is not None and 0 <= named < embedded else None
+
+
 @contextmanager
 def padded(model: Any, rows: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Pads texts with what the model inside the block takes for padding.
@@ -27,11 +38,10 @@ def padded(model: Any, rows: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]
     """
     config = model.config.get_text_config()
     own: int | None = getattr(config, "pad_token_id", None)
-    # some configs name one that has no embedding, such as -1: none of a text's tokens is it
-    known = own is not None and 0 <= own < model.get_input_embeddings().num_embeddings
-    last = {ids[-1] for ids in rows}
-    free = (token for token in range(len(rows) + 1) if token not in last)
-    pad = own if own is not None and known else next(free)
+    pad = padding_id(model)
+    if pad is None:
+        last = {ids[-1] for ids in rows}
+        pad = next(token for token in range(len(rows) + 1) if token not in last)
     side = "left" if getattr(config, "summary_type", None) == "last" else "right"
     ids = [torch.tensor(row) for row in rows]
     real = [torch.ones_like(row) for row in ids]

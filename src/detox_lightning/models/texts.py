@@ -90,31 +90,36 @@ def alike(lengths: list[int], slack: int, most: int | None = None) -> list[list[
 
 
 def token_limit(model: Any, tokenizer: Any) -> int:
-    """The shorter of what tokenizer and position embeddings allow.
+    """The shorter of what tokenizer and model allow.
 
     Args:
         model: From transformers.
         tokenizer: Its own; without a limit it says 1e30, which it does not take for one.
     """
-    limits = learned_positions(model), getattr(model.config, "max_position_embeddings", None)
-    # XLNet, which has no limit, says -1
-    known = next((limit for limit in limits if limit and limit > 0), tokenizer.model_max_length)
-    return int(min(known, tokenizer.model_max_length, 2**31 - 1))
+    says = tokenizer.model_max_length
+    return int(min(count_positions(model) or says, says, 2**31 - 1))
 
 
-def learned_positions(model: Any) -> int | None:
-    """Tokens that a model has position embeddings for, if it learned them.
+def count_positions(model: Any) -> int | None:
+    """Tokens that a model has positions for; None: any number.
 
-    Some of their rows may be in no token's place: RoBERTa and its kin count from the padding token
-    on, BART and OPT from an offset.
+    Where it has learned embeddings of positions, some of their rows may be in no token's place:
+    RoBERTa and its kin count from the padding token on, BART and OPT from an offset.
 
     Args:
         model: From transformers.
     """
-    found = [
-        part.num_embeddings
-        - getattr(part, "offset", 1 + (-1 if part.padding_idx is None else part.padding_idx))
+    tables = [
+        part
         for name, part in model.named_modules()
         if isinstance(part, nn.Embedding) and POSITIONS.search(name)
     ]
-    return min(found, default=None)
+    if tables:
+        return min(table.num_embeddings - _first_position(table) for table in tables)
+    said: int | None = getattr(model.config, "max_position_embeddings", None)
+    return said if said and said > 0 else None  # XLNet, which has no limit, says -1
+
+
+def _first_position(table: nn.Embedding) -> int:
+    padding = -1 if table.padding_idx is None else table.padding_idx
+    return int(getattr(table, "offset", padding + 1))
