@@ -67,6 +67,11 @@ class Judge(nn.Module):
         }
         return {what: name for what, name in names.items() if name}
 
+    def heads(self) -> str:
+        """What the outputs of each classifier are, a line each; they are loaded."""
+        asked = [part for part in self.modules() if isinstance(part, TextClassifier)]
+        return "\n".join(dict.fromkeys(part.describe_head() for part in asked))
+
     def load(self) -> None:
         """Opens the models, once; nothing in them learns.
 

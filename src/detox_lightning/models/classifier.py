@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.cutting import Cuts, fit
-from detox_lightning.models.heads import Head, check_head, guess_head, labels_of
+from detox_lightning.models.heads import MEANS, Head, check_head, guess_head, labels_of
 from detox_lightning.models.loading import (
     check_kind,
     check_vocabulary,
@@ -47,6 +47,11 @@ class TextClassifier(nn.Module):
     def head(self) -> Head:
         """What the outputs are."""
         return self.named_head or guess_head(self.model.config)
+
+    def describe_head(self) -> str:
+        """A line on what the outputs are, and how to say otherwise."""
+        how = "as named" if self.named_head else f"by its config, {self.flag} would say otherwise"
+        return f"{self.name}: {self.head}, {MEANS[self.head]} ({how})"
 
     @property
     def labels(self) -> list[str]:

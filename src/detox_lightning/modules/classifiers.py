@@ -4,7 +4,7 @@ from typing import Any
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.heads import labels_of
-from detox_lightning.models.loading import open_by_name
+from detox_lightning.models.loading import load_config
 from detox_lightning.models.padding import padding_id
 from detox_lightning.models.texts import count_positions
 
@@ -15,15 +15,13 @@ def check_labels(name: str, labels: list[str], **options: Any) -> None:
     Args:
         name: Hub id, local folder or ``demo:NAME``.
         labels: Names of the classes, by index.
-        options: For ``AutoConfig.from_pretrained``.
+        options: For :func:`load_config`.
 
     Raises:
         InputError: If the model's own classes are others, or contradict each other; unnamed
             ones (``LABEL_0``) may be named.
     """
-    from transformers import AutoConfig
-
-    config = open_by_name("model", name, AutoConfig.from_pretrained, **options)
+    config = load_config(name, **options)
     if not any("SequenceClassification" in kind for kind in config.architectures or []):
         return
     own = labels_of(config, name)
