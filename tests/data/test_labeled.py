@@ -94,6 +94,15 @@ def test_what_is_neither_name_nor_whole_number(make: Make, labels: tuple[Any, ..
         make(labeled(*labels)).rows("train")
 
 
+@pytest.mark.parametrize(("key", "shown"), [(False, "false"), (True, "true"), (None, "null")])
+def test_names_that_yaml_takes_for_something_else(make: Make, key: Any, shown: str) -> None:
+    message = (
+        rf"label_map=.*: YAML takes {shown}.* for no name; put it in quotes, such as .'{shown}"
+    )
+    with pytest.raises(InputError, match=message):
+        make(labeled("no", "yes"), label_map={key: "hate"})
+
+
 def test_what_has_no_label_is_none(make: Make) -> None:
     data = make(labeled("None", None, "hate"), label_map={"None": "nothate"})
     assert data.rows("train")["label"][:] == [0, 1]

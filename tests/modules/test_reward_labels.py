@@ -8,7 +8,13 @@ import datasets
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2Model
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2Model,
+    XLNetConfig,
+    XLNetModel,
+)
 
 from conftest import save_classifier, word_tokenizer
 from detox_lightning.data.labeled import LabeledTextDataModule
@@ -85,17 +91,26 @@ def test_a_classifier_that_contradicts_itself(source: str, tmp_path: Path) -> No
         fit(tmp_path, folder, LabeledTextDataModule(source, **ALONE), 1)
 
 
-@pytest.mark.parametrize("own", [None, 5])
-def test_a_decoder_learns_from_texts_of_unequal_lengths(
-    own: int | None, source: str, tmp_path: Path
+SIZES = {"vocab_size": 200, "n_layer": 1, "n_head": 2}
+HEADLESS = {
+    "no padding": GPT2Model(GPT2Config(**SIZES, n_embd=16, n_positions=32, pad_token_id=None)),
+    "another padding": GPT2Model(GPT2Config(**SIZES, n_embd=16, n_positions=32, pad_token_id=5)),
+    "padding on the left": XLNetModel(XLNetConfig(**SIZES, d_model=16, d_inner=16, pad_token_id=5)),
+}
+
+
+@pytest.mark.parametrize("kind", HEADLESS)
+def test_texts_of_unequal_lengths_are_learned_as_they_will_be_read(
+    kind: str, source: str, tmp_path: Path
 ) -> None:
-    """Whether it knows no padding, or another than the tokenizer's."""
-    sizes = {"vocab_size": 200, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    """Whatever the model takes for padding, and wherever; the tokenizer pads with 0."""
+    folder = str(tmp_path / "model")
     torch.manual_seed(0)
-    GPT2Model(GPT2Config(**sizes, pad_token_id=own)).save_pretrained(tmp_path / "gpt2")
-    word_tokenizer().save_pretrained(tmp_path / "gpt2")
-    data = LabeledTextDataModule(source, **ALONE)
-    module = fit(tmp_path, str(tmp_path / "gpt2"), data, 1)
+    for weight in HEADLESS[kind].parameters():  # as they begin, all texts are nearly alike
+        torch.nn.init.normal_(weight, std=0.3)
+    HEADLESS[kind].save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    module = fit(tmp_path, folder, LabeledTextDataModule(source, **ALONE), 1)
     module.export(tmp_path / "out")
     classifier = TextClassifier(str(tmp_path / "out"))
     classifier.load()
@@ -104,6 +119,7 @@ def test_a_decoder_learns_from_texts_of_unequal_lengths(
     module.eval()
     with torch.no_grad():
         together = module(encoded["input_ids"], encoded["attention_mask"].bool())
+    assert (together[0] - together[1]).abs().max() > 1e-3
     torch.testing.assert_close(together, classifier(texts), atol=1e-5, rtol=0)
     alone = torch.cat([classifier([text]) for text in texts])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)

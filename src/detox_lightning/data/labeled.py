@@ -12,7 +12,13 @@ from torch.utils.data import DataLoader
 from detox_lightning.batch import LabeledBatch
 from detox_lightning.data.encoding import Encoding, count_cut
 from detox_lightning.data.faults import caching
-from detox_lightning.data.labels import Classes, LabeledCollator, LabeledTexts, encode_texts
+from detox_lightning.data.labels import (
+    Classes,
+    LabeledCollator,
+    LabeledTexts,
+    by_name,
+    encode_texts,
+)
 from detox_lightning.data.sampler import Feed
 from detox_lightning.data.sources import MissingSplit, names_of
 from detox_lightning.data.splits import Counted, parts_needed
@@ -80,8 +86,7 @@ class LabeledTextDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        # YAML makes numbers of some of the names
-        self.label_map = {str(label): name for label, name in (label_map or {}).items()}
+        self.label_map = by_name(label_map or {})
         self.labels = labels
         if labels is not None:
             Classes(tuple(labels), self.label_map)

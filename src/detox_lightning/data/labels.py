@@ -80,6 +80,25 @@ class Classes:
         return [name for index, name in enumerate(self.names) if index not in found]
 
 
+def by_name(label_map: dict[Any, str]) -> dict[str, str]:
+    """A map of labels by their names, also where YAML made numbers of them.
+
+    Args:
+        label_map: Label in the data → class name.
+
+    Raises:
+        InputError: If YAML made something else of a name, as it does of ``no`` and ``null``.
+    """
+    read = {True: "true, yes or on", False: "false, no or off", None: "null"}
+    for label, name in label_map.items():
+        if label is None or isinstance(label, bool):
+            raise InputError(
+                f"--data.label_map={label_map}: YAML takes {read[label]} for no name; put it in "
+                f"quotes, such as {{'{read[label].split(', ')[0]}': {name}}}"
+            )
+    return {str(label): str(name) for label, name in label_map.items()}
+
+
 def _some(labels: list[str]) -> str:
     more = len(labels) - SHOWN
     return ", ".join(labels[:SHOWN]) + (f" and {more} more" if more > 0 else "")

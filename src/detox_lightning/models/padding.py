@@ -20,6 +20,36 @@ def padding_id(model: Any) -> int | None:
     return named if named is not None and 0 <= named < embedded else None
 
 
+def takes_last(model: Any) -> bool:
+    """Whether a model takes a batch's last token for each text's, padding or not.
+
+    Args:
+        model: From transformers.
+    """
+    return getattr(model.config, "summary_type", None) == "last"
+
+
+def repadded(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch that was padded on the right by a tokenizer, as the model wants it.
+
+    Args:
+        model: A sequence classifier from transformers that knows padding.
+        ids: ``[b, s]``.
+        mask: ``[b, s]``, True where there is text.
+
+    Returns:
+        Ids and mask, ``[b, s]``.
+    """
+    pad = padding_id(model)
+    if pad is not None:
+        ids = ids.masked_fill(~mask, pad)
+    if not takes_last(model):
+        return ids, mask
+    places = torch.arange(ids.shape[1], device=ids.device) - (~mask).sum(dim=1, keepdim=True)
+    places %= ids.shape[1]
+    return ids.gather(1, places), mask.gather(1, places)
+
+
 @contextmanager
 def padded(model: Any, rows: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Pads texts with what the model inside the block takes for padding.
@@ -42,7 +72,7 @@ def padded(model: Any, rows: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]
     if pad is None:
         last = {ids[-1] for ids in rows}
         pad = next(token for token in range(len(rows) + 1) if token not in last)
-    side = "left" if getattr(config, "summary_type", None) == "last" else "right"
+    side = "left" if takes_last(model) else "right"
     ids = [torch.tensor(row) for row in rows]
     real = [torch.ones_like(row) for row in ids]
     config.pad_token_id = pad

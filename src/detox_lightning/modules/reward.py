@@ -21,7 +21,7 @@ from detox_lightning.models.loading import (
     load_tokenizer,
     refuse_half,
 )
-from detox_lightning.models.padding import padding_id
+from detox_lightning.models.padding import repadded
 from detox_lightning.models.saving import save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.classifiers import check_labels, check_positions, name_padding
@@ -171,10 +171,8 @@ class RewardModule(LightningModule):
         Returns:
             Logits ``[b, classes]``, float32.
         """
-        pad = padding_id(self.model)
-        if pad is not None:  # the data pads with what its tokenizer has
-            input_ids = input_ids.masked_fill(~attention_mask.bool(), pad)
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        ids, mask = repadded(self.model, input_ids, attention_mask.bool())
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).logits
         return logits.float()
 
     def training_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
