@@ -11,6 +11,7 @@ import torch
 
 from conftest import save_classifier
 from detox_lightning.errors import InputError
+from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.measurement import ToxicityMeasurement
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity, ToxicityMetric
@@ -111,6 +112,24 @@ def test_the_flag_reaches_every_judge(tmp_path: Path) -> None:
         predictions=TEXTS, toxic_label="insult"
     )
     assert measured["toxicity"] == pytest.approx(expected.tolist())
+
+
+def test_each_head_is_said(tiny_classifier: str) -> None:
+    plan = EvaluationPlan(
+        second_toxicity_model=tiny_classifier,
+        second_toxicity_head="sigmoid",
+        second_toxic_label="nothate",
+    )
+    judge = Judge(plan, ClassifierReward(tiny_classifier))  # its classifier measures toxicity, too
+    judge.load()
+    assert judge.heads().splitlines() == [
+        f"{tiny_classifier}: softmax, its labels exclude one another (by its config, "
+        "model.reward.head would say otherwise)",
+        f"{tiny_classifier}: sigmoid, each of its outputs has a probability of its own (as named)",
+    ]
+    assert judge.second_toxicity is not None
+    logits = judge.second_toxicity.classifier(TEXTS)
+    assert torch.equal(judge.second_toxicity(TEXTS), logits[:, 0].sigmoid())
 
 
 @pytest.fixture
