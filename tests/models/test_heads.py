@@ -213,6 +213,8 @@ def test_names_that_contradict_each_other() -> None:
     assert labels_of(SimpleNamespace(id2label={1: "b", 0: "a"}, label2id=None), "c") == ["a", "b"]
     with pytest.raises(InputError, match=r"'nothate' is output 0, by label2id 1\. Find out which"):
         labels_of(config(["nothate", "hate"], label2id={"nothate": 1, "hate": 0}), "c")
+    with pytest.raises(InputError, match=r"numbers its outputs \[1, 2\] in id2label"):
+        labels_of(SimpleNamespace(id2label={1: "a", 2: "b"}), "c")
     with pytest.raises(InputError, match=r"two outputs of the label 'hate'"):
         labels_of(config(["hate", "hate"]), "c")
 

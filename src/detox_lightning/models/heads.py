@@ -34,10 +34,16 @@ def labels_of(config: Any, name: str) -> list[str]:
         name: The model's, for the message.
 
     Raises:
-        InputError: If two outputs have the same label, or ``label2id`` says otherwise than
-            ``id2label``.
+        InputError: If outputs are left out, two have the same label, or ``label2id`` says otherwise
+            than ``id2label``.
     """
-    labels = [config.id2label[index] for index in sorted(config.id2label)]
+    numbers = sorted(config.id2label)
+    if numbers != list(range(len(numbers))):
+        raise InputError(
+            f"the config.json of the classifier {name!r} numbers its outputs {numbers} in "
+            "id2label; they go from 0 on, each by one: mend it"
+        )
+    labels = [config.id2label[number] for number in numbers]
     indices = getattr(config, "label2id", None) or {}
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
