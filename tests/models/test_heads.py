@@ -71,11 +71,11 @@ def test_names_tell_whether_labels_exclude_one_another(labels: list[str], they_d
 def test_several_labels_at_once_are_warned_about_or_named(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path, JIGSAW)
     silent = TextClassifier(folder, flag="model.evaluation.toxicity_head")
-    message = "nor do their names: toxic, severe_toxic, .*toxicity_head=sigmoid if"
-    with pytest.warns(UserWarning, match=message):
-        silent.load()
+    silent.load()
     logits = silent(TEXTS)
-    said: dict[str | None, torch.Tensor] = {None: _toxicity(silent)}
+    message = "nor do their names: toxic, severe_toxic, .*by model.evaluation.toxicity_head$"
+    with pytest.warns(UserWarning, match=message):
+        said: dict[str | None, torch.Tensor] = {None: _toxicity(silent)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for head in ("softmax", "sigmoid"):
@@ -89,6 +89,21 @@ def test_several_labels_at_once_are_warned_about_or_named(tmp_path: Path) -> Non
     torch.testing.assert_close(said["sigmoid"], logits[:, 4].sigmoid())
     assert torch.equal(_toxicity(told), said["sigmoid"])
     assert torch.equal(said[None], said["softmax"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _toxicity(silent)  # it is said once
+
+
+def test_a_single_output_that_may_be_log_odds_or_a_value(tmp_path: Path) -> None:
+    reward = ClassifierReward(save_classifier(tmp_path, ["LABEL_0"]), None, "probability")
+    with pytest.warns(
+        UserWarning, match=r"say what its only output, LABEL_0, is.*by model.reward.h"
+    ):
+        reward.load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ClassifierReward(str(tmp_path), None).load()  # its logit is what it is
+        ClassifierReward(str(tmp_path), None, "probability", head="value").load()
 
 
 def _toxicity(classifier: TextClassifier) -> torch.Tensor:

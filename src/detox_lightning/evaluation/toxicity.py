@@ -40,6 +40,7 @@ class Toxicity(nn.Module):
             self.index = self.classifier.label_index(self.label)
         except InputError as error:
             raise InputError(f"{self.flag}: {error}") from error
+        self.classifier.warn_guessed()
 
     def forward(self, texts: list[str]) -> Tensor:
         """``[n]`` probabilities for ``n`` texts, in their order.

@@ -1,5 +1,6 @@
 """A sequence classifier that reads text."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.cutting import Cuts, fit
-from detox_lightning.models.heads import MEANS, Head, check_head, guess_head, labels_of
+from detox_lightning.models.heads import MEANS, Head, check_head, doubt, guess_head, labels_of
 from detox_lightning.models.loading import (
     check_kind,
     check_vocabulary,
@@ -38,6 +39,7 @@ class TextClassifier(nn.Module):
         self.batch_size = batch_size
         self.named_head = head
         self.flag = flag
+        self.warned = False
         self.cuts = Cuts(model)
         self.model: Any = None
         self.tokenizer: Any = None
@@ -74,8 +76,19 @@ class TextClassifier(nn.Module):
         ending = "ForSequenceClassification"
         check_kind(self.name, self.model, (ending,), "classify texts", f"Roberta{ending}")
         check_vocabulary(self.name, self.tokenizer, self.model)
-        check_head(self.named_head, self.model.config, self.name, self.flag)
+        check_head(self.named_head, self.labels, self.name, self.flag)
         self.cuts.most = token_limit(self.model, self.tokenizer)
+
+    def warn_guessed(self) -> None:
+        """Says so once if it isn't known, but guessed, how an output becomes a probability."""
+        if self.warned:
+            return
+        self.warned = True
+        if self.named_head is None and (unsaid := doubt(self.model.config, self.labels)):
+            warnings.warn(
+                f"the config of the classifier {self.name!r} doesn't say {unsaid}, by {self.flag}",
+                stacklevel=2,
+            )
 
     def train(self, mode: bool = True) -> "TextClassifier":
         """Stays in eval mode."""

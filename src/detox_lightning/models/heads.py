@@ -1,7 +1,6 @@
 """What the outputs of a sequence classifier mean: its labels, and what its head gives for each."""
 
 import re
-import warnings
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -71,19 +70,18 @@ def guess_head(config: Any) -> Head:
     return OF_PROBLEM.get(getattr(config, "problem_type", None), "sigmoid" if single else "softmax")
 
 
-def check_head(head: Head | None, config: Any, name: str, flag: str) -> Head:
-    """The head that was named, or the one that the config tells; warns where it doesn't.
+def check_head(head: Head | None, labels: list[str], name: str, flag: str) -> None:
+    """Refuses a head that a classifier can't have.
 
     Args:
         head: What it is said to be; None: it is guessed.
-        config: The model's.
-        name: The model's, for messages.
-        flag: What would name the head.
+        labels: The classifier's.
+        name: Its own, for messages.
+        flag: What named the head.
 
     Raises:
-        InputError: If it is none, or said to exclude labels where there is one output.
+        InputError: If there is none such, or it is to exclude labels where there is one output.
     """
-    labels = labels_of(config, name)
     if head not in (None, *get_args(Head)):
         raise InputError(f"{flag}={head}: choose from {', '.join(get_args(Head))}, or null")
     if head == "softmax" and len(labels) == 1:
@@ -91,16 +89,32 @@ def check_head(head: Head | None, config: Any, name: str, flag: str) -> Head:
             f"{flag}=softmax: the classifier {name!r} has a single output, {labels[0]}, that "
             "excludes no other; give sigmoid or value"
         )
-    silent = getattr(config, "problem_type", None) is None
-    if head is None and silent and len(labels) > 2 and not exclude(labels):
-        warnings.warn(
-            f"the config of the classifier {name!r} doesn't say whether its labels exclude one "
-            f"another, nor do their names: {', '.join(labels)}. "
-            f"They are taken to exclude one another; give {flag}=sigmoid if each has a probability "
-            f"of its own, {flag}=softmax if not",
-            stacklevel=2,
+
+
+def doubt(config: Any, labels: list[str]) -> str | None:
+    """What a config leaves open of how outputs become probabilities, and what is guessed.
+
+    Args:
+        config: The model's.
+        labels: The same model's.
+
+    Returns:
+        None if the config tells, or the labels' names do.
+    """
+    if getattr(config, "problem_type", None) is not None:
+        return None
+    if len(labels) == 1:
+        return (
+            f"what its only output, {labels[0]}, is. It is taken for log-odds (sigmoid): say so, "
+            "or that it is a value from 0 to 1 (value)"
         )
-    return head or guess_head(config)
+    if len(labels) == 2 or exclude(labels):
+        return None
+    return (
+        f"whether its labels exclude one another, nor do their names: {', '.join(labels)}. They "
+        "are taken to exclude one another (softmax): say so, or that each has a probability of its "
+        "own (sigmoid)"
+    )
 
 
 def exclude(labels: list[str]) -> bool:

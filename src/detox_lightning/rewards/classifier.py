@@ -67,6 +67,8 @@ class ClassifierReward(Reward):
         """
         self.classifier.load()
         output_index(self.classifier, self.label)
+        if self.output != "logit":
+            self.classifier.warn_guessed()
         if self.output == "log_odds" and self.classifier.head == "value":
             raise InputError(
                 f"model.reward.output=log_odds: the classifier {self.classifier.name!r} gives a "
