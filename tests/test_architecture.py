@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": {"modules", "data", "report", "evaluation", "rollout", "rewards", "models"},
     "modules": {"batch", "data", "evaluation", "rollout", "rewards", "models", "algorithm"},
     "data": {"batch", "models.loading", "demo"},
-    "report": {"evaluation"},
+    "report": {"evaluation", "rewards.words"},
     "evaluation": {"batch", "rollout", "rewards", "models", "algorithm"},
     "rollout": {"batch", "rewards", "models", "algorithm"},
     "rewards": {"models"},

@@ -1,6 +1,5 @@
 """How surprising texts are to a causal language model."""
 
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
+from detox_lightning.models.cutting import Cuts, shared
 from detox_lightning.models.loading import (
     check_kind,
     load_config,
@@ -35,7 +35,7 @@ class Perplexity(nn.Module):
         super().__init__()
         self.name = model
         self.batch_size = batch_size
-        self.max_tokens = 0
+        self.cuts = Cuts(model)
         self.start = 0
         self.model: Any = None
         self.tokenizer: Any = None
@@ -54,7 +54,7 @@ class Perplexity(nn.Module):
         config = load_config(self.name)
         check_kind(self.name, config, endings, "write text alone", "GPT2LMHeadModel")
         self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
-        self.max_tokens = token_limit(self.model, self.tokenizer)
+        self.cuts.most = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "Perplexity":
         """Stays in eval mode."""
@@ -95,16 +95,18 @@ class Perplexity(nn.Module):
         options: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
         alone = encode(self.tokenizer, [prompt for prompt, _ in pairs], None, **options)
         whole = encode(self.tokenizer, [prompt + text for prompt, text in pairs], None, **options)
+        most, prompts, ends = self.cuts.most, 0, 0
         before, encoded = [], []
         for prompt, ids in zip(alone, whole, strict=True):
-            # a token that is made of both is the text's
-            side_by_side = zip(prompt, ids, strict=False)
-            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], side_by_side))
-            text = ids[shared : shared + self.max_tokens]
-            room = self.max_tokens - len(text) if text else 0
-            first = max(0, shared - room)
-            before.append(shared - first)
-            encoded.append(ids[first:shared] + text)
+            own = shared(prompt, ids)  # a token that is made of both is the text's
+            text = ids[own : own + most]
+            room = most - len(text) if text else 0
+            first = max(0, own - room)
+            before.append(own - first)
+            encoded.append(ids[first:own] + text)
+            prompts += bool(text and first)
+            ends += len(ids) - own > most
+        self.cuts.add(len(pairs), prompts, ends)
         return before, encoded
 
     def _nats(self, encoded: list[list[int]], skipped: Tensor) -> Tensor:

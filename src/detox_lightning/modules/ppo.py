@@ -286,8 +286,7 @@ class PPOModule(LightningModule):
             draws = Draws()
             choose = self.sampling.choose(self.policy.eos_token_ids, draws)
             prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
-            wanted = self.policy.notes_exactly and self.kl.estimator != "full"
-            noted = draws if wanted else None
+            noted = draws if self.policy.notes_exactly and self.kl.estimator != "full" else None
             return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
 
     def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
@@ -487,6 +486,7 @@ class PPOModule(LightningModule):
         if self.device_mesh is not None:
             shard(self.policy, self.device_mesh["data_parallel"])
         self.judge.load()
+        rank_zero_info(self.judge.heads())
         self.evaluator = Evaluator(
             self.plan,
             self.policy,

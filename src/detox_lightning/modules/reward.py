@@ -17,13 +17,14 @@ from detox_lightning.batch import LabeledBatch
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import (
     Weights,
-    load_config,
     load_model,
     load_tokenizer,
     refuse_half,
 )
+from detox_lightning.models.padding import repadded
 from detox_lightning.models.saving import save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.classifiers import check_labels, check_positions, name_padding
 from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -57,7 +58,8 @@ class RewardModule(LightningModule):
         Args:
             model: Hub id or folder of an encoder, which gets a fresh head, or of a classifier of
                 these very labels.
-            labels: Names of the classes, in the order of their indices in the data.
+            labels: Names of the classes, by which the data's rows are labelled too, in the order
+                of the classifier's outputs.
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
             weights: How the weights are opened.
@@ -113,7 +115,12 @@ class RewardModule(LightningModule):
         refuse_half(str(self.trainer.precision))
 
     def configure_model(self) -> None:
-        """Loads the weights and the tokenizer, once."""
+        """Loads the weights and the tokenizer, once.
+
+        Raises:
+            InputError: If there is no such model, its classes are others, or the data's texts may
+                be longer than it reads.
+        """
         if self.model is not None:
             return
         choose_kernels()
@@ -129,6 +136,9 @@ class RewardModule(LightningModule):
             fresh_head=True,
             **self.weights.options,
         )
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        check_positions(self.name, model, getattr(data, "max_tokens", 0))
+        name_padding(model, self.tokenizer)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
         # nothing changes them, and validation steps may not wait for other ranks
@@ -164,7 +174,8 @@ class RewardModule(LightningModule):
         Returns:
             Logits ``[b, classes]``, float32.
         """
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        ids, mask = repadded(self.model, input_ids, attention_mask.bool())
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).logits
         return logits.float()
 
     def training_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
@@ -263,26 +274,3 @@ def classification_metrics(classes: int) -> MetricCollection:
             "auroc": kinds.MulticlassAUROC(classes, average="macro"),
         }
     )
-
-
-def check_labels(name: str, labels: list[str], **options: Any) -> None:
-    """Refuses to rename, swap or throw away the classes of a model that is a classifier already.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        labels: Names of the classes, by index.
-        options: For ``AutoConfig.from_pretrained``.
-
-    Raises:
-        InputError: If the model's own classes are others; unnamed ones (``LABEL_0``) may be named.
-    """
-    config = load_config(name, **options)
-    if not any("SequenceClassification" in kind for kind in config.architectures or []):
-        return
-    own = [config.id2label[index] for index in range(config.num_labels)]
-    unnamed = all(label.startswith("LABEL_") for label in own)
-    if own != labels and not (unnamed and len(own) == len(labels)):
-        raise InputError(
-            f"labels={labels}: {name!r} is a classifier of {own}, in this order. Give these "
-            "labels, or begin from an encoder without a head."
-        )
