@@ -4,10 +4,6 @@
 """
 
 import sys
-import warnings
-from collections.abc import Sequence
-from logging import LogRecord, getLogger
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,11 +29,13 @@ from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.callbacks.writing import LAST
 from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import refuse_half
+from detox_lightning.models.precision import refuse_precision
 from detox_lightning.modules.devices import check_devices
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.parsing import Parser
+from detox_lightning.quiet import quieten, quieten_transformers
 from detox_lightning.resume import choose_checkpoint
+from detox_lightning.trainer import DetoxTrainer
 
 DESCRIPTION = """Makes language models say less that is hateful, by reinforcement learning (PPO), \
 and trains what that begins with. Each command takes a configuration: fit --config FILE \
@@ -66,61 +64,6 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 1,
     "num_sanity_val_steps": 0,
 }
-
-
-# what users can do nothing about, and what is so on purpose
-KNOWN_WARNINGS = (
-    ".*is_gradient_checkpointing.*",
-    ".*isinstance.treespec, LeafSpec.*",
-    r"Found \d+ module\(s\) in eval mode at the start of training.*",
-    ".*does not have many workers.*",
-    ".*ended before the epoch ended and your dataloader is not resumable.*",
-    ".*args parameter is intended to run from within Python.*",
-    "The dirpath has changed from.*",
-    "Checkpoint directory .* exists and is not empty.*",
-    "Experiment logs directory .* exists and is not empty.*",
-    "Using ModelCheckpoint with manual optimization and every_n_train_steps.*",
-    "Detected call of `lr_scheduler.step.*",  # where the first rollouts are left out
-    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
-)
-
-
-class DetoxTrainer(Trainer):
-    """Where, how long and in what precision: Lightning's Trainer, which can also export.
-
-    Attributes:
-        words: The command line that it was made by; None: it was made otherwise.
-        begins_anew: Whether that command, given once more, would not go on with its run.
-    """
-
-    words: Sequence[str] | None = None
-    begins_anew = False
-
-    def export(
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule | None = None,
-        ckpt_path: str | None = None,
-    ) -> None:
-        """Writes what a checkpoint holds as Hugging Face folders, also while its run goes on.
-
-        Args:
-            model: What the checkpoint is of.
-            datamodule: Its data, which is named in the model card.
-            ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
-
-        Raises:
-            InputError: If there is no such checkpoint.
-        """
-        self.datamodule = datamodule
-        if ckpt_path is None or not Path(ckpt_path).is_file():
-            raise InputError(
-                f"--ckpt_path={ckpt_path}: there is no such file; give the checkpoint to export, "
-                "or last"
-            )
-        for callback in self.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ExportCallback):
-                callback.write_checkpoint(self, model, Path(ckpt_path))
 
 
 class DetoxCLI(LightningCLI):
@@ -222,7 +165,7 @@ class DetoxCLI(LightningCLI):
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
-        refuse_half(str(config.trainer.precision))  # on a CPU Lightning makes bfloat16 of it
+        refuse_precision(config.trainer.precision)  # on a CPU Lightning makes bfloat16 of it
         if threads := config.threads:
             torch.set_num_threads(threads)
 
@@ -238,6 +181,7 @@ class DetoxCLI(LightningCLI):
             raise
         except (ValueError, TypeError) as error:
             raise InputError(f"--trainer: {' '.join(str(error).split())}") from error
+        refuse_precision(trainer.precision, "trainer.plugins")  # the flag itself is one of ours
         trainer.words = self.words  # type: ignore[attr-defined]
         trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
         return trainer
@@ -282,23 +226,3 @@ class DetoxCLI(LightningCLI):
         self.begins_anew = config is not None and config.get("ckpt_path") != LAST
         if config is not None and config.get("ckpt_path") is not None:
             choose_checkpoint(verb, config)
-
-
-def quieten() -> None:
-    """Silences advertisements and warnings of what is meant so."""
-    for message in KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
-
-
-def quieten_transformers() -> None:
-    """Silences its advertisements and its bars of instants."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def is_no_advertisement(record: LogRecord) -> bool:
-    """Whether a log line tells of this run, rather than of a product."""
-    return "Tip: For seamless cloud" not in record.getMessage()

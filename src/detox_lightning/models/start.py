@@ -7,8 +7,9 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import Weights, adapter_base, load_model, refuse_whole
+from detox_lightning.models.loading import Weights, adapter_base, load_model
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
+from detox_lightning.models.precision import refuse_whole
 
 STAMP = "detox_lightning"
 PREFIXES = {"supervised": "model.", "ppo": "policy.model."}

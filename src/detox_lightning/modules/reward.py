@@ -20,8 +20,8 @@ from detox_lightning.models.loading import (
     load_model,
     load_tokenizer,
     open_by_name,
-    refuse_half,
 )
+from detox_lightning.models.precision import refuse_precision
 from detox_lightning.models.saving import save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.faults import Faults
@@ -107,9 +107,9 @@ class RewardModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision is float16.
+            InputError: If the precision loses steps.
         """
-        refuse_half(str(self.trainer.precision))
+        refuse_precision(self.trainer.precision)
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""

@@ -17,8 +17,9 @@ from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.families.choice import Family, check_positions, family_of
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, refuse_half
+from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
 from detox_lightning.models.lora import LoRA
+from detox_lightning.models.precision import refuse_precision
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
@@ -113,9 +114,9 @@ class SupervisedModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision would overflow, or the model has too few positions.
+            InputError: If the precision loses steps, or the model has too few positions.
         """
-        refuse_half(self.trainer.precision)
+        refuse_precision(self.trainer.precision)
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "max_prompt_tokens"):
             limits = {
