@@ -30,6 +30,7 @@ from detox_lightning.callbacks.writing import LAST
 from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import refuse_precision
+from detox_lightning.modules.conditions import check_loop
 from detox_lightning.modules.devices import check_devices
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.parsing import Parser
@@ -185,6 +186,15 @@ class DetoxCLI(LightningCLI):
         trainer.words = self.words  # type: ignore[attr-defined]
         trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
         return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """Refuses what Lightning would say later, or in words that lead elsewhere.
+
+        Raises:
+            InputError: If there is a callback or a flag that can't do what it says.
+        """
+        if self.subcommand == "fit":
+            check_loop(self.trainer, self.model)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
         """As Lightning does it, and says in our own words what the verbs do."""

@@ -14,6 +14,7 @@ from detox_lightning.callbacks.curves import cut_curves, put_rows_back
 from detox_lightning.callbacks.folders import log_folder
 from detox_lightning.callbacks.progress import SETTLED, move, next_point, steps_logged
 from detox_lightning.errors import InputError
+from detox_lightning.modules.foreign import callbacks_of
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
@@ -203,11 +204,6 @@ class ResumeCallback(Callback):
         if self.steps is not None:
             trainer.fit_loop.epoch_loop._batches_that_stepped = self.steps
             self.steps = None
-
-
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """A trainer's callbacks."""
-    return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def has_run_out_of_time(trainer: Trainer) -> bool:

@@ -21,9 +21,9 @@ from detox_lightning.models.loading import (
     load_tokenizer,
     open_by_name,
 )
-from detox_lightning.models.precision import refuse_precision
 from detox_lightning.models.saving import save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.conditions import check_conditions
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
@@ -107,9 +107,9 @@ class RewardModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision loses steps.
+            InputError: If the trainer is one that can't work.
         """
-        refuse_precision(self.trainer.precision)
+        check_conditions(self, stage, ("loss", *self.metrics))
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""

@@ -19,12 +19,13 @@ from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.families.choice import Family, check_positions, family_of
 from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.precision import refuse_precision
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.conditions import check_conditions
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.rewards.rouge import KINDS
 from detox_lightning.seeding import derive_seed, global_seed
 
 STAGE = "supervised"
@@ -114,9 +115,9 @@ class SupervisedModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision loses steps, or the model has too few positions.
+            InputError: If the trainer is one that can't work, or the model has too few positions.
         """
-        refuse_precision(self.trainer.precision)
+        check_conditions(self, stage, ("loss", *KINDS))
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "max_prompt_tokens"):
             limits = {
