@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "parsing",
         "configuration",
+        "flags",
         "quiet",
         "resume",
         "trainer",
@@ -33,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "parsing": {"wording", "recipes"},
     "configuration": {"recipes"},
+    "flags": set(),
     "quiet": set(),
     "trainer": {"callbacks"},
     "wording": set(),

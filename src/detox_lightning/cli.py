@@ -16,7 +16,7 @@ import detox_lightning.modules  # noqa: F401  (so that class_path takes short na
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.configuration import ConfigurationCallback
-from detox_lightning.callbacks.curves import claim_folders, keep_rows
+from detox_lightning.callbacks.curves import claim_folders, keep_rows, refuse_unwritable_logs
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.faults import FaultsCallback
@@ -29,6 +29,7 @@ from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.callbacks.writing import LAST
 from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
+from detox_lightning.flags import check_flags, expand_homes
 from detox_lightning.models.precision import refuse_precision
 from detox_lightning.modules.conditions import check_loop
 from detox_lightning.modules.devices import check_devices
@@ -163,6 +164,7 @@ class DetoxCLI(LightningCLI):
         quieten_transformers()
         config = self.config[self.subcommand]
         check_characters(config)
+        check_flags(config)
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
@@ -195,6 +197,7 @@ class DetoxCLI(LightningCLI):
         """
         if self.subcommand == "fit":
             check_loop(self.trainer, self.model)
+        refuse_unwritable_logs(self.trainer.loggers, self.subcommand == "fit")
 
     def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
         """As Lightning does it, and says in our own words what the verbs do."""
@@ -233,6 +236,7 @@ class DetoxCLI(LightningCLI):
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
         verb = self.config.get("subcommand")
         config = self.config.get(verb)
+        expand_homes(config)
         self.begins_anew = config is not None and config.get("ckpt_path") != LAST
         if config is not None and config.get("ckpt_path") is not None:
             choose_checkpoint(verb, config)

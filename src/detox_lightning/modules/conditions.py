@@ -87,16 +87,17 @@ def check_monitors(module: Any, validates: bool | None, figures: Collection[str]
         name = getattr(callback, "monitor", None)
         if not isinstance(name, str) or not name.startswith("val") or name in figures:
             continue
-        near = get_close_matches(name.replace("val_", "val/"), figures, 1)
-        given = f"{type(callback).__name__}: monitor={name}"
+        near = get_close_matches(name.replace("val_", "val/"), figures, 1, cutoff=0.8)
         meant = f"did you mean {near[0]}?" if near else f"give one of {', '.join(figures)}"
-        raise InputError(f"{given}: validation logs no such figure; {meant}")
+        raise InputError(
+            f"monitor={name} ({type(callback).__name__}): validation logs no such figure; {meant}"
+        )
     for callback in callbacks:
         name = getattr(callback, "monitor", None)
         if name in figures and not validates:
             raise InputError(
-                f"{type(callback).__name__}: monitor={name}: there is no validation that would log "
-                "it; give data.validation_split, or another figure"
+                f"monitor={name} ({type(callback).__name__}): no validation would log it; give "
+                "data.validation_split, or another figure"
             )
 
 
@@ -115,8 +116,8 @@ def fit_interval(trainer: Trainer, batches: int, validates: bool) -> None:
         trainer.val_check_interval = 1.0
         if validates:
             rank_zero_warn(
-                f"trainer.val_check_interval={interval}: an epoch has {batches} batches here; "
-                "validation comes after each epoch instead"
+                f"trainer.val_check_interval={interval} is more than an epoch's batches "
+                f"({batches}): validation comes after each epoch instead"
             )
     if not validates or not epochs or epochs < 0:
         return
@@ -125,5 +126,5 @@ def fit_interval(trainer: Trainer, batches: int, validates: bool) -> None:
         flag = "val_check_interval" if every is None else "check_val_every_n_epoch"
         rank_zero_warn(
             f"trainer.{flag}={interval if every is None else every}: the run ends before its first "
-            f"validation; it has {epochs} epochs of {batches} batches"
+            f"validation (trainer.max_epochs={epochs}, batches of an epoch: {batches})"
         )
