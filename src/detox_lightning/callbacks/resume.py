@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from detox_lightning.callbacks.averaging import KEY as AVERAGED
+from detox_lightning.callbacks.averaging import AveragingCallback
 from detox_lightning.callbacks.curves import cut_curves, put_rows_back
 from detox_lightning.callbacks.folders import log_folder, log_folders
 from detox_lightning.callbacks.progress import SETTLED, move, next_point, steps_logged
@@ -199,6 +201,11 @@ class ResumeCallback(Callback):
         loops = checkpoint["loops"]["fit_loop"]
         self.steps = steps_logged(loops) if SETTLED in loops else None
         self.figures = checkpoint.get(FIGURES, {})
+        if trainer.state.fn == "fit" and AVERAGED in checkpoint and not averages(trainer):
+            rank_zero_warn(
+                "the checkpoint's run averaged its weights, and this one goes on from the average: "
+                "give AveragingCallback in trainer.callbacks again to go on with both"
+            )
         stops = any(isinstance(callback, EarlyStopping) for callback in callbacks_of(trainer))
         if stops and checkpoint.get(ENDED) and trainer.state.fn == "fit":
             trainer.should_stop = True
@@ -241,3 +248,8 @@ def has_run_out_of_time(trainer: Trainer) -> bool:
     """Whether ``trainer.max_time``, which may be raised, has ended a run."""
     timers = [x for x in callbacks_of(trainer) if isinstance(x, Timer)]
     return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
+
+
+def averages(trainer: Trainer) -> bool:
+    """Whether a run keeps an average of its weights."""
+    return any(isinstance(callback, AveragingCallback) for callback in callbacks_of(trainer))

@@ -77,6 +77,7 @@ class LabeledTextDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)
         if len(set(labels)) < max(2, len(labels)):
             raise InputError(f"--data.labels={list(labels)}: give two or more different names")
         stray = sorted(set((label_map or {}).values()) - set(labels))
