@@ -19,7 +19,10 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "parsing",
         "configuration",
+        "flags",
+        "quiet",
         "resume",
+        "trainer",
         "callbacks",
         "modules",
         "data",
@@ -31,6 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "parsing": {"wording", "recipes"},
     "configuration": {"recipes"},
+    "flags": set(),
+    "quiet": set(),
+    "trainer": {"callbacks"},
     "wording": set(),
     "recipes": set(),
     "resume": {"callbacks"},
@@ -53,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
 # A command for those who change the demo, not a part of what the package does.
 ABOVE_ALL = "demo/build.py"
 
-KNOWS_LIGHTNING = {"cli", "parsing", "resume", "callbacks", "modules", "data"}
+KNOWS_LIGHTNING = {"cli", "parsing", "trainer", "resume", "callbacks", "modules", "data"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 PURE = {"torch", "jsonargparse", "typing_extensions"}
 HEAVY = {"transformers", "peft", "datasets", "evaluate", "rouge_score"}

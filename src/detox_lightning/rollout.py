@@ -285,7 +285,7 @@ def ask(
     share = prompts is not None
     prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
     ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
-    logprobs, values = torch.zeros(2, *ids.shape, device=ids.device)
+    logprobs, values = torch.zeros(2, *ids.shape, device=ids.device, dtype=torch.float32)
     for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
         width = max(1, int(ends[rows[0]]))
         given = batch.prompt_ids[rows], batch.prompt_mask[rows], ids[rows, :width]

@@ -16,7 +16,6 @@ from detox_lightning.models.bases import Base, adapter_base
 from detox_lightning.models.loading import (
     load_model,
     load_tokenizer,
-    refuse_half,
 )
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.saving import save_model
@@ -74,17 +73,6 @@ def test_an_adapters_base_is_found_from_anywhere(
     model = add_lora(load_model(SEQ2SEQ, "base"), LoRA(r=2), "SEQ_2_SEQ_LM")
     save_model(model, word_tokenizer(), "adapter")
     assert adapter_base("adapter") == Base(str(tmp_path / "base"))
-
-
-@pytest.mark.parametrize("precision", ["16-mixed", "16-true", "16"])
-def test_half_precision_is_refused(precision: str) -> None:
-    with pytest.raises(InputError, match=f"trainer.precision={precision}.*bf16-mixed"):
-        refuse_half(precision)
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
-def test_other_precisions_are_not(precision: str) -> None:
-    refuse_half(precision)
 
 
 def test_quantized_weights_go_where_the_trainer_is(monkeypatch: pytest.MonkeyPatch) -> None:

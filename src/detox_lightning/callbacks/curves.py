@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from detox_lightning.callbacks.folders import refuse_unwritable
 from detox_lightning.errors import InputError, explain
 
 KEPT = ".metrics.csv.kept"
@@ -97,6 +98,25 @@ def claim_folders(loggers: Iterable[Logger]) -> None:
             raise InputError(f"trainer.logger.save_dir: {explain(error)}") from error
         else:
             return
+
+
+@rank_zero_only
+def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
+    """Makes sure that loggers can write into their folders.
+
+    Args:
+        loggers: Not in use yet.
+        claims: Whether new ones get folders by :func:`claim_folders`, which says it by itself.
+
+    Raises:
+        InputError: If one can't.
+    """
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger | CSVLogger) or "://" in str(logger.log_dir):
+            continue
+        if not (claims and logger._version is None):
+            name = f"trainer.logger.save_dir={logger.save_dir}"
+            refuse_unwritable(Path(logger.log_dir), name, makes=False)
 
 
 def cut_rows(logger: CSVLogger, point: int) -> None:

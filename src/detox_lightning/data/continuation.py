@@ -123,6 +123,7 @@ class ContinuationDataModule(PromptDataModule):
             None if predict_source is None else Questions(predict_source, asked, "prompt"),
         )
         super().__init__(rows, tokenizer, Feed(batch_size, eval_batch_size, num_workers, seed))
+        self.save_hyperparameters(logger=False)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ class DialogueDataModule(PromptDataModule):
             None if predict_source is None else Questions(predict_source, columns),
         )
         super().__init__(rows, tokenizer, Feed(batch_size, eval_batch_size, num_workers, seed))
+        self.save_hyperparameters(logger=False)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ class LabeledTextDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)
         self.label_map = by_name(label_map or {})
         self.labels = labels
         if labels is not None:

@@ -138,6 +138,7 @@ class Feed:
     batches: int = 0
     rows: int = 0  # done in that epoch, by all processes
     moved: bool = False  # whether `batches` is not the checkpoint's number
+    size: int | None = None  # of all training rows, once they are known
 
     def train(
         self, rows: "Dataset", collate: Callable[..., Any], trainer: "Trainer | None"
@@ -168,6 +169,7 @@ class Feed:
         Raises:
             InputError: If a process has fewer rows than one batch.
         """
+        self.size = rows
         world, _ = _processes(trainer)
         if rows // world < self.batch_size:
             share = f" give each of {world} processes {rows // world}," if world > 1 else " are"
@@ -238,7 +240,8 @@ class Feed:
             batches = 0
         elif batches >= trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
-        return {"epoch": epoch, "batches": batches, **self._terms(trainer)}
+        size = {} if self.size is None else {"size": self.size}
+        return {"epoch": epoch, "batches": batches, **self._terms(trainer), **size}
 
     def load(self, state: dict[str, int], trainer: "Trainer | None") -> None:
         """Takes up the place of :meth:`state`; warns if the order can't be the same.
@@ -256,6 +259,11 @@ class Feed:
         # of a batch that was done in part, the rest is left out: nothing comes twice
         self.batches = math.ceil(self.rows / (now["batch_size"] * now["processes"]))
         self.moved = self.batches != state["batches"]
+        if self.size is not None and (size := state.get("size", self.size)) != self.size:
+            rank_zero_warn(
+                f"the checkpoint's run had {size} training rows, this one has {self.size}: they "
+                "come in another order, so some of this epoch's come twice"
+            )
         changed = [
             f"{name} {then[name]} is now {value}"
             for name, value in now.items()

@@ -212,7 +212,7 @@ class Evaluator:
         ids, mask = answered.responses.ids, answered.responses.mask
         is_sample = answered.samples.bool().to(ids.device)
         wanted = is_sample | self.plan.asks_reference
-        said = torch.full(ids.shape, torch.nan, device=ids.device)
+        said = torch.full(ids.shape, torch.nan, device=ids.device, dtype=torch.float32)
         if rows := wanted.nonzero()[:, 0].tolist():
             index = torch.tensor(rows, device=ids.device)
             asked = batch.select(index), ids[index], mask[index], self.micro_batch_size

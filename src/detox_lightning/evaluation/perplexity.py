@@ -84,7 +84,7 @@ class Perplexity(nn.Module):
         skipped = torch.tensor(before, dtype=torch.long, device=device)
         lengths = [len(ids) for ids in encoded]
         tokens = torch.tensor(lengths, dtype=torch.long, device=device)
-        nats = torch.zeros(len(distinct), device=device)
+        nats = torch.zeros(len(distinct), device=device, dtype=torch.float32)
         for batch in alike(lengths, free_padding(self.model), self.batch_size):
             nats[batch] = self._nats([encoded[place] for place in batch], skipped[batch])
         rows = rows.to(device)
@@ -120,7 +120,7 @@ class Perplexity(nn.Module):
             [torch.tensor(ids, dtype=torch.long) for ids in encoded], batch_first=True
         ).to(device)
         if not tokens.shape[1]:
-            return torch.zeros(len(encoded), device=device)
+            return torch.zeros(len(encoded), device=device, dtype=torch.float32)
         lengths = torch.tensor([len(ids) for ids in encoded], device=device)
         mask = mask_from_lengths(lengths, tokens.shape[1])
         first = torch.full_like(tokens[:, :1], self.start)

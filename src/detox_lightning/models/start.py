@@ -10,9 +10,10 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.adapter_config import check_adapter_kind
 from detox_lightning.models.bases import adapter_base
 from detox_lightning.models.files import find_file
-from detox_lightning.models.loading import Weights, load_model, refuse_whole
+from detox_lightning.models.loading import Weights, load_model
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.opening import open_by_name
+from detox_lightning.models.precision import refuse_whole
 
 STAMP = "detox_lightning"
 EMBEDDINGS = "brings_embeddings"

@@ -19,12 +19,12 @@ from detox_lightning.models.loading import (
     Weights,
     load_model,
     load_tokenizer,
-    refuse_half,
 )
 from detox_lightning.models.padding import repadded
 from detox_lightning.models.saving import save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.classifiers import check_labels, check_positions, name_padding
+from detox_lightning.modules.conditions import check_conditions
 from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -110,9 +110,9 @@ class RewardModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision is float16.
+            InputError: If the trainer is one that can't work.
         """
-        refuse_half(str(self.trainer.precision))
+        check_conditions(self, stage, ("loss", *self.metrics))
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once.

@@ -17,7 +17,7 @@ from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.families.choice import Family, check_positions, family_of
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, refuse_half
+from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.special_tokens import (
@@ -27,9 +27,11 @@ from detox_lightning.models.special_tokens import (
 )
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.conditions import check_conditions
 from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.rewards.rouge import KINDS
 from detox_lightning.seeding import derive_seed, global_seed
 
 STAGE = "supervised"
@@ -124,9 +126,9 @@ class SupervisedModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision would overflow, or the model has too few positions.
+            InputError: If the trainer is one that can't work, or the model has too few positions.
         """
-        refuse_half(self.trainer.precision)
+        check_conditions(self, stage, ("loss", *KINDS))
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "max_prompt_tokens"):
             limits = {

@@ -34,9 +34,8 @@ def rouge(predictions: list[str], references: list[str], kinds: Sequence[Kind] =
     scores = [
         scorer.score(target=reference, prediction=prediction) for prediction, reference in pairs
     ]
-    return torch.tensor([[row[kind].fmeasure for kind in kinds] for row in scores]).view(
-        -1, len(kinds)
-    )
+    rows = [[row[kind].fmeasure for kind in kinds] for row in scores]
+    return torch.tensor(rows, dtype=torch.float32).view(-1, len(kinds))
 
 
 class Words:
