@@ -1,11 +1,5 @@
 """Policy, reward and prompts make a rollout. No Lightning here."""
 
-import inspect
-import math
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +9,15 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
-from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.reading import Prompts
 from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
+from detox_lightning.rewards.asking import asked, check_scores
 
 LONGEST = 200  # characters of a response in a message
+LARGEST = 1e16  # squares of larger figures, and their sums, overflow in float32
 NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
 
 
@@ -125,8 +120,8 @@ def score(
     Raises:
         TrainingError: If it fails, or one of them, or the total, has another shape.
     """
-    with blamed(reward, place):
-        parts = reward.parts(batch.prompts, responses.texts, batch.references)
+    texts = batch.prompts, responses.texts, batch.references
+    parts = asked(reward, place, lambda: reward.parts(*texts))
     for name, part in parts.items():
         check_scores(name, part, len(responses.texts), place)
     parts = {name: part.float().to(responses.mask.device) for name, part in parts.items()}
@@ -134,38 +129,12 @@ def score(
     return parts
 
 
-@contextmanager
-def blamed(reward: Reward, place: str) -> Iterator[None]:
-    """Says whose fault it is where a reward fails.
-
-    Args:
-        reward: Who is asked inside.
-        place: Where in the run.
-
-    Raises:
-        TrainingError: Where anything is raised but what has a line of its own.
-    """
-    try:
-        yield
-    except (InputError, TrainingError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if "can't allocate memory" in str(error):  # torch has no class of its own for a CPU's
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        its = [frame for frame in frames if frame.filename == inspect.getfile(type(reward))]
-        last = (its or frames)[-1]
-        said = (str(error).strip() or "no reason given").splitlines()[0]
-        raise TrainingError(
-            f"{place}: the reward {reward.name!r} failed with {type(error).__name__}: {said} "
-            f"({Path(last.filename).name}, line {last.lineno}): look at its forward"
-        ) from error
-
-
 def what_is_not_finite(
     rollout: Rollout, parts: dict[str, Tensor], name: str, texts: list[str]
 ) -> str | None:
-    """Names the first figure of a rollout that is not finite; waits for the device once.
+    """Names the first figure of a rollout that is not finite, or too large to be squared.
+
+    Waits for the device once.
 
     Args:
         rollout: ``b`` responses.
@@ -174,7 +143,7 @@ def what_is_not_finite(
         texts: The responses.
 
     Returns:
-        None if all are finite.
+        None if there is none.
     """
     scores = {f"the reward {part!r}": x for part, x in parts.items()}
     scores[f"the reward {name!r}"] = rollout.scores
@@ -189,30 +158,10 @@ def what_is_not_finite(
     table = torch.stack([x.to(rollout.kl.device, torch.float32) for x in figures.values()]).tolist()
     for what, row in zip(figures, table, strict=True):
         for text, figure in zip(texts, row, strict=True):
-            if not math.isfinite(figure):
+            if not abs(figure) <= LARGEST:  # NaN is not
                 shown = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
                 return f"{what} gave {figure} for the response {shown!r}"
     return None
-
-
-def check_scores(name: str, scores: object, count: int, place: str) -> None:
-    """Makes sure that a reward gave one number for each response.
-
-    Args:
-        name: The reward's.
-        scores: What it gave.
-        count: Of responses.
-        place: Where in the run, for the message.
-
-    Raises:
-        TrainingError: If it didn't.
-    """
-    given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-    if given != [count]:
-        raise TrainingError(
-            f"{place}: the reward {name!r} gave {given} where a tensor [{count}] is expected, one "
-            f"score for each of {count} responses: look at its forward"
-        )
 
 
 @torch.no_grad()

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 # those that ask a run to end; systems send them to all its processes, a loader's workers included
 SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
+    if hasattr(signal, name)
 )
 
 
