@@ -118,6 +118,7 @@ FORGERIES: dict[str, dict[str, Any]] = {
         "kth_best_model_path": OUT,
         "kth_value": torch.tensor(0.0),
     },
+    "one of the best that is none": {"kth_best_model_path": "{0}/other.ckpt"},
     "a field of a subclass": {"paths": {"further": [OUT]}},
 }
 

@@ -1,5 +1,6 @@
 """Policy, reward and prompts make a rollout. No Lightning here."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,6 @@ from detox_lightning.rewards import Reward
 from detox_lightning.rewards.asking import asked, check_scores
 
 LONGEST = 200  # characters of a response in a message
-LARGEST = 1e16  # squares of larger figures, and their sums, overflow in float32
 NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
 
 
@@ -132,9 +132,7 @@ def score(
 def what_is_not_finite(
     rollout: Rollout, parts: dict[str, Tensor], name: str, texts: list[str]
 ) -> str | None:
-    """Names the first figure of a rollout that is not finite, or too large to be squared.
-
-    Waits for the device once.
+    """Names the first figure of a rollout that is not finite; waits for the device once.
 
     Args:
         rollout: ``b`` responses.
@@ -143,7 +141,7 @@ def what_is_not_finite(
         texts: The responses.
 
     Returns:
-        None if there is none.
+        None if all are finite.
     """
     scores = {f"the reward {part!r}": x for part, x in parts.items()}
     scores[f"the reward {name!r}"] = rollout.scores
@@ -158,7 +156,7 @@ def what_is_not_finite(
     table = torch.stack([x.to(rollout.kl.device, torch.float32) for x in figures.values()]).tolist()
     for what, row in zip(figures, table, strict=True):
         for text, figure in zip(texts, row, strict=True):
-            if not abs(figure) <= LARGEST:  # NaN is not
+            if not math.isfinite(figure):
                 shown = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
                 return f"{what} gave {figure} for the response {shown!r}"
     return None

@@ -12,6 +12,7 @@ import yaml
 from bad_input.cases import Case, Place, check
 from bad_input.spoiling import put
 from detox_lightning.modules import SupervisedModule
+from toys import blank_checkpoint
 
 SUPERVISED = ("--config={folder}/supervised.yaml", "--ckpt_path={folder}/x.ckpt")
 GIVEN = ("--ckpt_path={folder}/x.ckpt",)
@@ -34,10 +35,8 @@ QUERY = "model.base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_{}.
 
 def saved(place: Place, stamp: Any, state: dict[str, Any] | None = None) -> None:
     """Writes what Lightning would, with a stamp of ours."""
-    loops: dict[str, Any] = {"epoch": 0, "global_step": 0, "loops": {}, "callbacks": {}}
-    optimizers: dict[str, Any] = {"optimizer_states": [], "lr_schedulers": []}
-    made = {"pytorch-lightning_version": "2.5.0", "state_dict": state or {}, **loops, **optimizers}
-    torch.save({**made, "detox_lightning": stamp}, place.folder / "x.ckpt")
+    made = blank_checkpoint(state_dict=state or {}, detox_lightning=stamp)
+    torch.save(made, place.folder / "x.ckpt")
 
 
 def stamped(**facts: Any) -> Callable[[Place], None]:

@@ -55,7 +55,7 @@ def drop_foreign_paths(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             if not is_of_another_folder(states[key], folder, foreign):
                 rank_zero_warn(
                     f"--ckpt_path {trainer.ckpt_path}: what it says of {type(callback).__name__} "
-                    f"is dropped, as it names places outside {folder}: {foreign[0]!r}"
+                    f"is dropped, as it names what is no checkpoint in {folder}: {foreign[0]!r}"
                 )
             states[key] = callback.state_dict()
 
@@ -75,11 +75,13 @@ def foreign_paths(callback: Callback, state: Any, folder: str | None) -> Iterato
     """
     rest = state
     if isinstance(callback, ModelCheckpoint) and isinstance(state, Mapping):
-        best = state.get(BEST) or {}
+        best, worst = state.get(BEST) or {}, state.get("kth_best_model_path")
         for path in (*(state.get(name) for name in PATHS), *best):
             is_file = str(path).endswith(callback.FILE_EXTENSION)
             if path and not (isinstance(path, str) and is_file and is_inside(path, folder)):
                 yield str(path)
+        if worst not in best and (worst or 0 < callback.save_top_k <= len(best)):
+            yield str(worst)  # which Lightning looks up among the best
         known = (*PATHS, BEST, "dirpath", "monitor")  # the folder is only compared with ours
         rest = {name: value for name, value in state.items() if name not in known}
     for name, text in texts(rest):

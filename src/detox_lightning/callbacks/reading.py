@@ -88,6 +88,22 @@ def check_form(checkpoint: Path, verb: str) -> None:
         else:
             continue
         raise InputError(spoilt(checkpoint, wrong))
+    if verb == "fit" and (other := next(no_numbers(loaded["loops"].get("fit_loop", {})), None)):
+        raise InputError(spoilt(checkpoint, f"its loops count with a {other}"))
+
+
+def no_numbers(counted: Any, is_progress: bool = False) -> Iterator[str]:
+    """Kinds of what stands in place of a number where loops count.
+
+    Args:
+        counted: The state of Lightning's loops, or a part of it.
+        is_progress: Whether the part is of a count; what else loops keep is left alone.
+    """
+    if isinstance(counted, Mapping):
+        for name, part in counted.items():
+            yield from no_numbers(part, is_progress or str(name).endswith("progress"))
+    elif is_progress and not isinstance(counted, int | float | None):
+        yield type(counted).__name__
 
 
 def stranger(values: Any, kind: Kinds) -> str | None:
@@ -151,6 +167,21 @@ class CarefulConnector(_CheckpointConnector):
         """Takes up the loops' places, optimizers and schedules."""
         with reading(self._ckpt_path):
             super().restore_training_state()
+
+    def restore_optimizers_and_schedulers(self) -> None:
+        """Takes up optimizers and schedules, and none less than there are.
+
+        Raises:
+            InputError: If one has no state: it would begin anew, and nobody would know.
+        """
+        for name in ("optimizer_states", "lr_schedulers"):
+            here = self.trainer.optimizers if name[0] == "o" else self.trainer.lr_scheduler_configs
+            there = len(self._loaded_checkpoint.get(name, here))
+            if there != len(here):
+                raise InputError(
+                    spoilt(self._ckpt_path, f"it has {there} {name} where {len(here)} are expected")
+                )
+        super().restore_optimizers_and_schedulers()
 
 
 def name_checkpoints(trainer: Trainer) -> None:

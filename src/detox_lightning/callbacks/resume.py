@@ -166,7 +166,8 @@ class ResumeCallback(Callback):
         """Notes what is put back later; takes up the place in the epoch for other batches."""
         loops = checkpoint["loops"]["fit_loop"]
         self.steps = steps_logged(loops) if SETTLED in loops else None
-        self.figures = checkpoint.get(FIGURES, {})
+        figures = checkpoint.get(FIGURES, {}).items()
+        self.figures = {name: float(x) for name, x in figures if name.startswith("val/")}
         stops = any(isinstance(callback, EarlyStopping) for callback in callbacks_of(trainer))
         if stops and checkpoint.get(ENDED) and trainer.state.fn == "fit":
             trainer.should_stop = True

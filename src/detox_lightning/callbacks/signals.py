@@ -32,7 +32,7 @@ class Requests:
         """Takes the place of Lightning's handlers, which come back when ``fit`` ends."""
         self.received = 0
         if threading.current_thread() is threading.main_thread():
-            for signum in SIGNALS:
+            for signum in (*SIGNALS, signal.SIGINT):
                 is_deaf = signal.getsignal(signum) is signal.SIG_IGN  # as in a shell's background
                 if not (signum == signal.SIGINT and is_deaf):
                     signal.signal(signum, self.note)

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 # those that ask a run to end; systems send them to all its processes, a loader's workers included
 SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
-    if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
 
@@ -107,10 +105,12 @@ class PlacedLoader(DataLoader[Any]):
 def work_on(worker: int) -> None:
     """Lets a worker outlive a request that the run should end: the rollout still needs its batches.
 
+    A terminal sends Ctrl-C to workers, too.
+
     Args:
         worker: Its number.
     """
-    for signum in SIGNALS:
+    for signum in (*SIGNALS, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
 
 
@@ -248,9 +248,14 @@ class Feed:
         Args:
             state: From the checkpoint.
             trainer: Other jobs than ``fit`` have no place.
+
+        Raises:
+            InputError: If the place is none.
         """
         if trainer is not None and trainer.state.fn != "fit":
             return
+        if not all(isinstance(state[name], int) for name in ("epoch", "batches")):
+            raise InputError("the checkpoint's place in the data is none: give another checkpoint")
         now = self._terms(trainer)
         then = {name: state.get(name, value) for name, value in now.items()}
         self.epoch = state["epoch"]

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
+from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import check_kind, load_model, load_tokenizer
 from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
 
@@ -48,6 +49,7 @@ class Perplexity(nn.Module):
         self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
         endings = ("CausalLM", "LMHeadModel")
         check_kind(self.name, self.model, endings, "write text alone", "GPT2LMHeadModel")
+        refuse_broken_model("the language model", self.name, self.model)
         self.max_tokens = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "Perplexity":

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
+from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import (
     check_kind,
     check_vocabulary,
@@ -49,6 +50,7 @@ class TextClassifier(nn.Module):
         ending = "ForSequenceClassification"
         check_kind(self.name, self.model, (ending,), "classify texts", f"Roberta{ending}")
         check_vocabulary(self.name, self.tokenizer, self.model)
+        refuse_broken_model("the classifier", self.name, self.model)
         self.max_tokens = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "TextClassifier":

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from detox_lightning.batch import LabeledBatch
 from detox_lightning.errors import InputError
+from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import (
     Weights,
     load_model,
@@ -126,6 +127,7 @@ class RewardModule(LightningModule):
             problem_type="single_label_classification",
             **self.weights.options,
         )
+        refuse_broken_model("model.model", self.name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
         # nothing changes them, and validation steps may not wait for other ranks

@@ -17,6 +17,7 @@ from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
 from detox_lightning.models.families.choice import Family, check_positions, family_of
+from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, refuse_half
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
@@ -141,6 +142,7 @@ class SupervisedModule(LightningModule):
             None if self._trainer is None else self._trainer.strategy.root_device,
         )
         check_vocabulary(self.start.base, self.tokenizer, model)
+        refuse_broken_model("model.model", self.name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
