@@ -22,6 +22,7 @@ from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.configuration import ConfigurationCallback
 from detox_lightning.callbacks.curves import claim_folders, keep_rows
 from detox_lightning.callbacks.dashboard import DashboardCallback
+from detox_lightning.callbacks.ending import EndingCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.faults import FaultsCallback
 from detox_lightning.callbacks.origin import OriginCallback
@@ -34,6 +35,7 @@ from detox_lightning.callbacks.writing import LAST
 from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import refuse_half
+from detox_lightning.modules.bounds import check_numbers
 from detox_lightning.modules.devices import check_devices
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.parsing import Parser
@@ -60,6 +62,7 @@ TRAINER_DEFAULTS = {
         ResumeCallback(),
         DashboardCallback(),
         OriginCallback(),
+        EndingCallback(),
         FaultsCallback(),  # before the watch, which tells others what went wrong
         WatchCallback(),
     ],
@@ -219,6 +222,7 @@ class DetoxCLI(LightningCLI):
         quieten_transformers()
         config = self.config[self.subcommand]
         check_characters(config)
+        check_numbers(config)
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
@@ -301,4 +305,5 @@ def quieten_transformers() -> None:
 
 def is_no_advertisement(record: LogRecord) -> bool:
     """Whether a log line tells of this run, rather than of a product."""
-    return "Tip: For seamless cloud" not in record.getMessage()
+    known = "Tip: For seamless cloud", "Detected KeyboardInterrupt"  # of that we tell ourselves
+    return not any(told in record.getMessage() for told in known)

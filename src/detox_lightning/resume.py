@@ -215,9 +215,10 @@ def run_name(checkpoint: Path | None) -> str | None:
     What would lead out of the folder of runs is none: the checkpoint may be somebody else's.
     """
     name = None if checkpoint is None else opened(checkpoint).get(RUN)
-    is_text = isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
+    if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
+        return None
     # loggers put variables and a home in the place of $ and ~
-    return name if is_text and name[0] != "~" and not set(name) & set("/\\:$") else None
+    return None if name[0] == "~" or set(name) & set("/\\:$") else name
 
 
 def use_version(trainer: Any, version: str) -> None:

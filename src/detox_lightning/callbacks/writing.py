@@ -112,8 +112,8 @@ def not_written(file: Path, error: BaseException) -> str:
         file: The checkpoint.
         error: As torch raised it, which has words of its own for a full disk.
     """
-    refused = [x for x in causes(error) if isinstance(x, OSError) and x.errno]
-    reason = os.strerror(refused[0].errno) if refused else str(error).splitlines()[0]
+    numbers = [x.errno for x in causes(error) if isinstance(x, OSError) and x.errno]
+    reason = os.strerror(numbers[0]) if numbers else str(error).splitlines()[0]
     return f"the checkpoint {file} could not be written ({reason})"
 
 

@@ -38,6 +38,7 @@ def check_run(module: "PPOModule", stage: str) -> None:
         }
         given = module.start.base, data.max_prompt_tokens, limits
         check_positions(module.family, *given, **module.tokenizer_options)
+    module.optimization.check(stage)
     if stage == "fit":
         check_fit(module, getattr(data, "batch_size", None))
 

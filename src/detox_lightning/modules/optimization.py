@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
+from detox_lightning.modules.bounds import check_optimizer
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,28 @@ class StepwiseOptimization:
         self.schedule = schedule
         self.configured: list[dict[str, Any]] = []
 
+    def check(self, stage: str) -> None:
+        """What the module's ``setup`` does, before any model is opened.
+
+        Args:
+            stage: ``fit``, ``test``, …
+
+        Raises:
+            InputError: If training would begin, and no such optimizer can be made.
+        """
+        if stage == "fit":
+            check_optimizer(self.make_optimizer)
+
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """What the module's ``configure_optimizers`` returns."""
-        optimizer = self.make_optimizer(trainable_parameters(module))
+        """What the module's ``configure_optimizers`` returns.
+
+        Raises:
+            InputError: If the optimizer refuses these parameters.
+        """
+        try:
+            optimizer = self.make_optimizer(trainable_parameters(module))
+        except ValueError as error:
+            raise InputError(f"--model.optimizer: {error}") from error
         self.configured = configured_hyperparameters(optimizer)
         steps = module.trainer.estimated_stepping_batches
         scheduler = build_schedule(optimizer, self.schedule, steps)

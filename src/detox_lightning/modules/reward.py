@@ -108,9 +108,10 @@ class RewardModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision is float16.
+            InputError: If the precision is float16, or the optimizer can't be made.
         """
         refuse_half(str(self.trainer.precision))
+        self.optimization.check(stage)
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""

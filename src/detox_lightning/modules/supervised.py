@@ -114,9 +114,11 @@ class SupervisedModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision would overflow, or the model has too few positions.
+            InputError: If the precision would overflow, the optimizer can't be made, or the model
+                has too few positions.
         """
         refuse_half(self.trainer.precision)
+        self.optimization.check(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "max_prompt_tokens"):
             limits = {
