@@ -11,7 +11,7 @@ import torch
 from bad_input.cases import Case, Place, check
 from detox_lightning.errors import InputError
 from detox_lightning.modules import RewardModule, SupervisedModule, ppo
-from detox_lightning.modules.bounds import check_optimizer
+from detox_lightning.modules.bounds import check_numbers, check_optimizer
 from toys import make_trainer, pairs_loader, texts_loader
 
 WILD = "{}={}: must be a number from -1e+12 to 1e+12; where there should be no bound, leave it out, or give null"
@@ -34,9 +34,6 @@ FLAGS = {
     "--model.lora.alpha=-.inf": ALPHA.format("-.inf"),
     "--model.lora.alpha=.nan": ALPHA.format(".nan"),
     "--model.lora.alpha=-1": ALPHA.format("-1"),
-    "--model.lora.options={lora_dropout: .nan}": WILD.format(
-        "--model.lora.options.lora_dropout", "nan"
-    ),
     "--trainer.gradient_clip_val=.nan": WILD.format("--trainer.gradient_clip_val", "nan"),
 }
 
@@ -45,6 +42,13 @@ FLAGS = {
 def test_wild_numbers(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ppo, "load_policy", None)
     check(Case(flag, (flag,), FLAGS[flag]), place)
+
+
+def test_wild_numbers_within_others() -> None:
+    options = {"alpha_pattern": {"q": [1.0, -math.inf]}}
+    config = {"model.init_args.lora.options": options, "trainer.max_epochs": 10**400, "x": True}
+    with pytest.raises(InputError, match=r"^--model.lora.options.alpha_pattern.q.1=-inf: must be"):
+        check_numbers(config)
 
 
 OPTIONS: dict[str, Any] = {
