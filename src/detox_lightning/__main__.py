@@ -2,10 +2,11 @@
 
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 
-from detox_lightning.errors import causes
+from detox_lightning.errors import causes, explain
 
 INTERRUPTED = 130  # 128 and SIGINT's number
 ASKED_TO_END = (
@@ -24,6 +25,7 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: With code 2 for a mistake in flags or files, 1 for a failure, 128 + N for a
             command that signal N has stopped.
     """
+    former, threading.excepthook = threading.excepthook, say_in_a_line
     try:
         answer(args)
     except KeyboardInterrupt as error:
@@ -37,6 +39,21 @@ def main(args: list[str] | None = None) -> None:
             raise
         sys.stderr.write(ASKED_TO_END.format(Path(place.filename).name, place.lineno))
         raise SystemExit(1) from end
+    finally:
+        threading.excepthook = former
+
+
+def say_in_a_line(failed: threading.ExceptHookArgs) -> None:
+    """Says why a thread can't write; the run ends with that where it writes next.
+
+    Args:
+        failed: What was raised in which thread; what isn't of the disk is shown as ever.
+    """
+    reason = explain(failed.exc_value) if failed.exc_value is not None else None
+    if reason is None:
+        threading.__excepthook__(failed)
+    else:
+        sys.stderr.write(f"{reason}\n")
 
 
 def answer(args: list[str] | None) -> None:
@@ -53,7 +70,7 @@ def answer(args: list[str] | None) -> None:
 
     with deferred():
         from detox_lightning.cli import DetoxCLI
-    from detox_lightning.errors import InputError, Stopped, TrainingError, explain
+    from detox_lightning.errors import InputError, Stopped, TrainingError
     from detox_lightning.secrecy import discreet
 
     try:

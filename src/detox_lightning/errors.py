@@ -128,7 +128,7 @@ def explain(error: BaseException, file: str | Path | None = None) -> str | None:
     where = file or getattr(error, "filename", None)
     if number is None or number <= 0 or not (where or number in ANYWHERE):
         return None
-    place = f"{where}: " if where else ""
+    place = f"{os.fsdecode(where)}: " if isinstance(where, str | bytes | Path) else ""
     return f"{place}{os.strerror(number)}; {REMEDIES.get(number, 'see to it, and try again')}"
 
 

@@ -28,6 +28,7 @@ OF_FIT: dict[str, Kinds] = {
     "callbacks": dict,
 }
 PERHAPS: dict[str, Kinds] = {"epoch": int, "global_step": int}
+COUNTS = ("epoch_progress", "epoch_loop.batch_progress")  # of the loops of fit
 INSIDE: dict[str, Kinds] = {  # what is in each of these
     "state_dict": Tensor,
     "loops": dict,
@@ -167,6 +168,19 @@ class CarefulConnector(_CheckpointConnector):
         """Takes up the loops' places, optimizers and schedules."""
         with reading(self._ckpt_path):
             super().restore_training_state()
+
+    def restore_loops(self) -> None:
+        """Takes up the loops' places.
+
+        Raises:
+            InputError: If they aren't told: the run would begin anew, and nobody would know.
+        """
+        loops = self._loaded_checkpoint.get("loops")
+        if loops is not None and self.trainer.state.fn == "fit":
+            missing = [name for name in COUNTS if name not in loops["fit_loop"]]
+            if missing:
+                raise InputError(spoilt(self._ckpt_path, f"its loops have no {missing[0]}"))
+        super().restore_loops()
 
     def restore_optimizers_and_schedulers(self) -> None:
         """Takes up optimizers and schedules, and none less than there are.
