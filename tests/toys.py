@@ -58,6 +58,13 @@ def texts_loader(batch_size: int = 8, rows: list[tuple[str, int]] = TEXTS) -> An
     return DataLoader(rows, batch_size=batch_size, collate_fn=collate_texts)
 
 
+def blank_checkpoint(**more: Any) -> dict[str, Any]:
+    """What Lightning would write of nothing."""
+    loops: dict[str, Any] = {"epoch": 0, "global_step": 0, "loops": {}, "callbacks": {}}
+    optimizers: dict[str, Any] = {"optimizer_states": [], "lr_schedulers": []}
+    return {"pytorch-lightning_version": "2.6", "state_dict": {}, **loops, **optimizers, **more}
+
+
 def make_trainer(folder: Path, **options: Any) -> Trainer:
     return Trainer(
         **{

@@ -2,7 +2,17 @@
 
 import os
 import sys
+import threading
 import traceback
+from pathlib import Path
+
+from detox_lightning.errors import causes, explain
+
+INTERRUPTED = 130  # 128 and SIGINT's number
+ASKED_TO_END = (
+    "error: SystemExit was raised within the run ({}, line {}), which had not come to its end; "
+    "raise another exception where something is wrong\n"
+)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -13,19 +23,61 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: With code 2 for a mistake in flags or files, 1 for a failure, 128 + N for a
-            training that signal N has stopped.
+            command that signal N has stopped.
+    """
+    former, threading.excepthook = threading.excepthook, say_in_a_line
+    try:
+        answer(args)
+    except KeyboardInterrupt as error:
+        raise SystemExit(interrupted()) from error
+    except SystemExit as end:
+        if any(
+            isinstance(cause, KeyboardInterrupt) for cause in causes(end)
+        ):  # by way of Lightning
+            raise SystemExit(interrupted()) from end
+        if (place := who_left(end)) is None:
+            raise
+        sys.stderr.write(ASKED_TO_END.format(Path(place.filename).name, place.lineno))
+        raise SystemExit(1) from end
+    finally:
+        threading.excepthook = former
+
+
+def say_in_a_line(failed: threading.ExceptHookArgs) -> None:
+    """Says why a thread can't write; the run ends with that where it writes next.
+
+    Args:
+        failed: What was raised in which thread; what isn't of the disk is shown as ever.
+    """
+    reason = explain(failed.exc_value) if failed.exc_value is not None else None
+    if reason is None:
+        threading.__excepthook__(failed)
+    else:
+        sys.stderr.write(f"{reason}\n")
+
+
+def answer(args: list[str] | None) -> None:
+    """Runs a command; see :func:`main`.
+
+    Args:
+        args: The command line's words; None for the program's own.
+
+    Raises:
+        SystemExit: If it fails or is stopped.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from detox_lightning.deferral import deferred
 
     with deferred():
         from detox_lightning.cli import DetoxCLI
-    from detox_lightning.errors import InputError, Stopped, TrainingError, explain
+    from detox_lightning.errors import InputError, Stopped, TrainingError
     from detox_lightning.secrecy import discreet
 
     try:
         DetoxCLI(args)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         if isinstance(error, Stopped):
             if is_first_process():
                 sys.stderr.write(f"{error}\n")
@@ -45,6 +97,29 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(1) from error
 
 
+def interrupted() -> int:
+    """Says that Ctrl-C has ended the command at once.
+
+    Returns:
+        The exit code.
+    """
+    if "lightning" not in sys.modules or is_first_process():
+        sys.stderr.write("SIGINT: ended at once; checkpoints that were saved before are whole\n")
+    return INTERRUPTED
+
+
+def who_left(end: SystemExit) -> traceback.FrameSummary | None:
+    """The place in a run's own code that asked the program to end; None: it was the program.
+
+    Args:
+        end: What was raised.
+    """
+    frames = traceback.extract_tb(end.__traceback__)
+    is_run = any(frame.name in ("_run_subcommand", "instantiate_classes") for frame in frames)
+    is_program = frames[-1].filename.endswith(("argparse.py", str(Path("trainer", "call.py"))))
+    return frames[-1] if is_run and not is_program else None
+
+
 def is_first_process() -> bool:
     """Whether this process speaks and answers for all that train together."""
     from lightning.pytorch.utilities import rank_zero_only
@@ -52,7 +127,7 @@ def is_first_process() -> bool:
     return int(getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
-def unforeseen(error: Exception) -> str:
+def unforeseen(error: BaseException) -> str:
     """What is said of an error that nothing here has a line for.
 
     Args:
@@ -70,17 +145,13 @@ def unforeseen(error: Exception) -> str:
 
 
 def find_cause(error: BaseException | None, kind: type[Exception]) -> Exception | None:
-    """The first of an exception and its causes that is of a kind.
+    """The first of an exception and its causes that is of a kind; they may be a circle.
 
     Args:
         error: What was raised; libraries may have wrapped it.
         kind: The kind.
     """
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+    return next((cause for cause in causes(error) if isinstance(cause, kind)), None)
 
 
 if __name__ == "__main__":

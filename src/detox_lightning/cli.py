@@ -18,6 +18,7 @@ from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.configuration import ConfigurationCallback
 from detox_lightning.callbacks.curves import claim_folders, keep_rows, refuse_unwritable_logs
 from detox_lightning.callbacks.dashboard import DashboardCallback
+from detox_lightning.callbacks.ending import EndingCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.faults import FaultsCallback
 from detox_lightning.callbacks.origin import OriginCallback
@@ -31,6 +32,7 @@ from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
 from detox_lightning.flags import check_flags, expand_homes
 from detox_lightning.models.precision import refuse_precision
+from detox_lightning.modules.bounds import check_numbers
 from detox_lightning.modules.conditions import check_loop
 from detox_lightning.modules.devices import check_devices
 from detox_lightning.modules.strategy import check_strategy
@@ -60,6 +62,7 @@ TRAINER_DEFAULTS = {
         ResumeCallback(),
         DashboardCallback(),
         OriginCallback(),
+        EndingCallback(),
         FaultsCallback(),  # before the watch, which tells others what went wrong
         WatchCallback(),
     ],
@@ -165,6 +168,7 @@ class DetoxCLI(LightningCLI):
         config = self.config[self.subcommand]
         check_characters(config)
         check_flags(config)
+        check_numbers(config)
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)

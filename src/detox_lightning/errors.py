@@ -77,6 +77,21 @@ class Stopped(Exception):
         self.signum = signum
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it came from, each once.
+
+    A library that raises one stored exception again and again makes a circle of them.
+
+    Args:
+        error: What was raised; None: nothing was.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:
     """Makes sure that a batch splits evenly.
 
@@ -113,7 +128,7 @@ def explain(error: BaseException, file: str | Path | None = None) -> str | None:
     where = file or getattr(error, "filename", None)
     if number is None or number <= 0 or not (where or number in ANYWHERE):
         return None
-    place = f"{where}: " if where else ""
+    place = f"{os.fsdecode(where)}: " if isinstance(where, str | bytes | Path) else ""
     return f"{place}{os.strerror(number)}; {REMEDIES.get(number, 'see to it, and try again')}"
 
 

@@ -37,4 +37,5 @@ def quieten_transformers() -> None:
 
 def is_no_advertisement(record: LogRecord) -> bool:
     """Whether a log line tells of this run, rather than of a product."""
-    return "Tip: For seamless cloud" not in record.getMessage()
+    known = "Tip: For seamless cloud", "Detected KeyboardInterrupt"  # of that we tell ourselves
+    return not any(told in record.getMessage() for told in known)

@@ -9,15 +9,9 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.utilities import rank_zero_warn
 
+from detox_lightning.callbacks.reading import check_form, opened
 from detox_lightning.callbacks.resume import RUN, is_alive
-from detox_lightning.callbacks.writing import (
-    LAST,
-    PREVIOUS,
-    check_opens,
-    is_whole,
-    opened,
-    previous_of,
-)
+from detox_lightning.callbacks.writing import LAST, PREVIOUS, is_whole, previous_of
 from detox_lightning.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -54,23 +48,25 @@ def choose_checkpoint(verb: str, config: Any) -> None:
         config: Of the verb; changed in place.
 
     Raises:
-        InputError: If there is no such checkpoint, or none that is whole.
+        InputError: If there is no such checkpoint, or none that is whole and of Lightning's form.
     """
     name = config["ckpt_path"]
     if name != LAST:
-        check_is_checkpoint(name, config.get("weights_only") is not False)
+        check_is_checkpoint(name)
     elif verb == "fit":
         go_on(config)
     else:
         config["ckpt_path"] = str(last_checkpoint(find_place(config)))
+    found = config["ckpt_path"]
+    if found is not None and "://" not in found and config.get("weights_only") is not False:
+        check_form(Path(found), verb)
 
 
-def check_is_checkpoint(name: str, weights_only: bool = True) -> None:
+def check_is_checkpoint(name: str) -> None:
     """Refuses what Lightning would fail on.
 
     Args:
         name: What ``--ckpt_path`` says.
-        weights_only: Whether it may hold nothing but tensors and plain values.
 
     Raises:
         InputError: If it is no file, or not one that torch wrote.
@@ -88,8 +84,6 @@ def check_is_checkpoint(name: str, weights_only: bool = True) -> None:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
     if "://" not in name and not zipfile.is_zipfile(name):
         raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one")
-    if "://" not in name and weights_only:
-        check_opens(name)
 
 
 def go_on(config: Any) -> None:
@@ -211,7 +205,8 @@ def newest_whole(folder: Path) -> Path | None:
 
 def done(checkpoint: Path) -> int:
     """Optimizer steps that a checkpoint has behind it."""
-    return int(opened(checkpoint).get("global_step", 0))
+    steps = opened(checkpoint).get("global_step", 0)
+    return steps if isinstance(steps, int) else -1
 
 
 def run_name(checkpoint: Path | None) -> str | None:
@@ -220,10 +215,10 @@ def run_name(checkpoint: Path | None) -> str | None:
     What would lead out of the folder of runs is none: the checkpoint may be somebody else's.
     """
     name = None if checkpoint is None else opened(checkpoint).get(RUN)
-    is_plain = (
-        isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
-    )
-    return name if is_plain else None
+    if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
+        return None
+    # loggers put variables and a home in the place of $ and ~
+    return None if name[0] == "~" or set(name) & set("/\\:$") else name
 
 
 def use_version(trainer: Any, version: str) -> None:

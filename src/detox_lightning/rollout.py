@@ -1,11 +1,7 @@
 """Policy, reward and prompts make a rollout. No Lightning here."""
 
-import inspect
 import math
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +11,12 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import is_any, mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
-from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.reading import Prompts
 from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
+from detox_lightning.rewards.asking import asked, check_scores
 
 LONGEST = 200  # characters of a response in a message
 NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
@@ -125,41 +121,13 @@ def score(
     Raises:
         TrainingError: If it fails, or one of them, or the total, has another shape.
     """
-    with blamed(reward, place):
-        parts = reward.parts(batch.prompts, responses.texts, batch.references)
+    texts = batch.prompts, responses.texts, batch.references
+    parts = asked(reward, place, lambda: reward.parts(*texts))
     for name, part in parts.items():
         check_scores(name, part, len(responses.texts), place)
     parts = {name: part.float().to(responses.mask.device) for name, part in parts.items()}
     check_scores(reward.name, reward.total(parts), len(responses.texts), place)
     return parts
-
-
-@contextmanager
-def blamed(reward: Reward, place: str) -> Iterator[None]:
-    """Says whose fault it is where a reward fails.
-
-    Args:
-        reward: Who is asked inside.
-        place: Where in the run.
-
-    Raises:
-        TrainingError: Where anything is raised but what has a line of its own.
-    """
-    try:
-        yield
-    except (InputError, TrainingError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if "can't allocate memory" in str(error):  # torch has no class of its own for a CPU's
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        its = [frame for frame in frames if frame.filename == inspect.getfile(type(reward))]
-        last = (its or frames)[-1]
-        said = (str(error).strip() or "no reason given").splitlines()[0]
-        raise TrainingError(
-            f"{place}: the reward {reward.name!r} failed with {type(error).__name__}: {said} "
-            f"({Path(last.filename).name}, line {last.lineno}): look at its forward"
-        ) from error
 
 
 def what_is_not_finite(
@@ -193,26 +161,6 @@ def what_is_not_finite(
                 shown = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
                 return f"{what} gave {figure} for the response {shown!r}"
     return None
-
-
-def check_scores(name: str, scores: object, count: int, place: str) -> None:
-    """Makes sure that a reward gave one number for each response.
-
-    Args:
-        name: The reward's.
-        scores: What it gave.
-        count: Of responses.
-        place: Where in the run, for the message.
-
-    Raises:
-        TrainingError: If it didn't.
-    """
-    given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-    if given != [count]:
-        raise TrainingError(
-            f"{place}: the reward {name!r} gave {given} where a tensor [{count}] is expected, one "
-            f"score for each of {count} responses: look at its forward"
-        )
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import yaml
 from bad_input.cases import Case, Place, check
 from bad_input.spoiling import put
 from detox_lightning.modules import SupervisedModule
+from toys import blank_checkpoint
 
 SUPERVISED = ("--config={folder}/supervised.yaml", "--ckpt_path={folder}/x.ckpt")
 GIVEN = ("--ckpt_path={folder}/x.ckpt",)
@@ -34,10 +35,8 @@ QUERY = "model.base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_{}.
 
 def saved(place: Place, stamp: Any, state: dict[str, Any] | None = None) -> None:
     """Writes what Lightning would, with a stamp of ours."""
-    loops: dict[str, Any] = {"epoch": 0, "global_step": 0, "loops": {}, "callbacks": {}}
-    optimizers: dict[str, Any] = {"optimizer_states": [], "lr_schedulers": []}
-    made = {"pytorch-lightning_version": "2.5.0", "state_dict": state or {}, **loops, **optimizers}
-    torch.save({**made, "detox_lightning": stamp}, place.folder / "x.ckpt")
+    made = blank_checkpoint(state_dict=state or {}, detox_lightning=stamp)
+    torch.save(made, place.folder / "x.ckpt")
 
 
 def stamped(**facts: Any) -> Callable[[Place], None]:
@@ -67,7 +66,84 @@ def archive(place: Place) -> None:
         file.writestr("a", "b")
 
 
+CODE = (
+    "--ckpt_path {folder}/%s: it holds more than tensors and plain values, and opening such a file "
+    "can run code; give one that this package wrote"
+)
+OF_A_RUN = "runs/tiny/version_0/checkpoints"
+SPOILT = (
+    "--ckpt_path {folder}/x.ckpt: nothing can go on from this checkpoint (%s); give one as a run "
+    "of this package has left it"
+)
+
+
+def payload(*names: str) -> Callable[[Place], None]:
+    """Files of a run that hold an object; before them a torn one, if there are two."""
+
+    def spoil(place: Place) -> None:
+        folder = place.folder / OF_A_RUN
+        folder.mkdir(parents=True)
+        for name in names:
+            made = blank_checkpoint(other=Path("x"))
+            torch.save(made, folder / name)
+        if len(names) == 2:
+            (folder / names[0]).write_bytes((folder / names[0]).read_bytes()[:-100])
+
+    return spoil
+
+
+def without(name: str) -> Callable[[Place], None]:
+    def spoil(place: Place) -> None:
+        made = blank_checkpoint()
+        del made[name]
+        torch.save(made, place.folder / "x.ckpt")
+
+    return spoil
+
+
+def with_other(**parts: Any) -> Callable[[Place], object]:
+    return lambda place: torch.save(blank_checkpoint(**parts), place.folder / "x.ckpt")
+
+
+COUNTED = {"fit_loop": {"epoch_progress": {"total": {"ready": "../../x"}}}}
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "weights": ({"state_dict": {"a": 1.0}}, "in its state_dict is a float"),
+    "weights that are a list": ({"state_dict": []}, "its state_dict is a list"),
+    "optimizers": ({"optimizer_states": ["x"]}, "in its optimizer_states is a str"),
+    "a version": ({"pytorch-lightning_version": 2}, "its pytorch-lightning_version is a int"),
+    "steps": ({"global_step": "../x"}, "its global_step is a str"),
+    "callbacks": ({"callbacks": None}, "its callbacks is a NoneType"),
+    "counts": ({"loops": COUNTED}, "its loops count with a str"),
+}
 CASES = [
+    *[
+        Case(f"no {name}", GIVEN, SPOILT % f"it has no {name}", without(name))
+        for name in ("state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+    ],
+    *[
+        Case(f"other {name}", GIVEN, SPOILT % said, with_other(**parts))
+        for name, (parts, said) in KINDS.items()
+    ],
+    *[
+        Case(
+            f"objects in the last one, {verb}",
+            ("--ckpt_path=last",),
+            CODE % f"{OF_A_RUN}/last.ckpt",
+            payload("last.ckpt"),
+            verb=verb,
+        )
+        for verb in ("fit", "validate", "test", "predict", "export")
+    ],
+    *[
+        Case(
+            f"objects before a torn one, {verb}",
+            ("--ckpt_path=last",),
+            CODE % f"{OF_A_RUN}/previous.ckpt",
+            payload("last.ckpt", "previous.ckpt"),
+            verb=verb,
+        )
+        for verb in ("fit", "test")
+    ],
     Case(
         "PPO's for supervised",
         SUPERVISED,

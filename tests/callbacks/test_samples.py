@@ -1,5 +1,6 @@
 """When samples are logged, what of them and where, and that a table stays a table."""
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
@@ -93,6 +94,23 @@ def test_histograms_are_of_all_responses(tmp_path: Path) -> None:
         "lengths": [(5, 3, 7, 25)] * 2,
         "kl": [(5, 0, 1, 2.5)] * 2,
     }
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, 1e20, -1e30, 9.5e19])
+def test_scores_that_no_bin_holds_end_nothing(tmp_path: Path, score: float) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    modules = [Module(1, rows=4), Module(1, rows=4)]
+    modules[0].samples.scores[:] = [score] * 4
+    modules[1].samples.scores[:] = [0.5, score, 1.5, score]
+    modules[1].rollouts = 10
+    for module in modules:
+        SamplesCallback().on_train_batch_end(Trainer(logger), module, None, None, 0)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir, {"tensors": 0, "histograms": 0}).Reload()
+    shown = [(x.step, x.histogram_value) for x in events.Histograms("rollout/scores")]
+    assert [(step, x.num, x.min, x.max, x.sum) for step, x in shown] == [(10, 2, 0.5, 1.5, 2.0)]
+    assert [x.step for x in events.Histograms("rollout/kl")] == [1, 10]
+    assert list(tables(events)) == [1, 10]
 
 
 def test_loggers_that_take_tables_get_a_table() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from command import IdleCLI, tiny_recipe
 from detox_lightning.callbacks import signals
+from toys import blank_checkpoint
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_slurm_begins_nothing_anew(
     monkeypatch.chdir(tmp_path)
     Path("last.yaml").write_text("ckpt_path: last")
     Path("runs").mkdir()
-    torch.save({"pytorch-lightning_version": "2.6"}, "runs/last.ckpt")
+    torch.save(blank_checkpoint(), "runs/last.ckpt")
     recipe = tiny_recipe(tmp_path, tiny_t5, tiny_classifier)
     trainer: Any = IdleCLI(["fit", "--config", recipe, *flags]).trainer
     asked: list[list[str]] = []

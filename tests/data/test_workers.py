@@ -28,7 +28,7 @@ def test_workers_go_on_when_the_run_is_asked_to_end() -> None:
     assert {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} == set(SIGNALS)
     feed = Feed(2, None, num_workers=2, seed=3)
     expected = list(feed.train(ROWS, list, None))
-    assert list(feed.train(ROWS, Interrupted(*SIGNALS), None)) == expected
+    assert list(feed.train(ROWS, Interrupted(*SIGNALS, signal.SIGINT), None)) == expected
     rows = [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert list(feed.evaluation(ROWS, Interrupted(*SIGNALS), None)) == rows
 

@@ -4,19 +4,25 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
 from torch import Tensor
 
+from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO
 from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
+from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.faults import FaultsCallback
+from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.errors import TrainingError
 from detox_lightning.modules import RewardModule, SupervisedModule, update
+from detox_lightning.modules.faults import Faults
 from ppo_toys import Liking, WatchedPPO, close, equal, fit, make_module
 from toys import PAIRS, make_trainer, pairs_loader, texts_loader
 
@@ -244,6 +250,49 @@ def test_a_fault_that_cannot_be_written_is_told_all_the_same(
         fit(tmp_path, module, rollouts=1, callbacks=[FaultsCallback()])
 
 
+class Wild(Liking):
+    """Gives all responses a score of its own."""
+
+    def __init__(self, score: float):
+        super().__init__()
+        self.score = score
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        return torch.full((len(responses),), self.score)
+
+
+ADVANTAGES = {"GAE": GAE, "RLOO": lambda: RLOO(2), "GRPO": lambda: GRPO(2)}
+
+
+@pytest.mark.parametrize("score", [NAN, INF, 1e20, 1e38])
+@pytest.mark.parametrize("kind", ADVANTAGES)
+def test_rollouts_without_any_usable_score_end_nothing(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path, score: float, kind: str
+) -> None:
+    """Sampled ones included, whose histogram TensorBoard would have of nothing."""
+    options = {"reward": Wild(score), "advantage": ADVANTAGES[kind](), "ppo_epochs": 1}
+    module = make_module(tiny_t5, tiny_classifier, **options)
+    callbacks = [SamplesCallback(every_n_rollouts=1), DashboardCallback(), FaultsCallback()]
+    fit(tmp_path, module, rollouts=1, callbacks=callbacks, logger=TensorBoardLogger(tmp_path))
+    assert module.rollouts == 1
+    assert all(value.isfinite().all() for value in module.copies().values())
+    if not abs(score) < INF or kind == "GAE":
+        assert module.faults.count == 1
+        assert equal(module.watched[0].before, module.copies())
+
+
+def test_a_fault_s_files_stay_in_their_folder(tmp_path: Path) -> None:
+    """Whatever a checkpoint called the number of rollouts."""
+    faults, callback = Faults(3), FaultsCallback()
+    callback.folder = tmp_path / "run" / "faults"
+    faults.begin("rollout ../../../x", {})
+    faults.keep("the loss is nan")
+    trainer: Any = SimpleNamespace(global_rank=0, world_size=1)
+    assert len(list(callback.written(trainer, SimpleNamespace(faults=faults)))) == 1
+    made = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {file.parent for file in made} == {callback.folder}
+
+
 # -- the stages before
 
 
@@ -320,7 +369,7 @@ def test_all_batches_of_a_step_are_shown(tiny_encoder: str, tmp_path: Path) -> N
         assert torch.equal(load_file(file)["input_ids"], batch.input_ids)
 
 
-class Wild(FaultsCallback):
+class Breaking(FaultsCallback):
     """Makes the weights such that what they say is not finite, after the second rollout."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
@@ -332,21 +381,21 @@ class Wild(FaultsCallback):
                         parameter.fill_(NAN)
 
 
-def test_a_policy_that_is_broken_is_not_saved_again_and_again(
+def test_a_policy_that_is_broken_is_not_saved(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path
 ) -> None:
-    module = make_module(tiny_t5, tiny_classifier, max_faults=2)
+    module = make_module(tiny_t5, tiny_classifier)
     saving = BoundedCheckpoint(dirpath=tmp_path / "checkpoints", every_n_batches=1, save_top_k=0)
-    options = {"callbacks": [Wild(), saving], "enable_checkpointing": True}
-    with pytest.raises(TrainingError, match=r"^rollout 4: .*This is fault 3"):
+    options = {"callbacks": [Breaking(), saving], "enable_checkpointing": True}
+    said = r"^nothing is saved: 12 tensors have weights that are NaN or infinite \(.*lora_B.*\)"
+    with pytest.raises(TrainingError, match=said) as raised:
         fit(tmp_path, module, rollouts=9, **options)
+    assert raised.value.by_all
     saved = {file.stem: torch.load(file) for file in (tmp_path / "checkpoints").glob("*.ckpt")}
     assert {name: x["detox_lightning"]["rollouts"] for name, x in saved.items()} == {
-        "last": 2,
-        "previous": 1,
+        "last": 1,
     }
-    sound = [x.isfinite().all() for x in saved["previous"]["state_dict"].values()]
-    assert all(sound)
+    assert all(x.isfinite().all() for x in saved["last"]["state_dict"].values())
 
 
 def test_too_many_such_steps_end_the_run(tiny_encoder: str, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from detox_lightning.callbacks.places import drop_foreign_paths
 from detox_lightning.callbacks.progress import settle
+from detox_lightning.callbacks.reading import name_checkpoints
 from detox_lightning.callbacks.signals import Requests, how_to_go_on, requeue
 from detox_lightning.callbacks.writing import (
     LAST,
@@ -26,7 +28,8 @@ class BoundedCheckpoint(ModelCheckpoint):
 
     Checkpoints are written between two batches, when all of the former one is logged, validation
     included: a run that goes on from there is the uninterrupted one. They appear under their names
-    when they are whole. SIGTERM, SIGUSR1 and SIGUSR2 end the run there, with everything saved.
+    when they are whole. SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C end the run there, with everything
+    saved.
 
     With ``monitor: val/toxicity`` and ``max_kl: 6`` the best checkpoint is the least toxic one that
     is still near the reference; ``last.ckpt`` is written all the same.
@@ -79,18 +82,23 @@ class BoundedCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the folder, which tells that a run has begun; removes what is half written."""
         super().setup(trainer, pl_module, stage)
+        name_checkpoints(trainer)
         if stage != "fit" or is_trial(trainer):
             return
         if trainer.is_global_zero and "://" not in str(self.dirpath):
             Path(str(self.dirpath)).mkdir(parents=True, exist_ok=True)
             clean(Path(str(self.dirpath)))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+            trainer.strategy.checkpoint_io = WholeCheckpointIO(folders_of(trainer))
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Going on in the same folder, writes over what the killed run wrote after this."""
+        """Going on in the same folder, writes over what the killed run wrote after this.
+
+        What any callback's state says of places outside its folder is dropped.
+        """
+        drop_foreign_paths(trainer, checkpoint)
         loaded, here = Path(str(trainer.ckpt_path)), Path(str(self.dirpath))
         self.goes_on = trainer.state.fn == "fit" and loaded.parent.resolve() == here.resolve()
         if self.goes_on and trainer.is_global_zero and not loaded.name.startswith(LAST):
@@ -238,6 +246,12 @@ class BoundedCheckpoint(ModelCheckpoint):
             if kl is None or not kl <= self.max_kl:  # NaN is far
                 return False
         return super().check_monitor_top_k(trainer, current)
+
+
+def folders_of(trainer: Trainer) -> list[str]:
+    """The folders in which a trainer's callbacks keep checkpoints."""
+    callbacks = trainer.checkpoint_callbacks
+    return [folder for x in callbacks if (folder := getattr(x, "dirpath", None)) is not None]
 
 
 def is_trial(trainer: Trainer) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -21,10 +20,13 @@ from detox_lightning.callbacks.folders import (
 from detox_lightning.callbacks.hub import MERGED, check_push, upload, without_folders
 from detox_lightning.callbacks.origin import KEY as MADE
 from detox_lightning.callbacks.origin import training
-from detox_lightning.errors import InputError
+from detox_lightning.callbacks.reading import opened, reading
+from detox_lightning.errors import TrainingError
+from detox_lightning.models.finite import refuse_broken
 from detox_lightning.models.opening import is_local
 from detox_lightning.models.saving import save_merged
 from detox_lightning.modules.checkpoint import KEY as STAMP
+from detox_lightning.modules.checkpoint import trainable_names
 from detox_lightning.report.card import CardFacts, last_test, model_card
 
 
@@ -160,14 +162,10 @@ class ExportCallback(Callback):
         self.refuse_full()
         module.configure_model()
         self.check(module)
-        try:
-            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # a torn file fails in many ways
-            raise InputError(
-                f"--ckpt_path={checkpoint}: can't be read as a checkpoint ({error})".split("\n")[0]
-            ) from error
-        module.on_load_checkpoint(saved)
-        module.load_state_dict(saved["state_dict"], strict=False)
+        with reading(checkpoint):
+            saved = opened(checkpoint)
+            module.on_load_checkpoint(saved)
+            module.load_state_dict(saved["state_dict"], strict=False)
         root = run_folder(trainer, checkpoint)
         name = f"{module.export_name}-{checkpoint.stem}"
         folder = self.free_folder(root / name)
@@ -279,7 +277,15 @@ def write_whole(module: Any, folder: Path, card: str | None = None) -> None:
 
     Raises:
         InputError: If there is something in the folder.
+        TrainingError: If the weights are not finite.
     """
+    learned = set(trainable_names(module))
+    refuse_broken(
+        ((name, x) for name, x in module.named_parameters() if name in learned),
+        f"{folder} is not written",
+        "training has broken them; export a checkpoint from before it",
+        TrainingError,
+    )
     with whole(folder) as partial:
         module.export(partial)
         if card is not None:

@@ -1,6 +1,7 @@
 """Writes to the disk what was not finite while training, with the batch that it came from."""
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from detox_lightning.errors import TrainingError
 from detox_lightning.modules.faults import Fault
 
 FOLDER = "faults"
+NO_NAME = re.compile(r"[^\w.]|\.\.")  # in a place, which counts on from what a checkpoint says
 
 
 class FaultsCallback(Callback):
@@ -67,7 +69,7 @@ class FaultsCallback(Callback):
         rank = f"-rank-{trainer.global_rank}" if trainer.world_size > 1 else ""
         while faults is not None and faults.kept:
             fault = faults.kept.pop(0)
-            name = f"{fault.place.replace(' ', '-')}{rank}.json"
+            name = f"{NO_NAME.sub('-', fault.place)}{rank}.json"
             try:
                 file = write(fault, self.folder / name)
                 yield fault, f"The batch is in {file.with_suffix('.safetensors')}"

@@ -200,7 +200,8 @@ class ResumeCallback(Callback):
         """Notes what is put back later; takes up the place in the epoch for other batches."""
         loops = checkpoint["loops"]["fit_loop"]
         self.steps = steps_logged(loops) if SETTLED in loops else None
-        self.figures = checkpoint.get(FIGURES, {})
+        figures = checkpoint.get(FIGURES, {}).items()
+        self.figures = {name: float(x) for name, x in figures if name.startswith("val/")}
         if trainer.state.fn == "fit" and AVERAGED in checkpoint and not averages(trainer):
             rank_zero_warn(
                 "the checkpoint's run averaged its weights, and this one goes on from the average: "

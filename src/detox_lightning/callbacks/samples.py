@@ -12,6 +12,7 @@ from detox_lightning.rollout import Samples
 
 COLUMNS = ["prompt", "response", "score", "tokens", "kl"]
 MARKUP = re.compile(r"[&<>|`*_\\\[\]!~]")
+LARGEST = 1e19  # TensorBoard's last bin ends somewhat below 1e20
 SPREAD = ("scores", "lengths", "kl")  # of which there are histograms
 
 Row = tuple[str, str, float, int, float]
@@ -74,6 +75,9 @@ def log_table(logger: Any, rows: list[Row], rollouts: int) -> None:
 def log_histograms(logger: Any, samples: Samples, rollouts: int) -> None:
     """Gives a logger the spread of scores, lengths and KL, if it takes histograms.
 
+    TensorBoard has no bin for what is not finite or very large, and fails where nothing else is
+    given: then there is no histogram.
+
     Args:
         logger: Any of Lightning's.
         samples: Of a rollout.
@@ -82,8 +86,10 @@ def log_histograms(logger: Any, samples: Samples, rollouts: int) -> None:
     writer: Any = getattr(logger, "experiment", None)
     if hasattr(writer, "add_histogram"):
         for name in SPREAD:
-            values = torch.tensor(getattr(samples, name))
-            writer.add_histogram(f"rollout/{name}", values, rollouts)
+            values = torch.tensor(getattr(samples, name), dtype=torch.float64)
+            shown = values[values.abs() < LARGEST]  # NaN isn't
+            if len(shown):
+                writer.add_histogram(f"rollout/{name}", shown, rollouts)
 
 
 def markdown_table(rows: list[Row]) -> str:

@@ -1,4 +1,4 @@
-"""What is done when the system asks a run to make room: finish the rollout, save, say how to go on.
+"""What is done when a run is asked to end: finish the rollout, save, say how to go on.
 
 Lightning's own handlers save in the midst of a step (SLURM) or begin a collective operation from
 within the handler (several processes), so ours take their place while ``fit`` trains.
@@ -32,21 +32,27 @@ class Requests:
         """Takes the place of Lightning's handlers, which come back when ``fit`` ends."""
         self.received = 0
         if threading.current_thread() is threading.main_thread():
-            for signum in SIGNALS:
-                signal.signal(signum, self.note)
+            for signum in (*SIGNALS, signal.SIGINT):
+                is_deaf = signal.getsignal(signum) is signal.SIG_IGN  # as in a shell's background
+                if not (signum == signal.SIGINT and is_deaf):
+                    signal.signal(signum, self.note)
 
     def note(self, signum: int, frame: Any) -> None:
-        """Remembers a signal; a second one of the same kind changes nothing.
+        """Remembers a signal; a second one changes nothing, but a second Ctrl-C ends at once.
 
         Args:
             signum: Its number.
             frame: Where the program was.
         """
+        is_by_hand = signum == signal.SIGINT
+        if is_by_hand:
+            signal.signal(signum, signal.default_int_handler)
         if not self.received:
             self.received = signum
             name = signal.Signals(signum).name
+            more = "; once more ends at once" if is_by_hand else ""
             # not print: a handler may have interrupted one
-            os.write(2, f"{name}: stops after this rollout\n".encode())
+            os.write(2, f"{name}: stops after this rollout{more}\n".encode())
 
     def agreed(self, trainer: Trainer) -> int:
         """The signal that any process got, the same in all of them; 0 if none did.

@@ -1,16 +1,19 @@
-"""How checkpoints get onto the disk, and whether one that is there is whole."""
+"""How checkpoints get onto the disk and off it, and whether one that is there is whole."""
 
-import contextlib
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
+from socket import gethostname
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.callbacks.folders import is_running
+from detox_lightning.callbacks.places import is_inside
+from detox_lightning.errors import TrainingError, causes
 
 PARTIAL = ".partial"  # ends the name of what is still being written
 TORN = ".torn"  # ends the name of what was set aside
@@ -21,9 +24,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints that are whole under their names, whenever the power fails.
 
     What is written gets a hidden name, goes to the disk, and is then renamed. A ``last.ckpt`` that
-    is replaced stays beside it as ``previous.ckpt``. Places with an address (``s3://…``) are left
-    to Lightning.
+    is replaced stays beside it as ``previous.ckpt``. Nothing is removed but what this has written
+    and files in the folders of checkpoints. Places with an address (``s3://…``) are written by
+    Lightning.
     """
+
+    def __init__(self, folders: Sequence[str] = ()):
+        """Notes where checkpoints are.
+
+        Args:
+            folders: Of the run's callbacks.
+        """
+        super().__init__()
+        self.folders = folders
+        self.written: set[str] = set()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -38,14 +52,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             TrainingError: If it can't be written; what was there before is untouched.
         """
+        self.written.add(str(path))
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         file = Path(path)
+        self.refuse_way_out(file)
         partial = partial_of(file)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
+            partial.unlink(missing_ok=True)  # perhaps a link that leads elsewhere
+            with partial.open("xb") as stream:
                 torch.save(checkpoint, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -54,18 +71,67 @@ class WholeCheckpointIO(TorchCheckpointIO):
             partial.replace(file)
             sync(file.parent)
         except (OSError, RuntimeError) as error:  # torch turns the one into the other
-            with contextlib.suppress(OSError):
+            raise TrainingError(f"{not_written(file, error)}: {what_remains(file)}") from error
+        finally:
+            if os.path.lexists(partial):
                 partial.unlink(missing_ok=True)
-            reason = str(error.__context__ or error).splitlines()[0]
-            raise TrainingError(
-                f"the checkpoint {file} could not be written ({reason}). The one before it is "
-                "whole: make room, then go on with --ckpt_path last"
-            ) from error
+
+    def refuse_way_out(self, file: Path) -> None:
+        """Refuses a file that seems to be in a folder of checkpoints, and by a link isn't.
+
+        Raises:
+            TrainingError: If it is one.
+        """
+        for folder in self.folders:
+            if Path(folder).absolute() in file.absolute().parents and not is_inside(
+                file.parent / "it", folder
+            ):
+                raise TrainingError(
+                    f"the checkpoint {file} is not written: a link leads out of {folder}; remove it"
+                )
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes a checkpoint, and nothing that is none.
+
+        Args:
+            path: The file.
+        """
+        is_ours = str(path) in self.written or any(is_inside(path, x) for x in self.folders)
+        if not is_ours:
+            rank_zero_warn(f"{path} is not removed: it is in none of this run's folders")
+        elif "://" in str(path):
+            super().remove_checkpoint(path)
+        elif not Path(path).is_dir() or Path(path).is_symlink():
+            Path(path).unlink(missing_ok=True)
+
+
+def not_written(file: Path, error: BaseException) -> str:
+    """Says that a checkpoint could not be written, and what the system says is the reason.
+
+    Args:
+        file: The checkpoint.
+        error: As torch raised it, which has words of its own for a full disk.
+    """
+    numbers = [x.errno for x in causes(error) if isinstance(x, OSError) and x.errno]
+    reason = os.strerror(numbers[0]) if numbers else str(error).splitlines()[0]
+    return f"the checkpoint {file} could not be written ({reason})"
+
+
+def what_remains(file: Path) -> str:
+    """Says whether there is a checkpoint to go on from, where one could not be written.
+
+    Args:
+        file: What should have been written.
+    """
+    before = next((x for x in (last_of(file), previous_of(last_of(file))) if is_whole(x)), None)
+    if before is None:
+        return "there is none before it; make room, then begin anew"
+    return f"the one before it, {before}, is whole; make room, then go on with --ckpt_path last"
 
 
 def partial_of(file: Path) -> Path:
-    """The name under which a file is written."""
-    return file.with_name(f".{file.name}{PARTIAL}")
+    """The name under which this process writes a file."""
+    return file.with_name(f".{file.name}.{gethostname()}-{os.getpid()}{PARTIAL}")
 
 
 def previous_of(last: Path) -> Path:
@@ -112,45 +178,16 @@ def is_whole(file: Path) -> bool:
 
 
 def clean(folder: Path) -> None:
-    """Removes what a run that was killed left half written."""
-    for partial in folder.glob(f".*.ckpt{PARTIAL}"):
-        partial.unlink(missing_ok=True)
+    """Removes what a run that was killed left half written; not what is being written."""
+    for partial in folder.glob(f".*.ckpt*{PARTIAL}"):
+        host, _, process = (
+            partial.name.removesuffix(PARTIAL).rpartition(".ckpt.")[2].rpartition("-")
+        )
+        if not (host == gethostname() and process.isdecimal() and is_running(int(process))):
+            partial.unlink(missing_ok=True)
 
 
 def set_torn_aside(last: Path) -> None:
     """Renames a torn ``last.ckpt``, so that it is never kept in the place of the one before it."""
     if last.is_file() and not is_whole(last):
         last.replace(last.with_name(last.name + TORN))
-
-
-def opened(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint, its tensors left on the disk."""
-    loaded: dict[str, Any] = torch.load(
-        checkpoint, map_location="cpu", weights_only=True, mmap=True
-    )
-    return loaded
-
-
-def check_opens(name: str) -> None:
-    """Refuses a file that torch wrote, and that is no checkpoint.
-
-    Args:
-        name: The file.
-
-    Raises:
-        InputError: If it is not of Lightning, or holds what could run code.
-    """
-    try:
-        checkpoint: Any = opened(Path(name))
-    except UnpicklingError as error:
-        raise InputError(
-            f"--ckpt_path {name}: it holds more than tensors and plain values, and opening such a "
-            "file can run code; give one that this package wrote"
-        ) from error
-    except (OSError, RuntimeError) as error:  # in the words of torch's own reader of archives
-        raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one") from error
-    if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
-        raise InputError(
-            f"--ckpt_path {name}: this was not written by Lightning; give a file that a run has "
-            "left in its checkpoints/, or last"
-        )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from detox_lightning.errors import InputError, explain
+from detox_lightning.errors import InputError, causes, explain
 
 MAGIC = b"PAR1"  # at both ends of a parquet file
 UNWRITABLE = {
@@ -102,14 +102,13 @@ def cache_trouble(error: BaseException | None) -> InputError | None:
     """
     from datasets import config
 
-    while error is not None:
-        if isinstance(error, OSError) and _is_of(error, Path(config.HF_DATASETS_CACHE)):
+    for cause in causes(error):
+        if isinstance(cause, OSError) and _is_of(cause, Path(config.HF_DATASETS_CACHE)):
             return InputError(
                 f"the cache of datasets, {config.HF_DATASETS_CACHE}, can't be written "
-                f"({error.strerror}); make room or name another folder in the environment "
+                f"({cause.strerror}); make room or name another folder in the environment "
                 "variable HF_DATASETS_CACHE"
             )
-        error = error.__cause__ or error.__context__
     return None
 
 

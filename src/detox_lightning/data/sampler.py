@@ -105,10 +105,12 @@ class PlacedLoader(DataLoader[Any]):
 def work_on(worker: int) -> None:
     """Lets a worker outlive a request that the run should end: the rollout still needs its batches.
 
+    A terminal sends Ctrl-C to workers, too.
+
     Args:
         worker: Its number.
     """
-    for signum in SIGNALS:
+    for signum in (*SIGNALS, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
 
 
@@ -249,9 +251,14 @@ class Feed:
         Args:
             state: From the checkpoint.
             trainer: Other jobs than ``fit`` have no place.
+
+        Raises:
+            InputError: If the place is none.
         """
         if trainer is not None and trainer.state.fn != "fit":
             return
+        if not all(isinstance(state[name], int) for name in ("epoch", "batches")):
+            raise InputError("the checkpoint's place in the data is none: give another checkpoint")
         now = self._terms(trainer)
         then = {name: state.get(name, value) for name, value in now.items()}
         self.epoch = state["epoch"]

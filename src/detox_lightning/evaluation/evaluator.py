@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.batch import PromptBatch
+from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.comparison import Figures, Piece
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
@@ -142,6 +143,9 @@ class Evaluator:
             decodings: How each row is answered.
             side: ``before`` asks the reference, ``after`` the policy.
             prompts: What :meth:`read` gave; None: they are read now.
+
+        Raises:
+            TrainingError: If what it says of its own answers is not finite: they are noise.
         """
         limit = self.plan.max_new_tokens or self.policy.sampling.limits[1]
         samples = torch.tensor([sample_number(decoding) for decoding in decodings])
@@ -150,8 +154,14 @@ class Evaluator:
         prompts = prompts or self.read(batch, side)
         with self.policy.reference_if(side == "before"):
             responses = respond(self.policy, self.tokenizer, prompts, choose, limit)
-        width = responses.ids.shape[1]
-        return Answered(responses, torch.stack(noise.logprobs[:width], dim=1), samples)
+        logprobs = torch.stack(noise.logprobs[: responses.ids.shape[1]], dim=1)
+        if not logprobs.where(responses.mask, 0).isfinite().all():
+            who = "reference" if side == "before" else "policy"
+            raise TrainingError(
+                f"evaluation: the {who}'s log-probabilities are not finite: its weights are NaN or "
+                "so large that it overflows; give a checkpoint from before training has broken it"
+            )
+        return Answered(responses, logprobs, samples)
 
     def examine(
         self, batch: PromptBatch, decodings: list[str], sides: tuple[Side, ...]

@@ -12,8 +12,8 @@ from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
+from detox_lightning.rewards.asking import asked, check_scores
 from detox_lightning.rewards.rouge import KINDS, rouge
-from detox_lightning.rollout import blamed, check_scores
 
 
 class Judge(nn.Module):
@@ -96,8 +96,8 @@ class Judge(nn.Module):
         Raises:
             TrainingError: If the reward fails or doesn't give ``b`` scores.
         """
-        with blamed(self.reward, "evaluation"):
-            scores = self.reward(batch.prompts, texts, batch.references)
+        given = batch.prompts, texts, batch.references
+        scores = asked(self.reward, "evaluation", lambda: self.reward(*given))
         check_scores(self.reward.name, scores, len(texts), "evaluation")
         return {"score": scores, "toxicity": self.toxicity(texts)}
 

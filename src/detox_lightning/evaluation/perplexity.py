@@ -10,6 +10,7 @@ from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
 from detox_lightning.models.cutting import Cuts, shared
+from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import (
     check_kind,
     load_config,
@@ -54,6 +55,7 @@ class Perplexity(nn.Module):
         config = load_config(self.name)
         check_kind(self.name, config, endings, "write text alone", "GPT2LMHeadModel")
         self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
+        refuse_broken_model("the language model", self.name, self.model)
         self.cuts.most = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "Perplexity":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.cutting import Cuts, fit
+from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.heads import MEANS, Head, check_head, doubt, guess_head, labels_of
 from detox_lightning.models.loading import (
     check_kind,
@@ -77,6 +78,7 @@ class TextClassifier(nn.Module):
         self.model = load_model(f"AutoModel{ending}", self.name).requires_grad_(False)
         check_vocabulary(self.name, self.tokenizer, self.model)
         check_head(self.named_head, self.labels, self.name, self.flag)
+        refuse_broken_model("the classifier", self.name, self.model)
         self.cuts.most = token_limit(self.model, self.tokenizer)
 
     def warn_guessed(self) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.adapter_embeddings import (
@@ -41,7 +41,7 @@ class LoRA:
     """
 
     r: PositiveInt = 32
-    alpha: float = 32
+    alpha: PositiveFloat = 32
     dropout: ClosedUnitInterval = 0.05
     target_modules: list[str] | None = None
     modules_to_save: list[str] | None = None
@@ -71,7 +71,7 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
         config = LoraConfig(
             task_type=task_type,
             r=lora.r,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works and is saved as one
+            lora_alpha=lora.alpha,  # a float works and is saved as one
             lora_dropout=lora.dropout,
             target_modules=lora.target_modules or _projections(base),
             modules_to_save=lora.modules_to_save,

@@ -5,13 +5,15 @@ A module calls :func:`keep_trainable` and :func:`stamp` when it saves, :func:`ch
 ``torch.load(weights_only=True)`` opens it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.models.finite import refuse_broken
 from detox_lightning.modules.changes import (
     HYPER_PARAMETERS,
     HYPER_PARAMETERS_OF_DATA,
@@ -23,6 +25,14 @@ from detox_lightning.secrecy import without_secrets
 
 KEY = "detox_lightning"
 VERSION = 1
+# what counts and controls: numbers, or training would go wrong later
+FIGURES = ("rollouts", "faults", "kl_coef", "count", "mean", "variance")
+
+
+class Broken(TrainingError):
+    """The weights are not finite, in all processes, as they are the same."""
+
+    by_all = True
 
 
 def trainable_names(module: LightningModule) -> list[str]:
@@ -36,9 +46,19 @@ def keep_trainable(module: LightningModule, checkpoint: dict[str, Any]) -> None:
     Args:
         module: Whose checkpoint it is.
         checkpoint: As Lightning hands it to ``on_save_checkpoint``; changed in place.
+
+    Raises:
+        TrainingError: If they are not finite: nothing could go on from them.
     """
     state = checkpoint["state_dict"]
     checkpoint["state_dict"] = {name: state[name] for name in trainable_names(module)}
+    refuse_broken(
+        checkpoint["state_dict"].items(),
+        "nothing is saved",
+        "a step has broken them. Checkpoints are untouched: go on from one with --ckpt_path last, "
+        "with a lower model.optimizer.lr",
+        Broken,
+    )
 
 
 def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **facts: Any) -> None:
@@ -54,6 +74,7 @@ def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **fa
 
     Raises:
         InputError: If a name or a shape differs; it says which flags do, and the first few names.
+            Or if weights are not finite.
     """
     saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     names = set(trainable_names(module))
@@ -62,6 +83,11 @@ def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **fa
     its = checkpoint.get(KEY, {})
     reasons = misfits(plain(facts), its, here, saved)
     if not differing:
+        refuse_broken(
+            checkpoint["state_dict"].items(),
+            "the checkpoint is broken",
+            "a step has broken them; give one from before it, such as previous.ckpt",
+        )
         if reasons:
             told = "; ".join(reasons)
             rank_zero_warn(f"the checkpoint's weights mean something else in this run: {told}")
@@ -107,7 +133,8 @@ def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[st
             (a folder may have been moved).
 
     Raises:
-        InputError: If the checkpoint is not of this package, of a later format or another stage.
+        InputError: If the checkpoint is not of this package, of a later format or another stage,
+            or a figure in it is none.
     """
     facts: dict[str, Any] | None = checkpoint.get(KEY)
     if not isinstance(facts, dict) or not facts.keys() >= {"version", "stage", "base"}:
@@ -124,6 +151,12 @@ def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[st
             f"the checkpoint is of the {facts['stage']} stage, this is the {stage} stage. To begin "
             "from that stage's result, give its exported folder as the model, not as --ckpt_path."
         )
+    for name, figure in {**facts, **(facts.get("moments") or {})}.items():
+        if name in FIGURES and not (isinstance(figure, int | float) and math.isfinite(figure)):
+            raise InputError(
+                f"the checkpoint is broken: its {name} is {figure!r}, where a number is expected; "
+                "give one from before it, such as previous.ckpt"
+            )
     if facts["base"] != base:
         rank_zero_warn(
             f"the checkpoint was made on {facts['base']!r}; its weights now go onto {base!r}"

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
+from detox_lightning.modules.bounds import check_options, refused
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,14 @@ def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
         has_closure: Whether the stage gives each step a function that computes the loss.
 
     Raises:
-        InputError: If it can't be made, or takes no step.
+        InputError: If it can't be made, an option is no number that any run can work with, or it
+            takes no step.
     """
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.zeros(2, 2)
     with told():
         optimizer = make_optimizer([parameter])
+        check_options(optimizer)
         if type(optimizer).__module__.startswith("torch.optim"):
             optimizer.step(*([lambda: 0.0] if has_closure else []))
 
@@ -150,8 +153,12 @@ def told() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+    except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if option := refused(error):
+            raise InputError(
+                f"--model.optimizer.{option}: {reason}; give another number"
+            ) from error
         raise InputError(
             f"model.optimizer: {reason.rstrip('.')}. Change its options, or give another, such as "
             "torch.optim.AdamW"
@@ -173,7 +180,11 @@ class StepwiseOptimization:
         self.configured: list[dict[str, Any]] = []
 
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """What the module's ``configure_optimizers`` returns."""
+        """What the module's ``configure_optimizers`` returns.
+
+        Raises:
+            InputError: If the optimizer refuses these parameters.
+        """
         with told():
             optimizer = self.make_optimizer(trainable_parameters(module))
         self.configured = configured_hyperparameters(optimizer)

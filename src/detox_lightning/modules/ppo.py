@@ -34,6 +34,7 @@ from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.families.choice import Family, family_of
+from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import Weights, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
@@ -45,20 +46,14 @@ from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.checks import check_batch_size, check_run, check_shardable
 from detox_lightning.modules.devices import choose_kernels
+from detox_lightning.modules.ending import not_the_end
 from detox_lightning.modules.faults import Faults, begin_rollout, is_sound
 from detox_lightning.modules.microbatches import MicroBatches
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.modules.stopwatch import Stopwatch
 from detox_lightning.modules.update import update
 from detox_lightning.rewards import Reward
-from detox_lightning.rollout import (
-    NO_GRADIENT,
-    Responses,
-    Samples,
-    measure,
-    respond,
-    score,
-)
+from detox_lightning.rollout import NO_GRADIENT, Responses, Samples, measure, respond, score
 from detox_lightning.seeding import derive_seed, global_seed, seeded
 
 STAGE = "ppo"
@@ -196,6 +191,7 @@ class PPOModule(LightningModule):
 
     # -- the algorithm
 
+    @not_the_end
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One rollout and the updates from it: the algorithm, top to bottom.
 
@@ -481,6 +477,7 @@ class PPOModule(LightningModule):
             None if self._trainer is None else self.trainer.strategy.root_device,
             self.tokenizer,
         )
+        refuse_broken_model("model.policy", self.policy_name, self.policy)
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
         if self.device_mesh is not None:

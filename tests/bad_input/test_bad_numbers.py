@@ -1,0 +1,91 @@
+"""Numbers that no run can work with, refused by their flag before a model is opened."""
+# ruff: noqa: E501 -- messages are to be read whole
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from bad_input.cases import Case, Place, check
+from detox_lightning.errors import InputError
+from detox_lightning.modules import RewardModule, SupervisedModule, ppo
+from detox_lightning.modules.bounds import check_numbers
+from toys import make_trainer, pairs_loader, texts_loader
+
+WILD = "{}={}: must be a number from -1e+12 to 1e+12; where there should be no bound, leave it out, or give null"
+WIDE = "{}={}: must be a number up to 1e+06, and a learning rate not below 0"
+ALPHA = "--model.lora.alpha={}: must be a number above 0"
+FLAGS = {
+    "--model.optimizer.lr=.inf": WILD.format("--model.optimizer.lr", "inf"),
+    "--model.optimizer.lr=.nan": WILD.format("--model.optimizer.lr", "nan"),
+    "--model.optimizer.lr=1e38": WILD.format("--model.optimizer.lr", "1e+38"),
+    "--model.optimizer.lr=1e7": WIDE.format("--model.optimizer.lr", "10000000.0"),
+    "--model.optimizer.lr=-1": "--model.optimizer.lr=-1.0: Invalid learning rate: -1.0; give another number",
+    "--model.optimizer.betas=[0.9,1.5]": "--model.optimizer.betas=(0.9, 1.5): Invalid beta parameter at index 1: 1.5; "
+    "give another number",
+    "--model.optimizer.weight_decay=.nan": WILD.format("--model.optimizer.weight_decay", "nan"),
+    "--model.schedule.warmup_steps=inf": WILD.format("--model.schedule.warmup_steps", "inf"),
+    "--model.kl.coef=inf": WILD.format("--model.kl.coef", "inf"),
+    "--model.kl.target=1e38": WILD.format("--model.kl.target", "1e+38"),
+    "--model.sampling.temperature=inf": WILD.format("--model.sampling.temperature", "inf"),
+    "--model.lora.alpha=inf": WILD.format("--model.lora.alpha", "inf"),
+    "--model.lora.alpha=-.inf": ALPHA.format("-.inf"),
+    "--model.lora.alpha=.nan": ALPHA.format(".nan"),
+    "--model.lora.alpha=-1": ALPHA.format("-1"),
+    "--trainer.gradient_clip_val=.nan": WILD.format("--trainer.gradient_clip_val", "nan"),
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_wild_numbers(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ppo, "load_policy", None)
+    check(Case(flag, (flag,), FLAGS[flag]), place)
+
+
+def test_wild_numbers_within_others() -> None:
+    options = {"alpha_pattern": {"q": [1.0, -math.inf]}}
+    config = {"model.init_args.lora.options": options, "trainer.max_epochs": 10**400, "x": True}
+    with pytest.raises(InputError, match=r"^--model.lora.options.alpha_pattern.q.1=-inf: must be"):
+        check_numbers(config)
+
+
+OPTIONS: dict[str, Any] = {
+    "lr": math.inf,
+    "betas": (0.9, math.nan),
+    "eps": 1e38,
+    "weight_decay": math.inf,
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_optimizers_that_would_break_weights(option: str) -> None:
+    with pytest.raises(InputError, match=rf"^--model.optimizer.{option}\b.*="):
+        try_out(partial(torch.optim.Adam, **{option: OPTIONS[option]}), has_closure=False)
+
+
+def test_optimizers_that_work() -> None:
+    made = [torch.optim.ASGD, torch.optim.Adafactor, partial(torch.optim.Adam, lr=0.0)]
+    made += [partial(torch.optim.AdamW, lr=torch.tensor(1e-3)), torch.optim.LBFGS]
+    for make in made:
+        try_out(make, has_closure=True)
+    with pytest.raises(InputError, match=r"^--model.optimizer: this makes a int, which is no"):
+        try_out(lambda parameters: 0, has_closure=False)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("stage", ["supervised", "reward"])
+def test_the_stages_before_look_at_theirs(
+    tiny_t5: str, tiny_encoder: str, tmp_path: Any, stage: str
+) -> None:
+    make = partial(torch.optim.Adam, lr=math.inf)
+    is_supervised = stage == "supervised"
+    module: Any = (
+        SupervisedModule(tiny_t5, optimizer=make)
+        if is_supervised
+        else RewardModule(tiny_encoder, optimizer=make)
+    )
+    loader = pairs_loader() if is_supervised else texts_loader()
+    with pytest.raises(InputError, match=r"^--model\.optimizer\.lr=inf: "):
+        make_trainer(tmp_path, max_epochs=1).fit(module, loader)
+    assert module.model is None
