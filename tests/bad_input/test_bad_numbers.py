@@ -12,6 +12,7 @@ from bad_input.cases import Case, Place, check
 from detox_lightning.errors import InputError
 from detox_lightning.modules import RewardModule, SupervisedModule, ppo
 from detox_lightning.modules.bounds import check_numbers
+from detox_lightning.modules.optimization import try_out
 from toys import make_trainer, pairs_loader, texts_loader
 
 WILD = "{}={}: must be a number from -1e+12 to 1e+12; where there should be no bound, leave it out, or give null"
