@@ -4,7 +4,7 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from command import Outcome, run, tiny_recipe
 from detox_lightning import __main__, cli
@@ -97,6 +97,16 @@ class Rows(Dataset[Tensor]):
         if index == 2:
             raise StopIteration
         return torch.ones(1)
+
+
+class Flow(IterableDataset[Tensor]):
+    """Says that it has more than it has: who reads it finds out."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from SOUND[:2]
 
 
 class Tiny(LightningModule):
@@ -185,6 +195,9 @@ def test_what_ends_as_it_was_asked_to_is_left_alone(tmp_path: Path) -> None:
     for options, callbacks in ends:
         more = {"max_epochs": 2, "callbacks": [EndingCallback(), *callbacks], **options}
         make_trainer(tmp_path, **more).fit(Tiny(), DataLoader(SOUND), DataLoader(SOUND))
+    make_trainer(tmp_path, max_epochs=1, callbacks=[EndingCallback()]).fit(
+        Tiny(), DataLoader(Flow()), [DataLoader(SOUND), DataLoader(SOUND[:1])]
+    )
     with pytest.raises(TrainingError, match="should give 4 batches and gave 1"):
         make_trainer(tmp_path, max_epochs=1, callbacks=[EndingCallback()]).fit(
             Skipping(), DataLoader(SOUND)
