@@ -1,9 +1,10 @@
 """What looks like the end of a run and isn't, and what the program says of ends."""
 
+import errno
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from command import Outcome, run, tiny_recipe
 from detox_lightning import __main__, cli
@@ -20,7 +21,7 @@ from detox_lightning.callbacks.ending import EndingCallback
 from detox_lightning.callbacks.signals import Requests
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.rewards import Reward
-from ppo_toys import fit, make_module
+from ppo_toys import Liking, fit, make_module
 from toys import make_trainer, pairs_loader
 
 HERE = Path(__file__).name
@@ -54,6 +55,22 @@ def test_a_reward_ends_no_training_as_done(
         make_trainer(tmp_path).validate(module, pairs_loader(), verbose=False)
 
 
+class Unsure(Liking):
+    """Knows no number for some responses."""
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        return super().forward(prompts, responses, references).log()  # of numbers below 0, too
+
+
+def test_a_test_says_that_scores_are_missing(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    module = make_module(tiny_t5, tiny_classifier, reward=Unsure())
+    loader = pairs_loader(8, side=module.padding_side)
+    with pytest.warns(UserWarning, match=r"^evaluation: the reward 'liking' gave numbers that are"):
+        make_trainer(tmp_path).test(module, loader, verbose=False)
+
+
 class UsedUp(GAE):
     """Asks for more of what there is no more of."""
 
@@ -80,6 +97,16 @@ class Rows(Dataset[Tensor]):
         if index == 2:
             raise StopIteration
         return torch.ones(1)
+
+
+class Flow(IterableDataset[Tensor]):
+    """Says that it has more than it has: who reads it finds out."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from SOUND[:2]
 
 
 class Tiny(LightningModule):
@@ -168,6 +195,9 @@ def test_what_ends_as_it_was_asked_to_is_left_alone(tmp_path: Path) -> None:
     for options, callbacks in ends:
         more = {"max_epochs": 2, "callbacks": [EndingCallback(), *callbacks], **options}
         make_trainer(tmp_path, **more).fit(Tiny(), DataLoader(SOUND), DataLoader(SOUND))
+    make_trainer(tmp_path, max_epochs=1, callbacks=[EndingCallback()]).fit(
+        Tiny(), DataLoader(Flow()), [DataLoader(SOUND), DataLoader(SOUND[:1])]
+    )
     with pytest.raises(TrainingError, match="should give 4 batches and gave 1"):
         make_trainer(tmp_path, max_epochs=1, callbacks=[EndingCallback()]).fit(
             Skipping(), DataLoader(SOUND)
@@ -219,6 +249,31 @@ def test_the_program_ends_with_what_was_raised(
     circle.__cause__, back.__context__ = back, circle
     outcome = ran(monkeypatch, recipe, raising(circle))
     assert (outcome.code, len(outcome.errors)) == (1, 1)
+
+
+def test_a_writer_in_a_thread_that_fails_is_a_line(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard's raises one stored exception again and again: its causes are a circle."""
+    stored = FileNotFoundError(errno.ENOENT, "No such file or directory", b"runs/events")
+
+    def write() -> None:
+        thread = threading.Thread(target=raising(stored))
+        thread.start()
+        thread.join()
+        try:
+            raise stored
+        except OSError as error:
+            again = RuntimeError("the logger")
+            again.__context__, error.__context__ = error, again
+            raise again from error
+
+    outcome = ran(monkeypatch, recipe, write)
+    said = "runs/events: No such file or directory; check the path"
+    assert outcome.err.splitlines()[-2] == said
+    assert "Traceback" not in outcome.err
+    assert (outcome.code, len(outcome.errors)) == (1, 1)
+    assert threading.excepthook is not __main__.say_in_a_line
 
 
 def test_ctrl_c_while_it_starts_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

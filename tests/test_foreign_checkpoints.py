@@ -204,7 +204,7 @@ def test_what_is_inside() -> None:
 
 def test_only_files_of_the_run_are_removed(home: Path) -> None:
     """Whoever asks for it."""
-    disk = WholeCheckpointIO([str(home / "run")])
+    disk = WholeCheckpointIO(lambda: [str(home / "run")])
     inside, outside = home / "run" / "a.ckpt", home / "b.ckpt"
     for file in (inside, outside):
         file.write_text("")
@@ -219,8 +219,25 @@ def test_only_files_of_the_run_are_removed(home: Path) -> None:
     assert not outside.exists()
 
 
+def test_a_second_one_s_former_checkpoints_are_removed_as_ever(home: Path) -> None:
+    """Its folder is found out after ours."""
+    options = {"monitor": "loss", "mode": "min", "filename": "{epoch}"}
+
+    def both() -> list[Callback]:
+        return [BoundedCheckpoint(dirpath=home / "run"), ModelCheckpoint(**options)]
+
+    trainer = go(1, *both())
+    (second,) = trainer.checkpoint_callbacks[1:]
+    first = Path(second.best_model_path)
+    assert first.parent == home / "checkpoints"
+    last = home / "run" / "last.ckpt"
+    trainer = go(2, *both(), ckpt_path=last)
+    assert trainer.told == []
+    assert [file.name for file in first.parent.iterdir()] == ["epoch=1.ckpt"]
+
+
 def test_links_lead_no_checkpoint_out(home: Path) -> None:
-    disk, run = WholeCheckpointIO([str(home / "run")]), home / "run"
+    disk, run = WholeCheckpointIO(lambda: [str(home / "run")]), home / "run"
     for link in (".last.ckpt.partial", "last.ckpt", "previous.ckpt"):
         (run / link).symlink_to(home / "Documents" / "it.txt")
     disk.save_checkpoint({}, run / "last.ckpt")

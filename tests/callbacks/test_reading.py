@@ -122,7 +122,7 @@ def test_a_full_disk_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, before: bool
 ) -> None:
     """Torch has other words for it."""
-    disk, last = WholeCheckpointIO([str(tmp_path)]), tmp_path / "last.ckpt"
+    disk, last = WholeCheckpointIO(lambda: [str(tmp_path)]), tmp_path / "last.ckpt"
     if before:
         disk.save_checkpoint({"x": torch.zeros(9)}, last)
 

@@ -1,5 +1,6 @@
 """When checkpoints are written and which are kept: the best within a bound, and the last."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +90,7 @@ class BoundedCheckpoint(ModelCheckpoint):
             Path(str(self.dirpath)).mkdir(parents=True, exist_ok=True)
             clean(Path(str(self.dirpath)))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeCheckpointIO(folders_of(trainer))
+            trainer.strategy.checkpoint_io = WholeCheckpointIO(partial(folders_of, trainer))
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from detox_lightning.callbacks.folders import refuse_unwritable
+from detox_lightning.callbacks.writing import partial_of
 from detox_lightning.errors import InputError, explain
 
 KEPT = ".metrics.csv.kept"
@@ -134,7 +135,7 @@ def cut_rows(logger: CSVLogger, point: int) -> None:
         names = list(reader.fieldnames or [])
         rows = [row for row in reader if _step(row) < point]
     if rows:
-        partial = kept.with_name(f"{KEPT}.partial")
+        partial = partial_of(kept)
         with partial.open("w", newline="", encoding="utf8") as lines:
             writer = csv.DictWriter(lines, names)
             writer.writeheader()

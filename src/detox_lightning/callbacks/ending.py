@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader, IterableDataset
 
 from detox_lightning.errors import TrainingError
 
@@ -20,40 +21,37 @@ class EndingCallback(Callback):
         Raises:
             TrainingError: If it didn't.
         """
-        loop = trainer.fit_loop.epoch_loop
-        bound = trainer.max_steps
-        ends_early = trainer.should_stop or 0 <= bound <= trainer.global_step
-        expected = None if ends_early else trainer.num_training_batches
-        refuse_early_end(loop.batch_progress, expected, f"epoch {trainer.current_epoch}")
+        ends_early = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        batches = 0 if ends_early else trainer.num_training_batches
+        loop, place = trainer.fit_loop.epoch_loop, f"epoch {trainer.current_epoch}"
+        refuse_early_end(loop.batch_progress, batches, trainer.train_dataloader, place)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same of an evaluation."""
         in_fit = trainer.fit_loop.epoch_loop.val_loop
         loop: Any = in_fit if trainer.state.fn == "fit" else trainer.validate_loop
-        refuse_early_end(loop.batch_progress, only(loop.max_batches), "validation")
+        self.look(loop, trainer.val_dataloaders, "validation")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same."""
-        loop = trainer.test_loop
-        refuse_early_end(loop.batch_progress, only(loop.max_batches), "test")
+        self.look(trainer.test_loop, trainer.test_dataloaders, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same."""
-        loop = trainer.predict_loop
-        refuse_early_end(loop.batch_progress, only(loop.max_batches), "predict")
+        self.look(trainer.predict_loop, trainer.predict_dataloaders, "predict")
+
+    def look(self, loop: Any, loader: Any, place: str) -> None:
+        """Looks at how an evaluation came to its end; see :func:`refuse_early_end`."""
+        refuse_early_end(loop.batch_progress, loop.max_batches[0], loader, place)
 
 
-def only(batches: list[int | float]) -> int | float | None:
-    """The number of batches of a single loader; None: there are several, which count anew."""
-    return batches[0] if len(batches) == 1 else None
-
-
-def refuse_early_end(progress: Any, expected: int | float | None, place: str) -> None:
+def refuse_early_end(progress: Any, batches: float, loader: Any, place: str) -> None:
     """Makes sure that batches came to their end, all of them.
 
     Args:
         progress: Lightning's count of batches.
-        expected: How many there are; None or infinite: who knows.
+        batches: How many there should be.
+        loader: Gives them; only of one whose rows have numbers that is known.
         place: What ended, for the message.
 
     Raises:
@@ -64,8 +62,9 @@ def refuse_early_end(progress: Any, expected: int | float | None, place: str) ->
     advice = "perhaps by a next() on something that is used up; mend the code that raises it"
     if done.started > done.completed or done.ready > done.processed:
         raise TrainingError(f"{where} within batch {done.ready}, {advice}")
-    if expected not in (None, float("inf")) and done.completed < expected:
+    has_numbers = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    if has_numbers and done.completed < batches:
         raise TrainingError(
-            f"{where} where the data should give {expected} batches and gave {done.completed}, "
+            f"{where} where the data should give {batches} batches and gave {done.completed}, "
             f"{advice}"
         )

@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -29,11 +29,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
     Lightning.
     """
 
-    def __init__(self, folders: Sequence[str] = ()):
-        """Notes where checkpoints are.
+    def __init__(self, folders: Callable[[], Sequence[str]] = tuple):
+        """Notes who knows where checkpoints are.
 
         Args:
-            folders: Of the run's callbacks.
+            folders: Gives those of the run's callbacks, which may not be set up yet.
         """
         super().__init__()
         self.folders = folders
@@ -82,7 +82,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             TrainingError: If it is one.
         """
-        for folder in self.folders:
+        for folder in self.folders():
             if Path(folder).absolute() in file.absolute().parents and not is_inside(
                 file.parent / "it", folder
             ):
@@ -96,7 +96,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Args:
             path: The file.
         """
-        is_ours = str(path) in self.written or any(is_inside(path, x) for x in self.folders)
+        is_ours = str(path) in self.written or any(is_inside(path, x) for x in self.folders())
         if not is_ours:
             rank_zero_warn(f"{path} is not removed: it is in none of this run's folders")
         elif "://" in str(path):

@@ -12,7 +12,7 @@ from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
-from detox_lightning.rewards.asking import asked, check_scores
+from detox_lightning.rewards.asking import asked, check_scores, warn_not_finite
 from detox_lightning.rewards.rouge import KINDS, rouge
 
 
@@ -99,7 +99,10 @@ class Judge(nn.Module):
         given = batch.prompts, texts, batch.references
         scores = asked(self.reward, "evaluation", lambda: self.reward(*given))
         check_scores(self.reward.name, scores, len(texts), "evaluation")
-        return {"score": scores, "toxicity": self.toxicity(texts)}
+        toxicity = self.toxicity(texts)
+        warn_not_finite(f"the reward {self.reward.name!r}", scores)
+        warn_not_finite(f"the classifier {self.toxicity.classifier.name!r}", toxicity)
+        return {"score": scores, "toxicity": toxicity}
 
     def examine(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
         """All that the plan asks for.

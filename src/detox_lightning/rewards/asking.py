@@ -1,6 +1,7 @@
 """Asks a reward, which may be anybody's code, and says whose fault it is where that fails."""
 
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -66,4 +67,19 @@ def check_scores(name: str, scores: object, count: int, place: str) -> None:
         raise TrainingError(
             f"{place}: the reward {name!r} gave {given} where a tensor [{count}] is expected, one "
             f"score for each of {count} responses: look at its forward"
+        )
+
+
+def warn_not_finite(who: str, figures: Tensor) -> None:
+    """Says once of an evaluation that its figures are of fewer responses than it seems.
+
+    Args:
+        who: Gave the figures.
+        figures: ``[b]``.
+    """
+    if not figures.isfinite().all():
+        warnings.warn(
+            f"evaluation: {who} gave numbers that are NaN or infinite: the figures are of the "
+            "other responses, or not finite themselves",
+            stacklevel=2,
         )
