@@ -241,7 +241,7 @@ def test_a_damaged_pickle_is_named(tiny_classifier: str, tmp_path: Path) -> None
     folder = pickle_weights(copy(tiny_classifier, tmp_path / "it"))
     file = folder / "pytorch_model.bin"
     whole = file.read_bytes()
-    for place in range(-2000, -20, 90):
+    for place in (*range(-2000, -100, 300), *range(-43, -20, 3)):
         file.write_bytes(whole[:place] + b"\xff\xff\xff" + whole[place + 3 :])
         try:
             load_model(CLASSIFIER, str(folder))

@@ -125,8 +125,8 @@ def check_pickled(file: Path) -> None:
     Raises:
         Unusable: If it doesn't.
     """
-    mapped: dict[str, Any] = {"mmap": True} if is_zipfile(file) else {}
     try:
+        mapped: dict[str, Any] = {"mmap": True} if is_zipfile(file) else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the line below says more
             content = torch.load(file, map_location="cpu", weights_only=True, **mapped)

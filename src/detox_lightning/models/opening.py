@@ -35,7 +35,6 @@ READ = {
     "adapter": "adapter_config.json and the weights",
 }
 SAYS_ENOUGH = (OSError, ValueError, ImportError)
-TORN = ("SafetensorError", "BadZipFile")
 FORMAT = "Give a folder in Hugging Face format with safetensors"
 
 
@@ -131,7 +130,7 @@ def _why(what: str, name: str, error: Exception, revision: str | None) -> str:
     if folder is not None:
         for fault in _broken(folder):
             return fault
-    if type(error).__name__ in TORN:
+    if type(error).__name__ == "SafetensorError":
         return f"its weights are torn ({error}); copy or download them again"
     if "attn_implementation" in reason:
         return f"--model.weights.attn_implementation: {reason}"
