@@ -235,6 +235,21 @@ def test_old_and_torn_pickles(zipped: bool, tiny_classifier: str, tmp_path: Path
         load_model(CLASSIFIER, str(folder))
 
 
+@pytest.mark.filterwarnings("ignore:.*its weights are pickled")
+def test_a_damaged_pickle_is_named(tiny_classifier: str, tmp_path: Path) -> None:
+    """Damaged where a zip file says what it holds, which fails in many ways."""
+    folder = pickle_weights(copy(tiny_classifier, tmp_path / "it"))
+    file = folder / "pytorch_model.bin"
+    whole = file.read_bytes()
+    for place in (*range(-2000, -100, 300), *range(-43, -20, 3)):
+        file.write_bytes(whole[:place] + b"\xff\xff\xff" + whole[place + 3 :])
+        try:
+            load_model(CLASSIFIER, str(folder))
+        except InputError as error:
+            said = str(error).removeprefix(f"can't open the model '{folder}': ")
+            assert said.startswith(("its weights are torn (", "its weights are pickled ("))
+
+
 def test_safetensors_are_preferred(tiny_classifier: str, adapter: Path, tmp_path: Path) -> None:
     folder = copy(tiny_classifier, tmp_path / "it")
     torch.save(Bomb(tmp_path / "ran"), folder / "pytorch_model.bin")

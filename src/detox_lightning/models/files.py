@@ -125,15 +125,13 @@ def check_pickled(file: Path) -> None:
     Raises:
         Unusable: If it doesn't.
     """
-    mapped: dict[str, Any] = {"mmap": True} if is_zipfile(file) else {}
     try:
+        mapped: dict[str, Any] = {"mmap": True} if is_zipfile(file) else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the line below says more
             content = torch.load(file, map_location="cpu", weights_only=True, **mapped)
-    except OSError:
-        raise
     except Exception as error:  # a torn file fails in many ways
-        if runs_out_of_memory(error):
+        if isinstance(error, PermissionError) or runs_out_of_memory(error):
             raise
         if isinstance(error, pickle.UnpicklingError) or any(kind in str(error) for kind in OLD):
             raise Unusable(
