@@ -31,7 +31,7 @@ class DialogueDataModule(PromptDataModule):
             .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
         tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         dialogue_column: Column with the dialogues.
-        summary_column: Column with the summaries to learn from.
+        summary_column: Column with the summaries to learn from; PPO takes empty ones, too.
         reference_column: Column with the summaries ROUGE compares with. null: summary_column.
         template: Prompt around each dialogue; must contain {dialogue} once.
         chat_template: Put each prompt into the tokenizer's chat template, as what the user says.
