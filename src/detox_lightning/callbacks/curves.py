@@ -113,9 +113,11 @@ def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
         InputError: If one can't.
     """
     for logger in loggers:
-        if not isinstance(logger, TensorBoardLogger | CSVLogger) or "://" in str(logger.log_dir):
+        if not isinstance(logger, TensorBoardLogger | CSVLogger):
             continue
-        if not (claims and logger._version is None):
+        if claims and logger._version is None:  # to ask for the folder would choose a version
+            continue
+        if "://" not in str(logger.log_dir):
             name = f"trainer.logger.save_dir={logger.save_dir}"
             refuse_unwritable(Path(logger.log_dir), name, makes=False)
 
