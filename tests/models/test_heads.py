@@ -176,29 +176,45 @@ def test_a_regressors_value_is_the_toxicity(regressor: str) -> None:
     assert figures == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_value_a_little_outside_is_taken_as_it_is_and_told(regressor: str) -> None:
+    reward = ClassifierReward(regressor, None, "probability")
+    values = shift(reward.classifier, -0.03)
+    with pytest.warns(UserWarning, match="a little below 0 or above 1; they are taken as they are"):
+        assert reward(TEXTS, TEXTS, TEXTS).tolist() == pytest.approx(values, abs=1e-6)
+    metric = ToxicityMetric(regressor, "LABEL_0")
+    values = shift(metric.toxicity.classifier, -0.4)
+    with pytest.warns(UserWarning, match="a little below 0"):
+        metric.update(TEXTS)
+    assert metric.compute()["max_toxicity"].item() == pytest.approx(max(values), abs=1e-6)
+    assert max(values) < 0
+
+
 def test_a_value_that_is_no_probability_is_refused(regressor: str) -> None:
     reward = ClassifierReward(regressor, None, "probability")
-    shift(reward.classifier, -0.03)
-    with pytest.raises(InputError, match=r"gave the value -0.0.* give model.reward.head=sigmoid"):
+    shift(reward.classifier, -2)
+    with pytest.raises(InputError, match=r"gave the value -2.* give model.reward.head=sigmoid"):
         reward(TEXTS, TEXTS, TEXTS)
     toxicity = Toxicity(reward.classifier, "LABEL_0")
     toxicity.load()
-    with pytest.raises(InputError, match=r"gave the value -0.0.* for a text"):
+    with pytest.raises(InputError, match=r"gave the value -2.* for a text"):
         toxicity(TEXTS)
     named = ClassifierReward(regressor, None, "log_odds", head="sigmoid")
-    values = shift(named.classifier, -0.03)
+    values = shift(named.classifier, -2)
     assert named(TEXTS, TEXTS, TEXTS).tolist() == pytest.approx(values, abs=1e-6)
     with pytest.raises(InputError, match=r"^model.reward.output=log_odds: .* gives a value"):
         ClassifierReward(regressor, None, "log_odds").load()
 
 
-@pytest.mark.parametrize(("value", "is_fine"), [(0.0, True), (1.0, True), (1.01, False)])
+@pytest.mark.parametrize(
+    ("value", "is_fine"),
+    [(0.0, True), (1.0, True), (1.5, True), (-0.5, True), (1.51, False), (-0.51, False)],
+)
 def test_the_bounds_of_a_probability(value: float, is_fine: bool) -> None:
     logits = torch.tensor([[0.5], [value]])
     if is_fine:
         assert probability(logits, 0, "value", "c", "head").tolist() == [0.5, value]
     else:
-        with pytest.raises(InputError, match=r"the value 1.01"):
+        with pytest.raises(InputError, match=f"the value {value}"):
             probability(logits, 0, "value", "c", "head")
 
 

@@ -95,7 +95,9 @@ class ToxicityMetric(Metric):
         self.toxic: Tensor
         self.count: Tensor
         self.add_state("sum", torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
-        self.add_state("maximum", torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="max")
+        self.add_state(
+            "maximum", torch.tensor(-torch.inf, dtype=torch.float32), dist_reduce_fx="max"
+        )
         self.add_state("toxic", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 

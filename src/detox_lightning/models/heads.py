@@ -1,6 +1,7 @@
 """What the outputs of a sequence classifier mean: its labels, and what its head gives for each."""
 
 import re
+import warnings
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -22,6 +23,10 @@ NEITHER = {
     *("no", "not", "non", "none", "neither", "nothing", "neutral", "normal", "negative"),
     *("clean", "safe", "ok", "okay", "fine", "benign", "harmless", "acceptable", "other"),
 }
+OVERSHOOT = 0.5  # by which a regressor's value may leave 0 to 1
+OVERSHOT = (
+    "the classifier {!r} gives values a little below 0 or above 1; they are taken as they are"
+)
 NEGATIONS = ("no", "non", "not", "un", "in")
 
 
@@ -153,21 +158,25 @@ def probability(logits: Tensor, wanted: int, head: Head, name: str, flag: str) -
     Args:
         logits: ``[n, labels]``.
         wanted: The label's index.
-        head: A value is taken for the probability that it is meant to be.
+        head: A value is taken for the probability that it is meant to be, be it a little below 0
+            or above 1, as a regressor's is now and then; that is told once.
         name: The model's, for the message.
         flag: What names the head.
 
     Raises:
-        InputError: If a value is no probability.
+        InputError: If a value is far from any probability.
     """
     if head != "value":
         return log_odds(logits, wanted, head).sigmoid()
     values = logits[:, wanted]
     outside = values[(values < 0) | (values > 1)]
     if len(outside):
-        raise InputError(
-            f"the classifier {name!r} gave the value {outside[0].item():g} for a text, which is no "
-            f"probability (0 to 1): name a classifier, or give {flag}=sigmoid if its values are "
-            "log-odds"
-        )
+        furthest = outside[(outside - 0.5).abs().argmax()].item()
+        if not -OVERSHOOT <= furthest <= 1 + OVERSHOOT:
+            raise InputError(
+                f"the classifier {name!r} gave the value {furthest:g} for a text, which is no "
+                f"probability (0 to 1): name a classifier, or give {flag}=sigmoid if its values "
+                "are log-odds"
+            )
+        warnings.warn(OVERSHOT.format(name), stacklevel=2)
     return values
