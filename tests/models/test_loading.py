@@ -55,14 +55,6 @@ def test_a_folder_that_is_gone_may_look_like_a_hub_id(tmp_path: Path) -> None:
         load_model(SEQ2SEQ, str(tmp_path))
 
 
-def test_only_safetensors_are_read(tiny_t5: str, tmp_path: Path) -> None:
-    tiny_t5_model().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(tiny_t5_model().state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="safetensors"):
-        load_model(SEQ2SEQ, str(tmp_path))
-
-
 def test_an_adapter_names_its_base(tiny_t5: str, tmp_path: Path) -> None:
     assert adapter_base(tiny_t5) is None
     assert adapter_base("no/such-model") is None

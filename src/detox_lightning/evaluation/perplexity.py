@@ -10,7 +10,12 @@ from torch.nn.utils.rnn import pad_sequence
 from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import check_kind, load_model, load_tokenizer
+from detox_lightning.models.loading import (
+    check_kind,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
 
 
@@ -45,9 +50,10 @@ class Perplexity(nn.Module):
             return
         self.tokenizer = load_tokenizer(self.name)
         self.start = _start_token(self.tokenizer, self.name)
-        self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
         endings = ("CausalLM", "LMHeadModel")
-        check_kind(self.name, self.model, endings, "write text alone", "GPT2LMHeadModel")
+        config = load_config(self.name)
+        check_kind(self.name, config, endings, "write text alone", "GPT2LMHeadModel")
+        self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
         self.max_tokens = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "Perplexity":

@@ -10,6 +10,7 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.loading import (
     check_kind,
     check_vocabulary,
+    load_config,
     load_model,
     load_tokenizer,
 )
@@ -43,11 +44,10 @@ class TextClassifier(nn.Module):
         if self.model is not None:
             return
         self.tokenizer = load_tokenizer(self.name)
-        self.model = load_model("AutoModelForSequenceClassification", self.name).requires_grad_(
-            False
-        )
         ending = "ForSequenceClassification"
-        check_kind(self.name, self.model, (ending,), "classify texts", f"Roberta{ending}")
+        config = load_config(self.name)
+        check_kind(self.name, config, (ending,), "classify texts", f"Roberta{ending}")
+        self.model = load_model(f"AutoModel{ending}", self.name).requires_grad_(False)
         check_vocabulary(self.name, self.tokenizer, self.model)
         self.max_tokens = token_limit(self.model, self.tokenizer)
 

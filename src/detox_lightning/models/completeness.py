@@ -1,22 +1,28 @@
 """Whether a model's files held all of its weights, and none that it has no place for."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from detox_lightning.models.files import tell
 from detox_lightning.models.opening import Unusable
 
 SAVED_FROM = {
+    "base_model.model.": "peft, without merging the adapter",
+    "pretrained_model.": "TRL's model with a value head",
     "module.": "torch.nn.DataParallel or DistributedDataParallel",
     "model.": "a module that holds the model, such as a LightningModule",
     "_orig_mod.": "torch.compile",
     "_forward_module.": "a wrapped module of Lightning or DeepSpeed",
     "_fsdp_wrapped_module.": "FSDP",
-    "base_model.model.": "peft, without merging the adapter",
-    "pretrained_model.": "TRL's model with a value head",
 }
 POOLER = ".pooler."
+CONFIGURES = ("revision", "trust_remote_code", "id2label", "label2id")
+Mismatch = tuple[str, Any, Any]
 # parts for another task that a model may well bring and nobody misses
-HARMLESS = ("pooler.", "cls.", "lm_head.", "lm_loss.", "classifier.", "score.", "qa_outputs.")
+HARMLESS = ("pooler.", "cls.", "lm_head.", "classifier.", "score.", "masked_bias", ".version")
 
 
 def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) -> None:
@@ -32,8 +38,7 @@ def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) 
     Raises:
         Unusable: If weights are missing, have other shapes, or lie where the config has no layer.
     """
-    if mismatched := sorted(found["mismatched_keys"]):
-        raise Unusable(_misfit(mismatched))
+    check_shapes(sorted(found["mismatched_keys"]))
     absent, unknown = set(found["missing_keys"]), sorted(found["unexpected_keys"])
     tables = {name for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
     missing = [name for name in model.state_dict() if name in absent - tables]
@@ -49,6 +54,8 @@ def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) 
             f"its files hold weights for which its config.json has no place: {_first(surplus)}. "
             "Mend config.json (numbers of layers, biases, quantization), or merge an adapter first"
         )
+    if fresh_head:  # what the files have is the head of another task
+        unknown = [name for name in unknown if not _is_head(model, name)]
     if others := [name for name in unknown if not any(part in name for part in HARMLESS)]:
         tell(f"{model.name_or_path}: of its files, weights are not used: {_first(others)}")
 
@@ -58,35 +65,102 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:3]) + rest
 
 
-def _misfit(mismatched: list[tuple[str, Any, Any]]) -> str:
+def check_shapes(mismatched: list[Mismatch]) -> None:
+    """Refuses weights of other shapes than a model's.
+
+    Args:
+        mismatched: Names, shapes in the files, and shapes by the config.
+
+    Raises:
+        Unusable: If there are any.
+    """
     shown = [
-        f"{name} is {list(there)} in the file and {list(expected)} by the config"
+        f"{name} is {list(there)} in the files and {list(expected)} by the config"
         for name, there, expected in mismatched
     ]
-    return (
-        f"its weights have other shapes than its config.json says: {_first(shown)}. "
-        "Give the config that the weights were saved with"
-    )
+    if shown:
+        raise Unusable(
+            f"its weights have other shapes than its config.json says: {_first(shown)}. Give the "
+            "config that they were saved with"
+        )
+
+
+def find_mismatched(auto_class: str, located: str, files: list[Path], **given: Any) -> Any:
+    """Where a model's files have other shapes than its config says; nothing is read or filled.
+
+    For what the library could not open; it may fail itself, and then finds nothing.
+
+    Args:
+        auto_class: ``AutoModelForSeq2SeqLM``, …
+        located: Folder or hub id.
+        files: Of its weights.
+        given: What the library was given.
+
+    Returns:
+        For :func:`check_shapes`.
+    """
+    import transformers
+    from transformers.modeling_utils import load_state_dict
+
+    options = {key: given[key] for key in CONFIGURES if key in given}
+    found: list[Mismatch] = []
+    with suppress(Exception):
+        config = transformers.AutoConfig.from_pretrained(located, **options)
+        with torch.device("meta"):
+            model = getattr(transformers, auto_class).from_config(config)
+        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        for file in files:
+            for name, value in load_state_dict(file, map_location="meta").items():
+                shape = expected.get(name, tuple(value.shape))
+                if shape != tuple(value.shape):
+                    found.append((name, tuple(value.shape), shape))
+    return found
 
 
 def _lacking(missing: list[str], unknown: list[str]) -> str:
     said = f"weights are missing from its files, and would be random numbers: {_first(missing)}. "
-    for wanted in missing:
-        for name in unknown:
-            prefix = name.removesuffix(wanted)
-            if prefix != name and prefix.endswith("."):
-                source = next((SAVED_FROM[p] for p in SAVED_FROM if prefix.endswith(p)), None)
-                whence = f", as those of {source} do" if source else ""
-                return (
-                    f"{said}The names there begin with {prefix!r}{whence}: remove the prefix from "
-                    "them, and save them again"
-                )
+    if prefix := name_prefix(missing, unknown):
+        return said + prefix
     if unknown:
         return (
             f"{said}There are others that it has no place for: {_first(unknown)}. Give a model "
             "that was saved with this head and config.json"
         )
-    return f"{said}Copy or download them again, or mend config.json if it names too much"
+    return (
+        f"{said}Give a model that was saved with them: copy or download it again, or mend its "
+        "config.json if that names too much"
+    )
+
+
+def name_prefix(missing: list[str], unknown: list[str]) -> str | None:
+    """The reason why weights have other names than their model's, if it is a prefix.
+
+    Args:
+        missing: Names that were looked for.
+        unknown: Names that nobody looked for.
+
+    Returns:
+        A sentence with the remedy; None: they have no such prefix.
+    """
+    for wanted in missing:
+        for name in unknown:
+            prefix = name.removesuffix(wanted)
+            if prefix != name and prefix.endswith("."):
+                return _remove(prefix)
+        bare = wanted.partition(".")[2]  # encoders alone are saved without their own name
+        for prefix in SAVED_FROM:
+            if bare and prefix + bare in unknown:
+                return _remove(prefix)
+    return None
+
+
+def _remove(prefix: str) -> str:
+    source = next((SAVED_FROM[known] for known in SAVED_FROM if prefix.endswith(known)), None)
+    whence = f", as those of {source} do" if source else ""
+    return (
+        f"The names there begin with {prefix!r}{whence}: remove the prefix from them, and save "
+        "them again"
+    )
 
 
 def _is_head(model: Any, name: str) -> bool:
@@ -104,6 +178,8 @@ def _is_left_out(layers: dict[str, Any], name: str) -> bool:
         layer = layers.get(".".join(parts[:end]))
         if layer is not None:
             is_row = type(layer).__name__ == "ModuleList" and parts[end].isdigit()
-            is_leaf = not any(layer.children()) and any(layer.parameters())
-            return is_row or (is_leaf and ".".join(parts[end:]) not in dict(layer.named_buffers()))
+            is_leaf = not list(layer.children()) and bool(list(layer.parameters()))
+            return bool(
+                is_row or (is_leaf and ".".join(parts[end:]) not in dict(layer.named_buffers()))
+            )
     return False

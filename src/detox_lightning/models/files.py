@@ -12,12 +12,17 @@ from zipfile import is_zipfile
 
 import torch
 
-from detox_lightning.models.opening import FORMAT, Unusable, read_object
+from detox_lightning.models.opening import FORMAT, Unusable, read_object, runs_out_of_memory
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 SAFE_ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 INDEX = ".index.json"
 NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+QUIETLY = {
+    "_raise_exceptions_for_gated_repo": False,
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 OLD = ("TorchScript", ".tar format")  # kinds of file that torch opens only with their code
 OTHERS = {
     "*.h5": "TensorFlow's",
@@ -30,35 +35,41 @@ OTHERS = {
 }
 
 
-def has_safetensors(located: str, revision: str | None = None) -> bool:
-    """Whether a model's weights are safetensors, which are preferred; others are looked at first.
+def find_weights(located: str, revision: str | None = None) -> list[Path]:
+    """The files of a model's weights: safetensors, or else pickled tensors, which are looked at.
 
     Args:
         located: Folder or hub id.
         revision: Branch, tag or commit of a hub id.
 
-    Returns:
-        False if its weights are pickled tensors.
-
     Raises:
-        Unusable: If its folder has neither, or pickles that hold something else.
+        OSError: If a hub id has none, or can't be reached.
+        Unusable: If a folder has none, or pickles that hold something else.
     """
-    if any(find_file(located, SAFE + ending, revision) for ending in ("", INDEX)):
-        return True
-    whole = find_file(located, PICKLED, revision)
-    index = None if whole else find_file(located, PICKLED + INDEX, revision)
-    if whole:
-        check_pickled(whole)
-    elif index:
-        for shard in shards(index):
-            if file := find_file(located, shard, revision):
+    for name in (SAFE, PICKLED):
+        files = _whole_or_in_shards(located, name, revision)
+        if files and name == PICKLED:
+            for file in files:
                 check_pickled(file)
-    elif Path(located).is_dir():
+            tell_of_pickle(located, PICKLED)
+        if files:
+            return files
+    if Path(located).is_dir():
         raise Unusable(_no_weights(Path(located)))
-    else:
-        return True  # nothing was found: the library says why
-    tell_of_pickle(located, PICKLED)
-    return False
+    return [_fetch(located, SAFE, revision)]
+
+
+def _whole_or_in_shards(located: str, name: str, revision: str | None) -> list[Path]:
+    if whole := find_file(located, name, revision):
+        return [whole]
+    index = find_file(located, name + INDEX, revision)
+    files: list[Path] = []
+    for shard in _shards(index) if index else []:
+        file = find_file(located, shard, revision)
+        if file is None:
+            raise Unusable(f"{name + INDEX} names {shard}, which isn't there; copy or download it")
+        files.append(file)
+    return files
 
 
 def check_adapter(located: str, revision: str | None = None) -> None:
@@ -71,8 +82,6 @@ def check_adapter(located: str, revision: str | None = None) -> None:
     Raises:
         Unusable: If its folder has none, or a pickle that holds more than tensors.
     """
-    from transformers.utils.hub import cached_file
-
     if find_file(located, SAFE_ADAPTER, revision):
         return
     if pickled := find_file(located, PICKLED_ADAPTER, revision):
@@ -81,32 +90,7 @@ def check_adapter(located: str, revision: str | None = None) -> None:
     elif Path(located).is_dir():
         raise Unusable(f"it has neither {SAFE_ADAPTER} nor {PICKLED_ADAPTER}. {FORMAT}")
     else:
-        cached_file(located, SAFE_ADAPTER, revision=revision)  # says why it isn't there
-
-
-def refuse_kernels(located: str, revision: str | None = None) -> None:
-    """Refuses a config that names code of the hub, for its attention say.
-
-    Args:
-        located: Folder or hub id.
-        revision: Branch, tag or commit of a hub id.
-
-    Raises:
-        Unusable: If it does.
-    """
-    file = find_file(located, "config.json", revision)
-    waiting: list[tuple[str, Any]] = [("", read_object(file))] if file else []
-    while waiting:
-        field, value = waiting.pop()
-        if isinstance(value, dict):
-            within = "implementation" in field
-            waiting += [(field if within else name, one) for name, one in value.items()]
-        elif "implementation" in field and "/" in str(value):
-            raise Unusable(
-                f"its config.json names code of the hub ({field}: {value}), which is not run "
-                "unasked. Remove the field, or, if you trust it, give "
-                "--model.weights.trust_remote_code=true"
-            )
+        _fetch(located, SAFE_ADAPTER, revision)
 
 
 def find_file(located: str, name: str, revision: str | None = None) -> Path | None:
@@ -121,34 +105,15 @@ def find_file(located: str, name: str, revision: str | None = None) -> Path | No
 
     if Path(located).is_dir():
         return file if (file := Path(located, name)).is_file() else None
-    found = cached_file(
-        located,
-        name,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    found = cached_file(located, name, revision=revision, **QUIETLY)
     return Path(found) if found else None
 
 
-def shards(index: Path) -> list[str]:
-    """The files that an index names.
+def _fetch(located: str, name: str, revision: str | None) -> Path:
+    """A file of a hub id, which the library says why it doesn't have."""
+    from transformers.utils.hub import cached_file
 
-    Args:
-        index: Its path.
-
-    Raises:
-        Unusable: If it names none, or files of other folders.
-    """
-    places = read_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(one, str) for one in places.values()):
-        raise Unusable(f"{index.name} doesn't say which file holds which weights (weight_map)")
-    names = sorted(set(places.values()))
-    for name in names:
-        if Path(name).name != name:
-            raise Unusable(f"{index.name} names {name!r}, which is no file beside it")
-    return names
+    return Path(str(cached_file(located, name, revision=revision)))
 
 
 def check_pickled(file: Path) -> None:
@@ -165,12 +130,14 @@ def check_pickled(file: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the line below says more
             content = torch.load(file, map_location="cpu", weights_only=True, **mapped)
-    except (OSError, MemoryError):
+    except OSError:
         raise
     except Exception as error:  # a torn file fails in many ways
+        if runs_out_of_memory(error):
+            raise
         if isinstance(error, pickle.UnpicklingError) or any(kind in str(error) for kind in OLD):
             raise Unusable(
-                f"its weights are pickled ({file.name}), and not as tensors alone, or torn. Opening "
+                f"its weights are pickled ({file.name}), and not tensors alone, or torn. Opening "
                 "such a file can run code. Write them as safetensors: from_pretrained, then "
                 "save_pretrained, of transformers does"
             ) from error
@@ -230,6 +197,18 @@ def without_conversion() -> Iterator[None]:
             del os.environ[NO_CONVERSION]
         else:
             os.environ[NO_CONVERSION] = before
+
+
+def _shards(index: Path) -> list[str]:
+    """The files beside an index that it names."""
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(one, str) for one in places.values()):
+        raise Unusable(f"{index.name} doesn't say which file holds which weights (weight_map)")
+    names = sorted(set(places.values()))
+    for name in names:
+        if Path(name).name != name:
+            raise Unusable(f"{index.name} names {name!r}, which is no file beside it")
+    return names
 
 
 def _no_weights(folder: Path) -> str:

@@ -13,15 +13,11 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.completeness import check_complete
-from detox_lightning.models.files import (
-    find_file,
-    has_safetensors,
-    refuse_kernels,
-    without_conversion,
-)
+from detox_lightning.models.completeness import check_complete, check_shapes, find_mismatched
+from detox_lightning.models.configs import check_configs, refuse_adapter
+from detox_lightning.models.files import find_weights, without_conversion
 from detox_lightning.models.fusing import fuse_activations
-from detox_lightning.models.opening import Unusable, open_by_name, read_object
+from detox_lightning.models.opening import Unusable, open_by_name
 
 ITS_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
@@ -112,15 +108,26 @@ def load_tokenizer(name: str, **options: Any) -> Any:
             f"can't open the tokenizer {name!r}: the folder has none of its files, such as "
             "tokenizer.json; copy them from the base model, or give --data.tokenizer"
         )
-    return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **{**NO_CODE, **options})
+
+    def opened(located: str, **given: Any) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(located, **given)
+        limit = tokenizer.model_max_length
+        if not isinstance(limit, int | float) or limit <= 0:
+            raise Unusable(
+                f"its tokenizer_config.json says model_max_length: {limit!r}, where a number of "
+                "tokens is expected; mend it"
+            )
+        return tokenizer
+
+    return open_by_name("tokenizer", name, opened, **{**NO_CODE, **options})
 
 
-def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, example: str) -> None:
+def check_kind(name: str, config: Any, endings: tuple[str, ...], does: str, example: str) -> None:
     """Refuses a model that was saved as another kind: parts of it would be random numbers.
 
     Args:
         name: Of the model, for the message.
-        model: From transformers, as it was opened.
+        config: The model's.
         endings: Of the names of classes that will do.
         does: What such a model does.
         example: One that will do.
@@ -128,7 +135,7 @@ def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, examp
     Raises:
         InputError: If its config names other classes alone.
     """
-    kinds = model.config.architectures or []
+    kinds = config.architectures or []
     if kinds and not any(kind.endswith(endings) for kind in kinds):
         raise InputError(
             f"the model {name!r} is a {kinds[0]}, which doesn't {does}: give one such as {example}"
@@ -173,8 +180,7 @@ def load_config(name: str, **options: Any) -> Any:
     from transformers import AutoConfig
 
     def opened(located: str, **given: Any) -> Any:
-        if not given["trust_remote_code"]:
-            refuse_kernels(located, given.get("revision"))
+        check_configs(located, given.get("revision"), given["trust_remote_code"])
         return AutoConfig.from_pretrained(located, **given)
 
     return open_by_name("config of", name, opened, **{**NO_CODE, **options})
@@ -207,17 +213,17 @@ def load_model(
     loader = getattr(transformers, auto_class).from_pretrained
 
     def opened(located: str, **given: Any) -> Any:
-        if not given["trust_remote_code"]:
-            refuse_kernels(located, given.get("revision"))
-        safe = _look_at_files(located, given.get("revision"))
-        with without_conversion():
-            model, found = loader(
-                located,
-                use_safetensors=safe,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are told with their names, and refused
-                **given,
-            )
+        refuse_adapter(located, given.get("revision"))
+        check_configs(located, given.get("revision"), given["trust_remote_code"])
+        files = find_weights(located, given.get("revision"))
+        given["use_safetensors"] = all(file.suffix == ".safetensors" for file in files)
+        given["ignore_mismatched_sizes"] = True  # they are told with their names, and refused
+        try:
+            with without_conversion():
+                model, found = loader(located, output_loading_info=True, **given)
+        except Exception:
+            check_shapes(find_mismatched(auto_class, located, files, **given))
+            raise
         check_complete(model, found, fresh_head)
         return model
 
@@ -232,20 +238,6 @@ def load_model(
     model = open_by_name("model", name, opened, **options).eval()
     heal(getattr(model, "generation_config", None))
     return fuse_activations(model)
-
-
-def _look_at_files(located: str, revision: str | None) -> bool:
-    """Refuses what the library would open in its own way; says whether there are safetensors."""
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    if find_adapter_config_file(located, revision=revision):
-        raise Unusable(
-            "it is an adapter, and a whole model is wanted here. Merge it into its base "
-            "(merge_and_unload of peft, then save_pretrained), and give that folder"
-        )
-    if file := find_file(located, "generation_config.json", revision):
-        read_object(file)  # the library would go on without it
-    return has_safetensors(located, revision)
 
 
 def heal(config: Any) -> None:

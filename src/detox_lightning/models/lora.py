@@ -11,6 +11,7 @@ from detox_lightning.models.adapter_embeddings import (
     drop_unreached,
     refuse_unreached,
 )
+from detox_lightning.models.completeness import name_prefix
 from detox_lightning.models.files import check_adapter
 from detox_lightning.models.opening import open_by_name
 
@@ -132,9 +133,9 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
     surplus = [key for key in saved if key not in known]
     missing = [key for key in expected if key not in saved]
     if surplus or missing:
-        raise InputError(
-            _misfit(name, base, f"{(surplus + missing)[0]} is in one of them and not in the other")
-        )
+        found = name_prefix(missing, surplus)
+        reason = found or f"{(surplus + missing)[0]} is in one of them and not in the other"
+        raise InputError(_misfit(name, base, reason))
     model.brings_embeddings = not changed <= expected
     drop_unreached(model)
     return model

@@ -60,15 +60,25 @@ def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options:
     given = {key: value for key, value in options.items() if value is not None}
     try:
         return loader(locate(name), **given)
-    except (InputError, MemoryError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except Unusable as error:
         raise InputError(f"can't open the {what} {name!r}: {error}") from error
     except Exception as error:
-        if "allocate memory" in str(error):
+        if runs_out_of_memory(error):
             raise
         reason = _why(what, name, error, given.get("revision"))
         raise InputError(f"can't open the {what} {name!r}: {reason}") from error
+
+
+def runs_out_of_memory(error: Exception) -> bool:
+    """Whether an exception tells of the machine, rather than of what is opened on it.
+
+    Args:
+        error: Any.
+    """
+    known = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, known) or "allocate memory" in str(error)
 
 
 def is_local(name: str) -> bool:
@@ -96,9 +106,9 @@ def read_object(file: Path) -> dict[str, Any]:
     except ValueError as error:  # of JSON, or of UTF-8
         raise Unusable(f"{file.name} is not JSON ({error}); copy or download it again") from error
     if not isinstance(content, dict):
+        kind = {list: "a list", str: "a text", type(None): "null"}.get(type(content), "a number")
         raise Unusable(
-            f"{file.name} holds a {type(content).__name__}, not a JSON object; copy or download it "
-            "again"
+            f"{file.name} holds {kind}, where a JSON object is expected; copy or download it again"
         )
     return content
 
@@ -115,19 +125,18 @@ def _why(what: str, name: str, error: Exception, revision: str | None) -> str:
     if place.is_file():
         return f"this is a file. {FORMAT}"
     if place.is_dir() and not any(place.iterdir()):
-        return f"the folder is empty. {FORMAT}"
+        return "the folder is empty. Give one in Hugging Face format with safetensors"
     folder = place if place.is_dir() else _snapshot(name, revision)
     if folder is not None:
         for fault in _broken(folder):
             return fault
     if type(error).__name__ == "SafetensorError":
-        return f"its weights are torn ({reason}); copy or download them again"
+        return f"its weights are torn ({error}); copy or download them again"
     if "attn_implementation" in reason:
         return f"--model.weights.attn_implementation: {reason}"
     if not isinstance(error, SAYS_ENOUGH):
-        return (
-            f"{READ.get(what, 'its files')} can't be used ({reason}). Copy or download them again"
-        )
+        read = READ.get(what, "its files")
+        return f"{read} can't be used: {reason.rstrip('.')}. Mend that, or copy the folder again"
     if place.is_dir():
         return f"{reason.rstrip('.')}. {FORMAT}"
     return _not_reached(name, reason)
@@ -139,7 +148,7 @@ def _reason(error: Exception) -> str:
         return said
     lines = [line.strip() for line in str(error).strip().splitlines()]
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
-    if text and isinstance(error, SAYS_ENOUGH):
+    if text and (isinstance(error, SAYS_ENOUGH) or text != lines[0]):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -16,7 +16,12 @@ from torchmetrics import MeanMetric
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
-from detox_lightning.models.families.choice import Family, check_positions, family_of
+from detox_lightning.models.families.choice import (
+    Family,
+    check_model,
+    check_positions,
+    family_of,
+)
 from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, refuse_half
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
@@ -147,6 +152,7 @@ class SupervisedModule(LightningModule):
         )
         check_vocabulary(self.start.base, self.tokenizer, model)
         complete_special_tokens(model, self.tokenizer, self.start.base)
+        check_model(self.family, model, self.start.base)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
