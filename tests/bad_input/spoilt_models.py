@@ -49,11 +49,11 @@ def prefixed(place: Place, prefix: str) -> None:
     save_file({prefix + name: tensor for name, tensor in load_file(file).items()}, file)
 
 
-def adapter(place: Place, base: object, rank: int = 4, width: int = 32) -> None:
+def adapter(place: Place, base: object, rank: int = 4, width: int = 32, **more: object) -> None:
     folder = place.folder / "adapter"
     folder.mkdir()
     facts = {"peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM", "r": rank, "lora_alpha": 4}
-    facts |= {"target_modules": ["q", "v"], "base_model_name_or_path": base}
+    facts |= {"target_modules": ["q", "v"], "base_model_name_or_path": base, **more}
     (folder / "adapter_config.json").write_text(json.dumps(facts))
     name = "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_{}.weight"
     tensors = {name.format("A"): torch.zeros(rank, width), name.format("B"): torch.zeros(32, rank)}

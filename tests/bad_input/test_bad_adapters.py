@@ -73,6 +73,32 @@ CASES = [
         on_another,
     ),
     Case(
+        "learned prompts",
+        ("--model.policy={folder}/adapter",),
+        "can't open the adapter '{folder}/adapter': it is of the kind PREFIX_TUNING, which works "
+        "beside the model's layers and can't be trained on here. Give its base ({policy}) instead, "
+        "and train a LoRA",
+        lambda p: adapter(p, p.policy, peft_type="PREFIX_TUNING"),
+    ),
+    Case(
+        "an adapter that can't be opened as it was trained",
+        ("--model.adapter={folder}/adapter",),
+        "can't open the adapter '{folder}/adapter': its init_lora_weights: pissa_niter_4 changed "
+        "the base it was trained on in a way that can't be repeated when it is opened. In the "
+        "program that trained it, merge it (merge_and_unload of peft, then save_pretrained, of the "
+        "tokenizer, too), and give that folder instead",
+        lambda p: adapter(p, p.policy, init_lora_weights="pissa_niter_4"),
+    ),
+    Case(
+        "an adapter with biases of its base",
+        ("--model.policy={folder}/adapter",),
+        "can't open the adapter '{folder}/adapter': it was trained with bias: all, which changes "
+        "parameters of the base itself, and the base is the reference's, too. Merge it into its "
+        "base (merge_and_unload of peft, then save_pretrained, of the tokenizer, too), and give "
+        "that folder instead",
+        lambda p: adapter(p, p.policy, bias="all"),
+    ),
+    Case(
         "two adapters",
         ("--model.policy={folder}/adapter", "--model.adapter={folder}/adapter"),
         "model.adapter={folder}/adapter: model.policy={folder}/adapter is an "

@@ -212,8 +212,10 @@ def test_the_supervised_stage_stops_there_too(tmp_path: Path) -> None:
 
 
 def test_a_decoder_that_does_not_know_how_to_begin(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="with which token its decoder begins"):
-        opened(silent(tmp_path, decoder_start_token_id=None))
+    name = silent(tmp_path, decoder_start_token_id=None)
+    for module in (lambda: opened(name), SupervisedModule(name).configure_model):
+        with pytest.raises(InputError, match="which of its 200 tokens its decoder begins with"):
+            module()
     policy = opened(changed(tmp_path, bos_token_id=2))  # as generate does
     assert policy.base.generation_config.decoder_start_token_id == 2
 

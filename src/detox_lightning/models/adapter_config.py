@@ -50,7 +50,8 @@ def check_kind(facts: dict[str, Any]) -> None:
         Unusable: If it is of such a kind.
     """
     kind, init = facts.get("peft_type"), str(facts.get("init_lora_weights")).lower()
-    instead = f"Give its base ({facts.get('base_model_name_or_path')}) instead, and train a LoRA"
+    base = facts.get("base_model_name_or_path")
+    instead = f"Give its base{f' ({base})' if base else ''} instead, and train a LoRA"
     if kind in APART or _is_prompt(kind):
         raise Unusable(
             f"it is of the kind {kind}, which works beside the model's layers and can't be trained "

@@ -330,10 +330,10 @@ def load_policy(
     if start.adapter is not None:
         check_adapter_kind(start.adapter, start.adapter_revision, beside=True)
     model = open_start(start, lora, weights, family.auto_class, family.task_type, device)
-    check_model(family, model, start.base)
     if tokenizer is not None:
         check_vocabulary(start.base, tokenizer, model)
         complete_special_tokens(model, tokenizer, start.base)
+    check_model(family, model, start.base)
     policy = Policy(model, family, sampling, value_head)
     if start.has_adapter:
         copy_adapter(model, REFERENCE, family)

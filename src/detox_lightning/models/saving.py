@@ -122,10 +122,10 @@ def _tied(model: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _holds(folder: Path, model: Any, auto_class: str, **trust: Any) -> bool:
-    """Whether a folder opens as the model that was written there."""
+def _holds(folder: Path, model: Any, auto_class: str, **options: Any) -> bool:
+    """Whether a folder gives a model's weights back."""
     try:
-        saved = load_model(auto_class, str(folder), **trust).state_dict()
-    except InputError:  # it isn't all there
+        saved = load_model(auto_class, str(folder), **options).state_dict()
+    except InputError:  # it lacks some
         return False
     return all(torch.equal(saved[name], value) for name, value in model.state_dict().items())

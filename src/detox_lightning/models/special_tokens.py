@@ -29,6 +29,21 @@ def padding_token(config: Any) -> int:
     return (*end_tokens(config), 0)[0] if pad is None else pad
 
 
+def decoder_start(model: Any) -> int | None:
+    """The token that a decoder begins with, as ``generate`` has it; None: nothing says which.
+
+    Args:
+        model: From transformers.
+    """
+    config = model.generation_config
+    starts = (
+        config.decoder_start_token_id,
+        getattr(model.config, "decoder_start_token_id", None),
+        config.bos_token_id if model.config.is_encoder_decoder else None,
+    )
+    return next((token for token in starts if token is not None), None)
+
+
 def plain_generation_config(model: Any) -> Any:
     """A generation config that only knows the special tokens.
 
@@ -41,11 +56,8 @@ def plain_generation_config(model: Any) -> Any:
     from transformers import GenerationConfig
 
     config = model.generation_config
-    start = config.decoder_start_token_id
-    if start is None:
-        start = getattr(model.config, "decoder_start_token_id", None)
     return GenerationConfig(
-        decoder_start_token_id=config.bos_token_id if start is None else start,
+        decoder_start_token_id=decoder_start(model),
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
@@ -61,7 +73,7 @@ def complete_special_tokens(model: Any, tokenizer: Any, name: str) -> None:
         name: The model's, for the message.
 
     Raises:
-        InputError: If neither names an end token, or nothing tells how a decoder begins.
+        InputError: If neither names an end token.
     """
     config, rows = model.generation_config, model.get_input_embeddings().num_embeddings
     kinds = model.config, model.config.get_text_config(decoder=True)
@@ -80,16 +92,7 @@ def complete_special_tokens(model: Any, tokenizer: Any, name: str) -> None:
     config.eos_token_id = ends if len(ends) > 1 else ends[0]
     pads = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, ends[0])
     config.pad_token_id = next(pad for pad in pads if pad is not None and 0 <= pad < rows)
-    if model.config.is_encoder_decoder:
-        _check_decoder_start(model, name)
-
-
-def _check_decoder_start(model: Any, name: str) -> None:
-    if plain_generation_config(model).decoder_start_token_id is None:
-        raise InputError(
-            f"the model {name!r} doesn't say with which token its decoder begins: set "
-            "decoder_start_token_id in its generation_config.json (0 for T5)"
-        )
+    config.decoder_start_token_id = decoder_start(model)
 
 
 def without_marks(ids: Tensor, ends: Sequence[int], tokenizer: Any) -> Tensor:

@@ -16,7 +16,12 @@ from torchmetrics import MeanMetric
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
-from detox_lightning.models.families.choice import Family, check_positions, family_of
+from detox_lightning.models.families.choice import (
+    Family,
+    check_model,
+    check_positions,
+    family_of,
+)
 from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
 from detox_lightning.models.lora import LoRA
@@ -158,6 +163,7 @@ class SupervisedModule(LightningModule):
         check_vocabulary(self.start.base, self.tokenizer, model)
         complete_special_tokens(model, self.tokenizer, self.start.base)
         refuse_broken_model("model.model", self.name, model)
+        check_model(self.family, model, self.start.base)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
