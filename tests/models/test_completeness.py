@@ -153,6 +153,31 @@ def test_one_weight_of_a_policy_is_missed(dtype: str, tiny_t5: str, tmp_path: Pa
     )
 
 
+def with_head(tensors: Tensors) -> Tensors:
+    return {**tensors, "lm_head.weight": tensors["shared.weight"] + 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [(same, "lm_head.weight"), (renamed("shared", "lm_head"), "shared.weight")],
+)
+def test_a_head_of_its_own_is_missed(
+    change: Callable[[Tensors], Tensors], lacks: str, tmp_path: Path
+) -> None:
+    source = save_random("FLAN-T5", tmp_path)
+    its_own = {"tie_word_embeddings": False}  # as FLAN-T5 says; the library ties all the same
+    whole = load_model(SEQ2SEQ, saved(source, tmp_path / "whole", with_head, **its_own))
+    assert torch.equal(whole.lm_head.weight, whole.shared.weight + 1)
+    tied = load_model(SEQ2SEQ, saved(source, tmp_path / "tied", change))
+    assert tied.lm_head.weight is tied.shared.weight
+    name = saved(source, tmp_path / "torn", change, **its_own)
+    assert refused(lambda name: load_model(SEQ2SEQ, name), name) == (
+        "weights are missing from its files, and its config.json says that no others stand for "
+        f"them (tie_word_embeddings: false): {lacks}. Give a model that was saved with them: copy "
+        "or download it again"
+    )
+
+
 def test_weights_of_a_quantized_model_are_missed(tiny_t5: str, tmp_path: Path) -> None:
     eight = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     load_model(SEQ2SEQ, tiny_t5, **eight)

@@ -85,6 +85,42 @@ def check_shapes(mismatched: list[Mismatch]) -> None:
         )
 
 
+def check_own_head(model: Any, is_tied: bool, files: list[Path]) -> None:
+    """Refuses a model whose config says that its head is its own, and whose files lack one of both.
+
+    T5's family takes its embeddings for a head that is missing, whatever its config says.
+
+    Args:
+        model: From transformers.
+        is_tied: Whether ``config.json`` lets head and embeddings be the same; it need not say so.
+        files: Of its weights.
+
+    Raises:
+        Unusable: If the files lack the head, or the embeddings.
+    """
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if is_tied or head is None or head.weight is not words.weight:
+        return
+    from transformers.modeling_utils import load_state_dict
+
+    there = {name for file in files for name in load_state_dict(file, map_location="meta")}
+    layers = model.named_modules(remove_duplicate=False)
+    names = {layer: f"{name}.weight" for name, layer in layers if layer in (head, words)}
+    embeddings = [
+        name
+        for name, weight in model.named_parameters(remove_duplicate=False)
+        if weight is words.weight and name != names[head]
+    ]
+    missing = [] if names[head] in there else [names[head]]
+    missing += [] if there & {*embeddings} else [names[words]]
+    if missing:
+        raise Unusable(
+            f"weights are missing from its files, and its config.json says that no others stand "
+            f"for them (tie_word_embeddings: false): {_first(missing)}. Give a model that was "
+            "saved with them: copy or download it again"
+        )
+
+
 def find_mismatched(auto_class: str, located: str, files: list[Path], **given: Any) -> Any:
     """Where a model's files have other shapes than its config says; nothing is read or filled.
 

@@ -8,7 +8,9 @@ from detox_lightning.models.opening import Unusable, read_object
 TOKENS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def check_configs(located: str, revision: str | None = None, trusted: bool = False) -> None:
+def check_configs(
+    located: str, revision: str | None = None, trusted: bool = False
+) -> dict[str, Any]:
     """Refuses configs that the library would misread, leave out, or take for an order.
 
     Args:
@@ -16,9 +18,13 @@ def check_configs(located: str, revision: str | None = None, trusted: bool = Fal
         revision: Branch, tag or commit of a hub id.
         trusted: Whether code that comes with the model may run.
 
+    Returns:
+        What ``config.json`` says; nothing where there is none.
+
     Raises:
         Unusable: If they are broken, or name code of the hub.
     """
+    facts: dict[str, Any] = {}
     if file := find_file(located, "config.json", revision):
         facts = read_object(file)
         _check_names(facts)
@@ -26,6 +32,7 @@ def check_configs(located: str, revision: str | None = None, trusted: bool = Fal
             _refuse_kernels(facts)
     if file := find_file(located, "generation_config.json", revision):
         _check_tokens(read_object(file))
+    return facts
 
 
 def refuse_adapter(located: str, revision: str | None = None) -> None:

@@ -13,7 +13,12 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.completeness import check_complete, check_shapes, find_mismatched
+from detox_lightning.models.completeness import (
+    check_complete,
+    check_own_head,
+    check_shapes,
+    find_mismatched,
+)
 from detox_lightning.models.configs import check_configs, refuse_adapter
 from detox_lightning.models.files import find_weights, without_conversion
 from detox_lightning.models.fusing import fuse_activations
@@ -214,7 +219,7 @@ def load_model(
 
     def opened(located: str, **given: Any) -> Any:
         refuse_adapter(located, given.get("revision"))
-        check_configs(located, given.get("revision"), given["trust_remote_code"])
+        facts = check_configs(located, given.get("revision"), given["trust_remote_code"])
         files = find_weights(located, given.get("revision"))
         given["use_safetensors"] = all(file.suffix == ".safetensors" for file in files)
         given["ignore_mismatched_sizes"] = True  # they are told with their names, and refused
@@ -225,6 +230,7 @@ def load_model(
             check_shapes(find_mismatched(auto_class, located, files, **given))
             raise
         check_complete(model, found, fresh_head)
+        check_own_head(model, facts.get("tie_word_embeddings") is not False, files)
         return model
 
     options = {"dtype": getattr(torch, dtype), **NO_CODE, **options}
