@@ -2,8 +2,6 @@
 
 import atexit
 import math
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,17 +10,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from detox_lightning.data.workers import end_workers, work_on
 from detox_lightning.errors import InputError
 from detox_lightning.seeding import derive_seed, global_seed
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from lightning.pytorch import Trainer
-
-# those that ask a run to end; systems send them to all its processes, a loader's workers included
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -100,25 +94,6 @@ class PlacedLoader(DataLoader[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to take up here."""
-
-
-def work_on(worker: int) -> None:
-    """Lets a worker outlive a request that the run should end: the rollout still needs its batches.
-
-    A terminal sends Ctrl-C to workers, too.
-
-    Args:
-        worker: Its number.
-    """
-    for signum in (*SIGNALS, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)
-
-
-def end_workers() -> None:
-    """Ends workers when the program exits, which would wait for those that ignore its SIGTERM."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
 
 
 @dataclass
