@@ -73,7 +73,8 @@ def test_a_class_may_be_named_like_nothing(make: Make, tmp_path: Path, name: str
 @pytest.mark.parametrize("labels", [["0", "1", "1"], ["0", "", "1", "1"]])
 def test_labels_in_csv_may_be_numbers(make: Make, tmp_path: Path, labels: list[str]) -> None:
     rows = [{"text": f"w{i}", "label": label} for i, label in enumerate(labels)]
-    data = make([], source=write(tmp_path / "rows.csv", rows))
+    names = {"0": "nothate", "1": "hate"}
+    data = make([], source=write(tmp_path / "rows.csv", rows), label_map=names)
     assert data.rows("train")["label"][:] == [0, 1, 1]
 
 
