@@ -55,7 +55,7 @@ def prepared(stage: str, place: Place) -> str:
             rows = [{"text": name, "label": ("nothate", "hate")[n % 2]} for n, name in PEOPLE]
             (place.folder / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         config = yaml.safe_load(Path(recipe).read_text())
-        config["data"]["init_args"] |= {"batch_size": 2, "test_split": None}
+        config["data"]["init_args"] |= {"batch_size": 2, "test_split": None, "max_tokens": 64}
         Path(recipe).write_text(yaml.safe_dump(config))
     return recipe
 

@@ -95,6 +95,6 @@ def refused(error: Exception) -> str | None:
         if frame.f_code.co_name == "__init__":
             for name, value in frame.f_locals.items():
                 values = value if isinstance(value, list | tuple) else [value]
-                if any(isinstance(x, int | float) and str(x) in str(error) for x in values):
+                if any(type(x) in (int, float) and str(x) in str(error) for x in values):
                     return f"{name}={value}"
     return None
