@@ -151,6 +151,38 @@ class Grading(Reward):
         return self.grades
 
 
+class Reusing(Reward):
+    """Fills the same tensor anew, and sorts what it is given."""
+
+    name = "reusing"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given, self.asked = torch.zeros(4), 0
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        assert (prompts, responses) == (BATCH.prompts, RESPONSES.texts)
+        self.asked += 1
+        for texts in (prompts, responses, references):
+            texts.sort(reverse=self.asked % 2 == 1)
+        return self.given.fill_(self.asked)
+
+
+def test_a_reward_may_keep_its_tensor_and_change_its_lists() -> None:
+    texts = [*BATCH.prompts], [*RESPONSES.texts], [*BATCH.references]
+    reward = Reusing()
+    first, second = (score(reward, BATCH, RESPONSES, "rollout 3")["reusing"] for _ in range(2))
+    parts = WeightedReward([reward, Grading(1, 2, 3, 4)]).parts(*texts)
+    assert (first.tolist(), second.tolist()) == ([1.0] * 4, [2.0] * 4)
+    assert list(parts) == ["reusing", "grades"]
+    silent = SimpleNamespace(classifier=SimpleNamespace(name="c"))
+    silent = type("Silent", (), {**vars(silent), "__call__": lambda self, texts: torch.zeros(4)})()
+    judge: Any = SimpleNamespace(reward=reward, toxicity=silent)
+    before, after = (Judge.score(judge, BATCH, RESPONSES.texts)["score"] for _ in range(2))
+    assert (before.tolist(), after.tolist()) == ([4.0] * 4, [5.0] * 4)
+    assert (BATCH.prompts, RESPONSES.texts, BATCH.references) == texts
+
+
 def test_scores_are_float32() -> None:
     scores = score(Grading(1, 2, 3, 4), BATCH, RESPONSES, "rollout 3")["grades"]
     assert scores.dtype == torch.float32
@@ -279,6 +311,8 @@ def test_at_the_start_the_kl_is_0(tiny_t5: str, tmp_path: Path, policy: Policy, 
         (torch.tensor(1.0), r"\[\]"),
         (torch.zeros(4, 1), r"\[4, 1\]"),
         (torch.zeros(3), r"\[3\]"),
+        (torch.zeros(4, dtype=torch.complex64), r"\[4\] of torch.complex64"),
+        (torch.zeros(4).to_sparse(), r"\[4\] of torch.sparse_coo"),
         ([1.0, 2.0, 3.0, 4.0], "list"),
     ],
 )

@@ -121,11 +121,13 @@ def score(
     Raises:
         TrainingError: If it fails, or one of them, or the total, has another shape.
     """
-    texts = batch.prompts, responses.texts, batch.references
+    # copies, of the texts and of the scores: a reward may change its lists, and keep its tensor
+    texts = [*batch.prompts], [*responses.texts], [*batch.references]
     parts = asked(reward, place, lambda: reward.parts(*texts))
     for name, part in parts.items():
         check_scores(name, part, len(responses.texts), place)
-    parts = {name: part.float().to(responses.mask.device) for name, part in parts.items()}
+    device = responses.mask.device
+    parts = {name: part.to(device, torch.float32, copy=True) for name, part in parts.items()}
     check_scores(reward.name, reward.total(parts), len(responses.texts), place)
     return parts
 

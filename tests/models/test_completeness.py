@@ -14,6 +14,8 @@ from transformers import (
     BitsAndBytesConfig,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
 )
 
 from architectures import save_random
@@ -273,6 +275,27 @@ def test_what_computes_nothing_may_be_there(what: str, tmp_path: Path) -> None:
     expected = load_model(CAUSAL, gpt2).state_dict()
     found = load_model(CAUSAL, bare).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_positions_that_are_computed_need_no_file(tmp_path: Path) -> None:
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 60}
+    sizes |= {
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "max_position_embeddings": 32,
+    }
+    pegasus = PegasusForConditionalGeneration(PegasusConfig(**sizes))
+    pegasus.save_pretrained(tmp_path / "pegasus")
+    bare = saved(str(tmp_path / "pegasus"), tmp_path / "bare", without("embed_positions"))
+    found, expected = load_model(SEQ2SEQ, bare).state_dict(), pegasus.state_dict()
+    assert any("embed_positions" in name for name in found)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_leftovers_of_a_library_are_told(tiny_encoder: str, tmp_path: Path) -> None:
+    leftover = beside(bert__embeddings__word_embeddings___weight=(3, 3))  # as mDeBERTa's files have
+    with pytest.warns(UserWarning, match=r"weights are not used: bert\..*embeddings\._weight$"):
+        load_model("AutoModel", saved(tiny_encoder, tmp_path / "it", leftover))
 
 
 def test_a_value_head_of_others_is_told_of_once(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ CASES: dict[str, tuple[str, Callable[[str], Any], dict[str, Any]]] = {
     "words that nobody asks, low rank": ("tiny_t5", lora(target_modules=["q", "shared"]), {}),
     "words that nobody asks, by a pattern": ("tiny_t5", lora(target_modules=".*(d|q)"), {}),
     "tied words": ("gpt2", lora(target_modules=["c_attn", "wte"]), {}),
+    "words of low rank": ("llama", lora(target_modules=["q_proj", "embed_tokens"]), {}),
     "tied head": ("gpt2", lora(target_modules=["c_attn", "lm_head"]), {}),
     "brings words": ("tiny_t5", lora(), {"save_embedding_layers": True}),
     "brings words, tied": ("gpt2", lora(), {"save_embedding_layers": True}),

@@ -62,10 +62,15 @@ def test_guessed_as_pipelines_do(count: int, problem: str | None, head: str) -> 
         (["Hate", "Offensive", "NoHate"], True),
         (["racism", "sexism", "none"], True),
         (["hate", "offensive", "Normal"], True),
+        (["toxic", "other_hate", "not_ok", "non_consensual"], False),
     ],
 )
 def test_names_tell_whether_labels_exclude_one_another(labels: list[str], they_do: bool) -> None:
     assert exclude(labels) is they_do
+
+
+def test_labels_may_be_numbers() -> None:
+    assert labels_of(config([0, 1], label2id={"0": 0, "1": None}), "c") == ["0", "1"]  # type: ignore[list-item]
 
 
 def test_several_labels_at_once_are_warned_about_or_named(tmp_path: Path) -> None:

@@ -39,6 +39,12 @@ KINDS: dict[str, tuple[str, dict[str, Any], int | None]] = {
         40,
     ),
     "distilbert": ("DistilBert", DISTILBERT, 30),
+    "fnet": ("FNet", BERT_LIKE, 34),
+    "nystromformer": (
+        "Nystromformer",
+        {**BERT_LIKE, "num_landmarks": 2, "segment_means_seq_len": 2},
+        34,
+    ),
     "xlnet": ("XLNet", {**XLNET, "pad_token_id": 5}, None),
 }
 

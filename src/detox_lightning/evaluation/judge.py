@@ -96,9 +96,10 @@ class Judge(nn.Module):
         Raises:
             TrainingError: If the reward fails or doesn't give ``b`` scores.
         """
-        given = batch.prompts, texts, batch.references
+        given = [*batch.prompts], [*texts], [*batch.references]
         scores = asked(self.reward, "evaluation", lambda: self.reward(*given))
         check_scores(self.reward.name, scores, len(texts), "evaluation")
+        scores = scores.clone()  # which the reward may fill anew the next time
         toxicity = self.toxicity(texts)
         warn_not_finite(f"the reward {self.reward.name!r}", scores)
         warn_not_finite(f"the classifier {self.toxicity.classifier.name!r}", toxicity)

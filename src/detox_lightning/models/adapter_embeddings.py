@@ -23,7 +23,7 @@ def changed_weights(base: Any, saved: Mapping[str, Tensor], name: str) -> set[st
         InputError: If embeddings there are for another number of tokens.
     """
     own = dict(base.named_parameters(remove_duplicate=False))
-    rows = base.get_input_embeddings().num_embeddings
+    rows = base.get_input_embeddings().weight.shape[0]
     changed = set()
     for key, tensor in saved.items():
         weight = own.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))

@@ -18,8 +18,17 @@ from detox_lightning.models.loading import (
     load_model,
     load_tokenizer,
 )
-from detox_lightning.models.padding import padded
-from detox_lightning.models.texts import Text, alike, distinct_texts, free_padding, token_limit
+from detox_lightning.models.padding import mixes_padding, padded
+from detox_lightning.models.texts import (
+    Text,
+    alike,
+    distinct_texts,
+    encode,
+    free_padding,
+    token_limit,
+)
+
+TRIED = ["You are kind.", "You are kind, and it is good to see you here with all the others."]
 
 
 class TextClassifier(nn.Module):
@@ -45,6 +54,7 @@ class TextClassifier(nn.Module):
         self.cuts = Cuts(model)
         self.model: Any = None
         self.tokenizer: Any = None
+        self.slack: int | None = None  # of padding; None: what costs nothing
         self._last: tuple[tuple[list[str], list[str] | None], Tensor] | None = None
 
     @property
@@ -80,6 +90,9 @@ class TextClassifier(nn.Module):
         check_head(self.named_head, self.labels, self.name, self.flag)
         refuse_broken_model("the classifier", self.name, self.model)
         self.cuts.most = token_limit(self.model, self.tokenizer)
+        tried = encode(self.tokenizer, TRIED, self.cuts.most)
+        if all(tried) and mixes_padding(self.model, *tried):
+            self.slack = 0
 
     def warn_guessed(self) -> None:
         """Says so once if it isn't known, but guessed, how an output becomes a probability."""
@@ -148,7 +161,8 @@ class TextClassifier(nn.Module):
         shape = len(texts), self.model.config.num_labels
         logits = torch.empty(shape, device=device, dtype=torch.float32)
         lengths = [len(ids) for ids in encoded]
-        for rows in alike(lengths, free_padding(self.model), self.batch_size):
+        slack = free_padding(self.model) if self.slack is None else self.slack
+        for rows in alike(lengths, slack, self.batch_size):
             with padded(self.model, [encoded[row] for row in rows]) as (ids, mask):
                 output = self.model(input_ids=ids.to(device), attention_mask=mask.to(device))
             logits[torch.tensor(rows, device=device)] = output.logits.float()

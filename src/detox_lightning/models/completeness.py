@@ -41,14 +41,15 @@ def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) 
     check_shapes(sorted(found["mismatched_keys"]))
     absent, unknown = set(found["missing_keys"]), sorted(found["unexpected_keys"])
     tables = {name for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
-    missing = [name for name in model.state_dict() if name in absent - tables]
+    layers = dict(model.named_modules())
+    computed = {name for name in absent if "Sinusoidal" in type(layers.get(_layer(name))).__name__}
+    missing = [name for name in model.state_dict() if name in absent - tables - computed]
     if fresh_head and (fresh := [name for name in missing if _is_head(model, name)]):
         missing = [name for name in missing if name not in fresh]
         if not missing and any("lassification" in one for one in model.config.architectures or []):
             tell(f"{model.name_or_path}: its head is missing and begins anew ({_first(fresh)})")
     if missing:
         raise Unusable(_lacking(missing, unknown))
-    layers = dict(model.named_modules())
     if surplus := [name for name in unknown if _is_left_out(layers, name)]:
         raise Unusable(
             f"its files hold weights for which its config.json has no place: {_first(surplus)}. "
@@ -58,6 +59,10 @@ def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) 
         unknown = [name for name in unknown if not _is_head(model, name)]
     if others := [name for name in unknown if not any(part in name for part in HARMLESS)]:
         tell(f"{model.name_or_path}: of its files, weights are not used: {_first(others)}")
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _first(names: list[str]) -> str:
@@ -215,7 +220,8 @@ def _is_left_out(layers: dict[str, Any], name: str) -> bool:
         if layer is not None:
             is_row = type(layer).__name__ == "ModuleList" and parts[end].isdigit()
             is_leaf = not list(layer.children()) and bool(list(layer.parameters()))
-            return bool(
-                is_row or (is_leaf and ".".join(parts[end:]) not in dict(layer.named_buffers()))
-            )
+            own = ".".join(parts[end:])
+            # libraries name leftovers of their own with a bar
+            is_left_out = is_leaf and own[0] != "_" and own not in dict(layer.named_buffers())
+            return is_row or is_left_out
     return False

@@ -18,7 +18,7 @@ OF_PROBLEM: dict[str | None, Head] = {
     "multi_label_classification": "sigmoid",
     "regression": "value",
 }
-# words in the name of a label that holds only where no other does
+# names of labels that hold only where no other does
 NEITHER = {
     *("no", "not", "non", "none", "neither", "nothing", "neutral", "normal", "negative"),
     *("clean", "safe", "ok", "okay", "fine", "benign", "harmless", "acceptable", "other"),
@@ -47,7 +47,7 @@ def labels_of(config: Any, name: str) -> list[str]:
             f"the config.json of the classifier {name!r} numbers its outputs {numbers} in "
             "id2label; they go from 0 on, each by one: mend it"
         )
-    labels = [config.id2label[number] for number in numbers]
+    labels = [str(config.id2label[number]) for number in numbers]
     indices = getattr(config, "label2id", None) or {}
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
@@ -56,7 +56,7 @@ def labels_of(config: Any, name: str) -> list[str]:
             "config.json"
         )
     for index, label in enumerate(labels):
-        if int(indices.get(label, index)) != index:
+        if indices.get(label) is not None and int(indices[label]) != index:
             raise InputError(
                 f"the config.json of the classifier {name!r} contradicts itself: by id2label its "
                 f"label {label!r} is output {index}, by label2id {indices[label]}. Find out which "
@@ -130,11 +130,9 @@ def exclude(labels: list[str]) -> bool:
     Args:
         labels: All of a classifier's.
     """
-    split = [re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", label) for label in labels]
-    words = [[word.lower() for word in parts] for parts in split]
-    names = {"".join(parts) for parts in words}
+    names = {"".join(re.findall(r"[a-z]+|\d+", label.lower())) for label in labels}
     opposites = {negation + name for name in names for negation in NEGATIONS}
-    return bool(names & opposites) or any(NEITHER & {*parts} for parts in words)
+    return bool(names & (opposites | NEITHER))
 
 
 def log_odds(logits: Tensor, wanted: int, head: Head) -> Tensor:

@@ -160,7 +160,7 @@ def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
     Raises:
         InputError: If it hasn't.
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = model.get_input_embeddings().weight.shape[0]
     used = [
         token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None
     ]

@@ -16,7 +16,7 @@ def padding_id(model: Any) -> int | None:
         model: From transformers; some configs name a token without an embedding, such as -1.
     """
     named: int | None = getattr(model.config.get_text_config(), "pad_token_id", None)
-    embedded = model.get_input_embeddings().num_embeddings
+    embedded = model.get_input_embeddings().weight.shape[0]
     return named if named is not None and 0 <= named < embedded else None
 
 
@@ -48,6 +48,28 @@ def repadded(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.arange(ids.shape[1], device=ids.device) - (~mask).sum(dim=1, keepdim=True)
     places %= ids.shape[1]
     return ids.gather(1, places), mask.gather(1, places)
+
+
+@torch.no_grad()
+def mixes_padding(model: Any, short: list[int], long: list[int]) -> bool:
+    """Whether what a classifier says of a text depends on the padding beside it.
+
+    Some kinds mix tokens without a look at the mask: by Fourier transforms (FNet), by convolutions
+    (ConvBERT, MobileBERT), or by parts of the text as a whole (Nyströmformer).
+
+    Args:
+        model: A sequence classifier from transformers, in eval mode.
+        short: Token ids of a text.
+        long: Those of a longer one.
+    """
+
+    def logits(*rows: list[int]) -> Tensor:
+        with padded(model, list(rows)) as (ids, mask):
+            output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+        return output.logits[0].float()
+
+    alone, beside = logits(short), logits(short, long)
+    return not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 @contextmanager

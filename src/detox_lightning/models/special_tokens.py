@@ -75,7 +75,7 @@ def complete_special_tokens(model: Any, tokenizer: Any, name: str) -> None:
     Raises:
         InputError: If neither names an end token.
     """
-    config, rows = model.generation_config, model.get_input_embeddings().num_embeddings
+    config, rows = model.generation_config, model.get_input_embeddings().weight.shape[0]
     kinds = model.config, model.config.get_text_config(decoder=True)
     known = [getattr(kind, "eos_token_id", None) for kind in kinds]
     for tokens in (config.eos_token_id, *known, tokenizer.eos_token_id):

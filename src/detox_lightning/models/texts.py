@@ -114,10 +114,11 @@ def count_positions(model: Any) -> int | None:
         for name, part in model.named_modules()
         if isinstance(part, nn.Embedding) and POSITIONS.search(name)
     ]
-    if tables:
-        return min(table.num_embeddings - _first_position(table) for table in tables)
+    limits = [table.num_embeddings - _first_position(table) for table in tables]
     said: int | None = getattr(model.config, "max_position_embeddings", None)
-    return said if said and said > 0 else None  # XLNet, which has no limit, says -1
+    if said and said > 0:  # XLNet, which has no limit, says -1
+        limits.append(said)
+    return min(limits, default=None)
 
 
 def _first_position(table: nn.Embedding) -> int:

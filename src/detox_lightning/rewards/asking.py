@@ -63,6 +63,8 @@ def check_scores(name: str, scores: object, count: int, place: str) -> None:
     given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if isinstance(scores, Tensor) and scores.is_complex():
         given = f"{given} of {scores.dtype}"
+    elif isinstance(scores, Tensor) and scores.layout != torch.strided:
+        given = f"{given} of {scores.layout}"
     if given != [count]:
         raise TrainingError(
             f"{place}: the reward {name!r} gave {given} where a tensor [{count}] is expected, one "

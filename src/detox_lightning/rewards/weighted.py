@@ -79,7 +79,10 @@ class WeightedReward(Reward):
         self, prompts: list[str], responses: list[str], references: list[str]
     ) -> dict[str, Tensor]:
         """What each reward says, by its name; see :meth:`Reward.parts`."""
-        return {reward.name: reward(prompts, responses, references) for _, reward in self.weighted}
+        return {  # each gets lists of its own, which it may change
+            reward.name: reward([*prompts], [*responses], [*references])
+            for _, reward in self.weighted
+        }
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """``[b]`` float32, the weighted sum, where the first part is.
