@@ -73,6 +73,14 @@ def test_labels_may_be_numbers() -> None:
     assert labels_of(config([0, 1], label2id={"0": 0, "1": None}), "c") == ["0", "1"]  # type: ignore[list-item]
 
 
+def test_a_guess_is_called_one(tmp_path: Path) -> None:
+    silent = TextClassifier(save_classifier(tmp_path, JIGSAW), flag="model.reward.head")
+    silent.load()
+    assert silent.describe_head().endswith(
+        "one another (a guess, model.reward.head would say otherwise)"
+    )
+
+
 def test_several_labels_at_once_are_warned_about_or_named(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path, JIGSAW)
     silent = TextClassifier(folder, flag="model.evaluation.toxicity_head")

@@ -64,7 +64,11 @@ class TextClassifier(nn.Module):
 
     def describe_head(self) -> str:
         """A line on what the outputs are, and how to say otherwise."""
-        how = "as named" if self.named_head else f"by its config, {self.flag} would say otherwise"
+        how = "as named"
+        if self.named_head is None:
+            is_guess = doubt(self.model.config, self.labels) is not None
+            whence = "a guess" if is_guess else "by its config"
+            how = f"{whence}, {self.flag} would say otherwise"
         return f"{self.name}: {self.head}, {MEANS[self.head]} ({how})"
 
     @property
