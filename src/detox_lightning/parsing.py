@@ -12,6 +12,7 @@ from detox_lightning.recipes import HELP, RecipeAction
 from detox_lightning.secrecy import discreet
 from detox_lightning.wording import class_names, nearest_option, wanted
 
+DEEP = "a value of the command line, or of a file that it names, is nested too deeply; flatten it"
 MARK = "» "  # before what is to be said, inside the pages of jsonargparse
 NUMBER = int | float | None
 UNKNOWN = re.compile(
@@ -68,10 +69,16 @@ class Parser(LightningArgumentParser):
             args: The words; None for the program's own.
             rest: For LightningArgumentParser.
             options: Likewise.
+
+        Raises:
+            InputError: If a value is nested too deeply.
         """
         if args is not None and not self.exit_on_error:
             args = [re.sub(r"=None$", "=null", word) for word in args]
-        return super().parse_args(args, *rest, **options)
+        try:
+            return super().parse_args(args, *rest, **options)
+        except RecursionError as error:
+            raise InputError(DEEP) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Says what is wrong and exits with code 2.

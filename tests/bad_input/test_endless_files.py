@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from command import printed, run
+from detox_lightning.parsing import DEEP
 
 NINE = "[" + ",".join(["{}"] * 9) + "]"
 LAUGHS = "a0: &a0 " + NINE.format(*"xxxxxxxxx") + "\n"
@@ -145,7 +146,7 @@ def test_an_option_s_file_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_option_s_file_is_nested_too_deeply() -> None:
     Path("deep.yaml").write_text("[" * 5000 + "]" * 5000)
     outcome = run("fit", "--model=deep.yaml")
-    assert outcome.errors == ["error: YAML that was given: it is nested too deeply"]
+    assert outcome.errors == [f"error: {DEEP}"]
     assert outcome.code == 2
 
 

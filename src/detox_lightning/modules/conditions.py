@@ -19,7 +19,12 @@ IN_PPO = {
     "accumulate_grad_batches": "Responses of an optimizer step are model.mini_batch_size, of a "
     "forward pass model.micro_batch_size: give these",
 }
-OF = {"fit": ("limit_train_batches", "max_epochs", "max_steps")}
+BOUNDS = {
+    "fit": ("limit_train_batches", "max_epochs", "max_steps"),
+    "validate": ("limit_val_batches",),
+    "test": ("limit_test_batches",),
+    "predict": ("limit_predict_batches",),
+}
 DONE = {"fit": "trained", "validate": "measured", "test": "measured", "predict": "predicted"}
 NOTHING = "trainer.{}={}: nothing would be {}; give more, or leave it out"
 
@@ -84,8 +89,7 @@ def refuse_nothing(trainer: Trainer, stage: str) -> None:
     Raises:
         InputError: If a bound is 0.
     """
-    names = [f"limit_{'val' if stage == 'validate' else stage}_batches"]
-    bounds: dict[str, Any] = {name: getattr(trainer, name) for name in OF.get(stage, names)}
+    bounds: dict[str, Any] = {name: getattr(trainer, name) for name in BOUNDS[stage]}
     if stage == "fit":
         for timer in callbacks_of(trainer):
             if isinstance(timer, Timer):
