@@ -40,7 +40,7 @@ def read_text(path: Path) -> str:
         path: Of the file, or an address.
 
     Raises:
-        InputError: If it is too long, or a pipe that nobody writes into; or see :func:`load`.
+        InputError: If it is too long, no text, or a pipe that nobody writes into; or see :func:`load`.
     """
     file = os.fspath(path)
     if not os.path.exists(file):  # an address
@@ -53,6 +53,9 @@ def read_text(path: Path) -> str:
     else:
         with open(file, "rb") as opened:
             read = opened.read(MOST + 1)
-    text = bounded(file, read).decode("utf8")
+    try:
+        text = bounded(file, read).decode("utf8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     check_aliases(file, text)
     return text

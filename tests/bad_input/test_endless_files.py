@@ -154,3 +154,17 @@ def test_a_model_s_file_is_taken() -> None:
     Path("model.yaml").write_text("class_path: SupervisedModule\ninit_args: {model: x}\n")
     config = printed("fit", "--model=model.yaml")
     assert config["model"]["init_args"]["model"] == "x"
+
+
+def test_a_model_s_file_is_utf8() -> None:
+    Path("latin.yaml").write_bytes(b"class_path: \xe9")
+    outcome = run("fit", "--model=latin.yaml")
+    said = f"error: {Path('latin.yaml').absolute()}: byte 12 is not UTF-8; save it as UTF-8"
+    assert (outcome.errors, outcome.code) == ([said], 2)
+
+
+def test_a_model_s_pipe_is_read() -> None:
+    os.mkfifo("pipe")
+    text = "class_path: SupervisedModule\ninit_args: {model: x}\n"
+    threading.Thread(target=lambda: Path("pipe").write_text(text), daemon=True).start()
+    assert printed("fit", "--model=pipe")["model"]["init_args"]["model"] == "x"
