@@ -18,6 +18,7 @@ ANYONE = {"deferral", "errors", "secrecy", "seeding"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {
         "parsing",
+        "reading",
         "configuration",
         "flags",
         "quiet",
@@ -33,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
         "demo",
     },
     "parsing": {"wording", "recipes"},
+    "reading": {"configuration", "recipes"},
     "configuration": {"recipes"},
     "flags": set(),
     "quiet": set(),

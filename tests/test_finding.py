@@ -225,3 +225,27 @@ def test_a_version_that_is_given_stays(tmp_path: Path) -> None:
     chosen["trainer"]["logger"] = [one, other]
     resume.choose_checkpoint("fit", chosen)
     assert [x["init_args"]["version"] for x in (one, other)] == ["version_3", "rows"]
+
+
+@pytest.mark.parametrize("name", ["v?", "v[12]", "*", "**", "v[!1]"])
+def test_a_version_is_a_name_and_no_pattern(name: str, tmp_path: Path) -> None:
+    for other in ("v1", "v2"):
+        save(tmp_path / "tiny" / other / "checkpoints" / "last.ckpt", 80)
+    with pytest.warns(UserWarning, match="this one begins anew"):
+        resume.choose_checkpoint("fit", chosen := config(tmp_path, version=name))
+    assert (chosen["ckpt_path"], version(chosen)) == (None, name)
+    told = re.escape(f"there is no {name}/checkpoints/last*.ckpt under {tmp_path}/tiny")
+    with pytest.raises(InputError, match=told):
+        resume.choose_checkpoint("test", config(tmp_path, version=name))
+    own = save(tmp_path / "tiny" / name / "checkpoints" / "last.ckpt", 3)
+    for verb in ("fit", "test"):
+        resume.choose_checkpoint(verb, chosen := config(tmp_path, version=name))
+        assert (chosen["ckpt_path"], version(chosen)) == (str(own), name)
+
+
+@pytest.mark.parametrize("name", ["n?", "[ab]", "*"])
+def test_a_name_is_no_pattern(name: str, tmp_path: Path) -> None:
+    save(tmp_path / "na" / "version_0" / "checkpoints" / "last.ckpt", 80)
+    own = save(tmp_path / name / "version_0" / "checkpoints" / "last.ckpt", 3)
+    resume.choose_checkpoint("test", chosen := config(tmp_path, name=name))
+    assert chosen["ckpt_path"] == str(own)

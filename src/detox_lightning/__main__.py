@@ -70,7 +70,7 @@ def answer(args: list[str] | None) -> None:
 
     with deferred():
         from detox_lightning.cli import DetoxCLI
-    from detox_lightning.errors import InputError, Stopped, TrainingError
+    from detox_lightning.errors import InputError, Stopped, TrainingError, visible
     from detox_lightning.secrecy import discreet
 
     try:
@@ -84,16 +84,16 @@ def answer(args: list[str] | None) -> None:
                 raise SystemExit(128 + error.signum) from error
             raise SystemExit from error
         if DetoxCLI.debug:
-            sys.stderr.write(discreet("".join(traceback.format_exception(error))))
+            sys.stderr.write(visible(discreet("".join(traceback.format_exception(error)))))
         for kind, code in ((InputError, 2), (TrainingError, 1)):
             if (cause := find_cause(error, kind)) is not None:
-                sys.stderr.write(f"error: {discreet(str(cause))}\n")
+                sys.stderr.write(f"error: {visible(discreet(str(cause)))}\n")
                 raise SystemExit(code) from error
         if type(error).__name__ == "MisconfigurationException":  # Lightning's name for a mistake
-            sys.stderr.write(f"error: {discreet(' '.join(str(error).split()))}\n")
+            sys.stderr.write(f"error: {visible(discreet(' '.join(str(error).split())))}\n")
             raise SystemExit(2) from error
         said = explain(error) or unforeseen(error)
-        sys.stderr.write(f"error: {discreet(said)}\n")
+        sys.stderr.write(f"error: {visible(discreet(said))}\n")
         raise SystemExit(1) from error
 
 

@@ -33,11 +33,12 @@ from detox_lightning.errors import InputError
 from detox_lightning.flags import check_flags, expand_homes
 from detox_lightning.models.precision import refuse_precision
 from detox_lightning.modules.bounds import check_numbers
-from detox_lightning.modules.conditions import check_loop
+from detox_lightning.modules.conditions import check_loop, refuse_nothing
 from detox_lightning.modules.devices import check_devices
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.parsing import Parser
 from detox_lightning.quiet import quieten, quieten_transformers
+from detox_lightning.reading import guard
 from detox_lightning.resume import choose_checkpoint
 from detox_lightning.trainer import DetoxTrainer
 
@@ -89,6 +90,7 @@ class DetoxCLI(LightningCLI):
             args: The command line's words; None for the program's own.
         """
         quieten()
+        guard()
         self.words = sys.argv[1:] if args is None else list(args)
         DetoxCLI.debug = "--debug" in self.words  # also while the words are read
         check_configs(self.words)
@@ -201,6 +203,8 @@ class DetoxCLI(LightningCLI):
         """
         if self.subcommand == "fit":
             check_loop(self.trainer, self.model)
+        if self.subcommand != "export":
+            refuse_nothing(self.trainer, str(self.subcommand))
         refuse_unwritable_logs(self.trainer.loggers, self.subcommand == "fit")
 
     def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:

@@ -34,8 +34,7 @@ def check_configs(words: Sequence[str]) -> None:
     """
     hidden: dict[str, tuple[str, int]] = {}  # by option: the file and line
     for name, value in options(words):
-        if "&" in value and "*" in value:
-            check_aliases(name, value)
+        check_aliases(name, value)
         if name not in ("--config", "-c"):
             forget(hidden, name.removeprefix("--").removesuffix("+"))
         elif is_file_name(value) and not Path(value).is_fifo():  # which can be read once only
@@ -44,36 +43,39 @@ def check_configs(words: Sequence[str]) -> None:
         raise InputError(STANDING.format(file, line, option))
 
 
-def check_aliases(flag: str, value: str) -> None:
-    """Refuses YAML on the command line that is a few words and stands for millions.
+def check_aliases(origin: str, value: str) -> None:
+    """Refuses YAML that is a few words and stands for millions, or for what has no end.
 
     Args:
-        flag: Whose value it is.
+        origin: The flag whose value it is, or the file that it is in.
         value: Perhaps YAML.
 
     Raises:
         InputError: If it does.
     """
+    if "&" not in value or "*" not in value:
+        return
     try:
         node = compose(value)
     except (yaml.YAMLError, RecursionError):  # which others will say, if it was meant to be YAML
         return
-    if node is not None and values_in(node, {}) > MOST:
-        raise InputError(MANY.format(flag, MOST))
+    if node is not None and values_in(node, {}, endless=MOST) > MOST:
+        raise InputError(MANY.format(origin, MOST))
 
 
-def values_in(node: yaml.Node, known: dict[int, int]) -> int:
+def values_in(node: yaml.Node, known: dict[int, int], endless: int = 1) -> int:
     """How many values there are in a node, those behind aliases counted each time.
 
     Args:
-        node: Of YAML; one that is within itself counts once.
+        node: Of YAML.
         known: By a node's id, how many are in it.
+        endless: What a node counts that is within itself.
     """
     if id(node) not in known:
-        known[id(node)] = 1
+        known[id(node)] = endless
         inner = node.value if not isinstance(node, yaml.ScalarNode) else []
         parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
-        known[id(node)] += sum(values_in(part, known) for part in parts)
+        known[id(node)] = 1 + sum(values_in(part, known, endless) for part in parts)
     return known[id(node)]
 
 

@@ -32,6 +32,12 @@ OUT_OF_MEMORY = (
 )
 
 
+# what moves a terminal's cursor, ends a line unseen, or turns the direction of what follows
+STEERING = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
+)
+
+
 class InputError(ValueError):
     """Something the user gave is wrong; the message names flag or file, value and remedy.
 
@@ -75,6 +81,15 @@ class Stopped(Exception):
         """
         super().__init__(message)
         self.signum = signum
+
+
+def visible(text: str) -> str:
+    r"""A text in which control characters and changes of direction are seen: ``\u202e``.
+
+    Args:
+        text: In any language; marks that its letters need (joiners) stay.
+    """
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

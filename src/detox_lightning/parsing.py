@@ -7,10 +7,12 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from detox_lightning.errors import InputError, causes, visible
 from detox_lightning.recipes import HELP, RecipeAction
 from detox_lightning.secrecy import discreet
 from detox_lightning.wording import class_names, nearest_option, wanted
 
+DEEP = "a value of the command line, or of a file that it names, is nested too deeply; flatten it"
 MARK = "» "  # before what is to be said, inside the pages of jsonargparse
 NUMBER = int | float | None
 UNKNOWN = re.compile(
@@ -67,19 +69,32 @@ class Parser(LightningArgumentParser):
             args: The words; None for the program's own.
             rest: For LightningArgumentParser.
             options: Likewise.
+
+        Raises:
+            InputError: If a value is nested too deeply.
         """
         if args is not None and not self.exit_on_error:
             args = [re.sub(r"=None$", "=null", word) for word in args]
-        return super().parse_args(args, *rest, **options)
+        try:
+            return super().parse_args(args, *rest, **options)
+        except RecursionError as error:
+            raise InputError(DEEP) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Says what is wrong and exits with code 2."""
+        """Says what is wrong and exits with code 2.
+
+        Raises:
+            InputError: If that is what the parser has come upon.
+        """
+        for cause in causes(ex):
+            if isinstance(cause, InputError):
+                raise cause
         asked = getattr(ex, "subcommand_parser", None) or self  # whose options were looked through
         message = asked.reworded(message)
         if not self.exit_on_error:  # a parser inside another one, which will name the whole flag
             super().error(message, ex)
         program = asked.prog.replace("[options] ", "")
-        sys.stderr.write(f"error: {discreet(condense(message))}\nSee {program} --help\n")
+        sys.stderr.write(f"error: {visible(discreet(condense(message)))}\nSee {program} --help\n")
         self.exit(2)
 
     def reworded(self, message: str) -> str:

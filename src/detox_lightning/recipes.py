@@ -37,9 +37,9 @@ class RecipeAction(ActionConfigFile):
         try:
             found = find_recipe(values)
             if values == "-":
-                found = bounded(values, sys.stdin.read(MOST + 1))
+                found = bounded(f"--config={values}", sys.stdin.read(MOST + 1))
             elif is_file_name(values) and Path(found).is_fifo():
-                found = bounded(values, read_pipe(found).decode("utf8", "replace"))
+                found = bounded(f"--config={values}", read_pipe(found).decode("utf8", "replace"))
             super().__call__(parser, cfg, found, option_string)
         except (OSError, ImportError) as error:  # of what fetches addresses
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -69,7 +69,7 @@ def read_file(name: str) -> bytes:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError(f"--config={name}: this is a device, and no file; give a YAML file")
     with open(path, "rb") as file:
-        return bounded(name, file.read(MOST + 1))
+        return bounded(f"--config={name}", file.read(MOST + 1))
 
 
 def read_pipe(path: str) -> bytes:
@@ -101,11 +101,11 @@ def read_pipe(path: str) -> bytes:
 Text = TypeVar("Text", str, bytes)
 
 
-def bounded(name: str, read: Text) -> Text:
+def bounded(origin: str, read: Text) -> Text:
     """What was read, if it isn't too long.
 
     Args:
-        name: Of the configuration.
+        origin: Of what was read, for the message.
         read: Its beginning.
 
     Raises:
@@ -113,7 +113,7 @@ def bounded(name: str, read: Text) -> Text:
     """
     if len(read) > MOST:
         raise InputError(
-            f"--config={name}: it is longer than {MOST} bytes, so no configuration; give a YAML "
+            f"{origin}: it is longer than {MOST} bytes, so no configuration; give a YAML "
             "file of this package's options"
         )
     return read

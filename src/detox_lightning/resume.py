@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterable
+from os.path import relpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.callbacks.reading import check_form, opened
+from detox_lightning.callbacks.reading import check_form, done, last_activity, opened
 from detox_lightning.callbacks.resume import RUN, is_alive
 from detox_lightning.callbacks.writing import LAST, PREVIOUS, is_whole, previous_of
 from detox_lightning.errors import InputError
@@ -23,21 +24,23 @@ class Place(NamedTuple):
 
     Attributes:
         root: The folder.
-        pattern: Of the runs' folders of checkpoints in it; None: it is itself such a folder.
+        only: The only folder of checkpoints that is meant, which may be the root itself; None: any
+            run's in the root.
     """
 
     root: Path
-    pattern: str | None
+    only: Path | None
 
     def folders(self) -> list[Path]:
         """The folders of checkpoints that are there."""
-        found = [self.root] if self.pattern is None else self.root.glob(self.pattern)
+        found = self.root.glob(f"*/{CHECKPOINTS}") if self.only is None else [self.only]
         return [folder for folder in found if folder.is_dir()]
 
     @property
     def last(self) -> str:
         """Where ``last.ckpt`` is looked for, for messages."""
-        return "/".join([*([] if self.pattern is None else [self.pattern]), f"{LAST}*.ckpt"])
+        folder = Path("*", CHECKPOINTS) if self.only is None else relpath(self.only, self.root)
+        return str(Path(folder, f"{LAST}*.ckpt"))
 
 
 def choose_checkpoint(verb: str, config: Any) -> None:
@@ -110,7 +113,7 @@ def go_on(config: Any) -> None:
         return
     folder = max(folders, key=last_activity)
     checkpoint = newest_whole(folder)
-    version = folder.parent.name if place.pattern is not None else run_name(checkpoint)
+    version = folder.parent.name if place.only != place.root else run_name(checkpoint)
     if checkpoint is None:
         rank_zero_warn(
             f"--ckpt_path last: the last run has no checkpoint in {folder} yet; this one begins "
@@ -131,10 +134,10 @@ def begin_beside(place: Place) -> None:
     Raises:
         InputError: If there can't be a folder of its own.
     """
-    if place.pattern is None or "*" not in place.pattern:
+    if place.only is not None:
         raise InputError(
-            f"--ckpt_path last: the run in {Path(place.root, place.pattern or '')} is still going "
-            "on in another process; wait for its end, or give this one another folder"
+            f"--ckpt_path last: the run in {place.only} is still going on in another process; wait "
+            "for its end, or give this one another folder"
         )
     rank_zero_warn(
         f"--ckpt_path last: runs under {place.root} are still going on; this one begins anew, in a "
@@ -159,12 +162,6 @@ def last_checkpoint(place: Place) -> Path:
             "give the file, or leave the flag out to begin anew"
         )
     return found
-
-
-def last_activity(folder: Path) -> float:
-    """When something was last saved in a folder of checkpoints, or it was made."""
-    files = [file.stat().st_mtime for file in folder.glob("*.ckpt") if file.is_file()]
-    return max(files, default=folder.stat().st_mtime)
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -201,12 +198,6 @@ def newest_whole(folder: Path) -> Path | None:
             f"({', '.join(file.name for file in rest)}); leave the flag out to begin anew"
         )
     return None
-
-
-def done(checkpoint: Path) -> int:
-    """Optimizer steps that a checkpoint has behind it."""
-    steps = opened(checkpoint).get("global_step", 0)
-    return steps if isinstance(steps, int) else -1
 
 
 def run_name(checkpoint: Path | None) -> str | None:
@@ -251,21 +242,22 @@ def find_place(config: Any) -> Place:
     """
     trainer = config["trainer"]
     if chosen := config["checkpoint"]["dirpath"]:
-        return Place(on_disk("checkpoint.dirpath", chosen), None)
+        root = on_disk("checkpoint.dirpath", chosen)
+        return Place(root, root)
     is_default = trainer["logger"] is True or trainer["logger"] is None
     loggers = [] if is_default else _each(trainer["logger"])
     if not loggers:
         root = on_disk("trainer.default_root_dir", trainer["default_root_dir"] or ".")
         if is_default:
-            return Place(root / "lightning_logs", f"*/{CHECKPOINTS}")
-        return Place(root / CHECKPOINTS, None)
+            return Place(root / "lightning_logs", None)
+        return Place(root / CHECKPOINTS, root / CHECKPOINTS)
     options = loggers[0].get("init_args") or {}
     if short_name(loggers[0]) in FOLDER_LOGGERS:
-        version = options.get("version")
-        run = "*" if version is None else f"version_{version}"
-        run = version if isinstance(version, str) else run
-        root = on_disk("trainer.logger.save_dir", options["save_dir"])
-        return Place(root / (options["name"] or ""), f"{run}/{CHECKPOINTS}")
+        root = on_disk("trainer.logger.save_dir", options["save_dir"]) / (options["name"] or "")
+        if (version := options.get("version")) is None:
+            return Place(root, None)
+        run = version if isinstance(version, str) else f"version_{version}"
+        return Place(root, root / run / CHECKPOINTS)
     raise InputError(
         "--ckpt_path last finds runs of TensorBoardLogger, of CSVLogger and without a logger, "
         f"not of {short_name(loggers[0])}: give the file"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
@@ -19,6 +20,7 @@ class DetoxTrainer(Trainer):
 
     words: Sequence[str] | None = None
     begins_anew = False
+    val_check_interval: Any = None  # Lightning has none where validation comes by the clock
 
     def export(
         self,

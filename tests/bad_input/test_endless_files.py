@@ -1,6 +1,8 @@
 """Configurations that are short and stand for millions of values, or have no end."""
 
+import io
 import os
+import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from command import printed, run
+from detox_lightning.parsing import DEEP
 
 NINE = "[" + ",".join(["{}"] * 9) + "]"
 LAUGHS = "a0: &a0 " + NINE.format(*"xxxxxxxxx") + "\n"
@@ -88,3 +91,80 @@ def test_aliases_that_stand_for_a_few_are_taken() -> None:
     )
     config = printed("fit", "--config=few.yaml")
     assert config["trainer"]["limit_train_batches"] == config["trainer"]["max_epochs"] == 7
+
+
+def nested(text: str) -> str:
+    return "class_path: PPOModule\ninit_args:\n  reward:\n" + textwrap.indent(text, "    ")
+
+
+ROUND = "a: &a\n  b: 1\n  c: *a\n"
+
+
+@pytest.mark.parametrize("text", [LAUGHS, ROUND], ids=["many", "round"])
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--model=model.yaml", "/model.yaml"),
+        ("--config=outer.yaml", "/model.yaml"),
+        ("--config=outermost.yaml", "/reward.yaml"),
+        ("--trainer.logger=model.yaml", "/model.yaml"),
+        ("--config=-", "YAML that was given"),
+    ],
+)
+def test_wherever_it_is_read(
+    flag: str, named: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("model.yaml").write_text(nested(text))
+    Path("reward.yaml").write_text(text)
+    Path("outer.yaml").write_text("model: model.yaml\n")
+    Path("outermost.yaml").write_text(
+        "model: {class_path: PPOModule, init_args: {reward: reward.yaml}}\n"
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    outcome = run("fit", flag)
+    [error] = outcome.errors
+    assert error.endswith(f"{named}: {MANY}"), error
+    assert outcome.code == 2
+
+
+@pytest.mark.parametrize("flag", ["--model", "--trainer.logger", "--data"])
+def test_a_pipe_in_place_of_a_class(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detox_lightning.recipes.PATIENCE", 0.0)
+    os.mkfifo("pipe")
+    outcome = run("fit", f"{flag}=pipe")
+    said = [f"error: {Path('pipe').absolute()}: can't be read (nobody writes into this pipe)"]
+    assert (outcome.errors, outcome.code) == (said, 2)
+
+
+def test_an_option_s_file_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("long.yaml").write_text("#" * 1_000_001)
+    outcome = run("fit", "--model=long.yaml")
+    assert LONG in outcome.errors[0]
+    assert outcome.code == 2
+
+
+def test_an_option_s_file_is_nested_too_deeply() -> None:
+    Path("deep.yaml").write_text("[" * 5000 + "]" * 5000)
+    outcome = run("fit", "--model=deep.yaml")
+    assert outcome.errors == [f"error: {DEEP}"]
+    assert outcome.code == 2
+
+
+def test_a_model_s_file_is_taken() -> None:
+    Path("model.yaml").write_text("class_path: SupervisedModule\ninit_args: {model: x}\n")
+    config = printed("fit", "--model=model.yaml")
+    assert config["model"]["init_args"]["model"] == "x"
+
+
+def test_a_model_s_file_is_utf8() -> None:
+    Path("latin.yaml").write_bytes(b"class_path: \xe9")
+    outcome = run("fit", "--model=latin.yaml")
+    said = f"error: {Path('latin.yaml').absolute()}: byte 12 is not UTF-8; save it as UTF-8"
+    assert (outcome.errors, outcome.code) == ([said], 2)
+
+
+def test_a_model_s_pipe_is_read() -> None:
+    os.mkfifo("pipe")
+    text = "class_path: SupervisedModule\ninit_args: {model: x}\n"
+    threading.Thread(target=lambda: Path("pipe").write_text(text), daemon=True).start()
+    assert printed("fit", "--model=pipe")["model"]["init_args"]["model"] == "x"

@@ -55,3 +55,14 @@ def test_a_reward_s_name_is_no_path(place: Place) -> None:
     assert not list(place.folder.parent.glob("x*"))
     with (logs / "hostile" / "version_0" / "metrics.csv").open(newline="") as lines:
         assert f"rewards/{name}" in next(csv.reader(lines))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--config=a\x1b[2Jb", "--model=a\x1b[2Jb", "--ckpt_path=a\x1b[2Jb"],
+)
+def test_an_error_steers_no_terminal(flag: str, place: Place) -> None:
+    outcome = run("fit", "--config", place.recipe, flag)
+    assert outcome.code == 2
+    assert r"a\x1b[2Jb" in outcome.errors[0]
+    assert "\x1b" not in outcome.err

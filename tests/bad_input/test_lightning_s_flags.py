@@ -160,3 +160,58 @@ def test_a_log_that_can_t_be_written(verb: str, place: Place) -> None:
         "give another folder"
     )
     check(Case("", (f"--trainer.logger.save_dir={file}",), message, verb=verb), place)
+
+
+@pytest.mark.parametrize("batches", ["true", "2"])
+@pytest.mark.parametrize("verb", ["fit", "test", "predict", "validate"])
+def test_a_trial_leaves_nothing_behind(verb: str, batches: str, place: Place) -> None:
+    before = {file for file in place.folder.rglob("*") if file.suffix != ".arrow"}
+    outcome = run(verb, "--config", place.recipe, f"--trainer.fast_dev_run={batches}")
+    assert outcome.code == 0, outcome.err
+    after = {file for file in place.folder.rglob("*") if "cache" not in file.parts}
+    assert after <= before
+    told = {"test": "no report is written", "predict": "no predictions are written"}
+    if verb in told:
+        assert f"trainer.fast_dev_run: {told[verb]}" in outcome.out
+
+
+NOTHING = {
+    "--trainer.limit_train_batches=0": ("fit", "trained", "limit_train_batches=0"),
+    "--trainer.limit_train_batches=0.0": ("fit", "trained", "limit_train_batches=0.0"),
+    "--trainer.max_epochs=0": ("fit", "trained", "max_epochs=0"),
+    "--trainer.max_steps=0": ("fit", "trained", "max_steps=0"),
+    "--trainer.max_time=00:00:00:00": ("fit", "trained", "max_time=0.0"),
+    "--trainer.limit_train_batches=0.1": ("fit", "trained", "limit_train_batches=0.1"),
+    "--trainer.limit_test_batches=0": ("test", "measured", "limit_test_batches=0"),
+    "--trainer.limit_val_batches=0": ("validate", "measured", "limit_val_batches=0"),
+    "--trainer.limit_predict_batches=0": ("predict", "predicted", "limit_predict_batches=0"),
+}
+
+
+@pytest.mark.parametrize("flag", NOTHING)
+def test_nothing_to_do_is_no_run(flag: str, place: Place) -> None:
+    verb, done, said = NOTHING[flag]
+    message = f"trainer.{said}: nothing would be {done}; give more, or leave it out"
+    check(Case("", (flag,), message, verb=verb), place)
+    assert not list(place.folder.glob("runs/**/adapter"))
+
+
+def test_a_run_at_its_end_is_none_that_has_nothing_to_do(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("fit", "--config", place.recipe, "--trainer.limit_train_batches=1")
+    assert run(*words).code == 0
+    caplog.set_level("INFO")
+    outcome = run(*words, "--ckpt_path=last", "--trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert "Nothing was left to do" in caplog.text
+
+
+def test_validation_by_the_clock(place: Place) -> None:
+    """Each rollout takes longer than no time at all; EarlyStopping asks for the interval, too."""
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/toxicity"}}
+    flags = ("--trainer.val_check_interval=00:00:00:01", "--trainer.limit_val_batches=1")
+    outcome = run(
+        "fit", "--config", place.recipe, *flags, f"--trainer.callbacks+={json.dumps(stopping)}"
+    )
+    assert outcome.code == 0, outcome.err

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from detox_lightning.callbacks.checkpoint import is_trial
 from detox_lightning.callbacks.folders import free, log_folder
 from detox_lightning.errors import InputError, writing
 from detox_lightning.evaluation.comparison import from_all
@@ -76,7 +77,9 @@ class PredictionsCallback(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keeps a batch's rows."""
+        """Keeps a batch's rows; of a trial none."""
+        if is_trial(trainer):
+            return
         lines = [json.dumps(as_row(row), ensure_ascii=False) + "\n" for row in prediction]
         start = len(self.lines)
         # loaders that don't tell are taken to be in order
@@ -89,6 +92,9 @@ class PredictionsCallback(BasePredictionWriter):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the rows of all processes into one file."""
+        if is_trial(trainer):
+            trainer.print("trainer.fast_dev_run: no predictions are written")
+            return
         lines = from_all(self.lines)
         if trainer.is_global_zero:
             with writing(self.path):

@@ -65,6 +65,18 @@ def opened(checkpoint: Path) -> dict[str, Any]:
     return loaded
 
 
+def done(checkpoint: Path) -> int:
+    """Optimizer steps that a checkpoint has behind it."""
+    steps = opened(checkpoint).get("global_step", 0)
+    return steps if isinstance(steps, int) else -1
+
+
+def last_activity(folder: Path) -> float:
+    """When something was last saved in a folder of checkpoints, or it was made."""
+    files = [file.stat().st_mtime for file in folder.glob("*.ckpt") if file.is_file()]
+    return max(files, default=folder.stat().st_mtime)
+
+
 def check_form(checkpoint: Path, verb: str) -> None:
     """Refuses a checkpoint that lacks a part, or in which one is of another kind.
 

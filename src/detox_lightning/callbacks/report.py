@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from detox_lightning.callbacks.checkpoint import is_trial
 from detox_lightning.callbacks.folders import (
     filled_meanwhile,
     free,
@@ -74,9 +75,13 @@ class ReportCallback(Callback):
                 "about": describe(trainer, module),
                 "figures": summarize(module.comparison, module.seed),
             }
-            with whole(folder) as partial:
-                write_files(partial, summary, module.comparison, read_curves(run))
-            print(f"\n{short_table(summary)}\n\nAll figures, responses and a report: {folder}")
+            if is_trial(trainer):
+                told = "trainer.fast_dev_run: no report is written"
+            else:
+                with whole(folder) as partial:
+                    write_files(partial, summary, module.comparison, read_curves(run))
+                told = f"All figures, responses and a report: {folder}"
+            print(f"\n{short_table(summary)}\n\n{told}")
         self.written = folder
         trainer.strategy.barrier("report")
 

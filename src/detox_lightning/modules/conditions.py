@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
@@ -18,6 +19,14 @@ IN_PPO = {
     "accumulate_grad_batches": "Responses of an optimizer step are model.mini_batch_size, of a "
     "forward pass model.micro_batch_size: give these",
 }
+BOUNDS = {
+    "fit": ("limit_train_batches", "max_epochs", "max_steps"),
+    "validate": ("limit_val_batches",),
+    "test": ("limit_test_batches",),
+    "predict": ("limit_predict_batches",),
+}
+DONE = {"fit": "trained", "validate": "measured", "test": "measured", "predict": "predicted"}
+NOTHING = "trainer.{}={}: nothing would be {}; give more, or leave it out"
 
 
 def check_conditions(module: Any, stage: str, figures: Collection[str]) -> None:
@@ -33,6 +42,7 @@ def check_conditions(module: Any, stage: str, figures: Collection[str]) -> None:
     """
     trainer = module.trainer
     refuse_precision(trainer.precision)
+    refuse_nothing(trainer, stage)
     if stage != "fit":
         return
     check_loop(trainer, module)
@@ -43,6 +53,8 @@ def check_conditions(module: Any, stage: str, figures: Collection[str]) -> None:
     if validates is not None and isinstance(batches := len(data.train_dataloader()), int):
         limit = trainer.limit_train_batches
         share = math.floor(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        if batches and not share:
+            raise InputError(NOTHING.format("limit_train_batches", limit, "trained"))
         fit_interval(trainer, share, validates)
     if trainer.fast_dev_run:  # it counts batches, and Lightning optimizer steps
         trainer.fit_loop.epoch_loop.max_steps = -1
@@ -65,6 +77,26 @@ def check_loop(trainer: Trainer, module: LightningModule) -> None:
     for name, remedy in IN_PPO.items():
         if (value := getattr(trainer, name)) not in defaults[name]:
             raise InputError(f"trainer.{name}={value}: PPO takes its own steps. {remedy}")
+
+
+def refuse_nothing(trainer: Trainer, stage: str) -> None:
+    """Refuses a run that would end at once, and would look as if it had done something.
+
+    Args:
+        trainer: Its bounds are looked at.
+        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        InputError: If a bound is 0.
+    """
+    bounds: dict[str, Any] = {name: getattr(trainer, name) for name in BOUNDS[stage]}
+    if stage == "fit":
+        for timer in callbacks_of(trainer):
+            if isinstance(timer, Timer):
+                bounds["max_time"] = timer._duration
+    for name, bound in bounds.items():
+        if bound == 0:
+            raise InputError(NOTHING.format(name, bound, DONE[stage]))
 
 
 def check_monitors(module: Any, validates: bool | None, figures: Collection[str]) -> None:
@@ -110,7 +142,7 @@ def fit_interval(trainer: Trainer, batches: int, validates: bool) -> None:
         validates: Whether there are validation rows: if not, nothing is said.
     """
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
-    interval = trainer.val_check_interval
+    interval: Any = getattr(trainer, "val_check_interval", None)  # None: it comes by the clock
     is_long = isinstance(interval, int) and interval > batches
     if every is not None and is_long:
         trainer.val_check_interval = 1.0
@@ -120,6 +152,8 @@ def fit_interval(trainer: Trainer, batches: int, validates: bool) -> None:
                 f"({batches}): validation comes after each epoch instead"
             )
     if not validates or not epochs or epochs < 0:
+        return
+    if every is None and interval is None:
         return
     never = every > epochs if every is not None else interval > batches * epochs
     if never:

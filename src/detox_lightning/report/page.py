@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detox_lightning.errors import visible
 from detox_lightning.evaluation.comparison import Answers, Comparison
 from detox_lightning.evaluation.plan import GREEDY
 from detox_lightning.report.curves import Curves
@@ -18,7 +19,6 @@ from detox_lightning.report.pictures import (
     score_against_kl,
     svg,
 )
-from detox_lightning.report.visible import visible
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -2,22 +2,11 @@
 
 import re
 
-# what moves a terminal's cursor, ends a line unseen, or turns the direction of what follows
-STEERING = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
-)
+from detox_lightning.errors import visible
+
 MARKS = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u2060-\u2064]")  # unseen in a name
 # what Markdown reads as something else than itself
 MARKUP = re.compile(r"[`*\[\]<|~]|\\(?=[^\w\s])|&(?=#|\w+;)|(?<!\w)_|_(?!\w)")
-
-
-def visible(text: str) -> str:
-    r"""A text in which control characters and changes of direction are seen: ``\u202e``.
-
-    Args:
-        text: In any language; marks that its letters need (joiners) stay.
-    """
-    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def visible_name(text: str) -> str:
