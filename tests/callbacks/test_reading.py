@@ -140,7 +140,7 @@ def test_a_full_disk_is_told(
         else "there is none before it; make room, then begin anew"
     )
     assert str(raised.value) == (
-        f"the checkpoint {last} could not be written (No space left on device): {remains}"
+        f"the checkpoint {last} could not be written ([Errno 28] No space left on device): {remains}"
     )
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"] * before
 
