@@ -139,9 +139,9 @@ def test_a_full_disk_is_told(
         if before
         else "there is none before it; make room, then begin anew"
     )
-    assert str(raised.value) == (
-        f"the checkpoint {last} could not be written ([Errno 28] No space left on device): {remains}"
-    )
+    reason = "[Errno 28] No space left on device"
+    said = f"the checkpoint {last} could not be written ({reason}): {remains}"
+    assert str(raised.value) == said
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"] * before
 
 
