@@ -202,7 +202,10 @@ def build(folder: Path) -> Path:
     save_classifier(classifier, ["nothate", "hate"])
     recipe = Path(tiny_recipe(folder, str(policy), str(classifier)))
     lines = "".join(
-        json.dumps({"text": f"{name} is {label}", "label": int(label == "rude")}) + "\n"
+        json.dumps(
+            {"text": f"{name} is {label}", "label": "hate" if label == "rude" else "nothate"}
+        )
+        + "\n"
         for name in NAMES
         for label in ("kind", "rude", "nice")
     )
@@ -222,7 +225,7 @@ def prepare(folder: Path, recipe: Path, plan: "Plan") -> list[str]:
     if plan.stage == "supervised":
         config["model"]["init_args"] |= {"lora": {"r": 4, "dropout": 0.2}, "max_new_tokens": 6}
     if plan.stage == "reward":
-        options = {"source": str(world / "labels")}
+        options = {"source": str(world / "labels"), "max_tokens": 16}
         config["data"] = {"class_path": "LabeledTextDataModule", "init_args": options}
     config["data"]["init_args"]["batch_size"] = 8 // plan.processes
     del config["trainer"]["limit_train_batches"]

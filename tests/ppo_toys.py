@@ -104,7 +104,7 @@ def as_responses(rows: list[list[int]]) -> Responses:
     """Responses of these tokens, padded."""
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    mask = mask_from_lengths(response_lengths(ids, EOS), width)
+    mask = mask_from_lengths(response_lengths(ids, [EOS]), width)
     return Responses(ids, mask, [" ".join(map(str, row)) for row in rows])
 
 

@@ -31,6 +31,7 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.setattr(resume, "last_checkpoint", lambda place: Path("last.ckpt"))
+    monkeypatch.setattr(resume, "check_form", lambda checkpoint, verb: None)
 
 
 def header(path: Path) -> list[str]:

@@ -84,6 +84,7 @@ def needed(words: list[str]) -> set[str]:
     """The models and data that words amount to; all is made that they need, nothing loaded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resume, "last_checkpoint", lambda place: Path("last.ckpt"))
+        patch.setattr(resume, "check_form", lambda checkpoint, verb: None)
         patch.setattr(resume, "go_on", lambda config: config.update(None, "ckpt_path"))
         return named(IdleCLI([*words, ANYWHERE]).config[words[0]].as_dict())
 

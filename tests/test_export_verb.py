@@ -94,7 +94,7 @@ def test_a_card_tells_where_it_comes_from(recipe: str, run_folder: Path) -> None
     summary = json.loads((run_folder / "test" / "summary.json").read_text(encoding="utf8"))
     assert "| kl.coef | 0.2 |" in card
     words = f"fit --config {recipe} {' '.join(QUICK)} --export.merged=true"
-    assert f"| command | python -m detox_lightning {words} |" in card
+    assert f"\n```bash\npython -m detox_lightning {words}\n```\n" in card
     assert f"| data | {Path(recipe).parent} |" in card
     assert "datasets" not in front(folder)
     toxicity = summary["figures"]["sampled"]["toxicity"]["after"]["value"]

@@ -49,9 +49,10 @@ def speaker(*rows: list[int]) -> Any:
     """A policy that gives these responses, padded as ``generate`` pads them."""
     ids = torch.tensor(rows)
     said = Decoded(ids, torch.zeros(*ids.shape, 2))
-    return SimpleNamespace(
-        generate=lambda prompts, choose, limit: said, eos_token_id=EOS, family=EncoderDecoder()
-    )
+    policy = SimpleNamespace(eos_token_ids=(EOS,), family=EncoderDecoder())
+    policy.generate = lambda prompts, choose, limit: said
+    policy.texts = partial(Policy.texts, policy)
+    return policy
 
 
 def answers(*rows: list[int]) -> Responses:
@@ -68,7 +69,7 @@ def test_texts_have_no_special_tokens() -> None:
 def test_masks_go_by_eos_and_length() -> None:
     responses = answers([ANN, IS, ANGRY, IS], [ANN, 0, EOS, 0], [EOS, 0, 0, 0])
     assert responses.mask.int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]]
-    assert responses.has_eos(EOS).tolist() == [False, True, True]
+    assert responses.has_eos([EOS]).tolist() == [False, True, True]
 
 
 def test_columns_of_padding_alone_are_cut() -> None:
@@ -79,13 +80,13 @@ def test_columns_of_padding_alone_are_cut() -> None:
 
 def test_an_eos_after_the_end_is_none() -> None:
     mask = torch.tensor([[True, True, False]])
-    assert not Responses(torch.tensor([[5, 6, EOS]]), mask, [""]).has_eos(EOS).any()
+    assert not Responses(torch.tensor([[5, 6, EOS]]), mask, [""]).has_eos([EOS]).any()
 
 
 def test_a_policy_answers(policy: Policy) -> None:
     prompts = policy.read(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(0)
-    choose = policy.sampling.choose(policy.eos_token_id)
+    choose = policy.sampling.choose(policy.eos_token_ids)
     responses = respond(policy, TOKENIZER, prompts, choose, limit=5)
     assert responses.ids.shape == responses.mask.shape
     assert responses.ids.shape[1] <= 5
@@ -110,7 +111,7 @@ def test_what_is_noted_while_sampling_is_what_a_forward_pass_says(
     prompts = speaking.read(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(1)
     draws = Draws()
-    choose = sampling.choose(speaking.eos_token_id, draws)
+    choose = sampling.choose(speaking.eos_token_ids, draws)
     responses = respond(speaking, TOKENIZER, prompts, choose, LIMIT, draws)
     now = speaking(BATCH.prompt_ids, BATCH.prompt_mask, responses.ids)
     real = responses.mask

@@ -4,10 +4,6 @@
 """
 
 import sys
-import warnings
-from collections.abc import Sequence
-from logging import LogRecord, getLogger
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +16,7 @@ import detox_lightning.modules  # noqa: F401  (so that class_path takes short na
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
 from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.configuration import ConfigurationCallback
-from detox_lightning.callbacks.curves import claim_folders, keep_rows
+from detox_lightning.callbacks.curves import claim_folders, keep_rows, refuse_unwritable_logs
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.ending import EndingCallback
 from detox_lightning.callbacks.export import ExportCallback
@@ -34,12 +30,16 @@ from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.callbacks.writing import LAST
 from detox_lightning.configuration import check_characters, check_configs
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import refuse_half
+from detox_lightning.flags import check_flags, expand_homes
+from detox_lightning.models.precision import refuse_precision
 from detox_lightning.modules.bounds import check_numbers
+from detox_lightning.modules.conditions import check_loop
 from detox_lightning.modules.devices import check_devices
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.parsing import Parser
+from detox_lightning.quiet import quieten, quieten_transformers
 from detox_lightning.resume import choose_checkpoint
+from detox_lightning.trainer import DetoxTrainer
 
 DESCRIPTION = """Makes language models say less that is hateful, by reinforcement learning (PPO), \
 and trains what that begins with. Each command takes a configuration: fit --config FILE \
@@ -69,61 +69,6 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 1,
     "num_sanity_val_steps": 0,
 }
-
-
-# what users can do nothing about, and what is so on purpose
-KNOWN_WARNINGS = (
-    ".*is_gradient_checkpointing.*",
-    ".*isinstance.treespec, LeafSpec.*",
-    r"Found \d+ module\(s\) in eval mode at the start of training.*",
-    ".*does not have many workers.*",
-    ".*ended before the epoch ended and your dataloader is not resumable.*",
-    ".*args parameter is intended to run from within Python.*",
-    "The dirpath has changed from.*",
-    "Checkpoint directory .* exists and is not empty.*",
-    "Experiment logs directory .* exists and is not empty.*",
-    "Using ModelCheckpoint with manual optimization and every_n_train_steps.*",
-    "Detected call of `lr_scheduler.step.*",  # where the first rollouts are left out
-    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
-)
-
-
-class DetoxTrainer(Trainer):
-    """Where, how long and in what precision: Lightning's Trainer, which can also export.
-
-    Attributes:
-        words: The command line that it was made by; None: it was made otherwise.
-        begins_anew: Whether that command, given once more, would not go on with its run.
-    """
-
-    words: Sequence[str] | None = None
-    begins_anew = False
-
-    def export(
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule | None = None,
-        ckpt_path: str | None = None,
-    ) -> None:
-        """Writes what a checkpoint holds as Hugging Face folders, also while its run goes on.
-
-        Args:
-            model: What the checkpoint is of.
-            datamodule: Its data, which is named in the model card.
-            ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
-
-        Raises:
-            InputError: If there is no such checkpoint.
-        """
-        self.datamodule = datamodule
-        if ckpt_path is None or not Path(ckpt_path).is_file():
-            raise InputError(
-                f"--ckpt_path={ckpt_path}: there is no such file; give the checkpoint to export, "
-                "or last"
-            )
-        for callback in self.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ExportCallback):
-                callback.write_checkpoint(self, model, Path(ckpt_path))
 
 
 class DetoxCLI(LightningCLI):
@@ -222,11 +167,12 @@ class DetoxCLI(LightningCLI):
         quieten_transformers()
         config = self.config[self.subcommand]
         check_characters(config)
+        check_flags(config)
         check_numbers(config)
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
-        refuse_half(str(config.trainer.precision))  # on a CPU Lightning makes bfloat16 of it
+        refuse_precision(config.trainer.precision)  # on a CPU Lightning makes bfloat16 of it
         if threads := config.threads:
             torch.set_num_threads(threads)
 
@@ -242,9 +188,20 @@ class DetoxCLI(LightningCLI):
             raise
         except (ValueError, TypeError) as error:
             raise InputError(f"--trainer: {' '.join(str(error).split())}") from error
+        refuse_precision(trainer.precision, "trainer.plugins")  # the flag itself is one of ours
         trainer.words = self.words  # type: ignore[attr-defined]
         trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
         return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """Refuses what Lightning would say later, or in words that lead elsewhere.
+
+        Raises:
+            InputError: If there is a callback or a flag that can't do what it says.
+        """
+        if self.subcommand == "fit":
+            check_loop(self.trainer, self.model)
+        refuse_unwritable_logs(self.trainer.loggers, self.subcommand == "fit")
 
     def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
         """As Lightning does it, and says in our own words what the verbs do."""
@@ -283,27 +240,7 @@ class DetoxCLI(LightningCLI):
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
         verb = self.config.get("subcommand")
         config = self.config.get(verb)
+        expand_homes(config)
         self.begins_anew = config is not None and config.get("ckpt_path") != LAST
         if config is not None and config.get("ckpt_path") is not None:
             choose_checkpoint(verb, config)
-
-
-def quieten() -> None:
-    """Silences advertisements and warnings of what is meant so."""
-    for message in KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
-
-
-def quieten_transformers() -> None:
-    """Silences its advertisements and its bars of instants."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def is_no_advertisement(record: LogRecord) -> bool:
-    """Whether a log line tells of this run, rather than of a product."""
-    known = "Tip: For seamless cloud", "Detected KeyboardInterrupt"  # of that we tell ourselves
-    return not any(told in record.getMessage() for told in known)

@@ -10,11 +10,13 @@ import yaml
 from jsonargparse import Namespace
 
 from detox_lightning.errors import InputError
-from detox_lightning.recipes import find_recipe, is_file_name
+from detox_lightning.recipes import is_file_name, read_file
 from detox_lightning.secrecy import stands_in
 
 TWICE = "--config={}, line {}: {} is in line {} already; put both together"
 ROUND = "--config={}, line {}: {} is within itself; write out what the alias stands for"
+MANY = "{}: its aliases (*) stand for more than {} values; write out those that are needed"
+MOST = 100_000  # values in a configuration, those that an alias stands for counted each time
 STANDING = (
     "--config={}, line {}: {} is *** there, for a secret that was not written; give it after this "
     "file, by its flag or in another --config, or delete the line"
@@ -32,12 +34,47 @@ def check_configs(words: Sequence[str]) -> None:
     """
     hidden: dict[str, tuple[str, int]] = {}  # by option: the file and line
     for name, value in options(words):
+        if "&" in value and "*" in value:
+            check_aliases(name, value)
         if name not in ("--config", "-c"):
             forget(hidden, name.removeprefix("--").removesuffix("+"))
         elif is_file_name(value) and not Path(value).is_fifo():  # which can be read once only
             check_config(value, hidden)
     for option, (file, line) in hidden.items():
         raise InputError(STANDING.format(file, line, option))
+
+
+def check_aliases(flag: str, value: str) -> None:
+    """Refuses YAML on the command line that is a few words and stands for millions.
+
+    Args:
+        flag: Whose value it is.
+        value: Perhaps YAML.
+
+    Raises:
+        InputError: If it does.
+    """
+    try:
+        node = compose(value)
+    except (yaml.YAMLError, RecursionError):  # which others will say, if it was meant to be YAML
+        return
+    if node is not None and values_in(node, {}) > MOST:
+        raise InputError(MANY.format(flag, MOST))
+
+
+def values_in(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values there are in a node, those behind aliases counted each time.
+
+    Args:
+        node: Of YAML; one that is within itself counts once.
+        known: By a node's id, how many are in it.
+    """
+    if id(node) not in known:
+        known[id(node)] = 1
+        inner = node.value if not isinstance(node, yaml.ScalarNode) else []
+        parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
+        known[id(node)] += sum(values_in(part, known) for part in parts)
+    return known[id(node)]
 
 
 def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -66,7 +103,7 @@ def check_config(name: str, hidden: dict[str, tuple[str, int]]) -> None:
     if os.path.isdir(os.path.expanduser(name)):
         raise InputError(f"--config={name}: this is a folder; give a YAML file")
     try:
-        node = compose(Path(find_recipe(name)).read_text(encoding="utf8"))
+        node = compose(read_file(name).decode("utf8"))
     except OSError as error:
         raise InputError(f"--config={name}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -92,6 +129,8 @@ def check_config(name: str, hidden: dict[str, tuple[str, int]]) -> None:
         raise InputError(
             f"--config={name}: it is {what}; give options by name, such as model: and data:"
         )
+    if values_in(node, {}) > MOST:
+        raise InputError(MANY.format(f"--config={name}", MOST))
     look_through(name, node, hidden)
 
 

@@ -6,9 +6,13 @@ none, the package's.
 
 import os
 import re
+import select
+import stat
+import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
@@ -21,13 +25,22 @@ HELP = (
 )
 
 
+MOST = 1_000_000  # bytes of a configuration
+PATIENCE = 3.0  # seconds for somebody to open a pipe
+
+
 class RecipeAction(ActionConfigFile):
     """``--config``, which also takes the name of a recipe."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        """Reads the file; see :func:`find_recipe`."""
+        """Reads the file; see :func:`find_recipe`. What can be read once only is read here."""
         try:
-            super().__call__(parser, cfg, find_recipe(values), option_string)
+            found = find_recipe(values)
+            if values == "-":
+                found = bounded(values, sys.stdin.read(MOST + 1))
+            elif is_file_name(values) and Path(found).is_fifo():
+                found = bounded(values, read_pipe(found).decode("utf8", "replace"))
+            super().__call__(parser, cfg, found, option_string)
         except (OSError, ImportError) as error:  # of what fetches addresses
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(f"--config={values}: can't be read ({reason})") from error
@@ -40,6 +53,70 @@ def is_file_name(given: str) -> bool:
         given: What stands after ``--config``.
     """
     return given != "-" and re.search(r"[{\n]|://|: ", given) is None
+
+
+def read_file(name: str) -> bytes:
+    """What is in a configuration that lies on a disk.
+
+    Args:
+        name: As it was given.
+
+    Raises:
+        InputError: If it is a device or a socket, or too long.
+        OSError: If it can't be read.
+    """
+    path = find_recipe(name)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"--config={name}: this is a device, and no file; give a YAML file")
+    with open(path, "rb") as file:
+        return bounded(name, file.read(MOST + 1))
+
+
+def read_pipe(path: str) -> bytes:
+    """What somebody writes into a pipe, of which no more than needed is read.
+
+    Args:
+        path: Of the pipe.
+
+    Raises:
+        OSError: If nobody writes into it.
+    """
+    read = b""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while len(read) <= MOST:
+            comes = select.select([handle], [], [], PATIENCE)[0]
+            with suppress(BlockingIOError):  # somebody has it open, and takes a while
+                if part := os.read(handle, 65536):
+                    read += part
+                elif comes:
+                    break
+                else:
+                    raise TimeoutError("nobody writes into this pipe")
+    finally:
+        os.close(handle)
+    return read
+
+
+Text = TypeVar("Text", str, bytes)
+
+
+def bounded(name: str, read: Text) -> Text:
+    """What was read, if it isn't too long.
+
+    Args:
+        name: Of the configuration.
+        read: Its beginning.
+
+    Raises:
+        InputError: If it is.
+    """
+    if len(read) > MOST:
+        raise InputError(
+            f"--config={name}: it is longer than {MOST} bytes, so no configuration; give a YAML "
+            "file of this package's options"
+        )
+    return read
 
 
 def find_recipe(name: str) -> str:

@@ -1,13 +1,14 @@
 """Policy, reward and prompts make a rollout. No Lightning here."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
-from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, widths
+from detox_lightning.algorithm.masks import is_any, mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batch import PromptBatch
 from detox_lightning.models.noise import Draws
@@ -49,9 +50,9 @@ class Responses(NamedTuple):
     texts: list[str]
     noted: Noted | None = None
 
-    def has_eos(self, eos_token_id: int) -> Tensor:
+    def has_eos(self, eos_token_ids: Sequence[int]) -> Tensor:
         """``[b]``, True where the response ended by itself."""
-        return (self.ids.eq(eos_token_id) & self.mask).any(dim=1)
+        return (is_any(self.ids, eos_token_ids) & self.mask).any(dim=1)
 
 
 class Samples(NamedTuple):
@@ -91,11 +92,11 @@ def respond(
         draws: What ``choose`` draws with, where log-probabilities are to be noted.
     """
     ids, hidden = policy.generate(prompts, choose, limit)
-    lengths = response_lengths(ids, policy.eos_token_id)
+    lengths = response_lengths(ids, policy.eos_token_ids)
     longest = int(lengths.max())
     ids = ids[:, :longest]
     mask = mask_from_lengths(lengths, longest)
-    texts = policy.family.texts(tokenizer, prompts, ids)
+    texts = policy.texts(tokenizer, prompts, ids)
     noted = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)
@@ -232,7 +233,7 @@ def ask(
     share = prompts is not None
     prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
     ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
-    logprobs, values = torch.zeros(2, *ids.shape, device=ids.device)
+    logprobs, values = torch.zeros(2, *ids.shape, device=ids.device, dtype=torch.float32)
     for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
         width = max(1, int(ends[rows[0]]))
         given = batch.prompt_ids[rows], batch.prompt_mask[rows], ids[rows, :width]

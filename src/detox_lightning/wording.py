@@ -50,6 +50,8 @@ def describe(kind: Any) -> str:
     origin = get_origin(kind)
     if origin is Literal:
         return ""
+    if origin is Callable:
+        return "the path of a function, such as package.module.name"
     if origin is tuple:
         return f"a list of {len(get_args(kind))}, each {wanted(get_args(kind)[0])}"
     if isclass(origin) and issubclass(origin, Iterable):
@@ -62,8 +64,8 @@ def alternatives(hint: Any) -> list[Any]:
     """The members of a union; another type alone."""
     if get_origin(hint) in (Union, types.UnionType):
         return [kind for member in get_args(hint) for kind in alternatives(member)]
-    if get_origin(hint) is Callable:
-        return alternatives(get_args(hint)[1])
+    if get_origin(hint) is Callable and isclass(made := get_args(hint)[1]) and made not in PLAIN:
+        return alternatives(made)
     return [hint]
 
 

@@ -10,7 +10,7 @@ from detox_lightning.algorithm.head import head_output
 from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
 
 B, T, D, V = 5, 7, 16, 50
-SAMPLERS = [(1.0, 0, 1), (0.7, 3, 1)]
+SAMPLERS = [(1.0, 0, [1]), (0.7, 3, [1]), (0.7, 3, [1, 7])]
 
 
 def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -25,7 +25,10 @@ def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("positions", [1, 9, B * T])
 def test_it_is_what_logits_give(
-    sampler: tuple[float, int, int], bias: bool, positions: int, monkeypatch: pytest.MonkeyPatch
+    sampler: tuple[float, int, list[int]],
+    bias: bool,
+    positions: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(module.AT_ONCE, "cpu", positions * V)
     hidden, weight, more, tokens = inputs(bias)

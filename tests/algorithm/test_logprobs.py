@@ -29,10 +29,10 @@ def test_temperature() -> None:
 
 def test_no_eos_before_the_minimum_length() -> None:
     logits = torch.zeros(1, 3, 3)
-    assert sampler_logits(logits, min_new_tokens=2, eos_token_id=EOS).tolist() == [
+    assert sampler_logits(logits, min_new_tokens=2, eos_token_ids=[EOS]).tolist() == [
         [[0, -INF, 0], [0, -INF, 0], [0, 0, 0]]
     ]
-    assert sampler_logits(logits, min_new_tokens=9, eos_token_id=EOS)[0, 2, EOS] == -INF
+    assert sampler_logits(logits, min_new_tokens=9, eos_token_ids=[EOS])[0, 2, EOS] == -INF
     assert (logits == 0).all()  # the input stays as it is
 
 
@@ -64,7 +64,7 @@ def test_entropy_has_a_gradient_where_a_token_is_impossible(impossible: float) -
 def test_they_are_logs_of_a_distribution(
     logits: Tensor, temperature: float, min_new_tokens: int
 ) -> None:
-    logits = sampler_logits(logits[None], temperature, min_new_tokens, EOS)
+    logits = sampler_logits(logits[None], temperature, min_new_tokens, [EOS])
     tokens = torch.arange(4).expand(1, 3, 4)
     logprobs = torch.stack([token_logprobs(logits, tokens[..., v]) for v in range(4)], dim=-1)
     assert torch.allclose(logprobs, logits.log_softmax(-1), atol=1e-5)

@@ -12,6 +12,7 @@ from algorithm.ranks import halves, on_ranks
 from algorithm.strategies import batches
 from detox_lightning.algorithm.masks import (
     alone,
+    is_any,
     mask_from_lengths,
     masked_mean,
     masked_moments,
@@ -39,7 +40,14 @@ MASK = torch.tensor([[True, True, False], [True, False, False]])
     ],
 )
 def test_response_lengths(response: list[int], length: int) -> None:
-    assert response_lengths(torch.tensor([response]), EOS).tolist() == [length]
+    assert response_lengths(torch.tensor([response]), [EOS]).tolist() == [length]
+
+
+def test_the_first_of_several_ends_is_the_end() -> None:
+    responses = torch.tensor([[5, 7, 1, 0], [5, 1, 7, 7], [5, 6, 7, 0], [5, 6, 8, 9]])
+    assert response_lengths(responses, [1, 7]).tolist() == [2, 2, 3, 4]
+    assert response_lengths(responses, []).tolist() == [4, 4, 4, 4]
+    assert is_any(responses, [1, 7]).sum(dim=1).tolist() == [2, 3, 1, 0]
 
 
 def test_mask_from_lengths() -> None:

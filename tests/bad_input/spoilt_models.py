@@ -39,19 +39,33 @@ def torn(place: Place, source: str | None = None) -> None:
 
 def pickled(place: Place) -> None:
     folder = other(place)
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    tensors = load_file(folder / "model.safetensors")
+    torch.save({**tensors, "place": Path()}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 
-def adapter(place: Place, base: str, rank: int = 4, width: int = 32) -> None:
+def prefixed(place: Place, prefix: str) -> None:
+    file = other(place) / "model.safetensors"
+    save_file({prefix + name: tensor for name, tensor in load_file(file).items()}, file)
+
+
+def adapter(place: Place, base: object, rank: int = 4, width: int = 32, **more: object) -> None:
     folder = place.folder / "adapter"
     folder.mkdir()
     facts = {"peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM", "r": rank, "lora_alpha": 4}
-    facts |= {"target_modules": ["q", "v"], "base_model_name_or_path": base}
+    facts |= {"target_modules": ["q", "v"], "base_model_name_or_path": base, **more}
     (folder / "adapter_config.json").write_text(json.dumps(facts))
     name = "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_{}.weight"
     tensors = {name.format("A"): torch.zeros(rank, width), name.format("B"): torch.zeros(32, rank)}
     save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def on_another(place: Place) -> None:
+    adapter(place, place.policy)
+    shutil.move(place.folder / "adapter", place.folder / "first")
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(place.policy, file), place.folder / "first")
+    adapter(place, str(place.folder / "first"))
 
 
 def of_gpt2(place: Place) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from bad_input.cases import Case, Place, check
-from bad_input.spoilt_models import adapter, of_gpt2, torn
+from bad_input.spoilt_models import adapter, of_gpt2, on_another, torn
 
 REWARD = "--model.reward.model={folder}/other"
 
@@ -18,8 +18,9 @@ CASES = [
     Case(
         "no adapter in a folder",
         ("--model.adapter={policy}",),
-        "can't open the adapter '{policy}': it has no file adapter_model.safetensors. "
-        "Give a folder in Hugging Face format with safetensors",
+        "can't open the adapter '{policy}': it has neither "
+        "adapter_model.safetensors nor adapter_model.bin. Give a folder in "
+        "Hugging Face format with safetensors",
     ),
     Case(
         "an adapter of another width",
@@ -54,6 +55,48 @@ CASES = [
         ("--model.policy={folder}/adapter",),
         "can't open the config of '/gone/base': there is no such folder; check the path",
         lambda p: adapter(p, "/gone/base"),
+    ),
+    Case(
+        "an adapter that names no base",
+        ("--model.policy={folder}/adapter",),
+        "can't open the model '{folder}/adapter': its adapter_config.json names "
+        "no base (base_model_name_or_path: 3). Write the base's folder or hub id "
+        "there, or give the base and --model.adapter",
+        lambda p: adapter(p, 3),
+    ),
+    Case(
+        "an adapter on an adapter",
+        ("--model.policy={folder}/adapter",),
+        "can't open the model '{folder}/first': it is an adapter, and a whole "
+        "model is wanted here. Merge it into its base (merge_and_unload of peft, "
+        "then save_pretrained), and give that folder",
+        on_another,
+    ),
+    Case(
+        "learned prompts",
+        ("--model.policy={folder}/adapter",),
+        "can't open the adapter '{folder}/adapter': it is of the kind PREFIX_TUNING, which works "
+        "beside the model's layers and can't be trained on here. Give its base ({policy}) instead, "
+        "and train a LoRA",
+        lambda p: adapter(p, p.policy, peft_type="PREFIX_TUNING"),
+    ),
+    Case(
+        "an adapter that can't be opened as it was trained",
+        ("--model.adapter={folder}/adapter",),
+        "can't open the adapter '{folder}/adapter': its init_lora_weights: pissa_niter_4 changed "
+        "the base it was trained on in a way that can't be repeated when it is opened. In the "
+        "program that trained it, merge it (merge_and_unload of peft, then save_pretrained, of the "
+        "tokenizer, too), and give that folder instead",
+        lambda p: adapter(p, p.policy, init_lora_weights="pissa_niter_4"),
+    ),
+    Case(
+        "an adapter with biases of its base",
+        ("--model.policy={folder}/adapter",),
+        "can't open the adapter '{folder}/adapter': it was trained with bias: all, which changes "
+        "parameters of the base itself, and the base is the reference's, too. Merge it into its "
+        "base (merge_and_unload of peft, then save_pretrained, of the tokenizer, too), and give "
+        "that folder instead",
+        lambda p: adapter(p, p.policy, bias="all"),
     ),
     Case(
         "two adapters",

@@ -16,7 +16,7 @@ from detox_lightning.recipes import recipes
 
 HALF = (
     "T5 and its family overflow in float16, and others' gradients would be clipped at the wrong "
-    "size. Give bf16-mixed, bf16-true or 32-true."
+    "size. Give bf16-mixed or 32-true"
 )
 FLAGS = {
     "--bogus=1": "--bogus: there is no such option",

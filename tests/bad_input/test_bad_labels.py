@@ -21,7 +21,8 @@ def prepare(place: Place) -> Place:
         put(f"hate/{split}.jsonl", text)(place)
     config = yaml.safe_load(Path(place.recipe).read_text())
     config["model"] = {"class_path": "RewardModule", "init_args": {"model": place.classifier}}
-    data = {"source": str(place.folder / "hate"), "validation_split": "validation", "batch_size": 2}
+    source = str(place.folder / "hate")
+    data = {"source": source, "validation_split": "validation", "batch_size": 2, "max_tokens": 16}
     config["data"] = {"class_path": "LabeledTextDataModule", "init_args": data}
     path.write_text(yaml.safe_dump(config))
     return place._replace(recipe=str(path))
@@ -48,7 +49,7 @@ CASES = [
         "a label that is no class",
         GIVEN,
         "{folder}/in.jsonl: it has the labels hate, offensive, but offensive is none of "
-        "--data.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
+        "--model.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
         "as {offensive: nothate}",
         put("in.jsonl", labeled("hate", "offensive")),
     ),
@@ -56,31 +57,58 @@ CASES = [
         "a class in capitals",
         GIVEN,
         "{folder}/in.jsonl: it has the labels Nothate, hate, but Nothate is none of "
-        "--data.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
+        "--model.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
         "as {Nothate: nothate}",
         put("in.jsonl", labeled("hate", "Nothate")),
     ),
     Case(
         "a label below zero",
         GIVEN,
-        "{folder}/in.jsonl: it has the labels -1, 0, 1, but -1 is none of "
-        "--data.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
+        "{folder}/in.jsonl: it has the labels -1, 0, 1, but -1, 0, 1 are none of "
+        "--model.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
         "as {-1: nothate}",
         put("in.jsonl", labeled(0, 1, -1)),
     ),
     Case(
-        "a label beyond the last",
+        "numbers without a map",
         GIVEN,
-        "{folder}/in.jsonl: it has the labels 1, 2, but 2 is none of "
-        "--data.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
+        "{folder}/in.jsonl: it has the labels 0, 1, but 0, 1 are none of "
+        "--model.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
+        "as {0: nothate}",
+        put("in.jsonl", labeled(0, 1)),
+    ),
+    Case(
+        "a number that the map leaves out",
+        (*GIVEN, "--data.label_map={0: hate, 1: nothate}"),
+        "{folder}/in.jsonl: it has the labels 0, 1, 2, but 2 is none of "
+        "--model.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
         "as {2: nothate}",
-        put("in.jsonl", labeled(1, 2)),
+        put("in.jsonl", labeled(0, 1, 2)),
+    ),
+    Case(
+        "names in another order than the model's",
+        ("--data.labels=[hate,nothate]",),
+        "--data.labels=['hate', 'nothate'] are not --model.labels=['nothate', 'hate'], in this "
+        "order, by which the classifier's outputs are named: leave --data.labels out, and name "
+        "all classes in --model.labels",
+    ),
+    Case(
+        "more names than the model's",
+        ("--data.labels=[nothate,hate,other]",),
+        "--data.labels=['nothate', 'hate', 'other'] are not --model.labels=['nothate', 'hate'], in "
+        "this order, by which the classifier's outputs are named: leave --data.labels out, and "
+        "name all classes in --model.labels",
+    ),
+    Case(
+        "texts longer than the encoder reads",
+        ("--data.max_tokens=65",),
+        "--data.max_tokens=65: '{classifier}' reads 64 tokens at most; lower it to that",
     ),
     Case(
         "numbers as text",
         GIVEN,
         "{folder}/in.jsonl: it has the labels 0, 1, but 0, 1 are none of "
-        "--data.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
+        "--model.labels=['nothate', 'hate']; say what they mean with --data.label_map, such "
         "as {0: nothate}",
         put("in.jsonl", labeled("0", "1")),
     ),
@@ -108,15 +136,15 @@ CASES = [
     Case(
         "one class where labels are missing",
         GIVEN,
-        "{folder}/in.jsonl: all 1 training rows have the label hate; give rows of other "
-        "labels, too",
+        "{folder}/in.jsonl: none of 1 training rows has the label nothate of "
+        "--model.labels=['nothate', 'hate']; give rows of every label, or leave it out",
         put("in.jsonl", labeled(None, "hate")),
     ),
     Case(
         "one class",
         GIVEN,
-        "{folder}/in.jsonl: all 8 training rows have the label hate; give rows of other "
-        "labels, too",
+        "{folder}/in.jsonl: none of 8 training rows has the label nothate of "
+        "--model.labels=['nothate', 'hate']; give rows of every label, or leave it out",
         put("in.jsonl", labeled(*["hate"] * 8)),
     ),
     Case(
@@ -125,7 +153,7 @@ CASES = [
         "{folder}/in.jsonl: it has the labels label0, label1, label10, label11, label12, "
         "label13, label14, label15, label16, label17 and 50 more, but label0, label1, "
         "label10, label11, label12, label13, label14, label15, label16, label17 and 50 more "
-        "are none of --data.labels=['nothate', 'hate']; say what they mean with "
+        "are none of --model.labels=['nothate', 'hate']; say what they mean with "
         "--data.label_map, such as {label0: nothate}",
         put("in.jsonl", labeled(*[f"label{i}" for i in range(60)])),
     ),
@@ -151,7 +179,7 @@ CASES = [
     Case(
         "a name mapped to no class",
         ("--data.label_map={offensive: hat}",),
-        "--data.label_map={'offensive': 'hat'}: hat not in --data.labels=['nothate', "
+        "--data.label_map={'offensive': 'hat'}: hat not in --model.labels=['nothate', "
         "'hate']; map to these",
     ),
     Case(

@@ -10,6 +10,7 @@ from bad_input.spoilt_models import (
     mute_tokenizer,
     other,
     pickled,
+    prefixed,
     small_embedding,
     torn,
     without,
@@ -46,9 +47,9 @@ CASES = [
     Case(
         "a folder without weights",
         (POLICY,),
-        "can't open the model '{folder}/other': Error no file named "
-        "model.safetensors found in directory {folder}/other. Give a folder in "
-        "Hugging Face format with safetensors",
+        "can't open the model '{folder}/other': it has neither "
+        "model.safetensors nor pytorch_model.bin. Give a folder in Hugging Face "
+        "format with safetensors",
         lambda p: without(p, "*.safetensors"),
     ),
     Case(
@@ -60,20 +61,62 @@ CASES = [
         torn,
     ),
     Case(
-        "pickled weights",
+        "pickled weights with more than tensors",
         (POLICY,),
         "can't open the model '{folder}/other': its weights are pickled "
-        "(pytorch_model.bin), and opening such a file can run code. Write them "
-        "as safetensors: from_pretrained, then save_pretrained, of transformers "
-        "does",
+        "(pytorch_model.bin), and not tensors alone, or torn. Opening such a "
+        "file can run code. Write them as safetensors: from_pretrained, then "
+        "save_pretrained, of transformers does",
         pickled,
+    ),
+    Case(
+        "weights under another prefix",
+        (POLICY,),
+        "can't open the model '{folder}/other': weights are missing from its "
+        "files, and would be random numbers: shared.weight, "
+        "encoder.embed_tokens.weight, "
+        "encoder.block.0.layer.0.SelfAttention.q.weight, … (54 in all). The names "
+        "there begin with 'module.', as those of torch.nn.DataParallel or "
+        "DistributedDataParallel do: remove the prefix from them, and save them "
+        "again",
+        lambda p: prefixed(p, "module."),
+    ),
+    Case(
+        "a config of more layers than there are",
+        (POLICY,),
+        "can't open the model '{folder}/other': weights are missing from its "
+        "files, and would be random numbers: "
+        "encoder.block.2.layer.0.SelfAttention.q.weight, "
+        "encoder.block.2.layer.0.SelfAttention.k.weight, "
+        "encoder.block.2.layer.0.SelfAttention.v.weight, … (9 in all). Give a "
+        "model that was saved with them: copy or download it again, or mend its "
+        "config.json if that names too much",
+        lambda p: configured(p, num_layers=3),
+    ),
+    Case(
+        "a config of another size",
+        (POLICY,),
+        "can't open the model '{folder}/other': its weights have other shapes "
+        "than its config.json says: lm_head.weight is [200, 32] in the files and "
+        "[300, 32] by the config, shared.weight is [200, 32] in the files and "
+        "[300, 32] by the config. Give the config that they were saved with",
+        lambda p: configured(p, vocab_size=300),
+    ),
+    Case(
+        "a config that names code of the hub",
+        (POLICY,),
+        "can't open the config of '{folder}/other': its config.json names code of "
+        "the hub (_attn_implementation: evil/kernel), which is not run unasked. "
+        "Remove the field, or, if you trust it, give "
+        "--model.weights.trust_remote_code=true",
+        lambda p: configured(p, _attn_implementation="evil/kernel"),
     ),
     Case(
         "a config that is not JSON",
         (POLICY,),
-        "can't open the config of '{folder}/other': It looks like the config "
-        "file at '{folder}/other/config.json' is not a valid JSON file. Give a "
-        "folder in Hugging Face format with safetensors",
+        "can't open the config of '{folder}/other': config.json is not JSON "
+        "(Expecting property name enclosed in double quotes: line 1 column 2 "
+        "(char 1)); copy or download it again",
         lambda p: (other(p) / "config.json").write_text("{not"),
     ),
     Case(
@@ -142,9 +185,9 @@ CASES = [
     Case(
         "a tokenizer file that is not JSON",
         (POLICY,),
-        "can't open the tokenizer '{folder}/other': Expecting property name "
-        "enclosed in double quotes: line 1 column 2 (char 1). Give a folder in "
-        "Hugging Face format with safetensors",
+        "can't open the tokenizer '{folder}/other': tokenizer.json is not JSON "
+        "(Expecting property name enclosed in double quotes: line 1 column 2 "
+        "(char 1)); copy or download it again",
         lambda p: (other(p) / "tokenizer.json").write_text("{not"),
     ),
     Case(

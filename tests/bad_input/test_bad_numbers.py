@@ -11,7 +11,8 @@ import torch
 from bad_input.cases import Case, Place, check
 from detox_lightning.errors import InputError
 from detox_lightning.modules import RewardModule, SupervisedModule, ppo
-from detox_lightning.modules.bounds import check_numbers, check_optimizer
+from detox_lightning.modules.bounds import check_numbers
+from detox_lightning.modules.optimization import try_out
 from toys import make_trainer, pairs_loader, texts_loader
 
 WILD = "{}={}: must be a number from -1e+12 to 1e+12; where there should be no bound, leave it out, or give null"
@@ -62,21 +63,16 @@ OPTIONS: dict[str, Any] = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_optimizers_that_would_break_weights(option: str) -> None:
     with pytest.raises(InputError, match=rf"^--model.optimizer.{option}\b.*="):
-        check_optimizer(partial(torch.optim.Adam, **{option: OPTIONS[option]}))
+        try_out(partial(torch.optim.Adam, **{option: OPTIONS[option]}), has_closure=False)
 
 
 def test_optimizers_that_work() -> None:
     made = [torch.optim.ASGD, torch.optim.Adafactor, partial(torch.optim.Adam, lr=0.0)]
     made += [partial(torch.optim.AdamW, lr=torch.tensor(1e-3)), torch.optim.LBFGS]
     for make in made:
-        check_optimizer(make)
-
-    def picky(parameters: Any) -> Any:
-        raise ValueError("these are too few")
-
-    check_optimizer(picky)  # of the run's parameters there are more
+        try_out(make, has_closure=True)
     with pytest.raises(InputError, match=r"^--model.optimizer: this makes a int, which is no"):
-        check_optimizer(lambda parameters: 0)
+        try_out(lambda parameters: 0, has_closure=False)  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.parametrize("stage", ["supervised", "reward"])

@@ -77,23 +77,34 @@ CASES = [
     Case(
         "blank dialogues",
         GIVEN,
-        "{folder}/in.jsonl: no row of 'train' is left (4 rows, 0 with text in all columns, 0 "
-        "with characters <= 1000); change --data.min_chars and --data.max_chars, or give "
-        "other data",
+        "{folder}/in.jsonl: no row of 'train' is left (4 rows, 0 with a dialogue): each "
+        "needs text in its column 'dialogue'; fill it in, or name another column with "
+        "--data.dialogue_column",
         put("in.jsonl", dialogue("", " \n", "\t", None)),
     ),
     Case(
-        "blank summaries",
-        GIVEN,
-        "{folder}/in.jsonl: no row of 'train' is left (2 rows, 0 with text in all columns, 0 "
-        "with characters <= 1000); change --data.min_chars and --data.max_chars, or give "
-        "other data",
+        "no reference for a reward that compares with it",
+        (
+            *GIVEN,
+            "--model.reward=detox_lightning.rewards.RougeReward",
+            "--model.evaluation.toxicity_model={classifier}",
+        ),
+        "{folder}/in.jsonl: no row of 'train' is left (2 rows, 0 with a reference): each needs "
+        "text in its column 'summary'; fill it in, or name another column with "
+        "--data.reference_column",
         put("in.jsonl", lines(*[{"dialogue": "a", "summary": ""}] * 2)),
+    ),
+    Case(
+        "no row within the one bound there is",
+        (*GIVEN, "--data.max_chars=2"),
+        "{folder}/in.jsonl: no row of 'train' is left (1 rows, 0 with characters <= 2); change "
+        "--data.max_chars, or give other data",
+        put("in.jsonl", dialogue("abc")),
     ),
     Case(
         "no row left after the filters",
         (*GIVEN, "--data.min_chars=5", "--data.max_chars=8"),
-        "{folder}/in.jsonl: no row of 'train' is left (3 rows, 2 with text in all columns, 0 "
+        "{folder}/in.jsonl: no row of 'train' is left (3 rows, 2 with a dialogue, 0 "
         "with 5 < characters <= 8); change --data.min_chars and --data.max_chars, or give "
         "other data",
         put("in.jsonl", dialogue("", "abc", "a long one")),

@@ -1,5 +1,6 @@
-"""What each stage refuses in its own way: float16, and batches that don't divide."""
+"""What each stage refuses in its own way: precisions, and batches that don't divide."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,16 @@ from bad_input.cases import Case, Place, check
 
 HALF = (
     "trainer.precision=16-mixed: T5 and its family overflow in float16, and others' gradients "
-    "would be clipped at the wrong size. Give bf16-mixed, bf16-true or 32-true."
+    "would be clipped at the wrong size. Give bf16-mixed or 32-true"
 )
+ROUNDED = (
+    "small steps are lost in weights that are held in bfloat16, adapters included, and figures are "
+    "rounded. Give bf16-mixed or 32-true; model.weights.dtype=bfloat16 halves a frozen base"
+)
+PLUGIN = {
+    "class_path": "lightning.pytorch.plugins.precision.HalfPrecision",
+    "init_args": {"precision": "bf16-true"},
+}
 
 
 def stage(place: Place, model: dict[str, Any], **more: Any) -> Place:
@@ -34,12 +43,31 @@ def classifier(place: Place) -> Place:
     return stage(place, model, data=data)
 
 
-def test_supervised_is_not_trained_in_float16(place: Place) -> None:
-    check(Case("", ("--trainer.precision=16-mixed",), HALF), supervised(place))
+def same(place: Place) -> Place:
+    return place
 
 
-def test_a_classifier_is_not_trained_in_float16(place: Place) -> None:
-    check(Case("", ("--trainer.precision=16-mixed",), HALF), classifier(place))
+STAGES = {"ppo": same, "supervised": supervised, "classifier": classifier}
+
+
+@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--trainer.precision=16-mixed", HALF),
+        ("--trainer.precision=bf16-true", f"trainer.precision=bf16-true: {ROUNDED}"),
+        (f"--trainer.plugins={json.dumps([PLUGIN])}", f"trainer.plugins=bf16-true: {ROUNDED}"),
+    ],
+    ids=("16-mixed", "bf16-true", "plugin"),
+)
+def test_no_stage_loses_steps(kind: str, flag: str, message: str, place: Place) -> None:
+    check(Case("", (flag,), message), STAGES[kind](place))
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_nor_are_figures_rounded(verb: str, place: Place) -> None:
+    message = f"trainer.precision=bf16-true: {ROUNDED}"
+    check(Case("", ("--trainer.precision=bf16-true",), message, verb=verb), place)
 
 
 @pytest.mark.parametrize("estimator", ["GRPO", "RLOO"])

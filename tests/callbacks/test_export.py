@@ -7,6 +7,7 @@ from socket import gethostname
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoModelForSeq2SeqLM
@@ -77,12 +78,12 @@ def test_a_run_that_stopped_writes_nothing(tiny_t5: str, tmp_path: Path, stop: A
 
 
 def test_half_a_folder_never_looks_whole(tmp_path: Path) -> None:
-    class Halting:
+    class Halting(torch.nn.Module):
         def export(self, folder: Path) -> None:
             (folder / "config.json").write_text("{}")
             raise OSError("no space left")
 
-    class Whole:
+    class Whole(torch.nn.Module):
         def export(self, folder: Path) -> None:
             (folder / "model.safetensors").write_text("")
 

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from detox_lightning.batch import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
+from detox_lightning.data.prompts import PromptForm
 from detox_lightning.errors import InputError
 
 from .conftest import CHAT, Make, dialogue_rows, save_tokenizer, write
@@ -19,7 +20,7 @@ def test_a_batch_by_hand(make: Make) -> None:
     rows = [
         {"dialogue": "w1", "summary": "w2 w3", "clean": "nice"},
         {"dialogue": "w1 w9 zz", "summary": "w2", "clean": "kind"},
-        {"dialogue": "w4", "summary": "w2", "clean": ""},
+        {"dialogue": " ", "summary": "w2", "clean": "good"},
     ]
     data = make(rows=rows, reference_column="clean", test_fraction=None, test_split="train")
     (batch,) = data.test_dataloader()
@@ -101,7 +102,11 @@ def test_long_prompts_lose_the_end_of_the_dialogue(make: Make, logged: list[str]
     assert logged == ["train: 3 rows; 2 dialogues were cut to prompts of 6 tokens"]
 
 
-def test_a_template_longer_than_the_limit_is_named(make: Make) -> None:
+def test_a_template_longer_than_the_limit_is_named(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is put around all dialogues, which takes much memory if it is very long."""
+    monkeypatch.setattr(PromptForm, "encode", lambda *_: pytest.fail("too late"))
     with pytest.raises(InputError) as caught:
         make(max_prompt_tokens=3).rows("train")
     assert str(caught.value) == ("--data.max_prompt_tokens=3: the template alone has 4; raise it")
@@ -113,7 +118,7 @@ def test_bounds_and_counts(make: Make, logged: list[str]) -> None:
     data = make(rows=rows, min_chars=2, max_chars=8, test_fraction=0.5)
     assert data.rows("train")["prompt"][:] == ["Say : w1 w2 Short :"]
     assert data.rows("test")["prompt"][:] == ["Say : w1 w2 w3 Short :"]
-    counts = "7 rows, 4 with text in all columns, 2 with 2 < characters <= 8"
+    counts = "7 rows, 4 with a dialogue, 2 with 2 < characters <= 8"
     assert logged == [f"train: {counts}, 1 after the split", f"test: {counts}, 1 cut off"]
 
 

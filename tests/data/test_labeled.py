@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -16,9 +17,17 @@ from .conftest import save_tokenizer, write
 Make = Callable[..., LabeledTextDataModule]
 
 
+NAMES = ["nothate", "hate"]
+
+
 def labeled(*labels: Any) -> list[dict[str, Any]]:
     """Rows with the texts w0, w1, …"""
     return [{"text": f"w{i}", "label": label} for i, label in enumerate(labels)]
+
+
+def named(*indices: int) -> list[dict[str, Any]]:
+    """The same with names for labels."""
+    return labeled(*[NAMES[index] for index in indices])
 
 
 @pytest.fixture
@@ -51,9 +60,27 @@ def test_a_batch_by_hand(make: Make, logged: list[str]) -> None:
     assert data.label_names == ["nothate", "hate"]
 
 
+@pytest.mark.parametrize("name", ["None", "NA", "null", "nan"])
+def test_a_class_may_be_named_like_nothing(make: Make, tmp_path: Path, name: str) -> None:
+    rows = [{"text": f"w{i}", "label": label} for i, label in enumerate([name, "hate", "", name])]
+    source = write(tmp_path / "rows.csv", rows)
+    data = make([], source=source, labels=[name, "hate"])
+    assert data.rows("train")["label"][:] == [0, 1, 0]
+    data = make([], source=source, label_map={name: "nothate"})
+    assert data.rows("train")["label"][:] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("labels", [["0", "1", "1"], ["0", "", "1", "1"]])
+def test_labels_in_csv_may_be_numbers(make: Make, tmp_path: Path, labels: list[str]) -> None:
+    rows = [{"text": f"w{i}", "label": label} for i, label in enumerate(labels)]
+    names = {"0": "nothate", "1": "hate"}
+    data = make([], source=write(tmp_path / "rows.csv", rows), label_map=names)
+    assert data.rows("train")["label"][:] == [0, 1, 1]
+
+
 def test_a_classifier_needs_no_eos(make: Make, tmp_path: Path) -> None:
     tokenizer = save_tokenizer(tmp_path / "bare", pad_token="<pad>", unk_token="<unk>")
-    data = make(labeled(0), tokenizer=tokenizer)
+    data = make(named(0), tokenizer=tokenizer)
     assert data.rows("train")["input_ids"][:] == [[6]]
 
 
@@ -66,10 +93,81 @@ def test_labels_are_mapped_by_name(make: Make) -> None:
     assert turned.rows("train")["label"][:] == [1, 0]
 
 
-def test_integers_are_indices_unless_mapped(make: Make) -> None:
-    assert make(labeled(0, 1, 0)).rows("train")["label"][:] == [0, 1, 0]
-    swapped = make(labeled(0, 1, 0), label_map={"0": "hate", "1": "nothate"})
-    assert swapped.rows("train")["label"][:] == [1, 0, 1]
+@pytest.mark.parametrize("kind", [int, str])
+def test_numbers_go_by_the_map_alone(make: Make, kind: type) -> None:
+    rows = labeled(*map(kind, (0, 1, 0)))
+    with pytest.raises(InputError, match=r"0, 1 are none of .* --data.label_map, such as {0: noth"):
+        make(rows).rows("train")
+    with pytest.raises(InputError, match=r"it has the labels 0, 1, but 1 is none of"):
+        make(rows, label_map={0: "hate"}).rows("train")
+    for zero in ("0", 0):  # YAML makes numbers of them
+        data = make(rows, label_map={zero: "hate", "1": "nothate"})
+        assert data.rows("train")["label"][:] == [1, 0, 1]
+    assert make(rows, labels=["1", "0"]).rows("train")["label"][:] == [1, 0, 1]  # names after all
+
+
+@pytest.mark.parametrize("labels", [(True, False), (0.0, 1.0)])
+def test_what_is_neither_name_nor_whole_number(make: Make, labels: tuple[Any, ...]) -> None:
+    with pytest.raises(InputError, match="neither names nor whole numbers; name another or conver"):
+        make(labeled(*labels)).rows("train")
+
+
+@pytest.mark.parametrize(("key", "shown"), [(False, "false"), (True, "true"), (None, "null")])
+def test_names_that_yaml_takes_for_something_else(make: Make, key: Any, shown: str) -> None:
+    message = (
+        rf"label_map=.*: YAML takes {shown}.* for no name; put it in quotes, such as .'{shown}"
+    )
+    with pytest.raises(InputError, match=message):
+        make(labeled("no", "yes"), label_map={key: "hate"})
+
+
+def test_what_has_no_label_is_none(make: Make) -> None:
+    data = make(labeled("None", None, "hate"), label_map={"None": "nothate"})
+    assert data.rows("train")["label"][:] == [0, 1]
+
+
+def with_model(data: LabeledTextDataModule, *labels: str) -> LabeledTextDataModule:
+    """The data of a trainer whose model has these labels."""
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(labels=list(labels)))
+    return data
+
+
+def test_the_models_names_are_the_datas(make: Make) -> None:
+    data = with_model(make(named(0, 1, 0)), "hate", "nothate")
+    assert data.label_names == ["hate", "nothate"]
+    assert data.rows("train")["label"][:] == [1, 0, 1]
+    same = with_model(make(named(0, 1), labels=NAMES), *NAMES)
+    assert same.rows("train")["label"][:] == [0, 1]
+    other = with_model(make(named(0, 1)), "kind", "rude")
+    with pytest.raises(InputError, match=r"none of --model.labels=\['kind', 'rude'\]; say"):
+        other.rows("train")
+    mapped = with_model(make(named(0), label_map={"nothate": "nice"}), "kind", "rude")
+    with pytest.raises(InputError, match=r"nice not in --model.labels=\['kind', 'rude'\]; map to"):
+        mapped.rows("train")
+
+
+@pytest.mark.parametrize("labels", [["hate", "nothate"], ["nothate", "hate", "other"], ["a", "b"]])
+def test_names_that_aren_t_the_models_are_refused(make: Make, labels: list[str]) -> None:
+    data = with_model(make(named(0, 1), labels=labels), *NAMES)
+    with pytest.raises(InputError) as caught:
+        data.rows("train")
+    assert str(caught.value) == (
+        f"--data.labels={labels} are not --model.labels=['nothate', 'hate'], in this order, by "
+        "which the classifier's outputs are named: leave --data.labels out, and name all classes "
+        "in --model.labels"
+    )
+
+
+def test_a_class_without_a_row(make: Make) -> None:
+    data = make(named(0, 1), labels=["nothate", "hate", "other"])
+    with pytest.raises(InputError) as caught:
+        data.texts.check_learnable(data.rows("train"))
+    assert str(caught.value) == (
+        f"{data.sources[0]}: none of 2 training rows has the label other of "
+        "--data.labels=['nothate', 'hate', 'other']; give rows of every label, or leave it out"
+    )
+    with pytest.warns(UserWarning, match="test: no row has the label other: F1 and AUROC tell"):
+        data.rows("test")
 
 
 def test_a_class_label_goes_by_its_own_names(tmp_path: Path, words: str) -> None:
@@ -88,10 +186,10 @@ def test_unknown_labels_are_listed(make: Make) -> None:
     many = labeled("hate", "neither", "offensive")
     for rows, found, unknown, first in [
         (many, "hate, neither, offensive", "neither, offensive are", "neither"),
-        (labeled(0, 2), "0, 2", "2 is", "2"),
-        (labeled(1, -1), "-1, 1", "-1 is", "-1"),
+        (labeled(0, 2), "0, 2", "0, 2 are", "0"),
+        (labeled("hate", "Hate"), "Hate, hate", "Hate is", "Hate"),
     ]:
-        data = make(rows)
+        data = make(rows, labels=NAMES)
         with pytest.raises(InputError) as caught:
             data.rows("train")
         assert str(caught.value) == (
@@ -105,9 +203,9 @@ def test_several_sources_make_one(make: Make, tmp_path: Path, logged: list[str])
     first = write(tmp_path / "a.csv", [{"label": "hate", "more": 1, "text": "w1"}])
     folder = tmp_path / "b"
     folder.mkdir()
-    write(folder / "train.jsonl", labeled(0))
-    write(folder / "test.jsonl", labeled(1))
-    data = make(labeled(0), source=[first, str(folder)], test_split="test")
+    write(folder / "train.jsonl", named(0))
+    write(folder / "test.jsonl", named(1))
+    data = make(named(0), source=[first, str(folder)], test_split="test")
     assert data.rows("train")["input_ids"][:] == [[7], [6]]
     assert data.rows("train")["label"][:] == [1, 0]
     assert data.rows("test")["label"][:] == [1]
@@ -119,7 +217,7 @@ def test_several_sources_make_one(make: Make, tmp_path: Path, logged: list[str])
 
 
 def test_validation_is_a_seeded_share(make: Make, logged: list[str]) -> None:
-    rows = labeled(*[0, 1] * 5)
+    rows = named(*[0, 1] * 5)
 
     def texts(data: LabeledTextDataModule, part: str) -> list[list[int]]:
         return data.rows(part)["input_ids"][:]
@@ -137,11 +235,11 @@ def test_validation_is_a_seeded_share(make: Make, logged: list[str]) -> None:
 
 
 def test_without_validation_there_are_no_batches(make: Make) -> None:
-    assert make(labeled(0, 1)).val_dataloader() == []
+    assert make(named(0, 1)).val_dataloader() == []
 
 
 def test_training_batches_follow_the_seed(make: Make) -> None:
-    rows = labeled(*[0, 1] * 4)
+    rows = named(*[0, 1] * 4)
     drawn = [
         [batch.input_ids.tolist() for batch in make(rows, seed=seed).train_dataloader()]
         for seed in (1, 1, 2)
@@ -157,7 +255,7 @@ def test_training_batches_follow_the_seed(make: Make) -> None:
         ({"labels": ["hate"]}, "--data.labels=['hate']: give two or more different names"),
         ({"labels": ["a", "a"]}, "--data.labels=['a', 'a']: give two or more different names"),
         (
-            {"label_map": {"x": "bad"}},
+            {"labels": NAMES, "label_map": {"x": "bad"}},
             "--data.label_map={'x': 'bad'}: bad not in --data.labels=['nothate', 'hate']; "
             "map to these",
         ),
@@ -165,12 +263,12 @@ def test_training_batches_follow_the_seed(make: Make) -> None:
 )
 def test_nonsense_is_refused_at_once(make: Make, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        make(labeled(0), **options)
+        make(named(0), **options)
     assert str(caught.value) == message
 
 
 def test_no_row_left_gives_the_counts(make: Make) -> None:
-    data = make([{"text": " ", "label": 0}])
+    data = make([{"text": " ", "label": "hate"}])
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) == (

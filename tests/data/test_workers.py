@@ -6,7 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
-from detox_lightning.data.sampler import SIGNALS, Feed
+from detox_lightning.data.sampler import Feed
+from detox_lightning.data.workers import SIGNALS
 
 ROWS: Any = list(range(8))
 

@@ -194,7 +194,7 @@ def test_a_narrow_top_p_leaves_the_likeliest(make: Any) -> None:
 def test_lengths_and_ends(make: Any, policy: Policy) -> None:
     with torch.no_grad():  # EOS becomes more likely
         head = policy.base.lm_head.weight
-        head[policy.eos_token_id] = head[156]  # what it says first
+        head[policy.eos_token_ids] = head[156]  # what it says first
     evaluator = make(samples=5, greedy=False, max_new_tokens=5)
     piece = evaluator.compare(collate_pairs(PAIRS))
     figures = piece.figures["after"]

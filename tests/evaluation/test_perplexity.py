@@ -238,6 +238,7 @@ def test_who_knows_nothing_is_as_perplexed_as_there_are_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "load_model", lambda *_: Even())
+    monkeypatch.setattr(module, "load_config", lambda _: Even().config)
     monkeypatch.setattr(module, "load_tokenizer", lambda _: word_tokenizer())
     nats, tokens = load("even")(TEXTS)
     assert nats.tolist() == pytest.approx([n * math.log(200) for n in LENGTHS], abs=1e-4)

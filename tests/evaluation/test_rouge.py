@@ -79,7 +79,13 @@ def test_starts_afresh_and_empty() -> None:
     assert set(meter.compute()) == set(KINDS)
     meter.update(["a b"], ["a b"])
     meter.reset()
-    assert all(value == 0 for value in meter.compute().values())
+    assert all(value.isnan() for value in meter.compute().values())
+
+
+def test_what_has_no_reference_is_left_out() -> None:
+    meter = Rouge()
+    meter.update(["a b", "c", "d"], ["a b", " ", ""])
+    assert [value.item() for value in meter.compute().values()] == [1, 1, 1, 1]
 
 
 def test_each_text_needs_its_reference() -> None:

@@ -34,7 +34,7 @@ def policy(tmp_path: Path) -> Policy:
 def experience_of(policy: Policy, step: int, kl_coef: float) -> Experience:
     batch, responses, scores = episodes()[step]
     rollout = measure(policy, batch, responses, scores, "k1")
-    has_eos = responses.has_eos(policy.eos_token_id)
+    has_eos = responses.has_eos(policy.eos_token_ids)
     return judge(
         rollout, has_eos, kl_coef, OPTIONS["advantage"], OPTIONS["scores"], RunningMoments()
     )

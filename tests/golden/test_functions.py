@@ -54,8 +54,8 @@ def test_masks(recorded: Recorded) -> None:
     assert torch.equal(
         mask_from_lengths(lengths, responses.ids.shape[1], first_token=False), recorded.mask
     )
-    ended = responses.has_eos(EOS)
-    assert torch.equal(response_lengths(responses.ids, EOS)[ended], lengths[ended])
+    ended = responses.has_eos([EOS])
+    assert torch.equal(response_lengths(responses.ids, [EOS])[ended], lengths[ended])
 
 
 SAMPLED_KL = [(name, step) for name, step in STEPS if name != "kl_full"]  # that needs logits

@@ -124,14 +124,14 @@ def test_samples_are_generate_s(policy: Policy) -> None:
     torch.manual_seed(3)
     expected = theirs(policy, do_sample=True, min_new_tokens=LIMIT, temperature=0.7, top_k=9)
     torch.manual_seed(3)
-    choose = sampling.choose(1, Multinomial())
+    choose = sampling.choose([1], Multinomial())
     said = policy.generate(policy.read(*prompts(policy)), choose, LIMIT).ids
     assert torch.equal(said, expected)
 
 
 def test_log_probabilities_on_the_way_are_those_of_the_whole(policy: Policy) -> None:
     noise = PromptNoise(0, torch.arange(6), torch.ones(6, dtype=torch.long))
-    ids = policy.generate(policy.read(*prompts(policy)), Sampling().choose(1, noise), LIMIT).ids
+    ids = policy.generate(policy.read(*prompts(policy)), Sampling().choose([1], noise), LIMIT).ids
     with torch.no_grad():
         whole = policy(*prompts(policy), ids).logprobs
         again = policy(*prompts(policy), ids, policy.read(*prompts(policy))).logprobs
@@ -164,7 +164,7 @@ def test_rows_that_have_ended_are_dropped(
 
     def noise() -> Any:
         noise = PromptNoise(0, torch.arange(24), torch.ones(24, dtype=torch.long))
-        choose = Sampling().choose(1, noise)
+        choose = Sampling().choose([1], noise)
 
         def watched(logits: Tensor, rows: Tensor, step: int) -> Tensor:
             sizes.append(len(rows))
@@ -185,7 +185,7 @@ def test_rows_that_have_ended_are_dropped(
 
 def one_of(row: int) -> Any:
     noise = PromptNoise(0, torch.tensor([row]), torch.tensor([1]))
-    return Sampling().choose(1, noise)
+    return Sampling().choose([1], noise)
 
 
 def test_equal_prompts_are_read_once_and_long_ones_apart(
@@ -336,7 +336,7 @@ def test_few_shapes_are_recorded(fond_of_eos: Policy, monkeypatch: pytest.Monkey
     recorder = Recorder()
     for rows in (1, 2, 3, 1):
         prompts = fond_of_eos.read(IDS[:rows], MASK[:rows])
-        never = Sampling(min_new_tokens=4, max_new_tokens=4).choose(1)
+        never = Sampling(min_new_tokens=4, max_new_tokens=4).choose([1])
         decode(fond_of_eos.base, FAMILY, prompts, never, 4, recorder)
     is_recorded = [isinstance(x.function, torch.nn.Module) for x in recorder.recordings.values()]
     assert is_recorded == [True, True, False]

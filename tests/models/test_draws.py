@@ -50,7 +50,7 @@ def test_shares_of_one_lie_in_the_order_of_tokens(monkeypatch: pytest.MonkeyPatc
 def test_log_probabilities_are_noted_where_a_row_was_asked() -> None:
     torch.manual_seed(0)
     draws = Draws()
-    choose = Sampling(temperature=0.5, min_new_tokens=2).choose(1, draws)
+    choose = Sampling(temperature=0.5, min_new_tokens=2).choose([1], draws)
     logits = torch.randn(2, 4, 6)
     asked = torch.arange(4), torch.tensor([3, 1])
     for step, rows in enumerate(asked):

@@ -12,12 +12,10 @@ import torch
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading
+from detox_lightning.models.bases import Base, adapter_base
 from detox_lightning.models.loading import (
-    Base,
-    adapter_base,
     load_model,
     load_tokenizer,
-    refuse_half,
 )
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.saving import save_model
@@ -56,14 +54,6 @@ def test_a_folder_that_is_gone_may_look_like_a_hub_id(tmp_path: Path) -> None:
         load_model(SEQ2SEQ, str(tmp_path))
 
 
-def test_only_safetensors_are_read(tiny_t5: str, tmp_path: Path) -> None:
-    tiny_t5_model().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(tiny_t5_model().state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="safetensors"):
-        load_model(SEQ2SEQ, str(tmp_path))
-
-
 def test_an_adapter_names_its_base(tiny_t5: str, tmp_path: Path) -> None:
     assert adapter_base(tiny_t5) is None
     assert adapter_base("no/such-model") is None
@@ -83,17 +73,6 @@ def test_an_adapters_base_is_found_from_anywhere(
     model = add_lora(load_model(SEQ2SEQ, "base"), LoRA(r=2), "SEQ_2_SEQ_LM")
     save_model(model, word_tokenizer(), "adapter")
     assert adapter_base("adapter") == Base(str(tmp_path / "base"))
-
-
-@pytest.mark.parametrize("precision", ["16-mixed", "16-true", "16"])
-def test_half_precision_is_refused(precision: str) -> None:
-    with pytest.raises(InputError, match=f"trainer.precision={precision}.*bf16-mixed"):
-        refuse_half(precision)
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
-def test_other_precisions_are_not(precision: str) -> None:
-    refuse_half(precision)
 
 
 def test_quantized_weights_go_where_the_trainer_is(monkeypatch: pytest.MonkeyPatch) -> None:

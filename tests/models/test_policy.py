@@ -252,7 +252,7 @@ def test_logprobs_are_the_samplers(tiny_t5: str, sampling: Sampling) -> None:
         top_k=0,
     )
     tokens = generated.sequences[:, 1:]
-    lengths = response_lengths(tokens, policy.eos_token_id)
+    lengths = response_lengths(tokens, policy.eos_token_ids)
     assert sampling.min_new_tokens < lengths.min() < lengths.max() == 9
     real = mask_from_lengths(lengths, tokens.shape[1])
     theirs = torch.stack(generated.scores, dim=1).log_softmax(dim=-1)
@@ -301,7 +301,7 @@ def test_a_base_models_habits_dont_leak_into_sampling(tiny_t5: str, opinionated:
         policy = fresh(name)
         torch.manual_seed(0)
         prompts, mask, _ = rows()
-        choose = policy.sampling.choose(policy.eos_token_id)
+        choose = policy.sampling.choose(policy.eos_token_ids)
         samples.append(policy.generate(policy.read(prompts, mask), choose, 12).ids)
     assert torch.equal(*samples)
     config = policy.base.generation_config

@@ -1,4 +1,4 @@
-"""What others made is data: its pickles aren't opened, and its code doesn't run."""
+"""What others made is data: its pickles hold tensors alone, and its code doesn't run."""
 
 import json
 import os
@@ -144,7 +144,7 @@ def test_code_in_a_perplexity_models_folder_does_not_run(
 
 
 @pytest.mark.parametrize("auto", [SEQ2SEQ, CLASSIFIER, "AutoModelForCausalLM"])
-def test_a_pickled_model_is_refused(
+def test_a_pickled_model_with_a_payload_is_refused(
     auto: str, tiny_t5: str, tiny_classifier: str, tiny_gpt2: str, tmp_path: Path, marker: Path
 ) -> None:
     models = {SEQ2SEQ: tiny_t5, CLASSIFIER: tiny_classifier}
@@ -155,12 +155,14 @@ def test_a_pickled_model_is_refused(
     with pytest.raises(InputError) as raised:
         load_model(auto, str(folder))
     assert str(raised.value).startswith(
-        f"can't open the model '{folder}': its weights are pickled (pytorch_model.bin), and "
+        f"can't open the model '{folder}': its weights are pickled (pytorch_model.bin), and not "
     )
     assert not marker.exists()
 
 
-def test_a_pickled_adapter_is_refused(tiny_t5: str, tmp_path: Path, marker: Path) -> None:
+def test_a_pickled_adapter_with_a_payload_is_refused(
+    tiny_t5: str, tmp_path: Path, marker: Path
+) -> None:
     folder = tmp_path / "adapter"
     adapter = add_lora(load_model(SEQ2SEQ, tiny_t5), LoRA(r=2), "SEQ_2_SEQ_LM")
     adapter.save_pretrained(folder, save_embedding_layers=False)
@@ -170,7 +172,7 @@ def test_a_pickled_adapter_is_refused(tiny_t5: str, tmp_path: Path, marker: Path
     with pytest.raises(InputError) as raised:
         load_adapter(load_model(SEQ2SEQ, tiny_t5), str(folder))
     assert str(raised.value).startswith(
-        f"can't open the adapter '{folder}': its weights are pickled (adapter_model.bin), and "
+        f"can't open the adapter '{folder}': its weights are pickled (adapter_model.bin), and not "
     )
     assert not marker.exists()
 

@@ -52,7 +52,7 @@ def test_noise_is_the_token_s_whoever_else_is_a_candidate() -> None:
 
 def test_a_sample_comes_from_what_is_left() -> None:
     scores = spread(2.0)
-    choose = Sampling(top_p=0.3).choose(eos_token_id=1)
+    choose = Sampling(top_p=0.3).choose(eos_token_ids=[1])
     likeliest = TopPLogitsWarper(0.3)(None, scores)
     torch.manual_seed(0)
     for _ in range(20):

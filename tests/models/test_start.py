@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading, lora
-from detox_lightning.models.loading import Base, Weights, adapter_base, open_by_name
+from detox_lightning.models.bases import Base, adapter_base
+from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
+from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.saving import save_merged, save_model
@@ -297,3 +299,50 @@ def test_without_bitsandbytes_it_says_what_is_missing(monkeypatch: pytest.Monkey
         "weights.quantization=4bit needs bitsandbytes: pip install 'detox-lightning[quantized]', "
         "or leave it null"
     )
+
+
+def test_a_checkpoint_that_lacks_a_part_of_its_adapter_is_refused(
+    tiny_t5: str, tmp_path: Path
+) -> None:
+    """What isn't there would begin anew."""
+    _, file = supervised(tmp_path, tiny_t5, LoRA(r=2))
+    checkpoint = torch.load(file, weights_only=True)
+    gone = next(name for name in checkpoint["state_dict"] if "lora_B" in name)
+    del checkpoint["state_dict"][gone]
+    torch.save(checkpoint, file)
+    with pytest.raises(InputError) as raised:
+        load_policy(file, LoRA(), Sampling())
+    assert str(raised.value) == (
+        f"{file}: its adapter doesn't fit the base {tiny_t5!r}: "
+        f"{gone.removeprefix('model.')} is not in it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("base", None, "not a checkpoint of detox_lightning, or a torn one"),
+        ("stage", 3, "not a checkpoint of detox_lightning, or a torn one"),
+        ("state_dict", None, "not a checkpoint of detox_lightning, or a torn one"),
+        (
+            "adapter",
+            {"r": "x"},
+            "its adapter can't be put on the base '{base}': '<=' not supported ",
+        ),
+        (
+            "adapter",
+            {"nix": 3},
+            "its adapter can't be put on the base '{base}': LoraConfig.__init__",
+        ),
+    ],
+)
+def test_a_garbled_checkpoint_is_named(
+    part: str, value: object, said: str, tiny_t5: str, tmp_path: Path
+) -> None:
+    _, file = supervised(tmp_path, tiny_t5, LoRA(r=2))
+    checkpoint = torch.load(file, weights_only=True)
+    (checkpoint if part == "state_dict" else checkpoint["detox_lightning"])[part] = value
+    torch.save(checkpoint, file)
+    with pytest.raises(InputError) as raised:
+        load_policy(file, LoRA(), Sampling())
+    assert str(raised.value).startswith(f"{file}: {said.format(base=tiny_t5)}")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from conftest import word_tokenizer
 from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
@@ -49,24 +50,34 @@ def test_no_texts_have_no_tokens() -> None:
     assert encode(word_tokenizer(), [], 8) == []
 
 
+class Positions(nn.Module):
+    """A model's table of positions under the name that it is given, and what its config says."""
+
+    def __init__(self, said: int | None, name: str = "", rows: int = 0, padding: int | None = None):
+        super().__init__()
+        self.config = SimpleNamespace(max_position_embeddings=said)
+        self.word_embeddings = nn.Embedding(7, 2, padding_idx=1)
+        if name:
+            setattr(self, name, nn.Embedding(rows, 2, padding_idx=padding))
+
+
 @pytest.mark.parametrize(
-    ("positions", "says", "model_type", "limit"),
+    ("model", "says", "limit"),
     [
-        (64, 512, "bert", 64),
-        (64, 32, "bert", 32),
-        (66, 512, "xlm-roberta", 64),  # pad token 1
-        (None, 512, "t5", 512),
-        (None, int(1e30), "bloom", 2**31 - 1),
+        (Positions(64, "position_embeddings", 64), 512, 64),
+        (Positions(64, "position_embeddings", 64), 32, 32),
+        (Positions(66, "position_embeddings", 66, padding=1), 512, 64),
+        (Positions(None, "wpe", 48), 512, 48),
+        (Positions(64, "relative_attention_bias", 8), 512, 64),  # no table of positions
+        (Positions(64), 512, 64),
+        (Positions(None), 512, 512),
+        (Positions(-1), 512, 512),
+        (Positions(None), int(1e30), 2**31 - 1),
     ],
 )
-def test_the_limit_is_the_tighter_of_two(
-    positions: int | None, says: int, model_type: str, limit: int
-) -> None:
-    config = SimpleNamespace(
-        model_type=model_type, max_position_embeddings=positions, pad_token_id=1
-    )
+def test_the_limit_is_the_tighter_of_two(model: Positions, says: int, limit: int) -> None:
     tokenizer = word_tokenizer()
     tokenizer.model_max_length = says
-    assert token_limit(SimpleNamespace(config=config), tokenizer) == limit
+    assert token_limit(model, tokenizer) == limit
     words = " ".join(["fool"] * 600)
     assert len(encode(tokenizer, [words], limit)[0]) == min(limit, 601)  # and EOS

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.modules.devices import check_devices, check_gpus
+from detox_lightning.modules.devices import check_devices, check_gpus, choose_kernels
 
 
 @pytest.mark.parametrize("number", ["auto", 2, "2", -1, "-1", [0, 1], "0,1", "1,"])
@@ -36,3 +37,16 @@ def test_gpus_are_looked_for_where_there_are_some(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match="torch sees 1 here; give at most 1"):
         check_devices(SimpleNamespace(accelerator="auto", devices=2))
     check_devices(SimpleNamespace(accelerator="cpu", devices=2))
+
+
+def test_cudnns_attention_is_left_out_and_the_others_stay() -> None:
+    kinds = torch.backends.cuda
+    try:
+        kinds.enable_cudnn_sdp(True)
+        choose_kernels()
+        assert not kinds.cudnn_sdp_enabled()
+        assert kinds.mem_efficient_sdp_enabled()
+        assert kinds.flash_sdp_enabled()
+        assert kinds.math_sdp_enabled()
+    finally:
+        kinds.enable_cudnn_sdp(True)

@@ -28,6 +28,13 @@ def test_apostrophes_are_parts_of_words() -> None:
     assert (words(before), words(after)) == (["Adam's well-kept"], ["Adam kept"])
 
 
+def test_characters_of_scripts_without_blanks() -> None:
+    before, after = marked("米娅很笨。", "米娅很好。")
+    assert (words(before), words(after)) == (["笨"], ["好"])
+    before, after = marked("वह मिया है", "वह मीरा है")
+    assert (words(before), words(after)) == (["मिया"], ["मीरा"])
+
+
 @pytest.mark.parametrize("text", ["", "the same\n text "])
 def test_equal_texts_have_nothing_marked(text: str) -> None:
     assert marked(text, text) == ([(text, False)] * bool(text),) * 2
@@ -43,7 +50,9 @@ def test_common_words_of_long_texts_are_matched() -> None:
     assert (words(before), words(after)) == (["x"], [])
 
 
-texts = st.lists(st.sampled_from(["a", "b", " ", "\n ", ",", "<i>", "é"])).map("".join)
+texts = st.lists(
+    st.sampled_from(["a", "b", " ", "\n ", ",", "<i>", "é", "猫", "ม่", "\u0e48", "मि"])
+).map("".join)
 
 
 @given(texts, texts)

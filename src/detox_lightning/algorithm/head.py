@@ -9,6 +9,7 @@ gradients of a token's log-probability and of the entropy ``H`` are known as soo
 needed for the backward pass.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,12 +43,12 @@ class HeadOutput(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         tokens: Tensor,
-        sampler: tuple[float, int, int],
+        sampler: tuple[float, int, Sequence[int]],
         entropy: bool,
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         """Works through the positions, some at a time."""
-        temperature, min_new_tokens, eos_token_id = sampler
+        temperature, min_new_tokens, eos_token_ids = sampler
         learns = ctx.needs_input_grad[0]
         wanted = Wanted(entropy or entropy_gradient, learns, learns and entropy_gradient)
         early = torch.arange(tokens.shape[1], device=tokens.device) < min_new_tokens
@@ -58,7 +59,8 @@ class HeadOutput(torch.autograd.Function):
             logits = linear(x, weight, bias).float()
             if temperature != 1:
                 logits /= temperature
-            logits[:, eos_token_id].masked_fill_(shut, -torch.inf)
+            for token in eos_token_ids if min_new_tokens else ():
+                logits[:, token].masked_fill_(shut, -torch.inf)
             found.append(some_positions(logits, weight, chosen, wanted))
         logprobs, entropies, *sums = (
             torch.cat(parts).unflatten(0, tokens.shape) for parts in zip(*found, strict=True)
@@ -115,7 +117,7 @@ def head_output(
     tokens: Tensor,
     temperature: float = 1.0,
     min_new_tokens: int = 0,
-    eos_token_id: int = 1,
+    eos_token_ids: Sequence[int] = (1,),
     entropy: bool = True,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -128,14 +130,14 @@ def head_output(
         tokens: ``[b, t]``.
         temperature: See :func:`sampler_logits`.
         min_new_tokens: Likewise.
-        eos_token_id: Likewise.
+        eos_token_ids: Likewise.
         entropy: Whether entropies are wanted; else they are 0.
         entropy_gradient: Whether the entropy has a gradient.
 
     Returns:
         Both ``[b, t]`` float32, entropies in nats. Gradients reach ``hidden`` alone.
     """
-    sampler = temperature, min_new_tokens, eos_token_id
+    sampler = temperature, min_new_tokens, eos_token_ids
     output: tuple[Tensor, Tensor] = HeadOutput.apply(
         hidden, weight, bias, tokens, sampler, entropy, entropy_gradient
     )

@@ -5,12 +5,17 @@ applied to the logits here, so that the ratio of new to old probability is exact
 first update.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def sampler_logits(
-    logits: Tensor, temperature: float = 1.0, min_new_tokens: int = 0, eos_token_id: int = 1
+    logits: Tensor,
+    temperature: float = 1.0,
+    min_new_tokens: int = 0,
+    eos_token_ids: Sequence[int] = (1,),
 ) -> Tensor:
     """Logits as the sampler saw them, in float32.
 
@@ -18,7 +23,7 @@ def sampler_logits(
         logits: ``[b, t, V]`` for the response positions, from the first.
         temperature: Divides the logits.
         min_new_tokens: EOS is impossible at the positions before this one.
-        eos_token_id: The token that ends a response.
+        eos_token_ids: The tokens that end a response.
 
     Returns:
         ``[b, t, V]`` float32; the input itself where there is nothing to do.
@@ -28,7 +33,8 @@ def sampler_logits(
         logits = logits / temperature
     if min_new_tokens > 0:
         logits = logits.clone()
-        logits[:, :min_new_tokens, eos_token_id] = -torch.inf
+        for token in eos_token_ids:
+            logits[:, :min_new_tokens, token] = -torch.inf
     return logits
 
 

@@ -4,7 +4,7 @@ Sums that must be taken over all processes go through ``reduce``, a function fro
 sum over ranks; alone, a tensor is its own sum.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,19 +17,32 @@ def alone(x: Tensor) -> Tensor:
     return x
 
 
-def response_lengths(response_ids: Tensor, eos_token_id: int) -> Tensor:
+def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
+    """True where an id is one of a few tokens; nothing is copied to the ids' device.
+
+    Args:
+        ids: Of any shape.
+        tokens: Which.
+    """
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for token in tokens:
+        found |= ids == token
+    return found
+
+
+def response_lengths(response_ids: Tensor, eos_token_ids: Sequence[int]) -> Tensor:
     """Counts each response's real tokens: up to and with the first EOS, or all of them.
 
     Padding is never asked for, since T5's decoder starts with its pad token.
 
     Args:
         response_ids: ``[b, t]``.
-        eos_token_id: The token that ends a response.
+        eos_token_ids: The tokens that end a response; the first of any ends it.
 
     Returns:
         ``[b]`` lengths, at least 1 where ``t`` is.
     """
-    is_eos = response_ids == eos_token_id
+    is_eos = is_any(response_ids, eos_token_ids)
     before = is_eos.cumsum(dim=1) - is_eos.long() == 0
     return before.sum(dim=1)
 

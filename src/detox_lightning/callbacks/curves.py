@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from detox_lightning.callbacks.folders import refuse_unwritable
 from detox_lightning.callbacks.writing import partial_of
 from detox_lightning.errors import InputError, explain
 
@@ -98,6 +99,27 @@ def claim_folders(loggers: Iterable[Logger]) -> None:
             raise InputError(f"trainer.logger.save_dir: {explain(error)}") from error
         else:
             return
+
+
+@rank_zero_only
+def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
+    """Makes sure that loggers can write into their folders.
+
+    Args:
+        loggers: Not in use yet.
+        claims: Whether new ones get folders by :func:`claim_folders`, which says it by itself.
+
+    Raises:
+        InputError: If one can't.
+    """
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger | CSVLogger):
+            continue
+        if claims and logger._version is None:  # to ask for the folder would choose a version
+            continue
+        if "://" not in str(logger.log_dir):
+            name = f"trainer.logger.save_dir={logger.save_dir}"
+            refuse_unwritable(Path(logger.log_dir), name, makes=False)
 
 
 def cut_rows(logger: CSVLogger, point: int) -> None:

@@ -23,7 +23,7 @@ from detox_lightning.callbacks.origin import training
 from detox_lightning.callbacks.reading import opened, reading
 from detox_lightning.errors import TrainingError
 from detox_lightning.models.finite import refuse_broken
-from detox_lightning.models.loading import is_local
+from detox_lightning.models.opening import is_local
 from detox_lightning.models.saving import save_merged
 from detox_lightning.modules.checkpoint import KEY as STAMP
 from detox_lightning.modules.checkpoint import trainable_names

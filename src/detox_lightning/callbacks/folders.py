@@ -10,6 +10,7 @@ from pathlib import Path
 from socket import gethostname
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, TrainingError, writing
@@ -144,18 +145,23 @@ def refuse_full(folder: Path, name: str) -> None:
         )
 
 
-def refuse_unwritable(folder: Path, name: str) -> None:
-    """Makes sure that something can be written into a folder, and makes it if it isn't there.
+def refuse_unwritable(folder: Path, name: str, makes: bool = True) -> None:
+    """Makes sure that something can be written into a folder.
 
     Args:
         folder: Where something is to be written.
         name: The flag and its value: for the message.
+        makes: Whether it is made if it isn't there; else the folder that it would be in is looked
+            at.
 
     Raises:
         InputError: If it can't.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if makes:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -202,3 +208,13 @@ def log_folder(trainer: Trainer) -> Path:
         version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
         folder = Path(logger.save_dir or folder, str(logger.name), version)
     return Path(trainer.strategy.broadcast(str(folder)))
+
+
+def log_folders(trainer: Trainer) -> list[Path]:
+    """The folders of this machine that loggers write a run's files into.
+
+    Args:
+        trainer: With its loggers.
+    """
+    known = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger | CSVLogger)]
+    return [Path(x.log_dir) for x in known if "://" not in str(x.log_dir)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import is_local
+from detox_lightning.models.opening import is_local
 
 FLAG = "export.push_to_hub"
 MERGED = "merged"

@@ -9,9 +9,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detox_lightning.modules.checkpoint import plain
+from detox_lightning.modules.plain import plain
 from detox_lightning.report.files import versions
-from detox_lightning.secrecy import discreet_words, without_passwords, without_secrets
+from detox_lightning.secrecy import discreet_words, without_passwords
 
 KEY = "detox_lightning_origin"
 
@@ -24,9 +24,6 @@ class OriginCallback(Callback):
     ) -> None:
         """Writes plain values, beside what the module writes of itself."""
         checkpoint[KEY] = plain(training(trainer, pl_module))
-        name = "datamodule_hyper_parameters"
-        if name in checkpoint:
-            checkpoint[name] = without_secrets(plain(checkpoint[name]))
 
 
 def training(trainer: Trainer, module: Any) -> dict[str, Any]:

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from detox_lightning.callbacks.averaging import KEY as AVERAGED
+from detox_lightning.callbacks.averaging import AveragingCallback
 from detox_lightning.callbacks.curves import cut_curves, put_rows_back
-from detox_lightning.callbacks.folders import log_folder
+from detox_lightning.callbacks.folders import log_folder, log_folders
 from detox_lightning.callbacks.progress import SETTLED, move, next_point, steps_logged
 from detox_lightning.errors import InputError
+from detox_lightning.modules.foreign import callbacks_of
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
@@ -22,6 +25,7 @@ except ImportError:  # Windows: goes without
 
 FIGURES, RUN, ENDED = "validation", "run", "ended_early"  # keys in a checkpoint
 LOCK = ".lock"
+PLACES = "checkpoint.dirpath, trainer.logger.version, trainer.logger.save_dir"
 
 
 class Lock:
@@ -53,8 +57,11 @@ class Lock:
         except (BlockingIOError, PermissionError):
             os.close(handle)
             return False
-        except OSError:  # a file system without locks
-            pass
+        except OSError as error:  # a file system without locks
+            rank_zero_warn(
+                f"{folder}: this disk has no locks ({error.strerror}), so nobody is told that a "
+                "run is alive there: start no second one in it"
+            )
         self.file, self.handle = folder / LOCK, handle
         return True
 
@@ -95,7 +102,7 @@ class ResumeCallback(Callback):
 
     In the run's folder, what a killed run logged after the checkpoint is cut off. The last
     validation's figures are kept in the checkpoint, as the end of a run shows them; so is that
-    early stopping has ended it. While a run is alive it holds a lock in its folder.
+    early stopping has ended it. While a run is alive it holds a lock in its folders.
     """
 
     def __init__(self) -> None:
@@ -103,13 +110,13 @@ class ResumeCallback(Callback):
         self.run: str | None = None
         self.steps: int | None = None
         self.figures: dict[str, float] = {}
-        self.lock = Lock()
+        self.locks: dict[Path, Lock] = {}  # by folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Notes the name of the run's folder, and holds its lock.
 
         Raises:
-            InputError: If another process goes on with the same run.
+            InputError: If another process is at the same run, or writes into the same folder.
         """
         if stage != "fit":
             return
@@ -125,19 +132,46 @@ class ResumeCallback(Callback):
             checkpoint: From which it goes on; None if it begins.
 
         Raises:
-            InputError: If another process goes on with the same run.
+            InputError: If another process is at the same run, or writes into the same folder.
         """
         callback: Any = trainer.checkpoint_callback
         folder = getattr(callback, "dirpath", None) or log_folder(trainer) / "checkpoints"
         if callback is None or getattr(trainer, "fast_dev_run", False) or "://" in str(folder):
             return
         goes_on = checkpoint and Path(checkpoint).parent.resolve() == Path(folder).resolve()
-        is_ours = not trainer.is_global_zero or self.lock.take(Path(folder)) or not goes_on
-        if not trainer.strategy.broadcast(is_ours):
+        taken = self.take([*log_folders(trainer), Path(folder)]) if trainer.is_global_zero else None
+        taken = trainer.strategy.broadcast(taken)
+        if taken and goes_on:
             raise InputError(
                 f"--ckpt_path {checkpoint}: this run is still going on in another process; wait "
                 "for its end, or begin a run of its own without --ckpt_path"
             )
+        if taken:
+            raise InputError(
+                f"{taken}: a run is still going on there in another process; wait for its end, or "
+                f"give this one another place ({PLACES})"
+            )
+
+    def take(self, folders: list[Path]) -> Path | None:
+        """Takes folders' locks.
+
+        Args:
+            folders: All that this run writes into.
+
+        Returns:
+            One that another process has; None: there is none.
+        """
+        for folder in folders:
+            lock = self.locks.setdefault(folder.resolve(), Lock())
+            if not lock.take(folder):
+                self.release()
+                return folder
+        return None
+
+    def release(self) -> None:
+        """Lets go of all locks."""
+        while self.locks:
+            self.locks.popitem()[1].release()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -145,11 +179,11 @@ class ResumeCallback(Callback):
         """Puts back what a start that failed has not come to use; lets go of the run."""
         if trainer.is_global_zero:
             put_rows_back(trainer.loggers)
-        self.lock.release()
+        self.release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets go of the run."""
-        self.lock.release()
+        self.release()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -168,6 +202,11 @@ class ResumeCallback(Callback):
         self.steps = steps_logged(loops) if SETTLED in loops else None
         figures = checkpoint.get(FIGURES, {}).items()
         self.figures = {name: float(x) for name, x in figures if name.startswith("val/")}
+        if trainer.state.fn == "fit" and AVERAGED in checkpoint and not averages(trainer):
+            rank_zero_warn(
+                "the checkpoint's run averaged its weights, and this one goes on from the average: "
+                "give AveragingCallback in trainer.callbacks again to go on with both"
+            )
         stops = any(isinstance(callback, EarlyStopping) for callback in callbacks_of(trainer))
         if stops and checkpoint.get(ENDED) and trainer.state.fn == "fit":
             trainer.should_stop = True
@@ -206,12 +245,12 @@ class ResumeCallback(Callback):
             self.steps = None
 
 
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """A trainer's callbacks."""
-    return list(trainer.callbacks)  # type: ignore[attr-defined]
-
-
 def has_run_out_of_time(trainer: Trainer) -> bool:
     """Whether ``trainer.max_time``, which may be raised, has ended a run."""
     timers = [x for x in callbacks_of(trainer) if isinstance(x, Timer)]
     return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
+
+
+def averages(trainer: Trainer) -> bool:
+    """Whether a run keeps an average of its weights."""
+    return any(isinstance(callback, AveragingCallback) for callback in callbacks_of(trainer))

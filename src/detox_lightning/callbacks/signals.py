@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.callbacks.origin import command
-from detox_lightning.data.sampler import SIGNALS
+from detox_lightning.data.workers import SIGNALS
 
 
 class Requests:

@@ -1,5 +1,6 @@
 """Prompts to go on from, such as RealToxicityPrompts', for PPO."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -12,7 +13,7 @@ from detox_lightning.data.module import PromptDataModule
 from detox_lightning.data.questions import Questions
 from detox_lightning.data.sampler import Feed
 from detox_lightning.data.sources import MissingSplit, names_of
-from detox_lightning.data.splits import Counted, drawn
+from detox_lightning.data.splits import Counted, drawn, nonempty
 from detox_lightning.errors import InputError
 
 
@@ -122,6 +123,7 @@ class ContinuationDataModule(PromptDataModule):
             None if predict_source is None else Questions(predict_source, asked, "prompt"),
         )
         super().__init__(rows, tokenizer, Feed(batch_size, eval_batch_size, num_workers, seed))
+        self.save_hyperparameters(logger=False)
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,12 @@ class ContinuationRows:
         """What was done to prompts that were too long."""
         return f"prompts were cut to {self.form.limit} tokens"
 
-    def choose(self, part: str, processes: int) -> Counted:
+    @property
+    def compares(self) -> bool:
+        """Whether rows usually have an answer of people's."""
+        return False
+
+    def choose(self, part: str, processes: int, needs: Collection[str]) -> Counted:
         """Its rows, or all training rows; see :class:`~detox_lightning.data.module.PromptRows`."""
         if self.questions is not None and part == "predict":
             return Counted.of(self.questions.read(processes))
@@ -188,11 +195,16 @@ class ContinuationRows:
         named = part if self.splits[part] else "train"
         return self.continuations.read(self.splits[named] or "", f"--data.{named}_split")
 
-    def encode(self, part: str, chosen: Counted, encoding: Encoding) -> Counted:
+    def encode(
+        self, part: str, chosen: Counted, encoding: Encoding, needs: Collection[str]
+    ) -> Counted:
         """Its prompts; see :class:`~detox_lightning.data.module.PromptRows`."""
+        self.form.check(encoding)
         if part == "predict":
             return self.form.whole.encoded(chosen, encoding)
         rows = self.form.encoded(chosen, encoding)
+        if "reference" in needs:
+            rows = self._with_reference(rows)
         if self._is_drawn(part):
             # of the encoded rows, as texts that differ may begin with the same prompt
             low, high = self.shares[part]
@@ -205,6 +217,17 @@ class ContinuationRows:
                 "--data.min_toxicity, --data.max_prompt_tokens or the shares, or give other data"
             )
         return rows.at_most(self.limits[part])
+
+    def _with_reference(self, rows: Counted) -> Counted:
+        """The rows that say how people went on."""
+        kept = rows.keep("with a reference", nonempty, ["reference"], quiet=True)
+        if not len(kept.rows):
+            raise InputError(
+                f"{', '.join(self.sources)}: the reward compares with how people went on, and no "
+                f"row says it ({kept}); name their column with --data.continuation_column, give "
+                "--data.prompt_share, or take another reward"
+            )
+        return kept
 
     def _is_drawn(self, part: str) -> bool:
         """Whether a part is a share of the training split."""

@@ -52,6 +52,12 @@ class Continuations:
         tables = [self._checked(load_rows(name, split, flag), name) for name in self.sources]
         rows = concatenate_datasets(tables) if len(tables) > 1 else tables[0]
         counted = Counted.of(rows).keep("with a prompt", nonempty, [self.prompt], quiet=True)
+        if not len(counted.rows):
+            raise InputError(
+                f"{', '.join(self.sources)}: no row of {split!r} is left ({counted}): each needs "
+                f"text in its column {self.prompt!r}; fill it in, or name another column with "
+                "--data.prompt_column"
+            )
         if self.min_toxicity is not None:
             at_least = f"with a toxicity of at least {self.min_toxicity}"
             test = partial(reaches, least=float(self.min_toxicity))
@@ -113,6 +119,21 @@ class ContinuationForm:
     def whole(self) -> "ContinuationForm":
         """The form in which every text is a prompt, and none is left out."""
         return replace(self, share=None, cut=True)
+
+    def check(self, encoding: Encoding) -> None:
+        """Makes sure that a chat template leaves room for a prompt, before many are put into it.
+
+        Args:
+            encoding: The tokenizer.
+
+        Raises:
+            InputError: If the chat template alone has more than ``limit`` tokens, or isn't there.
+        """
+        if self.chat and (alone := len(encoding.prompt_ids([""], True)[0])) > self.limit:
+            raise InputError(
+                f"--data.max_prompt_tokens={self.limit}: the chat template alone has {alone}; "
+                "raise it"
+            )
 
     def encoded(self, rows: Counted, encoding: Encoding) -> Counted:
         """Rows as the collator takes them; see :meth:`encode`.

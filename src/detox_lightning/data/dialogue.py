@@ -1,6 +1,6 @@
 """Dialogues and their summaries as prompts, for the supervised stage and for PPO."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import astuple, dataclass
 from functools import partial
 
@@ -31,7 +31,7 @@ class DialogueDataModule(PromptDataModule):
             .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
         tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         dialogue_column: Column with the dialogues.
-        summary_column: Column with the summaries to learn from.
+        summary_column: Column with the summaries to learn from; PPO takes empty ones, too.
         reference_column: Column with the summaries ROUGE compares with. null: summary_column.
         template: Prompt around each dialogue; must contain {dialogue} once.
         chat_template: Put each prompt into the tokenizer's chat template, as what the user says.
@@ -116,6 +116,7 @@ class DialogueDataModule(PromptDataModule):
             None if predict_source is None else Questions(predict_source, columns),
         )
         super().__init__(rows, tokenizer, Feed(batch_size, eval_batch_size, num_workers, seed))
+        self.save_hyperparameters(logger=False)
 
 
 @dataclass(frozen=True)
@@ -168,26 +169,34 @@ class DialogueRows:
         """What was done to dialogues that were too long."""
         return f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"
 
-    def choose(self, part: str, processes: int) -> Counted:
+    @property
+    def compares(self) -> bool:
+        """Whether rows usually have an answer of people's."""
+        return True
+
+    def choose(self, part: str, processes: int, needs: Collection[str]) -> Counted:
         """Its rows; see :class:`~detox_lightning.data.module.PromptRows`."""
         if self.questions is not None and part == "predict":
             return Counted.of(self.questions.read(processes))
-        return self._choose(part).at_most(self.limits[part])
+        return self._choose(part, needs).at_most(self.limits[part])
 
-    def encode(self, part: str, chosen: Counted, encoding: Encoding) -> Counted:
+    def encode(
+        self, part: str, chosen: Counted, encoding: Encoding, needs: Collection[str]
+    ) -> Counted:
         """Its prompts; see :class:`~detox_lightning.data.module.PromptRows`."""
+        self.form.check(encoding)
         encode = partial(self.form.encode, encoding)
         template = encoding.chat_template if self.form.chat else None
         terms = ("dialogue", *astuple(self.form), template, encoding.padding_side)
         rows = encoding.encode(chosen.rows, encode, *terms)
         return chosen._replace(rows=rows)
 
-    def _choose(self, part: str) -> Counted:
+    def _choose(self, part: str, needs: Collection[str]) -> Counted:
         if self.cut and part != "validation":
-            stay, off = self.cut(self._read("train"))
+            stay, off = self.cut(self._read("train", needs))
             return stay if part == "train" else off
         try:
-            return self._read(part)
+            return self._read(part, needs)
         except MissingSplit as error:
             if part == "test":
                 raise InputError(
@@ -198,10 +207,10 @@ class DialogueRows:
             if not self.cut:
                 raise InputError(f"{error}; --data.validation_split=null does without") from error
             rank_zero_info(f"{error}: the test rows are used to validate")
-            return self._choose("test")
+            return self._choose("test", needs)
 
-    def _read(self, part: str) -> Counted:
+    def _read(self, part: str, needs: Collection[str]) -> Counted:
         split, flag = self.splits[part], f"--data.{part}_split"
         if split is None:
             raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
-        return self.dialogues.read(split, flag)
+        return self.dialogues.read(split, flag, needs)

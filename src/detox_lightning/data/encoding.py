@@ -1,6 +1,8 @@
 """Text into token ids, done once and kept in the cache of ``datasets``; ids into padded batches."""
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -166,6 +168,14 @@ def count_cut(encoded: "Dataset") -> int:
     return int(pyarrow.compute.sum(encoded.data.column("cut")).as_py() or 0)
 
 
+def count_blank(encoded: "Dataset", column: str) -> int:
+    """How many encoded rows have nothing but white space in a column, counted where they lie."""
+    import pyarrow.compute as compute
+
+    texts = compute.utf8_trim_whitespace(encoded.data.column(column))
+    return int(compute.sum(compute.equal(texts, "")).as_py() or 0)
+
+
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
     """Pads lists of ids to a common length.
 
@@ -188,5 +198,13 @@ def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor
 def _content(tokenizer: Any) -> str:
     """What tells two tokenizers apart: content rather than name, as a folder can be rebuilt."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    return repr((type(tokenizer).__name__, words, tokenizer.special_tokens_map))
+    words = backend.to_str() if backend is not None else _files(tokenizer)
+    cuts = tokenizer.truncation_side
+    return repr((type(tokenizer).__name__, words, tokenizer.special_tokens_map, cuts))
+
+
+def _files(tokenizer: Any) -> list[tuple[str, bytes]]:
+    """All that a tokenizer writes of itself, for those whose words don't say how texts are cut."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return [(file.name, file.read_bytes()) for file in sorted(Path(folder).iterdir())]

@@ -12,7 +12,13 @@ from torch.utils.data import DataLoader
 from detox_lightning.batch import LabeledBatch
 from detox_lightning.data.encoding import Encoding, count_cut
 from detox_lightning.data.faults import caching
-from detox_lightning.data.labels import Classes, LabeledCollator, LabeledTexts, encode_texts
+from detox_lightning.data.labels import (
+    Classes,
+    LabeledCollator,
+    LabeledTexts,
+    by_name,
+    encode_texts,
+)
 from detox_lightning.data.sampler import Feed
 from detox_lightning.data.sources import MissingSplit, names_of
 from detox_lightning.data.splits import Counted, parts_needed
@@ -20,6 +26,8 @@ from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+LABELS = ("nothate", "hate")  # where no model says others
 
 
 class LabeledTextDataModule(LightningDataModule):
@@ -35,9 +43,9 @@ class LabeledTextDataModule(LightningDataModule):
             A list: the rows of all of them together.
         tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         text_column: Column with the texts.
-        label_column: Column with the labels: class names, or indices into labels.
-        labels: Class names in order of their index.
-        label_map: What other labels in the data mean, such as {offensive: nothate}.
+        label_column: Column with the labels: names, or whole numbers, which label_map must name.
+        labels: Class names. null: the model's, which these must be if they are given.
+        label_map: What other labels in the data mean, such as {offensive: nothate} or {0: hate}.
         max_tokens: Tokens a text may have; what is beyond them is cut off, how often is logged.
         train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. null: a share of train_split.
@@ -53,6 +61,7 @@ class LabeledTextDataModule(LightningDataModule):
 
     Raises:
         InputError: If ``labels`` has doubles or less than two names, or ``label_map`` others.
+            Labels that are the model's are looked at when they are known.
     """
 
     def __init__(
@@ -61,7 +70,7 @@ class LabeledTextDataModule(LightningDataModule):
         tokenizer: str | None = None,
         text_column: str = "text",
         label_column: str = "label",
-        labels: Sequence[str] = ("nothate", "hate"),
+        labels: Sequence[str] | None = None,
         label_map: dict[str, str] | None = None,
         max_tokens: PositiveInt = 128,
         train_split: str = "train",
@@ -77,16 +86,13 @@ class LabeledTextDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if len(set(labels)) < max(2, len(labels)):
-            raise InputError(f"--data.labels={list(labels)}: give two or more different names")
-        stray = sorted(set((label_map or {}).values()) - set(labels))
-        if stray:
-            raise InputError(
-                f"--data.label_map={label_map}: {', '.join(stray)} not in "
-                f"--data.labels={list(labels)}; map to these"
-            )
-        classes = Classes(tuple(labels), label_map or {})
-        self.texts = LabeledTexts(names_of(source), text_column, label_column, classes)
+        self.save_hyperparameters(logger=False)
+        self.label_map = by_name(label_map or {})
+        self.labels = labels
+        if labels is not None:
+            Classes(tuple(labels), self.label_map)
+        self.sources = names_of(source)
+        self.columns = text_column, label_column
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
         self.validation_fraction, self.split_seed = validation_fraction, split_seed
@@ -97,13 +103,28 @@ class LabeledTextDataModule(LightningDataModule):
 
     @property
     def label_names(self) -> list[str]:
-        """The class names in order of their index."""
-        return list(self.texts.classes.names)
+        """The class names in order of their index: the model's, if there is one with labels.
+
+        Raises:
+            InputError: If ``labels`` are others, or the same in another order.
+        """
+        model = getattr(self.trainer, "lightning_module", None)
+        own: list[str] | None = getattr(model, "labels", None)
+        given = None if self.labels is None else list(self.labels)
+        if own and given and own != given:
+            raise InputError(
+                f"--data.labels={given} are not --model.labels={own}, in this order, by which the "
+                "classifier's outputs are named: leave --data.labels out, and name all classes in "
+                "--model.labels"
+            )
+        return own or given or list(LABELS)
 
     @property
-    def sources(self) -> list[str]:
-        """What the rows are read from."""
-        return list(self.texts.sources)
+    def texts(self) -> LabeledTexts:
+        """The rows as the sources have them."""
+        flag = "--model.labels" if self.labels is None else "--data.labels"
+        classes = Classes(tuple(self.label_names), self.label_map, flag)
+        return LabeledTexts(self.sources, *self.columns, classes)
 
     @property
     def validates(self) -> bool:
@@ -136,7 +157,12 @@ class LabeledTextDataModule(LightningDataModule):
                 encode = partial(encode_texts, self.encoding, self.max_tokens)
                 encoded = self.encoding.encode(chosen.rows, encode, "labeled", self.max_tokens)
             cut = f"texts were cut at {self.max_tokens} tokens"
-            chosen.report(part, count_cut(encoded), cut)
+            chosen.report(part, {cut: count_cut(encoded)})
+            if part != "train" and (missing := self.texts.classes.missing(encoded)):
+                rank_zero_warn(
+                    f"{part}: no row has the label {', '.join(missing)}: F1 and AUROC tell nothing "
+                    "of it"
+                )
             self._rows[part] = encoded
         return self._rows[part]
 
@@ -203,11 +229,11 @@ class LabeledTextDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, see :meth:`Feed.state`, and of which data."""
-        return {"sources": self.sources, **self.feed.state(self.trainer)}
+        return {"sources": list(self.sources), **self.feed.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on at the place of the checkpoint; warns if the data has another name."""
-        if (sources := state_dict.get("sources", self.sources)) != self.sources:
+        if (sources := state_dict.get("sources", [*self.sources])) != [*self.sources]:
             rank_zero_warn(
                 f"the checkpoint was made on the data {', '.join(sources)}; this run goes on with "
                 f"{', '.join(self.sources)}"

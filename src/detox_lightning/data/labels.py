@@ -21,21 +21,39 @@ SHOWN = 10  # labels in a message
 
 @dataclass(frozen=True)
 class Classes:
-    """Turns the labels found in data into class indices.
+    """Turns the labels found in data into class indices, by name.
 
     Args:
         names: Class names in order of their index.
         renamed: Label in the data → class name.
+        flag: What gave the names, for messages.
+
+    Raises:
+        InputError: If there are doubles or less than two names, or a label is renamed to none.
     """
 
     names: tuple[str, ...]
     renamed: dict[str, str]
+    flag: str = "--data.labels"
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) < max(2, len(self.names)):
+            raise InputError(f"{self}: give two or more different names")
+        stray = sorted(set(self.renamed.values()) - set(self.names))
+        if stray:
+            raise InputError(
+                f"--data.label_map={self.renamed}: {', '.join(stray)} not in {self}; map to these"
+            )
+
+    def __str__(self) -> str:
+        """The flag with its value."""
+        return f"{self.flag}={list(self.names)}"
 
     def index(self, label: str | int | None) -> int | None:
-        """The index of a label (a name or already an index), or None if it is no class."""
-        name = self.renamed.get(str(label), label)
-        if isinstance(name, int):
-            return name if 0 <= name < len(self.names) else None
+        """The index of a label by its name, or None if it is no class; a number is no name."""
+        if label is None:  # a missing value; a class may be named so
+            return None
+        name = self.renamed.get(str(label), str(label))
         return self.names.index(name) if name in self.names else None
 
     def check(self, labels: list[Any], source: str) -> None:
@@ -50,9 +68,37 @@ class Classes:
             raise InputError(
                 f"{source}: it has the labels {_some(sorted(map(str, found)))}, but "
                 f"{_some(unknown)} {'is' if len(unknown) == 1 else 'are'} none of "
-                f"--data.labels={list(self.names)}; say what they mean with --data.label_map, "
+                f"{self}; say what they mean with --data.label_map, "
                 "such as {" + f"{unknown[0]}: {self.names[0]}" + "}"
             )
+
+    def missing(self, rows: "Dataset") -> list[str]:
+        """Names of the classes that no row has.
+
+        Args:
+            rows: With ``label``, a class index.
+        """
+        found = set(rows.unique("label"))
+        return [name for index, name in enumerate(self.names) if index not in found]
+
+
+def by_name(label_map: dict[Any, str]) -> dict[str, str]:
+    """A map of labels by their names, also where YAML made numbers of them.
+
+    Args:
+        label_map: Label in the data → class name.
+
+    Raises:
+        InputError: If YAML made something else of a name, as it does of ``no`` and ``null``.
+    """
+    read = {True: "true, yes or on", False: "false, no or off", None: "null"}
+    for label, name in label_map.items():
+        if label is None or isinstance(label, bool):
+            raise InputError(
+                f"--data.label_map={label_map}: YAML takes {read[label]} for no name; put it in "
+                f"quotes, such as {{'{read[label].split(', ')[0]}': {name}}}"
+            )
+    return {str(label): str(name) for label, name in label_map.items()}
 
 
 def _some(labels: list[str]) -> str:
@@ -114,19 +160,18 @@ class LabeledTexts:
         return kept
 
     def check_learnable(self, rows: "Dataset") -> None:
-        """Makes sure that there is something to tell apart.
+        """Makes sure that there is something to learn of each class.
 
         Args:
             rows: Those to train on, with ``label``, a class index.
 
         Raises:
-            InputError: If they are all of one class.
+            InputError: If a class has no row.
         """
-        found = rows.unique("label")
-        if len(found) == 1:
+        if missing := self.classes.missing(rows):
             raise InputError(
-                f"{', '.join(self.sources)}: all {len(rows)} training rows have the label "
-                f"{self.classes.names[found[0]]}; give rows of other labels, too"
+                f"{', '.join(self.sources)}: none of {len(rows)} training rows has the label "
+                f"{_some(missing)} of {self.classes}; give rows of every label, or leave it out"
             )
 
     def _labeled(self, rows: "Dataset", source: str) -> "Dataset":

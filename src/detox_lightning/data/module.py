@@ -1,5 +1,6 @@
 """What Lightning asks of a data module whose batches are prompts."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lightning.pytorch import LightningDataModule
@@ -7,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from detox_lightning.batch import PromptBatch
-from detox_lightning.data.encoding import Encoding, count_cut
+from detox_lightning.data.encoding import Encoding, count_blank, count_cut
 from detox_lightning.data.faults import caching
 from detox_lightning.data.prompts import PromptCollator
 from detox_lightning.data.sampler import Feed
@@ -15,6 +16,8 @@ from detox_lightning.data.splits import Counted, parts_needed
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+UNCOMPARED = "without a reference, which ROUGE leaves out"
 
 
 class PromptRows(Protocol):
@@ -44,24 +47,32 @@ class PromptRows(Protocol):
     def cutting(self) -> str:
         """What was done to rows that were too long, to stand after their number."""
 
-    def choose(self, part: str, processes: int) -> Counted:
+    @property
+    def compares(self) -> bool:
+        """Whether rows usually have an answer of people's to compare with."""
+
+    def choose(self, part: str, processes: int, needs: Collection[str]) -> Counted:
         """The rows of a part, or those that they are drawn from, before they are encoded.
 
         Args:
             part: ``train``, ``validation``, ``test`` or ``predict``.
             processes: How many read at the same time.
+            needs: What the stage can't do without, of ``summary`` and ``reference``.
 
         Raises:
             InputError: If the source hasn't got them.
         """
 
-    def encode(self, part: str, chosen: Counted, encoding: Encoding) -> Counted:
+    def encode(
+        self, part: str, chosen: Counted, encoding: Encoding, needs: Collection[str]
+    ) -> Counted:
         """The rows of a part as :class:`PromptCollator` takes them.
 
         Args:
             part: Which part.
             chosen: From :meth:`choose`.
             encoding: The tokenizer.
+            needs: As for :meth:`choose`.
 
         Raises:
             InputError: If they can't be encoded, or no row is left.
@@ -127,10 +138,15 @@ class PromptDataModule(LightningDataModule):
         """
         if part not in self._rows:
             processes = self.trainer.world_size if self.trainer is not None else 1
+            module = getattr(self.trainer, "lightning_module", None)
+            needs: Collection[str] = getattr(module, "needs", ())
             with caching():
-                chosen = self.prompts.choose(part, processes)
-                encoded = self.prompts.encode(part, chosen, self.encoding)
-            encoded.report(part, count_cut(encoded.rows), self.prompts.cutting)
+                chosen = self.prompts.choose(part, processes, needs)
+                encoded = self.prompts.encode(part, chosen, self.encoding, needs)
+            compared = self.prompts.compares and part != "predict"
+            alone = count_blank(encoded.rows, "reference") if compared else 0
+            cut = count_cut(encoded.rows)
+            encoded.report(part, {self.prompts.cutting: cut, UNCOMPARED: alone})
             self._rows[part] = encoded.rows
         return self._rows[part]
 

@@ -1,6 +1,7 @@
 """From a dialogue to a prompt: which rows, in what words, within how many tokens."""
 
 from bisect import bisect_right
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,11 +10,12 @@ import torch
 
 from detox_lightning.batch import PromptBatch
 from detox_lightning.data.encoding import Encoding, pad
-from detox_lightning.data.sources import check_text, load_rows
+from detox_lightning.data.sources import KINDS, check_text, kind_of, load_rows
 from detox_lightning.data.splits import Counted, nonempty, within
 from detox_lightning.errors import InputError
 
 FIELD = "{dialogue}"
+ROLES = ("dialogue", "summary", "reference")
 
 
 @dataclass(frozen=True)
@@ -32,32 +34,45 @@ class Dialogues:
     min_chars: int | None
     max_chars: int | None
 
-    def read(self, split: str, flag: str) -> Counted:
-        """Reads a split and keeps the rows with text in all columns and within the bounds.
+    def read(self, split: str, flag: str, needs: Collection[str] = ()) -> Counted:
+        """Reads a split and keeps the rows with the texts that are needed, within the bounds.
 
         Args:
             split: Name of the split.
             flag: The flag that named it, for the message.
+            needs: Of ``summary`` and ``reference`` those that no row may lack; a dialogue is always
+                needed.
 
         Raises:
             InputError: If there are no such rows; with the counts before and after each step.
         """
         rows = load_rows(self.source, split, flag)
-        for name, column in zip(("dialogue", "summary", "reference"), self.columns, strict=True):
-            check_text(rows, column, f"--data.{name}_column", self.source)
-        columns = list(dict.fromkeys(self.columns))
-        counted = Counted.of(rows.select_columns(columns)).keep(
-            "with text in all columns", nonempty, columns, quiet=True
-        )
-        if (self.min_chars, self.max_chars) != (None, None):
+        roles = dict(zip(ROLES, self.columns, strict=True))
+        needed = [role for role in ROLES if role == "dialogue" or role in needs]
+        for role, column in roles.items():
+            has_none = column in rows.column_names and kind_of(rows, column) == KINDS["null"]
+            if role in needed or not has_none:
+                check_text(rows, column, f"--data.{role}_column", self.source)
+        counted = Counted.of(rows.select_columns(list(dict.fromkeys(self.columns))))
+        for role in needed:
+            counted = counted.keep(f"with a {role}", nonempty, [roles[role]], quiet=True)
+            if not len(counted.rows):
+                raise InputError(
+                    f"{self.source}: no row of {split!r} is left ({counted}): each needs text in "
+                    f"its column {roles[role]!r}; fill it in, or name another column with "
+                    f"--data.{role}_column"
+                )
+        bounds = {"--data.min_chars": self.min_chars, "--data.max_chars": self.max_chars}
+        given = [flag for flag, bound in bounds.items() if bound is not None]
+        if given:
             low = "" if self.min_chars is None else f"{self.min_chars} < "
             high = "" if self.max_chars is None else f" <= {self.max_chars}"
             test = partial(within, above=self.min_chars, up_to=self.max_chars)
-            counted = counted.keep(f"with {low}characters{high}", test, columns[:1])
+            counted = counted.keep(f"with {low}characters{high}", test, [roles["dialogue"]])
         if not len(counted.rows):
             raise InputError(
-                f"{self.source}: no row of {split!r} is left ({counted}); "
-                "change --data.min_chars and --data.max_chars, or give other data"
+                f"{self.source}: no row of {split!r} is left ({counted}); change "
+                f"{' and '.join(given)}, or give other data"
             )
         return counted
 
@@ -81,7 +96,7 @@ class PromptForm:
     max_target_tokens: int
 
     def encode(
-        self, encoding: Encoding, batch: dict[str, list[str]], places: list[int]
+        self, encoding: Encoding, batch: dict[str, list[str | None]], places: list[int]
     ) -> dict[str, list[Any]]:
         """Fills the template and tokenizes.
 
@@ -95,7 +110,9 @@ class PromptForm:
             ``target_ids`` (EOS last), ``cut``, whether the dialogue had to be shortened, and
             ``index``, the place.
         """
-        dialogues, summaries, references = (batch[column] for column in self.columns)
+        dialogues, summaries, references = (
+            [text or "" for text in batch[column]] for column in self.columns
+        )
         prompts = [self.fill(dialogue) for dialogue in dialogues]
         ids = encoding.prompt_ids(prompts, self.chat)
         cut = [len(row) > self.max_prompt_tokens for row in ids]
@@ -111,6 +128,22 @@ class PromptForm:
             "index": places,
         }
 
+    def check(self, encoding: Encoding) -> None:
+        """Makes sure that there is room for a dialogue, before many are put into the template.
+
+        Args:
+            encoding: The tokenizer.
+
+        Raises:
+            InputError: If the template alone has more than ``max_prompt_tokens``.
+        """
+        alone = len(encoding.prompt_ids([self.fill("")], self.chat)[0])
+        if alone > self.max_prompt_tokens:
+            raise InputError(
+                f"--data.max_prompt_tokens={self.max_prompt_tokens}: the template alone has "
+                f"{alone}; raise it"
+            )
+
     def fill(self, dialogue: str) -> str:
         """The prompt for a dialogue."""
         return self.template.replace(FIELD, dialogue)
@@ -120,22 +153,15 @@ class PromptForm:
 
         Args:
             encoding: The tokenizer.
-            dialogue: One whose prompt has more than ``max_prompt_tokens``.
-
-        Raises:
-            InputError: If the template alone has more.
+            dialogue: One whose prompt has more than ``max_prompt_tokens``; the template alone
+                hasn't, see :meth:`check`.
         """
 
         def tokens(characters: int) -> int:
             return len(encoding.prompt_ids([self.fill(dialogue[:characters])], self.chat)[0])
 
-        limit = self.max_prompt_tokens
-        if (least := tokens(0)) > limit:
-            raise InputError(
-                f"--data.max_prompt_tokens={limit}: the template alone has {least}; raise it"
-            )
         # a longer text can have fewer tokens; even so the search ends at a length that fits
-        kept = bisect_right(range(len(dialogue)), limit, key=tokens) - 1
+        kept = bisect_right(range(len(dialogue)), self.max_prompt_tokens, key=tokens) - 1
         return self.fill(dialogue[:kept])
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detox_lightning.data.sources import FORMATS, READABLE, check_text, load_rows
+from detox_lightning.data.places import FORMATS, READABLE, expand, irregular
+from detox_lightning.data.sources import check_text, load_rows
 from detox_lightning.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -69,9 +70,11 @@ class Questions:
                 )
             lines = self._lines(sys.stdin.buffer.read() if sys.stdin else b"")
             return "line", self._parsed(lines, as_json=lines[0].lstrip().startswith("{"))
-        path = Path(self.source).expanduser()
+        path = expand(self.source)
         if self.source and path.is_dir():
             raise self._trouble(f"this is a folder; give a file of it: .txt, {READABLE}")
+        if what := irregular(path):
+            raise self._trouble(f"{what}, or give - to read a pipe")
         if not path.is_file():
             raise self._trouble("there is no such file; check the path, or give - to read a pipe")
         kind = Path(path.name.removesuffix(".gz")).suffix

@@ -2,8 +2,6 @@
 
 import atexit
 import math
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,17 +10,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from detox_lightning.data.workers import end_workers, work_on
 from detox_lightning.errors import InputError
 from detox_lightning.seeding import derive_seed, global_seed
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from lightning.pytorch import Trainer
-
-# those that ask a run to end; systems send them to all its processes, a loader's workers included
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -102,25 +96,6 @@ class PlacedLoader(DataLoader[Any]):
         """Nothing to take up here."""
 
 
-def work_on(worker: int) -> None:
-    """Lets a worker outlive a request that the run should end: the rollout still needs its batches.
-
-    A terminal sends Ctrl-C to workers, too.
-
-    Args:
-        worker: Its number.
-    """
-    for signum in (*SIGNALS, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)
-
-
-def end_workers() -> None:
-    """Ends workers when the program exits, which would wait for those that ignore its SIGTERM."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
 @dataclass
 class Feed:
     """Makes loaders of rows and keeps the place in the epoch.
@@ -140,6 +115,7 @@ class Feed:
     batches: int = 0
     rows: int = 0  # done in that epoch, by all processes
     moved: bool = False  # whether `batches` is not the checkpoint's number
+    size: int | None = None  # of all training rows, once they are known
 
     def train(
         self, rows: "Dataset", collate: Callable[..., Any], trainer: "Trainer | None"
@@ -170,6 +146,7 @@ class Feed:
         Raises:
             InputError: If a process has fewer rows than one batch.
         """
+        self.size = rows
         world, _ = _processes(trainer)
         if rows // world < self.batch_size:
             share = f" give each of {world} processes {rows // world}," if world > 1 else " are"
@@ -240,7 +217,8 @@ class Feed:
             batches = 0
         elif batches >= trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
-        return {"epoch": epoch, "batches": batches, **self._terms(trainer)}
+        size = {} if self.size is None else {"size": self.size}
+        return {"epoch": epoch, "batches": batches, **self._terms(trainer), **size}
 
     def load(self, state: dict[str, int], trainer: "Trainer | None") -> None:
         """Takes up the place of :meth:`state`; warns if the order can't be the same.
@@ -263,6 +241,11 @@ class Feed:
         # of a batch that was done in part, the rest is left out: nothing comes twice
         self.batches = math.ceil(self.rows / (now["batch_size"] * now["processes"]))
         self.moved = self.batches != state["batches"]
+        if self.size is not None and (size := state.get("size", self.size)) != self.size:
+            rank_zero_warn(
+                f"the checkpoint's run had {size} training rows, this one has {self.size}: they "
+                "come in another order, so some of this epoch's come twice"
+            )
         changed = [
             f"{name} {then[name]} is now {value}"
             for name, value in now.items()

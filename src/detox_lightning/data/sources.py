@@ -1,17 +1,15 @@
 """Where rows come from: the hub, the package's own world, local folders and files."""
 
-import os
-from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from detox_lightning.data.faults import cache_trouble, diagnose, reading
-from detox_lightning.demo import locate
+from detox_lightning.data.files import read_file
+from detox_lightning.data.places import files_of, find
 from detox_lightning.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 KINDS = {
     "null": "nothing but null",
     "List": "lists",
@@ -19,7 +17,6 @@ KINDS = {
     "Json": "values of several kinds",
 }
 TEXT = ("string", "large_string")
-READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
 UNREACHABLE = (
     "{source}: there is no such file or folder here, and the hub can't be reached ({reason}); to "
     "work offline, download it elsewhere and give the local folder with train.jsonl, "
@@ -66,15 +63,15 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
         MissingSplit: If the source has no such split; names those it has.
         InputError: If there is no such source, or it can't be read.
     """
-    path = _local(source)
+    path = find(source)
     if path is None:
         rows = _read_hub(source, split, flag)
     else:
-        files = _files(path)
+        files = files_of(path)
         if split not in files:
             only = f"{source} has only {_listed(list(files))}{nearest(split, files)}"
             raise MissingSplit(f"{flag}={split}: {only}")
-        rows = _read_file(files[split], split)
+        rows = read_file(files[split])
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
     return rows.flatten()
@@ -89,10 +86,12 @@ def available_splits(source: str) -> list[str]:
     Raises:
         InputError: If there is no such source.
     """
-    path = _local(source)
+    path = find(source)
     if path is not None:
-        return list(_files(path))
+        return list(files_of(path))
     from datasets import get_dataset_split_names
+
+    _refuse_reader(source)
 
     try:
         names: list[str] = get_dataset_split_names(source)
@@ -204,6 +203,8 @@ def kind_of(rows: "Dataset", column: str) -> str:
         column: The column's name.
     """
     feature = rows.features[column]
+    if len(rows) and rows.data.column(column).null_count == len(rows):
+        return KINDS["null"]
     kind = getattr(feature, "dtype", None) or type(feature).__name__
     return KINDS.get(kind, kind)
 
@@ -212,75 +213,21 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _local(source: str) -> Path | None:
-    """The path that a source names, or None for a hub id."""
-    path = Path(locate(source)).expanduser()
-    with reading(source):
-        if path.exists():
-            return path
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or _parse(path):
-        raise InputError(f"{source}: there is no such file or folder; check the path")
-    return None
+def _refuse_reader(source: str) -> None:
+    """``datasets`` calls its readers by names, too, and would read whatever lies around here."""
+    from datasets import packaged_modules
 
-
-def _parse(path: Path) -> tuple[str, str] | None:
-    """Name without suffix and ``datasets`` builder of a file, or None if the suffix is unknown."""
-    name = path.name.removesuffix(".gz")
-    for suffix, builder in FORMATS.items():
-        zipped_parquet = builder == "parquet" and path.suffix == ".gz"
-        if name.endswith(suffix) and not zipped_parquet:
-            return name.removesuffix(suffix), builder
-    return None
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """The file of each split."""
-    if path.is_file():
-        if _parse(path) is None:
-            raise InputError(f"{path}: unknown kind of file; readable are {READABLE}")
-        return {"train": path}
-    files: dict[str, Path] = {}
-    with reading(path):
-        found = sorted(file for file in path.iterdir() if file.is_file())
-    for file in found:
-        if parsed := _parse(file):
-            other = files.setdefault(parsed[0], file)
-            if other != file:
-                raise InputError(
-                    f"{path}: {other.name} and {file.name} are both the split {parsed[0]!r}; "
-                    "remove one of them"
-                )
-    if not files:
+    if source in {reader.name for reader in iter_modules(packaged_modules.__path__)}:
         raise InputError(
-            f"{path}: no data files in this folder; it should hold train.jsonl, validation.jsonl, "
-            f"…; readable are {READABLE}"
+            f"{source}: this is a kind of data and no place of it; give a hub id, demo:NAME, a "
+            "local folder or a json, jsonl, csv or parquet file"
         )
-    return files
-
-
-def _read_file(path: Path, split: str) -> "Dataset":
-    import datasets
-
-    parsed = _parse(path)
-    assert parsed is not None, path
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: this file may not be read; change its permissions")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; give one with rows")
-    try:
-        return datasets.load_dataset(parsed[1], data_files={split: str(path)}, split=split)
-    # the readers raise anything from EOFError to ArrowInvalid; whatever it is, the file is at fault
-    except Exception as error:
-        if "corresponds to no data" in str(error):
-            raise InputError(f"{path}: the file holds no rows; give one that does") from error
-        raise cache_trouble(error) or InputError(
-            f"{path}: {diagnose(path, parsed[1], error)}"
-        ) from error
 
 
 def _read_hub(source: str, split: str, flag: str) -> "Dataset":
     import datasets
 
+    _refuse_reader(source)
     try:
         return datasets.load_dataset(source, split=split)
     except (OSError, ValueError) as error:

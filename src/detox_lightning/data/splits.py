@@ -94,15 +94,15 @@ class Counted(NamedTuple):
         both = self.rows.train_test_split(test_size=fraction, shuffle=shuffle, seed=seed)
         return self.then("after the split", both["train"]), self.then("cut off", both["test"])
 
-    def report(self, part: str, cut: int, what: str) -> None:
+    def report(self, part: str, notes: dict[str, int]) -> None:
         """Logs the counts, once over all processes.
 
         Args:
             part: Whose rows these are.
-            cut: Number of rows that were too long.
-            what: What was done to them.
+            notes: What else is to be said of some of them, and of how many; of none: nothing.
         """
-        rank_zero_info(f"{part}: {self}" + (f"; {cut} {what}" if cut else ""))
+        told = [f"; {number} {what}" for what, number in notes.items() if number]
+        rank_zero_info("".join([f"{part}: {self}", *told]))
 
     def __str__(self) -> str:
         """The counts in one line."""

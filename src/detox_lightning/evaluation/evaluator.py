@@ -150,7 +150,7 @@ class Evaluator:
         limit = self.plan.max_new_tokens or self.policy.sampling.limits[1]
         samples = torch.tensor([sample_number(decoding) for decoding in decodings])
         noise = PromptNoise(self.seed, batch.places, samples.to(batch.places.device))
-        choose = self.policy.sampling.choose(self.policy.eos_token_id, noise, self.plan.top_p)
+        choose = self.policy.sampling.choose(self.policy.eos_token_ids, noise, self.plan.top_p)
         prompts = prompts or self.read(batch, side)
         with self.policy.reference_if(side == "before"):
             responses = respond(self.policy, self.tokenizer, prompts, choose, limit)
@@ -200,7 +200,7 @@ class Evaluator:
         responses = answered.responses
         figures = self.judge.examine(batch, responses.texts)
         figures["length"] = responses.mask.sum(dim=1)
-        figures["has_eos"] = responses.has_eos(self.policy.eos_token_id)
+        figures["has_eos"] = responses.has_eos(self.policy.eos_token_ids)
         return figures
 
     @torch.no_grad()
@@ -222,7 +222,7 @@ class Evaluator:
         ids, mask = answered.responses.ids, answered.responses.mask
         is_sample = answered.samples.bool().to(ids.device)
         wanted = is_sample | self.plan.asks_reference
-        said = torch.full(ids.shape, torch.nan, device=ids.device)
+        said = torch.full(ids.shape, torch.nan, device=ids.device, dtype=torch.float32)
         if rows := wanted.nonzero()[:, 0].tolist():
             index = torch.tensor(rows, device=ids.device)
             asked = batch.select(index), ids[index], mask[index], self.micro_batch_size

@@ -32,7 +32,10 @@ class Judge(nn.Module):
         """
         super().__init__()
         self.plan = plan
-        classifier = TextClassifier(plan.toxicity_model) if plan.toxicity_model else own(reward)
+        classifier = own(reward)
+        if plan.toxicity_model:
+            flag = "model.evaluation.toxicity_head"
+            classifier = TextClassifier(plan.toxicity_model, head=plan.toxicity_head, flag=flag)
         if classifier is None:
             raise InputError(
                 "model.evaluation.toxicity_model: the reward has no classifier with labels; "
@@ -42,8 +45,11 @@ class Judge(nn.Module):
         self.toxicity = Toxicity(classifier, plan.toxic_label, "model.evaluation.toxic_label")
         self.second_toxicity = self.perplexity = None
         if plan.second_toxicity_model:
+            flag = "model.evaluation.second_toxicity_head"
+            second = TextClassifier(
+                plan.second_toxicity_model, head=plan.second_toxicity_head, flag=flag
+            )
             flag = "model.evaluation.second_toxic_label"
-            second = TextClassifier(plan.second_toxicity_model)
             self.second_toxicity = Toxicity(second, plan.second_toxic_label, flag)
         if plan.perplexity_model and not plan.asks_reference:
             self.perplexity = Perplexity(plan.perplexity_model)
@@ -60,6 +66,11 @@ class Judge(nn.Module):
             "perplexity_given_prompt": plan.perplexity_model and plan.perplexity_given_prompt,
         }
         return {what: name for what, name in names.items() if name}
+
+    def heads(self) -> str:
+        """What the outputs of each classifier are, a line each; they are loaded."""
+        asked = [part for part in self.modules() if isinstance(part, TextClassifier)]
+        return "\n".join(dict.fromkeys(part.describe_head() for part in asked))
 
     def load(self) -> None:
         """Opens the models, once; nothing in them learns.

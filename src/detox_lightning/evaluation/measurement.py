@@ -15,6 +15,7 @@ from torch import Tensor
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.toxicity import Toxicity, checked_threshold
 from detox_lightning.models.classifier import TextClassifier
+from detox_lightning.models.heads import Head
 
 DEFAULT_MODEL = "facebook/roberta-hate-speech-dynabench-r4-target"
 AGGREGATIONS = ("all", "maximum", "ratio")
@@ -23,16 +24,18 @@ AGGREGATIONS = ("all", "maximum", "ratio")
 class ToxicityMeasurement(evaluate.Measurement):  # type: ignore[misc]
     """The hub's ``toxicity`` measurement, in batches, with any classifier, and strict on labels."""
 
-    def __init__(self, config_name: str | None = None, **options: Any):
+    def __init__(self, config_name: str | None = None, head: Head | None = None, **options: Any):
         """Notes the classifier; the first texts open it.
 
         Args:
             config_name: The classifier: hub id, local folder or ``demo:NAME``; None (or
                 ``default``) is the hub's own.
+            head: What its outputs are, ``softmax``, ``sigmoid`` or ``value``; None: what its config
+                tells.
             options: For ``evaluate.Measurement``: ``keep_in_memory``, ``cache_dir``, …
         """
         chosen = DEFAULT_MODEL if config_name in (None, "default") else str(config_name)
-        self.classifier = TextClassifier(chosen)
+        self.classifier = TextClassifier(chosen, head=head)
         # it names a folder in the cache, which a path would lead out of
         super().__init__(re.sub(r"\W+", "-", Path(chosen).name), **options)
 

@@ -1,9 +1,8 @@
 """Variety of words: distinct n-grams (https://aclanthology.org/N16-1014)."""
 
-import re
+from detox_lightning.rewards.words import words
 
 SIZES = (1, 2, 3)
-WORDS = re.compile(r"\w+(?:'\w+)?")
 
 
 def distinct(texts: list[str], size: int) -> float:
@@ -18,8 +17,8 @@ def distinct(texts: list[str], size: int) -> float:
     Returns:
         A share in (0, 1]; NaN if there are no n-grams.
     """
-    words = [WORDS.findall(text.lower()) for text in texts]
+    split = [words(text, apostrophes=True) for text in texts]
     ngrams = [
-        tuple(text[start : start + size]) for text in words for start in range(len(text) - size + 1)
+        tuple(text[start : start + size]) for text in split for start in range(len(text) - size + 1)
     ]
     return len(set(ngrams)) / len(ngrams) if ngrams else float("nan")

@@ -1,6 +1,5 @@
 """How surprising texts are to a causal language model."""
 
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -10,8 +9,14 @@ from torch.nn.utils.rnn import pad_sequence
 from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
+from detox_lightning.models.cutting import Cuts, shared
 from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import check_kind, load_model, load_tokenizer
+from detox_lightning.models.loading import (
+    check_kind,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
 
 
@@ -31,7 +36,7 @@ class Perplexity(nn.Module):
         super().__init__()
         self.name = model
         self.batch_size = batch_size
-        self.max_tokens = 0
+        self.cuts = Cuts(model)
         self.start = 0
         self.model: Any = None
         self.tokenizer: Any = None
@@ -46,11 +51,12 @@ class Perplexity(nn.Module):
             return
         self.tokenizer = load_tokenizer(self.name)
         self.start = _start_token(self.tokenizer, self.name)
-        self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
         endings = ("CausalLM", "LMHeadModel")
-        check_kind(self.name, self.model, endings, "write text alone", "GPT2LMHeadModel")
+        config = load_config(self.name)
+        check_kind(self.name, config, endings, "write text alone", "GPT2LMHeadModel")
+        self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
         refuse_broken_model("the language model", self.name, self.model)
-        self.max_tokens = token_limit(self.model, self.tokenizer)
+        self.cuts.most = token_limit(self.model, self.tokenizer)
 
     def train(self, mode: bool = True) -> "Perplexity":
         """Stays in eval mode."""
@@ -80,7 +86,7 @@ class Perplexity(nn.Module):
         skipped = torch.tensor(before, dtype=torch.long, device=device)
         lengths = [len(ids) for ids in encoded]
         tokens = torch.tensor(lengths, dtype=torch.long, device=device)
-        nats = torch.zeros(len(distinct), device=device)
+        nats = torch.zeros(len(distinct), device=device, dtype=torch.float32)
         for batch in alike(lengths, free_padding(self.model), self.batch_size):
             nats[batch] = self._nats([encoded[place] for place in batch], skipped[batch])
         rows = rows.to(device)
@@ -91,16 +97,18 @@ class Perplexity(nn.Module):
         options: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
         alone = encode(self.tokenizer, [prompt for prompt, _ in pairs], None, **options)
         whole = encode(self.tokenizer, [prompt + text for prompt, text in pairs], None, **options)
+        most, prompts, ends = self.cuts.most, 0, 0
         before, encoded = [], []
         for prompt, ids in zip(alone, whole, strict=True):
-            # a token that is made of both is the text's
-            side_by_side = zip(prompt, ids, strict=False)
-            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], side_by_side))
-            text = ids[shared : shared + self.max_tokens]
-            room = self.max_tokens - len(text) if text else 0
-            first = max(0, shared - room)
-            before.append(shared - first)
-            encoded.append(ids[first:shared] + text)
+            own = shared(prompt, ids)  # a token that is made of both is the text's
+            text = ids[own : own + most]
+            room = most - len(text) if text else 0
+            first = max(0, own - room)
+            before.append(own - first)
+            encoded.append(ids[first:own] + text)
+            prompts += bool(text and first)
+            ends += len(ids) - own > most
+        self.cuts.add(len(pairs), prompts, ends)
         return before, encoded
 
     def _nats(self, encoded: list[list[int]], skipped: Tensor) -> Tensor:
@@ -114,7 +122,7 @@ class Perplexity(nn.Module):
             [torch.tensor(ids, dtype=torch.long) for ids in encoded], batch_first=True
         ).to(device)
         if not tokens.shape[1]:
-            return torch.zeros(len(encoded), device=device)
+            return torch.zeros(len(encoded), device=device, dtype=torch.float32)
         lengths = torch.tensor([len(ids) for ids in encoded], device=device)
         mask = mask_from_lengths(lengths, tokens.shape[1])
         first = torch.full_like(tokens[:, :1], self.start)

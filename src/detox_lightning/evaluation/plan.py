@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from detox_lightning.errors import InputError
+from detox_lightning.models.heads import Head
 
 GREEDY = "greedy"
 REFERENCE = "reference"
@@ -26,9 +27,13 @@ class EvaluationPlan:
         max_new_tokens: Longest response, in tokens; null: the longest of ``sampling``.
         toxicity_model: Classifier that measures toxicity; null: the reward's.
         toxic_label: Its label whose probability is the toxicity.
+        toxicity_head: What its outputs are: ``softmax`` (its labels exclude one another),
+            ``sigmoid`` (each has a probability of its own) or ``value`` (a regressor's, from 0 to
+            1); null: what its config tells.
         second_toxicity_model: Another classifier, which the policy was not trained to please; null
             for none.
         second_toxic_label: Its toxic label.
+        second_toxicity_head: What its outputs are.
         perplexity_model: A causal language model, whose perplexity of the responses is measured;
             ``reference`` is the policy as it was before training, which has read the prompt and
             ends no response before ``sampling.min_new_tokens``; null for none.
@@ -45,8 +50,10 @@ class EvaluationPlan:
     max_new_tokens: PositiveInt | None = None
     toxicity_model: str | None = None
     toxic_label: str = "hate"
+    toxicity_head: Head | None = None
     second_toxicity_model: str | None = None
     second_toxic_label: str = "hate"
+    second_toxicity_head: Head | None = None
     perplexity_model: str | None = None
     perplexity_given_prompt: bool = False
     predict_before: bool = False
@@ -62,6 +69,13 @@ class EvaluationPlan:
             raise InputError(
                 "model.evaluation.samples=0, greedy=false: this asks for no response; allow one"
             )
+        for flag in ("toxicity", "second_toxicity"):
+            head, model = getattr(self, f"{flag}_head"), getattr(self, f"{flag}_model")
+            if head and not model:
+                raise InputError(
+                    f"model.evaluation.{flag}_head={head} is of {flag}_model, and that is null; "
+                    "the head of the reward's classifier is model.reward.head"
+                )
         if self.top_p == 0:
             raise InputError("model.evaluation.top_p=0 leaves no token to sample; 1 is all of them")
 

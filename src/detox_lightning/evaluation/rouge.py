@@ -36,12 +36,17 @@ class Rouge(Metric):
 
         Args:
             predictions: The ``b`` texts to judge.
-            references: The ``b`` texts they are compared with, one each.
+            references: The ``b`` texts they are compared with, one each; where one is blank,
+                there is nothing to compare, and the pair is left out.
         """
-        self.sums += rouge(predictions, references).sum(dim=0).to(self.sums)
-        self.count += len(predictions)
+        pairs = zip(predictions, references, strict=True)
+        known = [(text, reference) for text, reference in pairs if reference.strip()]
+        if known:
+            texts, others = map(list, zip(*known, strict=True))
+            self.sums += rouge(texts, others).sum(dim=0).to(self.sums)
+            self.count += len(known)
 
     def compute(self) -> dict[str, Tensor]:
-        """The means, each in [0, 1], under the names in ``KINDS``; 0 where there were no texts."""
-        means = self.sums / self.count.clamp(min=1)
+        """The means, each in [0, 1], under the names in ``KINDS``; NaN if nothing was compared."""
+        means = self.sums / self.count
         return dict(zip(KINDS, means, strict=True))

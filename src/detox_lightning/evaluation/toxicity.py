@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.rewards.classifier import independent_outputs, log_odds
+from detox_lightning.models.heads import Head, probability
 
 
 class Toxicity(nn.Module):
@@ -19,9 +19,8 @@ class Toxicity(nn.Module):
         """Notes what is asked; :meth:`load` opens it.
 
         Args:
-            classifier: What reads the texts; it may be shared with a reward. Labels exclude one
-                another (softmax), unless the classifier gives several at once or has one output
-                (sigmoid).
+            classifier: What reads the texts; it may be shared with a reward. Its head says how an
+                output becomes a probability.
             label: Its toxic label, by name.
             flag: What named the label, for the message.
         """
@@ -41,11 +40,16 @@ class Toxicity(nn.Module):
             self.index = self.classifier.label_index(self.label)
         except InputError as error:
             raise InputError(f"{self.flag}: {error}") from error
+        self.classifier.warn_guessed()
 
     def forward(self, texts: list[str]) -> Tensor:
-        """``[n]`` probabilities for ``n`` texts, in their order."""
-        independent = independent_outputs(self.classifier)
-        return log_odds(self.classifier(texts), self.index, independent).sigmoid()
+        """``[n]`` probabilities for ``n`` texts, in their order.
+
+        Raises:
+            InputError: If the classifier is a regressor whose value is no probability.
+        """
+        asked = self.classifier
+        return probability(asked(texts), self.index, asked.head, asked.name, asked.flag)
 
 
 class ToxicityMetric(Metric):
@@ -64,6 +68,7 @@ class ToxicityMetric(Metric):
         toxic_label: str = "hate",
         threshold: float = 0.5,
         batch_size: int = 64,
+        head: Head | None = None,
         **options: Any,
     ):
         """Starts with no texts; the first ones open the classifier.
@@ -73,6 +78,8 @@ class ToxicityMetric(Metric):
             toxic_label: Its toxic label, by name.
             threshold: A text is toxic from this probability on.
             batch_size: Texts classified at once.
+            head: What the classifier's outputs are, ``softmax``, ``sigmoid`` or ``value``; None:
+                what its config tells.
             options: For ``torchmetrics.Metric``.
 
         Raises:
@@ -81,14 +88,16 @@ class ToxicityMetric(Metric):
         super().__init__(**options)
         self.threshold = checked_threshold(threshold)
         # past nn.Module, which would count the weights among the metric's own
-        self.__dict__["toxicity"] = Toxicity(TextClassifier(model, batch_size), toxic_label)
+        self.__dict__["toxicity"] = Toxicity(TextClassifier(model, batch_size, head), toxic_label)
         self.toxicity: Toxicity
         self.sum: Tensor
         self.maximum: Tensor
         self.toxic: Tensor
         self.count: Tensor
-        self.add_state("sum", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("maximum", torch.tensor(0.0), dist_reduce_fx="max")
+        self.add_state("sum", torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
+        self.add_state(
+            "maximum", torch.tensor(-torch.inf, dtype=torch.float32), dist_reduce_fx="max"
+        )
         self.add_state("toxic", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 

@@ -1,7 +1,7 @@
 """Responses from a model's own layers: each prompt is read once, rows that have ended are dropped.
 
 Where it can, a step is recorded once and then played back (see :mod:`.recording`), on a GPU
-compiled; the tokens are those that transformers' ``generate`` gives.
+captured; the tokens are those that transformers' ``generate`` gives.
 """
 
 from typing import Any, NamedTuple
@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detox_lightning.algorithm.masks import response_lengths
+from detox_lightning.algorithm.masks import is_any, response_lengths
 from detox_lightning.models.families.choice import Family
 from detox_lightning.models.families.stepping import Steps
 from detox_lightning.models.reading import Prompts
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Choose
+from detox_lightning.models.special_tokens import end_tokens, padding_token
 
 
 class Pace(NamedTuple):
@@ -23,8 +24,8 @@ class Pace(NamedTuple):
     Attributes:
         every: After so many steps it is asked which rows have ended. To ask a GPU is to wait for
             it, which costs more than a few steps for nothing.
-        least: Fewer rows than this are not gone on with alone. Each number of rows is compiled
-            for tens of seconds; and with few, a GPU's step is mostly the reading of the weights.
+        least: Fewer rows than this are not gone on with alone. Each number of rows is captured
+            anew; and with few, a GPU's step is mostly the reading of the weights.
     """
 
     every: int
@@ -67,23 +68,23 @@ def decode(
         recorder: Plays steps back; None: every step goes through the model's own code.
     """
     config = model.generation_config
-    eos = _first(config.eos_token_id)
-    pad = eos if config.pad_token_id is None else config.pad_token_id
+    ends, pad = end_tokens(config), padding_token(config)
     rows = torch.arange(len(prompts.rows), device=prompts.rows.device)
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
     plain, logits, states = family.begin(model, prompts)
     steps: Steps = (recorder and recorder.steps(plain, limit)) or plain
+    del plain  # recorded steps have a copy of its keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
     every, least = PACES.get(rows.device.type, PACE)
     for step in range(limit):
         tokens = choose(logits.float(), rows, step).where(live, pad)
         responses[rows, step], hidden[rows, step] = tokens, states
-        live &= tokens != eos
+        live &= ~is_any(tokens, ends)
         is_last = step + 1 == limit
         left = len(rows) if (step + 1) % every else int(live.sum())
         if left == 0 or is_last:
-            longest = int(response_lengths(responses[:, : step + 1], eos).max())
+            longest = int(response_lengths(responses[:, : step + 1], ends).max())
             return Decoded(responses[:, :longest], hidden[:, :longest])
         half = (len(rows) + 1) // 2  # a half at a time: a recorded step is of a fixed size
         if 2 * left <= len(rows) and half >= least:
@@ -92,7 +93,3 @@ def decode(
             rows, live, tokens = rows[kept], live[kept], tokens[kept]
         logits, states = steps(tokens)
     raise AssertionError("unreachable")
-
-
-def _first(tokens: int | list[int]) -> int:
-    return tokens[0] if isinstance(tokens, list) else tokens

@@ -1,22 +1,29 @@
 """Opens and saves models and tokenizers. A name is a hub id, a local folder, or ``demo:NAME``.
 
-Only safetensors are read, and code that comes with a model runs only where the user asks for it.
+Safetensors are read, or else pickled tensors and nothing more; code that comes with a model runs
+only where the user asks for it.
 """
 
 import importlib.util
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal
 
 import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
+from detox_lightning.models.completeness import (
+    check_complete,
+    check_own_head,
+    check_shapes,
+    find_mismatched,
+)
+from detox_lightning.models.configs import check_configs, refuse_adapter
+from detox_lightning.models.files import find_weights, without_conversion
 from detox_lightning.models.fusing import fuse_activations
+from detox_lightning.models.opening import Unusable, open_by_name
 
-Loaded = TypeVar("Loaded")
 ITS_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
 NO_GRADIENT = (
@@ -106,15 +113,26 @@ def load_tokenizer(name: str, **options: Any) -> Any:
             f"can't open the tokenizer {name!r}: the folder has none of its files, such as "
             "tokenizer.json; copy them from the base model, or give --data.tokenizer"
         )
-    return open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **{**NO_CODE, **options})
+
+    def opened(located: str, **given: Any) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(located, **given)
+        limit = tokenizer.model_max_length
+        if not isinstance(limit, int | float) or limit <= 0:
+            raise Unusable(
+                f"its tokenizer_config.json says model_max_length: {limit!r}, where a number of "
+                "tokens is expected; mend it"
+            )
+        return tokenizer
+
+    return open_by_name("tokenizer", name, opened, **{**NO_CODE, **options})
 
 
-def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, example: str) -> None:
+def check_kind(name: str, config: Any, endings: tuple[str, ...], does: str, example: str) -> None:
     """Refuses a model that was saved as another kind: parts of it would be random numbers.
 
     Args:
         name: Of the model, for the message.
-        model: From transformers, as it was opened.
+        config: The model's.
         endings: Of the names of classes that will do.
         does: What such a model does.
         example: One that will do.
@@ -122,7 +140,7 @@ def check_kind(name: str, model: Any, endings: tuple[str, ...], does: str, examp
     Raises:
         InputError: If its config names other classes alone.
     """
-    kinds = model.config.architectures or []
+    kinds = config.architectures or []
     if kinds and not any(kind.endswith(endings) for kind in kinds):
         raise InputError(
             f"the model {name!r} is a {kinds[0]}, which doesn't {does}: give one such as {example}"
@@ -166,7 +184,11 @@ def load_config(name: str, **options: Any) -> Any:
     """
     from transformers import AutoConfig
 
-    return open_by_name("config of", name, AutoConfig.from_pretrained, **{**NO_CODE, **options})
+    def opened(located: str, **given: Any) -> Any:
+        check_configs(located, given.get("revision"), given["trust_remote_code"])
+        return AutoConfig.from_pretrained(located, **given)
+
+    return open_by_name("config of", name, opened, **{**NO_CODE, **options})
 
 
 def load_model(
@@ -174,6 +196,7 @@ def load_model(
     name: str,
     dtype: str = "float32",
     device: torch.device | None = None,
+    fresh_head: bool = False,
     **options: Any,
 ) -> Any:
     """Opens a model in eval mode.
@@ -183,15 +206,34 @@ def load_model(
         name: Hub id, local folder or ``demo:NAME``.
         dtype: ``float32`` or ``bfloat16``; what the weights are held in.
         device: Where quantized weights go, which can't move later; None: a GPU if there is one.
+        fresh_head: Whether a head that its files lack begins anew.
         options: For ``from_pretrained``: ``revision``, ``attn_implementation``, ``num_labels``, …
 
     Raises:
-        InputError: If there is no such model, or it has no safetensors.
+        InputError: If there is no such model, it is an adapter, its files lack weights or hold
+            others than its config says, or they hold more than tensors.
     """
     import transformers
 
     loader = getattr(transformers, auto_class).from_pretrained
-    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, **NO_CODE, **options}
+
+    def opened(located: str, **given: Any) -> Any:
+        refuse_adapter(located, given.get("revision"))
+        facts = check_configs(located, given.get("revision"), given["trust_remote_code"])
+        files = find_weights(located, given.get("revision"))
+        given["use_safetensors"] = all(file.suffix == ".safetensors" for file in files)
+        given["ignore_mismatched_sizes"] = True  # they are told with their names, and refused
+        try:
+            with without_conversion():
+                model, found = loader(located, output_loading_info=True, **given)
+        except Exception:
+            check_shapes(find_mismatched(auto_class, located, files, **given))
+            raise
+        check_complete(model, found, fresh_head)
+        check_own_head(model, facts.get("tie_word_embeddings") is not False, files)
+        return model
+
+    options = {"dtype": getattr(torch, dtype), **NO_CODE, **options}
     if quantized := options.get("quantization_config"):
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if quantized.load_in_4bit and device.type == "cpu":
@@ -199,7 +241,7 @@ def load_model(
         on_gpu = device.type == "cuda"
         index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
         options["device_map"] = {"": index if on_gpu else device.type}
-    model = open_by_name("model", name, loader, **options).eval()
+    model = open_by_name("model", name, opened, **options).eval()
     heal(getattr(model, "generation_config", None))
     return fuse_activations(model)
 
@@ -213,143 +255,3 @@ def heal(config: Any) -> None:
     fields = ("temperature", "top_k", "top_p", "min_p", "typical_p")
     if config is not None and any(getattr(config, name, None) is not None for name in fields):
         config.do_sample = True
-
-
-def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options: Any) -> Loaded:
-    """Calls a ``from_pretrained`` and turns its failures into one line.
-
-    Args:
-        what: What is opened, for the message.
-        name: Hub id, local folder or ``demo:NAME``.
-        loader: The ``from_pretrained`` to call.
-        options: Its keyword arguments; those that are None are left out.
-
-    Raises:
-        InputError: If ``loader`` can't open ``name``.
-    """
-    from safetensors import SafetensorError
-
-    given = {key: value for key, value in options.items() if value is not None}
-    try:
-        return loader(locate(name), **given)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise InputError(f"can't open the {what} {name!r}: {_why(name, error)}") from error
-
-
-def _why(name: str, error: Exception) -> str:
-    """What is wrong with a model, and what to do about it."""
-    place = Path(locate(name)).expanduser()
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "trust_remote_code" in str(error):
-        return (
-            "it brings code of its own, which is not run unasked. If you have read it and trust "
-            "it, give --model.weights.trust_remote_code=true"
-        )
-    if place.is_dir():
-        pickled = [*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.pth")]
-        if pickled and not any(place.glob("*.safetensors")):
-            return (
-                f"its weights are pickled ({pickled[0].name}), and opening such a file can run "
-                "code. Write them as safetensors: from_pretrained, then save_pretrained, of "
-                "transformers does"
-            )
-        if not any(place.iterdir()):
-            return "the folder is empty. Give one in Hugging Face format with safetensors"
-        if type(error).__name__ == "SafetensorError":
-            return f"its weights are torn ({reason}); copy or download them again"
-        if "attn_implementation" in reason:
-            return f"--model.weights.attn_implementation: {reason}"
-        return f"{reason.rstrip('.')}. Give a folder in Hugging Face format with safetensors"
-    if place.exists():
-        return "this is a file. Give a folder in Hugging Face format with safetensors"
-    if name.startswith((".", "/", "~")) or (name.count("/") != 1 and "/" in name):
-        return "there is no such folder; check the path"
-    if any(sign in reason for sign in ("connect", "offline", "adapter_config.json' at")):
-        return (
-            "there is no such folder here, nor a copy in the cache, and the hub can't be reached. "
-            f"Where it can be: hf download {name} --local-dir FOLDER; then give that folder here"
-        )
-    return (
-        f"there is no such folder here, and as a hub id: {reason.rstrip('.')}. Give a local folder "
-        "in Hugging Face format with safetensors, or a hub id that this machine can reach"
-    )
-
-
-def is_local(name: str) -> bool:
-    """Whether a model is a folder of this machine, rather than the hub's.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-    """
-    return Path(locate(name)).exists()
-
-
-class Base(NamedTuple):
-    """The base model of an adapter.
-
-    Attributes:
-        name: Hub id or local folder.
-        revision: Branch, tag or commit of a hub id; None: the newest.
-    """
-
-    name: str
-    revision: str | None = None
-
-
-def adapter_base(name: str, revision: str | None = None) -> Base | None:
-    """The base model that an adapter folder or hub id names, or None if ``name`` is no adapter.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        revision: Branch, tag or commit of a hub id.
-
-    Raises:
-        InputError: If there is no such folder, and a hub id can't be called so.
-    """
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    config = open_by_name("model", name, find_adapter_config_file, revision=revision)
-    if config is None:
-        return None
-    facts = json.loads(Path(config).read_text(encoding="utf8"))
-    return Base(facts["base_model_name_or_path"], facts.get("revision"))
-
-
-def refuse_whole(weights: Weights) -> None:
-    """Refuses to train all weights of a model that are held in few digits.
-
-    Args:
-        weights: How they would be opened.
-
-    Raises:
-        InputError: If they would be quantized, or in another precision than float32.
-    """
-    if weights.quantization:
-        raise InputError(
-            f"weights.quantization={weights.quantization}: a quantized base can't be trained; give "
-            "lora, or leave quantization null"
-        )
-    if weights.dtype != "float32":
-        raise InputError(
-            f"weights.dtype={weights.dtype}: small steps are lost in weights that are trained in "
-            "it; give lora, or float32 with trainer.precision=bf16-mixed"
-        )
-
-
-def refuse_half(precision: str) -> None:
-    """Refuses to train in float16, before anything is loaded.
-
-    T5's feed-forward layers leave float16's range, and gradients scaled for float16 would be
-    clipped at the wrong size.
-
-    Args:
-        precision: Lightning's ``trainer.precision``.
-
-    Raises:
-        InputError: If it is one of the float16 kinds.
-    """
-    if precision.startswith(("16", "transformer-engine-float16")):
-        raise InputError(
-            f"trainer.precision={precision}: T5 and its family overflow in float16, and others' "
-            "gradients would be clipped at the wrong size. Give bf16-mixed, bf16-true or 32-true."
-        )

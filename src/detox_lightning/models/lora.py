@@ -1,15 +1,27 @@
 """Low-rank adapters (https://arxiv.org/abs/2106.09685): a small trained part on a frozen base."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import open_by_name
+from detox_lightning.models.adapter_embeddings import (
+    changed_weights,
+    drop_unreached,
+    refuse_unreached,
+)
+from detox_lightning.models.completeness import name_prefix
+from detox_lightning.models.files import check_adapter
+from detox_lightning.models.opening import open_by_name
 
-HARMLESS = {"bias": ("none",), "init_lora_weights": (True, "gaussian")}
+HARMLESS = {
+    "bias": ("none",),
+    "init_lora_weights": (True, "gaussian"),
+    "layer_replication": (None,),
+    "kasa_config": (None,),
+    "alora_invocation_tokens": (None,),
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
             modules_to_save=lora.modules_to_save,
             **(lora.options or {}),
         )
-        return get_peft_model(base, config)
+        model = get_peft_model(base, config)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise InputError(
             f"lora: peft can't put this adapter on {base.config.model_type}: "
@@ -73,24 +85,8 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
             "Settings of peft.LoraConfig go into lora.options, names of layers into "
             f"lora.target_modules; the linear ones here: {_linear_names(base)}."
         ) from error
-
-
-def copy_adapter(model: Any, name: str) -> None:
-    """Puts a frozen copy of the adapter ``default`` beside it.
-
-    Args:
-        model: A ``peft.PeftModel``; it is changed in place.
-        name: What the copy is called.
-    """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
-    model.add_adapter(name, model.peft_config["default"])
-    set_peft_model_state_dict(model, saved, adapter_name=name)
-    model.set_adapter("default")
-    for key, parameter in model.named_parameters():
-        if f".{name}." in key:
-            parameter.requires_grad_(False)
+    refuse_unreached(model)
+    return model
 
 
 def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | None = None) -> Any:
@@ -103,7 +99,8 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
         revision: Branch, tag or commit of a hub id.
 
     Returns:
-        The ``peft.PeftModel`` around the base.
+        The ``peft.PeftModel`` around the base; its ``brings_embeddings`` says whether the file
+        holds embeddings that aren't the base's own.
 
     Raises:
         InputError: If there is no such adapter or it was trained on another kind of base.
@@ -111,17 +108,19 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    def opened(located: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-        _check_safe(located, **options)
-        model = PeftModel.from_pretrained(base, located, is_trainable=trainable, **options)
-        return model, load_peft_weights(located, device="cpu", **options)
+    def opened(located: str, **options: Any) -> tuple[Any, dict[str, Any], set[str]]:
+        check_adapter(located, **options)
+        saved = load_peft_weights(located, device="cpu", **options)
+        changed = changed_weights(base, saved, name)
+        try:
+            model = PeftModel.from_pretrained(base, located, is_trainable=trainable, **options)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+            raise InputError(_misfit(name, base, reason)) from error
+        return model, saved, changed
 
     try:
-        model, saved = open_by_name("adapter", name, opened, revision=revision)
-    except RuntimeError as error:
-        raise InputError(
-            _misfit(name, base, str(error).strip().splitlines()[-1].strip().rstrip("."))
-        ) from error
+        model, saved, changed = open_by_name("adapter", name, opened, revision=revision)
     except InputError as error:
         if "Target modules" not in str(error):
             raise
@@ -130,12 +129,15 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
         ) from error
     # peft opens what fits and only warns of the rest: an adapter that is half there is a mistake.
     expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    surplus = [key for key in saved if key not in expected and "lora_" in key]
+    known = get_peft_model_state_dict(model, save_embedding_layers=True).keys()
+    surplus = [key for key in saved if key not in known]
     missing = [key for key in expected if key not in saved]
     if surplus or missing:
-        raise InputError(
-            _misfit(name, base, f"{(surplus + missing)[0]} is in one of them and not in the other")
-        )
+        found = name_prefix(missing, surplus)
+        reason = found or f"{(surplus + missing)[0]} is in one of them and not in the other"
+        raise InputError(_misfit(name, base, reason))
+    model.brings_embeddings = not changed <= expected
+    drop_unreached(model)
     return model
 
 
@@ -144,16 +146,6 @@ def _misfit(name: str, base: Any, reason: str) -> str:
         f"the adapter {name!r} doesn't fit the base {base.name_or_path!r}: {reason}. "
         "Give the base that the adapter was trained on, or the adapter alone."
     )
-
-
-def _check_safe(located: str, **options: Any) -> None:
-    """Refuses an adapter without safetensors, of which peft would open a pickle."""
-    from peft.utils import SAFETENSORS_WEIGHTS_NAME
-    from transformers.utils.hub import cached_file
-
-    if Path(located).is_dir() and not Path(located, SAFETENSORS_WEIGHTS_NAME).is_file():
-        raise OSError(f"it has no file {SAFETENSORS_WEIGHTS_NAME}")
-    cached_file(located, SAFETENSORS_WEIGHTS_NAME, **options)
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.models.compiling import kept_tensors
+from detox_lightning.models.capturing import kept_tensors
 
 Kept = dict[tuple[str, torch.dtype, torch.device], Tensor]
 """Merged weights, by name and kind."""
@@ -104,7 +104,8 @@ def precision(layer: Any) -> torch.dtype | None:
     """That of a layer's active adapter; None: it has none of that name."""
     for name in layer.active_adapters:
         if name in layer.lora_A:
-            return layer.lora_A[name].weight.dtype
+            a = layer.lora_A[name]
+            return a.dtype if isinstance(a, Tensor) else a.weight.dtype  # AdaLoRA's is a tensor
         if name in layer.lora_embedding_A:
             return layer.lora_embedding_A[name].dtype
     return None

@@ -13,15 +13,23 @@ from torch.utils.checkpoint import checkpoint
 from detox_lightning.algorithm.head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
+from detox_lightning.models.adapter_config import check_adapter_kind
+from detox_lightning.models.adapter_copy import copy_adapter
 from detox_lightning.models.decoding import Decoded, decode
 from detox_lightning.models.families.choice import Family, check_model, family_of
 from detox_lightning.models.families.head import HeadFunction, has_plain_head
-from detox_lightning.models.loading import Weights
-from detox_lightning.models.lora import LoRA, copy_adapter
+from detox_lightning.models.loading import Weights, check_vocabulary
+from detox_lightning.models.lora import LoRA
 from detox_lightning.models.merging import Kept, merged
 from detox_lightning.models.reading import Prompts
 from detox_lightning.models.recording import Recorder
 from detox_lightning.models.sampling import Choose, Sampling
+from detox_lightning.models.special_tokens import (
+    complete_special_tokens,
+    end_tokens,
+    plain_generation_config,
+    without_marks,
+)
 from detox_lightning.models.start import Start, find_start, open_start, saved_value_head
 from detox_lightning.models.value_head import ValueHead
 
@@ -67,7 +75,7 @@ class Policy(nn.Module):
         self.base.generation_config = plain_generation_config(self.base)
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
         self.recorder = Recorder()
-        self.merged_weights: Kept = {}  # where a compiled step finds them
+        self.merged_weights: Kept = {}  # where a captured step finds them
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(self.base)) if value_head else None
         self.checkpoints_gradients = False
@@ -89,22 +97,9 @@ class Policy(nn.Module):
         return super().train(False)
 
     @property
-    def eos_token_id(self) -> int:
-        """The token that ends a response."""
-        eos = self.base.generation_config.eos_token_id
-        return eos[0] if isinstance(eos, list) else eos
-
-    def end_with(self, token: int | None) -> None:
-        """Chooses among a model's several end tokens the one that ends a response.
-
-        Args:
-            token: The tokenizer's; another one than the model's changes nothing.
-        """
-        for model in (self.model, self.frozen):
-            if model is not None:
-                config = (model.get_base_model() if self.has_adapter else model).generation_config
-                if isinstance(config.eos_token_id, list) and token in config.eos_token_id:
-                    config.eos_token_id = token
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a response."""
+        return end_tokens(self.base.generation_config)
 
     def forward(
         self,
@@ -178,8 +173,8 @@ class Policy(nn.Module):
         return self._lean[model]
 
     @property
-    def _sampler(self) -> tuple[float, int, int]:
-        return self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_id
+    def _sampler(self) -> tuple[float, int, tuple[int, ...]]:
+        return self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_ids
 
     def _states(
         self,
@@ -269,9 +264,20 @@ class Policy(nn.Module):
             choose: Picks the tokens; see :meth:`Sampling.choose`.
             limit: The longest response, in tokens.
         """
-        kept = self.merged_weights if self.recorder.compiles(self.base) else None
+        kept = self.merged_weights if self.recorder.captures(self.base) else None
         with merged(self.model, kept):
             return decode(self.base, self.family, prompts, choose, limit, self.recorder)
+
+    def texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+        """Responses as text, special tokens and those that ended them left out.
+
+        Args:
+            tokenizer: The model's.
+            prompts: ``b`` of them, as :meth:`read` gave them.
+            response_ids: ``[b, t]``.
+        """
+        said = without_marks(response_ids, self.eos_token_ids, tokenizer)
+        return self.family.texts(tokenizer, prompts, said)
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable and all parameters, with and without value head; the reference's trainable."""
@@ -300,6 +306,7 @@ def load_policy(
     value_head: bool = True,
     weights: Weights = Weights(),  # noqa: B008
     device: torch.device | None = None,
+    tokenizer: Any = None,
 ) -> Policy:
     """Opens a policy to train.
 
@@ -312,41 +319,27 @@ def load_policy(
         value_head: Whether there is a value head.
         weights: How the base's are opened; adapters and value head are float32.
         device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
+        tokenizer: Names the special tokens that the model doesn't; None: they stay as they are.
 
     Raises:
-        InputError: If there is no such model or adapter, or a base is to be trained in another
-            precision than float32.
+        InputError: If there is no such model or adapter, the tokenizer is another model's, or a
+            base is to be trained in another precision than float32.
     """
     start = find_start(start) if isinstance(start, str) else start
     family = family_of(start.base, **weights.file_options | {"revision": start.base_revision})
+    if start.adapter is not None:
+        check_adapter_kind(start.adapter, start.adapter_revision, beside=True)
     model = open_start(start, lora, weights, family.auto_class, family.task_type, device)
+    if tokenizer is not None:
+        check_vocabulary(start.base, tokenizer, model)
+        complete_special_tokens(model, tokenizer, start.base)
     check_model(family, model, start.base)
-    if start.has_adapter:
-        copy_adapter(model, REFERENCE)
     policy = Policy(model, family, sampling, value_head)
+    if start.has_adapter:
+        copy_adapter(model, REFERENCE, family)
     if policy.value_head is not None:
         policy.began_with_values = policy.value_head.take(saved_value_head(start))
     return policy
-
-
-def plain_generation_config(model: Any) -> Any:
-    """A generation config that only knows the special tokens.
-
-    A model's own may hold beams, forced tokens or penalties, and ``generate`` would take them up:
-    the sampler would no longer be the policy.
-    """
-    from transformers import GenerationConfig
-
-    config = model.generation_config
-    start = config.decoder_start_token_id
-    if start is None:
-        start = getattr(model.config, "decoder_start_token_id", None)
-    return GenerationConfig(
-        decoder_start_token_id=start,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )
 
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

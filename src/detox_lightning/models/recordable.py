@@ -5,18 +5,18 @@ from typing import Any
 import torch
 
 
-def can_record(model: Any, to_compile: bool = False) -> bool:
+def can_record(model: Any, to_capture: bool = False) -> bool:
     """Whether a model's decode step is the same operations whatever the position.
 
     Args:
         model: From transformers.
-        to_compile: Whether it is to be compiled, which holds for any device and under autocast.
+        to_capture: Whether it is to be captured, which holds for any device and under autocast.
     """
     return (
         model._can_compile_fullgraph
         and model.config._attn_implementation in ("sdpa", "eager")
         and model.dtype.is_floating_point
-        and (to_compile or (model.device.type == "cpu" and autocast(model) is None))
+        and (to_capture or (model.device.type == "cpu" and autocast(model) is None))
         and getattr(model, "hf_quantizer", None) is None
         and not hasattr(model, "unshard")  # FSDP's weights move
     )

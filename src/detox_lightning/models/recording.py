@@ -3,7 +3,7 @@
 Most of a small model's decode step is Python that finds out anew what to do. Here the step's tensor
 operations are recorded for one shape of batch and played back by torch's own interpreter. A
 recording refers to the model's parameters and so sees what they hold by then. On a GPU the step is
-compiled instead (see :mod:`.compiling`).
+captured instead (see :mod:`.capturing`).
 """
 
 import warnings
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.models import compiling
-from detox_lightning.models.compiling import Compiled, kept_tensors
+from detox_lightning.models import capturing
+from detox_lightning.models.capturing import Captured, kept_tensors
 from detox_lightning.models.families.stepping import Plain, Step
 from detox_lightning.models.recordable import active, autocast, can_record, is_plain
 
@@ -27,19 +27,20 @@ WARM_UP = 64  # calls before a step is recorded, which takes as long as about so
 class Recording:
     """A function of tensors, recorded for one shape of them when it has been called often enough.
 
-    What is played back is what was done before: to the last bit, unless it was compiled.
+    What is played back is what was done before, to the last bit.
     """
 
-    def __init__(self, function: Step, make: Callable[[Step, list[Tensor]], Step] | None):
+    def __init__(self, function: Step, make: Callable[[Step, list[Tensor]], Step] | None, at: int):
         """Starts with the function itself.
 
         Args:
             function: What it does may depend on the shapes of its inputs alone.
             make: Makes of it, and of inputs of these shapes, what is played back; None: it never
                 is.
+            at: The call, from 0, at which it is made.
         """
         self.original = self.function = function
-        self.make = make
+        self.make, self.at = make, at
         self.calls = 0
 
     def take(self, inputs: list[Tensor]) -> list[Tensor]:
@@ -51,16 +52,16 @@ class Recording:
         Returns:
             Those to call it with: the same, or what they were copied into.
         """
-        if isinstance(self.function, Compiled):
+        if isinstance(self.function, Captured):
             if self.function.is_current:
                 return self.function.take(inputs)
             self.function = self.original
-            self.calls = WARM_UP
+            self.calls = self.at
         return inputs
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Calls the function or plays it back; what it gives is good until the next call."""
-        if self.calls == WARM_UP and self.make is not None:
+        if self.calls == self.at and self.make is not None:
             self.function = self.make(self.function, list(inputs))
         self.calls += 1
         # unoptimized: the same kernels at the first call and later
@@ -72,26 +73,26 @@ class Recorder:
     """Keeps recordings of a model's decode step by shape.
 
     Attributes:
-        compiling: Whether steps are compiled; None: those on a GPU are.
+        capturing: Whether steps are captured; None: those on a GPU are.
     """
 
-    def __init__(self, compiling: bool | None = None) -> None:
+    def __init__(self, capturing: bool | None = None) -> None:
         """Starts without any.
 
         Args:
-            compiling: See above.
+            capturing: See above.
         """
-        self.compiling = compiling
+        self.capturing = capturing
         self.recordings: dict[Any, Recording] = {}
 
-    def compiles(self, model: Any) -> bool:
-        """Whether a model's step is compiled, rather than recorded.
+    def captures(self, model: Any) -> bool:
+        """Whether a model's step is captured, rather than recorded.
 
         Args:
             model: From transformers.
         """
-        wanted = model.device.type == "cuda" if self.compiling is None else self.compiling
-        return wanted and can_record(model, to_compile=True)
+        wanted = model.device.type == "cuda" if self.capturing is None else self.capturing
+        return wanted and can_record(model, to_capture=True)
 
     def steps(self, plain: Plain, limit: int) -> "RecordedSteps | None":
         """Steps that go on from others.
@@ -105,7 +106,7 @@ class Recorder:
             None where the model can't be recorded.
         """
         model = plain.model
-        if (self.compiles(model) or can_record(model)) and is_plain([*plain.own, *plain.cross]):
+        if (self.captures(model) or can_record(model)) and is_plain([*plain.own, *plain.cross]):
             function = plain.function()
             return function and RecordedSteps(self, plain, function, limit)
         return None
@@ -122,23 +123,25 @@ class Recorder:
         key = id(model), active(model), autocast(model), shapes
         if key not in self.recordings:
             # torch never gives a recording's memory back: one is not given up for another
-            compiles = self.compiles(model)
-            wanted = len(self.recordings) < (compiling.MOST if compiles else MOST)
-            make = partial(self._compiled, model) if compiles else record
-            may = wanted and (compiles or can_record(model))
-            self.recordings[key] = Recording(step, make if may else None)
+            captures = self.captures(model)
+            wanted = len(self.recordings) < (capturing.MOST if captures else MOST)
+            make = partial(self._captured, model) if captures else record
+            may = wanted and (captures or can_record(model))
+            self.recordings[key] = Recording(
+                step, make if may else None, 0 if captures else WARM_UP
+            )
         return self.recordings[key]
 
-    def _compiled(self, model: Any, step: Step, inputs: list[Tensor]) -> Step:
-        if self.compiling is False:  # by now
+    def _captured(self, model: Any, step: Step, inputs: list[Tensor]) -> Step:
+        if self.capturing is False:  # by now
             return step
         try:
-            return Compiled(step, model, inputs)
-        except Exception as error:  # a compiler's, a driver's: whatever it is, there's another way
-            self.compiling = False
+            return Captured(step, model, inputs)
+        except Exception as error:  # torch's, a driver's: whatever it is, there's another way
+            self.capturing = False
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(
-                f"the decode step can't be compiled and stays slow: {reason}", stacklevel=2
+                f"the decode step can't be captured and stays slow: {reason}", stacklevel=2
             )
             return step
 

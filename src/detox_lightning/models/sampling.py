@@ -1,6 +1,6 @@
 """How responses are sampled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,14 +80,14 @@ class Sampling:
 
     def choose(
         self,
-        eos_token_id: int,
+        eos_token_ids: Sequence[int],
         noise: Draws | PromptNoise | None = None,
         top_p: float | None = None,
     ) -> Choose:
         """How the next tokens are picked.
 
         Args:
-            eos_token_id: The token that ends a response.
+            eos_token_ids: The tokens that end a response.
             noise: Draws them; None: with torch's own random numbers.
             top_p: Instead of this sampling's; None for that.
         """
@@ -96,7 +96,7 @@ class Sampling:
 
         def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
             scores = sampler_logits(
-                logits[:, None], self.temperature, self.min_new_tokens - step, eos_token_id
+                logits[:, None], self.temperature, self.min_new_tokens - step, eos_token_ids
             )[:, 0]
             if not self.top_k and top_p == 1:
                 return noise(scores, rows, step)

@@ -1,12 +1,14 @@
 """How models get onto the disk: folders in Hugging Face format, adapters merged on request."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import adapter_base, load_model, load_tokenizer
+from detox_lightning.models.bases import adapter_base
+from detox_lightning.models.loading import load_model, load_tokenizer
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -27,8 +29,10 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         base = Path(adapters["default"].base_model_name_or_path)
         if base.is_dir():
             adapters["default"].base_model_name_or_path = str(base.resolve())
-        # Embeddings never change size here; left to itself peft would ask the hub whether they did.
-        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+        # Embeddings never change here, but an adapter may have brought some that aren't its base's.
+        # Left to itself peft would ask the hub.
+        brought = getattr(model, "brings_embeddings", False)
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=brought)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -53,24 +57,75 @@ def save_merged(
         InputError: If the base isn't there any more, or a plain model can't hold what was trained.
     """
     from peft import PeftModel
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
 
     found = adapter_base(str(adapter))
     assert found is not None, adapter
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     base = load_model(auto_class, found.name, revision=found.revision, **trust)
-    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    tied = _tied(base)
+    model = PeftModel.from_pretrained(base, adapter)
+    untie(model)
+    try:
+        merged = model.merge_and_unload()
+    except (NotImplementedError, RuntimeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise InputError(
+            f"export.merged: this adapter can't be merged: {reason}. {adapter} holds it as it is; "
+            "leave export.merged out"
+        ) from error
+    if (adapter / GENERATION_CONFIG_NAME).is_file():
+        merged.generation_config = GenerationConfig.from_pretrained(adapter)
+    weights = merged.state_dict()
+    torn_apart = any(not torch.equal(weights[one], weights[other]) for one, other in tied)
     head, words = merged.get_output_embeddings(), merged.get_input_embeddings()
-    torn_apart = head is not None and not torch.equal(head.weight, words.weight)
-    if torn_apart:  # perhaps tied in the base: such a file would hold but one of them
+    are_two = head is not None and not torch.equal(head.weight, words.weight)
+    if torn_apart or are_two:  # with a config that ties them, a file would hold but one of them
         merged.config.tie_word_embeddings = False
     save_model(merged, load_tokenizer(str(adapter), **trust), folder)
-    if torn_apart and not _same_weights(merged, load_model(auto_class, str(folder), **trust)):
+    if torn_apart and not _holds(folder, merged, auto_class, **trust):
         raise InputError(
             f"export.merged: {base.config.model_type} ties its embeddings, and one of them was "
-            f"trained apart (lora.modules_to_save): no plain model holds that. {adapter} does"
+            "trained apart (lora.modules_to_save, lora.target_modules): no plain model holds that. "
+            f"{adapter} does"
         )
 
 
-def _same_weights(one: Any, other: Any) -> bool:
-    saved = other.state_dict()
-    return all(torch.equal(saved[name], value) for name, value in one.state_dict().items())
+def untie(model: Any) -> None:
+    """Gives each layer with an adapter weights of its own, so that merging changes no other layer.
+
+    Args:
+        model: A ``PeftModel``; it is changed in place.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    users = Counter(id(x) for layer in model.modules() for x in layer._parameters.values())
+    for layer in model.modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        base = layer.get_base_layer()
+        for name, weight in list(base.named_parameters(recurse=False)):
+            if users[id(weight)] > 1:
+                own = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+                setattr(base, name, own)
+
+
+def _tied(model: Any) -> list[tuple[str, str]]:
+    """Names of weights that are one and the same, in pairs."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return [
+        (first[id(weight)], name)
+        for name, weight in named
+        if first.setdefault(id(weight), name) != name
+    ]
+
+
+def _holds(folder: Path, model: Any, auto_class: str, **options: Any) -> bool:
+    """Whether a folder gives a model's weights back."""
+    try:
+        saved = load_model(auto_class, str(folder), **options).state_dict()
+    except InputError:  # it lacks some
+        return False
+    return all(torch.equal(saved[name], value) for name, value in model.state_dict().items())

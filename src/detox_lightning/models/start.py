@@ -7,10 +7,16 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import Weights, adapter_base, load_model, refuse_whole
+from detox_lightning.models.adapter_config import check_adapter_kind
+from detox_lightning.models.bases import adapter_base
+from detox_lightning.models.files import find_file
+from detox_lightning.models.loading import Weights, load_model
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
+from detox_lightning.models.opening import open_by_name
+from detox_lightning.models.precision import refuse_whole
 
 STAMP = "detox_lightning"
+EMBEDDINGS = "brings_embeddings"
 PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
 VALUE_HEAD, ITS_PREFIX = "value_head.safetensors", "policy.value_head."
 
@@ -97,6 +103,8 @@ def open_start(
     """
     if lora is None and not start.has_adapter:
         refuse_whole(weights)
+    if start.adapter is not None:
+        check_adapter_kind(start.adapter, start.adapter_revision)
     options = {**weights.options, "revision": start.base_revision, "device": device}
     base = load_model(auto_class, start.base, **options)
     if start.checkpoint is not None:
@@ -129,6 +137,9 @@ def read_checkpoint(file: str) -> dict[str, Any]:
             file, map_location="cpu", weights_only=True, mmap=True
         )
         facts = checkpoint[STAMP]
+        names = [facts["stage"], facts["base"], *checkpoint["state_dict"]]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("names are texts")
     except Exception as error:  # a torn file fails in many ways
         raise InputError(f"{file}: not a checkpoint of detox_lightning, or a torn one") from error
     if facts["stage"] not in PREFIXES:
@@ -136,12 +147,16 @@ def read_checkpoint(file: str) -> dict[str, Any]:
             f"{file}: a checkpoint of the {facts['stage']} stage is no policy to begin from"
         )
     if facts.get("adapter") is None:
-        raise InputError(
-            f"{file}: it holds a whole model and no adapter. Make a folder of it with `python -m "
-            f"detox_lightning export --config CONFIG --ckpt_path {file}`, where CONFIG is its "
-            "run's config.yaml, and give that"
-        )
+        raise InputError(f"{file}: it holds a whole model and no adapter. {_exported(file)}")
     return checkpoint
+
+
+def _exported(file: str) -> str:
+    """How a folder is made of a checkpoint."""
+    return (
+        f"Make a folder of it with `python -m detox_lightning export --config CONFIG --ckpt_path "
+        f"{file}`, where CONFIG is its run's config.yaml, and give that"
+    )
 
 
 def adapter_facts(model: Any) -> dict[str, Any] | None:
@@ -149,11 +164,12 @@ def adapter_facts(model: Any) -> dict[str, Any] | None:
     configs = getattr(model, "peft_config", None)
     if configs is None:
         return None
-    return {
+    facts = {
         name: sorted(value) if isinstance(value, set) else value
         for name, value in configs["default"].to_dict().items()
         if isinstance(value, bool | int | float | str | set | list | dict) or value is None
     }
+    return facts | {EMBEDDINGS: True} if getattr(model, EMBEDDINGS, False) else facts
 
 
 def restore_adapter(base: Any, file: str) -> Any:
@@ -170,22 +186,35 @@ def restore_adapter(base: Any, file: str) -> Any:
 
     checkpoint = read_checkpoint(file)
     facts = checkpoint[STAMP]
+    kind = str(facts["adapter"].get("peft_type", "LORA")).rpartition(".")[2]
+    if kind != "LORA" or facts["adapter"].get(EMBEDDINGS):
+        also = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"
+        raise InputError(
+            f"{file}: it holds what was trained, which isn't all of its adapter, because of "
+            f"{also}. {_exported(file)}"
+        )
     options = {k: v for k, v in facts["adapter"].items() if k not in ("peft_type", "auto_mapping")}
-    model = get_peft_model(base, LoraConfig(**options))
+    try:
+        model = get_peft_model(base, LoraConfig(**options))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{file}: its adapter can't be put on the base {facts['base']!r}: {error}. Give a "
+            "checkpoint as it was written"
+        ) from error
     prefix = PREFIXES[facts["stage"]]
     saved = {
         name.removeprefix(prefix): tensor
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(prefix)
     }
+    learns = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    faults = [f"{name} is not in it" for name in sorted(learns - saved.keys())]
     try:
-        unknown = model.load_state_dict(saved, strict=False).unexpected_keys
+        faults += model.load_state_dict(saved, strict=False).unexpected_keys
     except RuntimeError as error:
-        unknown = [str(error).strip().splitlines()[-1].strip()]
-    if unknown:
-        raise InputError(
-            f"{file}: its adapter doesn't fit the base {facts['base']!r}: {unknown[0]}"
-        )
+        faults = [str(error).strip().splitlines()[-1].strip()]
+    if faults:
+        raise InputError(f"{file}: its adapter doesn't fit the base {facts['base']!r}: {faults[0]}")
     return model
 
 
@@ -194,21 +223,21 @@ def saved_value_head(start: Start) -> dict[str, torch.Tensor] | None:
 
     Args:
         start: A checkpoint, an adapter or a model; a folder of them holds it as a file.
-    """
-    from safetensors.torch import load_file
-    from transformers.utils.hub import cached_file
 
+    Raises:
+        InputError: If that file is torn.
+    """
     if start.checkpoint is not None:
         state = read_checkpoint(start.checkpoint)["state_dict"]
         head = {n.removeprefix(ITS_PREFIX): x for n, x in state.items() if n.startswith(ITS_PREFIX)}
         return head or None
-    is_adapter = start.adapter is not None
-    file = cached_file(
-        locate(start.adapter or start.base),
-        VALUE_HEAD,
-        revision=start.adapter_revision if is_adapter else start.base_revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    revision = start.base_revision if start.adapter is None else start.adapter_revision
+    name = start.adapter or start.base
+    return open_by_name("value head of", name, _load_value_head, revision=revision)
+
+
+def _load_value_head(located: str, revision: str | None = None) -> dict[str, torch.Tensor] | None:
+    from safetensors.torch import load_file
+
+    file = find_file(located, VALUE_HEAD, revision)
     return None if file is None else load_file(file)

@@ -1,15 +1,21 @@
 """How texts reach a model with little padding: equal ones once, those of like length together."""
 
+import re
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # what it costs to call a model once more: weights are read again, which takes as long as so many
 # tokens; and each layer is called, in multiplications by its weights: Python has a price, and on a
 # GPU launches, and rows too few to fill it
 AGAIN = 32
 CALL = {"cpu": 2**22, "cuda": 2**37}
+
+# what models call the table of the positions' embeddings; those of distances have other names
+POSITIONS = re.compile(
+    r"(^|\.)(position_embeddings?|embed_positions|positions_embed|pos_embed|wpe)$"
+)
 
 Text = TypeVar("Text", str, tuple[str, str])
 
@@ -84,10 +90,36 @@ def alike(lengths: list[int], slack: int, most: int | None = None) -> list[list[
 
 
 def token_limit(model: Any, tokenizer: Any) -> int:
-    """The shorter of what tokenizer and position embeddings allow."""
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    if "roberta" in config.model_type:
-        positions -= (config.pad_token_id or 0) + 1
-    # a tokenizer without a limit says 1e30, which it does not take for one
-    return int(min(positions, tokenizer.model_max_length, 2**31 - 1))
+    """The shorter of what tokenizer and model allow.
+
+    Args:
+        model: From transformers.
+        tokenizer: Its own; without a limit it says 1e30, which it does not take for one.
+    """
+    says = tokenizer.model_max_length
+    return int(min(count_positions(model) or says, says, 2**31 - 1))
+
+
+def count_positions(model: Any) -> int | None:
+    """Tokens that a model has positions for; None: any number.
+
+    Where it has learned embeddings of positions, some of their rows may be in no token's place:
+    RoBERTa and its kin count from the padding token on, BART and OPT from an offset.
+
+    Args:
+        model: From transformers.
+    """
+    tables = [
+        part
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Embedding) and POSITIONS.search(name)
+    ]
+    if tables:
+        return min(table.num_embeddings - _first_position(table) for table in tables)
+    said: int | None = getattr(model.config, "max_position_embeddings", None)
+    return said if said and said > 0 else None  # XLNet, which has no limit, says -1
+
+
+def _first_position(table: nn.Embedding) -> int:
+    padding = -1 if table.padding_idx is None else table.padding_idx
+    return int(getattr(table, "offset", padding + 1))

@@ -37,7 +37,7 @@ class ValueHead(nn.Module):
         return True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # Trainer(precision="bf16-true") casts whole modules; returns need more digits than that.
+        # whoever casts a whole module: returns need more digits than that
         return super()._apply(lambda x: _keep_float32(x, fn(x)), recurse)
 
     def forward(self, hidden: Tensor) -> Tensor:

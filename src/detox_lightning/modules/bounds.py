@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import Optimizer
 
 from detox_lightning.errors import InputError
@@ -47,32 +46,24 @@ def numbers(named: Any) -> Iterator[tuple[str, float]]:
             yield from numbers((f"{name}.{place}", part) for place, part in enumerate(value))
 
 
-def check_optimizer(make: OptimizerCallable, flag: str = "model.optimizer") -> None:
-    """Makes an optimizer of nothing, to see whether it can be made and what its options are.
+def check_options(optimizer: object) -> None:
+    """Refuses options of an optimizer that aren't finite, or so large that weights won't be.
 
     Args:
-        make: Makes the optimizer of a run.
-        flag: That says how.
+        optimizer: What a run's flags have made.
 
     Raises:
-        InputError: If an option is refused, or isn't finite, or is so large that weights won't be;
-            or if no optimizer is made.
+        InputError: If one is; or if this is no optimizer.
     """
-    try:
-        optimizer: Any = make([torch.nn.Parameter(torch.zeros(2, 2))])
-    except (ValueError, OverflowError) as error:
-        if (option := refused(error)) is None:  # perhaps it wants other parameters than these
-            return
-        raise InputError(f"--{flag}.{option}: {error}; give another number") from error
     if not isinstance(optimizer, Optimizer):
         raise InputError(
-            f"--{flag}: this makes a {type(optimizer).__name__}, which is no optimizer"
+            f"--model.optimizer: this makes a {type(optimizer).__name__}, which is no optimizer"
         )
     for name, value in numbers(options_of(optimizer)):
         if not abs(value) <= LARGEST_OF_OPTIMIZERS or (name == "lr" and value < 0):
             raise InputError(
-                f"--{flag}.{name}={value}: must be a number up to {LARGEST_OF_OPTIMIZERS:g}, and a "
-                "learning rate not below 0"
+                f"--model.optimizer.{name}={value}: must be a number up to "
+                f"{LARGEST_OF_OPTIMIZERS:g}, and a learning rate not below 0"
             )
 
 
@@ -104,6 +95,6 @@ def refused(error: Exception) -> str | None:
         if frame.f_code.co_name == "__init__":
             for name, value in frame.f_locals.items():
                 values = value if isinstance(value, list | tuple) else [value]
-                if any(isinstance(x, int | float) and str(x) in str(error) for x in values):
+                if any(type(x) in (int, float) and str(x) in str(error) for x in values):
                     return f"{name}={value}"
     return None

@@ -5,7 +5,6 @@ A module calls :func:`keep_trainable` and :func:`stamp` when it saves, :func:`ch
 ``torch.load(weights_only=True)`` opens it.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.finite import refuse_broken
+from detox_lightning.modules.changes import (
+    HYPER_PARAMETERS,
+    HYPER_PARAMETERS_OF_DATA,
+    tell_changes,
+)
 from detox_lightning.modules.misfit import differs, misfits
+from detox_lightning.modules.plain import plain
 from detox_lightning.secrecy import without_secrets
 
 KEY = "detox_lightning"
@@ -86,6 +91,7 @@ def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **fa
         if reasons:
             told = "; ".join(reasons)
             rank_zero_warn(f"the checkpoint's weights mean something else in this run: {told}")
+        tell_changes(module, checkpoint)
         return
     if facts.get("base", its.get("base")) != its.get("base"):
         reasons.insert(0, differs("the base", facts["base"], its["base"]))
@@ -112,8 +118,9 @@ def stamp(checkpoint: dict[str, Any], stage: str, base: str, **facts: Any) -> No
         facts: What else the stage needs to go on: plain values and tensors.
     """
     checkpoint[KEY] = {"version": VERSION, "stage": stage, "base": base, **plain(facts)}
-    if "hyper_parameters" in checkpoint:
-        checkpoint["hyper_parameters"] = without_secrets(plain(checkpoint["hyper_parameters"]))
+    for name in (HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA):
+        if name in checkpoint:
+            checkpoint[name] = without_secrets(plain(checkpoint[name]))
 
 
 def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[str, Any]:
@@ -155,23 +162,6 @@ def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[st
             f"the checkpoint was made on {facts['base']!r}; its weights now go onto {base!r}"
         )
     return facts
-
-
-def plain(value: Any) -> Any:
-    """Turns dataclasses into dictionaries and numbers of restricted types into plain numbers.
-
-    What has no plain form (a function) is left out of dictionaries and becomes its text elsewhere.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items() if not callable(item)}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value if value is None or hasattr(value, "untyped_storage") else str(value)
 
 
 def _origin(checkpoint: Mapping[str, Any]) -> str:

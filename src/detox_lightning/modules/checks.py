@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, check_divides
+from detox_lightning.evaluation.meter import NAMES
 from detox_lightning.models.families.choice import check_positions
-from detox_lightning.models.loading import refuse_half
+from detox_lightning.modules.conditions import check_conditions
 from detox_lightning.modules.strategy import check_strategy
 from detox_lightning.rewards.base import check_name
 
@@ -22,11 +23,11 @@ def check_run(module: "PPOModule", stage: str) -> None:
         stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
-        InputError: If sizes don't divide, the precision would overflow, the strategy can't work,
+        InputError: If sizes don't divide, the precision loses steps, the strategy can't work,
             a reward's name can't be shown, or the model has too few positions.
     """
     trainer = module.trainer
-    refuse_half(str(trainer.precision))
+    check_conditions(module, stage, NAMES)
     for reward in getattr(module.reward, "rewards", [module.reward]):
         check_name(reward.name)
     check_strategy(type(trainer.strategy).__name__)
@@ -38,7 +39,6 @@ def check_run(module: "PPOModule", stage: str) -> None:
         }
         given = module.start.base, data.max_prompt_tokens, limits
         check_positions(module.family, *given, **module.tokenizer_options)
-    module.optimization.check(stage)
     if stage == "fit":
         check_fit(module, getattr(data, "batch_size", None))
 

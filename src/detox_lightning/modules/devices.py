@@ -1,4 +1,4 @@
-"""Whether the devices that a run asks for are there."""
+"""Whether the devices that a run asks for are there, and which of their kernels are used."""
 
 import os
 import re
@@ -88,3 +88,13 @@ def check_gpus(number: int | str | list[int], there: int) -> None:
             f"trainer.devices={number}: torch sees {there} here, from 0 to {there - 1}; give each "
             "once"
         )
+
+
+def choose_kernels() -> None:
+    """Keeps cuDNN's attention out of a run, for all that the process does from now on.
+
+    On recent GPUs torch prefers it in bfloat16. It plans anew for each shape, for a quarter of a
+    second and more (docs/benchmarks.md), and prompts and responses have other lengths in each
+    rollout. The kernels that are left do the same work.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)

@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules, and what of them survives in a checkpoint."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
-from detox_lightning.modules.bounds import check_optimizer
+from detox_lightning.modules.bounds import check_options, refused
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,52 @@ def apply_configured_hyperparameters(
         scheduler._last_lr = now
 
 
+def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
+    """Makes an optimizer of one small matrix, so that a mistake is told before models open.
+
+    Those of torch also take a step, as the stage will ask them to.
+
+    Args:
+        make_optimizer: See :class:`StepwiseOptimization`.
+        has_closure: Whether the stage gives each step a function that computes the loss.
+
+    Raises:
+        InputError: If it can't be made, an option is no number that any run can work with, or it
+            takes no step.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros(2, 2)
+    with told():
+        optimizer = make_optimizer([parameter])
+    check_options(optimizer)
+    if type(optimizer).__module__.startswith("torch.optim"):
+        with told():
+            optimizer.step(*([lambda: 0.0] if has_closure else []))
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Names the flag where an optimizer refuses to be made or to step.
+
+    Raises:
+        InputError: If it does.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if option := refused(error):
+            raise InputError(
+                f"--model.optimizer.{option}: {reason}; give another number"
+            ) from error
+        raise InputError(
+            f"model.optimizer: {reason.rstrip('.')}. Change its options, or give another, such as "
+            "torch.optim.AdamW"
+        ) from error
+
+
 class StepwiseOptimization:
     """Optimizer and schedule of a stage; in PPO the stage itself steps it, once a rollout."""
 
@@ -133,28 +180,14 @@ class StepwiseOptimization:
         self.schedule = schedule
         self.configured: list[dict[str, Any]] = []
 
-    def check(self, stage: str) -> None:
-        """What the module's ``setup`` does, before any model is opened.
-
-        Args:
-            stage: ``fit``, ``test``, …
-
-        Raises:
-            InputError: If training would begin, and no such optimizer can be made.
-        """
-        if stage == "fit":
-            check_optimizer(self.make_optimizer)
-
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
         """What the module's ``configure_optimizers`` returns.
 
         Raises:
             InputError: If the optimizer refuses these parameters.
         """
-        try:
+        with told():
             optimizer = self.make_optimizer(trainable_parameters(module))
-        except ValueError as error:
-            raise InputError(f"--model.optimizer: {error}") from error
         self.configured = configured_hyperparameters(optimizer)
         steps = module.trainer.estimated_stepping_batches
         scheduler = build_schedule(optimizer, self.schedule, steps)

@@ -35,7 +35,7 @@ from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.families.choice import Family, family_of
 from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
+from detox_lightning.models.loading import Weights, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import load_policy
@@ -45,6 +45,7 @@ from detox_lightning.models.sharding import gathered, shard
 from detox_lightning.models.start import VALUE_HEAD, Start, adapter_facts, find_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.modules.checks import check_batch_size, check_run, check_shardable
+from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.ending import not_the_end
 from detox_lightning.modules.faults import Faults, begin_rollout, is_sound
 from detox_lightning.modules.microbatches import MicroBatches
@@ -139,7 +140,7 @@ class PPOModule(LightningModule):
         self.base_or_policy, self.adapter = policy, adapter
         self.policy_name = policy if adapter is None else adapter
         self.weights = weights
-        self.reward = reward
+        self.reward, self.needs = reward, reward.needs
         self.lora = lora
         self.sampling = sampling
         self.ppo_epochs = ppo_epochs
@@ -208,7 +209,7 @@ class PPOModule(LightningModule):
             parts = self.score(batch, responses)
         with watch("update"):
             rollout = self.measure(batch, responses, self.reward.total(parts))
-            has_eos = responses.has_eos(self.policy.eos_token_id)
+            has_eos = responses.has_eos(self.policy.eos_token_ids)
             learned = self.learn(rollout, has_eos) if is_sound(self, rollout, parts) else None
         if learned is None:
             self.log_rollout({}, watch)
@@ -279,10 +280,9 @@ class PPOModule(LightningModule):
         seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
         with seeded(seed, self.device), gathered(self):
             draws = Draws()
-            choose = self.sampling.choose(self.policy.eos_token_id, draws)
+            choose = self.sampling.choose(self.policy.eos_token_ids, draws)
             prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
-            wanted = self.policy.notes_exactly and self.kl.estimator != "full"
-            noted = draws if wanted else None
+            noted = draws if self.policy.notes_exactly and self.kl.estimator != "full" else None
             return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
 
     def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
@@ -466,6 +466,7 @@ class PPOModule(LightningModule):
         """Opens policy, reward and toxicity classifier, once."""
         if self.policy is not None:
             return
+        choose_kernels()
         self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
         self.policy = load_policy(
             self.start,
@@ -474,15 +475,15 @@ class PPOModule(LightningModule):
             self.advantage.uses_values,
             self.weights,
             None if self._trainer is None else self.trainer.strategy.root_device,
+            self.tokenizer,
         )
-        check_vocabulary(self.start.base, self.tokenizer, self.policy.base)
         refuse_broken_model("model.policy", self.policy_name, self.policy)
-        self.policy.end_with(self.tokenizer.eos_token_id)
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
         if self.device_mesh is not None:
             shard(self.policy, self.device_mesh["data_parallel"])
         self.judge.load()
+        rank_zero_info(self.judge.heads())
         self.evaluator = Evaluator(
             self.plan,
             self.policy,

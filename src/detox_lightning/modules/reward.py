@@ -20,11 +20,13 @@ from detox_lightning.models.loading import (
     Weights,
     load_model,
     load_tokenizer,
-    open_by_name,
-    refuse_half,
 )
+from detox_lightning.models.padding import repadded
 from detox_lightning.models.saving import save_model
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.classifiers import check_labels, check_positions, name_padding
+from detox_lightning.modules.conditions import check_conditions
+from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.seeding import derive_seed, global_seed
@@ -57,7 +59,8 @@ class RewardModule(LightningModule):
         Args:
             model: Hub id or folder of an encoder, which gets a fresh head, or of a classifier of
                 these very labels.
-            labels: Names of the classes, in the order of their indices in the data.
+            labels: Names of the classes, by which the data's rows are labelled too, in the order
+                of the classifier's outputs.
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
             weights: How the weights are opened.
@@ -108,15 +111,20 @@ class RewardModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision is float16, or the optimizer can't be made.
+            InputError: If the trainer is one that can't work.
         """
-        refuse_half(str(self.trainer.precision))
-        self.optimization.check(stage)
+        check_conditions(self, stage, ("loss", *self.metrics))
 
     def configure_model(self) -> None:
-        """Loads the weights and the tokenizer, once."""
+        """Loads the weights and the tokenizer, once.
+
+        Raises:
+            InputError: If there is no such model, its classes are others, or the data's texts may
+                be longer than it reads.
+        """
         if self.model is not None:
             return
+        choose_kernels()
         options = self.weights.file_options
         check_labels(self.name, self.labels, **options)
         self.tokenizer = load_tokenizer(self.name, padding_side=self.padding_side, **options)
@@ -126,8 +134,12 @@ class RewardModule(LightningModule):
             id2label=dict(enumerate(self.labels)),
             label2id={label: index for index, label in enumerate(self.labels)},
             problem_type="single_label_classification",
+            fresh_head=True,
             **self.weights.options,
         )
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        check_positions(self.name, model, getattr(data, "max_tokens", 0))
+        name_padding(model, self.tokenizer)
         refuse_broken_model("model.model", self.name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
@@ -164,7 +176,8 @@ class RewardModule(LightningModule):
         Returns:
             Logits ``[b, classes]``, float32.
         """
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        ids, mask = repadded(self.model, input_ids, attention_mask.bool())
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).logits
         return logits.float()
 
     def training_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
@@ -263,28 +276,3 @@ def classification_metrics(classes: int) -> MetricCollection:
             "auroc": kinds.MulticlassAUROC(classes, average="macro"),
         }
     )
-
-
-def check_labels(name: str, labels: list[str], **options: Any) -> None:
-    """Refuses to rename, swap or throw away the classes of a model that is a classifier already.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        labels: Names of the classes, by index.
-        options: For ``AutoConfig.from_pretrained``.
-
-    Raises:
-        InputError: If the model's own classes are others; unnamed ones (``LABEL_0``) may be named.
-    """
-    from transformers import AutoConfig
-
-    config = open_by_name("model", name, AutoConfig.from_pretrained, **options)
-    if not any("SequenceClassification" in kind for kind in config.architectures or []):
-        return
-    own = [config.id2label[index] for index in range(config.num_labels)]
-    unnamed = all(label.startswith("LABEL_") for label in own)
-    if own != labels and not (unnamed and len(own) == len(labels)):
-        raise InputError(
-            f"labels={labels}: {name!r} is a classifier of {own}, in this order. Give these "
-            "labels, or begin from an encoder without a head."
-        )

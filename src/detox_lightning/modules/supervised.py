@@ -16,15 +16,28 @@ from torchmetrics import MeanMetric
 from detox_lightning.batch import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge import Rouge
-from detox_lightning.models.families.choice import Family, check_positions, family_of
+from detox_lightning.models.families.choice import (
+    Family,
+    check_model,
+    check_positions,
+    family_of,
+)
 from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer, refuse_half
+from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
+from detox_lightning.models.special_tokens import (
+    complete_special_tokens,
+    end_tokens,
+    without_marks,
+)
 from detox_lightning.models.start import Start, adapter_facts, find_start, open_start
 from detox_lightning.modules.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.modules.conditions import check_conditions
+from detox_lightning.modules.devices import choose_kernels
 from detox_lightning.modules.faults import Faults
 from detox_lightning.modules.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.rewards.rouge import KINDS
 from detox_lightning.seeding import derive_seed, global_seed
 
 STAGE = "supervised"
@@ -35,7 +48,12 @@ class SupervisedModule(LightningModule):
 
     Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
     summaries. Dropout is on while it trains.
+
+    Attributes:
+        needs: What rows of data may not lack.
     """
+
+    needs = ("summary",)
 
     def __init__(
         self,
@@ -114,11 +132,9 @@ class SupervisedModule(LightningModule):
         """Refuses what can't work, before any model is opened.
 
         Raises:
-            InputError: If the precision would overflow, the optimizer can't be made, or the model
-                has too few positions.
+            InputError: If the trainer is one that can't work, or the model has too few positions.
         """
-        refuse_half(self.trainer.precision)
-        self.optimization.check(stage)
+        check_conditions(self, stage, ("loss", *KINDS))
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "max_prompt_tokens"):
             limits = {
@@ -132,6 +148,7 @@ class SupervisedModule(LightningModule):
         """Loads the weights and the tokenizer, once."""
         if self.model is not None:
             return
+        choose_kernels()
         self.tokenizer = load_tokenizer(
             self.tokenizer_name, padding_side=self.padding_side, **self.tokenizer_options
         )
@@ -144,7 +161,9 @@ class SupervisedModule(LightningModule):
             None if self._trainer is None else self._trainer.strategy.root_device,
         )
         check_vocabulary(self.start.base, self.tokenizer, model)
+        complete_special_tokens(model, self.tokenizer, self.start.base)
         refuse_broken_model("model.model", self.name, model)
+        check_model(self.family, model, self.start.base)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
@@ -207,16 +226,16 @@ class SupervisedModule(LightningModule):
         Returns:
             ``b`` texts without special tokens.
         """
-        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         generated = self.model.generate(
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask,
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
-            pad_token_id=eos if pad is None else pad,
         )
+        ends = end_tokens(self.model.generation_config)
         responses = self.family.responses(generated, batch.prompt_ids)
+        responses = without_marks(responses, ends, self.tokenizer)
         texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         return texts
 
@@ -270,7 +289,8 @@ class SupervisedModule(LightningModule):
         )
 
     def _log_metrics(self, prefix: str) -> None:
-        values = {"loss": self.mean_loss.compute(), **self.rouge.compute()}
+        shared = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
+        values = {"loss": self.mean_loss.compute(), **shared}
         self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
         self.mean_loss.reset()
         self.rouge.reset()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detox_lightning.report.page import counted
+from detox_lightning.report.visible import as_block, as_code, as_markdown, visible_name
 
 LIMITS = (
     "Trained against a classifier of hateful language, it shares that classifier's blind spots: a "
@@ -27,13 +28,13 @@ TASKS = {
 PYTHON = {
     "adapter": """from peft import AutoPeft{model}
 
-model = AutoPeft{model}.from_pretrained("{folder}")""",
+model = AutoPeft{model}.from_pretrained({folder})""",
     "model": """from transformers import Auto{model}
 
-model = Auto{model}.from_pretrained("{folder}")""",
+model = Auto{model}.from_pretrained({folder})""",
     "classifier": """from transformers import pipeline
 
-classifier = pipeline("text-classification", "{folder}")""",
+classifier = pipeline("text-classification", {folder})""",
 }
 
 
@@ -73,7 +74,7 @@ def model_card(facts: CardFacts) -> str:
 
     task = TASKS[facts.auto_class]
     model = facts.auto_class.removeprefix("Auto")
-    python = PYTHON[facts.kind].format(folder=facts.name, model=model)
+    python = PYTHON[facts.kind].format(folder=_string(facts.name), model=model)
     data = ModelCardData(
         base_model=facts.base if _is_public(facts.base) else None,
         datasets=[name for name in facts.data if _is_public(name)] or None,
@@ -82,12 +83,15 @@ def model_card(facts: CardFacts) -> str:
         tags=["detox_lightning", *(["lora"] if facts.kind == "adapter" else [])],
     )
     origin = {"base": facts.base, "data": ", ".join(facts.data) or "unknown", **facts.about}
+    command = origin.pop("command", None)
     parts = [
-        f"---\n{data.to_yaml()}\n---\n\n# {facts.name}",
-        f"Trained with detox_lightning on `{_cell(facts.base)}`.",
-        f"## Use\n\n```python\n{python}\n```\n\n{USES[task]}",
+        f"---\n{data.to_yaml()}\n---\n\n# {_cell(facts.name)}",
+        f"Trained with detox_lightning on {as_code(facts.base)}.",
+        f"## Use\n\n{as_block(python, 'python')}\n\n{USES[task]}",
         f"## Where it comes from\n\n{_table(origin)}",
     ]
+    if command is not None:
+        parts.append(as_block(str(command), "bash"))
     if facts.tested:
         parts.append(f"## The last test\n\n{_tested(facts.tested)}")
     if facts.metrics:
@@ -126,7 +130,7 @@ def _tested(summary: dict[str, Any]) -> str:
         "| | before | after |\n|---|---|---|",
     ]
     lines += [
-        f"| {entry['title']} | {_estimate(entry['before'])} | {_estimate(entry['after'])} |"
+        f"| {_cell(entry['title'])} | {_estimate(entry['before'])} | {_estimate(entry['after'])} |"
         for entry in figures.values()
     ]
     return "\n".join(lines)
@@ -148,4 +152,9 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{_cell(name)} {_cell(x)}" for name, x in value.items())
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return " ".join(text.replace("|", "&#124;").replace("<", "&lt;").split())
+    return as_markdown(text)
+
+
+def _string(text: str) -> str:
+    """A name as Python writes it."""
+    return json.dumps(visible_name(text), ensure_ascii=False)

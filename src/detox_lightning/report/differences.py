@@ -1,10 +1,11 @@
 """Which words two texts don't share."""
 
-import re
 from difflib import SequenceMatcher
 
+from detox_lightning.rewards.words import ALONE, CHARACTER, pattern
+
 # a word, or a sign: a comma is no part of the word before it
-WORD = re.compile(r"[\w'’-]+|[^\w\s]")
+WORD = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{ALONE}]]+|\S"
 Pieces = list[tuple[str, bool]]
 
 
@@ -19,7 +20,8 @@ def marked(before: str, after: str) -> tuple[Pieces, Pieces]:
         For each text its pieces, which joined are the text again, and with each whether its words
         are missing from the other text.
     """
-    matcher = SequenceMatcher(None, WORD.findall(before), WORD.findall(after), autojunk=False)
+    word = pattern(WORD)
+    matcher = SequenceMatcher(None, word.findall(before), word.findall(after), autojunk=False)
     changes = [code for code in matcher.get_opcodes() if code[0] != "equal"]
     return (
         _pieces(before, [(first, end) for _, first, end, _, _ in changes]),
@@ -29,7 +31,7 @@ def marked(before: str, after: str) -> tuple[Pieces, Pieces]:
 
 def _pieces(text: str, changes: list[tuple[int, int]]) -> Pieces:
     """Cuts a text at ranges of words, with the spaces around a range left outside of it."""
-    spans = [match.span() for match in WORD.finditer(text)]
+    spans = [match.span() for match in pattern(WORD).finditer(text)]
     pieces, done = [], 0
     for first, end in changes:
         if first == end:

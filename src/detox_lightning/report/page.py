@@ -18,6 +18,7 @@ from detox_lightning.report.pictures import (
     score_against_kl,
     svg,
 )
+from detox_lightning.report.visible import visible
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -77,6 +78,7 @@ def _template() -> "Template":
     environment = Environment(
         loader=PackageLoader("detox_lightning", "report"),
         autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -26,9 +26,17 @@ class Reward(nn.Module):
 
     Attributes:
         name: Under ``rewards/<name>`` the mean is logged.
+        needs_references: Whether prompts without a reference are of no use to it.
     """
 
     name = "reward"
+    needs_references = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What rows of data may not lack: ``reference``, if a part of the reward needs it."""
+        parts = (part for part in self.modules() if isinstance(part, Reward))
+        return ("reference",) if any(part.needs_references for part in parts) else ()
 
     def load(self) -> None:
         """Opens what is costly to open, once; the constructor only takes names."""

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError
 from detox_lightning.rewards.base import Reward
+from detox_lightning.rewards.words import count_words
 
 
 class LengthReward(Reward):
@@ -23,7 +24,8 @@ class LengthReward(Reward):
 
         Args:
             low: Fewest words that cost nothing.
-            high: Most words that cost nothing; what stands between blanks is a word.
+            high: Most words that cost nothing; what stands between blanks is a word, and of
+                scripts without blanks, such as Chinese, Japanese or Thai, each character.
 
         Raises:
             InputError: If no number is in the range.
@@ -40,5 +42,5 @@ class LengthReward(Reward):
 
     def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
         """Scores responses; see :meth:`Reward.forward`."""
-        words = torch.tensor([len(text.split()) for text in responses], dtype=torch.float32)
+        words = torch.tensor([count_words(text) for text in responses], dtype=torch.float32)
         return words.clamp(self.low, self.high).sub(words).abs().neg()

@@ -9,13 +9,17 @@ from torch import Tensor
 
 from detox_lightning.deferral import deferred
 from detox_lightning.rewards.base import Reward
+from detox_lightning.rewards.words import words
 
 Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
 KINDS: tuple[Kind, ...] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def rouge(predictions: list[str], references: list[str], kinds: Sequence[Kind] = KINDS) -> Tensor:
-    """ROUGE F-measures of the ``rouge_score`` package, words stemmed (Porter).
+    """ROUGE F-measures of the ``rouge_score`` package, its English words stemmed (Porter).
+
+    In English they are those of the package itself; it knows the letters a to z alone, and
+    :func:`~detox_lightning.rewards.words.words` those of all languages.
 
     Args:
         predictions: The ``b`` texts to judge.
@@ -30,13 +34,12 @@ def rouge(predictions: list[str], references: list[str], kinds: Sequence[Kind] =
     scores = [
         scorer.score(target=reference, prediction=prediction) for prediction, reference in pairs
     ]
-    return torch.tensor([[row[kind].fmeasure for kind in kinds] for row in scores]).view(
-        -1, len(kinds)
-    )
+    rows = [[row[kind].fmeasure for kind in kinds] for row in scores]
+    return torch.tensor(rows, dtype=torch.float32).view(-1, len(kinds))
 
 
 class Words:
-    """Splits texts as ``rouge_score`` does, and remembers the stems of words, which take long."""
+    """Splits texts for ``rouge_score``, and remembers the stems of words, which take long."""
 
     def __init__(self) -> None:
         """Knows no words yet."""
@@ -45,11 +48,10 @@ class Words:
         self.stem = cache(PorterStemmer().stem)
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text, stemmed."""
-        from rouge_score.tokenize import tokenize
-
-        words: list[str] = tokenize(text, self)
-        return words
+        """The words of a text; those of more than three letters, a to z, are stemmed."""
+        return [
+            self.stem(word) if len(word) > 3 and word.isascii() else word for word in words(text)
+        ]
 
 
 @cache
@@ -68,8 +70,11 @@ def _scorer(kinds: tuple[Kind, ...]) -> Any:
 class RougeReward(Reward):
     """What a response shares with the summary that a person wrote, from 0 to 1; see :func:`rouge`.
 
-    Its name is its kind. Where there is no such summary it is 0.
+    Its name is its kind. Where there is no such summary it is 0; the data modules leave such rows
+    out.
     """
+
+    needs_references = True
 
     def __init__(self, kind: Kind = "rougeL"):
         """Notes what to compare.

@@ -144,6 +144,16 @@ def check_model(family: Family, model: Any, name: str) -> None:
             f"the model {name!r} is a {type(base).__name__}, a kind of decoder-only model that is "
             "not known here: its forward has no logits_to_keep. Give one such as GPT-2 or Llama"
         )
+    if family.padding_side == "right":
+        rows = base.config.get_text_config(decoder=True).vocab_size
+        start = base.generation_config.decoder_start_token_id
+        start = getattr(base.config, "decoder_start_token_id", None) if start is None else start
+        if not isinstance(start, int) or not 0 <= start < rows:
+            raise InputError(
+                f"the model {name!r} doesn't say which of its {rows} tokens its decoder begins "
+                f"with (decoder_start_token_id: {start!r}): write it into its "
+                "generation_config.json; T5's is its pad_token_id"
+            )
 
 
 def check_positions(

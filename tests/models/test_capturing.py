@@ -1,9 +1,7 @@
-"""A compiled step says what the plain one says; compiled for the CPU here, without CUDA graphs."""
+"""A captured step says what the plain one says; on the CPU here, without CUDA graphs."""
 
-import shutil
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +10,8 @@ import torch
 from torch import Tensor
 
 from architectures import save_random
-from detox_lightning.models import compiling, decoding, recording
-from detox_lightning.models.compiling import Compiled
+from detox_lightning.models import capturing, decoding
+from detox_lightning.models.capturing import Captured, waits_refused
 from detox_lightning.models.decoding import Decoded, Pace, decode
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
@@ -29,10 +27,6 @@ ROWS = 6
 IDS = torch.randint(3, 200, (ROWS, 11), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
 GPU = Pace(8, 32)  # as on a GPU: rows are asked for seldom, and so few are not dropped
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="torch compiles for the CPU with g++, which is not here"
-)
 
 
 def like_a_graph(step: Any, inputs: list[Tensor]) -> Any:
@@ -52,8 +46,7 @@ def like_a_graph(step: Any, inputs: list[Tensor]) -> Any:
 def as_on_a_gpu() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "PACES", {"cpu": GPU})
-        patch.setattr(recording, "WARM_UP", 3)
-        patch.setattr(compiling, "captured", like_a_graph)
+        patch.setattr(capturing, "captured", like_a_graph)
         yield patch
 
 
@@ -63,15 +56,14 @@ def policy(
     tmp_path_factory: pytest.TempPathFactory,
     as_on_a_gpu: pytest.MonkeyPatch,
 ) -> Policy:
-    """One whose step is compiled and whose responses end early; in float64: no ties."""
-    torch._dynamo.reset()
+    """One whose step is captured and whose responses end early; in float64: no ties."""
     folder = save_random(request.param, tmp_path_factory.mktemp(request.param))
-    return to_compile(folder, request.param == "BART").double()
+    return to_capture(folder, request.param == "BART").double()
 
 
-def to_compile(folder: str, is_bart: bool = False, weights: Weights = Weights()) -> Policy:  # noqa: B008
+def to_capture(folder: str, is_bart: bool = False, weights: Weights = Weights()) -> Policy:  # noqa: B008
     policy = load_policy(folder, LoRA(r=2), Sampling(), weights=weights)
-    policy.recorder = Recorder(compiling=True)
+    policy.recorder = Recorder(capturing=True)
     torch.manual_seed(1)
     change(policy)
     with torch.no_grad():
@@ -107,7 +99,7 @@ def read(policy: Policy) -> Prompts:
 def said(policy: Policy, plain: bool = False) -> Said:
     """Samples, half of them greedy, and what was noted of them."""
     noise = PromptNoise(0, torch.arange(ROWS), torch.arange(ROWS) % 2)
-    choose = Sampling().choose(1, noise)
+    choose = Sampling().choose([1], noise)
     if plain:
         with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
             patch.setattr(decoding, "PACES", {})
@@ -134,22 +126,16 @@ def check_equal(policy: Policy) -> Said:
     return got
 
 
-def graphs() -> int:
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
-
-
-@needs_compiler
-def test_a_compiled_step_says_what_the_plain_one_says_in_each_rollout(policy: Policy) -> None:
-    """Whatever the adapter has learned, though all is where the step was compiled to find it."""
+def test_a_captured_step_says_what_the_plain_one_says_in_each_rollout(policy: Policy) -> None:
+    """Whatever the adapter has learned, though all is where the step was captured to find it."""
     base = {name: x.clone() for name, x in policy.named_parameters() if "lora_" not in name}
     where = {name: x.data_ptr() for name, x in policy.named_parameters()}
-    before = graphs()
     with torch.inference_mode():  # as in a validation, after which training goes on
         first = check_equal(policy)
         assert len(set(first.ids.eq(1).int().argmax(dim=1).tolist())) > 2  # they end at times
     (played,) = policy.recorder.recordings.values()
-    compiled = played.function
-    assert isinstance(compiled, Compiled)
+    function = played.function
+    assert isinstance(function, Captured)
     check_equal(policy)
     for _ in range(2):
         change(policy)
@@ -157,35 +143,30 @@ def test_a_compiled_step_says_what_the_plain_one_says_in_each_rollout(policy: Po
         assert again.ids.shape != first.ids.shape or not torch.equal(again.ids, first.ids)
     with torch.inference_mode():
         check_equal(policy)
-    assert played.function is compiled
-    assert graphs() == before + 1
+    assert played.function is function
     for name, parameter in policy.named_parameters():
         assert parameter.data_ptr() == where[name], name
         assert "lora_" in name or torch.equal(parameter, base[name]), name
 
 
-@needs_compiler
 def test_weights_that_have_moved_are_found(policy: Policy) -> None:
     check_equal(policy)
     (played,) = policy.recorder.recordings.values()
-    compiled, before = played.function, graphs()
-    assert isinstance(compiled, Compiled)
+    function = played.function
+    assert isinstance(function, Captured)
     with torch.no_grad():
         norm = next(x for name, x in policy.named_parameters() if "norm" in name)
         norm.data = norm * 1.5
     check_equal(policy)
-    assert isinstance(played.function, Compiled)
-    assert played.function is not compiled
-    assert graphs() == before  # it is captured anew, not compiled
+    assert isinstance(played.function, Captured)
+    assert played.function is not function
 
 
-def test_a_step_compiled_under_autocast_says_what_the_plain_one_says_under_it(
-    tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+def test_a_step_captured_under_autocast_says_what_the_plain_one_says_under_it(
+    tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch
 ) -> None:
-    # traced as for the compiler, but not compiled: that takes 20 s
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     weights = Weights(dtype="bfloat16")  # both the same, but for what the adapter is given
-    policy = to_compile(save_random("FLAN-T5", tmp_path), weights=weights)
+    policy = to_capture(save_random("FLAN-T5", tmp_path), weights=weights)
     given = torch.randint(3, 200, (8, ROWS), generator=torch.Generator().manual_seed(2))
 
     def logits(recorder: Recorder | None) -> Tensor:
@@ -204,37 +185,53 @@ def test_a_step_compiled_under_autocast_says_what_the_plain_one_says_under_it(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected, got = logits(None), logits(policy.recorder)
     played = policy.recorder.recordings.values()
-    assert [type(x.function) for x in played] == [Compiled, Compiled]
+    assert [type(x.function) for x in played] == [Captured, Captured]
     # a bfloat16 number of this size is exact to 0.03
     assert (got - expected).abs().max() < 0.1 * (other - expected).abs().max()
 
 
-def test_rows_that_have_ended_are_dropped_at_sizes_that_are_compiled(
+def test_rows_that_have_ended_are_dropped_at_sizes_that_are_captured(
     tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr(decoding, "PACES", {"cpu": Pace(3, 2)})
-    policy = to_compile(save_random("FLAN-T5", tmp_path)).double()
+    policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
     for _ in range(2):
         check_equal(policy)
     played = [x.function for x in policy.recorder.recordings.values()]
-    assert [len(x.inputs[0]) for x in played if isinstance(x, Compiled)] == [6, 3]
+    assert [len(x.inputs[0]) for x in played if isinstance(x, Captured)] == [6, 3]
 
 
-def test_what_cant_be_compiled_goes_on_step_by_step(
+def test_what_cant_be_captured_goes_on_step_by_step(
     tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "PACES", {"cpu": Pace(3, 2)})  # two shapes, one warning
 
     def fails(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("no compiler here\nand a long story")
+        raise RuntimeError("called a synchronizing operation\nand a long story")
 
-    policy = to_compile(save_random("FLAN-T5", tmp_path)).double()
+    policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        patch.setattr(torch, "compile", fails)
+        patch.setattr(capturing, "captured", fails)
         for _ in range(2):
             check_equal(policy)
-    about = [str(x.message) for x in told if "compile" in str(x.message)]
-    assert about == ["the decode step can't be compiled and stays slow: no compiler here"]
-    assert not any(isinstance(x.function, Compiled) for x in policy.recorder.recordings.values())
+    about = [str(x.message) for x in told if "capture" in str(x.message)]
+    assert about == [
+        "the decode step can't be captured and stays slow: called a synchronizing operation"
+    ]
+    assert not any(isinstance(x.function, Captured) for x in policy.recorder.recordings.values())
+
+
+def test_waits_are_refused_in_the_trial_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[Any] = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def trial() -> None:
+        with waits_refused():
+            assert modes == [0, "error"]
+            raise RuntimeError("it waits")
+
+    with pytest.raises(RuntimeError, match="it waits"):
+        trial()
+    assert modes == [0, "error", 0]

@@ -1,15 +1,17 @@
-"""A decoder's step on a GPU: compiled, and launched as one CUDA graph.
+"""A decoder's step on a GPU: captured at its first call, launched as one CUDA graph from then on.
 
-Launching a step's kernels one by one from Python takes far longer than the kernels do. A CUDA graph
-launches them all at once, but reads and writes the very addresses it was captured with. So what a
-step reads and writes is kept here from rollout to rollout, and copied into; merged weights are kept
-likewise (see :mod:`.merging`). The capture is our own, not ``mode="reduce-overhead"``: that one
-leaves out steps that write to their inputs, as this one does with keys and values, unless each
-tensor is declared, and checks all weights in Python at each call.
+On an H100, launching a step's kernels one by one from Python takes about ten times as long as the
+kernels do. A CUDA graph launches them all at once, but reads and writes the very addresses it was
+captured with. So what a step reads and writes is kept here from rollout to rollout, and copied
+into; merged weights are kept likewise (see :mod:`.merging`). Nothing is compiled: that would save a
+quarter of a captured step in float32 and half of it in bfloat16, and takes half a minute for each
+shape of batch (docs/benchmarks.md).
 
-Other devices compile, too, if told so, but have no graph: that is how it is tested without a GPU.
+Other devices have no graphs. If they are told to capture, the step itself stands for its graph:
+that is how it is tested without a GPU.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -20,18 +22,17 @@ from torch import Tensor
 
 from detox_lightning.models.families.stepping import Step
 
-MOST = 16  # compiled steps, each with room of its own for keys and values
-VERSIONS = 256  # of a step that torch's compiler may hold: it thinks of a few, and then refuses
+MOST = 16  # captured steps, each with room of its own for keys and values
 
 
-class Compiled:
-    """A step compiled for one shape, with the tensors that it reads and writes.
+class Captured:
+    """A step captured for one shape, with the tensors that it reads and writes.
 
     What it gives is overwritten by its next call.
     """
 
     def __init__(self, step: Step, model: Any, inputs: list[Tensor]):
-        """Compiles a step, which takes tens of seconds.
+        """Captures a step, which takes about a tenth of a second.
 
         Args:
             step: What it does may depend on the shapes of its inputs alone; doing it again changes
@@ -40,16 +41,12 @@ class Compiled:
             inputs: What to call it with, which is its own from now on.
 
         Raises:
-            Exception: Any that torch's compiler or the device's driver comes up with.
+            Exception: Any that torch or the device's driver comes up with.
         """
-        from torch._dynamo import config
-
         self.model, self.inputs = model, inputs
         self.addresses = addresses(model)
-        compiled: Step = torch.compile(step, fullgraph=True, dynamic=False)
-        with kept_tensors(), config.patch(cache_size_limit=VERSIONS):
-            compiled(*inputs)
-            self.play = captured(compiled, inputs)
+        with kept_tensors():
+            self.play = captured(step, inputs)
 
     @property
     def is_current(self) -> bool:
@@ -83,20 +80,26 @@ def captured(step: Step, inputs: list[Tensor]) -> Step:
     """Captures a step as a CUDA graph.
 
     Args:
-        step: Compiled; it may be called several times.
+        step: It may be called several times.
         inputs: What the graph will read and write.
 
     Returns:
         A function that launches the graph, whatever it is given. What it returns is overwritten by
         the next call. On other devices than a GPU the step itself.
+
+    Raises:
+        RuntimeError: If the step makes the host wait for the GPU, which no graph can.
     """
     if not inputs[0].is_cuda:
         return step
-    with torch.cuda.device(inputs[0].device):
+    # the outer block: a capture that breaks off leaves its own stream the current one
+    with torch.cuda.device(inputs[0].device), torch.cuda.stream(torch.cuda.current_stream()):
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # libraries set themselves up at their first calls
-            for _ in range(3):
+        with torch.cuda.stream(aside):
+            for _ in range(2):  # libraries set themselves up at their first calls
+                step(*inputs)
+            with waits_refused():
                 step(*inputs)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
@@ -109,6 +112,22 @@ def captured(step: Step, inputs: list[Tensor]) -> Step:
         return given
 
     return play
+
+
+@contextmanager
+def waits_refused() -> Iterator[None]:
+    """Inside the block, what makes the host wait for the GPU raises a RuntimeError.
+
+    A capture would break off there, too, but some versions of torch can't go on after that.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode doesn't find everything
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def addresses(model: Any) -> list[int]:

@@ -1,0 +1,113 @@
+"""Which tokens begin, end and fill a model's responses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from detox_lightning.algorithm.masks import is_any
+from detox_lightning.errors import InputError
+
+
+def end_tokens(config: Any) -> tuple[int, ...]:
+    """Tokens that end a response: each of them does, as transformers' ``generate`` has it.
+
+    Args:
+        config: A generation config.
+    """
+    tokens = config.eos_token_id
+    return () if tokens is None else tuple(tokens) if isinstance(tokens, list) else (tokens,)
+
+
+def padding_token(config: Any) -> int:
+    """The token that follows the end of a response in a batch: masks tell it from text.
+
+    Args:
+        config: A generation config.
+    """
+    pad = config.pad_token_id
+    return (*end_tokens(config), 0)[0] if pad is None else pad
+
+
+def decoder_start(model: Any) -> int | None:
+    """The token that a decoder begins with, as ``generate`` has it; None: nothing says which.
+
+    Args:
+        model: From transformers.
+    """
+    config = model.generation_config
+    starts = (
+        config.decoder_start_token_id,
+        getattr(model.config, "decoder_start_token_id", None),
+        config.bos_token_id if model.config.is_encoder_decoder else None,
+    )
+    return next((token for token in starts if token is not None), None)
+
+
+def plain_generation_config(model: Any) -> Any:
+    """A generation config that only knows the special tokens.
+
+    A model's own may hold beams, forced tokens or penalties, and ``generate`` would take them up:
+    the sampler would no longer be the policy.
+
+    Args:
+        model: From transformers.
+    """
+    from transformers import GenerationConfig
+
+    config = model.generation_config
+    return GenerationConfig(
+        decoder_start_token_id=decoder_start(model),
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def complete_special_tokens(model: Any, tokenizer: Any, name: str) -> None:
+    """Takes the tokenizer's special tokens where a model's configs name none that it has.
+
+    Args:
+        model: From transformers; its generation config is changed in place.
+        tokenizer: Its own.
+        name: The model's, for the message.
+
+    Raises:
+        InputError: If neither names an end token.
+    """
+    config, rows = model.generation_config, model.get_input_embeddings().num_embeddings
+    kinds = model.config, model.config.get_text_config(decoder=True)
+    known = [getattr(kind, "eos_token_id", None) for kind in kinds]
+    for tokens in (config.eos_token_id, *known, tokenizer.eos_token_id):
+        listed = tokens if isinstance(tokens, list) else [tokens]
+        ends = [token for token in listed if token is not None and 0 <= token < rows]
+        if ends:
+            break
+    else:
+        raise InputError(
+            f"the model {name!r} names no end-of-sequence token that it has, and neither does its "
+            "tokenizer: no response would ever end. Set eos_token_id in its generation_config.json "
+            "or eos_token in its tokenizer_config.json"
+        )
+    config.eos_token_id = ends if len(ends) > 1 else ends[0]
+    pads = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, ends[0])
+    config.pad_token_id = next(pad for pad in pads if pad is not None and 0 <= pad < rows)
+    config.decoder_start_token_id = decoder_start(model)
+
+
+def without_marks(ids: Tensor, ends: Sequence[int], tokenizer: Any) -> Tensor:
+    """Responses whose end tokens a tokenizer leaves out of its texts.
+
+    Some chat models' tokenizers don't call the mark at the end of a turn special. An ordinary word
+    that ends a response, such as a full stop, stays.
+
+    Args:
+        ids: ``[b, t]``.
+        ends: The tokens that end a response.
+        tokenizer: The model's.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = tokenizer.all_special_ids
+    marks = [end for end in ends if end in added and end not in special]
+    fill = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    return ids.masked_fill(is_any(ids, marks), fill) if marks and fill is not None else ids

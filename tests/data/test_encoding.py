@@ -1,0 +1,46 @@
+"""What was encoded once is found again, and only where nothing has changed."""
+
+import shutil
+from pathlib import Path
+
+from transformers import ByT5Tokenizer
+
+from detox_lightning.data.encoding import Encoding
+from detox_lightning.data.labeled import LabeledTextDataModule
+
+from .conftest import WORDS, Make, save_tokenizer, write
+
+ALONE = {"validation_fraction": None, "max_tokens": 2}
+ROWS = [{"text": "w0 w1 w2", "label": "hate"}]
+
+
+def test_another_template_or_tokenizer_of_the_same_name(make: Make, tmp_path: Path) -> None:
+    rows = [{"dialogue": "w0", "summary": "w1"}]
+    folder = save_tokenizer(tmp_path / "t")
+    options = {"rows": rows, "tokenizer": folder, "test_fraction": None}
+    assert make(**options).rows("train")["prompt_ids"][:] == [[3, 4, 6, 5, 4]]
+    other = make(**options, template="Short {dialogue}")
+    assert other.rows("train")["prompt_ids"][:] == [[5, 6]]
+    shutil.rmtree(folder)
+    save_tokenizer(tmp_path / "t", [*WORDS[:3], *WORDS[:2:-1]])
+    assert make(**options).rows("train")["prompt_ids"][:] == [[15, 14, 12, 13, 14]]
+
+
+def test_another_end_that_is_cut(tmp_path: Path) -> None:
+    """Of a tokenizer with the same words."""
+    source = write(tmp_path / "a.jsonl", ROWS)
+    for side, kept in (("right", [6, 7]), ("left", [7, 8])):
+        special = {"pad_token": "<pad>", "unk_token": "<unk>", "truncation_side": side}
+        words = save_tokenizer(tmp_path / side, **special)
+        data = LabeledTextDataModule(source, words, test_split=None, **ALONE)
+        assert data.rows("train")["input_ids"][:] == [kept]
+
+
+def test_a_tokenizer_in_python_is_told_by_its_files(tmp_path: Path) -> None:
+    contents = []
+    for place, extra in (("a", 1), ("b", 2), ("c", 1)):
+        ByT5Tokenizer(extra_ids=extra).save_pretrained(tmp_path / place)
+        encoding = Encoding(str(tmp_path / place), None)
+        encoding.ids(["abc"], 2)
+        contents.append(encoding._content)
+    assert contents[0] == contents[2] != contents[1]
