@@ -9,6 +9,7 @@ from pathlib import Path
 from detox_lightning.errors import causes, explain
 
 INTERRUPTED = 130  # 128 and SIGINT's number
+OF_UNION = "Does not validate against any of the Union subtypes"
 ASKED_TO_END = (
     "error: SystemExit was raised within the run ({}, line {}), which had not come to its end; "
     "raise another exception where something is wrong\n"
@@ -135,12 +136,16 @@ def unforeseen(error: BaseException) -> str:
     """
     from lightning.pytorch.utilities.memory import is_oom_error
 
-    from detox_lightning.errors import OUT_OF_MEMORY
+    from detox_lightning.errors import OUT_OF_MEMORY, raised_at
 
+    if OF_UNION in str(error):  # what a constructor raised is behind what jsonargparse makes of it
+        error = error.__cause__ or error
     lines = str(error).strip().splitlines()
     if is_oom_error(error) or isinstance(error, MemoryError):
         return OUT_OF_MEMORY.format(lines[0] if lines else type(error).__name__)
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    place = raised_at(error)
+    said = lines[0] if lines else f"raised without a reason{place and f' ({place})'}"
+    said = f"{type(error).__name__}: {said}"
     return f"{said} (--debug shows where this comes from)"
 
 

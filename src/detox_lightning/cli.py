@@ -36,7 +36,7 @@ from detox_lightning.modules.bounds import check_numbers
 from detox_lightning.modules.conditions import check_loop, refuse_nothing
 from detox_lightning.modules.devices import check_devices
 from detox_lightning.modules.strategy import check_strategy
-from detox_lightning.parsing import Parser
+from detox_lightning.parsing import Parser, made
 from detox_lightning.quiet import quieten, quieten_transformers
 from detox_lightning.reading import guard
 from detox_lightning.resume import choose_checkpoint
@@ -137,6 +137,11 @@ class DetoxCLI(LightningCLI):
         )
         self._subcommand_method_arguments[subcommand] = ["ckpt_path"]
         return parser
+
+    def _add_instantiators(self) -> None:
+        """As Lightning does it; what else is made says why it can't be."""
+        super()._add_instantiators()
+        self.parser.add_instantiator(made, object)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Gives our callbacks sections of their own in the configuration, and adds two flags."""

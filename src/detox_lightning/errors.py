@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import ssl
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -105,6 +106,16 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def raised_at(error: BaseException) -> str:
+    """The file and the line in which something was raised; empty if it never was.
+
+    Args:
+        error: What was raised.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from detox_lightning.errors import InputError, causes, visible
+from detox_lightning.errors import InputError, TrainingError, causes, raised_at, visible
 from detox_lightning.recipes import HELP, RecipeAction
 from detox_lightning.secrecy import discreet
 from detox_lightning.wording import class_names, nearest_option, wanted
@@ -132,6 +132,30 @@ class Parser(LightningArgumentParser):
         found = nearest_option(key.removesuffix("+"), known)
         advice = f"; did you mean {{}}{found}?" if found else ""
         return f"{MARK}.{key}: there is no such option{advice}"
+
+
+def made(kind: Any, *args: Any, **options: Any) -> Any:
+    """An object that the command line asks for; jsonargparse needs a reason where there is none.
+
+    Args:
+        kind: Its class.
+        args: For its constructor.
+        options: Likewise.
+
+    Raises:
+        TrainingError: If the constructor raises something that says nothing.
+    """
+    try:
+        return kind(*args, **options)
+    except (InputError, TrainingError):
+        raise
+    except Exception as error:
+        if str(error).strip():
+            raise
+        raise TrainingError(
+            f"{kind.__name__} can't be made: its constructor raised {type(error).__name__} without "
+            f"a reason ({raised_at(error)})"
+        ) from error
 
 
 def what_is_wrong(hint: Any, reason: str) -> str:

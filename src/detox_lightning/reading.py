@@ -40,7 +40,8 @@ def read_text(path: Path) -> str:
         path: Of the file, or an address.
 
     Raises:
-        InputError: If it is too long, no text, or a pipe that nobody writes into; or see :func:`load`.
+        InputError: If it is too long, no text, or a pipe that nobody writes into; or see
+            :func:`load`.
     """
     file = os.fspath(path)
     if not os.path.exists(file):  # an address

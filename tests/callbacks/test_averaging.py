@@ -1,6 +1,8 @@
 """The moving average of what learns."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from command import run, tiny_recipe
 from detox_lightning.callbacks.averaging import KEY, AveragingCallback, learning
+from detox_lightning.modules.checkpoint import BrokenCheckpoint
 
 AVERAGED = "--trainer.callbacks+=detox_lightning.callbacks.averaging.AveragingCallback"
 HALF = (AVERAGED, "--trainer.callbacks.decay=0.5")
@@ -59,6 +62,27 @@ def test_a_run_goes_on_with_both(recipe: str) -> None:
         for name, value in whole[kind].items():
             assert torch.equal(value, parts[kind][name]), name
     assert any(not torch.equal(x, whole[KEY][name]) for name, x in whole["state_dict"].items())
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"),
+    [
+        ({"learns": torch.tensor([1.0, math.nan])}, "a tensor has weights that are NaN"),
+        ({"learns": torch.tensor([1, 2])}, "its learns is of torch.int64, where"),
+        ({"learns": torch.ones(1)}, f"its {KEY} are not of what learns here"),
+        ({}, f"its {KEY} are not of what learns here"),
+    ],
+)
+def test_broken_weights_beside_the_average_are_refused(
+    trained: dict[str, torch.Tensor], said: str
+) -> None:
+    module = LightningModule()
+    module.learns = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    checkpoint = {"state_dict": module.state_dict(), KEY: trained}
+    with pytest.raises(BrokenCheckpoint, match=f"^the checkpoint is broken: {said}"):
+        AveragingCallback().on_load_checkpoint(trainer, module, checkpoint)
+    assert module.learns.tolist() == [1.0, 2.0]
 
 
 class Seen(Callback):

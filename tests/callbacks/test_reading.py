@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
+from detox_lightning.callbacks.reading import faults_of_state, steps_taken
 from detox_lightning.callbacks.resume import ResumeCallback
 from detox_lightning.callbacks.writing import WholeCheckpointIO, clean
 from detox_lightning.errors import InputError, TrainingError
@@ -91,6 +92,71 @@ def test_what_can_t_be_taken_up_names_the_file(tmp_path: Path, whole: Path, part
         trainer_of(tmp_path, 2).fit(Tiny(), LOADER, ckpt_path=file, weights_only=True)
 
 
+def moments(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The optimizer's, of the first weight."""
+    return checkpoint["optimizer_states"][0]["state"][0]
+
+
+NAN = torch.full((1, 1), torch.nan)
+BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "nothing": (
+        lambda c: c["optimizer_states"][0]["state"].clear(),
+        "the state of its optimizer is empty after 2 steps",
+    ),
+    "a shape": (
+        lambda c: moments(c).update(exp_avg=torch.zeros(3)),
+        "the exp_avg of its optimizer is torch.float32 [3], where floating-point numbers [1, 1] "
+        "are expected",
+    ),
+    "whole numbers": (
+        lambda c: moments(c).update(exp_avg_sq=torch.zeros(1, 1, dtype=torch.int64)),
+        "the exp_avg_sq of its optimizer is torch.int64 [1, 1], where floating-point numbers "
+        "[1, 1] are expected",
+    ),
+    "no number": (
+        lambda c: moments(c).update(exp_avg=NAN),
+        "the exp_avg of its optimizer has numbers that are NaN or infinite",
+    ),
+    "no number of steps": (
+        lambda c: moments(c).update(step=torch.inf),
+        "the step of its optimizer has numbers that are NaN or infinite",
+    ),
+    "a square below 0": (
+        lambda c: moments(c).update(exp_avg_sq=-torch.ones(1, 1)),
+        "the exp_avg_sq of its optimizer has numbers below 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("part", BROKEN)
+def test_an_optimizer_s_state_that_would_break_the_weights_names_the_file(
+    tmp_path: Path, whole: Path, part: str
+) -> None:
+    checkpoint = torch.load(whole, weights_only=True)
+    spoil, wrong = BROKEN[part]
+    spoil(checkpoint)
+    file = tmp_path / "theirs.ckpt"
+    torch.save(checkpoint, file)
+    with pytest.raises(InputError) as raised:
+        trainer_of(tmp_path, 2).fit(Tiny(), LOADER, ckpt_path=file, weights_only=True)
+    remedy = "give one from before it, such as previous.ckpt"
+    assert str(raised.value) == f"--ckpt_path {file}: the checkpoint is broken: {wrong}; {remedy}"
+
+
+def test_an_optimizer_without_state_is_sound(tmp_path: Path, whole: Path) -> None:
+    """One that keeps none, one whose steps were all left out, and one that a scaler held back."""
+    checkpoint = torch.load(whole, weights_only=True)
+    (adam,) = checkpoint["optimizer_states"]
+    weight = torch.nn.Parameter(torch.zeros(1))
+    plain, keeping = (torch.optim.SGD([weight], momentum=momentum) for momentum in (0, 0.9))
+    assert list(faults_of_state(plain.state_dict(), plain, 2)) == []
+    assert len(list(faults_of_state(keeping.state_dict(), keeping, 2))) == 1
+    assert list(faults_of_state({**adam, "state": {}}, plain, 0)) == []
+    assert steps_taken(checkpoint) == 2
+    assert steps_taken({**checkpoint, "detox_lightning": {"faults": 2}}) == 0
+    assert steps_taken({**checkpoint, "MixedPrecision": {"scale": 1.0}}) == 0
+
+
 def test_what_holds_objects_is_told_in_our_words(tmp_path: Path, whole: Path) -> None:
     """Also where only Lightning opens it, as from an address."""
     file = tmp_path / "theirs.ckpt"
@@ -139,9 +205,9 @@ def test_a_full_disk_is_told(
         if before
         else "there is none before it; make room, then begin anew"
     )
-    assert str(raised.value) == (
-        f"the checkpoint {last} could not be written (No space left on device): {remains}"
-    )
+    reason = "[Errno 28] No space left on device"
+    said = f"the checkpoint {last} could not be written ({reason}): {remains}"
+    assert str(raised.value) == said
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"] * before
 
 

@@ -1,5 +1,8 @@
 """What a checkpoint holds, and what is refused."""
 
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +14,7 @@ from torch import nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.modules.checkpoint import (
+    BrokenCheckpoint,
     check_stamp,
     check_trainable,
     keep_trainable,
@@ -80,6 +84,62 @@ def test_other_stages_formats_and_programs_are_refused() -> None:
 def test_another_base_is_said() -> None:
     with pytest.warns(UserWarning, match="made on 'some/base'; its weights now go onto 'moved'"):
         check_stamp(saved(Tied()), "reward", "moved")
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "wanted"),
+    [
+        ("rollouts", -3, "a whole number from 0 on"),
+        ("rollouts", 2.5, "a whole number from 0 on"),
+        ("faults", -1, "a whole number from 0 on"),
+        ("kl_coef", -5.0, "a number from 0 on"),
+        ("kl_coef", "0.2", "a number from 0 on"),
+        ("variance", -0.1, "a number from 0 on"),
+        ("mean", math.nan, "a number"),
+    ],
+)
+def test_figures_are_numbers_of_their_kind(name: str, figure: object, wanted: str) -> None:
+    checkpoint = saved(Tied())
+    checkpoint["detox_lightning"] |= {name: figure, "moments": {"mean": -3.0}}
+    if name in ("mean", "variance"):
+        checkpoint["detox_lightning"]["moments"] = {name: figure}
+    said = f"the checkpoint is broken: its {name} is {figure!r}, where {wanted} is expected; give"
+    with pytest.raises(BrokenCheckpoint, match=f"^{re.escape(said)}"):
+        check_stamp(checkpoint, "reward", "some/base")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda x: x.int(), "torch.int32"),
+        (lambda x: x.bool(), "torch.bool"),
+        (lambda x: torch.complex(x, x), "torch.complex64"),
+        (lambda x: x.to(torch.float8_e4m3fn), "torch.float8_e4m3fn"),
+        (lambda x: x.to("meta"), "torch.float32 without numbers"),
+        (lambda x: x.to_sparse(), "torch.float32, torch.sparse_coo"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], kind: str
+) -> None:
+    """To load them would cut off what is behind the point."""
+    checkpoint = saved(Tied())
+    weights = checkpoint["state_dict"]
+    weights["first.weight"] = change(weights["first.weight"].detach())
+    said = f"the checkpoint is broken: its first.weight is of {kind}, where floating-point numbers"
+    with pytest.raises(BrokenCheckpoint, match=f"^{re.escape(said)}"):
+        check_trainable(Tied(), checkpoint)
+
+
+def test_weights_of_another_precision_are_taken_up_if_they_fit() -> None:
+    checkpoint = saved(Tied())
+    weights = checkpoint["state_dict"]
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        weights["first.weight"] = weights["first.weight"].detach().to(dtype)
+        check_trainable(Tied(), checkpoint)
+    weights["first.weight"] = torch.full((3, 3), 1e300, dtype=torch.float64)
+    with pytest.raises(BrokenCheckpoint, match="a tensor has weights that are NaN or infinite"):
+        check_trainable(Tied(), checkpoint)
 
 
 def test_plain_values() -> None:

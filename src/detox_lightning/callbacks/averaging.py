@@ -7,6 +7,8 @@ from jsonargparse.typing import OpenUnitInterval
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from detox_lightning.modules.checkpoint import BEFORE, BROKEN, BrokenCheckpoint, check_weights
+
 KEY = "averaged_weights_of"  # in a checkpoint: the weights that are trained on
 
 
@@ -99,10 +101,20 @@ class AveragingCallback(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes both up, where the run goes on; elsewhere the average is what is wanted."""
+        """Takes both up, where the run goes on; elsewhere the average is what is wanted.
+
+        Raises:
+            BrokenCheckpoint: If those that are trained on are others than the average, or broken.
+        """
         if trainer.state.fn != "fit" or KEY not in checkpoint:
             return
         trained = checkpoint[KEY]
+        shapes = [
+            {name: x.shape for name, x in each.items()} for each in (trained, learning(pl_module))
+        ]
+        if shapes[0] != shapes[1]:
+            raise BrokenCheckpoint(f"{BROKEN}: its {KEY} are not of what learns here; {BEFORE}")
+        check_weights(pl_module, trained)
         self.other = {name: checkpoint["state_dict"][name] for name in trained}
         with torch.no_grad():
             for name, value in learning(pl_module).items():

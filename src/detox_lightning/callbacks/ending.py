@@ -1,11 +1,46 @@
 """Tells the end of the data from what only looks like it to Lightning."""
 
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from detox_lightning.errors import TrainingError
+from detox_lightning.modules.ending import never_the_end, no_end
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's loop over batches, which no code between two of them ends as if it were done."""
+
+    def advance(self, data_fetcher: Any) -> None:
+        """Takes a batch, if there is one, and tells the loggers when it is done."""
+        before = self.batch_progress.current.completed
+        try:
+            super().advance(data_fetcher)
+        except StopIteration as error:
+            if self.batch_progress.current.completed == before:
+                raise  # the end, or see EndingCallback
+            raise no_end(f"epoch {self.trainer.current_epoch}", error) from error
+
+    def on_advance_end(self, data_fetcher: Any) -> None:
+        """Validates, where that is due."""
+        validate = partial(super().on_advance_end, data_fetcher)
+        never_the_end(f"epoch {self.trainer.current_epoch}", validate)
+
+
+class FitLoop(_FitLoop):
+    """Lightning's loop over epochs, which no code between two of them ends as if it were done."""
+
+    def on_advance_start(self) -> None:
+        """Begins an epoch."""
+        never_the_end(f"epoch {self.trainer.current_epoch}", super().on_advance_start)
+
+    def on_advance_end(self) -> None:
+        """Ends it."""
+        never_the_end(f"epoch {self.trainer.current_epoch}", super().on_advance_end)
 
 
 class EndingCallback(Callback):
@@ -14,6 +49,11 @@ class EndingCallback(Callback):
     Lightning takes that for the end of the data: it would leave out the rest of the epoch, and the
     run would seem to be done.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Looks at what the loops' own hooks raise, of all callbacks, loggers and the module."""
+        trainer.fit_loop.__class__ = FitLoop
+        trainer.fit_loop.epoch_loop.__class__ = EpochLoop
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at how the epoch came to its end.

@@ -12,6 +12,8 @@ from lightning.pytorch.trainer.connectors.checkpoint_connector import _Checkpoin
 from torch import Tensor
 
 from detox_lightning.errors import InputError, Stopped, TrainingError, explain
+from detox_lightning.models.finite import not_finite
+from detox_lightning.modules.checkpoint import BEFORE, BROKEN, KEY, BrokenCheckpoint
 
 Kinds = type | tuple[type, ...]
 
@@ -36,6 +38,10 @@ INSIDE: dict[str, Kinds] = {  # what is in each of these
     "optimizer_states": dict,
     "lr_schedulers": dict,
 }
+# what torch's optimizers keep for each weight, the latter never below 0
+FIRST = {"exp_avg", "momentum_buffer", "grad_avg", "prev", "mu", "ax"}
+SECOND = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "sum", "exp_inf"}
+KEEPING = ("betas", "momentum", "alpha", "rho")  # options of those that keep something
 
 
 def opened(checkpoint: Path) -> dict[str, Any]:
@@ -155,6 +161,8 @@ def reading(checkpoint: object) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenCheckpoint as error:
+        raise InputError(f"--ckpt_path {checkpoint}: {error}") from error
     except (InputError, TrainingError, Stopped, MemoryError, torch.OutOfMemoryError):
         raise
     except UnpicklingError as error:
@@ -199,6 +207,7 @@ class CarefulConnector(_CheckpointConnector):
 
         Raises:
             InputError: If one has no state: it would begin anew, and nobody would know.
+            BrokenCheckpoint: If the next step would break the weights.
         """
         for name in ("optimizer_states", "lr_schedulers"):
             here = self.trainer.optimizers if name[0] == "o" else self.trainer.lr_scheduler_configs
@@ -207,7 +216,53 @@ class CarefulConnector(_CheckpointConnector):
                 raise InputError(
                     spoilt(self._ckpt_path, f"it has {there} {name} where {len(here)} are expected")
                 )
+        states = self._loaded_checkpoint.get("optimizer_states", [])
+        for optimizer, saved in zip(self.trainer.optimizers, states, strict=True):
+            steps = steps_taken(self._loaded_checkpoint)
+            if wrong := next(faults_of_state(saved, optimizer, steps), None):
+                raise BrokenCheckpoint(f"{BROKEN}: {wrong}; {BEFORE}")
         super().restore_optimizers_and_schedulers()
+
+
+def steps_taken(checkpoint: Mapping[str, Any]) -> int:
+    """Steps that have surely changed an optimizer's state.
+
+    Args:
+        checkpoint: Lightning counts those, too, that were left out.
+    """
+    if "MixedPrecision" in checkpoint:  # its scaler leaves out some, and doesn't tell how many
+        return 0
+    return int(checkpoint.get("global_step", 0)) - int(checkpoint.get(KEY, {}).get("faults", 0))
+
+
+def faults_of_state(
+    saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, steps: int
+) -> Iterator[str]:
+    """What of an optimizer's state would be lost or break the weights, and torch takes up.
+
+    Args:
+        saved: As a checkpoint has it; torch itself refuses other numbers of parameters.
+        optimizer: Is to take it up.
+        steps: That were taken before.
+    """
+    state, groups = saved["state"], saved["param_groups"]
+    keeps = any(group.get(name) for group in groups for name in KEEPING)
+    if steps > 0 and keeps and not any(state.values()):
+        yield f"the state of its optimizer is empty after {steps} steps"
+    numbers = [number for group in groups for number in group["params"]]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, weight in zip(numbers, weights, strict=False):
+        for name, value in state.get(number, {}).items():
+            if not isinstance(value, Tensor | float):
+                continue
+            x, of = torch.as_tensor(value), f"the {name} of its optimizer"
+            if name in FIRST | SECOND and not (x.is_floating_point() and x.shape == weight.shape):
+                wanted = f"floating-point numbers {list(weight.shape)} are"
+                yield f"{of} is {x.dtype} {list(x.shape)}, where {wanted} expected"
+            elif not_finite([(name, x)]):
+                yield f"{of} has numbers that are NaN or infinite"
+            elif name in SECOND | {"step"} and bool((x < 0).any()):
+                yield f"{of} has numbers below 0"
 
 
 def name_checkpoints(trainer: Trainer) -> None:

@@ -113,8 +113,8 @@ def not_written(file: Path, error: BaseException) -> str:
         error: As torch raised it, which has words of its own for a full disk.
     """
     numbers = [x.errno for x in causes(error) if isinstance(x, OSError) and x.errno]
-    reason = os.strerror(numbers[0]) if numbers else str(error).splitlines()[0]
-    return f"the checkpoint {file} could not be written ({reason})"
+    reason = str(OSError(numbers[0], os.strerror(numbers[0]))) if numbers else str(error)
+    return f"the checkpoint {file} could not be written ({reason.splitlines()[0]})"
 
 
 def what_remains(file: Path) -> str:

@@ -9,8 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.finite import refuse_broken
@@ -25,14 +27,28 @@ from detox_lightning.secrecy import without_secrets
 
 KEY = "detox_lightning"
 VERSION = 1
-# what counts and controls: numbers, or training would go wrong later
-FIGURES = ("rollouts", "faults", "kl_coef", "count", "mean", "variance")
+NUMBER = int | float
+# what counts and controls, of what kind it is and its least: or training would go wrong later
+FIGURES: dict[str, tuple[Any, float]] = {
+    "rollouts": (int, 0),
+    "faults": (int, 0),
+    "kl_coef": (NUMBER, 0),
+    "count": (NUMBER, 0),
+    "mean": (NUMBER, -math.inf),
+    "variance": (NUMBER, 0),
+}
+BROKEN = "the checkpoint is broken"
+BEFORE = "give one from before it, such as previous.ckpt"
 
 
 class Broken(TrainingError):
     """The weights are not finite, in all processes, as they are the same."""
 
     by_all = True
+
+
+class BrokenCheckpoint(InputError):
+    """A checkpoint holds what no run has written so; who knows the file names it."""
 
 
 def trainable_names(module: LightningModule) -> list[str]:
@@ -83,11 +99,7 @@ def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **fa
     its = checkpoint.get(KEY, {})
     reasons = misfits(plain(facts), its, here, saved)
     if not differing:
-        refuse_broken(
-            checkpoint["state_dict"].items(),
-            "the checkpoint is broken",
-            "a step has broken them; give one from before it, such as previous.ckpt",
-        )
+        check_weights(module, checkpoint["state_dict"])
         if reasons:
             told = "; ".join(reasons)
             rank_zero_warn(f"the checkpoint's weights mean something else in this run: {told}")
@@ -105,6 +117,35 @@ def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **fa
         f"the checkpoint doesn't fit: {'; '.join(reasons) or 'it is of another model'}. {number} "
         f"({shown}). It was made with {_origin(checkpoint)}: give the same flags, or leave out "
         "--ckpt_path."
+    )
+
+
+def check_weights(module: LightningModule, weights: Mapping[str, Tensor]) -> None:
+    """Makes sure that weights are numbers that can be taken up as they are.
+
+    Args:
+        module: Whose weights they are to be.
+        weights: By the names of parameters, in their shapes.
+
+    Raises:
+        BrokenCheckpoint: If some are of a kind of which a copy would lose something (whole or
+            complex numbers, numbers of 8 bits), or not finite.
+    """
+    here = dict(module.named_parameters())
+    for name, x in weights.items():
+        is_number = x.is_floating_point() and x.element_size() > 1
+        if not is_number or x.is_meta or x.layout is not torch.strided:
+            kind = f"{x.dtype}{' without numbers' * x.is_meta}"
+            kind = kind if x.layout is torch.strided else f"{kind}, {x.layout}"
+            raise BrokenCheckpoint(
+                f"{BROKEN}: its {name} is of {kind}, where floating-point numbers are expected; "
+                f"{BEFORE}"
+            )
+    refuse_broken(
+        ((name, x.to(here[name].dtype)) for name, x in weights.items()),
+        BROKEN,
+        f"a step has broken them; {BEFORE}",
+        BrokenCheckpoint,
     )
 
 
@@ -152,10 +193,14 @@ def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[st
             "from that stage's result, give its exported folder as the model, not as --ckpt_path."
         )
     for name, figure in {**facts, **(facts.get("moments") or {})}.items():
-        if name in FIGURES and not (isinstance(figure, int | float) and math.isfinite(figure)):
-            raise InputError(
-                f"the checkpoint is broken: its {name} is {figure!r}, where a number is expected; "
-                "give one from before it, such as previous.ckpt"
+        if name not in FIGURES:
+            continue
+        kind, least = FIGURES[name]
+        if not (isinstance(figure, kind) and math.isfinite(figure) and figure >= least):
+            wanted = "a whole number" if kind is int else "a number"
+            wanted += " from 0 on" if least == 0 else ""
+            raise BrokenCheckpoint(
+                f"{BROKEN}: its {name} is {figure!r}, where {wanted} is expected; {BEFORE}"
             )
     if facts["base"] != base:
         rank_zero_warn(
