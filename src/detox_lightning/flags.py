@@ -3,8 +3,9 @@
 import inspect
 import os
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import Namespace
 from torch.optim import Optimizer
@@ -48,12 +49,33 @@ def check_flags(config: Any) -> None:
     if trainer.get("barebones"):
         raise InputError(BARE)
     check_number("threads", config.threads, "threads")
+    check_groups("model", config.model)
     for flag, value in flags(config):
         name = flag.rpartition(".")[2]
         if name == "class_path" and isinstance(value, str):
             check_class(flag.removesuffix(".class_path"), value)
         elif name == "num_workers":
             check_number(flag, value, "processes")
+
+
+def check_groups(flag: str, config: Any) -> None:
+    """Refuses null where a group of options stands, such as ``model.schedule``.
+
+    Args:
+        flag: That names the class.
+        config: Its class and options.
+
+    Raises:
+        InputError: If there is one.
+    """
+    module, _, name = config.class_path.rpartition(".")
+    hints = get_type_hints(getattr(import_module(module), name).__init__)
+    for option, value in vars(config.init_args).items():
+        if value is None and is_dataclass(hints.get(option)):
+            raise InputError(
+                f"--{flag}.{option}=null: it is a group of options; leave it out for their "
+                f"defaults, or give one by one, as in --{flag}.{option}.NAME"
+            )
 
 
 def flags(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:

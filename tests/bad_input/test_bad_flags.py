@@ -53,6 +53,7 @@ FLAGS = {
     "--model.mini_batch_size=0": "--model.mini_batch_size=0: must be a whole number above 0",
     "--model.kl.coef=-1": "--model.kl.coef=-1: must be a number of at least 0",
     "--model.kl=3": "--model.kl: must be a mapping of its options, such as {name: value}",
+    "--model.kl=null": "--model.kl=null: it is a group of options; leave it out for their defaults, or give one by one, as in --model.kl.NAME",
     "--model.sampling.max_new_tokens=a": "--model.sampling.max_new_tokens=a: must be a whole number above 0, or a "
     "list of 2, each a whole number above 0",
     "--model.sampling.max_new_tokens=[5,3]": "sampling.max_new_tokens=[5, 3]: the low end is above the high",
