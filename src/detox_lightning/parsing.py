@@ -134,7 +134,7 @@ class Parser(LightningArgumentParser):
         return f"{MARK}.{key}: there is no such option{advice}"
 
 
-def made(kind: Any, *args: Any, **options: Any) -> Any:
+def made(kind: Any, /, *args: Any, **options: Any) -> Any:
     """An object that the command line asks for; jsonargparse needs a reason where there is none.
 
     Args:
