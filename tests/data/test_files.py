@@ -209,6 +209,16 @@ def test_a_column_may_begin_with_numbers(tmp_path: Path) -> None:
     assert rows["text"][10_999:] == ["10999", "word"]
 
 
+def test_a_column_that_comes_late_is_told_with_its_remedy(tmp_path: Path) -> None:
+    first = [{"text": "x" * 1000}] * 11_000
+    late = write(tmp_path / "late.jsonl", [*first, {"text": "y", "more": "z"}])
+    with pytest.raises(InputError, match=r"late.jsonl: further on, rows have other columns"):
+        load_rows(late, "train")
+    first = [{"text": "x" * 1000, "more": None}] * 11_000  # as the line says
+    whole = write(tmp_path / "whole.jsonl", [*first, {"text": "y", "more": "z"}])
+    assert load_rows(whole, "train")["more"][10_999:] == [None, "z"]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_null_is_nothing_and_its_name_is_text(tmp_path: Path, name: str) -> None:
     rows = [{"text": "null"}, {"text": None}, {"text": "007", "more": "b"}]
@@ -216,13 +226,6 @@ def test_null_is_nothing_and_its_name_is_text(tmp_path: Path, name: str) -> None
     loaded = load_rows(source, "train")
     assert loaded["text"][:] == ["null", None, "007"]
     assert loaded["more"][:] == [None, None, "b"]
-
-
-def test_a_column_may_begin_with_nulls(tmp_path: Path) -> None:
-    """More of them than are read at once."""
-    null, text = {"text": "x" * 1000, "more": None}, {"text": "y", "more": "z"}
-    source = write(tmp_path / "a.jsonl", [null] * 11_000 + [text])
-    assert load_rows(source, "train")["more"][10_999:] == [None, "z"]
 
 
 def test_json_of_an_agent_is_json(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def diagnose(path: Path, kind: str, error: Exception) -> str:
     if found:
         return found
     cause = error.__cause__ or error
+    if kind == "json" and type(cause).__name__ == "CastError":  # blocks are read one by one
+        return (
+            "further on, rows have other columns, or other kinds of values, than in the first 10 "
+            "MB; give all rows all columns, with null where there is nothing"
+        )
     reason = " ".join(f"{type(cause).__name__}: {cause}".split())
     return f"can't be read as {kind} ({reason}); mend or replace the file"
 
