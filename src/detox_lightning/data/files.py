@@ -94,6 +94,7 @@ class _Version(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "_Version":
+        """That of a file as it is now; times in nanoseconds, the size in bytes."""
         stat = path.stat()
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 

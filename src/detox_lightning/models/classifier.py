@@ -157,9 +157,8 @@ class TextClassifier(nn.Module):
     def _classify(self, texts: list[Text]) -> Tensor:
         device = self.model.device
         pairs = [("", text) if isinstance(text, str) else text for text in texts]
-        start = next(
-            (t for t in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if t), 0
-        )
+        special = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        start = next((token for token in special if token is not None), 0)
         # an empty text may have no token at all
         encoded = [ids or [start] for ids in fit(self.tokenizer, pairs, self.cuts)]
         shape = len(texts), self.model.config.num_labels
