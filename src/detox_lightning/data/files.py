@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from detox_lightning.data.faults import cache_trouble, diagnose
 from detox_lightning.data.places import check_file, parse
 from detox_lightning.data.separated import Malformed
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, causes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,19 +45,11 @@ def read_file(path: Path) -> "Dataset":
     except Exception as error:
         if "corresponds to no data" in str(error):
             raise InputError(f"{path}: the file holds no rows; give one that does") from error
-        malformed = next((cause for cause in _causes(error) if isinstance(cause, Malformed)), None)
+        malformed = next((cause for cause in causes(error) if isinstance(cause, Malformed)), None)
         raise cache_trouble(error) or InputError(
             f"{path}: {malformed or diagnose(path, kind, error)}"
         ) from error
     return _with_numbers(rows) if kind == "csv" else rows
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__
-    return found
 
 
 def _cached(path: Path, kind: str) -> "Dataset":
