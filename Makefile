@@ -61,4 +61,4 @@ licenses: $(VENV)/installed
 	$(VENV)/bin/python scripts/licenses.py
 
 world: $(VENV)/installed
-	$(RUN) detox_lightning.demo.build
+	$(VENV)/bin/python scripts/demo/build.py

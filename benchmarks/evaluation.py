@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.data import DialogueDataModule
 from detox_lightning.evaluation.comparison import merge
 from detox_lightning.evaluation.evaluator import SIDES, Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import summarize
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
-from detox_lightning.models.sampling import Sampling
 from detox_lightning.rewards import ClassifierReward
 
 RAW = argparse.RawDescriptionHelpFormatter

@@ -108,7 +108,7 @@ def build(folder: Path) -> None:
 
 def train(folder: Path, processes: int, rollouts: int, tokens: int) -> None:
     """One training in this process, and by Lightning in others; the first writes what it took."""
-    from detox_lightning import cli
+    from detox_lightning.cli.command import command
 
     torch.set_num_threads(1)
     for name, (owner, attribute) in WORK.items():
@@ -118,8 +118,8 @@ def train(folder: Path, processes: int, rollouts: int, tokens: int) -> None:
         else:
             setattr(owner, attribute, timed(name, found))
     rounds = Rounds()
-    cli.TRAINER_DEFAULTS["callbacks"] = [*cli.TRAINER_DEFAULTS["callbacks"], rounds]
-    cli.DetoxCLI(
+    command.TRAINER_DEFAULTS["callbacks"] = [*command.TRAINER_DEFAULTS["callbacks"], rounds]
+    command.DetoxCLI(
         [
             "fit",
             "--threads=1",

@@ -59,11 +59,11 @@ def train(folder: Path, every: int, arguments: list[str]) -> None:
     """
     from soak.meter import Meter
 
-    from detox_lightning import cli
     from detox_lightning.__main__ import main as run
+    from detox_lightning.cli.command import command
 
     meter = Meter(folder / READINGS, every)
-    cli.TRAINER_DEFAULTS["callbacks"] = [*cli.TRAINER_DEFAULTS["callbacks"], meter]
+    command.TRAINER_DEFAULTS["callbacks"] = [*command.TRAINER_DEFAULTS["callbacks"], meter]
     run(arguments)
 
 

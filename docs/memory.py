@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from detox_lightning.algorithm.head import AT_ONCE
+from detox_lightning.algorithm.lm_head import AT_ONCE
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy
-from detox_lightning.models.sampling import Sampling
 
 GIB = 2**30
 BF16, FP32 = 2, 4

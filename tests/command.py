@@ -10,7 +10,7 @@ import yaml
 
 from conftest import FEELINGS, NAMES
 from detox_lightning.__main__ import main
-from detox_lightning.cli import DetoxCLI
+from detox_lightning.cli.command import DetoxCLI
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = str(ROOT / "configs" / "demo.yaml")

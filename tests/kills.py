@@ -31,7 +31,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.backend.event_processing import event_accumulator
 
-import detox_lightning.cli  # noqa: F401
+import detox_lightning.cli.command  # noqa: F401
 from command import tiny_recipe
 from conftest import NAMES, save_classifier, tiny_t5_model, word_tokenizer
 from detox_lightning.__main__ import main

@@ -12,7 +12,7 @@ from typing import Any
 
 SECONDS = 400  # no process may take longer, hanging ones included
 # opened once, by the process that all others are forked from
-HEAVY = ["detox_lightning.cli", "transformers.models.t5.modeling_t5", "peft", "datasets"]
+HEAVY = ["detox_lightning.cli.command", "transformers.models.t5.modeling_t5", "peft", "datasets"]
 
 
 def free_port() -> str:

@@ -10,13 +10,13 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import PolicyOutput
-from detox_lightning.models.sampling import Sampling
-from detox_lightning.modules import ppo
-from detox_lightning.modules.ppo import PPOModule
+from detox_lightning.ppo import module as ppo_module
+from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses
 from toys import make_trainer, pairs_loader
@@ -146,11 +146,11 @@ def close(ours: Parameters, other: Parameters, atol: float = 1e-6) -> bool:
 
 def listen(monkeypatch: Any, name: str) -> list[Any]:
     """Collects what a function returns to the module."""
-    function, heard = getattr(ppo, name), []
+    function, heard = getattr(ppo_module, name), []
 
     def heeded(*args: Any, **kwargs: Any) -> Any:
         heard.append(function(*args, **kwargs))
         return heard[-1]
 
-    monkeypatch.setattr(ppo, name, heeded)
+    monkeypatch.setattr(ppo_module, name, heeded)
     return heard

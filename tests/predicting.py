@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.data.dialogue import DialogueDataModule
 from toys import make_trainer

@@ -20,12 +20,12 @@ from detox_lightning.__main__ import main
 from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.algorithm.types import Experience
-from detox_lightning.batch import PromptBatch
-from detox_lightning.cli import DetoxCLI
+from detox_lightning.batches import PromptBatch
+from detox_lightning.cli.command import DetoxCLI
 from detox_lightning.data.prompts import PromptForm
 from detox_lightning.models.lora import LoRA
-from detox_lightning.modules import ppo
-from detox_lightning.modules.ppo import PPOModule
+from detox_lightning.ppo import module as ppo_module
+from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import ClassifierReward
 from detox_lightning.rollout import Responses
 from toys import PAIRS, collate_pairs, make_trainer
@@ -95,13 +95,13 @@ def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
     """Two rollouts on what is told, and what came of them in this process."""
     advantage, lengths = TELLINGS[telling]
     with pytest.MonkeyPatch.context() as patch:
-        judge = ppo.judge
+        judge = ppo_module.judge
 
         def heeded(*args: Any, **kwargs: Any) -> Experience:
             module.experiences.append(judge(*args, **kwargs))
             return module.experiences[-1]
 
-        patch.setattr(ppo, "judge", heeded)
+        patch.setattr(ppo_module, "judge", heeded)
         seed_everything(0)
         module = Told(
             lengths,

@@ -14,12 +14,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from detox_lightning.__main__ import main
-from detox_lightning.cli import DetoxCLI
+from detox_lightning.cli.command import DetoxCLI
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.sharding import gathered, shard
-from detox_lightning.modules.ppo import PPOModule
+from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import ClassifierReward
 from toys import PAIRS, collate_pairs
 

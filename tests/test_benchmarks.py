@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from command import ROOT
-from detox_lightning.cli import TRAINER_DEFAULTS
+from detox_lightning.cli.command import TRAINER_DEFAULTS
 
 FOLDER = ROOT / "benchmarks"
 LENGTH, VOCABULARY = 10, 1000

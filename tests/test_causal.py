@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from command import run, tiny_recipe
 from conftest import word_tokenizer
 from detox_lightning.models.lora import LoRA
-from detox_lightning.modules.supervised import SupervisedModule
+from detox_lightning.stages.supervised import SupervisedModule
 from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 
 CONTINUATIONS = {

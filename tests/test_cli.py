@@ -15,11 +15,11 @@ from lightning.pytorch.cli import LightningCLI
 import detox_lightning
 from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
 from detox_lightning.__main__ import find_cause
-from detox_lightning.cli import DetoxCLI
+from detox_lightning.cli.command import DetoxCLI
+from detox_lightning.cli.parser import Parser, condense
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
-from detox_lightning.parsing import Parser, condense
 from detox_lightning.rewards import ClassifierReward
 
 VERBS = ["fit", "validate", "test", "predict"]
@@ -94,7 +94,7 @@ def test_the_module_answers_before_it_imports_anything_heavy() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     lines = done.stderr.splitlines()
     imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time")}
-    assert "detox_lightning.modules.ppo" in imported
+    assert "detox_lightning.ppo.module" in imported
     heavy = {"transformers", "peft", "datasets", "pandas", "scipy", "matplotlib"}
     assert imported.isdisjoint(heavy | {"torch._dynamo.eval_frame", "sympy"})
     assert [line for line in lines if not line.startswith("import time")] == [

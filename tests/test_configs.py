@@ -9,11 +9,12 @@ import yaml
 
 import detox_lightning.modules
 from command import ROOT, IdleCLI, printed
-from detox_lightning import data, resume
-from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
+from detox_lightning import data
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.samples import SamplesCallback
+from detox_lightning.runs import find_checkpoint
+from detox_lightning.runs.checkpointing import BoundedCheckpoint
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 OVERLAYS = [path for path in CONFIGS if path.parent.name == "overlays"]
@@ -30,8 +31,8 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the repository's root, where commands are typed; a run there has left a checkpoint."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setattr(resume, "last_checkpoint", lambda place: Path("last.ckpt"))
-    monkeypatch.setattr(resume, "check_form", lambda checkpoint, verb: None)
+    monkeypatch.setattr(find_checkpoint, "last_checkpoint", lambda place: Path("last.ckpt"))
+    monkeypatch.setattr(find_checkpoint, "check_form", lambda checkpoint, verb: None)
 
 
 def header(path: Path) -> list[str]:

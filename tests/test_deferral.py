@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import json, sys
-from detox_lightning.deferral import DeferredModule, deferred
+from detox_lightning.lazy_imports import DeferredModule, deferred
 
 with deferred():
     import lightning.pytorch

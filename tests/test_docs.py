@@ -29,7 +29,7 @@ import detox_lightning.data
 import detox_lightning.modules
 import detox_lightning.rewards
 from command import ROOT, IdleCLI, run
-from detox_lightning import resume
+from detox_lightning.runs import find_checkpoint
 from pages import PAGES, Block, blocks, execute, is_here, is_parallel, lines, name, named, words_of
 
 ANYWHERE = "--trainer.accelerator=cpu"
@@ -83,9 +83,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def needed(words: list[str]) -> set[str]:
     """The models and data that words amount to; all is made that they need, nothing loaded."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resume, "last_checkpoint", lambda place: Path("last.ckpt"))
-        patch.setattr(resume, "check_form", lambda checkpoint, verb: None)
-        patch.setattr(resume, "go_on", lambda config: config.update(None, "ckpt_path"))
+        patch.setattr(find_checkpoint, "last_checkpoint", lambda place: Path("last.ckpt"))
+        patch.setattr(find_checkpoint, "check_form", lambda checkpoint, verb: None)
+        patch.setattr(find_checkpoint, "go_on", lambda config: config.update(None, "ckpt_path"))
         return named(IdleCLI([*words, ANYWHERE]).config[words[0]].as_dict())
 
 

@@ -13,10 +13,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from command import DEMO
-from detox_lightning.cli import DetoxCLI
+from detox_lightning.cli.command import DetoxCLI
 from detox_lightning.demo import ASSETS
-from detox_lightning.models.sampling import greedy
-from detox_lightning.modules.ppo import PPOModule
+from detox_lightning.models.decoding.sampling import greedy
+from detox_lightning.ppo.module import PPOModule
 
 ROLLOUTS = 14
 SMALL = (

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from command import Outcome, run, tiny_recipe
-from detox_lightning import __main__, cli
+from detox_lightning import __main__
 from detox_lightning.algorithm.advantages import GAE
-from detox_lightning.callbacks.ending import EndingCallback
-from detox_lightning.callbacks.signals import Requests
+from detox_lightning.cli.command import command
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.rewards import Reward
+from detox_lightning.runs.end_of_data import EndingCallback
+from detox_lightning.runs.signals import Requests
 from ppo_toys import Liking, fit, make_module
 from toys import make_trainer, pairs_loader
 
@@ -218,7 +219,7 @@ def recipe(
 
 def ran(monkeypatch: pytest.MonkeyPatch, recipe: str, what: Callable[[], object]) -> Outcome:
     """What the program does where a command's run does something."""
-    monkeypatch.setattr(cli.DetoxTrainer, "fit", lambda *_, **__: what())
+    monkeypatch.setattr(command.DetoxTrainer, "fit", lambda *_, **__: what())
     return run("fit", "--config", recipe)
 
 
@@ -280,7 +281,7 @@ def test_ctrl_c_while_it_starts_is_a_line(monkeypatch: pytest.MonkeyPatch) -> No
     def early(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "DetoxCLI", early)
+    monkeypatch.setattr(command, "DetoxCLI", early)
     outcome = run("fit")
     assert (outcome.code, outcome.err) == (
         130,

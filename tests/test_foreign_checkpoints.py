@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from command import printed
-from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
-from detox_lightning.callbacks.places import is_inside
-from detox_lightning.callbacks.writing import WholeCheckpointIO
 from detox_lightning.errors import TrainingError
-from detox_lightning.resume import run_name
+from detox_lightning.runs.atomic_save import WholeCheckpointIO
+from detox_lightning.runs.checkpointing import BoundedCheckpoint
+from detox_lightning.runs.find_checkpoint import run_name
+from detox_lightning.runs.foreign_paths import is_inside
 from toys import make_trainer
 
 

@@ -14,11 +14,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from command import ROOT
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.sampling import Sampling
-from detox_lightning.modules import stopwatch
+from detox_lightning.ppo import clock
 
 FOLDER = ROOT / "benchmarks"
 VOCABULARY = 50
@@ -283,13 +283,13 @@ def test_a_point_of_other_work_than_was_counted_is_refused(
 def test_a_points_rows_are_in_the_processors_seconds(
     path: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopwatch, "time", time)
+    monkeypatch.setattr(clock, "time", time)
     point, ours = (importlib.import_module(name) for name in ("growth.point", "ours"))
     seconds = iter([0.5, 2.0])
 
     def train(job: dict[str, int], channel: Any) -> None:
         channel.answer()  # the models are open
-        watch = stopwatch.Stopwatch(torch.device("cpu"))
+        watch = clock.Stopwatch(torch.device("cpu"))
         channel.wait()
         channel.answer(total=watch.metrics(3)["time/total"], job=job)
 

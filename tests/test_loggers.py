@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from command import DEMO, IdleCLI, printed, run, tiny_recipe
 from detox_lightning.callbacks.dashboard import DashboardCallback
-from detox_lightning.cli import DetoxCLI
-from detox_lightning.resume import find_place
+from detox_lightning.cli.command import DetoxCLI
+from detox_lightning.runs.find_checkpoint import find_place
 
 Points = dict[tuple[str, int], float]
 

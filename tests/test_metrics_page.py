@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.data.encoding import pad
 from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.sampling import Sampling
 from detox_lightning.modules import PPOModule
 from detox_lightning.rewards import ClassifierReward
 

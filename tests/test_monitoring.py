@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from command import tiny_recipe
-from detox_lightning.cli import DetoxCLI
+from detox_lightning.cli.command import DetoxCLI
 
 ROLLOUTS = 4  # each an epoch, with a validation at its end
 EVERY_ROLLOUT = (f"--trainer.max_epochs={ROLLOUTS}", "--trainer.limit_train_batches=1")

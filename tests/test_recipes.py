@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from command import ROOT, printed, run
-from detox_lightning import recipes
+from detox_lightning.cli.command import recipes
+from detox_lightning.cli.recipes import find_recipe
 from detox_lightning.errors import InputError
-from detox_lightning.recipes import find_recipe
 
 NO_SUCH = "there is no such file here, and no such recipe in the package"
 
@@ -30,7 +30,7 @@ def test_all_recipes_of_the_repository_are_there_by_name() -> None:
 def test_installed_they_lie_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site-packages" / "detox_lightning"
     shutil.copytree(ROOT / "configs" / "overlays", package / "configs" / "overlays")
-    monkeypatch.setattr(recipes, "__file__", str(package / "recipes.py"))
+    monkeypatch.setattr(recipes, "__file__", str(package / "cli/recipes.py"))
     gae = package / "configs" / "overlays" / "gae.yaml"
     assert find_recipe("configs/overlays/gae.yaml") == str(gae)
     with pytest.raises(InputError):

@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import detox_lightning
 from command import run, tiny_recipe
-from detox_lightning.callbacks import checkpoint as saving
-from detox_lightning.callbacks import signals
-from detox_lightning.callbacks.resume import ResumeCallback, is_alive
 from detox_lightning.rewards import ClassifierReward
+from detox_lightning.runs import checkpointing as saving
+from detox_lightning.runs import signals
+from detox_lightning.runs.resume_callback import ResumeCallback, is_alive
 from test_finding import held
 
 SECONDS = 300  # nothing may take longer, hanging processes included

@@ -15,13 +15,13 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.judge import Judge
-from detox_lightning.models.decoding import Decoded
+from detox_lightning.models.decoding.draws import Draws
+from detox_lightning.models.decoding.loop import Decoded
+from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.noise import Draws
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.rewards import Reward, WeightedReward
 from detox_lightning.rollout import Responses, measure, respond, score, what_is_not_finite
 from ppo_toys import EOS, as_responses

@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger
 
 from command import run, tiny_recipe
-from detox_lightning.secrecy import discreet, discreet_words, without_passwords, without_secrets
+from detox_lightning.redaction import discreet, discreet_words, without_passwords, without_secrets
 
 SECRET = "tops3cret"
 ADDRESS = f"https://me:{SECRET}@example.org/x.txt"
@@ -219,7 +219,7 @@ def test_neither_errors_of_the_parser_nor_tracebacks_tell(monkeypatch: pytest.Mo
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"401 for token={SECRET}")
 
-    monkeypatch.setattr("detox_lightning.cli.DetoxCLI.before_instantiate_classes", fail)
+    monkeypatch.setattr("detox_lightning.cli.command.DetoxCLI.before_instantiate_classes", fail)
     words = ("--model=PPOModule", "--model.policy=p", "--model.reward=ClassifierReward")
     words += ("--model.reward.model=c", "--data=DialogueDataModule", "--data.source=s", "--debug")
     outcome = run("fit", *words)

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from conftest import FEELINGS, NAMES, word_tokenizer
-from detox_lightning.batch import LabeledBatch, PromptBatch
+from detox_lightning.batches import LabeledBatch, PromptBatch
 
 PAIRS = [
     (

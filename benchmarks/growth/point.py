@@ -15,7 +15,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parents[1]
 PRELOADED = (
-    *("ours", "detox_lightning.cli", "datasets", "peft"),
+    *("ours", "detox_lightning.cli.command", "datasets", "peft"),
     *("transformers.models.t5.modeling_t5", "transformers.models.roberta.modeling_roberta"),
     *("torch.fx.experimental.proxy_tensor", "torch.utils.tensorboard"),
 )
@@ -75,9 +75,9 @@ def steps(job: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     import ours
 
-    from detox_lightning.modules import stopwatch
+    from detox_lightning.ppo import clock
 
-    vars(stopwatch)["time"] = SimpleNamespace(perf_counter=time.process_time)
+    vars(clock)["time"] = SimpleNamespace(perf_counter=time.process_time)
     channel: Any = Rows()
     ours.train(job, channel)
     return channel.rows

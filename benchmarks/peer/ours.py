@@ -8,12 +8,12 @@ from typing import Any
 
 from channel import Adapter, Channel, Effort, ScoredTokens
 
-from detox_lightning.deferral import deferred
+from detox_lightning.lazy_imports import deferred
 
 with deferred():  # as the command itself does
     from lightning.pytorch import Callback
 
-    from detox_lightning import cli
+    from detox_lightning.cli.command import command
 
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 TIMES = {part: f"time/{part}" for part in ("rollout", "score", "update", "total")}
@@ -139,8 +139,8 @@ def train(job: Mapping[str, Any], channel: Channel) -> None:
     file = Path(job["folder"]) / "ours.yaml"
     file.write_text(json.dumps(config(job)))
     rounds = Rounds(channel, job["device"])
-    cli.TRAINER_DEFAULTS["callbacks"] = [*cli.TRAINER_DEFAULTS["callbacks"], rounds]
-    cli.DetoxCLI(["fit", f"--config={file}"])
+    command.TRAINER_DEFAULTS["callbacks"] = [*command.TRAINER_DEFAULTS["callbacks"], rounds]
+    command.DetoxCLI(["fit", f"--config={file}"])
 
 
 if __name__ == "__main__":

@@ -67,12 +67,12 @@ def answer(args: list[str] | None) -> None:
         SystemExit: If it fails or is stopped.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from detox_lightning.deferral import deferred
+    from detox_lightning.lazy_imports import deferred
 
     with deferred():
-        from detox_lightning.cli import DetoxCLI
+        from detox_lightning.cli.command import DetoxCLI
     from detox_lightning.errors import InputError, Stopped, TrainingError, visible
-    from detox_lightning.secrecy import discreet
+    from detox_lightning.redaction import discreet
 
     try:
         DetoxCLI(args)

@@ -10,11 +10,11 @@ from torch import Tensor
 from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import is_any, mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
-from detox_lightning.batch import PromptBatch
-from detox_lightning.models.noise import Draws
+from detox_lightning.batches import PromptBatch
+from detox_lightning.models.decoding.draws import Draws
+from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.policy import Policy
-from detox_lightning.models.reading import Prompts
-from detox_lightning.models.sampling import Choose
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.asking import asked, check_scores
 

@@ -7,7 +7,7 @@ from algorithm.ranks import on_ranks
 from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator, Reinforce, gae
 from detox_lightning.algorithm.experience import judge
 from detox_lightning.algorithm.masks import mask_from_lengths, whiten
-from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping, token_rewards
+from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping, token_rewards
 from detox_lightning.algorithm.types import Experience, Rollout
 
 LENGTHS = torch.tensor([4, 1, 3, 2, 4, 4])

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from detox_lightning.algorithm import head as module
-from detox_lightning.algorithm.head import head_output
+from detox_lightning.algorithm import lm_head as module
+from detox_lightning.algorithm.lm_head import head_output
 from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
 
 B, T, D, V = 5, 7, 16, 50

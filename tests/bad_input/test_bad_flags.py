@@ -11,8 +11,8 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 from command import printed, run
-from detox_lightning.configuration import compose, look_through
-from detox_lightning.recipes import recipes
+from detox_lightning.cli.config_files import compose, look_through
+from detox_lightning.cli.recipes import recipes
 
 HALF = (
     "T5 and its family overflow in float16, and others' gradients would be clipped at the wrong "

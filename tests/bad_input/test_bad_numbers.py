@@ -10,9 +10,10 @@ import torch
 
 from bad_input.cases import Case, Place, check
 from detox_lightning.errors import InputError
-from detox_lightning.modules import RewardModule, SupervisedModule, ppo
-from detox_lightning.modules.bounds import check_numbers
-from detox_lightning.modules.optimization import try_out
+from detox_lightning.modules import RewardModule, SupervisedModule
+from detox_lightning.ppo import module as ppo_module
+from detox_lightning.stages.number_bounds import check_numbers
+from detox_lightning.stages.optimization import try_out
 from toys import make_trainer, pairs_loader, texts_loader
 
 WILD = "{}={}: must be a number from -1e+12 to 1e+12; where there should be no bound, leave it out, or give null"
@@ -41,7 +42,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("flag", FLAGS)
 def test_wild_numbers(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ppo, "load_policy", None)
+    monkeypatch.setattr(ppo_module, "load_policy", None)
     check(Case(flag, (flag,), FLAGS[flag]), place)
 
 

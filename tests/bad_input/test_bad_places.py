@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bad_input.cases import Case, Place, check
-from detox_lightning.callbacks.folders import whole
 from detox_lightning.errors import TrainingError, explain, writing
+from detox_lightning.runs.run_folders import whole
 
 
 def full(place: Place) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from command import printed, run
-from detox_lightning.parsing import DEEP
+from detox_lightning.cli.parser import DEEP
 
 NINE = "[" + ",".join(["{}"] * 9) + "]"
 LAUGHS = "a0: &a0 " + NINE.format(*"xxxxxxxxx") + "\n"
@@ -64,7 +64,7 @@ def test_files_that_would_take_for_ever(name: str, make: Callable[[], Any], mess
 
 
 def test_a_pipe_that_nobody_writes_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detox_lightning.recipes.PATIENCE", 0.0)
+    monkeypatch.setattr("detox_lightning.cli.recipes.PATIENCE", 0.0)
     os.mkfifo("pipe")
     outcome = run("fit", "--config=pipe")
     said = ["error: --config=pipe: can't be read (nobody writes into this pipe)"]
@@ -129,7 +129,7 @@ def test_wherever_it_is_read(
 
 @pytest.mark.parametrize("flag", ["--model", "--trainer.logger", "--data"])
 def test_a_pipe_in_place_of_a_class(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detox_lightning.recipes.PATIENCE", 0.0)
+    monkeypatch.setattr("detox_lightning.cli.recipes.PATIENCE", 0.0)
     os.mkfifo("pipe")
     outcome = run("fit", f"{flag}=pipe")
     said = [f"error: {Path('pipe').absolute()}: can't be read (nobody writes into this pipe)"]

@@ -8,7 +8,7 @@ from lightning.pytorch import callbacks
 from bad_input.cases import Case, Place, check
 from bad_input.test_bad_stages import STAGES
 from command import run
-from detox_lightning.modules.foreign import IN_PPO, REFUSED
+from detox_lightning.stages.refused_callbacks import IN_PPO, REFUSED
 
 AVERAGING = "Give detox_lightning.callbacks.averaging.AveragingCallback"
 # what is refused: its options, and how its line begins and ends

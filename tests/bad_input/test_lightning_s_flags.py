@@ -124,7 +124,7 @@ def test_a_trial_run_works_with_a_schedule(stage: str, batches: str, place: Plac
 
 
 def test_a_trial_counts_rollouts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from detox_lightning.modules.ppo import PPOModule
+    from detox_lightning.ppo.module import PPOModule
 
     done = []
     real = PPOModule.training_step

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from command import run, tiny_recipe
 from detox_lightning.callbacks.averaging import KEY, AveragingCallback, learning
-from detox_lightning.modules.checkpoint import BrokenCheckpoint
+from detox_lightning.stages.checkpoint import BrokenCheckpoint
 
 AVERAGED = "--trainer.callbacks+=detox_lightning.callbacks.averaging.AveragingCallback"
 HALF = (AVERAGED, "--trainer.callbacks.decay=0.5")

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from command import run, tiny_recipe
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.callbacks.collapse import CollapseCallback, Sign
-from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.decoding.sampling import Sampling
 from ppo_toys import EOS, WatchedPPO, fit, make_module
 
 VARIED = [[5 + n, 6 + n, EOS] for n in range(8)]

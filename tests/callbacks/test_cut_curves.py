@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from detox_lightning.callbacks.curves import (
+from detox_lightning.report.curves import read_curves
+from detox_lightning.runs.loop_state import settle, steps_logged
+from detox_lightning.runs.truncate_logs import (
     claim_folders,
     cut_curves,
     keep_rows,
     put_rows_back,
 )
-from detox_lightning.callbacks.progress import settle, steps_logged
-from detox_lightning.report.curves import read_curves
 
 
 def log(logger: TensorBoardLogger | CSVLogger, steps: range, value: float) -> None:

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from command import run
 from detox_lightning import __main__
-from detox_lightning.callbacks.ending import EndingCallback
 from detox_lightning.errors import TrainingError
 from detox_lightning.rewards import Reward
+from detox_lightning.runs.end_of_data import EndingCallback
 from toys import make_trainer
 
 HERE = Path(__file__).name

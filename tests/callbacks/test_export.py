@@ -13,10 +13,10 @@ from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoModelForSeq2SeqLM
 
 from detox_lightning.callbacks.export import ExportCallback, write_whole
-from detox_lightning.callbacks.folders import whole
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.lora import LoRA
-from detox_lightning.modules.supervised import SupervisedModule
+from detox_lightning.runs.run_folders import whole
+from detox_lightning.stages.supervised import SupervisedModule
 from toys import make_trainer, pairs_loader
 
 

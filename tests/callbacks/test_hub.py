@@ -12,7 +12,7 @@ from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.hub import check_push, upload, without_folders
 from detox_lightning.errors import InputError
 from detox_lightning.models.lora import LoRA
-from detox_lightning.modules.supervised import SupervisedModule
+from detox_lightning.stages.supervised import SupervisedModule
 from toys import make_trainer, pairs_loader
 
 ME = {"name": "me", "orgs": [{"name": "ours"}]}

@@ -16,11 +16,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
-from detox_lightning.callbacks.reading import faults_of_state, steps_taken
-from detox_lightning.callbacks.resume import ResumeCallback
-from detox_lightning.callbacks.writing import WholeCheckpointIO, clean
 from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.runs.atomic_save import WholeCheckpointIO, clean
+from detox_lightning.runs.checkpoint_reading import faults_of_state, steps_taken
+from detox_lightning.runs.checkpointing import BoundedCheckpoint
+from detox_lightning.runs.resume_callback import ResumeCallback
 from toys import make_trainer
 
 

@@ -8,9 +8,9 @@ import pyarrow.parquet
 import pytest
 
 from command import run, tiny_recipe
-from detox_lightning.callbacks.origin import command
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.statistics import FIGURES
+from detox_lightning.runs.provenance import command
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
 RAN = ("--trainer.max_epochs=1", "--trainer.limit_val_batches=0")

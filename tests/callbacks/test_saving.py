@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from command import run
-from detox_lightning.callbacks import checkpoint as saving
-from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
-from detox_lightning.callbacks.watch import WatchCallback
 from detox_lightning.errors import InputError, Stopped, TrainingError
+from detox_lightning.runs import checkpointing as saving
+from detox_lightning.runs.checkpointing import BoundedCheckpoint
+from detox_lightning.runs.peer_failure import WatchCallback
 
 
 def test_a_last_checkpoint_that_is_none_is_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from command import IdleCLI, tiny_recipe
-from detox_lightning.callbacks import signals
+from detox_lightning.runs import signals
 from toys import blank_checkpoint
 
 

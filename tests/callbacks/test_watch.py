@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
-from detox_lightning.callbacks.watch import GONE, WatchCallback
 from detox_lightning.errors import TrainingError
+from detox_lightning.runs.peer_failure import GONE, WatchCallback
 from launching import codes, slurm, started
 from toys import make_trainer
 

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
 from detox_lightning.data.prompts import PromptForm
 from detox_lightning.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from detox_lightning.data.questions import Questions
+from detox_lightning.data.predict_rows import Questions
 from detox_lightning.data.sources import available_splits, load_rows
 from detox_lightning.errors import InputError
 

@@ -8,7 +8,7 @@ import torch
 from datasets.table import MemoryMappedTable
 from lightning.pytorch import LightningModule, Trainer
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.data.encoding import count_cut
 from detox_lightning.data.prompts import PromptForm
 from detox_lightning.errors import InputError

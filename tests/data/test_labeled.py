@@ -8,7 +8,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from detox_lightning.batch import LabeledBatch
+from detox_lightning.batches import LabeledBatch
 from detox_lightning.data.labeled import LabeledTextDataModule
 from detox_lightning.errors import InputError
 

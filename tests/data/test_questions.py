@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch import LightningModule
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
-from detox_lightning.data.questions import Questions
+from detox_lightning.data.predict_rows import Questions
 from detox_lightning.errors import InputError
 
 from .conftest import Make, write

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from command import run, tiny_recipe
 from detox_lightning.data.continuation import ContinuationDataModule
 from detox_lightning.errors import InputError
-from detox_lightning.modules.ppo import PPOModule
-from detox_lightning.modules.supervised import SupervisedModule
+from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import ClassifierReward, LengthReward, RougeReward, WeightedReward
+from detox_lightning.stages.supervised import SupervisedModule
 from toys import make_trainer, pairs_loader
 
 from .conftest import CHAT, Make, save_tokenizer, write

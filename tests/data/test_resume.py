@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from detox_lightning.batch import PromptBatch
-from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
-from detox_lightning.callbacks.resume import ResumeCallback
+from detox_lightning.batches import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
+from detox_lightning.runs.checkpointing import BoundedCheckpoint
+from detox_lightning.runs.resume_callback import ResumeCallback
 
 from .conftest import TEMPLATE, dialogue_rows, write
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from detox_lightning.data.sampler import EpochSampler, Feed, ShareSampler
+from detox_lightning.data.loaders import EpochSampler, Feed, ShareSampler
 from detox_lightning.errors import InputError
 
 

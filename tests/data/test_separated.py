@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from detox_lightning.data.separated import Malformed, parse
+from detox_lightning.data.csv_rows import Malformed, parse
 
 
 def rows(text: str) -> list[list[str]]:

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
-from detox_lightning.data.sampler import Feed
-from detox_lightning.data.workers import SIGNALS
+from detox_lightning.data.loader_workers import SIGNALS
+from detox_lightning.data.loaders import Feed
 
 ROWS: Any = list(range(8))
 
@@ -37,7 +37,7 @@ def test_workers_go_on_when_the_run_is_asked_to_end() -> None:
 def test_workers_end_with_the_program() -> None:
     """Also those that nobody has told to."""
     lines = [
-        "from detox_lightning.data.sampler import Feed",
+        "from detox_lightning.data.loaders import Feed",
         "batches = iter(Feed(2, None, 1, 3).train(list(range(8)), list, None))",
         "print(len(next(batches)))",
     ]

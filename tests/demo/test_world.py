@@ -6,9 +6,8 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-
-from detox_lightning.demo.vocabulary import HARD_WORDS, HARMLESS, NAMES, SHARED_SLOTS, SITUATIONS
-from detox_lightning.demo.world import (
+from demo_vocabulary import HARD_WORDS, HARMLESS, NAMES, SHARED_SLOTS, SITUATIONS
+from demo_world import (
     CLAUSES,
     MAX_SUMMARY_WORDS,
     Scene,

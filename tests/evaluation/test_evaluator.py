@@ -15,12 +15,12 @@ from detox_lightning.evaluation.comparison import Piece, merge
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
-from detox_lightning.evaluation.rouge import KINDS
+from detox_lightning.evaluation.rouge_meter import KINDS
 from detox_lightning.evaluation.statistics import summarize
+from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.reading import Prompts
-from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
 from toys import PAIRS, collate_pairs
 

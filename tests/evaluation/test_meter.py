@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detox_lightning.evaluation.meter import ResponseMeter
-from detox_lightning.evaluation.rouge import KINDS, rouge
+from detox_lightning.evaluation.rouge_meter import KINDS, rouge
 
 #       response              reference         score  toxicity   kl  tokens  EOS
 ROWS = [

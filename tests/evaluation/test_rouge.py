@@ -11,7 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from torchmetrics.utilities import dim_zero_sum
 
 from detox_lightning.demo import ASSETS
-from detox_lightning.evaluation.rouge import KINDS, Rouge, rouge
+from detox_lightning.evaluation.rouge_meter import KINDS, Rouge, rouge
 
 PREDICTIONS = ["Ann walked home .", "Bob is a fool", "", "Eve went out.\nDan stayed in."]
 REFERENCES = ["Ann walks home", "Bob is very angry", "Kim is late", "Dan stays in.\nEve went out."]

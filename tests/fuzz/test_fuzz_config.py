@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import detox_lightning.cli as cli
+import detox_lightning.cli.command as cli
 from command import ROOT, IdleCLI, run
 from detox_lightning.models import loading
 from fuzz.budget import count, drawn

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import mask_from_lengths
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.rollout import Responses
 
 DATA = Path(__file__).parent / "data"

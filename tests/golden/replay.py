@@ -20,14 +20,13 @@ from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.algorithm.masks import Reduce, alone, masked_moments
 from detox_lightning.algorithm.metrics import UpdateMeter
-from detox_lightning.algorithm.scores import ScoreShaping
+from detox_lightning.algorithm.shaping import ScoreShaping
 from detox_lightning.algorithm.types import Experience, Rollout
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import REFERENCE, Policy, PolicyOutput, load_policy
-from detox_lightning.models.sampling import Sampling
-from detox_lightning.modules import ppo
-from detox_lightning.modules.ppo import PPOModule
+from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import ClassifierReward
 from detox_lightning.rollout import Responses
 from golden.deviations import Parameters
@@ -195,11 +194,11 @@ def replay(golden: GoldenSet, classifier: str, folder: Path) -> Replay:
     batches = [batch for batch, _, _ in episodes()[: len(golden.steps)]]
     with pytest.MonkeyPatch.context() as patch:
         heard = {
-            "rollouts": listen(patch, ppo, "measure"),
+            "rollouts": listen(patch, "measure"),
             "scores": listen(patch, experience, "shape_scores"),
             "rewards": listen(patch, experience, "token_rewards"),
-            "experiences": listen(patch, ppo, "judge"),
-            "meters": listen(patch, ppo, "update"),
+            "experiences": listen(patch, "judge"),
+            "meters": listen(patch, "update"),
         }
         trainer = make_trainer(folder, max_epochs=1)
         trainer.fit(module, DataLoader(batches, batch_size=None))

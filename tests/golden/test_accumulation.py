@@ -11,11 +11,11 @@ from torch.nn.utils import clip_grad_norm_
 
 from detox_lightning.algorithm.experience import judge
 from detox_lightning.algorithm.losses import LossTerms, ppo_loss, total_loss
-from detox_lightning.algorithm.scores import RunningMoments
+from detox_lightning.algorithm.shaping import RunningMoments
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.models.policy import Policy
-from detox_lightning.modules.optimization import trainable_parameters
 from detox_lightning.rollout import measure
+from detox_lightning.stages.optimization import trainable_parameters
 from golden.deviations import EXACT, Deviations, Parameters, well_conditioned
 from golden.records import episodes, golden_set, our_name
 from golden.replay import module_options, open_policy

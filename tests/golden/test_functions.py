@@ -10,7 +10,7 @@ from detox_lightning.algorithm.advantages import gae
 from detox_lightning.algorithm.kl import kl_estimate
 from detox_lightning.algorithm.losses import LossTerms, PPOLoss, ppo_loss, total_loss
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, whiten
-from detox_lightning.algorithm.scores import RunningMoments, shape_scores, token_rewards
+from detox_lightning.algorithm.shaping import RunningMoments, shape_scores, token_rewards
 from detox_lightning.algorithm.types import Experience
 from golden.conftest import PLAIN, REPLAYED
 from golden.deviations import EXACT, PER_TOKEN, Deviations

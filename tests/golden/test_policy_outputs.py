@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
-from detox_lightning.models.sampling import greedy
+from detox_lightning.models.decoding.sampling import greedy
 from golden.records import DATA, episodes
 from golden.replay import open_policy
 

@@ -14,14 +14,14 @@ from detox_lightning.errors import InputError
 from detox_lightning.models import opening
 from detox_lightning.models.bases import adapter_base
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.models.families.choice import family_of
+from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.families.base import family_of
 from detox_lightning.models.loading import load_model, load_tokenizer
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.policy import load_policy
-from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.start import VALUE_HEAD, Start, saved_value_head
+from detox_lightning.models.source import VALUE_HEAD, Start, saved_value_head
 
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 GONE = object()

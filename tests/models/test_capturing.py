@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from architectures import save_random
-from detox_lightning.models import capturing, decoding
-from detox_lightning.models.capturing import Captured, waits_refused
-from detox_lightning.models.decoding import Decoded, Pace, decode
+from detox_lightning.models.decoding import cuda_graphs, loop
+from detox_lightning.models.decoding.cuda_graphs import Captured, waits_refused
+from detox_lightning.models.decoding.draws import PromptNoise
+from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.loop import Decoded, Pace, decode
+from detox_lightning.models.decoding.merging import merged
+from detox_lightning.models.decoding.recording import Recorder
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.merging import merged
-from detox_lightning.models.noise import PromptNoise
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.reading import Prompts
-from detox_lightning.models.recording import Recorder
-from detox_lightning.models.sampling import Sampling
 
 LIMIT = 40
 ROWS = 6
@@ -45,8 +45,8 @@ def like_a_graph(step: Any, inputs: list[Tensor]) -> Any:
 @pytest.fixture(scope="module")
 def as_on_a_gpu() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "PACES", {"cpu": GPU})
-        patch.setattr(capturing, "captured", like_a_graph)
+        patch.setattr(loop, "PACES", {"cpu": GPU})
+        patch.setattr(cuda_graphs, "captured", like_a_graph)
         yield patch
 
 
@@ -102,7 +102,7 @@ def said(policy: Policy, plain: bool = False) -> Said:
     choose = Sampling().choose([1], noise)
     if plain:
         with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(decoding, "PACES", {})
+            patch.setattr(loop, "PACES", {})
             decoded = decode(policy.base, policy.family, read(policy), choose, LIMIT)
     else:
         decoded = policy.generate(read(policy), choose, LIMIT)
@@ -193,7 +193,7 @@ def test_a_step_captured_under_autocast_says_what_the_plain_one_says_under_it(
 def test_rows_that_have_ended_are_dropped_at_sizes_that_are_captured(
     tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "PACES", {"cpu": Pace(3, 2)})
+    monkeypatch.setattr(loop, "PACES", {"cpu": Pace(3, 2)})
     policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
     for _ in range(2):
         check_equal(policy)
@@ -204,7 +204,7 @@ def test_rows_that_have_ended_are_dropped_at_sizes_that_are_captured(
 def test_what_cant_be_captured_goes_on_step_by_step(
     tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "PACES", {"cpu": Pace(3, 2)})  # two shapes, one warning
+    monkeypatch.setattr(loop, "PACES", {"cpu": Pace(3, 2)})  # two shapes, one warning
 
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("called a synchronizing operation\nand a long story")
@@ -212,7 +212,7 @@ def test_what_cant_be_captured_goes_on_step_by_step(
     policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        patch.setattr(capturing, "captured", fails)
+        patch.setattr(cuda_graphs, "captured", fails)
         for _ in range(2):
             check_equal(policy)
     about = [str(x.message) for x in told if "capture" in str(x.message)]

@@ -22,10 +22,10 @@ from architectures import save_random
 from conftest import tiny_bert_config, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.perplexity import Perplexity
-from detox_lightning.models import files
+from detox_lightning.models import weight_files
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.loading import load_model
-from detox_lightning.modules.reward import RewardModule
+from detox_lightning.stages.reward import RewardModule
 
 SEQ2SEQ, CAUSAL = "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -36,7 +36,7 @@ REMEDY += "config.json if that names too much"
 
 @pytest.fixture(autouse=True)
 def nothing_told() -> None:
-    files.tell.cache_clear()
+    weight_files.tell.cache_clear()
 
 
 def saved(source: str, folder: Path, change: Callable[[Tensors], Tensors], **config: Any) -> str:

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from architectures import DECODER_ONLY, save_random
 from detox_lightning.errors import InputError
-from detox_lightning.models.families.choice import check_model, check_positions, family_of
+from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.families.base import check_model, check_positions, family_of
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.reading import Prompts
-from detox_lightning.models.sampling import Sampling
 
 GENERATOR = torch.Generator().manual_seed(0)
 PROMPTS = [torch.randint(3, 200, (n,), generator=GENERATOR) for n in (9, 4, 1, 6)]

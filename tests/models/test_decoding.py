@@ -10,15 +10,15 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, ProphetNetConfig
 
 from architectures import BART_LIKE, CONFIGS, DECODER_ONLY, TOKENS, save_random
-from detox_lightning.models.decoding import decode
+from detox_lightning.models.decoding.draws import Draws, PromptNoise
+from detox_lightning.models.decoding.loop import decode
+from detox_lightning.models.decoding.recording import WARM_UP, Recorder, record
+from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.families import encoder_decoder
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.noise import Draws, PromptNoise
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.recording import WARM_UP, Recorder, record
-from detox_lightning.models.sampling import Sampling, greedy
 
 FAMILY = EncoderDecoder()
 LIMIT = 40  # longer than what a recording's room is rounded up to
@@ -92,7 +92,7 @@ def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
     policy.float()
     said: list[list[Tensor]] = []
     for warm_up in (10**9, 0, 7):
-        monkeypatch.setattr("detox_lightning.models.recording.WARM_UP", warm_up)
+        monkeypatch.setattr("detox_lightning.models.decoding.recording.WARM_UP", warm_up)
         logits: list[Tensor] = []
 
         def kept(x: Tensor, rows: Tensor, step: int, logits: list[Tensor] = logits) -> Tensor:
@@ -269,7 +269,7 @@ ADAPTERS = {
 def test_with_any_adapter_policy_and_reference_say_what_generate_says(
     kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detox_lightning.models.recording.WARM_UP", 5)
+    monkeypatch.setattr("detox_lightning.models.decoding.recording.WARM_UP", 5)
     base = "T5" if kind == "tied head" else "FLAN-T5"
     lora = None if kind == "no adapter" else ADAPTERS.get(kind, LoRA(r=2))
     weights = Weights(dtype="bfloat16" if kind == "bfloat16" else "float32")
@@ -310,7 +310,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models_do_without_recordings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detox_lightning.models.recording.WARM_UP", 5)
+    monkeypatch.setattr("detox_lightning.models.decoding.recording.WARM_UP", 5)
     torch.manual_seed(0)
     model = AutoModelForSeq2SeqLM.from_config(OTHERS[name]()).eval().double()
     options = {"max_new_tokens": LIMIT, "do_sample": False, "forced_eos_token_id": None}
@@ -331,8 +331,8 @@ def test_a_prompt_without_a_token_spoils_no_other(fond_of_eos: Policy) -> None:
 
 
 def test_few_shapes_are_recorded(fond_of_eos: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detox_lightning.models.recording.MOST", 2)
-    monkeypatch.setattr("detox_lightning.models.recording.WARM_UP", 1)
+    monkeypatch.setattr("detox_lightning.models.decoding.recording.MOST", 2)
+    monkeypatch.setattr("detox_lightning.models.decoding.recording.WARM_UP", 1)
     recorder = Recorder()
     for rows in (1, 2, 3, 1):
         prompts = fond_of_eos.read(IDS[:rows], MASK[:rows])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from detox_lightning.models import noise
-from detox_lightning.models.noise import Draws, drawn
-from detox_lightning.models.sampling import Sampling
+from detox_lightning.models.decoding.draws import Draws, drawn
+from detox_lightning.models.decoding.loop import draws
+from detox_lightning.models.decoding.sampling import Sampling
 
 MANY = 200_000
 
@@ -13,8 +13,8 @@ MANY = 200_000
 @pytest.fixture(params=["at once", "by blocks"])
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "by blocks":
-        monkeypatch.setattr(noise, "MANY", 3)
-        monkeypatch.setattr(noise, "BLOCK", 16)
+        monkeypatch.setattr(draws, "MANY", 3)
+        monkeypatch.setattr(draws, "BLOCK", 16)
 
 
 @pytest.mark.usefixtures("ways")

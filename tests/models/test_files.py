@@ -16,12 +16,12 @@ from transformers import modeling_utils
 
 from conftest import FEELINGS
 from detox_lightning.errors import InputError
-from detox_lightning.models import files
+from detox_lightning.models import weight_files
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.loading import load_model
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.start import find_start
+from detox_lightning.models.source import find_start
 
 SEQ2SEQ, CLASSIFIER = "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification"
 HUB_ID, COMMIT = "somebody/it", "0" * 40
@@ -55,7 +55,7 @@ def copy(source: str, folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_told() -> None:
-    files.tell.cache_clear()
+    weight_files.tell.cache_clear()
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from architectures import save_random
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.models.saving import save_merged, save_model
-from detox_lightning.models.start import adapter_facts, find_start, open_start
-from detox_lightning.modules.checkpoint import plain
+from detox_lightning.models.source import adapter_facts, find_start, open_start
+from detox_lightning.stages.checkpoint import plain
 
 GENERATOR = torch.Generator().manual_seed(1)
 IDS = torch.randint(3, 200, (3, 7), generator=GENERATOR)

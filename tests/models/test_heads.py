@@ -16,7 +16,13 @@ from detox_lightning.evaluation.measurement import ToxicityMeasurement
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity, ToxicityMetric
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.models.heads import Head, exclude, guess_head, labels_of, probability
+from detox_lightning.models.classifier_heads import (
+    Head,
+    exclude,
+    guess_head,
+    labels_of,
+    probability,
+)
 from detox_lightning.rewards import ClassifierReward
 
 JIGSAW = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]

@@ -19,7 +19,7 @@ from detox_lightning.models.loading import (
 )
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.start import find_start
+from detox_lightning.models.source import find_start
 
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detox_lightning.models.noise import PromptNoise, gumbel, hashed
+from detox_lightning.models.decoding.draws import PromptNoise, gumbel, hashed
 
 PROBABILITIES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 ROWS = 100_000

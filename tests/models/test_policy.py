@@ -12,10 +12,10 @@ from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
+from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, PolicyOutput, load_policy
-from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.value_head import ValueHead
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
-from detox_lightning.models import sampling
-from detox_lightning.models.noise import PromptNoise
-from detox_lightning.models.sampling import Sampling, truncated
+from detox_lightning.models.decoding.draws import PromptNoise
+from detox_lightning.models.decoding.loop import sampling
+from detox_lightning.models.decoding.sampling import Sampling, truncated
 
 V = 300
 

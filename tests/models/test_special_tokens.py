@@ -12,18 +12,18 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from architectures import save_random
 from conftest import tiny_t5_model, word_tokenizer
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.recording import WARM_UP
+from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.recording import WARM_UP
-from detox_lightning.models.sampling import Sampling, greedy
 from detox_lightning.models.saving import save_merged, save_model
 from detox_lightning.models.special_tokens import complete_special_tokens, without_marks
-from detox_lightning.modules.supervised import SupervisedModule
 from detox_lightning.rollout import respond
+from detox_lightning.stages.supervised import SupervisedModule
 from ppo_toys import fit, make_module
 
 LORA = LoRA(r=2)

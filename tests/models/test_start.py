@@ -11,16 +11,16 @@ from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading, lora
 from detox_lightning.models.bases import Base, adapter_base
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.policy import Policy, load_policy
-from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.saving import save_merged, save_model
-from detox_lightning.models.start import VALUE_HEAD as HEAD
-from detox_lightning.models.start import Start, find_start
-from detox_lightning.modules.reward import RewardModule
-from detox_lightning.modules.supervised import SupervisedModule
+from detox_lightning.models.source import VALUE_HEAD as HEAD
+from detox_lightning.models.source import Start, find_start
+from detox_lightning.stages.reward import RewardModule
+from detox_lightning.stages.supervised import SupervisedModule
 from ppo_toys import equal, fit, make_module
 from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 

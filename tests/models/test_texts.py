@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from conftest import word_tokenizer
-from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
+from detox_lightning.models.batching import alike, distinct_texts, encode, free_padding, token_limit
 
 CPU = torch.device("cpu")
 

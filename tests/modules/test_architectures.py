@@ -9,9 +9,9 @@ from transformers import AutoModelForSeq2SeqLM
 from architectures import CONFIGS, DECODER_ONLY, save_random
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
-from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.saving import save_merged, save_model
 from ppo_toys import fit, make_module
 from toys import PAIRS, collate_pairs

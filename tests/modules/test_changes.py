@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from command import run, tiny_recipe
-from detox_lightning.modules.changes import differences
+from detox_lightning.stages.flag_changes import differences
 
 LENGTH = {"class_path": "my.Length", "init_args": {"words": 3}}
 WORDS = {"class_path": "my.Words", "init_args": {"words": 4}}

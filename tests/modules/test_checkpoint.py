@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.modules.checkpoint import (
+from detox_lightning.stages.checkpoint import (
     BrokenCheckpoint,
     check_stamp,
     check_trainable,
@@ -21,7 +21,7 @@ from detox_lightning.modules.checkpoint import (
     plain,
     stamp,
 )
-from detox_lightning.modules.misfit import misfits
+from detox_lightning.stages.misfit import misfits
 
 
 class Tied(LightningModule):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.modules.devices import check_devices, check_gpus, choose_kernels
+from detox_lightning.stages.devices import check_devices, check_gpus, choose_kernels
 
 
 @pytest.mark.parametrize("number", ["auto", 2, "2", -1, "-1", [0, 1], "0,1", "1,"])

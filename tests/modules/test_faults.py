@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO
-from detox_lightning.algorithm.scores import RunningMoments, ScoreShaping
-from detox_lightning.callbacks.checkpoint import BoundedCheckpoint
+from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
 from detox_lightning.callbacks.dashboard import DashboardCallback
-from detox_lightning.callbacks.faults import FaultsCallback
+from detox_lightning.callbacks.fault_files import FaultsCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.errors import TrainingError
-from detox_lightning.modules import RewardModule, SupervisedModule, update
-from detox_lightning.modules.faults import Faults
+from detox_lightning.modules import RewardModule, SupervisedModule
+from detox_lightning.ppo import learner
+from detox_lightning.runs.checkpointing import BoundedCheckpoint
+from detox_lightning.stages.faults import Faults
 from ppo_toys import Liking, WatchedPPO, close, equal, fit, make_module
 from toys import PAIRS, make_trainer, pairs_loader, texts_loader
 
@@ -114,7 +115,7 @@ def test_only_the_mini_batch_whose_gradient_is_not_finite_is_left_out(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = make_module(tiny_t5, tiny_classifier)
-    calls, clip = [], update.clip_grad_norm_
+    calls, clip = [], learner.clip_grad_norm_
 
     def overflowing(parameters: list[Tensor], bound: float) -> Tensor:
         calls.append(None)
@@ -125,7 +126,7 @@ def test_only_the_mini_batch_whose_gradient_is_not_finite_is_left_out(
             parameter.grad.fill_(INF)
         return norm * INF
 
-    monkeypatch.setattr(update, "clip_grad_norm_", overflowing)
+    monkeypatch.setattr(learner, "clip_grad_norm_", overflowing)
     with pytest.warns(UserWarning, match=r"the gradient's norm inf: left out"):
         fit(tmp_path, module, rollouts=1, callbacks=[FaultsCallback()])
     assert optimizer_steps(module) == [3]
@@ -167,7 +168,7 @@ def test_moments_know_nothing_of_what_was_left_out(
     def learning(*rollout: Any) -> Any:
         if module.rollouts == 1:
             overflow = torch.tensor(INF)
-            monkeypatch.setattr(update, "clip_grad_norm_", lambda *_: overflow)
+            monkeypatch.setattr(learner, "clip_grad_norm_", lambda *_: overflow)
         came = learn(*rollout)
         seen.append(dataclasses.astuple(module.moments))
         return came

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.modules.optimization import (
+from detox_lightning.stages.optimization import (
     Schedule,
     apply_configured_hyperparameters,
     build_schedule,

@@ -13,13 +13,13 @@ from conftest import save_classifier, word_tokenizer
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
-from detox_lightning.models.sampling import Sampling
 from detox_lightning.models.saving import save_model
-from detox_lightning.modules.optimization import Schedule
 from detox_lightning.rewards import ClassifierReward, LengthReward, WeightedReward
+from detox_lightning.stages.optimization import Schedule
 from ppo_toys import EOS, ByPlace, Liking, WatchedPPO, close, equal, fit, listen, make_module
 
 # From nothing but an EOS to one that is cut off, in no order.

@@ -9,10 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from detox_lightning.algorithm.advantages import Reinforce
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.algorithm.scores import ScoreShaping
+from detox_lightning.algorithm.shaping import ScoreShaping
 from detox_lightning.errors import InputError
 from detox_lightning.models.lora import LoRA
-from detox_lightning.modules.optimization import Schedule
+from detox_lightning.stages.optimization import Schedule
 from ppo_toys import WatchedPPO, equal, fit, make_module
 
 OPTIONS: dict[str, Any] = {

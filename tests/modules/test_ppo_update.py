@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from detox_lightning.algorithm.losses import LossTerms
 from detox_lightning.models.policy import Policy
-from detox_lightning.modules import ppo
+from detox_lightning.ppo import module as ppo_module
 from ppo_toys import WatchedPPO, equal, fit, listen, make_module
 
 
@@ -122,14 +122,14 @@ def test_the_update_waits_for_the_device_only_where_it_reads(
     monkeypatch: pytest.MonkeyPatch,
     micro_batch_size: int,
 ) -> None:
-    update, reads = ppo.update, []
+    update, reads = ppo_module.update, []
     monkeypatch.setattr(Policy, "reads_apart", False)  # as on a GPU
 
     def watched(*args: Any) -> Any:
         with Waiting(lambda numbers: reads.append(len(numbers))):
             return update(*args)
 
-    monkeypatch.setattr(ppo, "update", watched)
+    monkeypatch.setattr(ppo_module, "update", watched)
     options = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.1)}
     module = make_module(
         tiny_t5, tiny_classifier, micro_batch_size=micro_batch_size, early_stop_kl=9.0, **options

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import save_classifier
 from detox_lightning.errors import InputError
-from detox_lightning.modules.reward import RewardModule, classification_metrics
+from detox_lightning.stages.reward import RewardModule, classification_metrics
 from toys import TEXTS, collate_texts, make_trainer, texts_loader
 
 

@@ -21,7 +21,7 @@ from detox_lightning.data.labeled import LabeledTextDataModule
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.modules.reward import RewardModule
+from detox_lightning.stages.reward import RewardModule
 from toys import TEXTS, make_trainer
 
 NAMES = ["nothate", "hate"]

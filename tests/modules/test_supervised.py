@@ -17,8 +17,8 @@ from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
-from detox_lightning.modules.optimization import Schedule
-from detox_lightning.modules.supervised import SupervisedModule
+from detox_lightning.stages.optimization import Schedule
+from detox_lightning.stages.supervised import SupervisedModule
 from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 
 SMALL = LoRA(r=4, alpha=8, dropout=0.1)

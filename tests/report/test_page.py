@@ -6,8 +6,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import pytest
 
-from detox_lightning.report.files import short_table
 from detox_lightning.report.page import number, percent, verdict
+from detox_lightning.report.report_files import short_table
 from report.samples import (
     CURVES,
     estimate,

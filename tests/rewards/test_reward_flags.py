@@ -13,7 +13,7 @@ import yaml
 
 import detox_lightning.rewards
 from command import DEMO, IdleCLI, printed, run, tiny_recipe
-from detox_lightning import cli
+from detox_lightning.cli.command import command
 from detox_lightning.rewards import (
     ClassifierReward,
     LengthReward,
@@ -142,7 +142,7 @@ def test_no_label() -> None:
 def test_mistakes_end_in_a_line(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(cli, "DetoxCLI", IdleCLI)
+    monkeypatch.setattr(command, "DetoxCLI", IdleCLI)
     Path("weighted.yaml").write_text(WEIGHTED)
     outcome = run("fit", "--config", DEMO, "--config", "weighted.yaml", *flags)
     assert outcome.code == 2
@@ -186,7 +186,7 @@ def test_training_for_several_rewards_at_once(
     reward = {"class_path": "WeightedReward", "init_args": weighted}
     options = {"reward": reward, "evaluation": {"toxicity_model": tiny_classifier}}
     Path("mine.yaml").write_text(yaml.safe_dump({"model": {"init_args": options}}))
-    model = cli.DetoxCLI(["fit", "--config", recipe, "--config", "mine.yaml"]).model
+    model = command.DetoxCLI(["fit", "--config", recipe, "--config", "mine.yaml"]).model
     samples = model.samples
     parts = model.reward.parts(samples.prompts, samples.responses, samples.responses)
     assert list(parts) == ["nothate", "length", "politeness"]

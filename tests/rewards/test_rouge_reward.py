@@ -5,7 +5,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from detox_lightning.rewards import RougeReward
-from detox_lightning.rewards.rouge import KINDS, Kind, rouge
+from detox_lightning.rewards.rouge_reward import KINDS, Kind, rouge
 
 RESPONSES = ["the cat sat", "Eve went out.\nDan stayed in.", "", "the cat sat", "Ann walked home ."]
 REFERENCES = ["the cat sat on the mat", "Dan stays in.\nEve went out.", "x", "", "Ann walks home"]

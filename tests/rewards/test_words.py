@@ -9,7 +9,7 @@ from rouge_score.tokenize import tokenize
 
 from detox_lightning.evaluation.ngrams import distinct
 from detox_lightning.rewards import LengthReward, RougeReward
-from detox_lightning.rewards.rouge import KINDS, Words, rouge
+from detox_lightning.rewards.rouge_reward import KINDS, Words, rouge
 from detox_lightning.rewards.words import count_words, words
 
 TYPICAL = "The dog's owners weren't running; they RELATIONAL-ly hopped 3.5 miles_again at 10:30!"

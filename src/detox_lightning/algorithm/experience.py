@@ -4,7 +4,7 @@ import torch
 
 from detox_lightning.algorithm.advantages import AdvantageEstimator
 from detox_lightning.algorithm.masks import Reduce, alone, whiten
-from detox_lightning.algorithm.scores import (
+from detox_lightning.algorithm.shaping import (
     RunningMoments,
     ScoreShaping,
     penalize_missing_eos,

@@ -7,7 +7,7 @@ from jsonargparse.typing import OpenUnitInterval
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from detox_lightning.modules.checkpoint import BEFORE, BROKEN, BrokenCheckpoint, check_weights
+from detox_lightning.stages.checkpoint import BEFORE, BROKEN, BrokenCheckpoint, check_weights
 
 KEY = "averaged_weights_of"  # in a checkpoint: the weights that are trained on
 

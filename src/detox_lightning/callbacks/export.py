@@ -8,7 +8,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.callbacks.dashboard import hyper_parameters
-from detox_lightning.callbacks.folders import (
+from detox_lightning.callbacks.hub import MERGED, check_push, upload, without_folders
+from detox_lightning.errors import TrainingError
+from detox_lightning.models.finite import refuse_broken
+from detox_lightning.models.opening import is_local
+from detox_lightning.models.saving import save_merged
+from detox_lightning.report.card import CardFacts, last_test, model_card
+from detox_lightning.runs.checkpoint_reading import opened, reading
+from detox_lightning.runs.provenance import KEY as MADE
+from detox_lightning.runs.provenance import training
+from detox_lightning.runs.run_folders import (
     filled_meanwhile,
     free,
     holds_something,
@@ -17,17 +26,8 @@ from detox_lightning.callbacks.folders import (
     run_folder,
     whole,
 )
-from detox_lightning.callbacks.hub import MERGED, check_push, upload, without_folders
-from detox_lightning.callbacks.origin import KEY as MADE
-from detox_lightning.callbacks.origin import training
-from detox_lightning.callbacks.reading import opened, reading
-from detox_lightning.errors import TrainingError
-from detox_lightning.models.finite import refuse_broken
-from detox_lightning.models.opening import is_local
-from detox_lightning.models.saving import save_merged
-from detox_lightning.modules.checkpoint import KEY as STAMP
-from detox_lightning.modules.checkpoint import trainable_names
-from detox_lightning.report.card import CardFacts, last_test, model_card
+from detox_lightning.stages.checkpoint import KEY as STAMP
+from detox_lightning.stages.checkpoint import trainable_names
 
 
 class ExportCallback(Callback):

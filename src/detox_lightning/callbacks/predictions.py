@@ -10,10 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from detox_lightning.callbacks.checkpoint import is_trial
-from detox_lightning.callbacks.folders import free, log_folder
 from detox_lightning.errors import InputError, writing
 from detox_lightning.evaluation.comparison import from_all
+from detox_lightning.runs.checkpointing import is_trial
+from detox_lightning.runs.run_folders import free, log_folder
 
 
 class PredictionsCallback(BasePredictionWriter):

@@ -5,8 +5,13 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detox_lightning.callbacks.checkpoint import is_trial
-from detox_lightning.callbacks.folders import (
+from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summarize
+from detox_lightning.redaction import without_secrets
+from detox_lightning.report.curves import read_curves
+from detox_lightning.report.report_files import short_table, write_files
+from detox_lightning.runs.checkpointing import is_trial
+from detox_lightning.runs.provenance import origin
+from detox_lightning.runs.run_folders import (
     filled_meanwhile,
     free,
     refuse_full,
@@ -14,11 +19,6 @@ from detox_lightning.callbacks.folders import (
     run_folder,
     whole,
 )
-from detox_lightning.callbacks.origin import origin
-from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summarize
-from detox_lightning.report.curves import read_curves
-from detox_lightning.report.files import short_table, write_files
-from detox_lightning.secrecy import without_secrets
 
 
 class ReportCallback(Callback):

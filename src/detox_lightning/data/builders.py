@@ -12,8 +12,8 @@ from datasets.builder import Key
 from datasets.packaged_modules.json import json
 from datasets.packaged_modules.parquet import parquet
 
-from detox_lightning.data.nesting import find_deeper
-from detox_lightning.data.separated import Malformed, parse
+from detox_lightning.data.csv_rows import Malformed, parse
+from detox_lightning.data.json_depth import find_deeper
 
 SPLIT = "train"  # a file is read as one, whatever it is called
 LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands

@@ -8,12 +8,12 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from detox_lightning.data.continuations import ContinuationForm, Continuations
+from detox_lightning.data.counted import Counted, drawn, nonempty
 from detox_lightning.data.encoding import Encoding
-from detox_lightning.data.module import PromptDataModule
-from detox_lightning.data.questions import Questions
-from detox_lightning.data.sampler import Feed
+from detox_lightning.data.loaders import Feed
+from detox_lightning.data.predict_rows import Questions
+from detox_lightning.data.prompt_module import PromptDataModule
 from detox_lightning.data.sources import MissingSplit, names_of
-from detox_lightning.data.splits import Counted, drawn, nonempty
 from detox_lightning.errors import InputError
 
 
@@ -128,7 +128,7 @@ class ContinuationDataModule(PromptDataModule):
 
 @dataclass(frozen=True)
 class ContinuationRows:
-    """The rows of each part, as :class:`~detox_lightning.data.module.PromptRows` has it.
+    """The rows of each part, as :class:`~detox_lightning.data.prompt_module.PromptRows` has it.
 
     Args:
         continuations: Which rows of the source are used.
@@ -184,7 +184,7 @@ class ContinuationRows:
         return False
 
     def choose(self, part: str, processes: int, needs: Collection[str]) -> Counted:
-        """Its rows, or all training rows; see :class:`~detox_lightning.data.module.PromptRows`."""
+        """Reads the rows of a part: its own split, or all training rows to draw it from."""
         if self.questions is not None and part == "predict":
             return Counted.of(self.questions.read(processes))
         if part != "train" and not self.splits[part] and not self._has_share(part):
@@ -198,7 +198,7 @@ class ContinuationRows:
     def encode(
         self, part: str, chosen: Counted, encoding: Encoding, needs: Collection[str]
     ) -> Counted:
-        """Its prompts; see :class:`~detox_lightning.data.module.PromptRows`."""
+        """Its prompts; see :class:`~detox_lightning.data.prompt_module.PromptRows`."""
         self.form.check(encoding)
         if part == "predict":
             return self.form.whole.encoded(chosen, encoding)

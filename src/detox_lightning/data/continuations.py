@@ -7,9 +7,9 @@ from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from detox_lightning.data.counted import Counted, nonempty
 from detox_lightning.data.encoding import Encoding
 from detox_lightning.data.sources import KINDS, check_scores, check_text, kind_of, load_rows
-from detox_lightning.data.splits import Counted, nonempty
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:

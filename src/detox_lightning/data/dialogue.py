@@ -7,13 +7,13 @@ from functools import partial
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from lightning.pytorch.utilities import rank_zero_info
 
+from detox_lightning.data.counted import Counted
 from detox_lightning.data.encoding import Encoding
-from detox_lightning.data.module import PromptDataModule
+from detox_lightning.data.loaders import Feed
+from detox_lightning.data.predict_rows import Questions
+from detox_lightning.data.prompt_module import PromptDataModule
 from detox_lightning.data.prompts import FIELD, Dialogues, PromptForm
-from detox_lightning.data.questions import Questions
-from detox_lightning.data.sampler import Feed
 from detox_lightning.data.sources import MissingSplit, names_of
-from detox_lightning.data.splits import Counted
 from detox_lightning.errors import InputError
 
 TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:\n"
@@ -121,7 +121,7 @@ class DialogueDataModule(PromptDataModule):
 
 @dataclass(frozen=True)
 class DialogueRows:
-    """The rows of each part, as :class:`~detox_lightning.data.module.PromptRows` has it.
+    """The rows of each part, as :class:`~detox_lightning.data.prompt_module.PromptRows` has it.
 
     Args:
         dialogues: Which rows of the source are used.
@@ -175,7 +175,7 @@ class DialogueRows:
         return True
 
     def choose(self, part: str, processes: int, needs: Collection[str]) -> Counted:
-        """Its rows; see :class:`~detox_lightning.data.module.PromptRows`."""
+        """Its rows; see :class:`~detox_lightning.data.prompt_module.PromptRows`."""
         if self.questions is not None and part == "predict":
             return Counted.of(self.questions.read(processes))
         return self._choose(part, needs).at_most(self.limits[part])
@@ -183,7 +183,7 @@ class DialogueRows:
     def encode(
         self, part: str, chosen: Counted, encoding: Encoding, needs: Collection[str]
     ) -> Counted:
-        """Its prompts; see :class:`~detox_lightning.data.module.PromptRows`."""
+        """Its prompts; see :class:`~detox_lightning.data.prompt_module.PromptRows`."""
         self.form.check(encoding)
         encode = partial(self.form.encode, encoding)
         template = encoding.chat_template if self.form.chat else None

@@ -9,9 +9,9 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from detox_lightning.batch import LabeledBatch
+from detox_lightning.batches import LabeledBatch
+from detox_lightning.data.counted import Counted, parts_needed
 from detox_lightning.data.encoding import Encoding, count_cut
-from detox_lightning.data.faults import caching
 from detox_lightning.data.labels import (
     Classes,
     LabeledCollator,
@@ -19,9 +19,9 @@ from detox_lightning.data.labels import (
     by_name,
     encode_texts,
 )
-from detox_lightning.data.sampler import Feed
+from detox_lightning.data.loaders import Feed
+from detox_lightning.data.read_errors import caching
 from detox_lightning.data.sources import MissingSplit, names_of
-from detox_lightning.data.splits import Counted, parts_needed
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:

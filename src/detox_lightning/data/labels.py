@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.batch import LabeledBatch
+from detox_lightning.batches import LabeledBatch
+from detox_lightning.data.counted import Counted
 from detox_lightning.data.encoding import Encoding, pad
 from detox_lightning.data.sources import MissingSplit, check_labels, check_text, load_rows
-from detox_lightning.data.splits import Counted
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:

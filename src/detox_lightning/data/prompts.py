@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
+from detox_lightning.data.counted import Counted, nonempty, within
 from detox_lightning.data.encoding import Encoding, pad
 from detox_lightning.data.sources import KINDS, check_text, kind_of, load_rows
-from detox_lightning.data.splits import Counted, nonempty, within
 from detox_lightning.errors import InputError
 
 FIELD = "{dialogue}"

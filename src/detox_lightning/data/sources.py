@@ -3,8 +3,8 @@
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from detox_lightning.data.files import read_file
-from detox_lightning.data.places import files_of, find
+from detox_lightning.data.locations import files_of, find
+from detox_lightning.data.table_files import read_file
 from detox_lightning.errors import InputError, nearest
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.comparison import Figures, Piece
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
-from detox_lightning.models.noise import PromptNoise
+from detox_lightning.models.decoding.draws import PromptNoise
+from detox_lightning.models.decoding.encoded_prompts import Prompts
 from detox_lightning.models.policy import Policy
-from detox_lightning.models.reading import Prompts
 from detox_lightning.rollout import Responses, ask, respond
 
 Side = Literal["before", "after"]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detox_lightning.batch import PromptBatch
+from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.perplexity import Perplexity
 from detox_lightning.evaluation.plan import EvaluationPlan
@@ -13,7 +13,7 @@ from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
 from detox_lightning.rewards.asking import asked, check_scores, warn_not_finite
-from detox_lightning.rewards.rouge import KINDS, rouge
+from detox_lightning.rewards.rouge_reward import KINDS, rouge
 
 
 class Judge(nn.Module):

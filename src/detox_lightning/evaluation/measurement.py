@@ -15,7 +15,7 @@ from torch import Tensor
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.toxicity import Toxicity, checked_threshold
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.models.heads import Head
+from detox_lightning.models.classifier_heads import Head
 
 DEFAULT_MODEL = "facebook/roberta-hate-speech-dynabench-r4-target"
 AGGREGATIONS = ("all", "maximum", "ratio")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from detox_lightning.rewards.rouge import KINDS
+from detox_lightning.rewards.rouge_reward import KINDS
 
 NAMES = ("score", "toxicity", "toxicity_probability", "kl", "length", "eos_rate", *KINDS)
 TOXIC = 0.5

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
+from detox_lightning.models.batching import alike, distinct_texts, encode, free_padding, token_limit
 from detox_lightning.models.cutting import Cuts, shared
 from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import (
@@ -17,7 +18,6 @@ from detox_lightning.models.loading import (
     load_model,
     load_tokenizer,
 )
-from detox_lightning.models.texts import alike, distinct_texts, encode, free_padding, token_limit
 
 
 class Perplexity(nn.Module):

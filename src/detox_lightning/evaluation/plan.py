@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.heads import Head
+from detox_lightning.models.classifier_heads import Head
 
 GREEDY = "greedy"
 REFERENCE = "reference"

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.models.heads import Head, probability
+from detox_lightning.models.classifier_heads import Head, probability
 
 
 class Toxicity(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.adapter_config import MERGE
-from detox_lightning.models.families.choice import Family
+from detox_lightning.models.families.base import Family
 
 CHANGES_BASE = ("pissa", "olora")  # ways of a LoRA to begin
 

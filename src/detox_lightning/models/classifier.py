@@ -8,18 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.cutting import Cuts, fit
-from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.heads import MEANS, Head, check_head, doubt, guess_head, labels_of
-from detox_lightning.models.loading import (
-    check_kind,
-    check_vocabulary,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
-from detox_lightning.models.padding import mixes_padding, padded
-from detox_lightning.models.texts import (
+from detox_lightning.models.batching import (
     Text,
     alike,
     distinct_texts,
@@ -27,6 +16,24 @@ from detox_lightning.models.texts import (
     free_padding,
     token_limit,
 )
+from detox_lightning.models.classifier_heads import (
+    MEANS,
+    Head,
+    check_head,
+    doubt,
+    guess_head,
+    labels_of,
+)
+from detox_lightning.models.cutting import Cuts, fit
+from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.loading import (
+    check_kind,
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from detox_lightning.models.text_padding import mixes_padding, padded
 
 TRIED = ["You are kind.", "You are kind, and it is good to see you here with all the others."]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from detox_lightning.models.files import tell
 from detox_lightning.models.opening import Unusable
+from detox_lightning.models.weight_files import tell
 
 SAVED_FROM = {
     "base_model.model.": "peft, without merging the adapter",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from detox_lightning.models.texts import encode
+from detox_lightning.models.batching import encode
 
 
 @dataclass

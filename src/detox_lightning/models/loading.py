@@ -19,10 +19,10 @@ from detox_lightning.models.completeness import (
     check_shapes,
     find_mismatched,
 )
-from detox_lightning.models.configs import check_configs, refuse_adapter
-from detox_lightning.models.files import find_weights, without_conversion
 from detox_lightning.models.fusing import fuse_activations
+from detox_lightning.models.model_configs import check_configs, refuse_adapter
 from detox_lightning.models.opening import Unusable, open_by_name
+from detox_lightning.models.weight_files import find_weights, without_conversion
 
 ITS_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal

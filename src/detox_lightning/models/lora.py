@@ -12,8 +12,8 @@ from detox_lightning.models.adapter_embeddings import (
     refuse_unreached,
 )
 from detox_lightning.models.completeness import name_prefix
-from detox_lightning.models.files import check_adapter
 from detox_lightning.models.opening import open_by_name
+from detox_lightning.models.weight_files import check_adapter
 
 HARMLESS = {
     "bias": ("none",),

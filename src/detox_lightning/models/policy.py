@@ -10,27 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from detox_lightning.algorithm.head import head_output
+from detox_lightning.algorithm.lm_head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
 from detox_lightning.models.adapter_config import check_adapter_kind
 from detox_lightning.models.adapter_copy import copy_adapter
-from detox_lightning.models.decoding import Decoded, decode
-from detox_lightning.models.families.choice import Family, check_model, family_of
-from detox_lightning.models.families.head import HeadFunction, has_plain_head
+from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.loop import Decoded, decode
+from detox_lightning.models.decoding.merging import Kept, merged
+from detox_lightning.models.decoding.recording import Recorder
+from detox_lightning.models.decoding.sampling import Choose, Sampling
+from detox_lightning.models.families.base import Family, check_model, family_of
+from detox_lightning.models.families.headless import HeadFunction, has_plain_head
 from detox_lightning.models.loading import Weights, check_vocabulary
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.merging import Kept, merged
-from detox_lightning.models.reading import Prompts
-from detox_lightning.models.recording import Recorder
-from detox_lightning.models.sampling import Choose, Sampling
+from detox_lightning.models.source import Start, find_start, open_start, saved_value_head
 from detox_lightning.models.special_tokens import (
     complete_special_tokens,
     end_tokens,
     plain_generation_config,
     without_marks,
 )
-from detox_lightning.models.start import Start, find_start, open_start, saved_value_head
 from detox_lightning.models.value_head import ValueHead
 
 REFERENCE = "reference"

@@ -23,9 +23,9 @@ A text does not show that the length limit cut it off: ``scores.missing_eos_pena
 """
 
 from detox_lightning.rewards.base import Reward
-from detox_lightning.rewards.classifier import ClassifierReward
+from detox_lightning.rewards.classifier_reward import ClassifierReward
 from detox_lightning.rewards.length import LengthReward
-from detox_lightning.rewards.rouge import RougeReward
+from detox_lightning.rewards.rouge_reward import RougeReward
 from detox_lightning.rewards.weighted import WeightedReward
 
 __all__ = ["ClassifierReward", "LengthReward", "Reward", "RougeReward", "WeightedReward"]

@@ -6,13 +6,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from detox_lightning.models.families.head import HeadFunction, replaced_head
-from detox_lightning.models.families.stepping import First, Plain, Step, pairs
-from detox_lightning.models.reading import Prompts, distinct
+from detox_lightning.models.decoding.encoded_prompts import Prompts, distinct
+from detox_lightning.models.decoding.steps import First, Plain, Step, pairs
+from detox_lightning.models.families.headless import HeadFunction, replaced_head
 
 
 class DecoderOnly:
-    """See :class:`~detox_lightning.models.families.choice.Family`.
+    """See :class:`~detox_lightning.models.families.base.Family`.
 
     Prompts are padded on the left, so that each response follows its prompt at once; a token's
     position is its place in its own text, whatever the padding.
@@ -172,7 +172,7 @@ class DecoderOnlySteps(Plain):
         """See :class:`Plain`; None where positions can't be told to the model."""
         from transformers import DynamicCache
 
-        from detox_lightning.models.caches import Slots
+        from detox_lightning.models.decoding.cache_layers import Slots
 
         model = self.model
         if not takes_positions(model):

@@ -5,14 +5,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from detox_lightning.models.families.head import HeadFunction, replaced_head
-from detox_lightning.models.families.stepping import First, Plain, Step, pairs
-from detox_lightning.models.reading import Prompts, distinct, filled
-from detox_lightning.models.texts import alike, free_padding
+from detox_lightning.models.batching import alike, free_padding
+from detox_lightning.models.decoding.encoded_prompts import Prompts, distinct, filled
+from detox_lightning.models.decoding.steps import First, Plain, Step, pairs
+from detox_lightning.models.families.headless import HeadFunction, replaced_head
 
 
 class EncoderDecoder:
-    """See :class:`~detox_lightning.models.families.choice.Family`."""
+    """See :class:`~detox_lightning.models.families.base.Family`."""
 
     auto_class = "AutoModelForSeq2SeqLM"
     task_type = "SEQ_2_SEQ_LM"
@@ -141,7 +141,7 @@ class EncoderDecoderSteps(Plain):
         from transformers import DynamicCache, EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
 
-        from detox_lightning.models.caches import Filled, Slots
+        from detox_lightning.models.decoding.cache_layers import Filled, Slots
 
         model = self.model
 

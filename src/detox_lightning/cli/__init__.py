@@ -1,0 +1,1 @@
+"""The command line: its parser, its configuration files, and LightningCLI with defaults."""

@@ -1,0 +1,1 @@
+"""How a model writes a response, one token at a time."""

@@ -1,0 +1,153 @@
+"""How responses are sampled."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+from torch import Tensor
+from torch.nn.functional import pad
+
+from detox_lightning.algorithm.logprobs import sampler_logits
+from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.draws import Draws, PromptNoise
+
+FEW, MORE = 512, 8  # tokens among which a CPU looks first; so many times as many it looks at next
+
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""Picks tokens: from ``[r, V]`` logits, the ``[r]`` rows they are of and the step, ``[r]``."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are sampled.
+
+    With ``top_k`` 0 and ``top_p`` 1 the sampler's distribution is the policy; temperature and
+    minimum length are applied wherever a log-probability is taken. Other values of ``top_k`` and
+    ``top_p`` make the ratio of new to old probability approximate.
+
+    Attributes:
+        max_new_tokens: Longest response, in tokens; ``[low, high]`` draws each rollout's limit from
+            that range, both ends included.
+        min_new_tokens: EOS is impossible before this many tokens.
+        temperature: Divides the logits.
+        top_k: Sample among the k likeliest tokens only; 0 for all.
+        top_p: Sample among the likeliest tokens that make up this probability only; 1 for all.
+    """
+
+    max_new_tokens: PositiveInt | tuple[PositiveInt, PositiveInt] = 100
+    min_new_tokens: NonNegativeInt = 0
+    temperature: PositiveFloat = 1.0
+    top_k: NonNegativeInt = 0
+    top_p: ClosedUnitInterval = 1.0
+
+    def __post_init__(self) -> None:
+        low, high = self.limits
+        if low > high:
+            raise InputError(
+                f"sampling.max_new_tokens={[low, high]}: the low end is above the high"
+            )
+        if self.min_new_tokens > low:
+            raise InputError(
+                f"sampling.min_new_tokens={self.min_new_tokens} is above max_new_tokens={low}"
+            )
+        if self.top_p == 0:
+            raise InputError("sampling.top_p=0 leaves no token to sample; 1 is all of them")
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Both ends of the range that a rollout's length limit is drawn from."""
+        if isinstance(self.max_new_tokens, int):
+            return self.max_new_tokens, self.max_new_tokens
+        low, high = self.max_new_tokens
+        return low, high
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether log-probabilities can be those of the sampler."""
+        return self.top_k == 0 and self.top_p == 1
+
+    def draw_limit(self, seed: int) -> int:
+        """One rollout's length limit, a function of ``seed``."""
+        low, high = self.limits
+        generator = torch.Generator().manual_seed(seed)
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    def choose(
+        self,
+        eos_token_ids: Sequence[int],
+        noise: Draws | PromptNoise | None = None,
+        top_p: float | None = None,
+    ) -> Choose:
+        """How the next tokens are picked.
+
+        Args:
+            eos_token_ids: The tokens that end a response.
+            noise: Draws them; None: with torch's own random numbers.
+            top_p: Instead of this sampling's; None for that.
+        """
+        top_p = self.top_p if top_p is None else top_p
+        noise = noise or Draws()
+
+        def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+            scores = sampler_logits(
+                logits[:, None], self.temperature, self.min_new_tokens - step, eos_token_ids
+            )[:, 0]
+            if not self.top_k and top_p == 1:
+                return noise(scores, rows, step)
+            scores, tokens = truncated(scores, self.top_k, float(top_p))
+            return tokens.gather(1, noise(scores, rows, step, tokens)[:, None])[:, 0]
+
+        return choose
+
+
+def truncated(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens of each row, which alone can be drawn.
+
+    A few hundred nearly always hold ``top_p`` of the probability, and are found in a fraction of
+    the time that sorting a large vocabulary takes; rows where they don't are looked at again.
+
+    Args:
+        scores: ``[r, V]``.
+        top_k: So many at most; 0 for all.
+        top_p: So many as make up this probability, at least one.
+
+    Returns:
+        Scores ``[r, n]``, -inf where a token can't be drawn, and the tokens ``[r, n]``.
+    """
+    if top_k:
+        scores, tokens = scores.topk(min(top_k, scores.shape[1]), dim=1)
+        kept, places = nucleus(scores, top_p, scores.shape[1])
+        return kept, tokens.gather(1, places)
+    return nucleus(scores, top_p, FEW if scores.device.type == "cpu" else scores.shape[1])
+
+
+def nucleus(scores: Tensor, top_p: float, few: int) -> tuple[Tensor, Tensor]:
+    """See :func:`truncated`; ``few`` tokens are looked at first."""
+    values, tokens = scores.topk(min(few, scores.shape[1]), dim=1)
+    if top_p == 1:
+        return values, tokens
+    reached = (values - scores.logsumexp(dim=1, keepdim=True)).exp().cumsum(dim=1)
+    before = reached.roll(1, dims=1)
+    before[:, 0] = 0
+    kept = values.masked_fill(before >= top_p, -torch.inf)
+    if few >= scores.shape[1]:
+        return kept, tokens
+    rows = (reached[:, -1] < top_p).nonzero()[:, 0]
+    if not len(rows):
+        return kept, tokens
+    wider, their_tokens = nucleus(scores[rows], top_p, MORE * few)
+    more = wider.shape[1] - few
+    kept, tokens = pad(kept, (0, more), value=-torch.inf), pad(tokens, (0, more))
+    kept[rows], tokens[rows] = wider, their_tokens
+    return kept, tokens
+
+
+def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+    """Picks the likeliest token of each row: see :data:`Choose`."""
+    return logits.argmax(dim=-1)

@@ -1,0 +1,95 @@
+"""ROUGE (https://aclanthology.org/W04-1013): how many words two texts share, and in what order."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from detox_lightning.lazy_imports import deferred
+from detox_lightning.rewards.base import Reward
+from detox_lightning.rewards.words import words
+
+Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+KINDS: tuple[Kind, ...] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+def rouge(predictions: list[str], references: list[str], kinds: Sequence[Kind] = KINDS) -> Tensor:
+    """ROUGE F-measures of the ``rouge_score`` package, its English words stemmed (Porter).
+
+    In English they are those of the package itself; it knows the letters a to z alone, and
+    :func:`~detox_lightning.rewards.words.words` those of all languages.
+
+    Args:
+        predictions: The ``b`` texts to judge.
+        references: The ``b`` texts they are compared with, one each.
+        kinds: Which ``k`` of ``KINDS``.
+
+    Returns:
+        ``[b, k]`` in the order of ``kinds``; ``rougeLsum`` takes lines for sentences.
+    """
+    scorer = _scorer(tuple(kinds))
+    pairs = zip(predictions, references, strict=True)
+    scores = [
+        scorer.score(target=reference, prediction=prediction) for prediction, reference in pairs
+    ]
+    rows = [[row[kind].fmeasure for kind in kinds] for row in scores]
+    return torch.tensor(rows, dtype=torch.float32).view(-1, len(kinds))
+
+
+class Words:
+    """Splits texts for ``rouge_score``, and remembers the stems of words, which take long."""
+
+    def __init__(self) -> None:
+        """Knows no words yet."""
+        from nltk.stem.porter import PorterStemmer
+
+        self.stem = cache(PorterStemmer().stem)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text; those of more than three letters, a to z, are stemmed."""
+        return [
+            self.stem(word) if len(word) > 3 and word.isascii() else word for word in words(text)
+        ]
+
+
+@cache
+def _words() -> Words:
+    return Words()
+
+
+@cache
+def _scorer(kinds: tuple[Kind, ...]) -> Any:
+    with deferred():  # its import of nltk leads to scipy's statistics
+        from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(kinds, tokenizer=_words())
+
+
+class RougeReward(Reward):
+    """What a response shares with the summary that a person wrote, from 0 to 1; see :func:`rouge`.
+
+    Its name is its kind. Where there is no such summary it is 0; the data modules leave such rows
+    out.
+    """
+
+    needs_references = True
+
+    def __init__(self, kind: Kind = "rougeL"):
+        """Notes what to compare.
+
+        Args:
+            kind: ``rouge1`` counts words, ``rouge2`` pairs of words, ``rougeL`` the longest common
+                subsequence, ``rougeLsum`` that of each line.
+        """
+        super().__init__()
+        self.name = self.kind = kind
+
+    def describe(self) -> str:
+        """One line for reports."""
+        return f"{self.kind} with the reference"
+
+    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+        """Scores responses; see :meth:`Reward.forward`."""
+        return rouge(responses, references, [self.kind])[:, 0]

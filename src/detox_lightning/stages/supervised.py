@@ -1,0 +1,296 @@
+"""The supervised stage: teaches a language model to answer as people did."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from detox_lightning.batches import PromptBatch
+from detox_lightning.errors import InputError
+from detox_lightning.evaluation.rouge_meter import Rouge
+from detox_lightning.models.families.base import (
+    Family,
+    check_model,
+    check_positions,
+    family_of,
+)
+from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.saving import save_model
+from detox_lightning.models.source import Start, adapter_facts, find_start, open_start
+from detox_lightning.models.special_tokens import (
+    complete_special_tokens,
+    end_tokens,
+    without_marks,
+)
+from detox_lightning.rewards.rouge_reward import KINDS
+from detox_lightning.seeding import derive_seed, global_seed
+from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.stages.devices import choose_kernels
+from detox_lightning.stages.faults import Faults
+from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.stages.run_checks import check_conditions
+
+STAGE = "supervised"
+
+
+class SupervisedModule(LightningModule):
+    """Fine-tunes a language model on prompts and summaries written by people.
+
+    Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
+    summaries. Dropout is on while it trains.
+
+    Attributes:
+        needs: What rows of data may not lack.
+    """
+
+    needs = ("summary",)
+
+    def __init__(
+        self,
+        model: str,
+        lora: LoRA | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
+        schedule: Schedule = CONSTANT,
+        weights: Weights = Weights(),  # noqa: B008
+        max_new_tokens: PositiveInt = 64,
+        label_smoothing: ClosedUnitInterval = 0.0,
+        max_faults: NonNegativeInt = 10,
+    ):
+        """Notes names and settings; the weights load when a run begins.
+
+        Args:
+            model: Hub id or folder of the model to begin from, or of an adapter to train on; or a
+                checkpoint ``*.ckpt`` with an adapter.
+            lora: The adapter to train; null trains all weights. An adapter to train on keeps its
+                own shape.
+            optimizer: Optimizer and its learning rate.
+            schedule: Warm-up and decay of the learning rate, in optimizer steps.
+            weights: How the base's weights are opened.
+            max_new_tokens: Longest summary that validation, test and prediction write, in tokens.
+            label_smoothing: Share of the target's probability that is spread over the vocabulary,
+                in training only.
+            max_faults: Steps of the whole run that may be left out because their gradient is not
+                finite; their batches are written into the folder ``faults`` of the run. One more
+                ends the run.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        self.strict_loading = False
+        self.name = model
+        self.lora = LoRA(**lora) if isinstance(lora, dict) else lora  # a checkpoint holds a dict
+        self.optimization = StepwiseOptimization(optimizer, schedule)
+        self.weights = Weights(**weights) if isinstance(weights, dict) else weights
+        self.max_new_tokens = max_new_tokens
+        self.label_smoothing = label_smoothing
+        self.faults = Faults(max_faults)
+        self.mean_loss = MeanMetric()
+        self.rouge = Rouge()
+        self.model: Any = None
+        self.tokenizer: Any = None
+
+    @cached_property
+    def start(self) -> Start:
+        """Where the model begins; found out when first asked for, which may take the hub."""
+        return find_start(self.name, revision=self.weights.revision)
+
+    @cached_property
+    def family(self) -> Family:
+        """What kind of model it is, by its base's config."""
+        return family_of(self.start.base, **self.tokenizer_options)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The model whose tokenizer the data must use; an adapter's is its base's."""
+        return self.start.base
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """How the data must open it."""
+        return {**self.weights.file_options, "revision": self.start.base_revision}
+
+    @property
+    def padding_side(self) -> Literal["left", "right"]:
+        """The side on which prompts are padded."""
+        return self.family.padding_side
+
+    @property
+    def export_name(self) -> str:
+        """What the folder is called that :meth:`export` writes."""
+        return "adapter" if hasattr(self.model, "peft_config") else "model"
+
+    def setup(self, stage: str) -> None:
+        """Refuses what can't work, before any model is opened.
+
+        Raises:
+            InputError: If the trainer is one that can't work, or the model has too few positions.
+        """
+        check_conditions(self, stage, ("loss", *KINDS))
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "max_prompt_tokens"):
+            limits = {
+                "model.max_new_tokens": self.max_new_tokens,
+                "data.max_target_tokens": data.max_target_tokens,
+            }
+            given = self.start.base, data.max_prompt_tokens, limits
+            check_positions(self.family, *given, **self.tokenizer_options)
+
+    def configure_model(self) -> None:
+        """Loads the weights and the tokenizer, once."""
+        if self.model is not None:
+            return
+        choose_kernels()
+        self.tokenizer = load_tokenizer(
+            self.tokenizer_name, padding_side=self.padding_side, **self.tokenizer_options
+        )
+        model = open_start(
+            self.start,
+            self.lora,
+            self.weights,
+            self.family.auto_class,
+            self.family.task_type,
+            None if self._trainer is None else self._trainer.strategy.root_device,
+        )
+        check_vocabulary(self.start.base, self.tokenizer, model)
+        complete_special_tokens(model, self.tokenizer, self.start.base)
+        refuse_broken_model("model.model", self.name, model)
+        check_model(self.family, model, self.start.base)
+        # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
+        self.model = model.train()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer of the parameters that learn, and its schedule."""
+        return self.optimization.configure(self)
+
+    def on_train_start(self) -> None:
+        """Lets the flags win over a checkpoint's hyper-parameters."""
+        self.optimization.let_flags_win(self)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes dropout's noise a function of the place in the run: a resumed run has it too."""
+        place = (self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
+        texts = {"prompts": batch.prompts, "references": batch.references}
+        prompts = {"prompt_ids": batch.prompt_ids, "prompt_mask": batch.prompt_mask}
+        targets = {"target_ids": batch.target_ids, "target_mask": batch.target_mask}
+        self.faults.begin(f"step {self.global_step}", texts, **prompts, **targets)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Leaves the step out if its gradient is not finite."""
+        self.faults.guard(self, optimizer)
+        self.log("train/faults", float(self.faults.count))
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the reference summaries, mean over their tokens."""
+        loss = self._loss(batch, self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.prompts))
+        return loss
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Adds a batch to the loss per token and to ROUGE."""
+        self.mean_loss.update(self._loss(batch), weight=batch.target_mask.sum())
+        self.rouge.update(self.summarize(batch), batch.references)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/``."""
+        self._log_metrics("val")
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/``."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[str]:
+        """The batch's summaries."""
+        return self.summarize(batch)
+
+    @torch.no_grad()
+    def summarize(self, batch: PromptBatch) -> list[str]:
+        """Greedy summaries.
+
+        Args:
+            batch: ``b`` prompts.
+
+        Returns:
+            ``b`` texts without special tokens.
+        """
+        generated = self.model.generate(
+            input_ids=batch.prompt_ids,
+            attention_mask=batch.prompt_mask,
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+        )
+        ends = end_tokens(self.model.generation_config)
+        responses = self.family.responses(generated, batch.prompt_ids)
+        responses = without_marks(responses, ends, self.tokenizer)
+        texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        return texts
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder.
+
+        Args:
+            folder: Where to.
+        """
+        save_model(self.model, self.tokenizer, folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the parameters that learn, and notes what they are."""
+        keep_trainable(self, checkpoint)
+        stamp(
+            checkpoint,
+            STAGE,
+            self.tokenizer_name,
+            model=self.name,
+            base_revision=self.start.base_revision,
+            lora=self.lora,
+            adapter=adapter_facts(self.model),
+            faults=self.faults.count,
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes sure that the checkpoint is one of this model's."""
+        facts = check_stamp(checkpoint, STAGE, self.tokenizer_name)
+        self.faults.count = facts.get("faults", 0)
+        check_trainable(
+            self,
+            checkpoint,
+            base=self.start.base,
+            base_revision=self.start.base_revision,
+            adapter=adapter_facts(self.model),
+        )
+
+    def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
+        if not batch.target_ids.shape[1]:
+            raise InputError(
+                "--data: these prompts have no answers to learn from; the supervised stage takes "
+                "data with them, such as DialogueDataModule's"
+            )
+        whole = not hasattr(self.model, "peft_config")
+        base = self.model if whole else self.model.get_base_model()  # whose arguments are known
+        logits, _ = self.family.forward(base, batch.prompt_ids, batch.prompt_mask, batch.target_ids)
+        # By the mask and not by the id: T5's pad is also its decoder start.
+        labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=label_smoothing
+        )
+
+    def _log_metrics(self, prefix: str) -> None:
+        shared = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
+        values = {"loss": self.mean_loss.compute(), **shared}
+        self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+        self.mean_loss.reset()
+        self.rouge.reset()
