@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.meter import NAMES
 from detox_lightning.models.families.base import check_positions
-from detox_lightning.rewards.base import check_name
+from detox_lightning.rewards.interface import check_name
 from detox_lightning.stages.run_checks import check_conditions
 from detox_lightning.stages.strategy import check_strategy
 

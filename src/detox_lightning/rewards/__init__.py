@@ -22,8 +22,8 @@ A text does not show that the length limit cut it off: ``scores.missing_eos_pena
 ``PPOModule`` charges for that, whatever the reward.
 """
 
-from detox_lightning.rewards.base import Reward
 from detox_lightning.rewards.classifier_reward import ClassifierReward
+from detox_lightning.rewards.interface import Reward
 from detox_lightning.rewards.length import LengthReward
 from detox_lightning.rewards.rouge_reward import RougeReward
 from detox_lightning.rewards.weighted import WeightedReward

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError, TrainingError
-from detox_lightning.rewards.base import Reward
+from detox_lightning.rewards.interface import Reward
 
 Answer = TypeVar("Answer")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.classifier_heads import Head, log_odds, probability
-from detox_lightning.rewards.base import Reward
+from detox_lightning.rewards.interface import Reward
 
 
 class ClassifierReward(Reward):

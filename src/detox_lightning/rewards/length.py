@@ -5,7 +5,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.rewards.base import Reward
+from detox_lightning.rewards.interface import Reward
 from detox_lightning.rewards.words import count_words
 
 

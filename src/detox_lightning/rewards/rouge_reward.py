@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.lazy_imports import deferred
-from detox_lightning.rewards.base import Reward
+from detox_lightning.rewards.interface import Reward
 from detox_lightning.rewards.words import words
 
 Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.rewards.base import Reward
+from detox_lightning.rewards.interface import Reward
 
 
 class WeightedReward(Reward):
