@@ -78,7 +78,7 @@ def answers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
         for side in SIDES:
             for rows in torch.arange(len(repeated.prompts)).split(judge.plan.batch_size):
                 part = repeated.select(rows)
-                answered = judge.answer(part, [decodings[i % len(decodings)] for i in rows], side)
+                answered = judge.respond(part, [decodings[i % len(decodings)] for i in rows], side)
                 judge.judge.score(part, answered.responses.texts)
 
 

@@ -15,16 +15,16 @@ from detox_lightning.evaluation.comparison import BatchComparison, merge
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
-from detox_lightning.evaluation.rouge_meter import KINDS
 from detox_lightning.evaluation.statistics import summarize
 from detox_lightning.models.decoding.encoded_prompts import Prompts
 from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS
 from toys import PAIRS, collate_pairs
 
-TEXT_FIGURES = {"score", "toxicity", *KINDS}
+TEXT_FIGURES = {"score", "toxicity", *ROUGE_KINDS}
 FIGURES = {*TEXT_FIGURES, "length", "has_eos"}
 
 
@@ -122,10 +122,10 @@ def test_kl_is_the_log_ratio_of_samples(make: Any, policy: Policy) -> None:
     batch = collate_pairs(PAIRS[:6])
     kl = evaluator.compare(batch).figures["after"]["kl"]
     assert np.isnan(kl[:, 0]).all()  # a greedy response is no sample
-    responses = evaluator.answer(batch, ["sample 1"] * 6, "after").responses
+    responses = evaluator.respond(batch, ["sample 1"] * 6, "after").responses
     assert len(set(responses.mask.sum(dim=1).tolist())) >= 3
     rows = batch.prompt_ids, batch.prompt_mask, responses.ids
-    read_by_policy = evaluator.read(batch, "after")
+    read_by_policy = evaluator.encode_prompts(batch, "after")
     with torch.no_grad():
         ours = policy(*rows).logprobs
         with policy.reference():
@@ -145,7 +145,7 @@ def test_kl_is_that_of_the_tokens_that_could_be_sampled(
     evaluator = make(samples=1, greedy=False)
     batch = collate_pairs(PAIRS[:6])
     kl = evaluator.compare(batch).figures["after"]["kl"]
-    responses = evaluator.answer(batch, ["sample 1"] * 6, "after").responses
+    responses = evaluator.respond(batch, ["sample 1"] * 6, "after").responses
     rows = batch.prompt_ids, batch.prompt_mask, responses.ids
     with torch.no_grad():
         logits = policy.with_logits(*rows)[1]
@@ -213,7 +213,7 @@ def test_validation_asks_for_one_sample(make: Any) -> None:
 
 def test_predictions(make: Any) -> None:
     batch = collate_pairs(PAIRS[:3])
-    greedy = make().answer(batch, ["greedy"] * 3, "after").responses.texts
+    greedy = make().respond(batch, ["greedy"] * 3, "after").responses.texts
     rows = make().predict(batch)
     assert [row["response"] for row in rows] == greedy
     assert [row["score"] for row in rows] == [float(len(text.split())) for text in greedy]
@@ -225,7 +225,7 @@ def test_predictions(make: Any) -> None:
     assert set(both[0]) == {"prompt", "before", "after", *names}
     assert make(batch_size=2).predict(batch) == rows
     sampled = make(greedy=False).predict(batch)
-    texts = make().answer(batch, ["sample 1"] * 3, "after").responses.texts
+    texts = make().respond(batch, ["sample 1"] * 3, "after").responses.texts
     assert [row["response"] for row in sampled] == texts != greedy
 
 
@@ -251,7 +251,7 @@ def test_more_judges(tiny_classifier: str, monkeypatch: pytest.MonkeyPatch) -> N
     judge = Judge(plan, Length())
     judge.load()
     assert not any(parameter.requires_grad for parameter in judge.parameters())
-    found = judge.examine(collate_pairs(PAIRS[:2]), ["Ann is late", ""])
+    found = judge.figures(collate_pairs(PAIRS[:2]), ["Ann is late", ""])
     assert set(found) == TEXT_FIGURES | {"second_toxicity", "nll", "nll_tokens"}
     torch.testing.assert_close(found["toxicity"] + found["second_toxicity"], torch.ones(2))
     assert found["nll"].tolist() == found["nll_tokens"].tolist() == [3, 0]
@@ -265,7 +265,7 @@ def test_perplexity_under_the_reference(make: Any, policy: Policy) -> None:
     assert set(found["after"]) == FIGURES | {"kl", "nll", "nll_tokens"}
     assert set(found["before"]) == FIGURES | {"nll", "nll_tokens"}
     for side in ("before", "after"):
-        responses = evaluator.answer(batch, ["greedy"] * 3, side).responses
+        responses = evaluator.respond(batch, ["greedy"] * 3, side).responses
         rows = batch.prompt_ids, batch.prompt_mask, responses.ids
         with torch.no_grad(), policy.reference():
             logprobs = policy(*rows).logprobs
@@ -289,7 +289,7 @@ def test_what_follows_a_prompt_is_read_as_it_stands_there(
         judge = Judge(plan, Length())
         judge.load()
         batch = collate_pairs(PAIRS[:2])._replace(prompts=["Ann", "I said: "])
-        judge.examine(batch, [" is late", "no"])
+        judge.figures(batch, [" is late", "no"])
         prompts: Any = ["Ann", "I said: "] if given else ()
         assert judge.perplexity.read == ([" is late" if given else "is late", "no"], prompts)
         assert judge.describe().get("perplexity_given_prompt", False) is given
@@ -300,7 +300,7 @@ def test_rouge_needs_a_reference(make: Any) -> None:
     batch = collate_pairs(PAIRS[:3])
     whole = evaluator.compare(batch).figures["after"]
     some = evaluator.compare(batch._replace(references=["", batch.references[1], " "]))
-    for name in KINDS:
+    for name in ROUGE_KINDS:
         rouge = some.figures["after"][name]
         assert np.isnan(rouge).tolist() == [[True] * 3, [False] * 3, [True] * 3]
         np.testing.assert_array_equal(rouge[1], whole[name][1])

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from detox_lightning.models.opening import Unusable, open_by_name, read_object
-from detox_lightning.models.weight_files import find_file
+from detox_lightning.models.opening import Unusable, find_file, open_by_name, read_object
 
 APART = ("XLORA", "POLY", "ADAPTION_PROMPT", "SHADOW")  # no change to the weights of layers
 UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")

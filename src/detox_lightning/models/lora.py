@@ -11,7 +11,7 @@ from detox_lightning.models.adapter_embeddings import (
     drop_unreached,
     refuse_unreached,
 )
-from detox_lightning.models.completeness import name_prefix
+from detox_lightning.models.completeness import explain_prefix
 from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.weight_files import check_adapter
 
@@ -133,7 +133,7 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
     surplus = [key for key in saved if key not in known]
     missing = [key for key in expected if key not in saved]
     if surplus or missing:
-        found = name_prefix(missing, surplus)
+        found = explain_prefix(missing, surplus)
         reason = found or f"{(surplus + missing)[0]} is in one of them and not in the other"
         raise InputError(_misfit(name, base, reason))
     model.brings_embeddings = not changed <= expected

@@ -26,7 +26,7 @@ REASONS = {
 OTHER = f"this holds weights in fewer digits than training needs. {REMEDY}"
 
 
-def refuse_precision(precision: object, flag: str = "trainer.precision") -> None:
+def check_precision(precision: object, flag: str = "trainer.precision") -> None:
     """Refuses to compute in anything but float32, or bfloat16 beside weights in float32.
 
     Other precisions turn whole modules into another type, and torch's default with it. In bfloat16
@@ -51,7 +51,7 @@ def refuse_precision(precision: object, flag: str = "trainer.precision") -> None
         )
 
 
-def refuse_whole(weights: Weights) -> None:
+def check_trainable_dtype(weights: Weights) -> None:
     """Refuses to train all weights of a model that are held in few digits.
 
     Args:

@@ -11,9 +11,8 @@ from detox_lightning.models.adapter_config import check_adapter_kind
 from detox_lightning.models.bases import adapter_base
 from detox_lightning.models.loading import Weights, load_model
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
-from detox_lightning.models.opening import open_by_name
-from detox_lightning.models.precision import refuse_whole
-from detox_lightning.models.weight_files import find_file
+from detox_lightning.models.opening import find_file, open_by_name
+from detox_lightning.models.precision import check_trainable_dtype
 
 STAMP = "detox_lightning"
 EMBEDDINGS = "brings_embeddings"
@@ -102,7 +101,7 @@ def open_start(
             another precision than float32, is to be trained whole.
     """
     if lora is None and not start.has_adapter:
-        refuse_whole(weights)
+        check_trainable_dtype(weights)
     if start.adapter is not None:
         check_adapter_kind(start.adapter, start.adapter_revision)
     options = {**weights.options, "revision": start.base_revision, "device": device}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, check_divides
-from detox_lightning.evaluation.meter import NAMES
+from detox_lightning.evaluation.meter import VALIDATION_FIGURES
 from detox_lightning.models.families.base import check_positions
 from detox_lightning.rewards.interface import check_name
 from detox_lightning.stages.run_checks import check_conditions
@@ -27,7 +27,7 @@ def check_run(module: "PPOModule", stage: str) -> None:
             a reward's name can't be shown, or the model has too few positions.
     """
     trainer = module.trainer
-    check_conditions(module, stage, NAMES)
+    check_conditions(module, stage, VALIDATION_FIGURES)
     for reward in getattr(module.reward, "rewards", [module.reward]):
         check_name(reward.name)
     check_strategy(type(trainer.strategy).__name__)

@@ -36,7 +36,7 @@ from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.decoding.draws import Draws
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.families.base import Family, family_of
-from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import Weights, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
@@ -477,13 +477,13 @@ class PPOModule(LightningModule):
             None if self._trainer is None else self.trainer.strategy.root_device,
             self.tokenizer,
         )
-        refuse_broken_model("model.policy", self.policy_name, self.policy)
+        check_finite_model("model.policy", self.policy_name, self.policy)
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
         if self.device_mesh is not None:
             shard(self.policy, self.device_mesh["data_parallel"])
         self.judge.load()
-        rank_zero_info(self.judge.heads())
+        rank_zero_info(self.judge.describe_heads())
         self.evaluator = Evaluator(
             self.plan,
             self.policy,

@@ -2,10 +2,10 @@
 
 from difflib import SequenceMatcher
 
-from detox_lightning.rewards.words import ALONE, CHARACTER, pattern
+from detox_lightning.rewards.words import CHARACTER, UNSPACED, compiled
 
 # a word, or a sign: a comma is no part of the word before it
-WORD = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{ALONE}]]+|\S"
+WORD = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{UNSPACED}]]+|\S"
 Pieces = list[tuple[str, bool]]
 
 
@@ -20,7 +20,7 @@ def marked(before: str, after: str) -> tuple[Pieces, Pieces]:
         For each text its pieces, which joined are the text again, and with each whether its words
         are missing from the other text.
     """
-    word = pattern(WORD)
+    word = compiled(WORD)
     matcher = SequenceMatcher(None, word.findall(before), word.findall(after), autojunk=False)
     changes = [code for code in matcher.get_opcodes() if code[0] != "equal"]
     return (
@@ -31,7 +31,7 @@ def marked(before: str, after: str) -> tuple[Pieces, Pieces]:
 
 def _pieces(text: str, changes: list[tuple[int, int]]) -> Pieces:
     """Cuts a text at ranges of words, with the spaces around a range left outside of it."""
-    spans = [match.span() for match in pattern(WORD).finditer(text)]
+    spans = [match.span() for match in compiled(WORD).finditer(text)]
     pieces, done = [], 0
     for first, end in changes:
         if first == end:

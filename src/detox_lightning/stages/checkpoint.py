@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from detox_lightning.errors import InputError, TrainingError
-from detox_lightning.models.finite import refuse_broken
+from detox_lightning.models.finite import check_finite
 from detox_lightning.redaction import without_secrets
 from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS,
@@ -68,7 +68,7 @@ def keep_trainable(module: LightningModule, checkpoint: dict[str, Any]) -> None:
     """
     state = checkpoint["state_dict"]
     checkpoint["state_dict"] = {name: state[name] for name in trainable_names(module)}
-    refuse_broken(
+    check_finite(
         checkpoint["state_dict"].items(),
         "nothing is saved",
         "a step has broken them. Checkpoints are untouched: go on from one with --ckpt_path last, "
@@ -141,7 +141,7 @@ def check_weights(module: LightningModule, weights: Mapping[str, Tensor]) -> Non
                 f"{BROKEN}: its {name} is of {kind}, where floating-point numbers are expected; "
                 f"{BEFORE}"
             )
-    refuse_broken(
+    check_finite(
         ((name, x.to(here[name].dtype)) for name, x in weights.items()),
         BROKEN,
         f"a step has broken them; {BEFORE}",

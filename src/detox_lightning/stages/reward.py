@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from detox_lightning.batches import LabeledBatch
 from detox_lightning.errors import InputError
-from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import (
     Weights,
     load_model,
@@ -140,7 +140,7 @@ class RewardModule(LightningModule):
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         check_positions(self.name, model, getattr(data, "max_tokens", 0))
         name_padding(model, self.tokenizer)
-        refuse_broken_model("model.model", self.name, model)
+        check_finite_model("model.model", self.name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
         # nothing changes them, and validation steps may not wait for other ranks

@@ -15,14 +15,14 @@ from torchmetrics import MeanMetric
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
-from detox_lightning.evaluation.rouge_meter import Rouge
+from detox_lightning.evaluation.meter import Rouge
 from detox_lightning.models.families.base import (
     Family,
     check_model,
     check_positions,
     family_of,
 )
-from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
@@ -32,7 +32,7 @@ from detox_lightning.models.special_tokens import (
     end_tokens,
     without_marks,
 )
-from detox_lightning.rewards.rouge_reward import KINDS
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.stages.devices import choose_kernels
@@ -134,7 +134,7 @@ class SupervisedModule(LightningModule):
         Raises:
             InputError: If the trainer is one that can't work, or the model has too few positions.
         """
-        check_conditions(self, stage, ("loss", *KINDS))
+        check_conditions(self, stage, ("loss", *ROUGE_KINDS))
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "max_prompt_tokens"):
             limits = {
@@ -162,7 +162,7 @@ class SupervisedModule(LightningModule):
         )
         check_vocabulary(self.start.base, self.tokenizer, model)
         complete_special_tokens(model, self.tokenizer, self.start.base)
-        refuse_broken_model("model.model", self.name, model)
+        check_finite_model("model.model", self.name, model)
         check_model(self.family, model, self.start.base)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()

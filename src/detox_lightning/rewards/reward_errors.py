@@ -1,10 +1,10 @@
-"""Asks a reward, which may be anybody's code, and says whose fault it is where that fails."""
+"""Words the failure of a reward, which may be anybody's code: its exceptions and its scores."""
 
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,25 +12,24 @@ from torch import Tensor
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.rewards.interface import Reward
 
-Answer = TypeVar("Answer")
 
-
-def asked(reward: Reward, place: str, question: Callable[[], Answer]) -> Answer:
-    """What a reward answers.
+@contextmanager
+def reward_errors(reward: Reward, place: str) -> Iterator[None]:
+    """Turns a reward's exception into a TrainingError that names the reward, file and line.
 
     A reward that raises StopIteration, SystemExit or the like has failed, too: Lightning or Python
     would take these for the end of the data or of the program.
 
     Args:
-        reward: Who is asked.
-        place: Where in the run, for the message.
-        question: Asks it.
+        reward: The reward that is called inside the block.
+        place: Place in the run, for the message.
 
     Raises:
-        TrainingError: Where anything is raised but what has a line of its own.
+        TrainingError: For any exception except InputError, TrainingError, KeyboardInterrupt and
+            memory that runs out.
     """
     try:
-        return question()
+        yield
     except (InputError, TrainingError, torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -39,11 +38,10 @@ def asked(reward: Reward, place: str, question: Callable[[], Answer]) -> Answer:
         kinds = [type(part).forward for part in reward.modules() if isinstance(part, Reward)]
         files = {kind.__code__.co_filename for kind in kinds if hasattr(kind, "__code__")}
         frames = traceback.extract_tb(error.__traceback__)
-        its = [frame for frame in frames if frame.filename in files]
-        last = (its or frames)[-1]
-        said = (str(error).strip() or "no reason given").splitlines()[0]
+        last = ([frame for frame in frames if frame.filename in files] or frames)[-1]
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise TrainingError(
-            f"{place}: the reward {reward.name!r} failed with {type(error).__name__}: {said} "
+            f"{place}: the reward {reward.name!r} failed with {type(error).__name__}: {reason} "
             f"({Path(last.filename).name}, line {last.lineno}): look at its forward"
         ) from error
 
@@ -52,36 +50,31 @@ def check_scores(name: str, scores: object, count: int, place: str) -> None:
     """Makes sure that a reward gave one number for each response.
 
     Args:
-        name: The reward's.
-        scores: What it gave.
-        count: Of responses.
-        place: Where in the run, for the message.
+        name: The reward's name.
+        scores: Result of its forward.
+        count: Number of responses.
+        place: Place in the run, for the message.
 
     Raises:
         TrainingError: If it didn't.
     """
-    given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if isinstance(scores, Tensor) and scores.is_complex():
-        given = f"{given} of {scores.dtype}"
+        found = f"{found} of {scores.dtype}"
     elif isinstance(scores, Tensor) and scores.layout != torch.strided:
-        given = f"{given} of {scores.layout}"
-    if given != [count]:
+        found = f"{found} of {scores.layout}"
+    if found != [count]:
         raise TrainingError(
-            f"{place}: the reward {name!r} gave {given} where a tensor [{count}] is expected, one "
+            f"{place}: the reward {name!r} gave {found} where a tensor [{count}] is expected, one "
             f"score for each of {count} responses: look at its forward"
         )
 
 
-def warn_not_finite(who: str, figures: Tensor) -> None:
-    """Says once of an evaluation that its figures are of fewer responses than it seems.
-
-    Args:
-        who: Gave the figures.
-        figures: ``[b]``.
-    """
+def warn_not_finite(source: str, figures: Tensor) -> None:
+    """Warns if a reward or classifier (``source``) gave figures ``[b]`` that are not finite."""
     if not figures.isfinite().all():
         warnings.warn(
-            f"evaluation: {who} gave numbers that are NaN or infinite: the figures are of the "
+            f"evaluation: {source} gave numbers that are NaN or infinite: the figures are of the "
             "other responses, or not finite themselves",
             stacklevel=2,
         )
