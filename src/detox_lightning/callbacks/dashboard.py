@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from detox_lightning.redaction import SECRET, without_passwords
-from detox_lightning.report.panels import PANELS
+from detox_lightning.report.curves import PANELS
 from detox_lightning.runs.loop_state import next_point
 
 LONGEST = 100  # characters of a value in the table

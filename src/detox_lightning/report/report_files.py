@@ -13,7 +13,7 @@ PACKAGES = (
     "detox-lightning",
     *("torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "scipy"),
 )
-SHORT = (
+TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
     *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability", "score"),
     *("rougeL", "distinct2", "perplexity", "length", "kl"),
@@ -21,8 +21,14 @@ SHORT = (
 
 
 def versions() -> dict[str, str]:
-    """Of this package and those it stands on."""
-    return {name: _version(name) for name in PACKAGES}
+    """Returns the versions of this package and of those it stands on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # it runs from a folder that isn't installed
+            found[name] = "unknown"
+    return found
 
 
 def write_files(
@@ -31,28 +37,26 @@ def write_files(
     """Writes ``summary.json``, ``comparison.jsonl``, ``comparison.parquet`` and ``report.html``.
 
     Args:
-        folder: Where to; it is there.
+        folder: An existing folder.
         summary: ``about`` and ``figures``.
-        comparison: What was answered.
-        curves: What was logged in training; see :func:`read_curves`.
+        comparison: The responses and their measurements.
+        curves: Curves of the training; see :func:`read_curves`.
     """
     from pyarrow import Table, parquet
 
     rows = comparison.rows()
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    whole = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-    (folder / "summary.json").write_text(whole, encoding="utf8")
-    (folder / "comparison.jsonl").write_text("".join(lines), encoding="utf8")
+    texts = {
+        "summary.json": json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
+        "comparison.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        "report.html": render(summary, comparison, curves, rows),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf8")
     parquet.write_table(Table.from_pylist(rows), folder / "comparison.parquet")
-    (folder / "report.html").write_text(render(summary, comparison, curves, rows), encoding="utf8")
 
 
 def short_table(summary: dict[str, Any]) -> str:
-    """The figures that matter, as text.
-
-    Args:
-        summary: ``about`` and ``figures``.
-    """
+    """Returns the most important figures of a summary (``about`` and ``figures``) as a table."""
     group, figures = next(iter(summary["figures"].items()))
     about = summary["about"]
     kind = f"{about['samples']} sampled" if group == "sampled" else group
@@ -60,7 +64,7 @@ def short_table(summary: dict[str, Any]) -> str:
         f"{counted(about['prompts'], 'prompt')}, {kind} each; {about['confidence']:.0%} intervals"
     )
     rows = [(head, "before", "after", "better by")]
-    for entry in (figures[name] for name in SHORT if name in figures):
+    for entry in (figures[name] for name in TABLE_FIGURES if name in figures):
         better = _cell(entry["improvement"], "{:+.1%}")
         if entry["improvement"] is None and entry["better"] == "higher":
             better = _cell(entry["difference"], "{:+.3f}")
@@ -70,13 +74,6 @@ def short_table(summary: dict[str, Any]) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # it runs from a folder that isn't installed
-        return "unknown"
 
 
 def _cell(estimate: dict[str, float | None] | None, form: str = "{:.3f}") -> str:
