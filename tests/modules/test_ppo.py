@@ -134,7 +134,7 @@ def test_gradients_are_clipped_at_every_step(trained: WatchedPPO) -> None:
 def test_first_token_and_eos_are_trained(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiences = listen(monkeypatch, "judge")
+    experiences = listen(monkeypatch, "to_experience")
     module = make_module(tiny_t5, tiny_classifier)
     module.given = RAGGED
     fit(tmp_path, module, rollouts=1)

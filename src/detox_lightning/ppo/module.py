@@ -1,9 +1,9 @@
 """Training stage 3: PPO on the policy's adapters, with a value head and a KL penalty."""
 
-import dataclasses
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,44 +19,52 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
-from detox_lightning.algorithm.experience import judge
+from detox_lightning.algorithm.experience import to_experience
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.algorithm.losses import PPOLoss
-from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
+from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
 from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
-from detox_lightning.algorithm.types import Experience, Rollout
+from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import InputError, TrainingError, check_divides
-from detox_lightning.evaluation.comparison import BatchComparison, Comparison, merge
-from detox_lightning.evaluation.evaluator import Evaluator
-from detox_lightning.evaluation.judge import Judge
-from detox_lightning.evaluation.meter import ResponseMeter
+from detox_lightning.errors import check_divides
+from detox_lightning.evaluation.comparison import Comparison
+from detox_lightning.evaluation.examiner import Examiner
+from detox_lightning.evaluation.meter import NAMES
 from detox_lightning.evaluation.plan import EvaluationPlan
-from detox_lightning.evaluation.statistics import flat, summarize
-from detox_lightning.models.decoding.draws import Draws
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.families.base import Family, family_of
+from detox_lightning.models.families.base import Family, check_positions, family_of
 from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import Weights, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.sharding import gathered, shard
+from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import VALUE_HEAD, Start, adapter_facts, find_start
-from detox_lightning.ppo.checks import check_batch_size, check_run, check_shardable
-from detox_lightning.ppo.clock import Stopwatch
-from detox_lightning.ppo.learner import update
+from detox_lightning.ppo import checks
+from detox_lightning.ppo.actor import Actor, place_of
+from detox_lightning.ppo.clock import Clock
+from detox_lightning.ppo.learner import Learner, Ranks
 from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.reporting import (
+    Curves,
+    NewestRollout,
+    progress_bar,
+    rollout_report,
+    without_values,
+)
+from detox_lightning.protocols import data_of
 from detox_lightning.rewards import Reward
-from detox_lightning.rollout import NO_GRADIENT, Responses, Samples, measure, respond, score
-from detox_lightning.seeding import derive_seed, global_seed, seeded
+from detox_lightning.rollout import (
+    NO_GRADIENT,
+    Samples,
+)
+from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.stages.devices import choose_kernels
-from detox_lightning.stages.faults import Faults, begin_rollout, is_sound
+from detox_lightning.stages.faults import CAUSES_IN_PPO, Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.stages.run_checks import check_conditions
 from detox_lightning.stages.stop_iteration import not_the_end
-
-OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # what only a value head gives meaning
+from detox_lightning.stages.strategy import check_strategy
 
 
 class PPOModule(LightningModule):
@@ -64,7 +72,45 @@ class PPOModule(LightningModule):
 
     Proximal policy optimization (https://arxiv.org/abs/1707.06347) on LoRA adapters with a value
     head: sample responses, score them, charge for the KL divergence from the reference, and take
-    clipped steps.
+    clipped steps. The constructor only takes names; models are opened when a run begins.
+
+    Args:
+        policy: The model to begin from, which is also the reference: a base or fine-tuned
+            model, which gets a fresh adapter; an adapter, which is trained on (its base is
+            found in its config); or a checkpoint ``*.ckpt`` with an adapter, of the supervised
+            stage or of this one. Hub id, local folder, file or ``demo:NAME``.
+        reward: What a response is worth.
+        lora: The fresh adapter; a loaded adapter keeps its own shape. null: all weights are
+            trained, at the price of a frozen copy of the model as reference.
+        adapter: An adapter on ``policy`` to train on, where its config doesn't name its base.
+        weights: How the base's weights are opened.
+        sampling: How responses are sampled.
+        ppo_epochs: Passes over each rollout.
+        mini_batch_size: Responses per optimizer step, on each rank.
+        micro_batch_size: Responses per forward pass, to save memory; the gradient is that of
+            the mini-batch. null: the mini-batch.
+        kl: The KL penalty and its controller.
+        scores: What happens to the scores before they become rewards.
+        advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
+        loss: What the update descends; null: :class:`PPOLoss` with its defaults. Options without a
+            class path are those of :class:`PPOLoss`.
+        max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
+            never.
+        ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
+        early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is
+            above 1.5 times this many nats a token; null for never.
+        max_faults: Rollouts of the whole run that may be left out, or some of their
+            mini-batches, because a score, a loss or a gradient is not finite; what they were
+            made of is written into the folder ``faults`` of the run. One more ends the run.
+        optimizer: Gets the adapters' and the value head's parameters.
+        schedule: Of the learning rate; a step is a rollout.
+        evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
+        gradient_checkpointing: Compute activations again in the backward pass, to save memory.
+        seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
+
+    Raises:
+        InputError: If sizes do not divide, if nothing measures toxicity, or if loss and advantage
+            do not go together.
     """
 
     stage_name = "ppo"
@@ -84,7 +130,7 @@ class PPOModule(LightningModule):
         kl: KLPenalty = KLPenalty(),  # noqa: B008
         scores: ScoreShaping = ScoreShaping(),  # noqa: B008
         advantage: AdvantageEstimator | None = None,
-        loss: PPOLoss = PPOLoss(),  # noqa: B008
+        loss: PPOLoss | PolicyLoss | None = None,
         max_grad_norm: PositiveFloat | None = 1.0,
         ratio_threshold: PositiveFloat = 10.0,
         early_stop_kl: PositiveFloat | None = None,
@@ -95,44 +141,6 @@ class PPOModule(LightningModule):
         gradient_checkpointing: bool = False,
         seed: NonNegativeInt | None = None,
     ):
-        """Notes what to train; weights are opened when training begins.
-
-        Args:
-            policy: The model to begin from, which is also the reference: a base or fine-tuned
-                model, which gets a fresh adapter; an adapter, which is trained on (its base is
-                found in its config); or a checkpoint ``*.ckpt`` with an adapter, of the supervised
-                stage or of this one. Hub id, local folder, file or ``demo:NAME``.
-            reward: What a response is worth.
-            lora: The fresh adapter; a loaded adapter keeps its own shape. null: all weights are
-                trained, at the price of a frozen copy of the model as reference.
-            adapter: An adapter on ``policy`` to train on, where its config doesn't name its base.
-            weights: How the base's weights are opened.
-            sampling: How responses are sampled.
-            ppo_epochs: Passes over each rollout.
-            mini_batch_size: Responses per optimizer step, on each rank.
-            micro_batch_size: Responses per forward pass, to save memory; the gradient is that of
-                the mini-batch. null: the mini-batch.
-            kl: The KL penalty and its controller.
-            scores: What happens to the scores before they become rewards.
-            advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
-            loss: Constants of the loss.
-            max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
-                never.
-            ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
-            early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is
-                above 1.5 times this many nats a token; null for never.
-            max_faults: Rollouts of the whole run that may be left out, or some of their
-                mini-batches, because a score, a loss or a gradient is not finite; what they were
-                made of is written into the folder ``faults`` of the run. One more ends the run.
-            optimizer: Gets the adapters' and the value head's parameters.
-            schedule: Of the learning rate; a step is a rollout.
-            evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
-            gradient_checkpointing: Compute activations again in the backward pass, to save memory.
-            seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
-
-        Raises:
-            InputError: If the sizes don't divide, or nothing measures toxicity.
-        """
         super().__init__()
         with warnings.catch_warnings():  # a reward holds a name until it loads: it may be copied
             warnings.filterwarnings("ignore", "Attribute 'reward' is an instance")
@@ -141,191 +149,112 @@ class PPOModule(LightningModule):
         self.strict_loading = False
         self.base_or_policy, self.adapter = policy, adapter
         self.policy_name = policy if adapter is None else adapter
-        self.weights = weights
+        self.weights, self.lora, self.sampling = weights, lora, sampling
         self.reward, self.needs = reward, reward.needs
-        self.lora = lora
-        self.sampling = sampling
-        self.ppo_epochs = ppo_epochs
-        self.mini_batch_size = mini_batch_size
+        self.kl, self.shaping, self.moments = kl, scores, RunningMoments()
+        self.advantage, self.loss = advantage or GAE(), loss or PPOLoss()
+        self.ppo_epochs, self.mini_batch_size = ppo_epochs, mini_batch_size
         self.micro_batches = MicroBatches(micro_batch_size or mini_batch_size)
+        self.max_grad_norm, self.ratio_threshold = max_grad_norm, ratio_threshold
+        self.early_stop_kl, self.schedule = early_stop_kl, schedule
         self.faults = Faults(max_faults)
-        self.kl = kl
-        self.scores = scores
-        self.advantage = advantage or GAE()
-        self.loss = loss
-        self.max_grad_norm = max_grad_norm
-        self.ratio_threshold = ratio_threshold
-        self.early_stop_kl = early_stop_kl
-        self.schedule_name = schedule.name
         self.optimization = StepwiseOptimization(optimizer, schedule)
-        self.plan = evaluation
-        self.judge = Judge(evaluation, reward)
-        self.meter = ResponseMeter()
-        self.pieces: list[BatchComparison] = []
-        self.comparison: Comparison | None = None
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
+        self.examiner = Examiner(evaluation, reward, sampling, self.seed)
+        self.curves = Curves()
         self.kl_coef: float = kl.coef
-        self.moments = RunningMoments()
         self.rollouts = 0
+        self.newest: NewestRollout | None = None
         self.policy: Any = None
         self.tokenizer: Any = None
-        self.samples: Samples | None = None
-        self.logged: list[str] = []  # names of a rollout's figures
-        longest = evaluation.max_new_tokens
-        if longest is not None and longest < sampling.min_new_tokens:
-            raise InputError(
-                f"model.evaluation.max_new_tokens={longest} is below "
-                f"model.sampling.min_new_tokens={sampling.min_new_tokens}: raise it"
-            )
-        if evaluation.asks_reference and sampling.temperature != 1:
-            raise InputError(
-                "model.evaluation.perplexity_model=reference: with "
-                f"model.sampling.temperature={sampling.temperature} it would be another model's; "
-                "name a model's folder or hub id, or give temperature=1"
-            )
-        check_divides(
-            "model.micro_batch_size",
-            self.micro_batch_size,
-            "model.mini_batch_size",
-            mini_batch_size,
-        )
+        size = self.micro_batches.size
+        check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
+        checks.check_loss(self.loss, self.advantage)
 
     # -- the algorithm
 
     @not_the_end
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """One rollout and the updates from it: the algorithm, top to bottom.
+        """Samples one rollout, scores it, and takes the steps that it is good for.
 
         Args:
-            batch: ``b`` prompts.
+            batch: Prompts; each gets ``advantage.responses_per_prompt`` responses, which makes
+                ``b`` responses of up to ``t`` tokens.
             batch_idx: Place in the epoch.
         """
-        watch = Stopwatch(self.device)
-        check_batch_size(self, len(batch.prompts))
-        batch = batch.repeated(self.advantage.responses_per_prompt)
-        with watch("rollout"):
-            responses = self.respond(batch)
-        begin_rollout(self, batch, responses)
-        with watch("score"):
-            parts = self.score(batch, responses)
-        with watch("update"):
-            rollout = self.measure(batch, responses, self.reward.total(parts))
-            has_eos = responses.has_eos(self.policy.eos_token_ids)
-            learned = self.learn(rollout, has_eos) if is_sound(self, rollout, parts) else None
-        if learned is None:
-            self.log_rollout({}, watch)
-        else:
-            self.conclude(rollout, *learned, parts, has_eos, watch)
+        clock, moments, number = Clock(self.device), replace(self.moments), self.rollouts
+        prompts = self.repeated(batch)
+
+        # 1. Sample responses; the noise is a function of (seed, rollout, rank).
+        with clock("rollout"):
+            responses = self.actor.respond_to(prompts, number)
+
+        # 2. Score the texts: every part of the reward, and their total, [b].
+        with clock("score"):
+            scores = self.actor.scores_of(prompts, responses, number)
+
+        with clock("update"):
+            # 3. Log-probabilities under policy and reference, values, KL: all [b, t].
+            rollout, is_finite = self.actor.rollout_of(prompts, responses, scores, number)
+            if is_finite:
+                # 4. Token rewards r_j = -β·kl_j, plus the score at the last token; advantages.
+                experience = to_experience(
+                    rollout, self.kl_coef, self.advantage, self.shaping, moments, self.ranks.sum
+                )
+                self.faults.add(advantages=experience.advantages, returns=experience.returns)
+                # 5. ppo_epochs × mini-batches × micro-batches; steps on sums over all ranks.
+                update = self.learner.learn(experience, self.orders(rollout), place_of(number))
+
+        # 6. β ← β·(1 + clip(KL/target - 1, ±0.2)·n/horizon), for n responses on all ranks.
+        metrics: dict[str, float] = {}
+        if is_finite:
+            metrics = rollout_report(
+                rollout, experience, scores, update, self.kl_coef, self.ranks.sum
+            )
+            count = len(rollout.scores) * self.ranks.number
+            self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], count)
+            if update.rows:  # scores that nothing was learned from change nothing later
+                self.moments = moments
+        self.log_rollout(metrics, clock)
         self.learning_rate.step()
-        self.samples = Samples(
-            batch.prompts,
-            responses.texts,
-            rollout.scores.tolist(),
-            rollout.response_mask.sum(dim=1).tolist(),
-            torch.where(rollout.response_mask, rollout.kl, 0).sum(dim=1).tolist(),
-        )
+        self.newest = NewestRollout(prompts, responses, rollout)
         self.rollouts += 1
 
-    def learn(self, rollout: Rollout, has_eos: Tensor) -> tuple[Experience, UpdateMeter]:
-        """Judges a rollout and takes the steps that it is good for.
+    def repeated(self, batch: PromptBatch) -> PromptBatch:
+        """Repeats each prompt as often as it is answered.
 
-        Args:
-            rollout: ``b`` responses.
-            has_eos: ``[b]``, True where the response ended by itself.
+        Raises:
+            InputError: If the responses do not split into mini-batches.
         """
-        moments = dataclasses.replace(self.moments)
-        experience = judge(
-            rollout, has_eos, self.kl_coef, self.advantage, self.scores, self.moments, self.sum
-        )
-        self.faults.add(advantages=experience.advantages, returns=experience.returns)
-        meter = update(self, experience)
-        if not meter.rows:  # what nothing was learned from changes nothing that comes after it
-            self.moments = moments
-        return experience, meter
-
-    def conclude(
-        self,
-        rollout: Rollout,
-        experience: Experience,
-        meter: UpdateMeter,
-        parts: dict[str, Tensor],
-        has_eos: Tensor,
-        watch: Stopwatch,
-    ) -> None:
-        """Logs what was learned, and adapts what a nat costs.
-
-        Args:
-            rollout: ``b`` responses.
-            experience: The same, judged.
-            meter: What the mini-batches reported.
-            parts: What the scores are made of, each ``[b]``, by name.
-            has_eos: ``[b]``.
-            watch: Timed the rollout's parts.
-        """
-        metrics = rollout_metrics(rollout, experience, parts, has_eos, self.kl_coef, self.sum)
-        metrics |= meter.metrics(metrics["ppo/returns/var"])
-        if not self.advantage.uses_values:
-            metrics = {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
-        self.log_rollout(metrics, watch)
-        responses_on_all_ranks = len(rollout.scores) * self.trainer.world_size
-        kl = metrics["objective/kl"]
-        self.kl_coef = self.kl.next_coef(self.kl_coef, kl, responses_on_all_ranks)
-
-    def respond(self, batch: PromptBatch) -> Responses:
-        """Samples this rollout's responses; the noise is a function of seed, rollout and rank.
-
-        Args:
-            batch: ``b`` prompts.
-        """
-        limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
-        seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
-        with seeded(seed, self.device), gathered(self):
-            draws = Draws()
-            choose = self.sampling.choose(self.policy.eos_token_ids, draws)
-            prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
-            noted = draws if self.policy.notes_exactly and self.kl.estimator != "full" else None
-            return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
-
-    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
-        """What the reward says, by its parts' names, each ``[b]``; see :func:`score`."""
-        try:
-            return score(self.reward, batch, responses, self.place)
-        except TrainingError as error:
-            self.faults.keep(str(error))
-            raise
-
-    def measure(self, batch: PromptBatch, responses: Responses, scores: Tensor) -> Rollout:
-        """What policy and reference say of responses; see :func:`measure`."""
-
-        def work(size: int) -> Rollout:
-            with gathered(self):
-                return measure(self.policy, batch, responses, scores, self.kl.estimator, size)
-
-        return self.micro_batches.attempt(work, self.place, self.trainer.world_size == 1)
+        k = self.advantage.responses_per_prompt
+        checks.check_batch_size(self.mini_batch_size, len(batch.prompts), k)
+        return batch.repeated(k)
 
     @property
     def place(self) -> str:
         """Where in the run it is, for messages."""
-        return f"rollout {self.rollouts}"
+        return place_of(self.rollouts)
+
+    def orders(self, rollout: Rollout) -> Iterator[Tensor]:
+        """The order of this rank's responses in each epoch of the update: ``[b]``, on the CPU."""
+        for epoch in range(self.ppo_epochs):
+            seed = derive_seed(self.seed, "shuffle", self.rollouts, epoch, self.global_rank)
+            generator = torch.Generator().manual_seed(seed)
+            yield torch.randperm(len(rollout.scores), generator=generator)
 
     @property
-    def micro_batch_size(self) -> int:
-        """Responses a forward pass."""
-        return self.micro_batches.size
+    def ranks(self) -> Ranks:
+        """The processes that learn together; a sum has no barrier that a GPU would wait at."""
 
-    def shuffle(self, epoch: int, size: int) -> Tensor:
-        """The order of this rank's responses in one pass of the update.
+        def sum_over_ranks(x: Tensor) -> Tensor:
+            total = x.clone()
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(total)
+            return total
 
-        Args:
-            epoch: Which pass, from 0.
-            size: ``b``.
-
-        Returns:
-            ``[b]`` a permutation, on the CPU.
-        """
-        seed = derive_seed(self.seed, "shuffle", self.rollouts, epoch, self.global_rank)
-        return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+        unsynced = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        return Ranks(self.trainer.world_size, sum_over_ranks, unsynced)
 
     @property
     def learning_rate(self) -> LambdaLR:
@@ -334,47 +263,41 @@ class PPOModule(LightningModule):
         assert isinstance(schedule, LambdaLR)
         return schedule
 
-    def sum(self, x: Tensor) -> Tensor:
-        """The sum of a tensor over all ranks: one collective, no barrier that a GPU waits at."""
-        total = x.clone()
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(total)
-        return total
+    @property
+    def samples(self) -> Samples | None:
+        """The newest rollout's texts; None before the first."""
+        return None if self.newest is None else self.newest.samples()
 
-    def log_rollout(self, metrics: dict[str, float], watch: Stopwatch) -> None:
+    def log_rollout(self, metrics: dict[str, float], clock: Clock) -> None:
         """Logs a rollout; a few figures go to the progress bar, too.
 
         Args:
-            metrics: Of the rollout; none if it was left out: they are NaN, or Lightning would log
-                those of the rollout before once more.
-            watch: Timed the rollout's parts.
+            metrics: Its figures; empty if it was left out.
+            clock: Timed its parts.
         """
-        metrics = {**dict.fromkeys(self.logged, math.nan), **metrics}
-        self.logged = list(metrics)
+        if not self.advantage.uses_values:
+            metrics = without_values(metrics)
+        metrics = self.curves.complete(metrics)
         metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
         metrics["ppo/faults"] = float(self.faults.count)
         metrics["step"] = self.rollouts + 1.0  # the x-axis: rollouts done
-        self.log_dict({**metrics, **watch.metrics(metrics.get("tokens/total"))}, batch_size=1)
-        bar = {"kl": "objective/kl", "score": "objective/scores_mean"}
-        shown = {short: metrics[name] for short, name in bar.items() if name in metrics}
-        shown["rollouts"] = self.rollouts + 1.0
-        self.log_dict(shown, prog_bar=True, logger=False, batch_size=1)
+        self.log_dict({**metrics, **clock.metrics(metrics.get("tokens/total"))}, batch_size=1)
+        bar = {**progress_bar(metrics), "rollouts": self.rollouts + 1.0}
+        self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     # -- evaluation
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Judges a sampled response of the policy to each prompt."""
-        self.meter.update(self.evaluator.validate(batch))
+        self.examiner.validate(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/…``."""
-        means = {f"val/{name}": mean for name, mean in self.meter.compute().items()}
-        self.log_global({**means, "step": float(self.rollouts)})
-        self.meter.reset()
+        self.log_global(self.examiner.finish_validation())
 
     def log_global(self, figures: Mapping[str, float | Tensor]) -> None:
-        """Logs what is the same on all ranks."""
-        self.log_dict(figures, sync_dist=True)
+        """Logs figures that are the same on all ranks, at the rollouts done."""
+        self.log_dict({**figures, "step": float(self.rollouts)}, sync_dist=True)
 
     def on_test_start(self) -> None:
         """Warns where nothing was trained."""
@@ -394,35 +317,25 @@ class PPOModule(LightningModule):
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Judges responses of reference and policy."""
-        self.pieces.append(self.evaluator.compare(batch))
+        self.examiner.test(batch)
 
     def on_test_epoch_end(self) -> None:
         """Puts the comparison together and logs it: ``test/…``, ``test/greedy/…``."""
-        self.comparison = merge(self.pieces, self.plan.decodings)
-        self.pieces.clear()
-        figures = flat(summarize(self.comparison, self.seed, intervals=False), "test")
-        self.log_global({**figures, "step": float(self.rollouts)})
+        self.log_global(self.examiner.finish_test())
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Answers prompts; see :meth:`Evaluator.predict`."""
-        return self.evaluator.predict(batch)
+        """Answers prompts; see :meth:`Examiner.predict`."""
+        return self.examiner.predict(batch)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The result of the last test; None before it."""
+        return self.examiner.comparison
 
     @property
     def about(self) -> dict[str, Any]:
         """What a test compares, and how: for its report."""
-        return {
-            "policy": self.policy_name,
-            "reward": self.reward.describe(),
-            **self.judge.describe(),
-            "seed": self.seed,
-            "samples": self.plan.samples,
-            "greedy": self.plan.greedy,
-            "max_new_tokens": self.plan.max_new_tokens or self.sampling.limits[1],
-            "min_new_tokens": self.sampling.min_new_tokens,
-            "temperature": self.sampling.temperature,
-            "top_k": self.sampling.top_k,
-            "top_p": self.sampling.top_p if self.plan.top_p is None else self.plan.top_p,
-        }
+        return {"policy": self.policy_name, **self.examiner.describe()}
 
     # -- models and state
 
@@ -467,12 +380,40 @@ class PPOModule(LightningModule):
         return "adapter" if self.policy.has_adapter else "model"
 
     def setup(self, stage: str) -> None:
-        """Refuses what can't work, before any model is opened; see :func:`check_run`."""
-        check_run(self, stage)
+        """Refuses what can't work, before any model is opened.
+
+        Raises:
+            InputError: If sizes do not divide, the precision loses steps, the strategy or the
+                schedule can't work, a reward's name can't be shown, or the model has too few
+                positions.
+        """
+        check_conditions(self, stage, NAMES)
+        checks.check_reward_names(self.reward)
+        check_strategy(type(self.trainer.strategy).__name__)
+        data = data_of(self.trainer)
+        if data is not None:
+            limits = {
+                "model.sampling.max_new_tokens": self.sampling.limits[1],
+                "model.evaluation.max_new_tokens": self.examiner.plan.max_new_tokens or 0,
+            }
+            base, options = self.start.base, self.tokenizer_options
+            check_positions(self.family, base, data.max_prompt_tokens, limits, **options)
+        if stage == "fit":
+            checks.warn_of_narrow_sampling(self.sampling)
+            checks.check_schedule(self.schedule.name, self.trainer.max_steps)
+            if data is not None:
+                k = self.advantage.responses_per_prompt
+                checks.check_batch_size(self.mini_batch_size, data.batch_size, k)
 
     def check_shardable(self) -> None:
-        """Refuses a base that can't be sharded, before it is opened; see there."""
-        check_shardable(self)
+        """Refuses a base that can't be sharded, before it is opened.
+
+        Raises:
+            InputError: If the base itself is trained, or quantized.
+        """
+        begins_with_adapter = self.start.adapter is not None or self.start.checkpoint is not None
+        trains_whole_base = self.lora is None and not begins_with_adapter
+        checks.check_shardable(trains_whole_base, self.weights.quantization)
 
     def configure_model(self) -> None:
         """Opens policy, reward and toxicity classifier, once."""
@@ -494,16 +435,9 @@ class PPOModule(LightningModule):
             self.policy.enable_gradient_checkpointing()
         if self.device_mesh is not None:
             shard(self.policy, self.device_mesh["data_parallel"])
-        self.judge.load()
-        rank_zero_info(self.judge.heads())
-        self.evaluator = Evaluator(
-            self.plan,
-            self.policy,
-            self.tokenizer,
-            self.judge,
-            self.seed,
-            NO_GRADIENT * self.micro_batch_size,
-        )
+        size = NO_GRADIENT * self.micro_batches.size
+        self.examiner.load(self.policy, self.tokenizer, size)
+        rank_zero_info(self.examiner.judge.heads())
         # nothing changes them, and evaluation steps may not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
@@ -523,6 +457,32 @@ class PPOModule(LightningModule):
     def on_train_start(self) -> None:
         """Lets the flags win over a checkpoint, and evaluates before the first update."""
         self.optimization.let_flags_win(self)
+        self.actor = Actor(
+            self.policy,
+            self.tokenizer,
+            self.reward,
+            self.sampling,
+            self.kl.estimator,
+            self.ranks,
+            self.global_rank,
+            self.seed,
+            self.micro_batches,
+            self.faults,
+        )
+        self.learner = Learner(
+            self.policy,
+            self.optimizers(),
+            self.loss,
+            self.ranks,
+            backward=self.manual_backward,
+            leave_out=lambda what, rows: self.faults.leave_out(what, CAUSES_IN_PPO, rows),
+            micro_batches=self.micro_batches,
+            mini_batch_size=self.mini_batch_size,
+            longest=self.sampling.limits[1],
+            max_grad_norm=self.max_grad_norm,
+            ratio_threshold=self.ratio_threshold,
+            early_stop_kl=self.early_stop_kl,
+        )
         if self.rollouts == 0 and self.trainer.enable_validation:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
@@ -541,7 +501,7 @@ class PPOModule(LightningModule):
             adapter=adapter_facts(self.policy.model),
             rollouts=self.rollouts,
             kl_coef=self.kl_coef,
-            moments=dataclasses.asdict(self.moments),
+            moments=asdict(self.moments),
             faults=self.faults.count,
         )
 
