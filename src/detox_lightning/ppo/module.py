@@ -50,7 +50,7 @@ from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import NO_GRADIENT, Responses, Samples, measure, respond, score
 from detox_lightning.seeding import derive_seed, global_seed, seeded
-from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults, begin_rollout, is_sound
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -530,11 +530,9 @@ class PPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what learns, and the state of controller and moments."""
-        keep_trainable(self, checkpoint)
-        stamp(
+        save_stage(
+            self,
             checkpoint,
-            self.stage_name,
-            self.tokenizer_name,
             policy=self.policy_name,
             base_revision=self.start.base_revision,
             lora=self.lora,
@@ -542,21 +540,17 @@ class PPOModule(LightningModule):
             rollouts=self.rollouts,
             kl_coef=self.kl_coef,
             moments=dataclasses.asdict(self.moments),
-            faults=self.faults.count,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
-        facts = check_stamp(checkpoint, self.stage_name, self.tokenizer_name)
-        check_trainable(
+        facts = load_stage(
             self,
             checkpoint,
-            base=self.start.base,
             base_revision=self.start.base_revision,
             adapter=adapter_facts(self.policy.model),
         )
         self.rollouts = facts["rollouts"]
-        self.faults.count = facts.get("faults", 0)
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
             self.kl_coef = facts["kl_coef"]
         if facts["policy"] != self.policy_name:
