@@ -16,8 +16,10 @@ from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import PolicyOutput
+from detox_lightning.ppo import actor
 from detox_lightning.ppo import module as ppo_module
 from detox_lightning.ppo.actor import Actor
+from detox_lightning.ppo.learner import Learner
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, Scores
@@ -160,12 +162,13 @@ def close(ours: Parameters, other: Parameters, atol: float = 1e-6) -> bool:
 
 
 def listen(monkeypatch: Any, name: str) -> list[Any]:
-    """Collects what a function returns to the module."""
-    function, heard = getattr(ppo_module, name), []
+    """Collects what ``measure``, ``to_experience`` or ``learn`` returns where a step calls it."""
+    place: Any = {"measure": actor, "to_experience": ppo_module, "learn": Learner}[name]
+    function, heard = getattr(place, name), []
 
     def heeded(*args: Any, **kwargs: Any) -> Any:
         heard.append(function(*args, **kwargs))
         return heard[-1]
 
-    monkeypatch.setattr(ppo_module, name, heeded)
+    monkeypatch.setattr(place, name, heeded)
     return heard

@@ -116,16 +116,16 @@ def test_what_is_noted_while_sampling_is_what_a_forward_pass_says(
     now = speaking(BATCH.prompt_ids, BATCH.prompt_mask, responses.ids)
     real = responses.mask
     assert real.all() == bool(min_new_tokens)
-    for noted, said in zip(responses.noted, now[:2], strict=True):
+    for noted, said in zip(responses.stats, now[:2], strict=True):
         assert not noted.requires_grad
         assert noted[real].abs().max() > 0.1
         torch.testing.assert_close(noted[real], said[real].detach(), atol=2e-6, rtol=0)
     noted = measure(speaking, BATCH, responses, SCORES)
-    asked = measure(speaking, BATCH, responses._replace(noted=None), SCORES)
+    asked = measure(speaking, BATCH, responses._replace(stats=None), SCORES)
     for field in ("old_logprobs", "ref_logprobs", "kl", "values"):
         ours, theirs = (getattr(rollout, field)[real] for rollout in (noted, asked))
         torch.testing.assert_close(ours, theirs, atol=4e-6, rtol=0)
-    assert torch.equal(noted.old_logprobs, responses.noted.logprobs)
+    assert torch.equal(noted.old_logprobs, responses.stats.logprobs)
 
 
 def test_what_is_noted_counts_where_it_is_exact(tiny_t5: str) -> None:

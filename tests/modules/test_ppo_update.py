@@ -35,7 +35,7 @@ def test_others_are_not(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A threshold just above 1 lets the first one pass, and holds back those that went too far."""
-    meters = listen(monkeypatch, "update")
+    meters = listen(monkeypatch, "learn")
     module = make_module(tiny_t5, tiny_classifier, lr=0.1, ratio_threshold=1.01, ppo_epochs=4)
     fit(tmp_path, module, rollouts=1)
     ratios = [row["ppo/policy/ratio"] for row in meters[0].rows]
@@ -51,7 +51,7 @@ def passes(
 ) -> list[float]:
     """The KL from the rollout's policy at the end of each of four passes, if nothing stops them."""
     with pytest.MonkeyPatch.context() as patch:
-        meters = listen(patch, "update")
+        meters = listen(patch, "learn")
         module = make_module(tiny_t5, tiny_classifier, lr=1e-2, ppo_epochs=4)
         fit(tmp_path_factory.mktemp("passes"), module, rollouts=1)
     return [row["ppo/policy/policykl"] for row in meters[0].rows[1::2]]

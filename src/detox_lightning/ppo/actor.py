@@ -9,8 +9,8 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.sharding import gathered
-from detox_lightning.ppo.learner import Ranks
 from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.ranks import Ranks
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, Scores, first_nonfinite, measure, sample, score
 from detox_lightning.seeding import derive_seed, seeded

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,25 +12,35 @@ from torch.nn.utils import clip_grad_norm_
 
 from detox_lightning.algorithm.averaging import token_weights
 from detox_lightning.algorithm.losses import LossSums, PolicyLoss
-from detox_lightning.algorithm.masks import Reduce, alone, widths
+from detox_lightning.algorithm.masks import widths
 from detox_lightning.algorithm.metrics import MiniBatchMeans, UpdateMeter, token_statistics
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.models.policy import Policy
 from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.ranks import Ranks
 
 
-class Ranks(NamedTuple):
-    """The processes that learn together.
+class UpdateOptions(NamedTuple):
+    """How a rollout is learned from.
 
     Attributes:
-        number: How many there are.
-        sum: The sum of a tensor over all of them; one collective.
-        unsynced: A block in which gradients stay on their own rank.
+        loss: What the update descends.
+        epochs: Passes over the rollout.
+        mini_batch_size: Responses of an optimizer step, on each rank.
+        longest: Tokens of the longest response that may be sampled.
+        max_grad_norm: Bound on the gradient's norm; None for none.
+        ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
+        early_stop_kl: The epochs end where the mean KL from the rollout's policy is above 1.5 times
+            this many nats a token; None for never.
     """
 
-    number: int = 1
-    sum: Reduce = alone
-    unsynced: Callable[[], AbstractContextManager[None]] = nullcontext
+    loss: PolicyLoss
+    epochs: int
+    mini_batch_size: int
+    longest: int
+    max_grad_norm: float | None
+    ratio_threshold: float
+    early_stop_kl: float | None
 
 
 @dataclass
@@ -40,32 +50,21 @@ class Learner:
     Attributes:
         policy: The model that learns.
         optimizer: Steps its trainable parameters.
-        loss: What the update descends.
+        options: How a rollout is learned from.
         ranks: The processes that learn together.
         backward: Computes gradients of a loss, as the trainer wants it done.
         leave_out: Told of a mini-batch that is left out as something of it is not finite: what was
             seen, and its rows. It may raise.
         micro_batches: Responses of one forward pass.
-        mini_batch_size: Responses of an optimizer step, on each rank.
-        longest: Tokens of the longest response that may be sampled.
-        max_grad_norm: Bound on the gradient's norm; None for none.
-        ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
-        early_stop_kl: The epochs end where the mean KL from the rollout's policy is above 1.5 times
-            this many nats a token; None for never.
     """
 
     policy: Policy
     optimizer: Any
-    loss: PolicyLoss
+    options: UpdateOptions
     ranks: Ranks
     backward: Callable[[Tensor], None]
     leave_out: Callable[[str, Tensor], None]
     micro_batches: MicroBatches
-    mini_batch_size: int
-    longest: int
-    max_grad_norm: float | None = None
-    ratio_threshold: float = math.inf
-    early_stop_kl: float | None = None
 
     def learn(self, experience: Experience, orders: Iterable[Tensor], place: str) -> UpdateMeter:
         """Goes over a rollout once for each order.
@@ -78,30 +77,30 @@ class Learner:
             orders: A permutation ``[b]`` of the rows for each epoch, on the CPU.
             place: Where in the run, for messages.
         """
-        meter = UpdateMeter(self.loss)
+        meter = UpdateMeter(self.options.loss)
         ends = widths(experience.response_mask).cpu().int()
         if not self.policy.is_full_precision:  # rounding is then another with every width
             ends.fill_(experience.response_mask.shape[1])
         for order in orders:
-            for rows in order.split(self.mini_batch_size):
+            for rows in order.split(self.options.mini_batch_size):
 
                 def gradient(size: int, rows: Tensor = rows) -> MiniBatchMeans:
                     self.optimizer.zero_grad()
                     return self.gradient(list(experience.batches(rows, size, ends)))
 
                 means = self.micro_batches.retry_with_half(gradient, place, self.ranks.number == 1)
-                loss = self.loss.total(means.terms)
+                loss = self.options.loss.total(means.terms)
                 if not math.isfinite(loss + means.grad_norm):
                     what = f"the loss is {loss}, the gradient's norm {means.grad_norm}"
                     self.leave_out(what, rows)
                     meter.skipped += 1
                     continue
-                is_too_far = means.statistics["policy/ratio"] > self.ratio_threshold
+                is_too_far = means.statistics["policy/ratio"] > self.options.ratio_threshold
                 if not is_too_far:
                     self.optimizer.step()
                 meter.add(means, is_too_far)
             moved = means.statistics["policy/policykl"]
-            if self.early_stop_kl and moved > 1.5 * self.early_stop_kl:
+            if self.options.early_stop_kl and moved > 1.5 * self.options.early_stop_kl:
                 break
         self.optimizer.zero_grad()
         return meter
@@ -118,21 +117,23 @@ class Learner:
             Means over all ranks. The device is waited for once, to read them.
         """
         masks = [rows.response_mask for rows in micro_batches]
-        averages = [token_weights(mask, self.loss.average, self.longest) for mask in masks]
+        averages = [
+            token_weights(mask, self.options.loss.average, self.options.longest) for mask in masks
+        ]
         tokens = torch.stack([mask.sum() for mask in masks]).sum()
-        units = torch.stack([average.divisor for average in averages]).sum()
+        units = torch.stack([share.divisor for share in averages]).sum()
         units, tokens = self.ranks.sum(torch.stack([units, tokens])).clamp(min=1)
         # The strategy averages gradients over ranks; times their number the average is a sum.
         scale = self.ranks.number / units
         totals: Any = 0.0
-        for number, (rows, average) in enumerate(zip(micro_batches, averages, strict=True), 1):
+        for number, (rows, share) in enumerate(zip(micro_batches, averages, strict=True), 1):
             # gradients travel between ranks with the last micro-batch only
             with nullcontext() if number == len(micro_batches) else self.ranks.unsynced():
-                sums = self._backward(rows, average.weights, scale)
+                sums = self._backward(rows, share.weights, scale)
             figures = [*sums.terms.values(), *sums.statistics.values()]
             totals = totals + torch.stack(figures).detach()
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        norm = clip_grad_norm_(trainable, self.max_grad_norm or math.inf)
+        norm = clip_grad_norm_(trainable, self.options.max_grad_norm or math.inf)
         number_of_terms = len(sums.terms)
         divisors = torch.stack([units] * number_of_terms + [tokens] * len(sums.statistics))
         *means, grad_norm = torch.cat([self.ranks.sum(totals) / divisors, norm[None]]).tolist()
@@ -148,10 +149,10 @@ class Learner:
             rows.prompt_ids,
             rows.prompt_mask,
             rows.response_ids,
-            entropy_gradient=self.loss.coefficients.get("entropy", 0.0) != 0,
+            entropy_gradient=self.options.loss.coefficients.get("entropy", 0.0) != 0,
         )
         logprobs, values, entropy = output.logprobs, output.values, output.entropy
-        sums = self.loss(logprobs, values, entropy, rows, weights)
-        self.backward(self.loss.total(sums.terms) * scale)
+        sums = self.options.loss(logprobs, values, entropy, rows, weights)
+        self.backward(self.options.loss.total(sums.terms) * scale)
         statistics = token_statistics(logprobs, values, entropy, rows)
         return LossSums(sums.terms, {**statistics, **sums.statistics})

@@ -12,7 +12,7 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.rollout import Responses, Samples, Scores
 
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # curves that need a value head
-PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean"}
+PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean", "rollouts": "step"}
 
 
 def rollout_report(
@@ -37,31 +37,43 @@ def rollout_report(
     return metrics | update.metrics(metrics["ppo/returns/var"])
 
 
-def without_values(metrics: dict[str, float]) -> dict[str, float]:
-    """Leaves out the figures that only a value head gives a meaning."""
-    return {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
-
-
-def progress_bar(metrics: dict[str, float]) -> dict[str, float]:
-    """The figures that stand in the progress bar, by their short names."""
-    return {short: metrics[name] for short, name in PROGRESS_BAR.items() if name in metrics}
-
-
 class Curves:
-    """Remembers which figures were logged, for rollouts that have none."""
+    """The figures that every rollout logs, also one that was left out."""
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def complete(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Adds NaN for figures that the rollout lacks; else Lightning would log the former ones.
+    def __init__(self, has_values: bool):
+        """Begins without names.
 
         Args:
-            metrics: Of the rollout; empty if it was left out.
+            has_values: Whether a value head learns.
         """
+        self.has_values = has_values
+        self.names: list[str] = []
+
+    def complete(
+        self, metrics: dict[str, float], learning_rate: float, faults: int, rollouts: int
+    ) -> dict[str, float]:
+        """Adds what is known of every rollout, and NaN for figures that this one lacks.
+
+        Without NaN, Lightning would log the figures of the rollout before once more.
+
+        Args:
+            metrics: Figures of the rollout; empty if it was left out.
+            learning_rate: That of its update.
+            faults: Rollouts of which something was left out so far.
+            rollouts: Rollouts done, this one included: the x-axis.
+        """
+        if not self.has_values:
+            metrics = {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
         metrics = {**dict.fromkeys(self.names, math.nan), **metrics}
         self.names = list(metrics)
+        metrics["ppo/learning_rate"] = learning_rate
+        metrics["ppo/faults"] = float(faults)
+        metrics["step"] = float(rollouts)
         return metrics
+
+    def progress_bar(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The figures that stand in the progress bar, by their short names."""
+        return {short: metrics[name] for short, name in PROGRESS_BAR.items() if name in metrics}
 
 
 class NewestRollout(NamedTuple):
