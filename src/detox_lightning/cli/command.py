@@ -29,6 +29,7 @@ from detox_lightning.cli.quiet import quieten, quieten_transformers
 from detox_lightning.cli.trainer import DetoxTrainer
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
+from detox_lightning.protocols import as_stage
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.end_of_data import EndingCallback
@@ -242,8 +243,9 @@ class DetoxCLI(LightningCLI):
 
     def test(self, **options: Any) -> None:
         """Runs ``test``; where a report's table is printed, Lightning's long one is not."""
-        verbose = options.pop("verbose", True) and not hasattr(self.model, "comparison")
-        self.trainer.test(verbose=verbose, **options)
+        stage = as_stage(self.model)
+        reports = stage is not None and stage.rollouts is not None
+        self.trainer.test(verbose=options.pop("verbose", True) and not reports, **options)
 
     def _parse_ckpt_path(self) -> None:
         """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""

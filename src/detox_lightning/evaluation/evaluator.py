@@ -14,7 +14,7 @@ from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.models.decoding.draws import PromptNoise
 from detox_lightning.models.decoding.encoded_prompts import Prompts
 from detox_lightning.models.policy import Policy
-from detox_lightning.rollout import Responses, ask, respond
+from detox_lightning.rollout import Responses, evaluate_tokens, generate
 
 Side = Literal["before", "after"]  # the reference, the policy
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -176,7 +176,7 @@ class Evaluator:
         choose = self.policy.sampling.choose(self.policy.eos_token_ids, noise, self.plan.top_p)
         encoded = encoded or self.encode_prompts(batch, side)
         with self.policy.reference_if(side == "before"):
-            responses = respond(self.policy, self.tokenizer, encoded, choose, limit)
+            responses = generate(self.policy, self.tokenizer, encoded, choose, limit)
         logprobs = torch.stack(noise.logprobs[: responses.ids.shape[1]], dim=1)
         if not logprobs.where(responses.mask, 0).isfinite().all():
             model = "reference" if side == "before" else "policy"
@@ -208,7 +208,7 @@ class Evaluator:
         rows = (is_sample | self.plan.asks_reference).nonzero()[:, 0]
         if len(rows):
             with self.policy.reference():
-                logprobs[rows] = ask(
+                logprobs[rows] = evaluate_tokens(
                     self.policy,
                     batch.select(rows),
                     ids[rows],
