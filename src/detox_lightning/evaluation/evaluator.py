@@ -1,6 +1,7 @@
 """Lets the policy and its reference respond to a batch of prompts, and judges the responses."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -35,34 +36,25 @@ class Sampled(NamedTuple):
     sample_numbers: Tensor
 
 
+@dataclass
 class Evaluator:
-    """Judges responses of the policy and its reference to the same prompts, with the same noise."""
+    """Judges responses of the policy and its reference to the same prompts, with the same noise.
 
-    def __init__(
-        self,
-        plan: EvaluationPlan,
-        policy: Policy,
-        tokenizer: Any,
-        judge: Judge,
-        seed: int,
-        micro_batch_size: int | None = None,
-    ):
-        """Takes what has been opened.
+    Attributes:
+        plan: How to sample responses.
+        policy: The policy, on its device.
+        tokenizer: The policy's.
+        judge: Judges the texts; it is open.
+        seed: Seed of the sampling noise.
+        micro_batch_size: Responses per forward pass of the KL divergence; None: a whole batch.
+    """
 
-        Args:
-            plan: How to sample responses.
-            policy: The policy, on its device.
-            tokenizer: The policy's.
-            judge: Judges the texts.
-            seed: Seed of the sampling noise.
-            micro_batch_size: Responses per forward pass of the KL divergence; None: a whole batch.
-        """
-        self.plan = plan
-        self.policy = policy
-        self.tokenizer = tokenizer
-        self.judge = judge
-        self.seed = seed
-        self.micro_batch_size = micro_batch_size
+    plan: EvaluationPlan
+    policy: Policy
+    tokenizer: Any
+    judge: Judge
+    seed: int
+    micro_batch_size: int | None = None
 
     def validate(self, batch: PromptBatch) -> Columns:
         """Returns the figures of one sampled response of the policy per prompt, each ``[b]``."""
@@ -113,12 +105,7 @@ class Evaluator:
     def evaluate(
         self, batch: PromptBatch, decodings: list[str], sides: tuple[Side, ...]
     ) -> dict[Side, tuple[list[str], Columns]]:
-        """Lets one or both models respond, and measures the responses.
-
-        Args:
-            batch: ``b`` prompts.
-            decodings: The decoding of each row.
-            sides: Which models respond.
+        """Lets one or both models respond to ``b`` prompts, and measures the responses.
 
         Returns:
             For each side the ``b`` responses, and their figures, each ``[b]`` float32 on the CPU:
@@ -161,11 +148,7 @@ class Evaluator:
     ) -> Sampled:
         """Lets the reference (``before``) or the policy (``after``) respond to ``b`` prompts.
 
-        Args:
-            batch: ``b`` prompts.
-            decodings: The decoding of each row.
-            side: Which model responds.
-            encoded: Result of :meth:`encode_prompts` for the same side, if it is known already.
+        ``encoded`` is the result of :meth:`encode_prompts`; without it the prompts are read.
 
         Raises:
             TrainingError: If the log-probabilities of the responses are not finite.
@@ -188,12 +171,7 @@ class Evaluator:
 
     @torch.no_grad()
     def reference_figures(self, batch: PromptBatch, sampled: Sampled, encoded: Prompts) -> Columns:
-        """Measures responses by the reference's log-probabilities.
-
-        Args:
-            batch: ``b`` prompts.
-            sampled: The responses.
-            encoded: The prompts as the reference has read them.
+        """Measures responses by the reference, which has ``encoded`` the prompts.
 
         Returns:
             ``kl`` ``[b]``: the log-ratio of sampling distribution and reference, summed over each

@@ -76,10 +76,6 @@ class Judge(nn.Module):
     def score(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
         """Returns ``score`` and ``toxicity`` of ``b`` responses, each ``[b]``.
 
-        Args:
-            batch: ``b`` prompts.
-            texts: Their responses.
-
         Raises:
             TrainingError: If the reward fails or doesn't give ``b`` scores.
         """
@@ -93,11 +89,7 @@ class Judge(nn.Module):
         return {"score": scores, "toxicity": toxicity}
 
     def figures(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
-        """Measures all that the plan asks for.
-
-        Args:
-            batch: ``b`` prompts.
-            texts: Their responses.
+        """Measures ``b`` responses in all ways that the plan asks for.
 
         Returns:
             Each ``[b]``: those of :meth:`score`; the kinds of ROUGE, NaN where there is no

@@ -115,13 +115,8 @@ def summarize(comparison: Comparison, seed: int, intervals: bool = True) -> dict
 def flat(summary: dict[str, Any], prefix: str) -> dict[str, float]:
     """Returns the values of a summary under names for logging.
 
-    Args:
-        summary: From :func:`summarize`.
-        prefix: First part of all names.
-
-    Returns:
-        ``prefix/before/NAME``, ``prefix/after/NAME`` and ``prefix/improvement/NAME`` of samples,
-        ``prefix/greedy/…`` of greedy responses.
+    They are ``prefix/before/NAME``, ``prefix/after/NAME`` and ``prefix/improvement/NAME`` of
+    samples, ``prefix/greedy/…`` of greedy responses.
     """
     return {
         "/".join([prefix, *[GREEDY] * (group == GREEDY), part, name]): entry[part]["value"]
@@ -133,16 +128,10 @@ def flat(summary: dict[str, Any], prefix: str) -> dict[str, float]:
 
 
 def distinct(texts: list[str], size: int) -> float:
-    """Share of distinct n-grams (https://aclanthology.org/N16-1014) among all in some texts.
+    """Share of distinct n-grams among all (https://aclanthology.org/N16-1014); NaN of none.
 
     Taken over the responses to one prompt, as in https://aclanthology.org/2021.acl-long.522.
-
-    Args:
-        texts: Any number of texts; n-grams don't cross their ends. Case doesn't count.
-        size: Words per n-gram.
-
-    Returns:
-        A share in (0, 1]; NaN if there are no n-grams.
+    N-grams of ``size`` words don't cross the ends of texts; case doesn't count.
     """
     split = [words(text, apostrophes=True) for text in texts]
     ngrams = [
@@ -152,11 +141,7 @@ def distinct(texts: list[str], size: int) -> float:
 
 
 def _columns(answers: Answers, chosen: NDArray[np.bool_]) -> Figures:
-    """Aggregates the responses of each prompt.
-
-    Args:
-        answers: ``n`` prompts, ``d`` decodings.
-        chosen: ``[d]``, True at the decodings that count.
+    """Aggregates the responses of each prompt, of the decodings where ``chosen`` is True.
 
     Returns:
         ``[n]`` by name: the measurements' means over responses, mean squares, each classifier's

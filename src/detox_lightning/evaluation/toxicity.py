@@ -29,11 +29,7 @@ class Toxicity(nn.Module):
         self.flag = flag
 
     def load(self) -> None:
-        """Opens the classifier, once.
-
-        Raises:
-            InputError: If there is no such classifier, or it lacks the label.
-        """
+        """Opens the classifier, once; raises InputError if that fails or it lacks the label."""
         self.classifier.load()
         try:
             self.index = self.classifier.label_index(self.label)
@@ -42,11 +38,7 @@ class Toxicity(nn.Module):
         self.classifier.warn_guessed()
 
     def forward(self, texts: list[str]) -> Tensor:
-        """Returns ``[n]`` probabilities for ``n`` texts.
-
-        Raises:
-            InputError: If the classifier is a regressor whose value is no probability.
-        """
+        """Returns ``[n]`` probabilities for ``n`` texts."""
         return self.classifier.probability(self.classifier(texts), self.index)
 
 
@@ -99,11 +91,7 @@ class ToxicityMetric(Metric):
         self.add_state("count", torch.tensor(0), "sum")
 
     def load(self) -> None:
-        """Opens the classifier, once.
-
-        Raises:
-            InputError: If there is no such classifier, or it lacks the label.
-        """
+        """Opens the classifier, once; see :meth:`Toxicity.load`."""
         self.toxicity.load()
         self.toxicity.to(self.device)
 
@@ -114,7 +102,7 @@ class ToxicityMetric(Metric):
             texts: The ``n`` texts to judge.
 
         Raises:
-            InputError: As :meth:`load`, which the first texts call.
+            InputError: If there is no such classifier, or it lacks the label.
         """
         self.load()
         probabilities = self.toxicity(texts)

@@ -26,10 +26,6 @@ OVERSHOOT = 0.5  # by which a regressor's value may leave the range from 0 to 1
 def labels_of(config: Any, name: str) -> list[str]:
     """Returns the labels of a classifier, in the order of its outputs.
 
-    Args:
-        config: Config of the model.
-        name: Name of the model, for the message.
-
     Raises:
         InputError: If outputs are left out, two have the same label, or ``label2id`` contradicts
             ``id2label``.
@@ -67,17 +63,7 @@ def guess_head(config: Any) -> Head:
 
 
 def check_head(head: Head | None, labels: list[str], name: str, flag: str) -> None:
-    """Refuses a head that a classifier can't have.
-
-    Args:
-        head: Head that the user named; None: it is guessed.
-        labels: Labels of the classifier.
-        name: Name of the classifier, for messages.
-        flag: Option that named the head.
-
-    Raises:
-        InputError: If there is no such head, or it makes a single output exclude others.
-    """
+    """Refuses a head, named by ``flag``, that a classifier can't have; None: it is guessed."""
     if head not in (None, *get_args(Head)):
         raise InputError(f"{flag}={head}: choose from {', '.join(get_args(Head))}, or null")
     if head == "softmax" and len(labels) == 1:

@@ -31,10 +31,6 @@ def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) 
         found: Its ``output_loading_info``, without what transformers itself lets be missing (tied
             weights, tables it computes).
         fresh_head: Whether a missing head may begin anew.
-
-    Raises:
-        Unusable: If weights are missing, have other shapes, or belong to layers that the config
-            doesn't have.
     """
     check_shapes(sorted(found["mismatched_keys"]))
     unknown, layers = sorted(found["unexpected_keys"]), dict(model.named_modules())
@@ -84,14 +80,7 @@ def check_shapes(mismatches: list[Mismatch]) -> None:
 def check_untied_head(model: Any, files: list[Path]) -> None:
     """Refuses an untied model whose files lack its head or its embeddings.
 
-    T5's family takes its embeddings for a missing head, whatever its config says.
-
-    Args:
-        model: From transformers; its ``config.json`` has ``tie_word_embeddings: false``.
-        files: Files of its weights.
-
-    Raises:
-        Unusable: If the files lack the head, or the embeddings.
+    T5's family takes its embeddings for a missing head even with ``tie_word_embeddings: false``.
     """
     head, words = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight is not words.weight:
@@ -116,13 +105,8 @@ def find_mismatches(
 ) -> list[Mismatch]:
     """Compares shapes in a model's files with its config, after transformers failed to open it.
 
-    Weights are neither read nor allocated. Finds nothing if it fails itself.
-
-    Args:
-        auto_class: ``AutoModelForSeq2SeqLM``, …
-        located: Folder or hub id.
-        files: Files of its weights.
-        options: For ``AutoConfig.from_pretrained``.
+    Weights are neither read nor allocated. Finds nothing if it fails itself. ``options`` are for
+    ``AutoConfig.from_pretrained``.
     """
     import transformers
 
@@ -147,15 +131,7 @@ def _stored_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
 
 
 def explain_prefix(missing: list[str], unknown: list[str]) -> str | None:
-    """Explains why weights have other names than a model's, if the reason is a prefix.
-
-    Args:
-        missing: Names that the model has and the files lack.
-        unknown: Names that the files have and the model lacks.
-
-    Returns:
-        A sentence with the remedy; None if a prefix is not the reason.
-    """
+    """Explains why ``missing`` weights have other, ``unknown`` names, if a prefix is the reason."""
     for name in missing:
         bare = name.partition(".")[2]  # encoders alone are saved without their own name
         found = [other.removesuffix(name) for other in unknown if other.endswith(f".{name}")]

@@ -125,15 +125,7 @@ def load_tokenizer(name: str, **options: Any) -> Any:
 
 
 def load_config(name: str, **options: Any) -> Any:
-    """Opens a model's config, without its weights.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        options: ``revision``, ``trust_remote_code``.
-
-    Raises:
-        InputError: If there is no such model.
-    """
+    """Opens a model's config, without its weights; see :func:`load_tokenizer`."""
     from transformers import AutoConfig
 
     def load(located: str, **options: Any) -> Any:
@@ -220,9 +212,6 @@ def load_frozen(
 
     Returns:
         The tokenizer and the model.
-
-    Raises:
-        InputError: If they can't be opened, the model is of another class, or not finite.
     """
     tokenizer = load_tokenizer(name)
     kinds = load_config(name).architectures or []
@@ -239,14 +228,6 @@ def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
     """Makes sure that a model has an embedding for each token of its tokenizer.
 
     Added tokens without an embedding, of which some models have a few that they never use, pass.
-
-    Args:
-        name: Name of the model, for the message.
-        tokenizer: Its tokenizer.
-        model: From transformers.
-
-    Raises:
-        InputError: If it hasn't.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     special = (tokenizer.pad_token_id, tokenizer.eos_token_id)

@@ -8,18 +8,10 @@ TOKEN_FIELDS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_t
 
 
 def check_configs(located: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    """Refuses configs that transformers would misread, ignore, or take code from.
-
-    Args:
-        located: Folder or hub id.
-        revision: Branch, tag or commit of a hub id.
-        trust_remote_code: Whether code that comes with the model may run.
+    """Refuses configs that transformers would misread, ignore, or take code of the hub from.
 
     Returns:
         The content of ``config.json``; empty if there is none.
-
-    Raises:
-        Unusable: If they are broken, or name code on the hub.
     """
     config: dict[str, Any] = {}
     if file := find_file(located, "config.json", revision):

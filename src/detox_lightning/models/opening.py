@@ -87,13 +87,7 @@ def is_local(name: str) -> bool:
 
 
 def find_file(located: str, name: str, revision: str | None = None) -> Path | None:
-    """Returns a file of a folder, or of a hub id from the cache; None if it doesn't exist.
-
-    Args:
-        located: Folder or hub id.
-        name: Name of the file.
-        revision: Branch, tag or commit of a hub id.
-    """
+    """Returns a file of a folder, or of a hub id (from the cache); None if it doesn't exist."""
     from transformers.utils.hub import cached_file
 
     if Path(located).is_dir():
@@ -118,14 +112,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def explain_failure(what: str, name: str, error: Exception, revision: str | None) -> str:
-    """Returns what is wrong with a model that a library can't open, and its remedy.
-
-    Args:
-        what: As for :func:`open_by_name`.
-        name: Hub id, local folder or ``demo:NAME``.
-        error: The library's exception.
-        revision: Branch, tag or commit of a hub id.
-    """
+    """Returns the reason why a library can't open ``name``, and the remedy."""
     if "trust_remote_code" in str(error):
         return (
             "it brings code of its own, which is not run unasked. If you have read it and trust "

@@ -89,12 +89,8 @@ def mixes_padding(model: Any, short: list[int], long: list[int]) -> bool:
     """Whether a classifier's logits of a text depend on the padding beside it.
 
     Some kinds mix tokens without regard to the mask: by Fourier transforms (FNet), by convolutions
-    (ConvBERT, MobileBERT), or by segments of the text (Nyströmformer).
-
-    Args:
-        model: A sequence classifier from transformers, in eval mode.
-        short: Token ids of a text.
-        long: Token ids of a longer text.
+    (ConvBERT, MobileBERT), or by segments of the text (Nyströmformer). ``short`` and ``long`` are
+    the token ids of two texts.
     """
     alone, beside = logits_of(model, [short])[0], logits_of(model, [short, long])[0]
     return not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)

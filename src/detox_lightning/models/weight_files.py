@@ -98,11 +98,7 @@ def _whole_or_shards(located: str, name: str, revision: str | None) -> list[Path
 
 
 def check_pickled(file: Path) -> None:
-    """Makes sure that a pickled file holds tensors by name and nothing else; runs no code of it.
-
-    Raises:
-        Unusable: If it doesn't.
-    """
+    """Refuses a pickled file of anything but tensors by name; runs no code of it."""
     try:
         mapped: dict[str, Any] = {"mmap": True} if is_zipfile(file) else {}
         with warnings.catch_warnings():
