@@ -66,7 +66,7 @@ def batches(name: str, prompts: int) -> list[PromptBatch]:
 
 def everything(judge: Evaluator, given: list[PromptBatch]) -> Any:
     """All of ``test``, its intervals included."""
-    comparison = merge([judge.compare(batch) for batch in given], judge.plan.decodings)
+    comparison = merge([judge.compare(batch) for batch in given])
     return summarize(comparison, seed=0)
 
 

@@ -11,24 +11,6 @@ Figures = dict[str, NDArray[np.float64]]
 Item = TypeVar("Item")
 
 
-class BatchComparison(NamedTuple):
-    """Responses to one batch of ``b`` prompts, ``d`` decodings of each.
-
-    Attributes:
-        places: Index of each prompt among all prompts.
-        prompts: The prompts as text.
-        references: Summaries written by people.
-        texts: Responses ``[b][d]`` under ``before`` and ``after``.
-        figures: Measurements of each response, ``[b, d]`` by name, under ``before`` and ``after``.
-    """
-
-    places: list[int]
-    prompts: list[str]
-    references: list[str]
-    texts: dict[str, list[list[str]]]
-    figures: dict[str, Figures]
-
-
 class Answers(NamedTuple):
     """Responses of one model to ``n`` prompts, ``d`` decodings of each.
 
@@ -86,33 +68,36 @@ class Comparison(NamedTuple):
         return row | {name: None if np.isnan(value) else value for name, value in figures.items()}
 
 
-def merge(batches: list[BatchComparison], decodings: list[str]) -> Comparison:
-    """Puts the batches of all ranks together, in the order of the prompts; a collective call.
+class BatchComparison(NamedTuple):
+    """The comparison of one batch of prompts, and their indices among all prompts."""
 
-    Args:
-        batches: This rank's batches.
-        decodings: Names of the ``d`` decodings.
-    """
+    places: list[int]
+    comparison: Comparison
+
+
+def merge(batches: list[BatchComparison]) -> Comparison:
+    """Puts the batches of all ranks together, in the order of the prompts; a collective call."""
     batches = gather_lists(batches)
     order = np.argsort([place for batch in batches for place in batch.places])
+    parts = [batch.comparison for batch in batches]
 
     def ordered(column: list[list[Any]]) -> list[Any]:
         rows = list(chain.from_iterable(column))
         return [rows[place] for place in order]
 
-    def answers(side: str) -> Answers:
-        figures = [batch.figures[side] for batch in batches]
-        return Answers(
-            ordered([batch.texts[side] for batch in batches]),
-            {name: np.concatenate([x[name] for x in figures])[order] for name in figures[0]},
-        )
+    def answers(sides: list[Answers]) -> Answers:
+        figures = {
+            name: np.concatenate([side.figures[name] for side in sides])[order]
+            for name in sides[0].figures
+        }
+        return Answers(ordered([side.texts for side in sides]), figures)
 
     return Comparison(
-        ordered([batch.prompts for batch in batches]),
-        ordered([batch.references for batch in batches]),
-        decodings,
-        answers("before"),
-        answers("after"),
+        ordered([part.prompts for part in parts]),
+        ordered([part.references for part in parts]),
+        parts[0].decodings,
+        answers([part.before for part in parts]),
+        answers([part.after for part in parts]),
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import TrainingError
-from detox_lightning.evaluation.comparison import BatchComparison
+from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.models.decoding.draws import PromptNoise
@@ -65,19 +65,15 @@ class Evaluator:
         decodings = self.plan.decodings
         b, d = len(batch.prompts), len(decodings)
         found = self.evaluate(batch.repeated(d), decodings * b, SIDES)
-        return BatchComparison(
-            batch.places.tolist(),
-            batch.prompts,
-            batch.references,
-            {
-                side: [texts[start : start + d] for start in range(0, b * d, d)]
-                for side, (texts, _) in found.items()
-            },
-            {
-                side: {name: x.double().view(b, d).numpy() for name, x in figures.items()}
-                for side, (_, figures) in found.items()
-            },
+        before, after = (
+            Answers(
+                [texts[start : start + d] for start in range(0, b * d, d)],
+                {name: x.double().view(b, d).numpy() for name, x in figures.items()},
+            )
+            for texts, figures in (found[side] for side in SIDES)
         )
+        comparison = Comparison(batch.prompts, batch.references, decodings, before, after)
+        return BatchComparison(batch.places.tolist(), comparison)
 
     def predict(self, batch: PromptBatch) -> list[dict[str, Any]]:
         """Responds once to each of ``b`` prompts: greedily, or with the first sample.

@@ -85,7 +85,7 @@ class Examiner(nn.Module):
 
     def finish_test(self) -> dict[str, float]:
         """Sets :attr:`comparison` from all batches and ranks, and returns it as ``test/…``."""
-        self.comparison = merge(self.tested, self.plan.decodings)
+        self.comparison = merge(self.tested)
         self.tested.clear()
         return flat(summarize(self.comparison, self.seed, intervals=False), "test")
 

@@ -103,12 +103,7 @@ def model_card(facts: CardFacts) -> str:
 
 
 def last_test(run: Path, checkpoint: Path) -> dict[str, Any] | None:
-    """Returns the newest ``summary.json`` of a test of a checkpoint, or None.
-
-    Args:
-        run: Folder of the run, where tests leave their files.
-        checkpoint: File of the checkpoint.
-    """
+    """Returns the newest ``summary.json`` of a test of a checkpoint in a run's folder, or None."""
     found = sorted(run.glob("test*/summary.json"), key=lambda path: path.stat().st_mtime)
     for file in reversed(found):
         summary: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))

@@ -124,12 +124,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
-    """Says in a sentence whether the change of toxicity may be chance.
-
-    Args:
-        toxicity: The figure of toxicity, from :func:`summarize`.
-        confidence: Confidence of the intervals, such as ``95 %``.
-    """
+    """Says in a sentence whether the change of toxicity may be chance; see :func:`summarize`."""
     changed = toxicity.get("changed")
     if changed is not None and changed < MIN_CHANGED:
         return (

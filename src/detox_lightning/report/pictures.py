@@ -104,12 +104,7 @@ def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
 
 @_styled
 def score_against_kl(kl: NDArray[np.float64], score: NDArray[np.float64]) -> "Figure":
-    """Draws a point for each response: its score against its KL to the reference.
-
-    Args:
-        kl: Nats per response, any shape; NaN is left out.
-        score: Scores of the same responses.
-    """
+    """Draws a point for each response: its score against its KL to the reference, in nats."""
     known = np.isfinite(kl) & np.isfinite(score)
     stride = -(-known.sum() // MAX_POINTS) or 1
     figure, (axes,) = _panels(1, 1)
@@ -190,11 +185,9 @@ def _panels(count: int, columns: int) -> "tuple[Figure, list[Axes]]":
 def svg(figure: "Figure") -> str:
     """Returns a figure as an ``<svg>`` element that can stand in a page.
 
-    Letters and axes have the colour of the text around it; the data's colours can be set as
-    ``--before`` and ``--after``. The same numbers give the same text; no two pictures share ids.
-
-    Args:
-        figure: A figure whose label becomes the title.
+    Its title is the figure's label. Letters and axes have the colour of the text around it; the
+    data's colours can be set as ``--before`` and ``--after``. The same numbers give the same text;
+    no two pictures share ids.
     """
     from matplotlib import rc_context
 

@@ -34,14 +34,7 @@ def versions() -> dict[str, str]:
 def write_files(
     folder: Path, summary: dict[str, Any], comparison: Comparison, curves: Curves
 ) -> None:
-    """Writes ``summary.json``, ``comparison.jsonl``, ``comparison.parquet`` and ``report.html``.
-
-    Args:
-        folder: An existing folder.
-        summary: ``about`` and ``figures``.
-        comparison: The responses and their measurements.
-        curves: Curves of the training; see :func:`read_curves`.
-    """
+    """Writes ``summary.json``, ``comparison.jsonl``, ``comparison.parquet`` and ``report.html``."""
     from pyarrow import Table, parquet
 
     rows = comparison.rows()

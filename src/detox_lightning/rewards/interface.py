@@ -58,11 +58,7 @@ class Reward(nn.Module):
 
 
 def check_name(name: str) -> None:
-    """Refuses a reward's name that tables and charts can't show.
-
-    Raises:
-        InputError: If it is blank, or has line breaks or other characters that can't be printed.
-    """
+    """Refuses a reward's name that is blank or can't be printed on one line of a table or chart."""
     if not name.strip() or not name.isprintable():
         raise InputError(
             f"model.reward: a reward is named {name!r}, and logged by that: give it a name that "

@@ -17,16 +17,9 @@ from detox_lightning.rewards.interface import Reward
 def reward_errors(reward: Reward, place: str) -> Iterator[None]:
     """Turns a reward's exception into a TrainingError that names the reward, file and line.
 
-    A reward that raises StopIteration, SystemExit or the like has failed, too: Lightning or Python
-    would take these for the end of the data or of the program.
-
-    Args:
-        reward: The reward that is called inside the block.
-        place: Place in the run, for the message.
-
-    Raises:
-        TrainingError: For any exception except InputError, TrainingError, KeyboardInterrupt and
-            memory that runs out.
+    So does StopIteration, SystemExit or the like, which Lightning or Python would take for the end
+    of the data or of the program. InputError, TrainingError, KeyboardInterrupt and exceptions about
+    memory pass. ``place`` is the place in the run.
     """
     try:
         yield
@@ -47,17 +40,7 @@ def reward_errors(reward: Reward, place: str) -> Iterator[None]:
 
 
 def check_scores(name: str, scores: object, count: int, place: str) -> None:
-    """Makes sure that a reward gave one number for each response.
-
-    Args:
-        name: The reward's name.
-        scores: Result of its forward.
-        count: Number of responses.
-        place: Place in the run, for the message.
-
-    Raises:
-        TrainingError: If it didn't.
-    """
+    """Raises TrainingError if the reward ``name`` didn't give one number for each response."""
     found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if isinstance(scores, Tensor) and scores.is_complex():
         found = f"{found} of {scores.dtype}"

@@ -23,11 +23,6 @@ def rouge(
     In English they equal those of the package; it knows the letters a to z alone, and
     :func:`~detox_lightning.rewards.words.words` those of all languages.
 
-    Args:
-        predictions: ``b`` texts to judge.
-        references: ``b`` texts that they are compared with, one each.
-        kinds: ``k`` of ``ROUGE_KINDS``.
-
     Returns:
         ``[b, k]`` in the order of ``kinds``; ``rougeLsum`` takes lines for sentences.
     """

@@ -81,11 +81,7 @@ class WeightedReward(Reward):
         }
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """Returns the ``[b]`` float32 weighted sum, on the device of the first term.
-
-        Args:
-            parts: Terms by name, each ``[b]``, of any type and on any device.
-        """
+        """Returns the ``[b]`` float32 weighted sum, on the device of the first term."""
         device = parts[self.weighted[0][1].name].device
         terms = [weight * parts[reward.name].float().to(device) for weight, reward in self.weighted]
         return torch.stack(terms).sum(dim=0)

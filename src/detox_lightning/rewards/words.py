@@ -29,11 +29,7 @@ def words(text: str, apostrophes: bool = False) -> list[str]:
 
     A word is a run of letters and digits with the marks on them; of a script that puts no blanks
     between words, such as Chinese, Japanese or Thai, each character is a word. Letters that differ
-    only in their encoding are the same.
-
-    Args:
-        text: In any language.
-        apostrophes: Whether ``don't`` is one word, rather than two.
+    only in their encoding are the same. With ``apostrophes``, ``don't`` is one word.
     """
     # composed letters, and no case; folding may take letters apart again
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
