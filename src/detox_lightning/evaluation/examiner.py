@@ -31,12 +31,6 @@ class Examiner(nn.Module):
     def __init__(self, plan: EvaluationPlan, reward: Reward, sampling: Sampling, seed: int):
         """Checks the plan; no model is opened.
 
-        Args:
-            plan: How to sample and judge responses.
-            reward: The reward that is trained for.
-            sampling: How the policy samples responses.
-            seed: Seed of the sampling noise.
-
         Raises:
             InputError: If nothing measures toxicity, if ``max_new_tokens`` is below
                 ``min_new_tokens``, or if the reference's perplexity is wanted at another

@@ -22,13 +22,8 @@ class Judge(nn.Module):
     def __init__(self, plan: EvaluationPlan, reward: Reward):
         """Notes the models; :meth:`load` opens them.
 
-        Args:
-            plan: Names the classifiers and the language model.
-            reward: The reward that is trained for; its first classifier with labels measures
-                toxicity if the plan names none.
-
         Raises:
-            InputError: If the plan names no classifier and the reward has none.
+            InputError: If the plan names no classifier, and the reward has none with labels.
         """
         super().__init__()
         self.plan = plan
@@ -63,11 +58,7 @@ class Judge(nn.Module):
         return "\n".join(dict.fromkeys(part.describe_head() for part in classifiers))
 
     def load(self) -> None:
-        """Opens the models, frozen, once.
-
-        Raises:
-            InputError: If a model can't be opened, or a classifier lacks its label.
-        """
+        """Opens the models, frozen, once."""
         for part in (self.reward, self.toxicity, self.second_toxicity, self.perplexity):
             if part is not None:
                 part.load()

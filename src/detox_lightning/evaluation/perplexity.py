@@ -37,11 +37,7 @@ class Perplexity(nn.Module):
         self.tokenizer: Any = None
 
     def load(self) -> None:
-        """Opens the model and its tokenizer, once.
-
-        Raises:
-            InputError: If there is no such model, or its tokenizer has neither BOS nor EOS.
-        """
+        """Opens the model and its tokenizer, once."""
         if self.model is not None:
             return
         self.tokenizer, model = load_frozen(
@@ -69,15 +65,11 @@ class Perplexity(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: list[str], prompts: list[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Reads texts, each distinct one once.
+        """Reads ``n`` texts, each distinct one once, after their prompts.
 
         Only a text's own tokens count: the first is predicted from the prompt (without a prompt
         from BOS, or from EOS where the tokenizer has no BOS), and no EOS is expected after the
         last. Texts longer than the model's positions lose their end, prompts their beginning.
-
-        Args:
-            texts: ``n`` texts; ``n`` may be 0.
-            prompts: What precedes each text, white space included. None: nothing.
 
         Returns:
             ``[n]`` negative log-likelihoods of the whole texts, in nats, float32; and ``[n]``

@@ -16,13 +16,7 @@ class Toxicity(nn.Module):
     """Probability that a classifier gives its toxic label."""
 
     def __init__(self, classifier: TextClassifier, label: str, flag: str = "toxic_label"):
-        """Notes the classifier; :meth:`load` opens it.
-
-        Args:
-            classifier: Reads the texts; it may be shared with a reward.
-            label: Name of its toxic label.
-            flag: Option that named the label, for messages.
-        """
+        """Notes the classifier, which may be shared with a reward, and its toxic label."""
         super().__init__()
         self.classifier = classifier
         self.label = label

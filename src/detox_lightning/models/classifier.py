@@ -131,15 +131,14 @@ class TextClassifier(nn.Module):
 
         White space at both ends is left out: a response that continues its prompt begins with a
         blank, and a text that stands alone doesn't. Texts that are too long are cut, with a
-        warning.
+        warning; of prompt and text, the prompt's beginning.
 
         Args:
             texts: ``n`` texts; ``n`` may be 0.
-            prompts: Text that is read before each of them, white space included; where both are
-                too long, the prompt's beginning is cut. None: nothing.
+            prompts: Text that is read before each of them, white space included. None: nothing.
 
         Returns:
-            ``[n, labels]`` logits, float32, in the order of ``texts``, which the caller may change.
+            ``[n, labels]`` logits, float32, which the caller may change.
         """
         if self._last is None or self._last[0] != (texts, prompts):
             before = [""] * len(texts) if prompts is None else prompts

@@ -105,12 +105,9 @@ def are_exclusive(labels: list[str]) -> bool:
 
 
 def log_odds(logits: Tensor, index: int, head: Head) -> Tensor:
-    """Returns ``[n]`` log-odds of one label, whose sigmoid is its probability.
+    """Returns ``[n]`` log-odds of a label from logits ``[n, labels]``.
 
-    Args:
-        logits: ``[n, labels]``.
-        index: Index of the label.
-        head: ``sigmoid``: the logits are the log-odds; ``softmax``: against all other labels.
+    They are the logits themselves (``sigmoid``), or against all other labels (``softmax``).
     """
     if head == "sigmoid":
         return logits[:, index]
@@ -120,15 +117,10 @@ def log_odds(logits: Tensor, index: int, head: Head) -> Tensor:
 
 
 def probability(logits: Tensor, index: int, head: Head, name: str, flag: str) -> Tensor:
-    """Returns ``[n]`` probabilities of one label.
+    """Returns ``[n]`` probabilities of a label from logits ``[n, labels]``.
 
-    Args:
-        logits: ``[n, labels]``.
-        index: Index of the label.
-        head: A ``value`` is taken for the probability that it is meant to be, even a little
-            outside of 0 to 1, as a regressor's is now and then; a warning tells of it.
-        name: Name of the classifier, for the message.
-        flag: Option that names the head.
+    A ``value`` is taken for the probability that it is meant to be, with a warning if it is a
+    little outside of 0 to 1, as a regressor's is now and then.
 
     Raises:
         InputError: If a value is far from any probability.

@@ -58,13 +58,8 @@ def encode_cut(
 ) -> list[list[int]]:
     """Tokenizes texts after their prompts, special tokens included, to what a model reads.
 
-    Of what is too long, the prompt's beginning is cut; the text's own end only if the text is too
-    long by itself. White space at both ends is left out.
-
-    Args:
-        tokenizer: The model's.
-        pairs: Prompts, white space included, and texts; an empty prompt is none.
-        counter: Knows the limit, and counts the cuts.
+    If they are too long, the prompt's beginning is cut; the text's own end only if the text is too
+    long by itself. White space at both ends is left out. ``pairs`` are prompts and texts.
     """
     limit = counter.max_tokens
     whole = [(prompt + text).strip() for prompt, text in pairs]

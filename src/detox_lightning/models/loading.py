@@ -96,8 +96,7 @@ def load_tokenizer(name: str, **options: Any) -> Any:
 
     Args:
         name: Hub id, local folder or ``demo:NAME``.
-        options: For ``AutoTokenizer.from_pretrained``: ``padding_side``, ``revision``,
-            ``trust_remote_code``, …
+        options: For ``from_pretrained``: ``padding_side``, ``revision``, …
 
     Raises:
         InputError: If there is no tokenizer of that name.

@@ -17,15 +17,9 @@ from detox_lightning.errors import InputError, explain
 Loaded = TypeVar("Loaded")
 # files of a folder in Hugging Face format that hold one JSON object each
 JSON_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "adapter_config.json",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "adapter_config.json"),
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
 )
 FILES_OF = {
     "config of": "config.json",
@@ -36,9 +30,8 @@ FILES_OF = {
 CLEAR_ERRORS = (OSError, ValueError, ImportError)  # their texts need no name of a class
 FORMAT = "Give a folder in Hugging Face format with safetensors"
 QUIETLY = {
-    "_raise_exceptions_for_gated_repo": False,
-    "_raise_exceptions_for_missing_entries": False,
-    "_raise_exceptions_for_connection_errors": False,
+    f"_raise_exceptions_for_{case}": False
+    for case in ("gated_repo", "missing_entries", "connection_errors")
 }
 
 
@@ -57,9 +50,6 @@ def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options:
         name: Hub id, local folder or ``demo:NAME``.
         loader: The ``from_pretrained`` to call.
         options: Its keyword arguments; those that are None are left out.
-
-    Raises:
-        InputError: If ``loader`` can't open ``name``.
     """
     options = {key: value for key, value in options.items() if value is not None}
     try:

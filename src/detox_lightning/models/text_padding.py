@@ -22,16 +22,7 @@ def _takes_last(model: Any) -> bool:
 
 
 def repadded(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Adapts a batch that a tokenizer padded on the right to a model's padding.
-
-    Args:
-        model: A sequence classifier from transformers that has a padding token.
-        ids: ``[b, s]``.
-        mask: ``[b, s]``, True where there is text.
-
-    Returns:
-        Ids and mask, ``[b, s]``.
-    """
+    """Adapts ids and mask ``[b, s]`` that a tokenizer padded on the right to a model's padding."""
     pad = padding_id(model)
     if pad is not None:
         ids = ids.masked_fill(~mask, pad)
@@ -50,12 +41,9 @@ def padded(model: Any, rows: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]
     that none of the texts ends with. Padding stands on the right, where it moves no position and a
     decoder doesn't look; but on the left for models that take a batch's last column (XLNet).
 
-    Args:
-        model: A sequence classifier from transformers.
-        rows: Token ids of ``b`` texts, the longest of length ``s``; none may be empty.
-
     Yields:
-        Ids ``[b, s]``, and a mask ``[b, s]`` that is 1 where there is text, both on the CPU.
+        Ids ``[b, s]`` of the ``rows``, which may not be empty, and a mask ``[b, s]`` that is 1
+        where there is text, both on the CPU.
     """
     config = model.config.get_text_config()
     before: int | None = getattr(config, "pad_token_id", None)

@@ -39,11 +39,6 @@ def find_weights(
 ) -> list[Path]:
     """Returns the files of a model's or adapter's weights; those that are pickled are checked.
 
-    Args:
-        located: Folder or hub id.
-        revision: Branch, tag or commit of a hub id.
-        names: Names of the safetensors, and of the pickled weights.
-
     Raises:
         OSError: If a hub id has no weights, or can't be reached.
         Unusable: If a folder has no weights, or pickles that hold something else than tensors.

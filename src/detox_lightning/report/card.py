@@ -11,33 +11,10 @@ from typing import Any, NamedTuple
 from detox_lightning.errors import visible
 from detox_lightning.report.page import counted
 
-LIMITS = (
-    "Trained against a classifier of hateful language, it shares that classifier's blind spots: a "
-    "low score is no proof that a text harms nobody. Read samples before you rely on it."
-)
-USES = {
-    "summarization": f"Summarizing conversations like those it was trained on. {LIMITS}",
-    "text-generation": f"Continuing prompts like those it was trained on. {LIMITS}",
-    "text-classification": (
-        "Telling texts like those it was trained on apart, as a reward or a measure in training. "
-        "It is no judge of people, and not fit to moderate what they write without their review."
-    ),
-}
 TASKS = {
     "AutoModelForSeq2SeqLM": "summarization",
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForSequenceClassification": "text-classification",
-}
-PYTHON = {
-    "adapter": """from peft import AutoPeft{model}
-
-model = AutoPeft{model}.from_pretrained({folder})""",
-    "model": """from transformers import Auto{model}
-
-model = Auto{model}.from_pretrained({folder})""",
-    "classifier": """from transformers import pipeline
-
-classifier = pipeline("text-classification", {folder})""",
 }
 INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u2060-\u2064]")
 # signs that Markdown doesn't read as themselves
@@ -73,11 +50,10 @@ class CardFacts(NamedTuple):
 def model_card(facts: CardFacts) -> str:
     """Returns the card as Markdown, with the hub's metadata in front."""
     from huggingface_hub import ModelCardData
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     task = TASKS[facts.auto_class]
-    folder = json.dumps(_visible_name(facts.name), ensure_ascii=False)
-    python = PYTHON[facts.kind].format(folder=folder, model=facts.auto_class.removeprefix("Auto"))
-    data = ModelCardData(
+    metadata = ModelCardData(
         base_model=facts.base if _is_public(facts.base) else None,
         datasets=[name for name in facts.data if _is_public(name)] or None,
         library_name="peft" if facts.kind == "adapter" else "transformers",
@@ -85,21 +61,26 @@ def model_card(facts: CardFacts) -> str:
         tags=["detox_lightning", *(["lora"] if facts.kind == "adapter" else [])],
     )
     origin = {"base": facts.base, "data": ", ".join(facts.data) or "unknown", **facts.about}
-    command = origin.pop("command", None)
-    parts = [
-        f"---\n{data.to_yaml()}\n---\n\n# {_cell(facts.name)}",
-        f"Trained with detox_lightning on {as_code(facts.base)}.",
-        f"## Use\n\n{as_block(python, 'python')}\n\n{USES[task]}",
-        f"## Where it comes from\n\n{_table(origin)}",
-    ]
-    if command is not None:
-        parts.append(as_block(str(command), "bash"))
-    if facts.tested:
-        parts.append(f"## The last test\n\n{_tested(facts.tested)}")
-    if facts.metrics:
-        parts.append(f"## The last validation\n\n{_table(facts.metrics)}")
-    parts.append(f"## Hyper-parameters\n\n{_table(facts.hyper_parameters)}")
-    return "\n\n".join(parts) + "\n"
+    group, figures = next(iter(facts.tested["figures"].items())) if facts.tested else ("", {})
+    environment = Environment(
+        loader=PackageLoader("detox_lightning", "report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = {"block": as_block, "cell": _cell, "code": as_code, "counted": counted}
+    environment.filters |= {**filters, "estimate": _estimate}
+    return environment.get_template("card.md").render(
+        facts=facts,
+        task=task,
+        metadata=metadata.to_yaml(),
+        folder=json.dumps(_visible_name(facts.name), ensure_ascii=False),
+        model=facts.auto_class.removeprefix("Auto"),
+        command=origin.pop("command", None),
+        origin=origin,
+        group=group,
+        figures=figures,
+    )
 
 
 def last_test(run: Path, checkpoint: Path) -> dict[str, Any] | None:
@@ -119,30 +100,11 @@ def _is_public(name: str) -> bool:
     return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)) and not Path(name).exists()
 
 
-def _tested(summary: dict[str, Any]) -> str:
-    """Returns a table of the figures before and after, with their intervals."""
-    group, figures = next(iter(summary["figures"].items()))
-    lines = [
-        f"{counted(summary['about']['prompts'], 'prompt')}, {group} responses, 95 % intervals.\n",
-        "| | before | after |\n|---|---|---|",
-    ]
-    lines += [
-        f"| {_cell(entry['title'])} | {_estimate(entry['before'])} | {_estimate(entry['after'])} |"
-        for entry in figures.values()
-    ]
-    return "\n".join(lines)
-
-
 def _estimate(part: dict[str, float | None] | None) -> str:
     if part is None:
         return "–"
     value, low, high = (None if x is None else f"{x:.3f}" for x in part.values())
     return f"{value} ({low} to {high})" if low else f"{value}"
-
-
-def _table(rows: dict[str, Any]) -> str:
-    lines = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
 
 
 def _cell(value: Any) -> str:

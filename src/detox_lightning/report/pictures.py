@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from functools import wraps
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 from xml.etree import ElementTree
 
@@ -25,27 +26,7 @@ PAGE_COLOURS = {
     BEFORE: f"var(--before, {BEFORE})",
     AFTER: f"var(--after, {AFTER})",
 }
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "detox_lightning",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.15,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), INK),
-}
+STYLE = Path(__file__).with_name("pictures.mplstyle")
 PANEL_SIZE = 3.4, 2.3  # inches: in a column of a page its letters are as large as a caption's
 MAX_POINTS = 1000
 BINS = 25
@@ -57,9 +38,9 @@ def _styled(draw: "Callable[Options, Figure]") -> "Callable[Options, Figure]":
 
     @wraps(draw)
     def drawn(*args: Options.args, **kwargs: Options.kwargs) -> "Figure":
-        from matplotlib import rc_context
+        from matplotlib import style
 
-        with rc_context(STYLE):
+        with style.context(STYLE):
             return draw(*args, **kwargs)
 
     return drawn
@@ -189,11 +170,11 @@ def svg(figure: "Figure") -> str:
     data's colours can be set as ``--before`` and ``--after``. The same numbers give the same text;
     no two pictures share ids.
     """
-    from matplotlib import rc_context
+    from matplotlib import style
 
     file = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context(STYLE):
+    with style.context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue().decode()
     root = ElementTree.fromstring(text)
