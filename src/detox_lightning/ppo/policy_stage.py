@@ -57,7 +57,6 @@ class PolicyStage(LightningModule):
 
     stage_name = "ppo"
     labels = None
-    strict_loading = False
     base_or_policy: str
     adapter: str | None
     policy_name: str
@@ -78,10 +77,14 @@ class PolicyStage(LightningModule):
     gradient_checkpointing: bool
     kl_coef: float
     moments: RunningMoments
-    rollouts: int = 0
-    newest: NewestRollout | None = None
-    policy: Any = None
-    tokenizer: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False
+        self.rollouts = 0
+        self.newest: NewestRollout | None = None
+        self.policy: Any = None
+        self.tokenizer: Any = None
 
     @cached_property
     def start(self) -> Start:
