@@ -25,6 +25,8 @@ from transformers import (
     PegasusConfig,
     Qwen2Config,
     T5Config,
+    T5GemmaConfig,
+    UMT5Config,
 )
 
 from conftest import word_tokenizer
@@ -61,12 +63,24 @@ def bert2bert() -> EncoderDecoderConfig:
     return config
 
 
+def t5gemma() -> T5GemmaConfig:
+    """Encoder and decoder of different sizes, each with a config of its own."""
+    sizes = LLAMA_LIKE | {"head_dim": 8, "sliding_window": 8}
+    wider = sizes | {"hidden_size": 24}
+    config = T5GemmaConfig(encoder=wider, decoder=sizes, vocab_size=200)
+    config.decoder_start_token_id = 2
+    return config
+
+
 CONFIGS: dict[str, Callable[[], Any]] = {
     "T5": lambda: T5Config(**T5_LIKE, **TOKENS),
     "FLAN-T5": lambda: T5Config(
         **T5_LIKE, **TOKENS, feed_forward_proj="gated-gelu", tie_word_embeddings=False
     ),
     "mT5": lambda: MT5Config(**T5_LIKE, **TOKENS),
+    "UMT5": lambda: UMT5Config(**T5_LIKE, **TOKENS),
+    # windows, logits that are bent, and configs of encoder and decoder within the model's
+    "T5Gemma": t5gemma,
     "LongT5": lambda: LongT5Config(**T5_LIKE, **TOKENS, local_radius=4),
     # BART forces a first and a last token in generation, unless told otherwise
     "BART": lambda: BartConfig(**BART_LIKE, **TOKENS, bos_token_id=2, forced_eos_token_id=1),
