@@ -160,6 +160,16 @@ def test_the_adapter_is_on_the_family_s_projections(policy: Policy, name: str) -
     assert endings == expected.get(name, {"q_proj", "v_proj"})
 
 
+def test_no_adapter_is_on_a_vision_tower(policy: Policy, name: str) -> None:
+    adapted = {n.split(".lora_")[0] for n, _ in policy.named_parameters() if "lora_A" in n}
+    assert len(adapted) == (4 if "q_proj" in str(adapted) else 2)  # two layers' projections
+    assert not any("vision_tower" in layer for layer in adapted)
+    if name == "Gemma 3":
+        assert all(".language_model." in layer for layer in adapted)
+        seen = {n for n, _ in policy.base.named_modules() if n.endswith(("q_proj", "v_proj"))}
+        assert len(seen) == 6  # the tower has a layer of them
+
+
 def test_the_family_is_told_by_the_config(
     tmp_path: Path, tiny_t5: str, name: str, tiny_classifier: str
 ) -> None:

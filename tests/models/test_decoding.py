@@ -26,8 +26,13 @@ LIMIT = 40  # longer than what a recording's room is rounded up to
 IDS = torch.randint(3, 200, (6, 11), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
 PLAIN = ("LongT5", "BERT2BERT", "GPT-Neo")  # whose step transformers says is no fixed graph
-PLAIN += ("BLOOM", "Gemma 2", "T5Gemma")  # can't be told positions; have windows
-SINGLE = ("BLOOM", "Gemma 2", "T5Gemma")  # whose attention gives NaN for padding in float64
+PLAIN += ("BLOOM", "Gemma 2", "Gemma 3", "T5Gemma")  # can't be told positions; have windows
+SINGLE = (
+    "BLOOM",
+    "Gemma 2",
+    "Gemma 3",
+    "T5Gemma",
+)  # whose attention gives NaN for padding in float64
 
 
 @pytest.fixture(scope="module", params=[*CONFIGS, *DECODER_ONLY])
