@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from command import Outcome, run, tiny_recipe
 from detox_lightning import __main__
 from detox_lightning.algorithm.advantages import GAE
-from detox_lightning.cli.command import command
+from detox_lightning.cli import command
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.rewards import Reward
 from detox_lightning.runs.end_of_data import EndingCallback

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from command import ROOT, printed, run
-from detox_lightning.cli.command import recipes
+from detox_lightning.cli import recipes
 from detox_lightning.cli.recipes import find_recipe
 from detox_lightning.errors import InputError
 

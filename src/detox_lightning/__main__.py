@@ -4,9 +4,14 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detox_lightning.errors import causes, explain
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
 
 INTERRUPTED = 130  # 128 and SIGINT's number
 OF_UNION = "Does not validate against any of the Union subtypes"
@@ -16,11 +21,12 @@ ASKED_TO_END = (
 )
 
 
-def main(args: list[str] | None = None) -> None:
+def main(args: list[str] | None = None, callbacks: Sequence["Callback"] = ()) -> None:
     """Runs a command and turns its failures into one line.
 
     Args:
         args: The command line's words; None for the program's own.
+        callbacks: Callbacks for this run besides those that its flags name.
 
     Raises:
         SystemExit: With code 2 for a mistake in flags or files, 1 for a failure, 128 + N for a
@@ -28,7 +34,7 @@ def main(args: list[str] | None = None) -> None:
     """
     former, threading.excepthook = threading.excepthook, say_in_a_line
     try:
-        answer(args)
+        answer(args, callbacks)
     except KeyboardInterrupt as error:
         raise SystemExit(interrupted()) from error
     except SystemExit as end:
@@ -57,11 +63,12 @@ def say_in_a_line(failed: threading.ExceptHookArgs) -> None:
         sys.stderr.write(f"{reason}\n")
 
 
-def answer(args: list[str] | None) -> None:
+def answer(args: list[str] | None, callbacks: Sequence["Callback"]) -> None:
     """Runs a command; see :func:`main`.
 
     Args:
         args: The command line's words; None for the program's own.
+        callbacks: Callbacks besides.
 
     Raises:
         SystemExit: If it fails or is stopped.
@@ -75,7 +82,7 @@ def answer(args: list[str] | None) -> None:
     from detox_lightning.redaction import discreet
 
     try:
-        DetoxCLI(args)
+        DetoxCLI(args, callbacks)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.stages.plain import plain
 from detox_lightning.report.report_files import versions
+from detox_lightning.runs.command_line import command_of
 from detox_lightning.redaction import discreet_words, without_passwords
 
 KEY = "detox_lightning_origin"
@@ -57,9 +58,9 @@ def origin(trainer: Trainer) -> dict[str, Any]:
     Args:
         trainer: One of the command line has its words.
     """
-    words = getattr(trainer, "words", None)
+    made_by = command_of(trainer)
     return {
-        "command": command(sys.argv, "python") if words is None else command(words),
+        "command": command(made_by.words) if made_by else command(sys.argv, "python"),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
     }
