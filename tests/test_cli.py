@@ -14,7 +14,7 @@ import detox_lightning
 from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
 from detox_lightning.__main__ import find_cause
 from detox_lightning.cli.command import DetoxCLI
-from detox_lightning.cli.parser import Parser, condense
+from detox_lightning.cli.parser import Parser, summarize
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
@@ -253,7 +253,7 @@ def test_whole_numbers_stay_whole_whoever_wrote_the_type_first() -> None:
 
 
 def test_messages_without_a_key_stay_as_they_are() -> None:
-    assert condense("unrecognized arguments: --x 1") == "unrecognized arguments: --x 1"
+    assert summarize("unrecognized arguments: --x 1") == "unrecognized arguments: --x 1"
 
 
 # -- failures of a run

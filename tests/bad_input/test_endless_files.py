@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from command import printed, run
-from detox_lightning.cli.parser import DEEP
+from detox_lightning.cli.parser import TOO_DEEP
 
 NINE = "[" + ",".join(["{}"] * 9) + "]"
 LAUGHS = "a0: &a0 " + NINE.format(*"xxxxxxxxx") + "\n"
@@ -64,7 +64,7 @@ def test_files_that_would_take_for_ever(name: str, make: Callable[[], Any], mess
 
 
 def test_a_pipe_that_nobody_writes_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detox_lightning.cli.recipes.PATIENCE", 0.0)
+    monkeypatch.setattr("detox_lightning.cli.config_files.PATIENCE", 0.0)
     os.mkfifo("pipe")
     outcome = run("fit", "--config=pipe")
     said = ["error: --config=pipe: can't be read (nobody writes into this pipe)"]
@@ -129,7 +129,7 @@ def test_wherever_it_is_read(
 
 @pytest.mark.parametrize("flag", ["--model", "--trainer.logger", "--data"])
 def test_a_pipe_in_place_of_a_class(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detox_lightning.cli.recipes.PATIENCE", 0.0)
+    monkeypatch.setattr("detox_lightning.cli.config_files.PATIENCE", 0.0)
     os.mkfifo("pipe")
     outcome = run("fit", f"{flag}=pipe")
     said = [f"error: {Path('pipe').absolute()}: can't be read (nobody writes into this pipe)"]
@@ -146,7 +146,7 @@ def test_an_option_s_file_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_option_s_file_is_nested_too_deeply() -> None:
     Path("deep.yaml").write_text("[" * 5000 + "]" * 5000)
     outcome = run("fit", "--model=deep.yaml")
-    assert outcome.errors == [f"error: {DEEP}"]
+    assert outcome.errors == [f"error: {TOO_DEEP}"]
     assert outcome.code == 2
 
 
@@ -159,7 +159,8 @@ def test_a_model_s_file_is_taken() -> None:
 def test_a_model_s_file_is_utf8() -> None:
     Path("latin.yaml").write_bytes(b"class_path: \xe9")
     outcome = run("fit", "--model=latin.yaml")
-    said = f"error: {Path('latin.yaml').absolute()}: byte 12 is not UTF-8; save it as UTF-8"
+    file = Path("latin.yaml").absolute()
+    said = f"error: {file}: byte 12 is not UTF-8; give a YAML file, saved as UTF-8"
     assert (outcome.errors, outcome.code) == ([said], 2)
 
 

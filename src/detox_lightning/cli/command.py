@@ -22,10 +22,10 @@ from detox_lightning.callbacks.fault_files import FaultsCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
-from detox_lightning.cli.config_files import check_characters, check_configs
-from detox_lightning.cli.flag_checks import check_flags, expand_homes
-from detox_lightning.cli.option_loading import guard
-from detox_lightning.cli.parser import Parser, made
+from detox_lightning.cli.config_checks import check_configs
+from detox_lightning.cli.config_files import guard_readers
+from detox_lightning.cli.flag_checks import check_flags
+from detox_lightning.cli.parser import Parser, instantiate
 from detox_lightning.cli.process import isolated, quieten_transformers
 from detox_lightning.cli.trainer import DetoxTrainer
 from detox_lightning.errors import InputError
@@ -40,7 +40,6 @@ from detox_lightning.runs.provenance import OriginCallback
 from detox_lightning.runs.resume_callback import ResumeCallback
 from detox_lightning.runs.truncate_logs import claim_folders, keep_rows, refuse_unwritable_logs
 from detox_lightning.stages.devices import check_devices
-from detox_lightning.stages.number_bounds import check_numbers
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
 from detox_lightning.stages.strategy import check_strategy
 
@@ -54,13 +53,12 @@ COMMANDS = {
     "validate": "Measure a model on the validation rows.",
     "test": "Compare a model with the one before training on the test rows, and write a report.",
     "predict": "Answer prompts, or classify texts, and write the results to a JSONL file.",
-    "export": "Write the model in a checkpoint as Hugging Face folders, even while its run goes on.",
+    "export": "Write a checkpoint's model as Hugging Face folders, even while its run goes on.",
 }
-MOST_SEED = 2**32 - 1
 
 
 def trainer_defaults(callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Makes the defaults of one run's trainer; the callbacks keep state, so that each run has its own.
+    """Makes the trainer's defaults anew for each run, since callbacks keep its state.
 
     Args:
         callbacks: Callbacks to add to those that every run has.
@@ -102,7 +100,7 @@ class DetoxCLI(LightningCLI):
         """
         self.words = sys.argv[1:] if args is None else list(args)
         DetoxCLI.debug = "--debug" in self.words  # also while the words are read
-        guard()
+        guard_readers()
         check_configs(self.words)
         with isolated():
             super().__init__(
@@ -158,13 +156,7 @@ class DetoxCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         DetoxCLI.debug = config.debug
-        expand_homes(config)
-        check_characters(config)
         check_flags(config)
-        check_numbers(config)
-        seed = config.seed_everything
-        if seed is not None and not 0 <= seed <= MOST_SEED:
-            raise InputError(f"--seed_everything={seed}: must be from 0 to {MOST_SEED}, or true")
         self.command = CommandLine(self.words, resumes=config.get("ckpt_path") == LAST)
         if config.get("ckpt_path") is not None:
             choose_checkpoint(command, config)
@@ -175,7 +167,7 @@ class DetoxCLI(LightningCLI):
         """Checks device, strategy and precision, and sets the number of threads.
 
         Raises:
-            InputError: If there are no such devices, or the strategy or precision doesn't suit them.
+            InputError: If there are no such devices, or strategy or precision don't suit them.
         """
         config = self.config[self.subcommand]
         quieten_transformers()
@@ -265,7 +257,7 @@ class DetoxCLI(LightningCLI):
     def _add_instantiators(self) -> None:
         """Says why an object other than model and data can't be made."""
         super()._add_instantiators()
-        self.parser.add_instantiator(made, object)
+        self.parser.add_instantiator(instantiate, object)
 
     def _parse_ckpt_path(self) -> None:
         """Keeps a checkpoint's hyper-parameters from overriding the flags."""

@@ -20,9 +20,10 @@ from detox_lightning.redaction import without_secrets
 from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS,
     HYPER_PARAMETERS_OF_DATA,
+    differs,
+    misfits,
     tell_changes,
 )
-from detox_lightning.stages.misfit import differs, misfits
 from detox_lightning.stages.plain import plain
 
 KEY = "detox_lightning"
@@ -86,7 +87,7 @@ def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **fa
     Args:
         module: With its weights built.
         checkpoint: As Lightning hands it to ``on_load_checkpoint``.
-        facts: What this run would stamp; see :func:`~detox_lightning.stages.misfit.misfits`.
+        facts: What this run would stamp; see :func:`~detox_lightning.stages.flag_changes.misfits`.
 
     Raises:
         InputError: If a name or a shape differs; it says which flags do, and the first few names.
