@@ -63,7 +63,7 @@ def without_passwords(text: str) -> str:
     return text
 
 
-def discreet(text: str) -> str:
+def redact(text: str) -> str:
     """Hides secrets in a message such as ``--x.token=…`` or ``token: …``.
 
     Args:
@@ -75,10 +75,10 @@ def discreet(text: str) -> str:
 
 def printable(text: str) -> str:
     """Makes a message fit for a terminal: without secrets and control characters."""
-    return visible(discreet(text))
+    return visible(redact(text))
 
 
-def discreet_words(words: Sequence[str]) -> list[str]:
+def redact_words(words: Sequence[str]) -> list[str]:
     """Hides secrets in a command line's words.
 
     Args:
@@ -91,7 +91,7 @@ def discreet_words(words: Sequence[str]) -> list[str]:
         if word.startswith("-") and not joined:
             shown.append(word)
         else:
-            shown.append((name + joined if joined else "") + _discreet_value(name, value))
+            shown.append((name + joined if joined else "") + _redact_value(name, value))
         flag = word if word.startswith("--") and not joined else ""
     return shown
 
@@ -110,14 +110,14 @@ def _hide(value: Any) -> Any:
     return value if value is None or isinstance(value, bool) else HIDDEN
 
 
-def _discreet_value(flag: str, text: str) -> str:
+def _redact_value(flag: str, text: str) -> str:
     if SECRET.search(flag):
         return HIDDEN
     try:
         tree = yaml.safe_load(text)
         hidden = without_secrets(tree, flag.rpartition(".")[2])
     except (yaml.YAMLError, ValueError, RecursionError):
-        return discreet(text)
+        return redact(text)
     if not isinstance(tree, dict | list):
-        return discreet(text)
+        return redact(text)
     return text if hidden == tree else json.dumps(hidden, ensure_ascii=False, default=str)

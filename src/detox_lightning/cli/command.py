@@ -12,8 +12,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-import detox_lightning.data
-import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
+import detox_lightning.data  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.config_copy import ConfigurationCallback
 from detox_lightning.callbacks.dashboard import DashboardCallback
@@ -30,6 +29,7 @@ from detox_lightning.cli.process import isolated, quieten_transformers
 from detox_lightning.cli.trainer import DetoxTrainer
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import refuse_precision
+from detox_lightning.modules import PPOModule
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.command_line import CommandLine
@@ -54,6 +54,14 @@ COMMANDS = {
     "test": "Compare a model with the one before training on the test rows, and write a report.",
     "predict": "Answer prompts, or classify texts, and write the results to a JSONL file.",
     "export": "Write a checkpoint's model as Hugging Face folders, even while its run goes on.",
+}
+SECTIONS = {
+    "checkpoint": BoundedCheckpoint,
+    "export": ExportCallback,
+    "samples": SamplesCallback,
+    "collapse": CollapseCallback,
+    "report": ReportCallback,
+    "predictions": PredictionsCallback,
 }
 
 
@@ -109,7 +117,6 @@ class DetoxCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 trainer_class=DetoxTrainer,
-                seed_everything_default=42,
                 auto_configure_optimizers=False,
                 trainer_defaults=trainer_defaults(callbacks),
                 save_config_callback=ConfigurationCallback,
@@ -125,6 +132,15 @@ class DetoxCLI(LightningCLI):
         """Lightning's commands and ``export``."""
         return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the seed, with a help text of our own."""
+        parser.add_argument(
+            "--seed_everything",
+            type=bool | int,
+            default=42,
+            help="Seed of all random numbers; true: a random one; false: none is set.",
+        )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds two flags, and a section for each callback that has options."""
         parser.add_argument(
@@ -139,12 +155,8 @@ class DetoxCLI(LightningCLI):
             action="store_true",
             help="Show the traceback of an error, not only its message.",
         )
-        parser.add_lightning_class_args(BoundedCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ExportCallback, "export")
-        parser.add_lightning_class_args(SamplesCallback, "samples")
-        parser.add_lightning_class_args(CollapseCallback, "collapse")
-        parser.add_lightning_class_args(ReportCallback, "report")
-        parser.add_lightning_class_args(PredictionsCallback, "predictions")
+        for section, callback in SECTIONS.items():
+            parser.add_lightning_class_args(callback, section)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line, and checks all flags before anything is made of them.
@@ -217,8 +229,8 @@ class DetoxCLI(LightningCLI):
         keep_rows(trainer.loggers)
 
     def test(self, **options: Any) -> None:
-        """Runs ``test``, without Lightning's long table where a report's is printed."""
-        verbose = options.pop("verbose", True) and not hasattr(self.model, "comparison")
+        """Runs ``test``; PPO's report prints a table in place of Lightning's long one."""
+        verbose = options.pop("verbose", True) and not isinstance(self.model, PPOModule)
         self.trainer.test(verbose=verbose, **options)
 
     # -- private parts of Lightning

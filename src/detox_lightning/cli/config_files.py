@@ -19,7 +19,7 @@ MAX_BYTES = 1_000_000  # of a configuration
 MAX_VALUES = 100_000  # in a configuration, those behind an alias counted each time
 PATIENCE = 3.0  # seconds for somebody to open a pipe
 HELP = (
-    "A configuration file in YAML or JSON; each one goes over those before. configs/NAME is the "
+    "A configuration file in YAML or JSON; later ones win over earlier ones. configs/NAME is the "
     "package's own where there is no such file here."
 )
 UNREADABLE = {
