@@ -22,8 +22,6 @@ from detox_lightning.redaction import printable
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-OF_UNION = "Does not validate against any of the Union subtypes"
-
 
 def main(args: list[str] | None = None, callbacks: Sequence["Callback"] = ()) -> None:
     """Runs a command and turns its failures into one line.
@@ -140,7 +138,7 @@ def describe_unforeseen(error: BaseException) -> str:
     """
     from lightning.pytorch.utilities.memory import is_oom_error
 
-    if OF_UNION in str(error):  # jsonargparse's words, for what a constructor raised
+    if "Does not validate against any of the Union subtypes" in str(error):  # by jsonargparse
         error = error.__cause__ or error
     lines = str(error).strip().splitlines()
     name = type(error).__name__

@@ -109,16 +109,10 @@ def raised_at(error: BaseException) -> str:
 
 
 def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:
-    """Makes sure that a batch splits evenly.
-
-    Args:
-        small_flag: The flag of the part's size.
-        small: The part's size.
-        large_flag: The flag of the whole's size.
-        large: The whole's size.
+    """Makes sure that a batch of ``large`` rows splits evenly into batches of ``small`` rows.
 
     Raises:
-        InputError: If it doesn't.
+        InputError: If it doesn't; the message names both flags.
     """
     if large % small:
         raise InputError(

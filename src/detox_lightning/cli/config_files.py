@@ -22,12 +22,6 @@ HELP = (
     "A configuration file in YAML or JSON; later ones win over earlier ones. configs/NAME is the "
     "package's own where there is no such file here."
 )
-UNREADABLE = {
-    stat.S_IFDIR: "this is a folder",
-    stat.S_IFCHR: "this is a device, and no file",
-    stat.S_IFBLK: "this is a device, and no file",
-    stat.S_IFSOCK: "this is a socket, and no file",
-}
 # jsonargparse's own ways to load YAML and to read files
 LOAD_YAML, READ_PATH = get_loader("yaml"), Path.read_text
 
@@ -70,8 +64,9 @@ def read_text(origin: str, path: str) -> str:
     """
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
-        if kind in UNREADABLE:
-            raise InputError(f"{origin}: {UNREADABLE[kind]}; give a YAML file")
+        if kind not in (stat.S_IFREG, stat.S_IFIFO):
+            found = "folder" if kind == stat.S_IFDIR else "device, and no file"
+            raise InputError(f"{origin}: this is a {found}; give a YAML file")
         if kind == stat.S_IFIFO:
             content = _read_pipe(path)
         else:

@@ -28,13 +28,8 @@ _NO_MISFIT = {
     *("peft_type", "peft_version", "auto_mapping", "task_type", "inference_mode"),
     *("base_model_name_or_path", "revision", "lora_dropout", "init_lora_weights"),
 }
-# peft's options that have flags of their own beside model.lora.options, the first ones first
-_LORA_FLAGS = {
-    "r": "r",
-    "lora_alpha": "alpha",
-    "target_modules": "target_modules",
-    "modules_to_save": "modules_to_save",
-}
+# peft's options that are told first, and have flags of their own beside model.lora.options
+_LORA_FLAGS = ("r", "lora_alpha", "target_modules", "modules_to_save")
 
 
 def tell_changes(module: Any, checkpoint: Mapping[str, Any]) -> None:
@@ -151,10 +146,10 @@ def _adapter_misfits(
         yield "model.lora is given here, and the checkpoint holds a whole model (model.lora=null)"
     elif here is not None and saved is not None:
         both = (here.keys() & saved.keys()) - _NO_MISFIT
-        for name in [*(x for x in _LORA_FLAGS if x in both), *sorted(both - _LORA_FLAGS.keys())]:
+        for name in [*(x for x in _LORA_FLAGS if x in both), *sorted(both.difference(_LORA_FLAGS))]:
             if _comparable(here[name]) != _comparable(saved[name]):
-                flag = _LORA_FLAGS.get(name, f"options.{name}")
-                yield differs(f"model.lora.{flag}", here[name], saved[name])
+                option = name.removeprefix("lora_") if name in _LORA_FLAGS else f"options.{name}"
+                yield differs(f"model.lora.{option}", here[name], saved[name])
 
 
 def differs(flag: str, here: Any, saved: Any) -> str:

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -14,28 +14,16 @@ LARGEST = 1e12  # floats; products of larger ones overflow
 LARGEST_OF_OPTIMIZERS = 1e6  # no step can be so large
 
 
-class Leaf(NamedTuple):
-    """A value in a configuration, and where it is.
-
-    Attributes:
-        flag: Its name on the command line.
-        value: The value.
-        holder: The dictionary or list that has it.
-        key: Its key or index there.
-    """
-
-    flag: str
-    value: Any
-    holder: Any
-    key: Any
-
-
-def leaves(config: Any, flag: str = "") -> Iterator[Leaf]:
+def leaves(config: Any, flag: str = "") -> Iterator[tuple[str, Any, Any, Any]]:
     """Walks through all values of a configuration.
 
     Args:
-        config: Namespaces, mappings and lists within each other. Classes in a list share a flag.
+        config: Namespaces, mappings and lists within each other.
         flag: The configuration's own name.
+
+    Yields:
+        A value's flag, the value, the dictionary or list that holds it, and its key there. Classes
+        in a list share the list's flag.
     """
     holder = vars(config) if isinstance(config, Namespace) else config
     is_named = isinstance(holder, Mapping)
@@ -45,7 +33,7 @@ def leaves(config: Any, flag: str = "") -> Iterator[Leaf]:
         if isinstance(value, Namespace | Mapping | list | tuple):
             yield from leaves(value, name)
         else:
-            yield Leaf(name, value, holder, key)
+            yield name, value, holder, key
 
 
 def check_number(flag: str, value: Any) -> None:
