@@ -6,12 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from detox_lightning.cli.config_files import check_aliases, check_size, compose, read_text
+from detox_lightning.cli.config_files import check_aliases, compose, read_text, walk
 from detox_lightning.cli.recipes import find_recipe, is_file_name
 from detox_lightning.errors import InputError
 from detox_lightning.redaction import stands_in
-
-Hidden = dict[str, tuple[str, int]]  # by option: the file and line in which a secret is hidden
 
 
 def check_configs(words: Sequence[str]) -> None:
@@ -26,17 +24,20 @@ def check_configs(words: Sequence[str]) -> None:
     Raises:
         InputError: If one isn't, or a secret isn't given.
     """
-    hidden: Hidden = {}
+    hidden: dict[str, str] = {}  # by option: the file and line
     for flag, value in _flags_with_values(words):
         check_aliases(flag, value)
         if flag not in ("--config", "-c"):
             _unhide(hidden, flag.removeprefix("--").removesuffix("+"))
         elif is_file_name(value) and not Path(value).is_fifo():  # a pipe is read once, when used
             origin = f"--config={value}"
-            _check_node(origin, _compose_file(origin, find_recipe(value)), hidden)
-    for option, (origin, line) in hidden.items():
+            for option, node in walk(origin, _compose_file(origin, find_recipe(value))):
+                _unhide(hidden, option)
+                if isinstance(node, yaml.ScalarNode) and stands_in(str(node.value)):
+                    hidden[option] = f"{origin}, line {node.start_mark.line + 1}"
+    for option, place in hidden.items():
         raise InputError(
-            f"{origin}, line {line}: {option} is *** there, for a secret that was not written; "
+            f"{place}: {option} is *** there, for a secret that was not written; "
             "give it after this file, by its flag or in another --config, or delete the line"
         )
 
@@ -68,46 +69,10 @@ def _compose_file(origin: str, path: str) -> yaml.Node:
         kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
         kind = "empty" if node is None else kinds[type(node)]
         raise InputError(f"{origin}: it is {kind}; give options by name, such as model: and data:")
-    check_size(origin, node)
     return node
 
 
-def _check_node(
-    origin: str,
-    node: yaml.Node,
-    hidden: Hidden,
-    option: str = "",
-    parents: tuple[yaml.Node, ...] = (),
-) -> None:
-    """Refuses cycles, and keys that are there twice, of which YAML would take the last."""
-    line = node.start_mark.line + 1
-    if any(node is parent for parent in parents):
-        raise InputError(
-            f"{origin}, line {line}: {option} is within itself; write out what the alias stands for"
-        )
-    parents = (*parents, node)
-    if isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            line, name = key.start_mark.line + 1, str(key.value)
-            if name in lines:
-                raise InputError(
-                    f"{origin}, line {line}: {name} is in line {lines[name]} already; put both "
-                    "together"
-                )
-            lines[name] = line
-            inner = option if name == "init_args" else f"{option}.{name}".lstrip(".")
-            _check_node(origin, value, hidden, inner, parents)
-        return
-    _unhide(hidden, option)
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _check_node(origin, item, hidden, f"{option}.{index}", parents)
-    elif stands_in(str(node.value)):
-        hidden[option] = (origin, line)
-
-
-def _unhide(hidden: Hidden, option: str) -> None:
+def _unhide(hidden: dict[str, str], option: str) -> None:
     """Removes an option that is set anew, and the options within it."""
     for name in [name for name in hidden if f"{name}.".startswith(f"{option}.")]:
         del hidden[name]

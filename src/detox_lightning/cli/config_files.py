@@ -1,10 +1,13 @@
 """Reads configuration files, and the files that stand for options: never without end."""
 
+import itertools
 import json
 import os
 import select
 import stat
 import sys
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -82,38 +85,71 @@ def read_text(origin: str, path: str) -> str:
 
 
 def check_aliases(origin: str, text: str) -> None:
-    """Refuses YAML whose aliases stand for too many values, or for themselves.
+    """Refuses YAML whose aliases stand for too many values, or contain themselves.
 
     Args:
-        origin: The flag or file that the message names.
+        origin: The flag or file that messages name.
         text: Text that may be YAML.
 
     Raises:
         InputError: If they do.
     """
-    if "&" not in text or "*" not in text:
-        return
-    # jsonargparse complains about bad YAML, where YAML is meant
-    with suppress(yaml.YAMLError, RecursionError):
-        check_size(origin, compose(text), size_of_cycle=MAX_VALUES)
+    if "&" in text and "*" in text:
+        # jsonargparse complains about bad YAML, where YAML is meant
+        with suppress(yaml.YAMLError, RecursionError):
+            deque(walk(origin, compose(text)), maxlen=0)
 
 
-def check_size(origin: str, node: yaml.Node | None, size_of_cycle: int = 1) -> None:
-    """Refuses a YAML node that stands for too many values.
+def walk(origin: str, root: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
+    """Yields the lists and scalars of a configuration, each after the list that it is in.
 
     Args:
-        origin: The flag or file that the message names.
-        node: Its values are counted, those behind an alias each time.
-        size_of_cycle: How many values a node that contains itself counts.
+        origin: The flag or file that messages name.
+        root: The configuration's node.
+
+    Yields:
+        The name of an option, and its node.
 
     Raises:
-        InputError: If it does.
+        InputError: If a key is there twice, of which YAML would take the last, if a node contains
+            itself, or if aliases stand for too many values.
     """
-    if node is not None and _count_values(node, {}, size_of_cycle) > MAX_VALUES:
-        raise InputError(
-            f"{origin}: its aliases (*) stand for more than {MAX_VALUES} values; write out those "
-            "that are needed"
-        )
+    pending: list[tuple[str, yaml.Node, tuple[yaml.Node, ...]]] = [("", root, ())] if root else []
+    for number in itertools.count(1):
+        if not pending:
+            return
+        option, node, parents = pending.pop()
+        if any(node is parent for parent in parents):
+            raise InputError(
+                f"{origin}, line {node.start_mark.line + 1}: {option} is within itself; write out "
+                "what the alias stands for"
+            )
+        if number > MAX_VALUES:
+            raise InputError(
+                f"{origin}: its aliases (*) stand for more than {MAX_VALUES} values; write out "
+                "those that are needed"
+            )
+        if not isinstance(node, yaml.MappingNode):
+            yield option, node
+        inner = _items(origin, option, node)
+        pending += [(name, item, (*parents, node)) for name, item in reversed(inner)]
+
+
+def _items(origin: str, option: str, node: yaml.Node) -> list[tuple[str, yaml.Node]]:
+    """Returns the options within an option; refuses keys that are there twice."""
+    if isinstance(node, yaml.SequenceNode):
+        return [(f"{option}.{index}", item) for index, item in enumerate(node.value)]
+    items: list[tuple[str, yaml.Node]] = []
+    lines: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+        line, name = key.start_mark.line + 1, str(key.value)
+        if name in lines:
+            raise InputError(
+                f"{origin}, line {line}: {name} is in line {lines[name]} already; put both together"
+            )
+        lines[name] = line
+        items.append((option if name == "init_args" else f"{option}.{name}".lstrip("."), value))
+    return items
 
 
 def compose(text: str) -> yaml.Node | None:
@@ -127,16 +163,6 @@ def compose(text: str) -> yaml.Node | None:
             json.loads(text)
             text = text.replace("\t", " ")  # JSON has no tabs within its texts
     return yaml.compose(text, Loader=yaml.SafeLoader)
-
-
-def _count_values(node: yaml.Node, counts: dict[int, int], size_of_cycle: int) -> int:
-    """Counts a node and the nodes within it; ``counts`` holds those already counted, by id."""
-    if id(node) not in counts:
-        counts[id(node)] = size_of_cycle
-        inner = node.value if not isinstance(node, yaml.ScalarNode) else []
-        parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
-        counts[id(node)] = 1 + sum(_count_values(part, counts, size_of_cycle) for part in parts)
-    return counts[id(node)]
 
 
 def _bounded(origin: str, content: Content) -> Content:
