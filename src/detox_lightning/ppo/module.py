@@ -521,8 +521,7 @@ class PPOModule(LightningModule):
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
     def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint, and evaluates before the first update."""
-        self.optimization.let_flags_win(self)
+        """Evaluates before the first update."""
         if self.rollouts == 0 and self.trainer.enable_validation:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
