@@ -106,7 +106,7 @@ def sample(
     """
     draws = Draws()
     choose = sampling.choose(policy.eos_token_ids, draws)
-    encoded = policy.read(prompts.prompt_ids, prompts.prompt_mask)
+    encoded = policy.encode_prompts(prompts.prompt_ids, prompts.prompt_mask)
     return generate(policy, tokenizer, encoded, choose, limit, draws if record else None)
 
 
@@ -133,7 +133,7 @@ def generate(
     longest = int(lengths.max())
     ids = ids[:, :longest]
     mask = mask_from_lengths(lengths, longest)
-    texts = policy.texts(tokenizer, prompts, ids)
+    texts = policy.decode_texts(tokenizer, prompts, ids)
     stats = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)
@@ -273,7 +273,7 @@ def evaluate_tokens(
         0 where there is no real token.
     """
     share = prompts is not None
-    prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
+    prompts = prompts or policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
     logprobs, values = torch.zeros(2, *ids.shape, device=ids.device, dtype=torch.float32)
     for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
@@ -284,7 +284,7 @@ def evaluate_tokens(
             ids[rows, :width],
             prompts.select(rows),
             entropy=False,
-            share=share,
+            deduplicate=share,
         )
         logprobs[rows, :width], values[rows, :width] = output.logprobs, output.values
     return TokenStats(logprobs.where(mask, 0), values.where(mask, 0))
@@ -305,9 +305,9 @@ def measure_full_kl(
         The policy's statistics, the reference's, and ``[b, t]`` KL divergences over the
         vocabulary, in nats.
     """
-    prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+    prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     with policy.reference():
-        ref_prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+        ref_prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     passes = []
     for rows in torch.arange(len(responses.ids), device=responses.ids.device).split(
         size or len(responses.ids)

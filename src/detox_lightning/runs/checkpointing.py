@@ -22,6 +22,7 @@ from detox_lightning.runs.atomic_save import (
     set_torn_aside,
 )
 from detox_lightning.errors import InputError, Stopped
+from detox_lightning.runs.command_line import command_of
 
 
 class BoundedCheckpoint(ModelCheckpoint):
@@ -225,7 +226,8 @@ class BoundedCheckpoint(ModelCheckpoint):
         requeue(trainer, signum)
         # who ends sooner looks as if it had failed
         trainer.strategy.barrier("stopped")
-        words = getattr(trainer, "words", None)
+        made_by = command_of(trainer)
+        words = made_by.words if made_by else None
         raise Stopped(how_to_go_on(self.last_model_path or None, words), signum)
 
     def on_save_checkpoint(
