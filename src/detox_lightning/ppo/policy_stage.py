@@ -19,8 +19,8 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.meter import NAMES
-from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.adapter_checkpoint import adapter_facts
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import Weights, load_tokenizer
@@ -219,20 +219,14 @@ class PolicyStage(LightningModule):
         self.log_dict({**figures, "step": float(self.rollouts)}, sync_dist=True)
 
     def on_test_start(self) -> None:
-        """Warns where nothing was trained."""
-        self.warn_untrained()
-
-    def on_predict_start(self) -> None:
-        """Warns where nothing was trained."""
-        self.warn_untrained()
-
-    def warn_untrained(self) -> None:
-        """Says so if the policy is still what it began as."""
+        """Warns if the policy is still as it was before training."""
         if not self.rollouts:
             rank_zero_warn(
                 "the policy is as it was before training: give the trained one's --ckpt_path, "
                 "such as last"
             )
+
+    on_predict_start = on_test_start
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Judges responses of reference and policy."""
