@@ -15,7 +15,7 @@ from torch import nn
 from detox_lightning.errors import InputError
 from detox_lightning.stages.checkpoint import BrokenCheckpoint, load_stage, save_stage
 from detox_lightning.stages.faults import Faults
-from detox_lightning.stages.misfit import misfits
+from detox_lightning.stages.flag_changes import misfits
 from detox_lightning.stages.plain import plain
 
 

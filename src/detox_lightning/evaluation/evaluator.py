@@ -137,7 +137,7 @@ class Evaluator:
     def encode_prompts(self, batch: PromptBatch, side: Side) -> Prompts:
         """Lets the reference (``before``) or the policy (``after``) read ``b`` prompts."""
         with self.policy.reference_if(side == "before"):
-            return self.policy.read(batch.prompt_ids, batch.prompt_mask)
+            return self.policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
 
     def respond(
         self, batch: PromptBatch, decodings: list[str], side: Side, encoded: Prompts | None = None

@@ -224,8 +224,7 @@ class PPOModule(PolicyStage):
         self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint, and evaluates before the first update."""
-        self.optimization.let_flags_win(self)
+        """Evaluates before the first update."""
         self.ranks = ranks_of(self.trainer)
         self.actor = Actor(
             self.policy,

@@ -19,22 +19,23 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.meter import VALIDATION_FIGURES
+from detox_lightning.models.adapter_checkpoint import adapter_facts
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.families.base import Family, check_positions, family_of
+from detox_lightning.models.families.base import Family
 from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import Weights, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
-from detox_lightning.models.source import VALUE_HEAD, Start, adapter_facts, find_start
+from detox_lightning.models.source import VALUE_HEAD, ModelSource
 from detox_lightning.ppo import checks
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.reporting import NewestRollout
-from detox_lightning.protocols import data_of
+from detox_lightning.protocols import Samples, data_of
 from detox_lightning.rewards import Reward
-from detox_lightning.rollout import NO_GRADIENT, Samples
+from detox_lightning.rollout import NO_GRADIENT
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
@@ -57,7 +58,6 @@ class PolicyStage(LightningModule):
 
     stage_name = "ppo"
     labels = None
-    strict_loading = False
     base_or_policy: str
     adapter: str | None
     policy_name: str
@@ -78,30 +78,24 @@ class PolicyStage(LightningModule):
     gradient_checkpointing: bool
     kl_coef: float
     moments: RunningMoments
-    rollouts: int = 0
-    newest: NewestRollout | None = None
-    policy: Any = None
-    tokenizer: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False
+        self.rollouts = 0
+        self.newest: NewestRollout | None = None
+        self.policy: Any = None
+        self.tokenizer: Any = None
 
     @cached_property
-    def start(self) -> Start:
-        """Where the policy begins; found out when first asked for, which may take the hub."""
-        return find_start(self.base_or_policy, self.adapter, self.weights.revision)
+    def source(self) -> ModelSource:
+        """Where the policy comes from; found out when first needed, as it may ask the hub."""
+        return ModelSource.resolve(self.base_or_policy, self.adapter, self.weights)
 
-    @cached_property
+    @property
     def family(self) -> Family:
-        """What kind of model the policy is, by its base's config."""
-        return family_of(self.start.base, **self.tokenizer_options)
-
-    @property
-    def tokenizer_name(self) -> str:
-        """The model whose tokenizer the data must use: of an adapter, its base."""
-        return self.start.base
-
-    @property
-    def tokenizer_options(self) -> dict[str, Any]:
-        """How the data must open it."""
-        return {**self.weights.file_options, "revision": self.start.base_revision}
+        """The policy's family."""
+        return self.source.family
 
     @property
     def auto_class(self) -> str:
@@ -109,14 +103,24 @@ class PolicyStage(LightningModule):
         return self.family.auto_class
 
     @property
+    def padding_side(self) -> Literal["left", "right"]:
+        """The side on which prompts are padded."""
+        return self.source.padding_side
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The model whose tokenizer the data must use; an adapter's is its base's."""
+        return self.source.base
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """Options with which the data must open that tokenizer."""
+        return self.source.tokenizer_options
+
+    @property
     def kl_target(self) -> float | None:
         """Target of the adaptive KL coefficient, if it adapts."""
         return self.kl.target
-
-    @property
-    def padding_side(self) -> Literal["left", "right"]:
-        """The side on which prompts are padded."""
-        return self.family.padding_side
 
     @property
     def export_name(self) -> str:
@@ -140,8 +144,7 @@ class PolicyStage(LightningModule):
                 "model.sampling.max_new_tokens": self.sampling.limits[1],
                 "model.evaluation.max_new_tokens": self.examiner.plan.max_new_tokens or 0,
             }
-            base, options = self.start.base, self.tokenizer_options
-            check_positions(self.family, base, data.max_prompt_tokens, limits, **options)
+            self.source.check_positions(data.max_prompt_tokens, limits)
         if stage == "fit":
             checks.warn_of_narrow_sampling(self.sampling)
             checks.check_schedule(self.schedule.name, self.trainer.max_steps)
@@ -155,8 +158,7 @@ class PolicyStage(LightningModule):
         Raises:
             InputError: If the base itself is trained, or quantized.
         """
-        begins_with_adapter = self.start.adapter is not None or self.start.checkpoint is not None
-        trains_whole_base = self.lora is None and not begins_with_adapter
+        trains_whole_base = self.lora is None and not self.source.has_adapter
         checks.check_shardable(trains_whole_base, self.weights.quantization)
 
     def configure_model(self) -> None:
@@ -166,11 +168,10 @@ class PolicyStage(LightningModule):
         choose_kernels()
         self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
         self.policy = load_policy(
-            self.start,
+            self.source,
             self.lora,
             self.sampling,
             self.advantage.uses_values,
-            self.weights,
             None if self._trainer is None else self.trainer.strategy.root_device,
             self.tokenizer,
         )
@@ -218,20 +219,14 @@ class PolicyStage(LightningModule):
         self.log_dict({**figures, "step": float(self.rollouts)}, sync_dist=True)
 
     def on_test_start(self) -> None:
-        """Warns where nothing was trained."""
-        self.warn_untrained()
-
-    def on_predict_start(self) -> None:
-        """Warns where nothing was trained."""
-        self.warn_untrained()
-
-    def warn_untrained(self) -> None:
-        """Says so if the policy is still what it began as."""
+        """Warns if the policy is still as it was before training."""
         if not self.rollouts:
             rank_zero_warn(
                 "the policy is as it was before training: give the trained one's --ckpt_path, "
                 "such as last"
             )
+
+    on_predict_start = on_test_start
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Judges responses of reference and policy."""
@@ -263,7 +258,7 @@ class PolicyStage(LightningModule):
             self,
             checkpoint,
             policy=self.policy_name,
-            base_revision=self.start.base_revision,
+            base_revision=self.source.base_revision,
             lora=self.lora,
             adapter=adapter_facts(self.policy.model),
             rollouts=self.rollouts,
@@ -276,7 +271,7 @@ class PolicyStage(LightningModule):
         facts = load_stage(
             self,
             checkpoint,
-            base_revision=self.start.base_revision,
+            base_revision=self.source.base_revision,
             adapter=adapter_facts(self.policy.model),
         )
         self.rollouts = facts["rollouts"]

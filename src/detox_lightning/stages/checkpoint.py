@@ -19,9 +19,10 @@ from detox_lightning.redaction import without_secrets
 from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS,
     HYPER_PARAMETERS_OF_DATA,
+    differs,
+    misfits,
     tell_changes,
 )
-from detox_lightning.stages.misfit import differs, misfits
 from detox_lightning.stages.plain import plain
 
 KEY = "detox_lightning"
@@ -103,7 +104,7 @@ def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any
         module: The stage that loads, with its weights built.
         checkpoint: As Lightning hands it to ``on_load_checkpoint``.
         facts: ``base_revision`` and ``adapter`` as this run would save them; see
-            :func:`~detox_lightning.stages.misfit.misfits`.
+            :func:`~detox_lightning.stages.flag_changes.misfits`.
 
     Returns:
         The facts that :func:`save_stage` wrote.

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, and which of their values a checkpoint restores."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.number_bounds import check_options, refused
+from detox_lightning.stages.number_bounds import check_optimizer, refused_option
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,43 @@ class Schedule:
 CONSTANT = Schedule()
 
 
+class _Scheduler(LambdaLR):
+    """A scheduler whose flags win over the hyper-parameters that a checkpoint restores.
+
+    Lightning restores schedulers after optimizers. Moments and step counts then are the
+    checkpoint's; learning rate, betas and the like are those of this run, at the restored place of
+    the schedule. With the same flags nothing changes, to the bit.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]):
+        others = ("params", "param_names", "initial_lr")
+        self._flags = [
+            {name: value for name, value in group.items() if name not in others}
+            for group in optimizer.param_groups
+        ]
+        super().__init__(optimizer, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "_flags"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.base_lrs = [flags["lr"] for flags in self._flags]
+        # The very product that the scheduler itself formed on its last step.
+        self._last_lr = [
+            rate * factor(self.last_epoch)
+            for rate, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
+        groups = zip(self.optimizer.param_groups, self._flags, self._last_lr, strict=True)
+        for group, flags, rate in groups:
+            group.update({**flags, "initial_lr": flags["lr"], "lr": rate})
+
+
 def build_schedule(optimizer: Optimizer, schedule: Schedule, total_steps: float) -> LambdaLR:
     """Builds a scheduler; neither its first nor its last step has a learning rate of 0.
+
+    It must be built before a checkpoint restores the optimizer: the optimizer's hyper-parameters
+    are those that the flags ask for, and win over the checkpoint's.
 
     With ``w`` steps of warm-up out of ``T``, step ``i`` has the factor ``(i + 1) / (w + 1)`` up to
     ``w``, where it is 1, and from there ``(T - i) / (T - w)`` (linear) or half a cosine.
@@ -67,48 +102,12 @@ def build_schedule(optimizer: Optimizer, schedule: Schedule, total_steps: float)
             return 1.0 - progress
         return 0.5 * (1.0 + math.cos(math.pi * progress))
 
-    return LambdaLR(optimizer, factor)
+    return _Scheduler(optimizer, factor)
 
 
 def trainable_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Returns the parameters that an optimizer gets, in the module's order."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def configured_hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Returns ``lr``, ``betas``, … of each parameter group of a new optimizer, as the flags ask."""
-    others = ("params", "param_names", "initial_lr")
-    return [
-        {key: value for key, value in group.items() if key not in others}
-        for group in optimizer.param_groups
-    ]
-
-
-def apply_configured_hyperparameters(
-    optimizer: Optimizer, schedulers: Iterable[LambdaLR], configured: Sequence[dict[str, Any]]
-) -> None:
-    """Lets the flags win over the hyper-parameters that a checkpoint restored.
-
-    Moments and step counts stay the checkpoint's; learning rate, betas and the like become those
-    of this run, at the schedule's present place. With the same flags nothing changes, to the bit.
-
-    Args:
-        optimizer: With its state restored.
-        schedulers: Its schedules, with their states restored.
-        configured: From :func:`configured_hyperparameters`, of the new optimizer.
-    """
-    rates = [options["lr"] for options in configured]
-    for group, options in zip(optimizer.param_groups, configured, strict=True):
-        group.update(options, initial_lr=options["lr"])
-    for scheduler in schedulers:
-        scheduler.base_lrs = list(rates)
-        # The very product that the scheduler itself formed on its last step.
-        scheduler._last_lr = [
-            rate * factor(scheduler.last_epoch)
-            for rate, factor in zip(rates, scheduler.lr_lambdas, strict=True)
-        ]
-        for group, rate in zip(optimizer.param_groups, scheduler._last_lr, strict=True):
-            group["lr"] = rate
 
 
 def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
@@ -128,7 +127,7 @@ def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
     parameter.grad = torch.zeros(2, 2)
     with _naming_option():
         optimizer = make_optimizer([parameter])
-    check_options(optimizer)
+    check_optimizer(optimizer)
     if type(optimizer).__module__.startswith("torch.optim"):
         with _naming_option():
             optimizer.step(*([lambda: 0.0] if has_closure else []))
@@ -143,7 +142,7 @@ def _naming_option() -> Iterator[None]:
         raise
     except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if option := refused(error):
+        if option := refused_option(error):
             raise InputError(
                 f"--model.optimizer.{option}: {reason}; give another number"
             ) from error
@@ -164,7 +163,6 @@ class StepwiseOptimization:
     def __init__(self, make_optimizer: OptimizerCallable, schedule: Schedule):
         self.make_optimizer = make_optimizer
         self.schedule = schedule
-        self._configured: list[dict[str, Any]] = []
 
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
         """Returns the result of the module's ``configure_optimizers``.
@@ -174,16 +172,9 @@ class StepwiseOptimization:
         """
         with _naming_option():
             optimizer = self.make_optimizer(trainable_parameters(module))
-        self._configured = configured_hyperparameters(optimizer)
         steps = module.trainer.estimated_stepping_batches
         scheduler = build_schedule(optimizer, self.schedule, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-    def let_flags_win(self, module: LightningModule) -> None:
-        """Does the work of the module's ``on_train_start``, after a checkpoint is restored."""
-        trainer = module.trainer
-        schedulers: Any = [config.scheduler for config in trainer.lr_scheduler_configs]
-        apply_configured_hyperparameters(trainer.optimizers[0], schedulers, self._configured)

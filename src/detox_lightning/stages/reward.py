@@ -93,6 +93,7 @@ class RewardModule(LightningModule):
                 "trained in it; give float32, with trainer.precision=bf16-mixed"
             )
         self.faults = Faults(max_faults)
+        self.about: dict[str, Any] = {}  # tests compare nothing
         self.mean_loss = MeanMetric()
         self.metrics = classification_metrics(len(labels))
         self.model: Any = None
@@ -112,11 +113,6 @@ class RewardModule(LightningModule):
     def seed(self) -> int:
         """The seed of ``--seed_everything``."""
         return global_seed()
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Empty, as the test compares no policy with a reference."""
-        return {}
 
     def setup(self, stage: str) -> None:
         """Checks the run before any model is opened.
@@ -172,10 +168,6 @@ class RewardModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns one optimizer of all parameters, and its schedule."""
         return self.optimization.configure(self)
-
-    def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint's hyper-parameters."""
-        self.optimization.let_flags_win(self)
 
     def on_train_batch_start(self, batch: LabeledBatch, batch_idx: int) -> None:
         """Seeds dropout by the place in the run, so that a resumed run has the same dropout."""

@@ -1,7 +1,7 @@
 """Checks of a run's trainer and data before any model is opened, shared by all stages."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,9 +10,8 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.families.base import check_positions
 from detox_lightning.models.precision import check_precision
-from detox_lightning.protocols import Data, Stage, data_of
+from detox_lightning.protocols import data_of
 from detox_lightning.stages.optimization import try_out
 from detox_lightning.stages.refused_callbacks import are_known, callbacks_of, refuse_callbacks
 
@@ -66,27 +65,6 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
         _fit_interval(trainer, used, validates)
     if trainer.fast_dev_run:  # it counts batches, and Lightning optimizer steps
         trainer.fit_loop.epoch_loop.max_steps = -1
-
-
-def check_lengths(stage: Stage, data: Data, max_response_tokens: Mapping[str, int]) -> None:
-    """Refuses prompts and responses that a language model has too few positions for.
-
-    Args:
-        stage: The stage of the model.
-        data: Limits the prompts.
-        max_response_tokens: Tokens of the longest response, by the flags that limit it.
-
-    Raises:
-        InputError: If the positions don't suffice.
-    """
-    assert stage.family is not None
-    check_positions(
-        stage.family,
-        stage.tokenizer_name,
-        data.max_prompt_tokens,
-        dict(max_response_tokens),
-        **stage.tokenizer_options,
-    )
 
 
 def check_loop(trainer: Trainer, module: LightningModule) -> None:

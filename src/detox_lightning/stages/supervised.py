@@ -16,17 +16,14 @@ from torchmetrics import MeanMetric
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.meter import Rouge
-from detox_lightning.models.families.base import Family, check_model, family_of
+from detox_lightning.models.adapter_checkpoint import adapter_facts
+from detox_lightning.models.families.base import Family, base_model
 from detox_lightning.models.finite import check_finite_model
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
+from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.source import Start, adapter_facts, find_start, open_start
-from detox_lightning.models.special_tokens import (
-    complete_special_tokens,
-    end_tokens,
-    without_marks,
-)
+from detox_lightning.models.source import ModelSource
+from detox_lightning.models.special_tokens import end_tokens, without_end_marks
 from detox_lightning.protocols import data_of
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS
 from detox_lightning.seeding import derive_seed, global_seed
@@ -34,7 +31,7 @@ from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
-from detox_lightning.stages.run_checks import check_conditions, check_lengths
+from detox_lightning.stages.run_checks import check_conditions
 from detox_lightning.stages.strategy import not_shardable
 
 
@@ -88,20 +85,21 @@ class SupervisedModule(LightningModule):
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
         self.faults = Faults(max_faults)
+        self.about: dict[str, Any] = {}  # tests compare nothing
         self.mean_loss = MeanMetric()
         self.rouge = Rouge()
         self.model: Any = None
         self.tokenizer: Any = None
 
     @cached_property
-    def start(self) -> Start:
-        """The model's base and adapter; looked up when first asked for, perhaps on the hub."""
-        return find_start(self.name, revision=self.weights.revision)
+    def source(self) -> ModelSource:
+        """Where the model comes from; found out when first needed, as it may ask the hub."""
+        return ModelSource.resolve(self.name, weights=self.weights)
 
-    @cached_property
+    @property
     def family(self) -> Family:
-        """The model's family, by its base's config."""
-        return family_of(self.start.base, **self.tokenizer_options)
+        """The model's family."""
+        return self.source.family
 
     @property
     def auto_class(self) -> str:
@@ -116,12 +114,12 @@ class SupervisedModule(LightningModule):
     @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use; an adapter's is its base's."""
-        return self.start.base
+        return self.source.base
 
     @property
     def tokenizer_options(self) -> dict[str, Any]:
         """Options with which the data must open that tokenizer."""
-        return {**self.weights.file_options, "revision": self.start.base_revision}
+        return self.source.tokenizer_options
 
     @property
     def seed(self) -> int:
@@ -129,19 +127,10 @@ class SupervisedModule(LightningModule):
         return global_seed()
 
     @property
-    def about(self) -> dict[str, Any]:
-        """Empty, as the test compares no policy with a reference."""
-        return {}
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether an adapter is trained, not the whole model."""
-        return self.lora is not None or self.start.has_adapter
-
-    @property
     def export_name(self) -> str:
         """Name of the folder that :meth:`export` writes: ``adapter`` or ``model``."""
-        return "adapter" if self.has_adapter else "model"
+        has_adapter = self.lora is not None or self.source.has_adapter
+        return "adapter" if has_adapter else "model"
 
     def setup(self, stage: str) -> None:
         """Checks the run before any model is opened.
@@ -151,8 +140,11 @@ class SupervisedModule(LightningModule):
         """
         check_conditions(self, stage, ("loss", *ROUGE_KINDS))
         if (data := data_of(self.trainer)) is not None:
-            targets = {"data.max_target_tokens": data.max_target_tokens}
-            check_lengths(self, data, {"model.max_new_tokens": self.max_new_tokens, **targets})
+            limits = {
+                "model.max_new_tokens": self.max_new_tokens,
+                "data.max_target_tokens": data.max_target_tokens,
+            }
+            self.source.check_positions(data.max_prompt_tokens, limits)
 
     def check_shardable(self) -> None:
         """Refuses ``trainer.strategy=sharded``, which is made for PPO alone."""
@@ -163,31 +155,16 @@ class SupervisedModule(LightningModule):
         if self.model is not None:
             return
         choose_kernels()
-        self.tokenizer = load_tokenizer(
-            self.tokenizer_name, padding_side=self.padding_side, **self.tokenizer_options
-        )
-        model = open_start(
-            self.start,
-            self.lora,
-            self.weights,
-            self.family.auto_class,
-            self.family.task_type,
-            None if self._trainer is None else self._trainer.strategy.root_device,
-        )
-        check_vocabulary(self.start.base, self.tokenizer, model)
-        complete_special_tokens(model, self.tokenizer, self.start.base)
+        self.tokenizer = self.source.load_tokenizer()
+        device = None if self._trainer is None else self._trainer.strategy.root_device
+        model = self.source.load(self.lora, device, self.tokenizer)
         check_finite_model("model.model", self.name, model)
-        check_model(self.family, model, self.start.base)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns one optimizer of the parameters that learn, and its schedule."""
         return self.optimization.configure(self)
-
-    def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint's hyper-parameters."""
-        self.optimization.let_flags_win(self)
 
     def on_train_batch_start(self, batch: PromptBatch, batch_idx: int) -> None:
         """Seeds dropout by the place in the run, so that a resumed run has the same dropout."""
@@ -249,8 +226,8 @@ class SupervisedModule(LightningModule):
             num_beams=1,
         )
         ends = end_tokens(self.model.generation_config)
-        responses = self.family.responses(generated, batch.prompt_ids)
-        responses = without_marks(responses, ends, self.tokenizer)
+        responses = self.family.strip_prompt(generated, batch.prompt_ids)
+        responses = without_end_marks(responses, ends, self.tokenizer)
         texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         return texts
 
@@ -268,7 +245,7 @@ class SupervisedModule(LightningModule):
 
     def _facts(self) -> dict[str, Any]:
         """Returns what tells the base's weights and the adapter from others of the same shape."""
-        revision = self.start.base_revision
+        revision = self.source.base_revision
         return {"base_revision": revision, "adapter": adapter_facts(self.model)}
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
@@ -278,8 +255,9 @@ class SupervisedModule(LightningModule):
                 "--data: these prompts have no answers to learn from; the supervised stage takes "
                 "data with them, such as DialogueDataModule's"
             )
-        base = self.model.get_base_model() if self.has_adapter else self.model
-        logits, _ = self.family.forward(base, batch.prompt_ids, batch.prompt_mask, batch.target_ids)
+        logits, _ = self.family.forward(
+            base_model(self.model), batch.prompt_ids, batch.prompt_mask, batch.target_ids
+        )
         # By the mask and not by the id: T5's pad is also its decoder start.
         labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
         return F.cross_entropy(
