@@ -177,11 +177,12 @@ def _summarize(
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.stack([_estimates(figure, *means) for figure in FIGURES.values()])
 
-    bounds = [values := statistic(*data), *np.full((2, *values.shape), np.nan)]
+    values = statistic(*data)
+    low = high = np.full_like(values, np.nan)
     if intervals and prompts > 1:
-        bounds[1:] = _interval(data, statistic, seed)
+        low, high = _interval(data, statistic, seed)
     summary: dict[str, Any] = {}
-    for (name, figure), *numbers in zip(FIGURES.items(), *bounds, strict=True):
+    for (name, figure), *numbers in zip(FIGURES.items(), values, low, high, strict=True):
         estimates = [_as_dict(*each) for each in zip(*numbers, strict=True)]
         entry = dict(zip(ESTIMATES, estimates, strict=True))
         if entry["after"] is not None:

@@ -1,6 +1,5 @@
 """A sequence classifier that reads text."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from detox_lightning.models.classifier_heads import (
 from detox_lightning.models.cutting import CutCounter, encode_cut
 from detox_lightning.models.loading import check_vocabulary, load_frozen
 from detox_lightning.models.text_padding import logits_of, mixes_padding
+from detox_lightning.models.weight_files import warn_once
 
 PROBES = ["You are kind.", "You are kind, and it is good to see you here with all the others."]
 
@@ -44,7 +44,6 @@ class TextClassifier(nn.Module):
         self.batch_size = batch_size
         self.named_head = head
         self.flag = flag
-        self.warned = False
         self.cuts = CutCounter(model)
         self.model: Any = None
         self.tokenizer: Any = None
@@ -97,15 +96,10 @@ class TextClassifier(nn.Module):
 
     def warn_guessed(self) -> None:
         """Warns once if the meaning of the outputs is a guess."""
-        if self.warned:
-            return
-        self.warned = True
         question = open_question(self.model.config, self.labels)
         if self.named_head is None and question:
-            warnings.warn(
-                f"the config of the classifier {self.name!r} doesn't say {question}, by "
-                f"{self.flag}",
-                stacklevel=2,
+            warn_once(
+                f"the config of the classifier {self.name!r} doesn't say {question}, by {self.flag}"
             )
 
     def train(self, mode: bool = True) -> "TextClassifier":

@@ -18,7 +18,7 @@ class ClassifierReward(Reward):
     against all others. If each label stands for itself (sigmoid: several labels at once, or a
     single output), the logit is the log-odds, and its sigmoid the probability. A regressor's
     ``logit`` is its value, which is its ``probability``, too, if it lies between 0 and 1. A
-    score of which less is better, such as toxicity, belongs into a :class:`WeightedReward` with the
+    score of which less is better, such as toxicity, belongs in a :class:`WeightedReward` with the
     weight -1.
     """
 
