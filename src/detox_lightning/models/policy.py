@@ -52,12 +52,10 @@ class Policy(ReferencedModel):
 
     def __init__(self, model: Any, family: Family, sampling: Sampling, value_head: bool = True):
         base = base_model(model)
-        generation_config, base.generation_config = (
-            base.generation_config,
-            plain_generation_config(base),
-        )
+        generation_config = base.generation_config
+        base.generation_config = plain_generation_config(base)
         super().__init__(model)
-        self.generation_config = generation_config  # to be saved with the model
+        self.generation_config = generation_config  # is saved with the model
         self.family = family
         self.sampling = sampling
         self.recorder = Recorder()
@@ -172,11 +170,8 @@ class Policy(ReferencedModel):
         # A layer that runs again in the backward pass would fill its cache again; and all ranks
         # must run a sharded model equally often.
         runs_again = self.checkpoints_gradients and torch.is_grad_enabled()
-        deduplicate = (
-            (deduplicate or self.is_full_precision)
-            and not runs_again
-            and not hasattr(self.base, "unshard")
-        )
+        may_deduplicate = not runs_again and not hasattr(self.base, "unshard")
+        deduplicate = may_deduplicate and (deduplicate or self.is_full_precision)
         return self.family.forward(
             self.base, prompt_ids, prompt_mask, response_ids, prompts, head, deduplicate
         )
@@ -198,12 +193,7 @@ class Policy(ReferencedModel):
 
     @torch.no_grad()
     def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
-        """Computes all that does not depend on the responses, once for each distinct prompt.
-
-        Args:
-            prompt_ids: ``[b, s]``.
-            prompt_mask: ``[b, s]``.
-        """
+        """Computes what does not depend on the responses to prompts ``[b, s]``, equal ones once."""
         return self.family.encode_prompts(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
@@ -220,13 +210,7 @@ class Policy(ReferencedModel):
             return decode(self.base, self.family, prompts, choose, limit, self.recorder)
 
     def decode_texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
-        """Returns responses as text, without special tokens and the tokens that ended them.
-
-        Args:
-            tokenizer: The model's tokenizer.
-            prompts: ``b`` prompts from :meth:`encode_prompts`.
-            response_ids: ``[b, t]``.
-        """
+        """Returns responses ``[b, t]`` as text, without special tokens and end tokens."""
         response_ids = without_end_marks(response_ids, self.eos_token_ids, tokenizer)
         return self.family.decode_texts(tokenizer, prompts, response_ids)
 

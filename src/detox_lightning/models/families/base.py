@@ -129,11 +129,7 @@ def base_model(model: Any) -> Any:
 
 @contextmanager
 def replaced_head(model: Any, head: HeadFunction | None) -> Iterator[list[Any]]:
-    """Inside the block, ``head`` is called in place of a model's head.
-
-    Args:
-        model: From transformers; its head is linear.
-        head: The replacement; None: the model keeps its head.
+    """Inside the block, ``head`` takes the place of a model's linear head, if it isn't None.
 
     Yields:
         A list to which each result of ``head`` is appended.

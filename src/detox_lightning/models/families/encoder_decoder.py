@@ -60,8 +60,7 @@ class EncoderDecoder(Family):
         for group in alike(real.sum(dim=1).tolist(), free_padding(model)):
             columns = filled(real[group])
             states = model.get_encoder()(
-                input_ids=tokens[group][:, columns],
-                attention_mask=real[group][:, columns].long(),
+                input_ids=tokens[group][:, columns], attention_mask=real[group][:, columns].long()
             ).last_hidden_state
             if hidden is None:
                 hidden = states.new_zeros(*tokens.shape, states.shape[2])
