@@ -1,5 +1,6 @@
 """The policy: a base model, its adapters and a value head."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from detox_lightning.models.decoding.recording import Recorder
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.families.base import Family, HeadFunction, base_model
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.reference import ReferencedModel, copy_adapter
+from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
 from detox_lightning.models.source import ModelSource
 from detox_lightning.models.special_tokens import (
     end_tokens,
@@ -215,11 +216,22 @@ class Policy(ReferencedModel):
         return self.family.decode_texts(tokenizer, prompts, response_ids)
 
     def parameter_counts(self) -> dict[str, int]:
-        """Counts trainable and all parameters, with and without value head."""
-        counts = super().parameter_counts()
+        """Counts trainable and all parameters, with and without value head; and the reference's."""
+        policy: Counter[bool] = Counter()  # by whether they are trainable
+        reference: Counter[bool] = Counter()
+        for name, parameter in self.model.named_parameters():
+            counter = reference if f".{REFERENCE}." in name else policy
+            counter[parameter.requires_grad] += parameter.numel()
         head = sum(p.numel() for p in self.value_head.parameters()) if self.value_head else 0
-        counts["with_value_head_trainable"] = counts["policy_trainable"] + head
-        counts["with_value_head_total"] = counts["policy_total"] + head
+        counts = {
+            "policy_trainable": policy[True],
+            "policy_total": policy.total(),
+            "with_value_head_trainable": policy[True] + head,
+            "with_value_head_total": policy.total() + head,
+            "reference_trainable": reference[True],
+        }
+        if self.frozen is not None:
+            counts["reference_copy_bytes"] = sum(p.nbytes for p in self.frozen.parameters())
         return counts
 
 
