@@ -11,8 +11,8 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import is_any, mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.models.decoding.draws import Draws
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.draws import TorchDraws
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
@@ -76,10 +76,10 @@ class Samples(NamedTuple):
 def respond(
     policy: Policy,
     tokenizer: Any,
-    prompts: Prompts,
+    prompts: EncodedPrompts,
     choose: Choose,
     limit: int,
-    draws: Draws | None = None,
+    draws: TorchDraws | None = None,
 ) -> Responses:
     """Lets the policy answer the prompts.
 
@@ -214,7 +214,7 @@ def ask(
     ids: Tensor,
     mask: Tensor,
     size: int | None = None,
-    prompts: Prompts | None = None,
+    prompts: EncodedPrompts | None = None,
 ) -> Noted:
     """What the policy, or the reference, says of responses.
 

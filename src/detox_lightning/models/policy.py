@@ -15,7 +15,7 @@ from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
 from detox_lightning.models.adapter_config import check_adapter_kind
 from detox_lightning.models.adapter_copy import copy_adapter
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import Kept, merged
 from detox_lightning.models.decoding.recording import Recorder
@@ -106,7 +106,7 @@ class Policy(nn.Module):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         entropy: bool = True,
         entropy_gradient: bool = False,
         share: bool = False,
@@ -139,7 +139,7 @@ class Policy(nn.Module):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         entropy_gradient: bool = False,
     ) -> tuple[PolicyOutput, Tensor]:
         """As :meth:`forward`, and ``[m, t, V]`` logits of the sampler's distribution."""
@@ -181,7 +181,7 @@ class Policy(nn.Module):
         ids: Tensor,
         mask: Tensor,
         response: Tensor,
-        prompts: Prompts | None,
+        prompts: EncodedPrompts | None,
         head: HeadFunction | None = None,
         share: bool = False,
     ) -> tuple[Any, Tensor]:
@@ -246,7 +246,7 @@ class Policy(nn.Module):
                 layer.forward = partial(_checkpointed, layer.forward)
 
     @torch.no_grad()
-    def read(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
+    def read(self, prompt_ids: Tensor, prompt_mask: Tensor) -> EncodedPrompts:
         """Lets the model read prompts as far as it can without the responses, equal ones once.
 
         Args:
@@ -256,7 +256,7 @@ class Policy(nn.Module):
         return self.family.read(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, choose: Choose, limit: int) -> Decoded:
+    def generate(self, prompts: EncodedPrompts, choose: Choose, limit: int) -> Decoded:
         """Responses to prompts.
 
         Args:
@@ -268,7 +268,7 @@ class Policy(nn.Module):
         with merged(self.model, kept):
             return decode(self.base, self.family, prompts, choose, limit, self.recorder)
 
-    def texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+    def texts(self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor) -> list[str]:
         """Responses as text, special tokens and those that ended them left out.
 
         Args:

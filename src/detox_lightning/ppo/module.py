@@ -33,7 +33,7 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
-from detox_lightning.models.decoding.draws import Draws
+from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.families.base import Family, family_of
 from detox_lightning.models.finite import refuse_broken_model
@@ -281,7 +281,7 @@ class PPOModule(LightningModule):
         limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
         seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
         with seeded(seed, self.device), gathered(self):
-            draws = Draws()
+            draws = TorchDraws()
             choose = self.sampling.choose(self.policy.eos_token_ids, draws)
             prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
             noted = draws if self.policy.notes_exactly and self.kl.estimator != "full" else None

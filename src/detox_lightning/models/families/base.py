@@ -6,8 +6,8 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.encoded_prompts import Prompts
-from detox_lightning.models.decoding.steps import First
+from detox_lightning.models.decoding.decoder import Prefill
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.families.headless import HeadFunction
@@ -37,7 +37,7 @@ class Family(Protocol):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         head: HeadFunction | None = None,
         share: bool = False,
     ) -> tuple[Any, Tensor]:
@@ -59,7 +59,7 @@ class Family(Protocol):
             decoder's last hidden states ``[m, t, d]``.
         """
 
-    def read(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+    def read(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
         """Lets a model read prompts as far as it can without the responses, equal ones once.
 
         Args:
@@ -71,7 +71,7 @@ class Family(Protocol):
             The prompts, without the columns that are padding to all of them.
         """
 
-    def begin(self, model: Any, prompts: Prompts) -> First:
+    def begin(self, model: Any, prompts: EncodedPrompts) -> Prefill:
         """Takes the first step of decoding, of equal prompts once.
 
         Args:
@@ -79,7 +79,7 @@ class Family(Protocol):
             prompts: From :meth:`read`.
         """
 
-    def texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+    def texts(self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor) -> list[str]:
         """Responses as text, special tokens left out.
 
         Args:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding.encoded_prompts import Prompts, distinct
-from detox_lightning.models.decoding.steps import First, Plain, Step, pairs
+from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts, deduplicate
 from detox_lightning.models.families.headless import HeadFunction, replaced_head
 
 
@@ -28,13 +28,13 @@ class DecoderOnly:
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         head: HeadFunction | None = None,
         share: bool = False,
     ) -> tuple[Any, Tensor]:
         """Runs the model over prompts, each with its response."""
         if prompts is not None:
-            prompts = prompts.used()
+            prompts = prompts.without_unused()
             if share and head and len(prompts.states) < len(response_ids):
                 return self.shared(model, prompts, response_ids, head)
             prompt_ids, prompt_mask = prompts.expanded()
@@ -54,7 +54,7 @@ class DecoderOnly:
         return given[0] if given else output.logits, hidden
 
     def shared(
-        self, model: Any, prompts: Prompts, response_ids: Tensor, head: HeadFunction
+        self, model: Any, prompts: EncodedPrompts, response_ids: Tensor, head: HeadFunction
     ) -> tuple[Any, Tensor]:
         """As :meth:`forward`; each prompt is read once, and gradients flow through it.
 
@@ -86,18 +86,18 @@ class DecoderOnly:
         hidden = torch.cat([first[prompts.rows], *(x for x, _, _ in others)], dim=1)
         return head(hidden, weight, bias), hidden
 
-    def read(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+    def read(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
         """Prompts that will be read with the first step."""
-        return distinct(ids, mask)
+        return deduplicate(ids, mask)
 
-    def begin(self, model: Any, prompts: Prompts) -> First:
+    def begin(self, model: Any, prompts: EncodedPrompts) -> Prefill:
         """Lets the decoder read the prompts, from whose last tokens the first are predicted."""
         steps = DecoderOnlySteps(model, prompts.mask[:, :0])
         logits, hidden = steps.take(prompts.states, prompts.mask)
         steps.keep(prompts.rows)
-        return First(steps, logits[prompts.rows], hidden[prompts.rows])
+        return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
 
-    def texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+    def texts(self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor) -> list[str]:
         """As they stand after their prompts: some tokenizers drop a text's first blank."""
         last = prompts.states[prompts.rows, -1:]
         before, both, alone = (
@@ -118,7 +118,7 @@ class DecoderOnly:
         return generated[:, prompt_ids.shape[1] :]
 
 
-class DecoderOnlySteps(Plain):
+class DecoderOnlySteps(CachedDecoder):
     """Steps of a decoder that is all there is."""
 
     def __init__(self, model: Any, mask: Tensor):
@@ -135,7 +135,7 @@ class DecoderOnlySteps(Plain):
         self.mask = mask.bool()
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
         return self.take(tokens[:, None], torch.ones_like(tokens[:, None]).bool())
 
     def take(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,22 +154,22 @@ class DecoderOnlySteps(Plain):
         return output.logits[:, -1], output.hidden_states[-1][:, -1]
 
     def keep(self, rows: Tensor) -> None:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
 
     @property
-    def own(self) -> list[Any]:
-        """See :class:`Plain`."""
+    def self_layers(self) -> list[Any]:
+        """See :class:`CachedDecoder`."""
         return list(self.cache.layers)
 
     @property
-    def cross(self) -> list[Any]:
-        """See :class:`Plain`; there is none."""
+    def cross_layers(self) -> list[Any]:
+        """See :class:`CachedDecoder`; there is none."""
         return []
 
-    def function(self) -> Step | None:
-        """See :class:`Plain`; None where positions can't be told to the model."""
+    def static_step(self) -> Step | None:
+        """See :class:`CachedDecoder`; None where positions can't be told to the model."""
         from transformers import DynamicCache
 
         from detox_lightning.models.decoding.cache_layers import Slots

@@ -5,9 +5,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from detox_lightning.models.batching import alike, free_padding
-from detox_lightning.models.decoding.encoded_prompts import Prompts, distinct, filled
-from detox_lightning.models.decoding.steps import First, Plain, Step, pairs
+from detox_lightning.models.batching import group_by_length, padding_budget
+from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
+from detox_lightning.models.decoding.encoded_prompts import (
+    EncodedPrompts,
+    deduplicate,
+    nonpad_columns,
+)
 from detox_lightning.models.families.headless import HeadFunction, replaced_head
 
 
@@ -24,7 +28,7 @@ class EncoderDecoder:
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         head: HeadFunction | None = None,
         share: bool = False,
     ) -> tuple[Any, Tensor]:
@@ -45,12 +49,12 @@ class EncoderDecoder:
             )
         return given[0] if given else output.logits, output.decoder_hidden_states[-1]
 
-    def read(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+    def read(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
         """Lets the encoder read prompts, those of like length together."""
-        tokens, real, rows = distinct(ids, mask)
+        tokens, real, rows = deduplicate(ids, mask)
         hidden: Tensor | None = None
-        for group in alike(real.sum(dim=1).tolist(), free_padding(model)):
-            columns = filled(real[group])
+        for group in group_by_length(real.sum(dim=1).tolist(), padding_budget(model)):
+            columns = nonpad_columns(real[group])
             part = model.get_encoder()(
                 input_ids=tokens[group][:, columns],
                 attention_mask=real[group][:, columns].long(),
@@ -59,17 +63,17 @@ class EncoderDecoder:
                 hidden = part.new_zeros(*tokens.shape, part.shape[2])
             hidden[torch.tensor(group)[:, None], columns.nonzero()[:, 0].cpu()] = part
         assert hidden is not None
-        return Prompts(hidden, real, rows)
+        return EncodedPrompts(hidden, real, rows)
 
-    def begin(self, model: Any, prompts: Prompts) -> First:
+    def begin(self, model: Any, prompts: EncodedPrompts) -> Prefill:
         """Takes the first step, from the start token."""
         steps = EncoderDecoderSteps(model, prompts.states, prompts.mask)
         start = model.generation_config.decoder_start_token_id
         logits, hidden = steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
         steps.keep(prompts.rows)
-        return First(steps, logits[prompts.rows], hidden[prompts.rows])
+        return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
 
-    def texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+    def texts(self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor) -> list[str]:
         """They are texts of their own."""
         return list(tokenizer.batch_decode(response_ids, skip_special_tokens=True))
 
@@ -82,7 +86,7 @@ class EncoderDecoder:
         return generated[:, 1:]
 
 
-class EncoderDecoderSteps(Plain):
+class EncoderDecoderSteps(CachedDecoder):
     """Steps of a decoder that looks at what an encoder has read."""
 
     prompt_mask: Tensor
@@ -105,7 +109,7 @@ class EncoderDecoderSteps(Plain):
         self.mask = mask.new_zeros(len(mask), 0, dtype=torch.bool)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
         from transformers.modeling_outputs import BaseModelOutput
 
         output = self.model(
@@ -120,24 +124,24 @@ class EncoderDecoderSteps(Plain):
         return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
 
     def keep(self, rows: Tensor) -> None:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
         # what it says is in the cache by now: the shape is all that is still looked at
         self.states = self.states[:1].expand(len(rows), -1, -1)
 
     @property
-    def own(self) -> list[Any]:
-        """See :class:`Plain`."""
+    def self_layers(self) -> list[Any]:
+        """See :class:`CachedDecoder`."""
         return list(self.cache.self_attention_cache.layers)
 
     @property
-    def cross(self) -> list[Any]:
-        """See :class:`Plain`."""
+    def cross_layers(self) -> list[Any]:
+        """See :class:`CachedDecoder`."""
         return list(self.cache.cross_attention_cache.layers)
 
-    def function(self) -> Step:
-        """See :class:`Plain`; the masks are the responses' and the prompts'."""
+    def static_step(self) -> Step:
+        """See :class:`CachedDecoder`; the masks are the responses' and the prompts'."""
         from transformers import DynamicCache, EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
 
