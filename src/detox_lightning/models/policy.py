@@ -9,7 +9,7 @@ from torch import Tensor
 from detox_lightning.algorithm.lm_head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import Kept, merged
 from detox_lightning.models.decoding.recording import Recorder
@@ -76,7 +76,7 @@ class Policy(ReferencedModel):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         entropy: bool = True,
         entropy_gradient: bool = False,
         deduplicate: bool = False,
@@ -122,7 +122,7 @@ class Policy(ReferencedModel):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         entropy_gradient: bool = False,
     ) -> tuple[PolicyOutput, Tensor]:
         """As :meth:`forward`, and ``[m, t, V]`` logits of the sampler's distribution."""
@@ -162,7 +162,7 @@ class Policy(ReferencedModel):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None,
+        prompts: EncodedPrompts | None,
         head: HeadFunction | None = None,
         deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
@@ -193,12 +193,12 @@ class Policy(ReferencedModel):
         return self.value_head(hidden)
 
     @torch.no_grad()
-    def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
+    def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> EncodedPrompts:
         """Computes what does not depend on the responses to prompts ``[b, s]``, equal ones once."""
         return self.family.encode_prompts(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, choose: Choose, limit: int) -> Decoded:
+    def generate(self, prompts: EncodedPrompts, choose: Choose, limit: int) -> Decoded:
         """Generates responses to prompts.
 
         Args:
@@ -210,7 +210,9 @@ class Policy(ReferencedModel):
         with merged(self.model, kept):
             return decode(self.base, self.family, prompts, choose, limit, self.recorder)
 
-    def decode_texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+    def decode_texts(
+        self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
+    ) -> list[str]:
         """Returns responses ``[b, t]`` as text, without special tokens and end tokens."""
         response_ids = without_end_marks(response_ids, self.eos_token_ids, tokenizer)
         return self.family.decode_texts(tokenizer, prompts, response_ids)
