@@ -33,10 +33,10 @@ from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.end_of_data import EndingCallback
 from detox_lightning.runs.find_checkpoint import choose_checkpoint
-from detox_lightning.runs.peer_failure import WatchCallback
-from detox_lightning.runs.provenance import OriginCallback
-from detox_lightning.runs.resume_callback import ResumeCallback
-from detox_lightning.runs.truncate_logs import claim_folders, keep_rows, refuse_unwritable_logs
+from detox_lightning.runs.peer_failure import PeerFailureCallback
+from detox_lightning.runs.provenance import Command, OriginCallback
+from detox_lightning.runs.resume_callback import ResumeCallback, begin_fit
+from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
 from detox_lightning.stages.devices import check_devices
 from detox_lightning.stages.number_bounds import check_numbers
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
@@ -64,8 +64,8 @@ TRAINER_DEFAULTS = {
         DashboardCallback(),
         OriginCallback(),
         EndingCallback(),
-        FaultsCallback(),  # before the watch, which tells others what went wrong
-        WatchCallback(),
+        FaultsCallback(),  # before the next one, which ends other processes
+        PeerFailureCallback(),
     ],
     "log_every_n_steps": 1,
     "num_sanity_val_steps": 0,
@@ -77,11 +77,11 @@ class DetoxCLI(LightningCLI):
 
     Attributes:
         debug: Whether the newest command wants errors with their tracebacks.
-        begins_anew: Whether the command, given once more, would not go on with its run.
+        resumes: Whether the command, given once more, goes on with its run.
     """
 
     debug = False
-    begins_anew = True
+    resumes = False
 
     def __init__(self, args: list[str] | None = None):
         """Parses the command line and runs what it asks for.
@@ -196,8 +196,7 @@ class DetoxCLI(LightningCLI):
         except (ValueError, TypeError) as error:
             raise InputError(f"--trainer: {' '.join(str(error).split())}") from error
         refuse_precision(trainer.precision, "trainer.plugins")  # the flag itself is one of ours
-        trainer.words = self.words  # type: ignore[attr-defined]
-        trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
+        trainer.command = Command(self.words, self.resumes)  # type: ignore[attr-defined]
         return trainer
 
     def after_instantiate_classes(self) -> None:
@@ -231,14 +230,8 @@ class DetoxCLI(LightningCLI):
         super()._set_seed()
 
     def before_fit(self) -> None:
-        """Takes a run's folder, and saves from Lightning what is in it of one that goes on."""
-        trainer: Any = self.trainer
-        claim_folders(trainer.loggers)
-        if trainer.num_devices * trainer.num_nodes == 1:  # several must have met before
-            for callback in trainer.callbacks:
-                if isinstance(callback, ResumeCallback):
-                    callback.hold(trainer, self.config.fit.ckpt_path)
-        keep_rows(trainer.loggers)
+        """Claims the run's folders before Lightning writes into them."""
+        begin_fit(self.trainer, self.config.fit.ckpt_path)
 
     def test(self, **options: Any) -> None:
         """Runs ``test``; where a report's table is printed, Lightning's long one is not."""
@@ -250,6 +243,6 @@ class DetoxCLI(LightningCLI):
         verb = self.config.get("subcommand")
         config = self.config.get(verb)
         expand_homes(config)
-        self.begins_anew = config is not None and config.get("ckpt_path") != LAST
+        self.resumes = config is None or config.get("ckpt_path") == LAST
         if config is not None and config.get("ckpt_path") is not None:
             choose_checkpoint(verb, config)

@@ -1,6 +1,5 @@
 """Lightning's Trainer, as the command line uses it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,17 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.errors import InputError
+from detox_lightning.runs.provenance import Command
 
 
 class DetoxTrainer(Trainer):
     """Where, how long and in what precision: Lightning's Trainer, which can also export.
 
     Attributes:
-        words: The command line that it was made by; None: it was made otherwise.
-        begins_anew: Whether that command, given once more, would not go on with its run.
+        command: The command line that made it; None if a program of the user's made it.
     """
 
-    words: Sequence[str] | None = None
-    begins_anew = False
+    command: Command | None = None
     val_check_interval: Any = None  # Lightning has none where validation comes by the clock
 
     def export(

@@ -14,8 +14,8 @@ from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.precision import refuse_whole
 from detox_lightning.models.weight_files import find_file
+from detox_lightning.protocols import CHECKPOINT_KEY
 
-STAMP = "detox_lightning"
 EMBEDDINGS = "brings_embeddings"
 PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
 VALUE_HEAD, ITS_PREFIX = "value_head.safetensors", "policy.value_head."
@@ -62,7 +62,7 @@ def find_start(policy: str, adapter: str | None = None, revision: str | None = N
                 f"model.adapter={adapter}: the checkpoint {policy} brings an adapter of its own; "
                 "give one of the two"
             )
-        facts = read_checkpoint(policy)[STAMP]
+        facts = read_checkpoint(policy)[CHECKPOINT_KEY]
         base_revision = revision or facts.get("base_revision")
         return Start(facts["base"], checkpoint=policy, base_revision=base_revision)
     base = adapter_base(policy, revision)
@@ -136,7 +136,7 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(
             file, map_location="cpu", weights_only=True, mmap=True
         )
-        facts = checkpoint[STAMP]
+        facts = checkpoint[CHECKPOINT_KEY]
         names = [facts["stage"], facts["base"], *checkpoint["state_dict"]]
         if not all(isinstance(name, str) for name in names):
             raise TypeError("names are texts")
@@ -185,7 +185,7 @@ def restore_adapter(base: Any, file: str) -> Any:
     from peft import LoraConfig, get_peft_model
 
     checkpoint = read_checkpoint(file)
-    facts = checkpoint[STAMP]
+    facts = checkpoint[CHECKPOINT_KEY]
     kind = str(facts["adapter"].get("peft_type", "LORA")).rpartition(".")[2]
     if kind != "LORA" or facts["adapter"].get(EMBEDDINGS):
         also = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"

@@ -1,75 +1,105 @@
-"""Where a file comes from: the command, the time, the versions."""
+"""Where a checkpoint or a report comes from: the command, the time, the versions, the data."""
 
+import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detox_lightning.stages.plain import plain
-from detox_lightning.report.report_files import versions
+from detox_lightning.protocols import data_of, stage_of
 from detox_lightning.redaction import discreet_words, without_passwords
 
-KEY = "detox_lightning_origin"
+ORIGIN_KEY = "detox_lightning_origin"  # in a checkpoint
+_PACKAGES = (
+    *("detox-lightning", "torch", "lightning", "transformers"),
+    *("peft", "datasets", "torchmetrics", "scipy"),
+)
+
+
+class Command(NamedTuple):
+    """The command line that made a trainer.
+
+    Attributes:
+        words: Its words after the program's name.
+        resumes: Whether the same command, given once more, goes on with its run.
+    """
+
+    words: Sequence[str]
+    resumes: bool
+
+
+def command_of(trainer: Trainer) -> Command | None:
+    """Returns the command that made a trainer; None if a program of the user's made it."""
+    return getattr(trainer, "command", None)
+
+
+def command_line(words: Sequence[str], program: str = "python -m detox_lightning") -> str:
+    """Returns a command line to be copied into a shell, without secrets."""
+    return f"{program} {shlex.join(discreet_words(words))}"
 
 
 class OriginCallback(Callback):
-    """Notes in each checkpoint which command made it, of what, with which data and versions."""
+    """Notes in each checkpoint which command made it, from which model, data and versions."""
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes plain values, beside what the module writes of itself."""
-        checkpoint[KEY] = plain(training(trainer, pl_module))
+        """Adds plain values under :data:`ORIGIN_KEY`."""
+        checkpoint[ORIGIN_KEY] = to_plain(training_origin(trainer, pl_module))
 
 
-def training(trainer: Trainer, module: Any) -> dict[str, Any]:
-    """Where what a run trains comes from: ``base``, ``data`` (names), ``about`` (by name).
-
-    Args:
-        trainer: Has the data, and the command line's words.
-        module: What is trained.
-    """
-    about = {"stage": type(module).__name__, **getattr(module, "about", {}), **origin(trainer)}
-    names = getattr(getattr(trainer, "datamodule", None), "sources", [])
+def training_origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Returns what a model is trained from: ``base``, ``data`` (names), ``about`` (by name)."""
+    stage, data = stage_of(trainer), data_of(trainer)
+    about = {"stage": type(module).__name__, **(stage.about if stage else {}), **origin(trainer)}
     return {
-        "base": from_anywhere(module.tokenizer_name),
-        "data": [from_anywhere(name) for name in names],
+        "base": _portable_name(stage.tokenizer_name) if stage else None,
+        "data": [_portable_name(name) for name in (data.sources if data else [])],
         "about": about,
     }
 
 
-def from_anywhere(name: str) -> str:
-    """A name that means the same in another working directory: that of a folder in full.
-
-    Args:
-        name: A file, a folder, or what is none of this machine's.
-    """
-    return str(Path(name).resolve()) if Path(name).exists() else without_passwords(name)
-
-
 def origin(trainer: Trainer) -> dict[str, Any]:
-    """Which command made something, when, and with what versions.
-
-    Args:
-        trainer: One of the command line has its words.
-    """
-    words = getattr(trainer, "words", None)
+    """Returns ``command``, ``created`` (ISO time) and ``versions`` of the present run."""
+    command = command_of(trainer)
     return {
-        "command": command(sys.argv, "python") if words is None else command(words),
+        "command": command_line(sys.argv, "python")
+        if command is None
+        else command_line(command.words),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": {name: _installed_version(name) for name in _PACKAGES},
     }
 
 
-def command(words: Sequence[str], program: str = "python -m detox_lightning") -> str:
-    """The command line that was given, without what is secret.
+def to_plain(value: Any) -> Any:
+    """Turns dataclasses into dictionaries, and numbers of restricted types into plain ones.
 
-    Args:
-        words: Its words after the program's name.
-        program: What stands before them.
+    Functions are left out of dictionaries; other objects become their text. Tensors stay.
     """
-    return f"{program} {shlex.join(discreet_words(words))}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items() if not callable(item)}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value if value is None or hasattr(value, "untyped_storage") else str(value)
+
+
+def _portable_name(name: str) -> str:
+    """Returns a name that also means the same in another working directory."""
+    return str(Path(name).resolve()) if Path(name).exists() else without_passwords(name)
+
+
+def _installed_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it runs from a folder that isn't installed
+        return "unknown"

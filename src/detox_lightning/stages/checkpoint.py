@@ -16,16 +16,17 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.finite import refuse_broken
+from detox_lightning.protocols import CHECKPOINT_KEY
 from detox_lightning.redaction import without_secrets
+from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint
+from detox_lightning.runs.provenance import to_plain
 from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS,
     HYPER_PARAMETERS_OF_DATA,
     tell_changes,
 )
 from detox_lightning.stages.misfit import differs, misfits
-from detox_lightning.stages.plain import plain
 
-KEY = "detox_lightning"
 VERSION = 1
 NUMBER = int | float
 # what counts and controls, of what kind it is and its least: or training would go wrong later
@@ -37,18 +38,12 @@ FIGURES: dict[str, tuple[Any, float]] = {
     "mean": (NUMBER, -math.inf),
     "variance": (NUMBER, 0),
 }
-BROKEN = "the checkpoint is broken"
-BEFORE = "give one from before it, such as previous.ckpt"
 
 
 class Broken(TrainingError):
     """The weights are not finite, in all processes, as they are the same."""
 
     by_all = True
-
-
-class BrokenCheckpoint(InputError):
-    """A checkpoint holds what no run has written so; who knows the file names it."""
 
 
 def trainable_names(module: LightningModule) -> list[str]:
@@ -96,8 +91,8 @@ def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **fa
     names = set(trainable_names(module))
     here = {name: tuple(value.shape) for name, value in module.named_parameters() if name in names}
     differing = [name for name in (*here, *saved) if here.get(name) != saved.get(name)]
-    its = checkpoint.get(KEY, {})
-    reasons = misfits(plain(facts), its, here, saved)
+    its = checkpoint.get(CHECKPOINT_KEY, {})
+    reasons = misfits(to_plain(facts), its, here, saved)
     if not differing:
         check_weights(module, checkpoint["state_dict"])
         if reasons:
@@ -158,10 +153,15 @@ def stamp(checkpoint: dict[str, Any], stage: str, base: str, **facts: Any) -> No
         base: Name of the model that training began from.
         facts: What else the stage needs to go on: plain values and tensors.
     """
-    checkpoint[KEY] = {"version": VERSION, "stage": stage, "base": base, **plain(facts)}
+    checkpoint[CHECKPOINT_KEY] = {
+        "version": VERSION,
+        "stage": stage,
+        "base": base,
+        **to_plain(facts),
+    }
     for name in (HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA):
         if name in checkpoint:
-            checkpoint[name] = without_secrets(plain(checkpoint[name]))
+            checkpoint[name] = without_secrets(to_plain(checkpoint[name]))
 
 
 def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[st
         InputError: If the checkpoint is not of this package, of a later format or another stage,
             or a figure in it is none.
     """
-    facts: dict[str, Any] | None = checkpoint.get(KEY)
+    facts: dict[str, Any] | None = checkpoint.get(CHECKPOINT_KEY)
     if not isinstance(facts, dict) or not facts.keys() >= {"version", "stage", "base"}:
         raise InputError(
             "the checkpoint was not written by detox_lightning: nothing says what it is"
@@ -210,5 +210,5 @@ def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[st
 
 
 def _origin(checkpoint: Mapping[str, Any]) -> str:
-    facts = checkpoint.get(KEY, {})
+    facts = checkpoint.get(CHECKPOINT_KEY, {})
     return ", ".join(f"{key} {facts[key]!r}" for key in ("stage", "base", "lora") if key in facts)

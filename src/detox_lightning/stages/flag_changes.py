@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.redaction import without_secrets
-from detox_lightning.stages.plain import plain
+from detox_lightning.runs.provenance import to_plain
 
 # what is told or refused otherwise, and what changes no number
 ASIDE = {
@@ -59,7 +59,7 @@ def differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]
         old: In the checkpoint: plain values; of a class, ``class_path`` and ``init_args``.
         new: In this run.
     """
-    yield from _differences(flag, without_secrets(plain(old)), without_secrets(plain(new)))
+    yield from _differences(flag, without_secrets(to_plain(old)), without_secrets(to_plain(new)))
 
 
 def _differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
