@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detox_lightning.report.curves import read_curves
-from detox_lightning.runs.loop_state import batches_stepped, settle_between_batches
+from detox_lightning.runs.lightning_internals import batches_stepped, settle_between_batches
 from detox_lightning.runs.truncate_logs import (
     claim_version,
     restore_rows,

@@ -48,14 +48,7 @@ class AveragingCallback(Callback):
             for name, value in trainable(pl_module).items()
         }
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Moves the average towards the weights, if a step was taken."""
         if trainer.global_step > self.step:
             self.step = trainer.global_step

@@ -115,14 +115,7 @@ class CollapseCallback(Callback):
             ),
         ]
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Checks a rollout's figures, which are those of all ranks."""
         stage = as_stage(pl_module)
         if stage is None or "objective/kl" not in trainer.callback_metrics:

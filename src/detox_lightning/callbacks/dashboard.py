@@ -13,7 +13,7 @@ from detox_lightning.callbacks.logger_features import tensorboard_loggers
 from detox_lightning.protocols import as_stage
 from detox_lightning.redaction import SECRET, without_passwords
 from detox_lightning.report.panels import PANELS
-from detox_lightning.runs.loop_state import next_point
+from detox_lightning.runs.lightning_internals import next_point
 
 _LONGEST = 100  # characters of a value in the table
 

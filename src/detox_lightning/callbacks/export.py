@@ -104,9 +104,7 @@ class ExportCallback(Callback):
             base = module.tokenizer_name if is_adapter else None
             self.push_to_hub = check_push(self.push_to_hub, base, self.merged)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Notes that there is something new to write."""
         self.has_trained = True
 

@@ -31,14 +31,7 @@ class FaultsCallback(Callback):
         """Finds the run's folder while all processes can be asked."""
         self.folder = log_folder(trainer) / "faults"
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Writes what was left out, and warns."""
         for fault, outcome in self.write_faults(trainer, pl_module):
             warnings.warn(f"{fault.place}: {fault.what}: left out. {outcome}", stacklevel=2)

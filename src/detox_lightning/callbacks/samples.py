@@ -36,14 +36,7 @@ class SamplesCallback(Callback):
         self.count = count
 
     @rank_zero_only
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Logs after the first rollout and every ``every_n_rollouts``."""
         stage = as_stage(pl_module)
         if stage is None or stage.samples is None or not self.every_n_rollouts:

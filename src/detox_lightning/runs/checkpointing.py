@@ -25,7 +25,7 @@ from detox_lightning.runs.atomic_save import (
 )
 from detox_lightning.runs.foreign_paths import drop_foreign_paths
 from detox_lightning.runs.lightning_internals import check_what_is_loaded
-from detox_lightning.runs.loop_state import settle_between_batches
+from detox_lightning.runs.lightning_internals import settle_between_batches
 from detox_lightning.runs.run_folders import is_trial
 from detox_lightning.runs.signals import StopRequests, how_to_go_on, requeue
 
@@ -121,16 +121,9 @@ class BoundedCheckpoint(ModelCheckpoint):
 
     # -- what becomes due within a batch
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
         """Notes what is due after so many steps or batches."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        super().on_train_batch_end(trainer, pl_module, *rest)
         self.in_a_step = trainer.fit_loop._should_accumulate()
         done = trainer.fit_loop.total_batch_idx + 1
         if self.every_n_batches and done % self.every_n_batches == 0:
@@ -154,9 +147,7 @@ class BoundedCheckpoint(ModelCheckpoint):
 
     # -- what is written between two batches
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Writes what is due after the former batch; ends the run if that was asked for.
 
         Raises:

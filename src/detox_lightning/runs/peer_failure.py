@@ -49,15 +49,15 @@ class PeerFailureCallback(Callback):
         if getattr(exception, "by_all", False):  # each process raises it and ends by itself
             return
         launcher = trainer.strategy.launcher
-        children = launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+        started = launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+        children = list(started)
+        started.clear()  # or Lightning, seeing one of them end, would kill this process
         if isinstance(exception, (InputError, TrainingError)):
             exception.args = (f"rank {trainer.global_rank}: {exception}",)
         elif failed := [rank for rank, child in enumerate(children, 1) if _has_failed(child)]:
             rank = trainer.global_rank + failed[0]
             exception.__cause__ = TrainingError(f"rank {rank} has failed, as it says above")
-        others = list(children)
-        children.clear()  # or Lightning would take their end for a failure, and kill this process
-        for child in others:
+        for child in children:
             child.kill()
 
 

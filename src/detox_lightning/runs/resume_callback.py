@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.errors import InputError
 from detox_lightning.protocols import data_of
-from detox_lightning.runs.loop_state import (
+from detox_lightning.runs.lightning_internals import (
     BETWEEN_BATCHES,
     batches_stepped,
     next_point,
@@ -160,9 +160,7 @@ class ResumeCallback(Callback):
                 truncate_curves(logger, point)
         trainer.callback_metrics.update({k: torch.tensor(x) for k, x in self.figures.items()})
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Corrects Lightning's x-axis, which moves by one when some checkpoints are loaded."""
         if self.steps is not None:
             trainer.fit_loop.epoch_loop._batches_that_stepped = self.steps
