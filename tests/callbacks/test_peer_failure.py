@@ -105,7 +105,7 @@ def after(exception: Exception) -> list[str]:
 
 
 def child(did: list[str]) -> Any:
-    return SimpleNamespace(wait=lambda seconds: 1, kill=lambda: did.append("kill"))
+    return SimpleNamespace(poll=lambda: 1, kill=lambda: did.append("kill"))
 
 
 def test_a_run_that_was_asked_to_end_has_not_failed() -> None:

@@ -165,15 +165,7 @@ class BoundedCheckpoint(ModelCheckpoint):
             self._write_last(trainer)
 
     def stop(self, trainer: Trainer, signum: int) -> None:
-        """Saves and ends the run, in all processes.
-
-        Args:
-            trainer: Between two batches.
-            signum: The signal that asked for it.
-
-        Raises:
-            Stopped: Always.
-        """
+        """Saves and ends the run, in all processes, by raising :class:`Stopped`."""
         self._write_last(trainer)
         requeue(trainer, signum)
         # a process that ends sooner would seem to have failed

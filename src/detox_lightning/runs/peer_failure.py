@@ -8,7 +8,7 @@ which it runs in, does: the others may then wait in a collective operation for h
 import os
 import sys
 import threading
-from subprocess import Popen, TimeoutExpired
+import time
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -54,19 +54,13 @@ class PeerFailureCallback(Callback):
         started.clear()  # or Lightning, seeing one of them end, would kill this process
         if isinstance(exception, (InputError, TrainingError)):
             exception.args = (f"rank {trainer.global_rank}: {exception}",)
-        elif failed := [rank for rank, child in enumerate(children, 1) if _has_failed(child)]:
-            rank = trainer.global_rank + failed[0]
-            exception.__cause__ = TrainingError(f"rank {rank} has failed, as it says above")
+        elif isinstance(exception, RuntimeError):  # perhaps a connection that another has closed
+            time.sleep(PERIOD)  # its process ends a moment later
+            if failed := [rank for rank, child in enumerate(children, 1) if child.poll()]:
+                rank = trainer.global_rank + failed[0]
+                exception.__cause__ = TrainingError(f"rank {rank} has failed, as it says above")
         for child in children:
             child.kill()
-
-
-def _has_failed(child: "Popen[bytes]") -> bool:
-    """Whether a process has failed; its connections end a moment before it does."""
-    try:
-        return child.wait(PERIOD) != 0
-    except TimeoutExpired:
-        return False
 
 
 def _end_with_parent(parent: int, ended: threading.Event) -> None:

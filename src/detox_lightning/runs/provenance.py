@@ -15,10 +15,7 @@ from detox_lightning.protocols import data_of, stage_of
 from detox_lightning.redaction import discreet_words, without_passwords
 
 ORIGIN_KEY = "detox_lightning_origin"  # in a checkpoint
-_PACKAGES = (
-    *("detox-lightning", "torch", "lightning", "transformers"),
-    *("peft", "datasets", "torchmetrics", "scipy"),
-)
+_PACKAGES = "detox-lightning torch lightning transformers peft datasets torchmetrics scipy"
 
 
 class Command(NamedTuple):
@@ -67,12 +64,11 @@ def training_origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]
 def origin(trainer: Trainer) -> dict[str, Any]:
     """Returns ``command``, ``created`` (ISO time) and ``versions`` of the present run."""
     command = command_of(trainer)
+    line = command_line(command.words) if command else command_line(sys.argv, "python")
     return {
-        "command": command_line(sys.argv, "python")
-        if command is None
-        else command_line(command.words),
+        "command": line,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {name: _installed_version(name) for name in _PACKAGES},
+        "versions": {name: _installed_version(name) for name in _PACKAGES.split()},
     }
 
 

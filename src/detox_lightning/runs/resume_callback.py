@@ -99,7 +99,7 @@ class ResumeCallback(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Restores rows of a CSV that a failed start has set aside; unlocks the folders."""
+        """Restores the rows of a CSV that a failed start has set aside; unlocks the folders."""
         if trainer.is_global_zero:
             restore_rows(trainer.loggers)
         self._unlock()
@@ -168,11 +168,7 @@ class ResumeCallback(Callback):
 
 
 def begin_fit(trainer: Any, checkpoint: str | None) -> None:
-    """Claims the folders of a run before Lightning writes into them.
-
-    Args:
-        trainer: What is about to train.
-        checkpoint: From which it resumes; None if it begins.
+    """Claims the folders of a run, before Lightning writes into them.
 
     Raises:
         InputError: If a folder can't be created, or another run is alive in it.

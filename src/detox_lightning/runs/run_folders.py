@@ -17,14 +17,9 @@ from detox_lightning.errors import InputError, TrainingError, writing
 
 PARTIAL = ".partial"  # suffix of a file or folder that is still being written
 
-# -- which folder
-
 
 def log_folder(trainer: Trainer) -> Path:
-    """Returns the run's folder, by the same rule as Lightning's ``ModelCheckpoint``.
-
-    A collective operation: all processes must call it, as they agree on the first one's folder.
-    """
+    """Returns the run's folder, as ``ModelCheckpoint`` would; a collective operation."""
     folder = Path(trainer.default_root_dir)
     if logger := trainer.logger:
         version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
@@ -33,10 +28,7 @@ def log_folder(trainer: Trainer) -> Path:
 
 
 def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
-    """Returns the folder of the run that wrote ``checkpoint``; of the present run if it is None.
-
-    All processes must call it, as :func:`log_folder` is a collective operation.
-    """
+    """Returns the folder of the run that wrote ``checkpoint``; of this run (collective) if None."""
     if not checkpoint:
         return log_folder(trainer)
     folder = Path(checkpoint).parent
@@ -94,14 +86,11 @@ def output_folder(flag: str, chosen: str | None, default: Path) -> Path:
 
 
 def refuse_occupied(folder: Path, name: str) -> None:
-    """Makes sure that nothing would be overwritten.
+    """Raises an InputError if a folder holds something, which would be overwritten.
 
     Args:
         folder: Where something is to be written.
         name: The flag and its value, or the folder: for the message.
-
-    Raises:
-        InputError: If the folder holds something.
     """
     if is_occupied(folder):
         raise InputError(
@@ -111,15 +100,12 @@ def refuse_occupied(folder: Path, name: str) -> None:
 
 
 def refuse_unwritable(folder: Path, name: str, create: bool = True) -> None:
-    """Makes sure that files can be written into a folder.
+    """Raises an InputError if no file can be created in a folder.
 
     Args:
         folder: Where something is to be written.
         name: The flag and its value: for the message.
         create: Whether to create a missing folder; otherwise its nearest parent is tried.
-
-    Raises:
-        InputError: If no file can be created there.
     """
     try:
         if create:

@@ -66,12 +66,7 @@ class StopRequests:
 
 
 def how_to_go_on(trainer: Trainer, saved: str | None) -> str:
-    """Returns what the user reads when a run was stopped.
-
-    Args:
-        trainer: Knows the command.
-        saved: The checkpoint; None if there is none.
-    """
+    """Returns the message for a run that was stopped and ``saved`` in a checkpoint, if any."""
     command = command_of(trainer)
     words = without_checkpoint(sys.argv[1:] if command is None else command.words)
     state = f"everything is saved in {saved}" if saved else "there is no checkpoint yet"
@@ -91,10 +86,7 @@ def without_checkpoint(words: Sequence[str]) -> list[str]:
 def requeue(trainer: Trainer, signum: int) -> None:
     """Asks SLURM to start the job again, where Lightning would and the job would then resume.
 
-    Args:
-        trainer: Knows whether this is a job of SLURM's, and the command. A program of the user's
-            own is trusted to resume.
-        signum: The signal that was received.
+    A program of the user's own is trusted to resume.
     """
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:

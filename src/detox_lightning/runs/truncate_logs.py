@@ -1,7 +1,7 @@
 """The loggers of a run: folders that no other run has, and curves that end at the checkpoint."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from detox_lightning.errors import InputError, explain
 from detox_lightning.runs.run_folders import partial_of, refuse_unwritable
-
-_ASIDE = ".metrics.csv.kept"
 
 
 @rank_zero_only
@@ -46,14 +44,11 @@ def claim_version(loggers: Iterable[Logger]) -> None:
 
 @rank_zero_only
 def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
-    """Makes sure that loggers can write into their folders.
+    """Raises an InputError if a logger can't write into its folder.
 
     Args:
         loggers: Not in use yet.
         claims: Whether new ones get folders by :func:`claim_version`, which checks by itself.
-
-    Raises:
-        InputError: If one can't.
     """
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger | CSVLogger):
@@ -91,26 +86,29 @@ def _truncate_events(writer: Any, point: int) -> None:
 @rank_zero_only
 def set_rows_aside(loggers: Iterable[Logger]) -> None:
     """Hides ``metrics.csv`` from Lightning's logger, which deletes it when a run resumes."""
-    for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            file = Path(logger.log_dir) / "metrics.csv"
-            if file.is_file():
-                file.replace(file.with_name(_ASIDE))
+    for file, aside in _csv_files(loggers):
+        if file.is_file():
+            file.replace(aside)
 
 
 def restore_rows(loggers: Iterable[Logger]) -> None:
     """Undoes :func:`set_rows_aside` if a run has failed before it logged anything."""
+    for file, aside in _csv_files(loggers):
+        if aside.is_file() and not file.exists():
+            aside.replace(file)
+
+
+def _csv_files(loggers: Iterable[Logger]) -> Iterator[tuple[Path, Path]]:
+    """Yields the file of each CSV logger, and the name under which it is set aside."""
     for logger in loggers:
         if isinstance(logger, CSVLogger):
-            aside = Path(logger.log_dir) / _ASIDE
-            file = aside.with_name("metrics.csv")
-            if aside.is_file() and not file.exists():
-                aside.replace(file)
+            file = Path(logger.log_dir, "metrics.csv")
+            yield file, file.with_name(".metrics.csv.kept")
 
 
 def _truncate_rows(logger: CSVLogger, point: int) -> None:
     """Writes the rows that were set aside back, up to ``point``."""
-    aside = Path(logger.log_dir) / _ASIDE
+    ((file, aside),) = _csv_files([logger])
     if not aside.is_file():
         return
     with aside.open(newline="", encoding="utf8") as lines:
@@ -124,7 +122,7 @@ def _truncate_rows(logger: CSVLogger, point: int) -> None:
             writer.writeheader()
             writer.writerows(rows)
         logger.experiment.metrics_keys = names
-        partial.replace(aside.with_name("metrics.csv"))
+        partial.replace(file)
     aside.unlink()
 
 
