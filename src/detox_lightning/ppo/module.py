@@ -27,7 +27,7 @@ from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
 from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, TrainingError, check_divides
-from detox_lightning.evaluation.comparison import Comparison, Piece, merge
+from detox_lightning.evaluation.comparison import BatchComparison, Comparison, merge
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
@@ -161,7 +161,7 @@ class PPOModule(LightningModule):
         self.plan = evaluation
         self.judge = Judge(evaluation, reward)
         self.meter = ResponseMeter()
-        self.pieces: list[Piece] = []
+        self.pieces: list[BatchComparison] = []
         self.comparison: Comparison | None = None
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
