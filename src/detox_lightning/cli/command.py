@@ -31,10 +31,11 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.precision import refuse_precision
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
+from detox_lightning.runs.command_line import CommandLine
 from detox_lightning.runs.end_of_data import EndingCallback
 from detox_lightning.runs.find_checkpoint import choose_checkpoint
 from detox_lightning.runs.peer_failure import PeerFailureCallback
-from detox_lightning.runs.provenance import Command, OriginCallback
+from detox_lightning.runs.provenance import OriginCallback
 from detox_lightning.runs.resume_callback import ResumeCallback, begin_fit
 from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
 from detox_lightning.stages.devices import check_devices
@@ -196,7 +197,7 @@ class DetoxCLI(LightningCLI):
         except (ValueError, TypeError) as error:
             raise InputError(f"--trainer: {' '.join(str(error).split())}") from error
         refuse_precision(trainer.precision, "trainer.plugins")  # the flag itself is one of ours
-        trainer.command = Command(self.words, self.resumes)  # type: ignore[attr-defined]
+        trainer.command = CommandLine(self.words, self.resumes)  # type: ignore[attr-defined]
         return trainer
 
     def after_instantiate_classes(self) -> None:

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.errors import InputError
-from detox_lightning.runs.provenance import Command
+from detox_lightning.runs.command_line import CommandLine
 
 
 class DetoxTrainer(Trainer):
@@ -17,7 +17,7 @@ class DetoxTrainer(Trainer):
         command: The command line that made it; None if a program of the user's made it.
     """
 
-    command: Command | None = None
+    command: CommandLine | None = None
     val_check_interval: Any = None  # Lightning has none where validation comes by the clock
 
     def export(

@@ -1,8 +1,8 @@
 """When checkpoints are written, under which names, and which are kept.
 
 ``last.ckpt`` is the newest place of the run and ``previous.ckpt`` the one before it
-(:mod:`detox_lightning.runs.atomic_save` keeps that). The best ones, by ``checkpoint.monitor``, are
-named by Lightning after the template ``checkpoint.filename``: ``epoch=2-step=30.ckpt`` if it is null.
+(:mod:`detox_lightning.runs.atomic_save` keeps that). Lightning names the best ones, by
+``checkpoint.monitor``, after the template ``checkpoint.filename``; null: ``epoch=2-step=30.ckpt``.
 """
 
 from functools import partial
@@ -24,8 +24,7 @@ from detox_lightning.runs.atomic_save import (
     set_torn_aside,
 )
 from detox_lightning.runs.foreign_paths import drop_foreign_paths
-from detox_lightning.runs.lightning_internals import check_what_is_loaded
-from detox_lightning.runs.lightning_internals import settle_between_batches
+from detox_lightning.runs.lightning_internals import check_what_is_loaded, settle_between_batches
 from detox_lightning.runs.run_folders import is_trial
 from detox_lightning.runs.signals import StopRequests, how_to_go_on, requeue
 

@@ -1,43 +1,21 @@
 """Where a checkpoint or a report comes from: the command, the time, the versions, the data."""
 
 import dataclasses
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.protocols import data_of, stage_of
-from detox_lightning.redaction import discreet_words, without_passwords
+from detox_lightning.redaction import without_passwords
+from detox_lightning.runs.command_line import command_of, shell_line
 
 ORIGIN_KEY = "detox_lightning_origin"  # in a checkpoint
 _PACKAGES = "detox-lightning torch lightning transformers peft datasets torchmetrics scipy"
-
-
-class Command(NamedTuple):
-    """The command line that made a trainer.
-
-    Attributes:
-        words: Its words after the program's name.
-        resumes: Whether the same command, given once more, goes on with its run.
-    """
-
-    words: Sequence[str]
-    resumes: bool
-
-
-def command_of(trainer: Trainer) -> Command | None:
-    """Returns the command that made a trainer; None if a program of the user's made it."""
-    return getattr(trainer, "command", None)
-
-
-def command_line(words: Sequence[str], program: str = "python -m detox_lightning") -> str:
-    """Returns a command line to be copied into a shell, without secrets."""
-    return f"{program} {shlex.join(discreet_words(words))}"
 
 
 class OriginCallback(Callback):
@@ -64,7 +42,7 @@ def training_origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]
 def origin(trainer: Trainer) -> dict[str, Any]:
     """Returns ``command``, ``created`` (ISO time) and ``versions`` of the present run."""
     command = command_of(trainer)
-    line = command_line(command.words) if command else command_line(sys.argv, "python")
+    line = shell_line(command.words) if command else shell_line(sys.argv, "python")
     return {
         "command": line,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.errors import STOP_SIGNALS
-from detox_lightning.runs.provenance import command_line, command_of
+from detox_lightning.runs.command_line import command_of, shell_line
 
 
 class StopRequests:
@@ -70,7 +70,7 @@ def how_to_go_on(trainer: Trainer, saved: str | None) -> str:
     command = command_of(trainer)
     words = without_checkpoint(sys.argv[1:] if command is None else command.words)
     state = f"everything is saved in {saved}" if saved else "there is no checkpoint yet"
-    return f"{state}. To go on: {command_line([*words, '--ckpt_path', 'last'])}"
+    return f"{state}. To go on: {shell_line([*words, '--ckpt_path', 'last'])}"
 
 
 def without_checkpoint(words: Sequence[str]) -> list[str]:
