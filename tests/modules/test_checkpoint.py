@@ -21,7 +21,7 @@ from detox_lightning.stages.checkpoint import (
     plain,
     stamp,
 )
-from detox_lightning.stages.misfit import misfits
+from detox_lightning.stages.flag_changes import misfits
 
 
 class Tied(LightningModule):

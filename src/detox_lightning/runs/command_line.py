@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lightning.pytorch import Trainer
 
-from detox_lightning.redaction import discreet_words
+from detox_lightning.redaction import redact_words
 
 
 class CommandLine(NamedTuple):
@@ -29,4 +29,4 @@ def command_of(trainer: Trainer) -> CommandLine | None:
 
 def shell_line(words: Sequence[str], program: str = "python -m detox_lightning") -> str:
     """Returns a command line to be copied into a shell, without secrets."""
-    return f"{program} {shlex.join(discreet_words(words))}"
+    return f"{program} {shlex.join(redact_words(words))}"

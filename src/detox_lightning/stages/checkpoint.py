@@ -23,9 +23,10 @@ from detox_lightning.runs.provenance import to_plain
 from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS,
     HYPER_PARAMETERS_OF_DATA,
+    differs,
+    misfits,
     tell_changes,
 )
-from detox_lightning.stages.misfit import differs, misfits
 
 VERSION = 1
 NUMBER = int | float
@@ -81,7 +82,7 @@ def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **fa
     Args:
         module: With its weights built.
         checkpoint: As Lightning hands it to ``on_load_checkpoint``.
-        facts: What this run would stamp; see :func:`~detox_lightning.stages.misfit.misfits`.
+        facts: What this run would stamp; see :func:`~detox_lightning.stages.flag_changes.misfits`.
 
     Raises:
         InputError: If a name or a shape differs; it says which flags do, and the first few names.

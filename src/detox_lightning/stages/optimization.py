@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.number_bounds import check_options, refused
+from detox_lightning.stages.number_bounds import check_optimizer, refused_option
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
     parameter.grad = torch.zeros(2, 2)
     with told():
         optimizer = make_optimizer([parameter])
-    check_options(optimizer)
+    check_optimizer(optimizer)
     if type(optimizer).__module__.startswith("torch.optim"):
         with told():
             optimizer.step(*([lambda: 0.0] if has_closure else []))
@@ -156,7 +156,7 @@ def told() -> Iterator[None]:
         raise
     except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if option := refused(error):
+        if option := refused_option(error):
             raise InputError(
                 f"--model.optimizer.{option}: {reason}; give another number"
             ) from error
