@@ -13,6 +13,7 @@ from detox_lightning.callbacks.logger_features import tensorboard_loggers
 from detox_lightning.protocols import as_stage
 from detox_lightning.redaction import SECRET, without_passwords
 from detox_lightning.report.panels import PANELS
+from detox_lightning.rewards import Reward
 from detox_lightning.runs.lightning_internals import next_point
 
 _LONGEST = 100  # characters of a value in the table
@@ -91,7 +92,7 @@ def _columns(name: str, value: Any) -> dict[str, Any]:
         return hyper_parameters(value, inside)
     if dataclasses.is_dataclass(value):
         return hyper_parameters(vars(value), inside)
-    if hasattr(value, "describe"):  # a reward
+    if isinstance(value, Reward):
         return {name: type(value).__name__, f"{inside}about": value.describe()[:_LONGEST]}
     if hasattr(value, "__dict__"):
         options = {key: x for key, x in vars(value).items() if isinstance(x, bool | int | float)}

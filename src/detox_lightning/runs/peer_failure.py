@@ -44,10 +44,9 @@ class PeerFailureCallback(Callback):
     ) -> None:
         """Names the rank in the message and ends the processes that this one has started."""
         self.ended.set()
-        if trainer.world_size == 1 or isinstance(exception, Stopped):
-            return
-        if getattr(exception, "by_all", False):  # each process raises it and ends by itself
-            return
+        is_by_all = isinstance(exception, TrainingError) and exception.by_all
+        if trainer.world_size == 1 or is_by_all or isinstance(exception, Stopped):
+            return  # alone, or in all processes, which end by themselves
         launcher = trainer.strategy.launcher
         started = launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
         children = list(started)

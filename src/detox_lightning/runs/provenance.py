@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from detox_lightning.protocols import data_of, stage_of
 from detox_lightning.redaction import without_passwords
@@ -64,7 +65,7 @@ def to_plain(value: Any) -> Any:
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
-    return value if value is None or hasattr(value, "untyped_storage") else str(value)
+    return value if value is None or isinstance(value, Tensor) else str(value)
 
 
 def _portable_name(name: str) -> str:

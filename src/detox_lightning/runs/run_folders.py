@@ -43,7 +43,7 @@ def local_log_folders(trainer: Trainer) -> list[Path]:
 
 def is_trial(trainer: Trainer) -> bool:
     """Whether this is a ``fast_dev_run``, which writes nothing."""
-    return bool(getattr(trainer, "fast_dev_run", False))
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 # -- what is there already
