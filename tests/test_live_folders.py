@@ -9,7 +9,7 @@ import pytest
 
 from command import run, tiny_recipe
 from detox_lightning.runs import run_lock
-from detox_lightning.runs.run_lock import FolderLock
+from detox_lightning.runs.run_lock import FolderLocks
 from test_finding import held
 
 PLACES = "(checkpoint.dirpath, trainer.logger.version, trainer.logger.save_dir)"
@@ -58,7 +58,7 @@ def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(run_lock, "lockf", refuse)
-    lock = FolderLock()
+    locks = FolderLocks()
     with pytest.warns(UserWarning, match=r"this disk has no locks \(No locks available\)"):
-        assert lock.acquire(tmp_path)
-    lock.release()
+        assert locks.acquire([tmp_path]) is None
+    locks.release()

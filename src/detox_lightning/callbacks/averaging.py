@@ -93,11 +93,7 @@ class AveragingCallback(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes up both if the run goes on; otherwise the average alone is wanted.
-
-        Raises:
-            BrokenCheckpoint: If the weights have other names or shapes than here, or are broken.
-        """
+        """Takes up both if the run goes on; otherwise the average alone is wanted."""
         if trainer.state.fn != "fit" or KEY not in checkpoint:
             return
         weights, here = checkpoint[KEY], trainable(pl_module)

@@ -18,11 +18,7 @@ class ConfigurationCallback(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes ``config.yaml``, or ``config-1.yaml`` if the configuration has changed.
-
-        Raises:
-            TrainingError: If the operating system refuses.
-        """
+        """Writes ``config.yaml``, or ``config-1.yaml`` if the configuration has changed."""
         if self.already_saved:
             return
         self.already_saved = True

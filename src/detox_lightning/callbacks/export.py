@@ -65,9 +65,6 @@ class ExportCallback(Callback):
         """Refuses a folder that holds something, before a model is opened.
 
         Not where the run's folder has checkpoints: the run may be complete, and so its export.
-
-        Raises:
-            InputError: If it does.
         """
         if stage == "fit" and self.folder is not None:
             resumes = (log_folder(trainer) / "checkpoints").exists()  # asks all processes
@@ -75,11 +72,7 @@ class ExportCallback(Callback):
                 self._refuse_occupied()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a folder that holds something, if anything is left to train.
-
-        Raises:
-            InputError: If it does.
-        """
+        """Refuses a folder that holds something, if anything is left to train."""
         self._refuse_occupied()
 
     def _refuse_occupied(self) -> None:
@@ -87,11 +80,7 @@ class ExportCallback(Callback):
             refuse_occupied(Path(self.folder), f"export.folder={self.folder}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses what can't be sent to the hub, before training.
-
-        Raises:
-            InputError: If the hub would refuse the folder, or it would be of no use there.
-        """
+        """Refuses what can't be sent to the hub or is of no use there, before training."""
         if not is_trial(trainer):
             self._check_options(pl_module)
 

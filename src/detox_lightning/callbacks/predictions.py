@@ -37,12 +37,7 @@ class PredictionsCallback(BasePredictionWriter):
         self.lines: list[tuple[int, str]] = []  # a row's place in the data, and its text
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Chooses the file, before anything is predicted.
-
-        Raises:
-            InputError: If the file exists and isn't to be added to, or if there are partial
-                predictions of a run that was broken off.
-        """
+        """Chooses the file; refuses one that exists, or whose former run was broken off."""
         if stage != "predict":
             return
         if self.file is not None:

@@ -36,21 +36,13 @@ class ReportCallback(Callback):
         self.written: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a folder that holds something or can't be written, before a model is opened.
-
-        Raises:
-            InputError: If it does, or can't.
-        """
+        """Refuses a folder that holds something or can't be written, before a model is opened."""
         if stage == "test" and self.folder is not None:
             refuse_occupied(Path(self.folder), f"report.folder={self.folder}")
             self._refuse_unwritable(trainer, pl_module, Path(self.folder).absolute())
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a run's folder that can't be written: only now is it known which run's.
-
-        Raises:
-            InputError: If it can't.
-        """
+        """Refuses a run's folder that can't be written: only now is it known which run's."""
         if self.folder is None:
             run = run_folder(trainer, trainer.ckpt_path)  # asks all processes
             self._refuse_unwritable(trainer, pl_module, run / "test")

@@ -147,11 +147,7 @@ class BoundedCheckpoint(ModelCheckpoint):
     # -- what is written between two batches
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Writes what is due after the former batch; ends the run if that was asked for.
-
-        Raises:
-            Stopped: If a signal was received by any process.
-        """
+        """Writes what is due after the former batch; ends the run if any process got a signal."""
         if self.in_a_step:
             return
         self._write_due(trainer)

@@ -21,11 +21,7 @@ class EndingCallback(Callback):
         guard_loops(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks that the epoch has had all its batches.
-
-        Raises:
-            TrainingError: If it hasn't.
-        """
+        """Checks that the epoch has had all its batches."""
         ends_early = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
         batches = 0 if ends_early else trainer.num_training_batches
         place = f"epoch {trainer.current_epoch}"

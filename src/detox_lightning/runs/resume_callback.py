@@ -1,6 +1,5 @@
 """Makes a run that resumes equal to one that was never interrupted, besides its modules' state."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from detox_lightning.runs.lightning_internals import (
     set_batches_done,
 )
 from detox_lightning.runs.run_folders import is_trial, local_log_folders, log_folder
-from detox_lightning.runs.run_lock import FolderLock
+from detox_lightning.runs.run_lock import FolderLocks
 from detox_lightning.runs.truncate_logs import (
     claim_version,
     restore_rows,
@@ -41,14 +40,10 @@ class ResumeCallback(Callback):
         self.run: str | None = None  # the name of the run's folder
         self.steps: int | None = None  # Lightning's x-axis at the checkpoint
         self.figures: dict[str, float] = {}  # of the last validation
-        self.locks: dict[Path, FolderLock] = {}  # by folder
+        self.locks = FolderLocks()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Locks the run's folders.
-
-        Raises:
-            InputError: If another process is at the same run, or writes into the same folder.
-        """
+        """Locks the run's folders, or raises an InputError if another run is alive in them."""
         if stage != "fit":
             return
         self.run = log_folder(trainer).name  # asks all processes
@@ -70,7 +65,7 @@ class ResumeCallback(Callback):
         if callback is None or is_trial(trainer) or "://" in str(folder):
             return
         folders = [*local_log_folders(trainer), Path(folder)]
-        locked = self._first_locked(folders) if trainer.is_global_zero else None
+        locked = self.locks.acquire(folders) if trainer.is_global_zero else None
         locked = trainer.strategy.broadcast(locked)
         if locked and checkpoint and Path(checkpoint).parent.resolve() == Path(folder).resolve():
             raise InputError(
@@ -84,29 +79,17 @@ class ResumeCallback(Callback):
                 "trainer.logger.save_dir)"
             )
 
-    def _first_locked(self, folders: Iterable[Path]) -> Path | None:
-        """Locks all folders, or none; returns the first that another process has locked."""
-        for folder in folders:
-            if not self.locks.setdefault(folder.resolve(), FolderLock()).acquire(folder):
-                self._unlock()
-                return folder
-        return None
-
-    def _unlock(self) -> None:
-        while self.locks:
-            self.locks.popitem()[1].release()
-
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Restores the rows of a CSV that a failed start has set aside; unlocks the folders."""
         if trainer.is_global_zero:
             restore_rows(trainer.loggers)
-        self._unlock()
+        self.locks.release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Unlocks the folders."""
-        self._unlock()
+        self.locks.release()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -143,11 +126,7 @@ class ResumeCallback(Callback):
             set_batches_done(loops, data.feed.batches)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cuts the curves after the checkpoint; restores the figures.
-
-        Raises:
-            InputError: If the processes resume from different checkpoints, as on separate disks.
-        """
+        """Cuts the curves after the checkpoint; restores the figures."""
         ours = str(trainer.ckpt_path)
         if (first := trainer.strategy.broadcast(ours)) != ours:
             raise InputError(

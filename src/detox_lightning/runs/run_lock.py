@@ -1,6 +1,7 @@
 """Locks on folders by which other processes see that a run is alive."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,46 +15,48 @@ except ImportError:  # Windows: goes without
 LOCK = ".lock"
 
 
-class FolderLock:
-    """The lock of one folder, which ends with :meth:`release` or with the process, however it ends.
+class FolderLocks:
+    """The locks of a run's folders; they end with :meth:`release` or with the process.
 
-    On a disk without locks it always seems to be free.
+    On a disk without locks, folders always seem to be free.
     """
 
     def __init__(self) -> None:
-        self.file: Path | None = None
-        self.handle: int | None = None
+        self.handles: dict[Path, int] = {}  # by file
 
-    def acquire(self, folder: Path) -> bool:
-        """Locks a folder, which is created if it is missing.
+    def acquire(self, folders: Iterable[Path]) -> Path | None:
+        """Locks folders, which are created if they are missing.
 
         Returns:
-            False if another process has locked it.
+            The first that another process has locked: then none is locked here. Otherwise None.
         """
-        if self.handle is not None or lockf is None:
-            return True
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            lockf(handle, LOCK_EX | LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            os.close(handle)
-            return False
-        except OSError as error:  # a file system without locks
-            rank_zero_warn(
-                f"{folder}: this disk has no locks ({error.strerror}), so nobody is told that a "
-                "run is alive there: start no second one in it"
-            )
-        self.file, self.handle = folder / LOCK, handle
-        return True
+        for folder in folders if lockf is not None else ():
+            file = folder.resolve() / LOCK
+            if file in self.handles:
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                lockf(handle, LOCK_EX | LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                os.close(handle)
+                self.release()
+                return folder
+            except OSError as error:  # a file system without locks
+                rank_zero_warn(
+                    f"{folder}: this disk has no locks ({error.strerror}), so nobody is told that "
+                    "a run is alive there: start no second one in it"
+                )
+            self.handles[file] = handle
+        return None
 
     def release(self) -> None:
-        """Unlocks the folder, if it is locked."""
-        if self.file is not None and self.handle is not None:
+        """Unlocks all folders."""
+        while self.handles:
+            file, handle = self.handles.popitem()
             with suppress(OSError):
-                self.file.unlink(missing_ok=True)
-            os.close(self.handle)
-        self.file = self.handle = None
+                file.unlink(missing_ok=True)
+            os.close(handle)
 
 
 def is_locked(folder: Path) -> bool:
