@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from detox_lightning.rollout import Samples
     from detox_lightning.stages.faults import Faults
 
+CHECKPOINT_KEY = "detox_lightning"  # in a checkpoint: what the stage stores of itself
+
 
 class Stage(Protocol):
     """A training stage: the supervised, the reward or the PPO module.

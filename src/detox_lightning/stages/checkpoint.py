@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.finite import refuse_broken
-from detox_lightning.protocols import Stage
+from detox_lightning.protocols import CHECKPOINT_KEY, Stage
 from detox_lightning.redaction import without_secrets
 from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS,
@@ -25,7 +25,7 @@ from detox_lightning.stages.flag_changes import (
 )
 from detox_lightning.stages.plain import plain
 
-KEY = "detox_lightning"
+KEY = CHECKPOINT_KEY
 VERSION = 1
 BROKEN = "the checkpoint is broken"
 BEFORE = "give one from before it, such as previous.ckpt"
@@ -81,7 +81,7 @@ def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -
         "with a lower model.optimizer.lr",
         _BrokenWeights,
     )
-    checkpoint[KEY] = {
+    checkpoint[CHECKPOINT_KEY] = {
         "version": VERSION,
         "stage": module.stage_name,
         "base": module.tokenizer_name,
@@ -161,7 +161,7 @@ def check_weights(module: nn.Module | _StageModule, weights: Mapping[str, Tensor
 
 def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Returns what :func:`save_stage` wrote; raises an InputError if this stage can't use it."""
-    facts: dict[str, Any] | None = checkpoint.get(KEY)
+    facts: dict[str, Any] | None = checkpoint.get(CHECKPOINT_KEY)
     if not isinstance(facts, dict) or not facts.keys() >= {"version", "stage", "base"}:
         raise InputError(
             "the checkpoint was not written by detox_lightning: nothing says what it is"
