@@ -176,11 +176,10 @@ def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
             f"the checkpoint is of the {facts['stage']} stage, this is the {stage} stage. To begin "
             "from that stage's result, give its exported folder as the model, not as --ckpt_path."
         )
-    for name, value in {**facts, **(facts.get("moments") or {})}.items():
-        kind, least = _NUMBERS.get(name, (object, -math.inf))
-        if name in _NUMBERS and not (
-            isinstance(value, kind) and math.isfinite(value) and value >= least
-        ):
+    values = {**facts, **(facts.get("moments") or {})}
+    for name, (kind, least) in _NUMBERS.items():
+        value = values.get(name, 0)
+        if not (isinstance(value, kind) and math.isfinite(value) and value >= least):
             expected = "a whole number" if kind is int else "a number"
             expected += " from 0 on" if least == 0 else ""
             raise BrokenCheckpoint(
@@ -194,8 +193,7 @@ def _check_parameters(
 ) -> None:
     """Checks that a checkpoint's weights have the names and shapes of the parameters that learn."""
     shapes = {name: tuple(x.shape) for name, x in weights.items()}
-    names = set(trainable_names(module))
-    here = {name: tuple(p.shape) for name, p in module.named_parameters() if name in names}
+    here = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
     reasons = misfits(plain(facts), saved, here, shapes)
     if here == shapes:
         check_weights(module, weights)
