@@ -33,16 +33,17 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
+from detox_lightning.models.adapter_checkpoint import adapter_facts
 from detox_lightning.models.decoding.draws import Draws
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.families.base import Family, family_of
+from detox_lightning.models.families.base import Family
 from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import Weights, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import gathered, shard
-from detox_lightning.models.source import VALUE_HEAD, Start, adapter_facts, find_start
+from detox_lightning.models.source import VALUE_HEAD, ModelSource
 from detox_lightning.ppo.checks import check_batch_size, check_run, check_shardable
 from detox_lightning.ppo.clock import Stopwatch
 from detox_lightning.ppo.learner import update
@@ -50,7 +51,7 @@ from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import NO_GRADIENT, Responses, Samples, measure, respond, score
 from detox_lightning.seeding import derive_seed, global_seed, seeded
-from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults, begin_rollout, is_sound
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -283,7 +284,7 @@ class PPOModule(LightningModule):
         with seeded(seed, self.device), gathered(self):
             draws = Draws()
             choose = self.sampling.choose(self.policy.eos_token_ids, draws)
-            prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
+            prompts = self.policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
             noted = draws if self.policy.notes_exactly and self.kl.estimator != "full" else None
             return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
 
@@ -427,24 +428,24 @@ class PPOModule(LightningModule):
     # -- models and state
 
     @cached_property
-    def start(self) -> Start:
-        """Where the policy begins; found out when first asked for, which may take the hub."""
-        return find_start(self.base_or_policy, self.adapter, self.weights.revision)
+    def source(self) -> ModelSource:
+        """Where the policy comes from; found out when first needed, as it may ask the hub."""
+        return ModelSource.resolve(self.base_or_policy, self.adapter, self.weights)
 
-    @cached_property
+    @property
     def family(self) -> Family:
-        """What kind of model the policy is, by its base's config."""
-        return family_of(self.start.base, **self.tokenizer_options)
+        """The policy's family."""
+        return self.source.family
 
     @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use: of an adapter, its base."""
-        return self.start.base
+        return self.source.base
 
     @property
     def tokenizer_options(self) -> dict[str, Any]:
         """How the data must open it."""
-        return {**self.weights.file_options, "revision": self.start.base_revision}
+        return self.source.tokenizer_options
 
     @property
     def auto_class(self) -> str:
@@ -459,7 +460,7 @@ class PPOModule(LightningModule):
     @property
     def padding_side(self) -> Literal["left", "right"]:
         """The side on which prompts are padded."""
-        return self.family.padding_side
+        return self.source.padding_side
 
     @property
     def export_name(self) -> str:
@@ -481,11 +482,10 @@ class PPOModule(LightningModule):
         choose_kernels()
         self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
         self.policy = load_policy(
-            self.start,
+            self.source,
             self.lora,
             self.sampling,
             self.advantage.uses_values,
-            self.weights,
             None if self._trainer is None else self.trainer.strategy.root_device,
             self.tokenizer,
         )
@@ -521,8 +521,7 @@ class PPOModule(LightningModule):
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
     def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint, and evaluates before the first update."""
-        self.optimization.let_flags_win(self)
+        """Evaluates before the first update."""
         if self.rollouts == 0 and self.trainer.enable_validation:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
@@ -530,33 +529,27 @@ class PPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what learns, and the state of controller and moments."""
-        keep_trainable(self, checkpoint)
-        stamp(
+        save_stage(
+            self,
             checkpoint,
-            self.stage_name,
-            self.tokenizer_name,
             policy=self.policy_name,
-            base_revision=self.start.base_revision,
+            base_revision=self.source.base_revision,
             lora=self.lora,
             adapter=adapter_facts(self.policy.model),
             rollouts=self.rollouts,
             kl_coef=self.kl_coef,
             moments=dataclasses.asdict(self.moments),
-            faults=self.faults.count,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
-        facts = check_stamp(checkpoint, self.stage_name, self.tokenizer_name)
-        check_trainable(
+        facts = load_stage(
             self,
             checkpoint,
-            base=self.start.base,
-            base_revision=self.start.base_revision,
+            base_revision=self.source.base_revision,
             adapter=adapter_facts(self.policy.model),
         )
         self.rollouts = facts["rollouts"]
-        self.faults.count = facts.get("faults", 0)
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
             self.kl_coef = facts["kl_coef"]
         if facts["policy"] != self.policy_name:
