@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
+from detox_lightning.protocols import CHECKPOINT_KEY
 
-STAMP = "detox_lightning"
 BRINGS_EMBEDDINGS = "brings_embeddings"
 MODEL_PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
 VALUE_HEAD_PREFIX = "policy.value_head."
@@ -26,7 +26,7 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(
             file, map_location="cpu", weights_only=True, mmap=True
         )
-        facts = checkpoint[STAMP]
+        facts = checkpoint[CHECKPOINT_KEY]
         names = [facts["stage"], facts["base"], *checkpoint["state_dict"]]
         if not all(isinstance(name, str) for name in names):
             raise TypeError("names are texts")
@@ -63,7 +63,7 @@ def restore_adapter(base: Any, file: str) -> Any:
     from peft import LoraConfig, get_peft_model
 
     checkpoint = read_checkpoint(file)
-    facts = checkpoint[STAMP]
+    facts = checkpoint[CHECKPOINT_KEY]
     kind = str(facts["adapter"].get("peft_type", "LORA")).rpartition(".")[2]
     if kind != "LORA" or facts["adapter"].get(BRINGS_EMBEDDINGS):
         reason = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"
