@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from detox_lightning.callbacks.logger_features import table_loggers, tensorboard_loggers
-from detox_lightning.protocols import Samples, as_stage
+from detox_lightning.protocols import as_stage
 
 COLUMNS = ["prompt", "response", "score", "tokens", "kl"]
 _MARKUP = re.compile(r"[&<>|`*_\\\[\]!~]")
