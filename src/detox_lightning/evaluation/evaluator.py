@@ -12,8 +12,8 @@ from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
-from detox_lightning.models.decoding.draws import PromptNoise
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.draws import GumbelDraws
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.policy import Policy
 from detox_lightning.rollout import Responses, evaluate_tokens, generate
 
@@ -134,13 +134,17 @@ class Evaluator:
         for rows in torch.arange(len(decodings)).split(self.plan.batch_size):
             yield batch.select(rows), [decodings[row] for row in rows]
 
-    def encode_prompts(self, batch: PromptBatch, side: Side) -> Prompts:
+    def encode_prompts(self, batch: PromptBatch, side: Side) -> EncodedPrompts:
         """Lets the reference (``before``) or the policy (``after``) read ``b`` prompts."""
         with self.policy.reference_if(side == "before"):
             return self.policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
 
     def respond(
-        self, batch: PromptBatch, decodings: list[str], side: Side, encoded: Prompts | None = None
+        self,
+        batch: PromptBatch,
+        decodings: list[str],
+        side: Side,
+        encoded: EncodedPrompts | None = None,
     ) -> Sampled:
         """Lets the reference (``before``) or the policy (``after``) respond to ``b`` prompts.
 
@@ -151,7 +155,7 @@ class Evaluator:
         """
         limit = self.plan.max_new_tokens or self.policy.sampling.limits[1]
         sample_numbers = torch.tensor([sample_number(decoding) for decoding in decodings])
-        noise = PromptNoise(self.seed, batch.places, sample_numbers.to(batch.places.device))
+        noise = GumbelDraws(self.seed, batch.places, sample_numbers.to(batch.places.device))
         choose = self.policy.sampling.choose(self.policy.eos_token_ids, noise, self.plan.top_p)
         encoded = encoded or self.encode_prompts(batch, side)
         with self.policy.reference_if(side == "before"):
@@ -166,7 +170,9 @@ class Evaluator:
         return Sampled(responses, logprobs, sample_numbers)
 
     @torch.no_grad()
-    def reference_figures(self, batch: PromptBatch, sampled: Sampled, encoded: Prompts) -> Columns:
+    def reference_figures(
+        self, batch: PromptBatch, sampled: Sampled, encoded: EncodedPrompts
+    ) -> Columns:
         """Measures responses by the reference, which has ``encoded`` the prompts.
 
         Returns:

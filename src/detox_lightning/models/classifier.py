@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.batching import alike, distinct_texts, encode, free_padding, token_limit
+from detox_lightning.models.batching import (
+    distinct_texts,
+    encode,
+    group_by_length,
+    padding_budget,
+    token_limit,
+)
 from detox_lightning.models.classifier_heads import (
     HEAD_MEANINGS,
     Head,
@@ -154,8 +160,8 @@ class TextClassifier(nn.Module):
         logits = torch.empty(shape, device=device, dtype=torch.float32)
         max_padding = self.max_padding
         if max_padding is None:
-            max_padding = free_padding(self.model)
-        for rows in alike([len(ids) for ids in encoded], max_padding, self.batch_size):
+            max_padding = padding_budget(self.model)
+        for rows in group_by_length([len(ids) for ids in encoded], max_padding, self.batch_size):
             batch = logits_of(self.model, [encoded[row] for row in rows])
             logits[torch.tensor(rows, device=device)] = batch
         return logits

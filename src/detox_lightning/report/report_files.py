@@ -1,7 +1,6 @@
 """The files of a comparison, and the table for the terminal."""
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +8,11 @@ from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
 from detox_lightning.report.page import counted, render
 
-PACKAGES = (
-    "detox-lightning",
-    *("torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "scipy"),
-)
 TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
     *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability", "score"),
     *("rougeL", "distinct2", "perplexity", "length", "kl"),
 )
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of this package and of those it stands on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # it runs from a folder that isn't installed
-            found[name] = "unknown"
-    return found
 
 
 def write_files(

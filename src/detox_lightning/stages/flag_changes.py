@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.redaction import without_secrets
-from detox_lightning.stages.plain import plain
+from detox_lightning.runs.provenance import to_plain
 
 # flags with messages of their own, and flags that change no number
 _NOT_COMPARED = {
@@ -66,7 +66,7 @@ def differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]
         old: The checkpoint's plain values; of a class, ``class_path`` and ``init_args``.
         new: This run's values.
     """
-    yield from _differences(flag, without_secrets(plain(old)), without_secrets(plain(new)))
+    yield from _differences(flag, without_secrets(to_plain(old)), without_secrets(to_plain(new)))
 
 
 def _differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
