@@ -59,7 +59,7 @@ def mask_from_lengths(lengths: Tensor, width: int, first_token: bool = True) -> 
 
 
 def widths(mask: Tensor) -> Tensor:
-    """Counts the positions of each row of ``mask`` (``[b, t]``) up to its last real one: ``[b]``."""
+    """Counts each row's positions of ``mask`` (``[b, t]``) up to its last real one: ``[b]``."""
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return torch.where(mask, places, 0).amax(dim=1)
 
@@ -72,7 +72,7 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
 def masked_moments(
     x: Tensor, mask: Tensor, reduce: Reduce = alone
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns mean, population variance and number of all ranks' real tokens of ``x`` (``[b, t]``)."""
+    """Returns mean, population variance and number of ``x`` (``[b, t]``) over real tokens."""
     count = reduce(mask.sum()).to(x.dtype).clamp(min=1)
     mean = reduce(masked_sum(x, mask)) / count
     variance = reduce(masked_sum((x - mean) ** 2, mask)) / count
