@@ -68,24 +68,6 @@ class Scores(NamedTuple):
     total: Tensor
 
 
-class Samples(NamedTuple):
-    """A rollout as people read it.
-
-    Attributes:
-        prompts: ``b`` prompts.
-        responses: Their responses.
-        scores: Their rewards, raw.
-        lengths: Tokens of each response, EOS included.
-        kl: KL divergence of each response from the reference, in nats.
-    """
-
-    prompts: list[str]
-    responses: list[str]
-    scores: list[float]
-    lengths: list[int]
-    kl: list[float]
-
-
 def sample(
     policy: Policy,
     tokenizer: Any,
@@ -131,14 +113,12 @@ def generate(
     ids, hidden = policy.generate(prompts, choose, limit)
     lengths = response_lengths(ids, policy.eos_token_ids)
     longest = int(lengths.max())
-    ids = ids[:, :longest]
-    mask = mask_from_lengths(lengths, longest)
-    texts = policy.decode_texts(tokenizer, prompts, ids)
+    ids, mask = ids[:, :longest], mask_from_lengths(lengths, longest)
     stats = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)
         stats = TokenStats(logprobs, policy.values(hidden[:, :longest]).detach())
-    return Responses(ids, mask, texts, stats)
+    return Responses(ids, mask, policy.decode_texts(tokenizer, prompts, ids), stats)
 
 
 def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:
@@ -182,8 +162,7 @@ def first_nonfinite(
     Returns:
         None if all are finite.
     """
-    per_response = {f"the reward {part!r}": x for part, x in scores.parts.items()}
-    per_response[f"the reward {name!r}"] = scores.total
+    per_response = {**scores.parts, name: scores.total}
     per_token = {
         "the policy's log-probability": rollout.old_logprobs,
         "the reference's log-probability": rollout.ref_logprobs,
@@ -192,7 +171,7 @@ def first_nonfinite(
     }
     mask = rollout.response_mask
     sums = {what: x.where(mask, 0).sum(dim=1) for what, x in per_token.items()}
-    figures = {**per_response, **sums}
+    figures = {**{f"the reward {part!r}": x for part, x in per_response.items()}, **sums}
     table = torch.stack([x.to(rollout.kl.device, torch.float32) for x in figures.values()]).tolist()
     for what, row in zip(figures, table, strict=True):
         for text, figure in zip(responses, row, strict=True):
@@ -272,7 +251,7 @@ def evaluate_tokens(
     Returns:
         0 where there is no real token.
     """
-    share = prompts is not None
+    deduplicate = prompts is not None
     prompts = prompts or policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
     logprobs, values = torch.zeros(2, *ids.shape, device=ids.device, dtype=torch.float32)
@@ -284,7 +263,7 @@ def evaluate_tokens(
             ids[rows, :width],
             prompts.select(rows),
             entropy=False,
-            deduplicate=share,
+            deduplicate=deduplicate,
         )
         logprobs[rows, :width], values[rows, :width] = output.logprobs, output.values
     return TokenStats(logprobs.where(mask, 0), values.where(mask, 0))
@@ -309,9 +288,8 @@ def measure_full_kl(
     with policy.reference():
         ref_prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     passes = []
-    for rows in torch.arange(len(responses.ids), device=responses.ids.device).split(
-        size or len(responses.ids)
-    ):
+    all_rows = torch.arange(len(responses.ids), device=responses.ids.device)
+    for rows in all_rows.split(size or len(all_rows)):
         inputs = batch.prompt_ids[rows], batch.prompt_mask[rows], responses.ids[rows]
         now, logits = policy.with_logits(*inputs, prompts.select(rows))
         with policy.reference():

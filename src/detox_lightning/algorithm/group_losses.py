@@ -4,8 +4,8 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from detox_lightning.algorithm.averaging import Average
 from detox_lightning.algorithm.losses import PolicyLoss, clip_bounds, clipped_surrogate, log_ratio
+from detox_lightning.algorithm.token_weights import Average
 from detox_lightning.algorithm.types import Experience
 
 

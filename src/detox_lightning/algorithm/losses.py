@@ -1,7 +1,7 @@
 """What an update descends: the interface of a loss, and the losses of PPO.
 
 A loss is a weighted sum of named terms; how a term is averaged over tokens and responses is data
-(:mod:`detox_lightning.algorithm.averaging`). Another loss is one more subclass of
+(:mod:`detox_lightning.algorithm.token_weights`). Another loss is one more subclass of
 :class:`PolicyLoss`, in any file; ``model.loss`` names it by its class path.
 """
 
@@ -13,8 +13,8 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from detox_lightning.algorithm.averaging import Average, weighted_sum
 from detox_lightning.algorithm.kl import kl_estimate
+from detox_lightning.algorithm.token_weights import Average, weighted_sum
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.errors import InputError
 
@@ -40,7 +40,7 @@ class PolicyLoss(ABC):
 
     Attributes:
         average: How terms are averaged; see
-            :func:`~detox_lightning.algorithm.averaging.token_weights`.
+            :func:`~detox_lightning.algorithm.token_weights.token_weights`.
         coefficients: How much each term counts in the total: ``policy``; ``value`` where a value
             head learns; ``entropy``, negative for a bonus; ``kl``, the KL divergence from the
             reference by the estimator k3.

@@ -29,9 +29,9 @@ from detox_lightning.ppo import checks
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.reporting import NewestRollout
-from detox_lightning.protocols import data_of
+from detox_lightning.protocols import Samples, data_of
 from detox_lightning.rewards import Reward
-from detox_lightning.rollout import NO_GRADIENT, Samples
+from detox_lightning.rollout import NO_GRADIENT
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults

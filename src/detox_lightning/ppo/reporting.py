@@ -9,7 +9,8 @@ from detox_lightning.algorithm.masks import Reduce
 from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
 from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.rollout import Responses, Samples, Scores
+from detox_lightning.protocols import Samples
+from detox_lightning.rollout import Responses, Scores
 
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # curves that need a value head
 PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean", "rollouts": "step"}
