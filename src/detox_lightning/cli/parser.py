@@ -119,12 +119,7 @@ class Parser(LightningArgumentParser):
 
 
 def instantiate(kind: Any, /, *args: Any, **options: Any) -> Any:
-    """Makes an object that the command line names.
-
-    Args:
-        kind: Its class.
-        args: Arguments of its constructor.
-        options: Keyword arguments of its constructor.
+    """Makes an object of a class that the command line names.
 
     Raises:
         TrainingError: If the constructor raises an error without a message, for which jsonargparse
