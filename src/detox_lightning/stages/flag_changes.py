@@ -54,8 +54,8 @@ def tell_changes(module: Any, checkpoint: Mapping[str, Any]) -> None:
         changes = [x for x in changes if x[0].startswith(_MEASURED) and x[0] not in _NOT_MEASURED]
     if changes:
         shown = ", ".join(f"{flag}: {old} → {new}" for flag, old, new in changes)
-        effect = "the flags win" if verb == "fit" else "other things are measured than it was for"
-        rank_zero_warn(f"this differs from the checkpoint's run, and {effect}: {shown}")
+        effect = "they win" if verb == "fit" else "what is measured depends on them"
+        rank_zero_warn(f"flags differ from those of the checkpoint's run, and {effect}: {shown}")
 
 
 def differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
