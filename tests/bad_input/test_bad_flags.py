@@ -108,7 +108,7 @@ FLAGS = {
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file; give a checkpoint, or last",
     "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is no checkpoint, or a torn one",
     "--config": "--config: its value is missing",
-    "stray": "stray: this is no option; they begin with --",
+    "stray": "stray: this is not an option; options begin with --",
 }
 
 
