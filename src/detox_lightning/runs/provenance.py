@@ -9,10 +9,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detox_lightning.stages.plain import plain
+from detox_lightning.redaction import redact_words, without_passwords
 from detox_lightning.report.report_files import versions
 from detox_lightning.runs.command_line import command_of
-from detox_lightning.redaction import redact_words, without_passwords
+from detox_lightning.stages.plain import plain
 
 KEY = "detox_lightning_origin"
 

@@ -17,9 +17,9 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from detox_lightning.data.loader_workers import SIGNALS
 from detox_lightning.runs.command_line import command_of
 from detox_lightning.runs.provenance import command
-from detox_lightning.data.loader_workers import SIGNALS
 
 
 class Requests:
