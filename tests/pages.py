@@ -45,7 +45,9 @@ def lines(block: Block) -> list[str]:
 def words_of(line: str) -> list[str] | None:
     """What a line tells this package, however it is started; None: it starts another."""
     command = re.sub(
-        r"^(torchrun --nproc_per_node \d+|srun python|(\w+=\S+ )+python) -m ", "", line
+        r"^(torchrun --nproc_per_node \d+|srun --kill-on-bad-exit=1 python|(\w+=\S+ )+python) -m ",
+        "",
+        line,
     )
     command = PYTHON.sub("", command.rpartition(" | ")[2])
     program, *words = shlex.split(command)

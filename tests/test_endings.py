@@ -21,7 +21,7 @@ from detox_lightning.cli import command
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.rewards import Reward
 from detox_lightning.runs.end_of_data import EndingCallback
-from detox_lightning.runs.signals import Requests
+from detox_lightning.runs.signals import StopRequests
 from ppo_toys import Liking, fit, make_module
 from toys import make_trainer, pairs_loader
 
@@ -311,7 +311,7 @@ def test_ctrl_c_once_is_a_request_and_twice_an_end() -> None:
     assert threading.current_thread() is threading.main_thread()
     signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
     before = {signum: signal.getsignal(signum) for signum in signals}
-    requests = Requests()
+    requests = StopRequests()
     try:
         requests.listen()
         os.kill(os.getpid(), signal.SIGINT)

@@ -15,7 +15,7 @@ import torch
 
 from detox_lightning.errors import InputError
 from detox_lightning.runs import find_checkpoint
-from detox_lightning.runs.resume_callback import Lock, is_alive
+from detox_lightning.runs.run_lock import FolderLocks, is_locked
 from toys import blank_checkpoint
 
 TORN = {
@@ -148,7 +148,7 @@ def held(folder: Path) -> Iterator[None]:
     child = os.fork()
     if not child:
         try:
-            os.write(tell, b"y" if Lock().take(folder) else b"n")
+            os.write(tell, b"y" if FolderLocks().acquire([folder]) is None else b"n")
             signal.pause()
         finally:
             os._exit(1)
@@ -168,7 +168,8 @@ def test_a_run_that_is_alive_is_left_alone(tmp_path: Path) -> None:
     file = save(runs / "version_0" / "checkpoints" / "last.ckpt", 80)
     (runs / "version_1" / "checkpoints").mkdir(parents=True)
     with held(runs / "version_1" / "checkpoints"):
-        assert not Lock().take(runs / "version_1" / "checkpoints")
+        folder = runs / "version_1" / "checkpoints"
+        assert FolderLocks().acquire([folder]) == folder
         chosen = config(tmp_path)
         find_checkpoint.choose_checkpoint("fit", chosen)
         assert (chosen["ckpt_path"], version(chosen)) == (str(file), "version_0")
@@ -185,7 +186,7 @@ def test_a_run_that_is_alive_is_left_alone(tmp_path: Path) -> None:
             with pytest.raises(InputError, match=r"version_0/checkpoints is still going on"):
                 find_checkpoint.choose_checkpoint("fit", config(tmp_path, version=0))
     assert (file.parent / ".lock").is_file()  # of the process that was killed
-    assert not is_alive(file.parent)
+    assert not is_locked(file.parent)
     chosen = config(tmp_path, version=0)
     find_checkpoint.choose_checkpoint("fit", chosen)
     assert chosen["ckpt_path"] == str(file)

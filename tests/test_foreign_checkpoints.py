@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from command import printed
 from detox_lightning.errors import TrainingError
-from detox_lightning.runs.atomic_save import WholeCheckpointIO
+from detox_lightning.runs.atomic_save import AtomicCheckpointIO
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.find_checkpoint import run_name
 from detox_lightning.runs.foreign_paths import is_inside
@@ -204,7 +204,7 @@ def test_what_is_inside() -> None:
 
 def test_only_files_of_the_run_are_removed(home: Path) -> None:
     """Whoever asks for it."""
-    disk = WholeCheckpointIO(lambda: [str(home / "run")])
+    disk = AtomicCheckpointIO(lambda: [str(home / "run")])
     inside, outside = home / "run" / "a.ckpt", home / "b.ckpt"
     for file in (inside, outside):
         file.write_text("")
@@ -237,7 +237,7 @@ def test_a_second_one_s_former_checkpoints_are_removed_as_ever(home: Path) -> No
 
 
 def test_links_lead_no_checkpoint_out(home: Path) -> None:
-    disk, run = WholeCheckpointIO(lambda: [str(home / "run")]), home / "run"
+    disk, run = AtomicCheckpointIO(lambda: [str(home / "run")]), home / "run"
     for link in (".last.ckpt.partial", "last.ckpt", "previous.ckpt"):
         (run / link).symlink_to(home / "Documents" / "it.txt")
     disk.save_checkpoint({}, run / "last.ckpt")

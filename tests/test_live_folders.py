@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from command import run, tiny_recipe
-from detox_lightning.runs import resume_callback
-from detox_lightning.runs.resume_callback import Lock
+from detox_lightning.runs import run_lock
+from detox_lightning.runs.run_lock import FolderLocks
 from test_finding import held
 
 PLACES = "(checkpoint.dirpath, trainer.logger.version, trainer.logger.save_dir)"
@@ -57,8 +57,8 @@ def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(resume_callback, "lockf", refuse)
-    lock = Lock()
+    monkeypatch.setattr(run_lock, "lockf", refuse)
+    locks = FolderLocks()
     with pytest.warns(UserWarning, match=r"this disk has no locks \(No locks available\)"):
-        assert lock.take(tmp_path)
-    lock.release()
+        assert locks.acquire([tmp_path]) is None
+    locks.release()

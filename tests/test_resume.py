@@ -16,9 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import detox_lightning
 from command import run, tiny_recipe
 from detox_lightning.rewards import ClassifierReward
-from detox_lightning.runs import checkpointing as saving
 from detox_lightning.runs import signals
-from detox_lightning.runs.resume_callback import ResumeCallback, is_alive
+from detox_lightning.runs.resume_callback import ResumeCallback
+from detox_lightning.runs.run_folders import is_trial
+from detox_lightning.runs.run_lock import is_locked
 from test_finding import held
 
 SECONDS = 300  # nothing may take longer, hanging processes included
@@ -124,7 +125,7 @@ def test_a_run_is_alive_until_it_ends(recipe: str, tmp_path: Path, at_second_rol
         """From another process."""
         child = os.fork()
         if not child:
-            os._exit(17 if is_alive(folder) else 1)
+            os._exit(17 if is_locked(folder) else 1)
         seen.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -139,7 +140,7 @@ def test_runs_that_choose_together_do_not_go_on_together(recipe: str, tmp_path: 
     assert run("fit", "--config", recipe, *CSV).code == 0
     folder = tmp_path / "runs/tiny/version_0/checkpoints"
     rows = (tmp_path / "csv/tiny/version_0/metrics.csv").read_text()
-    hold, holders = ResumeCallback.hold, []
+    hold, holders = ResumeCallback.lock_folders, []
 
     def late(self: ResumeCallback, *given: Any) -> None:
         if not holders:
@@ -149,7 +150,7 @@ def test_runs_that_choose_together_do_not_go_on_together(recipe: str, tmp_path: 
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ResumeCallback, "hold", late)
+            patch.setattr(ResumeCallback, "lock_folders", late)
             outcome = run("fit", "--config", recipe, *CSV, "--ckpt_path", "last")
     finally:
         holders[0].__exit__(None, None, None)
@@ -314,4 +315,4 @@ def test_a_torn_last_checkpoint_is_skipped(recipe: str) -> None:
 def test_nothing_is_written_in_a_trial(recipe: str) -> None:
     assert run("fit", "--config", recipe, "--trainer.fast_dev_run=1").code == 0
     assert not list(Path().rglob("*.ckpt"))
-    assert saving.is_trial(type("T", (), {"fast_dev_run": 1})())  # type: ignore[arg-type]
+    assert is_trial(type("T", (), {"fast_dev_run": 1})())  # type: ignore[arg-type]

@@ -3,11 +3,12 @@
 import errno
 import os
 import re
+import signal
 import socket
 import ssl
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -37,6 +38,12 @@ OUT_OF_MEMORY = (
 # characters that move a terminal's cursor, end a line unseen, or turn the direction of text
 _CONTROL_CHARACTERS = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
+)
+
+
+# those that ask a run to end; systems send them to all its processes, a loader's workers included
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
 
@@ -106,6 +113,28 @@ def raised_at(error: BaseException) -> str:
     """Returns the file and line in which an exception was raised; empty if it never was."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+
+
+class NoStopIteration(AbstractContextManager[None]):
+    """Turns a StopIteration raised in a block into an error: Lightning takes it for the data's end.
+
+    Args:
+        place: Where in the run, for the message: ``rollout 17``.
+
+    Raises:
+        TrainingError: If the block raises StopIteration.
+    """
+
+    def __init__(self, place: str):
+        self.place = place
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Raises the error; a generator's context manager could not: contextlib undoes it."""
+        if isinstance(error, StopIteration):
+            raise TrainingError(
+                f"{self.place}: StopIteration was raised ({raised_at(error)}), perhaps by a next() "
+                "on something that is used up"
+            ) from error
 
 
 def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from detox_lightning.models.families.base import Family
     from detox_lightning.stages.faults import Faults
 
+CHECKPOINT_KEY = "detox_lightning"  # in a checkpoint: what the stage stores of itself
+
 
 class Samples(NamedTuple):
     """A rollout as people read it.

@@ -10,7 +10,7 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 from detox_lightning.errors import TrainingError, explain, writing
-from detox_lightning.runs.run_folders import whole
+from detox_lightning.runs.run_folders import atomic_folder
 
 
 def full(place: Place) -> None:
@@ -92,7 +92,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
 
     def fill() -> None:
-        with whole(folder) as partial:
+        with atomic_folder(folder) as partial:
             (partial / "half").write_text("half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

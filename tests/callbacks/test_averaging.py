@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from command import run, tiny_recipe
-from detox_lightning.callbacks.averaging import KEY, AveragingCallback, learning
-from detox_lightning.stages.checkpoint import BrokenCheckpoint
+from detox_lightning.callbacks.averaging import KEY, AveragingCallback, trainable
+from detox_lightning.runs.checkpoint_reading import BrokenCheckpoint
 
 AVERAGED = "--trainer.callbacks+=detox_lightning.callbacks.averaging.AveragingCallback"
 HALF = (AVERAGED, "--trainer.callbacks.decay=0.5")
@@ -50,7 +50,7 @@ def test_it_moves_by_a_share_towards_the_weights() -> None:
     assert module.learns.tolist() == [2.0, 3.0]
     average.on_validation_end(trainer, module)
     assert module.learns.tolist() == [5.0, 6.0]
-    assert list(average.other) == list(learning(module)) == ["learns"]
+    assert list(average.other) == list(trainable(module)) == ["learns"]
 
 
 def test_a_run_goes_on_with_both(recipe: str) -> None:
@@ -89,7 +89,7 @@ class Seen(Callback):
     """Notes what validation sees at the end of the run."""
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        Seen.weights = {name: x.detach().clone() for name, x in learning(pl_module).items()}
+        Seen.weights = {name: x.detach().clone() for name, x in trainable(pl_module).items()}
 
 
 def test_the_average_is_what_is_validated_and_exported(recipe: str) -> None:

@@ -7,12 +7,12 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detox_lightning.report.curves import read_curves
-from detox_lightning.runs.loop_state import settle, steps_logged
+from detox_lightning.runs.lightning_internals import batches_stepped, settle_between_batches
 from detox_lightning.runs.truncate_logs import (
-    claim_folders,
-    cut_curves,
-    keep_rows,
-    put_rows_back,
+    claim_version,
+    restore_rows,
+    set_rows_aside,
+    truncate_curves,
 )
 
 
@@ -28,7 +28,7 @@ def test_what_was_logged_after_the_checkpoint_goes(tmp_path: Path, end: int) -> 
     log(first, range(7), 0.5)
     first.finalize("failed")
     second = TensorBoardLogger(tmp_path, "run", version="version_0", filename_suffix=".2")
-    cut_curves(second, 4)
+    truncate_curves(second, 4)
     log(second, range(4, end), 10.5)
     points = [(step, step + (0.5 if step < 4 else 10.5)) for step in range(end)]
     assert read_curves(tmp_path / "run" / "version_0") == {"objective/kl": points}
@@ -36,7 +36,7 @@ def test_what_was_logged_after_the_checkpoint_goes(tmp_path: Path, end: int) -> 
 
 def test_a_folder_without_curves_gets_none(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, "run")
-    cut_curves(logger, 4)
+    truncate_curves(logger, 4)
     assert not list(tmp_path.rglob("events*"))
 
 
@@ -46,11 +46,11 @@ def test_rows_up_to_the_checkpoint_stay(tmp_path: Path) -> None:
     with file.open("a") as rows:
         rows.write("0.5")  # killed while writing
     second = CSVLogger(tmp_path, "run", version="version_0")
-    keep_rows([second])
-    keep_rows([second])  # killed at once, and begun again
+    set_rows_aside([second])
+    set_rows_aside([second])  # killed at once, and begun again
     second.log_hyperparams({"x": 1})  # Lightning makes its writer, which would remove the file
     assert not file.exists()
-    cut_curves(second, 4)
+    truncate_curves(second, 4)
     second.log_metrics({"val/kl": 3.0}, step=4)
     second.save()
     with file.open() as lines:
@@ -65,14 +65,14 @@ def test_rows_come_back_when_a_start_fails(tmp_path: Path) -> None:
     file = tmp_path / "run" / "version_0" / "metrics.csv"
     written = file.read_text()
     second = CSVLogger(tmp_path, "run", version="version_0")
-    keep_rows([second])
+    set_rows_aside([second])
     assert not file.exists()
-    put_rows_back([second])
+    restore_rows([second])
     assert [x.name for x in file.parent.iterdir()] == ["metrics.csv"]
     assert file.read_text() == written
-    keep_rows([second])
+    set_rows_aside([second])
     file.write_text("new")
-    put_rows_back([second])
+    restore_rows([second])
     assert file.read_text() == "new"
 
 
@@ -83,8 +83,8 @@ def test_a_new_run_s_loggers_have_one_number_that_nobody_else_has(tmp_path: Path
     (tmp_path / "csv" / "x" / "version_4").mkdir(parents=True)
     first, second = begin(), begin()
     given = CSVLogger(tmp_path / "csv", "x", version="mine")
-    claim_folders([*first, given])
-    claim_folders(second)
+    claim_version([*first, given])
+    claim_version(second)
     assert [x.version for x in (*first, given, *second)] == [5, 5, "mine", 6, 6]
     names = sorted(x.relative_to(tmp_path).as_posix() for x in tmp_path.glob("*/x/*"))
     assert names == [
@@ -106,10 +106,10 @@ def test_a_place_in_an_epoch_is_settled() -> None:
         "epoch_loop.batch_progress": batches,
         "epoch_loop.state_dict": {"_batches_that_stepped": 7},
     }
-    settle(loops)
+    settle_between_batches(loops)
     assert batches == {"total": tracker(7, 7), "current": tracker(2, 2), "is_last_batch": False}
     assert epochs == {"total": tracker(2, 1), "current": tracker(2, 1)}
-    assert steps_logged(loops) == 7
+    assert batches_stepped(loops) == 7
 
 
 @pytest.mark.parametrize("ready", [3, 2], ids=["the next has begun", "training is over"])
@@ -117,6 +117,6 @@ def test_a_place_between_epochs_is_settled(ready: int) -> None:
     current = tracker(1, 0) if ready == 3 else tracker(5, 5)
     batches = {"total": tracker(10 + (ready == 3), 10), "current": current, "is_last_batch": True}
     epochs = {"total": tracker(ready, 2), "current": tracker(ready, 2)}
-    settle({"epoch_progress": epochs, "epoch_loop.batch_progress": batches})
+    settle_between_batches({"epoch_progress": epochs, "epoch_loop.batch_progress": batches})
     assert batches == {"total": tracker(10, 10), "current": tracker(0, 0), "is_last_batch": False}
     assert epochs == {"total": tracker(2, 2), "current": tracker(2, 2)}

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from detox_lightning.algorithm.advantages import RLOO
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.callbacks.dashboard import DashboardCallback, final, hyper_parameters
+from detox_lightning.callbacks.dashboard import DashboardCallback, final_figures, hyper_parameters
 from detox_lightning.modules import SupervisedModule
 from detox_lightning.report.panels import PANELS
 from detox_lightning.rewards import ClassifierReward
@@ -209,4 +209,4 @@ def test_secrets_stay_out() -> None:
 
 def test_final_figures_are_those_of_validation() -> None:
     metrics = {"val/kl": torch.tensor(0.5), "ppo/val/mean": torch.tensor(1.0), "score": 2.0}
-    assert final(metrics) == {"final/kl": 0.5}
+    assert final_figures(metrics) == {"final/kl": 0.5}

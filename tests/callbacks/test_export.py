@@ -12,10 +12,10 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoModelForSeq2SeqLM
 
-from detox_lightning.callbacks.export import ExportCallback, write_whole
+from detox_lightning.callbacks.export import ExportCallback, write_export
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.lora import LoRA
-from detox_lightning.runs.run_folders import whole
+from detox_lightning.runs.run_folders import atomic_folder
 from detox_lightning.stages.supervised import SupervisedModule
 from toys import make_trainer, pairs_loader
 
@@ -88,13 +88,13 @@ def test_half_a_folder_never_looks_whole(tmp_path: Path) -> None:
             (folder / "model.safetensors").write_text("")
 
     with pytest.raises(OSError, match="no space"):
-        write_whole(Halting(), tmp_path / "model")
+        write_export(Halting(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
-    write_whole(Whole(), tmp_path / "model")
+    write_export(Whole(), tmp_path / "model")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     with pytest.raises(InputError, match="something in it"):
-        write_whole(Whole(), tmp_path / "model")
+        write_export(Whole(), tmp_path / "model")
 
 
 def test_a_finished_run_that_is_resumed_writes(tiny_t5: str, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_what_is_complete_is_never_removed(tmp_path: Path, monkeypatch: pytest.M
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(TrainingError) as caught, whole(folder) as partial:
+    with pytest.raises(TrainingError) as caught, atomic_folder(folder) as partial:
         (partial / "it.txt").write_text("hours")
     (kept,) = tmp_path.iterdir()
     assert (kept / "it.txt").read_text() == "hours"
@@ -184,7 +184,7 @@ def test_a_disk_without_rights_is_no_obstacle(
         raise PermissionError
 
     monkeypatch.setattr(Path, "chmod", refuse)
-    with whole(tmp_path / "model") as partial:
+    with atomic_folder(tmp_path / "model") as partial:
         (partial / "it.txt").write_text("hours")
     assert (tmp_path / "model" / "it.txt").read_text() == "hours"
 
@@ -202,7 +202,7 @@ def test_two_may_write_at_a_time_and_what_the_dead_left_goes(
     for path in (left, others, elsewhere):
         path.mkdir()
         (path / "config.json").write_text("{}")
-    with whole(folder) as partial:
+    with atomic_folder(folder) as partial:
         assert sorted(tmp_path.iterdir()) == sorted([partial, others, elsewhere])
         others.rename(folder)  # the other one is ready first
         (partial / "it.txt").write_text("ours")

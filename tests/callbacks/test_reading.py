@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detox_lightning.errors import InputError, TrainingError
-from detox_lightning.runs.atomic_save import WholeCheckpointIO, clean
-from detox_lightning.runs.checkpoint_reading import faults_of_state, steps_taken
+from detox_lightning.runs.atomic_save import AtomicCheckpointIO, remove_partial_checkpoints
+from detox_lightning.runs.checkpoint_reading import effective_steps, optimizer_faults
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.resume_callback import ResumeCallback
 from toys import make_trainer
@@ -149,12 +149,12 @@ def test_an_optimizer_without_state_is_sound(tmp_path: Path, whole: Path) -> Non
     (adam,) = checkpoint["optimizer_states"]
     weight = torch.nn.Parameter(torch.zeros(1))
     plain, keeping = (torch.optim.SGD([weight], momentum=momentum) for momentum in (0, 0.9))
-    assert list(faults_of_state(plain.state_dict(), plain, 2)) == []
-    assert len(list(faults_of_state(keeping.state_dict(), keeping, 2))) == 1
-    assert list(faults_of_state({**adam, "state": {}}, plain, 0)) == []
-    assert steps_taken(checkpoint) == 2
-    assert steps_taken({**checkpoint, "detox_lightning": {"faults": 2}}) == 0
-    assert steps_taken({**checkpoint, "MixedPrecision": {"scale": 1.0}}) == 0
+    assert list(optimizer_faults(plain.state_dict(), plain, 2)) == []
+    assert len(list(optimizer_faults(keeping.state_dict(), keeping, 2))) == 1
+    assert list(optimizer_faults({**adam, "state": {}}, plain, 0)) == []
+    assert effective_steps(checkpoint) == 2
+    assert effective_steps({**checkpoint, "detox_lightning": {"faults": 2}}) == 0
+    assert effective_steps({**checkpoint, "MixedPrecision": {"scale": 1.0}}) == 0
 
 
 def test_what_holds_objects_is_told_in_our_words(tmp_path: Path, whole: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_full_disk_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, before: bool
 ) -> None:
     """Torch has other words for it."""
-    disk, last = WholeCheckpointIO(lambda: [str(tmp_path)]), tmp_path / "last.ckpt"
+    disk, last = AtomicCheckpointIO(lambda: [str(tmp_path)]), tmp_path / "last.ckpt"
     if before:
         disk.save_checkpoint({"x": torch.zeros(9)}, last)
 
@@ -220,5 +220,5 @@ def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
     names = [f".last.ckpt.{host}-{dead.pid}.partial", ".last.ckpt.partial"]
     for file in [alive, *[tmp_path / name for name in names]]:
         file.write_text("half")
-    clean(tmp_path)
+    remove_partial_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == [alive]

@@ -10,7 +10,7 @@ import pytest
 from command import run, tiny_recipe
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.statistics import FIGURES
-from detox_lightning.runs.provenance import command
+from detox_lightning.runs.command_line import shell_line
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
 RAN = ("--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
@@ -170,7 +170,7 @@ def test_a_forgotten_checkpoint_is_spoken_of(twice: Twice, tmp_path: Path) -> No
     ],
 )
 def test_secrets_are_not_written_down(words: list[str]) -> None:
-    shown = command(["test", *words, "--model.sampling.max_new_tokens=5"])
+    shown = shell_line(["test", *words, "--model.sampling.max_new_tokens=5"])
     assert "abc" not in shown
     assert "***" in shown
     assert shown.endswith(" --model.sampling.max_new_tokens=5")

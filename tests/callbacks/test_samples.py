@@ -23,6 +23,8 @@ HEAD = ["| prompt | response | score | tokens | kl |", "|---|---|---|---|---|"]
 class Module:
     """What the callback sees of a module."""
 
+    stage_name = "ppo"
+
     def __init__(self, rollouts: int, rows: int = 2):
         self.rollouts = rollouts
         numbers = range(rows)

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from command import run
-from detox_lightning.errors import InputError, Stopped, TrainingError
+from detox_lightning.errors import InputError, Stopped
 from detox_lightning.runs import checkpointing as saving
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
-from detox_lightning.runs.peer_failure import WatchCallback
 
 
 def test_a_last_checkpoint_that_is_none_is_refused() -> None:
@@ -41,39 +40,3 @@ def test_no_process_ends_before_slurm_was_asked(monkeypatch: pytest.MonkeyPatch)
         checkpoint.stop(trainer, signal.SIGUSR1)
     assert raised.value.signum == signal.SIGUSR1
     assert did == ["requeue", "stopped"]
-
-
-class Watched:
-    """Notes what it is asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: self.asked.append(name)
-
-
-def hears(exception: Exception) -> list[str]:
-    """What the watch of the second process is asked for when that fails."""
-    callback = WatchCallback()
-    watched: Any = Watched()
-    callback.watch = watched
-    module: Any = None
-    trainer: Any = SimpleNamespace(global_rank=1)
-    callback.on_exception(trainer, module, exception)
-    return watched.asked
-
-
-def test_a_run_that_was_asked_to_end_has_not_failed() -> None:
-    assert hears(Stopped("everything is saved", signal.SIGTERM)) == ["stop"]
-    assert hears(ValueError("boom")) == ["stop", "tell"]
-
-
-def test_no_process_is_blamed_for_what_all_saw() -> None:
-    error = TrainingError("rollout 3: no reward")
-    assert hears(error) == ["stop", "tell"]
-    assert str(error) == "rank 1: rollout 3: no reward"
-    error = TrainingError("rollout 3: the loss is nan")
-    error.by_all = True
-    assert hears(error) == ["stop"]
-    assert str(error) == "rollout 3: the loss is nan"

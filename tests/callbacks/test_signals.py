@@ -39,7 +39,7 @@ def test_a_request_is_agreed_on_without_a_barrier(
     monkeypatch.setattr(torch.distributed, "barrier", lambda *_, **__: calls.append("barrier"))
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
-    requests = signals.Requests()
+    requests = signals.StopRequests()
     assert requests.agreed(trainer) == signal.SIGUSR1
     requests.received = signal.SIGTERM
     assert requests.agreed(trainer) == signal.SIGTERM

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
-from detox_lightning.data.loader_workers import SIGNALS
 from detox_lightning.data.loaders import Feed
+from detox_lightning.errors import STOP_SIGNALS
 
 ROWS: Any = list(range(8))
 
@@ -26,12 +26,12 @@ class Interrupted:
 
 
 def test_workers_go_on_when_the_run_is_asked_to_end() -> None:
-    assert {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} == set(SIGNALS)
+    assert {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} == set(STOP_SIGNALS)
     feed = Feed(2, None, num_workers=2, seed=3)
     expected = list(feed.train(ROWS, list, None))
-    assert list(feed.train(ROWS, Interrupted(*SIGNALS, signal.SIGINT), None)) == expected
+    assert list(feed.train(ROWS, Interrupted(*STOP_SIGNALS, signal.SIGINT), None)) == expected
     rows = [[0, 1], [2, 3], [4, 5], [6, 7]]
-    assert list(feed.evaluation(ROWS, Interrupted(*SIGNALS), None)) == rows
+    assert list(feed.evaluation(ROWS, Interrupted(*STOP_SIGNALS), None)) == rows
 
 
 def test_workers_end_with_the_program() -> None:

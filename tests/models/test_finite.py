@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from detox_lightning.callbacks.export import ExportCallback, write_whole
+from detox_lightning.callbacks.export import ExportCallback, write_export
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.finite import not_finite
@@ -125,7 +125,7 @@ def test_they_are_not_exported(tiny_t5: str, tmp_path: Path) -> None:
     module.configure_model()
     next(module.parameters()).data[0] = INF
     with pytest.raises(TrainingError, match=r"out is not written: a tensor has weights that are"):
-        write_whole(module, tmp_path / "out")
+        write_export(module, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

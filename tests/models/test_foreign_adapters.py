@@ -21,7 +21,7 @@ from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.saving import save_merged, save_model
 from detox_lightning.models.source import ModelSource
-from detox_lightning.stages.plain import plain
+from detox_lightning.runs.provenance import to_plain
 
 GENERATOR = torch.Generator().manual_seed(1)
 IDS = torch.randint(3, 200, (3, 7), generator=GENERATOR)
@@ -317,7 +317,7 @@ def test_a_checkpoint_that_is_not_all_of_an_adapter(
     folder = save(trained(opened(tiny_t5), make(tiny_t5), embeddings), tmp_path / "a", **options)
     policy = load_policy(folder, LoRA(), Sampling())
     learns = {f"policy.model.{n}": p for n, p in policy.model.named_parameters() if p.requires_grad}
-    facts = {"stage": "ppo", "base": tiny_t5, "adapter": plain(adapter_facts(policy.model))}
+    facts = {"stage": "ppo", "base": tiny_t5, "adapter": to_plain(adapter_facts(policy.model))}
     torch.save({"state_dict": learns, "detox_lightning": facts}, tmp_path / "last.ckpt")
     refused(str(tmp_path / "last.ckpt"), rf"isn't all of its adapter, because of {why}\. Make a f")
 

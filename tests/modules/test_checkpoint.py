@@ -13,10 +13,11 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.checkpoint import BrokenCheckpoint, load_stage, save_stage
+from detox_lightning.runs.checkpoint_reading import BrokenCheckpoint
+from detox_lightning.runs.provenance import to_plain
+from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.faults import Faults
 from detox_lightning.stages.flag_changes import misfits
-from detox_lightning.stages.plain import plain
 
 
 class Tied(LightningModule):
@@ -150,11 +151,11 @@ def test_plain_values() -> None:
         r: Any
         names: Any = ("q", "v")
 
-    value = plain({"lora": Settings(PositiveInt(4)), "make": lambda: 0, "x": None, "on": True})
+    value = to_plain({"lora": Settings(PositiveInt(4)), "make": lambda: 0, "x": None, "on": True})
     assert value == {"lora": {"r": 4, "names": ["q", "v"]}, "x": None, "on": True}
     assert type(value["lora"]["r"]) is int
     assert value["on"] is True
-    assert plain(torch.float32) == "torch.float32"
+    assert to_plain(torch.float32) == "torch.float32"
 
 
 def test_what_differs_is_named_by_its_flag() -> None:

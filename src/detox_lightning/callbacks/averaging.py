@@ -1,4 +1,4 @@
-"""A moving average of what learns: what is validated, exported and tested in its place."""
+"""A moving average of the trainable weights, which is validated, exported and tested."""
 
 from typing import Any
 
@@ -7,120 +7,105 @@ from jsonargparse.typing import OpenUnitInterval
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from detox_lightning.stages.checkpoint import BEFORE, BROKEN, BrokenCheckpoint, check_weights
+from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint
+from detox_lightning.stages.checkpoint import check_weights
 
-KEY = "averaged_weights_of"  # in a checkpoint: the weights that are trained on
+KEY = "averaged_weights_of"  # in a checkpoint: the weights that are trained
 
 
 class AveragingCallback(Callback):
     """Averages the parameters that learn (exponential moving average), and no others.
 
-    The average is what validation sees, what is exported, and what a checkpoint holds as the
-    module's weights; those that are trained on lie beside it, and a run goes on with both.
+    Validation sees the average, exports hold it, and so do checkpoints, in place of the module's
+    weights; the weights that are trained lie beside it, and a run goes on with both. Lightning's
+    ``WeightAveraging`` would copy the frozen weights, too.
     """
 
     def __init__(self, decay: OpenUnitInterval = 0.99):
-        """Nothing is averaged yet.
+        """Sets the decay.
 
         Args:
             decay: How much of the average stays after each batch (in PPO: rollout).
         """
         self.decay = float(decay)
         self.step = 0  # optimizer steps that are in the average
-        self.other: dict[str, Tensor] = {}  # the average; while it is in the model, what learns
-        self.is_in = False
+        self.other: dict[str, Tensor] = {}  # the average; while that is in the model, the weights
+        self.is_average_in_model = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps that are in the average."""
+        """Returns how many steps are in the average."""
         return {"step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes them up."""
+        """Takes up what :meth:`state_dict` returned."""
         self.step = state_dict["step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins with the weights as they are, or goes on."""
-        begun, self.is_in = self.other, False
+        """Begins with the weights as they are, or with a checkpoint's average."""
+        loaded, self.is_average_in_model = self.other, False
         self.other = {
-            name: begun.get(name, value).detach().to(value.device, copy=True)
-            for name, value in learning(pl_module).items()
+            name: loaded.get(name, value).detach().to(value.device, copy=True)
+            for name, value in trainable(pl_module).items()
         }
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Moves the average towards the weights, if they have moved."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Moves the average towards the weights, if a step was taken."""
         if trainer.global_step > self.step:
             self.step = trainer.global_step
-            for name, value in learning(pl_module).items():
+            for name, value in trainable(pl_module).items():
                 self.other[name].lerp_(value.detach(), 1 - self.decay)
 
-    def swap(self, module: LightningModule) -> None:
-        """Exchanges the average and the weights.
-
-        Args:
-            module: Whose weights they are.
-        """
-        self.is_in = not self.is_in
-        for name, value in learning(module).items():
+    def _swap(self, module: LightningModule) -> None:
+        self.is_average_in_model = not self.is_average_in_model
+        for name, value in trainable(module).items():
             before = value.detach().clone()
             value.data.copy_(self.other[name])
             self.other[name].copy_(before)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the average in."""
+        """Puts the average into the model."""
         if self.other:
-            self.swap(pl_module)
+            self._swap(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes it out."""
+        """Puts the weights back into the model."""
         if self.other:
-            self.swap(pl_module)
+            self._swap(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves the average in the model."""
-        self.swap(pl_module)
+        self._swap(pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes the average as the weights, and the weights beside it."""
+        """Stores the average as the module's weights, and the weights under :data:`KEY`."""
         if not self.other:
             return
         state = checkpoint["state_dict"]
         in_model = {name: state[name] for name in self.other}
-        average, trained = (in_model, self.other) if self.is_in else (self.other, in_model)
+        average, weights = (self.other, in_model)
+        if self.is_average_in_model:
+            average, weights = in_model, self.other
         state.update(average)
-        checkpoint[KEY] = trained
+        checkpoint[KEY] = weights
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes both up, where the run goes on; elsewhere the average is what is wanted.
-
-        Raises:
-            BrokenCheckpoint: If those that are trained on are others than the average, or broken.
-        """
+        """Takes up both if the run goes on; otherwise the average alone is wanted."""
         if trainer.state.fn != "fit" or KEY not in checkpoint:
             return
-        trained = checkpoint[KEY]
-        shapes = [
-            {name: x.shape for name, x in each.items()} for each in (trained, learning(pl_module))
-        ]
-        if shapes[0] != shapes[1]:
+        weights, here = checkpoint[KEY], trainable(pl_module)
+        if {k: x.shape for k, x in weights.items()} != {k: x.shape for k, x in here.items()}:
             raise BrokenCheckpoint(f"{BROKEN}: its {KEY} are not of what learns here; {BEFORE}")
-        check_weights(pl_module, trained)
-        self.other = {name: checkpoint["state_dict"][name] for name in trained}
+        check_weights(pl_module, weights)
+        self.other = {name: checkpoint["state_dict"][name] for name in weights}
         with torch.no_grad():
-            for name, value in learning(pl_module).items():
-                value.copy_(trained[name])
+            for name, value in here.items():
+                value.copy_(weights[name])
 
 
-def learning(module: LightningModule) -> dict[str, torch.nn.Parameter]:
-    """The parameters that learn, by name."""
+def trainable(module: LightningModule) -> dict[str, torch.nn.Parameter]:
+    """Returns the parameters that learn, by name."""
     return {name: value for name, value in module.named_parameters() if value.requires_grad}

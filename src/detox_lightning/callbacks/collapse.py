@@ -1,4 +1,4 @@
-"""A policy that collapses is named when it begins to, with what usually helps."""
+"""Warns when a policy begins to collapse, with what usually helps."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,24 +7,28 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFl
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-TIMES_TARGET = 3.0
-KL = 18.0  # nats a response, where there is no target: that of the usual one, 6
+from detox_lightning.callbacks.logger_features import tensorboard_loggers
+from detox_lightning.protocols import as_stage
+
+_TIMES_TARGET = 3.0
+_KL_WITHOUT_TARGET = 18.0  # nats a response: three times the usual target, 6
+_RESTRAINT = "a lower model.optimizer.lr, a higher model.kl.coef"
 
 
 class Sign(NamedTuple):
-    """What a collapse shows itself by.
+    """A sign of collapse.
 
     Attributes:
         flag: Of its bound, in the section ``collapse``.
-        says: What is so, with the place of a figure in it.
-        helps: What usually does.
+        observation: What is observed, with a placeholder for the figure.
+        remedy: What usually helps.
         bound: What the figure should not cross.
-        is_floor: Whether it should not fall below the bound, rather than rise above it.
+        is_floor: Whether the figure should stay above the bound, rather than below.
     """
 
     flag: str
-    says: str
-    helps: str
+    observation: str
+    remedy: str
     bound: float
     is_floor: bool = False
 
@@ -64,80 +68,75 @@ class CollapseCallback(Callback):
         self.entropy = entropy
         self.same = same
         self.rollouts = rollouts
-        self.lasting: dict[str, bool] = {}  # flag: whether the sign counts
-        self.changed: dict[str, int] = {}  # flag: for how many rollouts it has looked otherwise
+        self.lasting: dict[str, bool] = {}  # by flag: whether the sign counts
+        self.changed: dict[str, int] = {}  # by flag: for how many rollouts it has looked otherwise
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that goes on must know."""
+        """Returns which signs count, and since when they look otherwise."""
         return {"lasting": dict(self.lasting), "changed": dict(self.changed)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from that."""
+        """Takes up what :meth:`state_dict` returned."""
         self.lasting, self.changed = dict(state_dict["lasting"]), dict(state_dict["changed"])
 
-    def signs(self, target: float | None) -> list[Sign]:
-        """All signs, with their bounds.
+    def signs(self, kl_target: float | None) -> list[Sign]:
+        """Returns all signs, with their bounds.
 
         Args:
-            target: Of the KL controller, in nats a response; None: the coefficient is fixed.
+            kl_target: Of the KL controller, in nats a response; None: the coefficient is fixed.
         """
-        kl = self.kl or (KL if target is None else TIMES_TARGET * target)
-        restraint = "a lower model.optimizer.lr, a higher model.kl.coef"
+        kl = self.kl or (_KL_WITHOUT_TARGET if kl_target is None else _TIMES_TARGET * kl_target)
         return [
             Sign(
                 "empty",
                 "{:.0%} of the responses are empty",
-                f"a reward that silence doesn't please (part of it a LengthReward), {restraint}",
+                f"a reward that silence doesn't please (part of it a LengthReward), {_RESTRAINT}",
                 self.empty,
             ),
             Sign(
                 "kl",
                 "the KL divergence from the reference is {:.1f} nats a response",
-                f"{restraint}, a smaller model.kl.horizon, fewer model.ppo_epochs or "
+                f"{_RESTRAINT}, a smaller model.kl.horizon, fewer model.ppo_epochs or "
                 "model.early_stop_kl",
                 kl,
             ),
             Sign(
                 "entropy",
                 "the entropy is {:.4f} nats a token",
-                f"a higher model.loss.ent_coef, {restraint}",
+                f"a higher model.loss.ent_coef, {_RESTRAINT}",
                 self.entropy,
                 is_floor=True,
             ),
             Sign(
                 "same",
                 "{:.0%} of the prompts get the same response",
-                f"a reward that it doesn't please, a higher model.loss.ent_coef, {restraint}",
+                f"a reward that it doesn't please, a higher model.loss.ent_coef, {_RESTRAINT}",
                 self.same,
             ),
         ]
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Looks at a rollout's figures, which are those of all ranks."""
-        if "objective/kl" not in trainer.callback_metrics:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Checks a rollout's figures, which are those of all ranks."""
+        stage = as_stage(pl_module)
+        if stage is None or "objective/kl" not in trainer.callback_metrics:
             return
-        module: Any = pl_module
-        figures = figures_of(trainer.callback_metrics)
-        for sign in self.signs(module.kl.target):
-            if self.has_begun(sign, figures[sign.flag]):
-                warn(trainer, self.line(sign, figures[sign.flag], module.rollouts), module.rollouts)
-        signs = float(sum(self.lasting.values()))
-        pl_module.log("collapse/signs", signs, batch_size=1)
+        figures, done = _figures_of(trainer.callback_metrics), stage.rollouts or 0
+        for sign in self.signs(stage.kl_target):
+            if not self.has_begun(sign, figures[sign.flag]):
+                continue
+            line = (
+                f"rollout {done - 1}: the policy collapses: "
+                f"{sign.observation.format(figures[sign.flag])}, for {self.rollouts} rollouts "
+                f"(collapse.{sign.flag}={sign.bound:g}). What usually helps: {sign.remedy}; and to "
+                "go on from a checkpoint from before it"
+            )
+            rank_zero_warn(line)
+            for logger in tensorboard_loggers(trainer) if trainer.is_global_zero else []:
+                logger.experiment.add_text("collapse", line, done)
+        pl_module.log("collapse/signs", float(sum(self.lasting.values())), batch_size=1)
 
     def has_begun(self, sign: Sign, figure: float) -> bool:
-        """Takes in a rollout; whether a sign counts from now on.
-
-        Args:
-            sign: The sign.
-            figure: Of the rollout.
-        """
+        """Takes in a rollout's figure; returns whether the sign counts from now on."""
         now = self.lasting.setdefault(sign.flag, False)
         otherwise = sign.is_seen(figure) != now
         self.changed[sign.flag] = self.changed.get(sign.flag, 0) + 1 if otherwise else 0
@@ -146,27 +145,9 @@ class CollapseCallback(Callback):
         self.lasting[sign.flag], self.changed[sign.flag] = not now, 0
         return not now
 
-    def line(self, sign: Sign, figure: float, rollouts: int) -> str:
-        """What is said when a sign begins to count.
 
-        Args:
-            sign: The sign.
-            figure: Of the newest rollout.
-            rollouts: Done so far.
-        """
-        return (
-            f"rollout {rollouts - 1}: the policy collapses: {sign.says.format(figure)}, for "
-            f"{self.rollouts} rollouts (collapse.{sign.flag}={sign.bound:g}). What usually helps: "
-            f"{sign.helps}; and to go on from a checkpoint from before it"
-        )
-
-
-def figures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What the signs are read from, by their flags.
-
-    Args:
-        metrics: All that was logged.
-    """
+def _figures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the signs' figures by their flags, from all that was logged."""
     length = float(metrics["tokens/responses_len_mean"])
     return {
         "empty": float(metrics["objective/empty_rate"]),
@@ -174,18 +155,3 @@ def figures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
         "entropy": abs(float(metrics["objective/entropy"])) / length,  # no -0.0000
         "same": float(metrics["objective/same_response"]),
     }
-
-
-def warn(trainer: Trainer, line: str, rollouts: int) -> None:
-    """Says a line, and puts it among TensorBoard's texts.
-
-    Args:
-        trainer: Whose loggers are told.
-        line: The line.
-        rollouts: Done so far, its place on the x-axis.
-    """
-    rank_zero_warn(line)
-    for logger in trainer.loggers if trainer.is_global_zero else []:
-        writer: Any = getattr(logger, "experiment", None)
-        if hasattr(writer, "add_text"):
-            writer.add_text("collapse", line, rollouts)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beyond single curves: related curves in one chart, and runs in a table."""
+"""Fills TensorBoard's Custom Scalars (several curves in a chart) and HParams (runs in a table)."""
 
 import dataclasses
 import inspect
@@ -9,47 +9,46 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from detox_lightning.callbacks.logger_features import tensorboard_loggers
+from detox_lightning.protocols import as_stage
 from detox_lightning.redaction import SECRET, without_passwords
 from detox_lightning.report.panels import PANELS
-from detox_lightning.runs.loop_state import next_point
+from detox_lightning.rewards import Reward
+from detox_lightning.runs.lightning_internals import next_point
 
-LONGEST = 100  # characters of a value in the table
+_LONGEST = 100  # characters of a value in the table
 
 
 class DashboardCallback(Callback):
     """Arranges curves in charts (Custom Scalars), and enters the run into the table HParams.
 
-    Loggers that have no such thing are left alone. A run's row holds what the last validation
-    found, as ``final/…``; a run without validation has none. Only a run's first row counts for
-    TensorBoard, so its logger must not write one of its own: ``default_hp_metric: false``.
+    Only for TensorBoard. A run's row holds what the last validation found, as ``final/…``; a run
+    without validation has none. Only a run's first row counts for TensorBoard, so its logger must
+    not write one of its own: ``default_hp_metric: false``.
     """
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lays out the charts, for a stage that makes rollouts."""
-        if not hasattr(pl_module, "rollouts"):
-            return
-        for logger in trainer.loggers:
-            writer: Any = getattr(logger, "experiment", None)
-            if hasattr(writer, "add_custom_scalars"):
-                writer.add_custom_scalars(layout())
+        stage = as_stage(pl_module)
+        if stage is not None and stage.rollouts is not None:
+            for logger in tensorboard_loggers(trainer):
+                logger.experiment.add_custom_scalars(_layout())
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enters hyper-parameters and final figures into the table."""
-        row = hyper_parameters({**pl_module.hparams, "seed": getattr(pl_module, "seed", None)})
-        metrics = final(trainer.callback_metrics)
-        end = next_point(pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped)
-        for logger in trainer.loggers:
-            takes: Any = logger.log_hyperparams
-            known = inspect.signature(takes).parameters
-            if metrics and {"metrics", "step"} <= set(known):
-                # beyond the curves: a run that goes on from here drops it, and ends with its own
-                takes(row, metrics, step=end)
+        stage = as_stage(pl_module)
+        row = hyper_parameters({**pl_module.hparams, "seed": stage.seed if stage else None})
+        figures = final_figures(trainer.callback_metrics)
+        # a step beyond the curves: a run that goes on from here drops it, and ends with its own
+        end = next_point(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
+        for logger in tensorboard_loggers(trainer) if figures else []:
+            logger.log_hyperparams(row, figures, step=end)
 
 
-def layout() -> dict[str, dict[str, list[Any]]]:
-    """``PANELS`` as TensorBoard wants them: names of curves are patterns of how they begin."""
+def _layout() -> dict[str, dict[str, list[Any]]]:
+    """Returns ``PANELS`` in TensorBoard's form: patterns that curves' names begin with."""
     charts = {
         panel.wider or title: ["Multiline", [f"{re.escape(name)}$" for name in panel.names]]
         for title, panel in PANELS.items()
@@ -57,12 +56,8 @@ def layout() -> dict[str, dict[str, list[Any]]]:
     return {"detox": charts}
 
 
-def final(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What the last validation found, under names that are no curve's.
-
-    Args:
-        metrics: All that was logged, ``val/…`` among it.
-    """
+def final_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the last validation's figures, as ``final/…``: no curve has such a name."""
     return {
         f"final/{name.removeprefix('val/')}": float(value)
         for name, value in metrics.items()
@@ -71,36 +66,24 @@ def final(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def hyper_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Hyper-parameters as numbers and short texts, one a column.
+    """Flattens hyper-parameters into numbers and short texts with dotted names: ``kl.coef``.
 
-    What is inside something has a dotted name: ``kl.coef``. A class, as a configuration or as an
-    object, is its name, and its options follow. What is null, a function or named like a secret is
-    left out.
-
-    Args:
-        tree: By name.
-        prefix: Of the names.
+    A class, as a configuration or as an object, becomes its name, and its options follow. Values
+    that are null, functions or named like a secret are left out.
     """
     row: dict[str, Any] = {}
     for key, value in tree.items():
         if not key.startswith("_") and not SECRET.search(key):
-            row |= columns(f"{prefix}{key}", value)
+            row |= _columns(f"{prefix}{key}", value)
     return row
 
 
-def columns(name: str, value: Any) -> dict[str, Any]:
-    """One hyper-parameter's column, or columns.
-
-    Args:
-        name: Of the first.
-        value: Whatever the parameter is.
-    """
+def _columns(name: str, value: Any) -> dict[str, Any]:
+    """Returns the columns of one hyper-parameter: its own, and those of its options."""
     inside = f"{name}."
     if value is None or inspect.isroutine(value):
         return {}
-    if isinstance(value, bool | str | list | tuple):
-        return {name: without_passwords(str(value))[:LONGEST]}
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return {name: value}
     if isinstance(value, Mapping) and "class_path" in value:
         short = str(value["class_path"]).rpartition(".")[2]
@@ -109,9 +92,9 @@ def columns(name: str, value: Any) -> dict[str, Any]:
         return hyper_parameters(value, inside)
     if dataclasses.is_dataclass(value):
         return hyper_parameters(vars(value), inside)
-    if hasattr(value, "describe"):
-        return {name: type(value).__name__, f"{inside}about": value.describe()[:LONGEST]}
+    if isinstance(value, Reward):
+        return {name: type(value).__name__, f"{inside}about": value.describe()[:_LONGEST]}
     if hasattr(value, "__dict__"):
         options = {key: x for key, x in vars(value).items() if isinstance(x, bool | int | float)}
         return {name: type(value).__name__, **hyper_parameters(options, inside)}
-    return {name: without_passwords(str(value))[:LONGEST]}
+    return {name: without_passwords(str(value))[:_LONGEST]}

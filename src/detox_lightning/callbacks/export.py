@@ -13,20 +13,20 @@ from detox_lightning.errors import TrainingError
 from detox_lightning.models.finite import refuse_broken
 from detox_lightning.models.opening import is_local
 from detox_lightning.models.saving import save_merged
+from detox_lightning.protocols import CHECKPOINT_KEY
 from detox_lightning.report.card import CardFacts, last_test, model_card
-from detox_lightning.runs.checkpoint_reading import opened, reading
-from detox_lightning.runs.provenance import KEY as MADE
-from detox_lightning.runs.provenance import training
+from detox_lightning.runs.checkpoint_reading import blame_checkpoint, open_checkpoint
+from detox_lightning.runs.provenance import ORIGIN_KEY, training_origin
 from detox_lightning.runs.run_folders import (
-    filled_meanwhile,
-    free,
-    holds_something,
+    atomic_folder,
+    is_occupied,
+    is_trial,
     log_folder,
-    refuse_full,
+    next_free_path,
+    output_folder,
+    refuse_occupied,
     run_folder,
-    whole,
 )
-from detox_lightning.stages.checkpoint import KEY as STAMP
 from detox_lightning.stages.checkpoint import trainable_names
 
 
@@ -40,7 +40,7 @@ class ExportCallback(Callback):
     def __init__(
         self, folder: str | None = None, merged: bool = False, push_to_hub: str | None = None
     ):
-        """Notes where to.
+        """Notes the folder.
 
         Args:
             folder: Where to, nothing or an empty folder as yet; null writes ``model`` or
@@ -59,63 +59,33 @@ class ExportCallback(Callback):
         self.merged = merged
         self.push_to_hub = push_to_hub
         self.written: Path | None = None
-        self.trained = False
-        self.private: list[str] = []  # places that a card doesn't tell
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Notes that there is something new to write."""
-        self.trained = True
+        self.has_trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a folder that holds something, before anything is opened.
+        """Refuses a folder that holds something, before a model is opened.
 
-        Not in a run's folder that has checkpoints: the run may have come to its end.
-
-        Raises:
-            InputError: If it does.
+        Not where the run's folder has checkpoints: the run may be complete, and so its export.
         """
         if stage == "fit" and self.folder is not None:
-            going_on = (log_folder(trainer) / "checkpoints").exists()  # asks all processes
-            if not going_on:
-                self.refuse_full()
+            resumes = (log_folder(trainer) / "checkpoints").exists()  # asks all processes
+            if not resumes:
+                self._refuse_occupied()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a folder that holds something, where there is something left to train.
+        """Refuses a folder that holds something, if anything is left to train."""
+        self._refuse_occupied()
 
-        Raises:
-            InputError: If it does.
-        """
-        self.refuse_full()
-
-    def refuse_full(self) -> None:
-        """Refuses a folder that holds something.
-
-        Raises:
-            InputError: If it does.
-        """
+    def _refuse_occupied(self) -> None:
         if self.folder is not None:
-            refuse_full(Path(self.folder), f"export.folder={self.folder}")
+            refuse_occupied(Path(self.folder), f"export.folder={self.folder}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says before training what can't be done after it.
+        """Refuses what can't be sent to the hub or is of no use there, before training."""
+        if not is_trial(trainer):
+            self._check_options(pl_module)
 
-        Raises:
-            InputError: If the folder could not be sent to the hub, or would be of no use there.
-        """
-        if not getattr(trainer, "fast_dev_run", False):
-            self.check(pl_module)
-
-    def check(self, module: Any) -> None:
-        """Refuses what can't be sent, and says where there is nothing to merge.
-
-        Args:
-            module: What is exported; its weights are open.
-
-        Raises:
-            InputError: See :func:`check_push`.
-        """
+    def _check_options(self, module: Any) -> None:
+        """Warns if there is nothing to merge; raises an InputError if nothing can be sent."""
         is_adapter = module.export_name == "adapter"
         if self.merged and not is_adapter:
             rank_zero_warn("export.merged: nothing is merged, as the model is trained whole")
@@ -123,70 +93,69 @@ class ExportCallback(Callback):
             base = module.tokenizer_name if is_adapter else None
             self.push_to_hub = check_push(self.push_to_hub, base, self.merged)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Notes that there is something new to write."""
+        self.has_trained = True
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the folders, in one process; of a finished run what it has not written."""
-        if getattr(trainer, "fast_dev_run", False):
+        """Writes the folders, in one process; of a complete run only what is missing."""
+        if is_trial(trainer):
             return
         root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
         default = root / module.export_name
         folder = default if self.folder is None else Path(self.folder)
-        written = not self.trained and is_export(folder)
+        is_exported = not self.has_trained and _is_export(folder)
         merges = self.merged and module.export_name == "adapter"
-        complete = written and not (merges and not holds_something(merged_beside(folder)))
-        if trainer.strategy.broadcast(complete):  # the first may be writing while others look
+        is_complete = is_exported and (not merges or is_occupied(_merged_beside(folder)))
+        if trainer.strategy.broadcast(is_complete):  # the first may write while others look
             rank_zero_info(
                 f"Nothing was left to do: the run in {root} had come to its end, and {folder} is "
                 "there. To train longer, raise --trainer.max_epochs"
             )
             return
-        folder = folder if written else self.free_folder(default)
+        if not is_exported:
+            folder = output_folder("export.folder", self.folder, default)
         self.written = folder
         try:
             if trainer.is_global_zero:
-                self.write(trainer, module, folder, module.hparams, training(trainer, module))
-        finally:  # whatever went wrong, the other processes don't wait for ever
+                made = training_origin(trainer, module)
+                self._write(trainer, module, folder, module.hparams, made)
+        finally:  # whatever fails, the other processes don't wait for ever
             trainer.strategy.barrier("export")
 
     def write_checkpoint(self, trainer: Trainer, module: Any, checkpoint: Path) -> None:
-        """Writes what a checkpoint holds, while its run goes on or after it.
+        """Writes the model that a checkpoint holds, while its run goes on or after it.
 
         Args:
-            trainer: The one that was asked.
-            module: What the checkpoint is of; its weights are opened.
+            trainer: The one that ``export`` was called on.
+            module: The stage that wrote the checkpoint; its weights are loaded here.
             checkpoint: The file.
 
         Raises:
             InputError: If the checkpoint isn't of this module, or the folder holds something.
         """
-        self.refuse_full()
+        self._refuse_occupied()
         module.configure_model()
-        self.check(module)
-        with reading(checkpoint):
-            saved = opened(checkpoint)
+        self._check_options(module)
+        with blame_checkpoint(checkpoint):
+            saved = open_checkpoint(checkpoint)
             module.on_load_checkpoint(saved)
             module.load_state_dict(saved["state_dict"], strict=False)
         root = run_folder(trainer, checkpoint)
-        name = f"{module.export_name}-{checkpoint.stem}"
-        folder = self.free_folder(root / name)
+        default = root / f"{module.export_name}-{checkpoint.stem}"
+        folder = output_folder("export.folder", self.folder, default)
         options = saved.get("hyper_parameters") or module.hparams
-        # a checkpoint of an earlier version tells less
-        made = {"base": saved[STAMP]["base"], "data": [], "about": {"stage": type(module).__name__}}
-        made |= saved.get(MADE, {})
-        self.write(trainer, module, folder, options, made, last_test(root, checkpoint))
+        made = {  # all that a checkpoint of an earlier version tells
+            "base": saved[CHECKPOINT_KEY]["base"],
+            "data": [],
+            "about": {"stage": type(module).__name__},
+        }
+        made |= saved.get(ORIGIN_KEY, {})
+        self._write(trainer, module, folder, options, made, last_test(root, checkpoint))
         self.written = folder
 
-    def free_folder(self, default: Path) -> Path:
-        """Where to write: the folder that was given, else the default; over nothing.
-
-        Args:
-            default: Gets a number where there is something.
-        """
-        if self.folder is None:
-            return free(default)
-        return filled_meanwhile(Path(self.folder), f"export.folder={self.folder}")
-
-    def write(
+    def _write(
         self,
         trainer: Trainer,
         module: Any,
@@ -195,83 +164,69 @@ class ExportCallback(Callback):
         made: Mapping[str, Any],
         tested: dict[str, Any] | None = None,
     ) -> None:
-        """Writes the folder and what else is wanted, each with its card, and sends them.
+        """Writes the export and, if it is wanted, the merged model, with their cards; sends both.
 
         Args:
             trainer: Knows the last validation's figures.
-            module: What is exported.
-            folder: Where to; an export that is there stays as it is.
+            module: The stage that is exported.
+            folder: The export's; an export that is there stays as it is.
             options: What it was trained with.
-            made: What :func:`training` told of its training.
+            made: What :func:`training_origin` tells.
             tested: ``summary.json`` of a test of it; None: there was none.
         """
         is_adapter = module.export_name == "adapter"
-        is_classifier = not hasattr(module, "family")
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k[:4] == "val/"}
         facts = CardFacts(
-            folder.name,
-            "classifier" if is_classifier else module.export_name,
-            getattr(module, "family", module).auto_class,
-            made["base"],
-            made["data"],
-            made["about"],
-            hyper_parameters(options),
-            metrics,
-            tested,
+            name=folder.name,
+            kind="classifier" if module.family is None else module.export_name,
+            auto_class=module.auto_class,
+            base=made["base"],
+            data=made["data"],
+            about=made["about"],
+            hyper_parameters=hyper_parameters(options),
+            metrics=metrics,
+            tested=tested,
         )
-        own = [trainer.default_root_dir, *(logger.save_dir or "" for logger in trainer.loggers)]
-        self.private = [*own, made["base"], *made["data"]]
-        if not is_export(folder):
-            write_whole(module, folder, self.card(facts))
+        places = [trainer.default_root_dir, *(logger.save_dir or "" for logger in trainer.loggers)]
+        places += [made["base"], *made["data"]]
+        if not _is_export(folder):
+            write_export(module, folder, self._card(facts, places))
         rank_zero_info(f"The trained model is in {folder}")
-        merged = self.merge(module, folder, facts) if self.merged and is_adapter else None
         if self.push_to_hub and not (is_adapter and is_local(module.tokenizer_name)):
             upload(folder, self.push_to_hub)
-        if self.push_to_hub and merged is not None:
+        if not (self.merged and is_adapter):
+            return
+        merged = next_free_path(_merged_beside(folder))
+        with atomic_folder(merged) as partial:
+            save_merged(folder, partial, module.auto_class, module.weights.trust_remote_code)
+            card = self._card(facts._replace(name=merged.name, kind="model"), places)
+            (partial / "README.md").write_text(card, encoding="utf8")
+        rank_zero_info(f"Merged with its base it is in {merged}")
+        if self.push_to_hub:
             upload(merged, f"{self.push_to_hub}-{MERGED}")
 
-    def card(self, facts: CardFacts) -> str:
-        """The model card; one that leaves this machine says nothing of its folders."""
+    def _card(self, facts: CardFacts, places: list[str]) -> str:
+        """Returns the model card; one that leaves this machine hides its folders."""
         card = model_card(facts)
-        return without_folders(card, self.private) if self.push_to_hub else card
-
-    def merge(self, module: Any, adapter: Path, facts: CardFacts) -> Path:
-        """Writes an adapter merged with its base, beside it.
-
-        Args:
-            module: What it is of.
-            adapter: Its folder.
-            facts: Of its card.
-
-        Returns:
-            The folder.
-        """
-        folder = free(merged_beside(adapter))
-        with whole(folder) as partial:
-            trusted = module.weights.trust_remote_code
-            save_merged(adapter, partial, module.family.auto_class, trusted)
-            card = self.card(facts._replace(name=folder.name, kind="model"))
-            (partial / "README.md").write_text(card, encoding="utf8")
-        rank_zero_info(f"Merged with its base it is in {folder}")
-        return folder
+        return without_folders(card, places) if self.push_to_hub else card
 
 
-def merged_beside(adapter: Path) -> Path:
-    """Where the merged model of an adapter's folder is."""
+def _merged_beside(adapter: Path) -> Path:
+    """Returns where the merged model of an adapter's folder is."""
     name = adapter.name.replace("adapter", MERGED, 1)
     return adapter.with_name(name if name != adapter.name else f"{name}-{MERGED}")
 
 
-def is_export(folder: Path) -> bool:
-    """Whether a model or an adapter is in a folder; what is there has all of it."""
+def _is_export(folder: Path) -> bool:
+    """Whether a model or an adapter, complete as always, is in a folder."""
     return any(folder.glob("*config.json"))
 
 
-def write_whole(module: Any, folder: Path, card: str | None = None) -> None:
-    """Lets a module export itself; the folder appears only when everything is in it.
+def write_export(module: Any, folder: Path, card: str | None = None) -> None:
+    """Lets a stage export itself; the folder appears when everything is in it.
 
     Args:
-        module: What has ``export(folder)``.
+        module: The stage.
         folder: Where to.
         card: The text of its ``README.md``; None for none.
 
@@ -279,14 +234,14 @@ def write_whole(module: Any, folder: Path, card: str | None = None) -> None:
         InputError: If there is something in the folder.
         TrainingError: If the weights are not finite.
     """
-    learned = set(trainable_names(module))
+    trainable = set(trainable_names(module))
     refuse_broken(
-        ((name, x) for name, x in module.named_parameters() if name in learned),
+        ((name, x) for name, x in module.named_parameters() if name in trainable),
         f"{folder} is not written",
         "training has broken them; export a checkpoint from before it",
         TrainingError,
     )
-    with whole(folder) as partial:
+    with atomic_folder(folder) as partial:
         module.export(partial)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf8")

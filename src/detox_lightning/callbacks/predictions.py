@@ -1,4 +1,4 @@
-"""Writes what ``predict`` says."""
+"""Writes the outputs of ``predict``."""
 
 import json
 import os
@@ -12,19 +12,18 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError, writing
 from detox_lightning.evaluation.comparison import gather_lists
-from detox_lightning.runs.checkpointing import is_trial
-from detox_lightning.runs.run_folders import free, log_folder
+from detox_lightning.runs.run_folders import is_trial, log_folder, next_free_path
 
 
 class PredictionsCallback(BasePredictionWriter):
     """Writes predictions to one jsonl file, a row a prompt, in the data's order.
 
     Until all are there, each process keeps its own in a file beside it, whose name ends with
-    ``.partial``: it is what a run leaves that is broken off.
+    ``.partial``; it stays if the run is broken off.
     """
 
     def __init__(self, file: str | None = None, append: bool = False):
-        """Sets where to.
+        """Notes the file.
 
         Args:
             file: A new file; null: ``predictions.jsonl`` in the run's folder, with a number if that
@@ -38,20 +37,16 @@ class PredictionsCallback(BasePredictionWriter):
         self.lines: list[tuple[int, str]] = []  # a row's place in the data, and its text
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the place to write, and refuses to overwrite before anything is predicted.
-
-        Raises:
-            InputError: If the file is there already and isn't to be added to, or if one is left
-                of predictions that were broken off.
-        """
+        """Chooses the file; refuses one that exists, or whose former run was broken off."""
         if stage != "predict":
             return
         if self.file is not None:
             self.path = Path(self.file)
-        else:  # asked for once: all processes must ask for the folder together
-            self.path = log_folder(trainer) / "predictions.jsonl"
-            if not self.append:  # over nothing; all processes look before one of them writes
-                self.path = free(self.path)
+        else:
+            self.path = log_folder(trainer) / "predictions.jsonl"  # asks all processes
+            if not self.append:
+                self.path = next_free_path(self.path)
+                # all processes look before one of them writes
                 trainer.strategy.barrier("predictions have a name")
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         self.partial = self.path.with_name(f"{self.path.name}{rank}.partial")
@@ -77,10 +72,10 @@ class PredictionsCallback(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keeps a batch's rows; of a trial none."""
+        """Adds a batch's rows to this process's partial file."""
         if is_trial(trainer):
             return
-        lines = [json.dumps(as_row(row), ensure_ascii=False) + "\n" for row in prediction]
+        lines = [json.dumps(_as_row(row), ensure_ascii=False) + "\n" for row in prediction]
         start = len(self.lines)
         # loaders that don't tell are taken to be in order
         places = batch_indices or range(start, start + len(lines))
@@ -91,7 +86,7 @@ class PredictionsCallback(BasePredictionWriter):
                 file.writelines(lines)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Brings the rows of all processes into one file."""
+        """Gathers the rows of all processes into one file."""
         if is_trial(trainer):
             trainer.print("trainer.fast_dev_run: no predictions are written")
             return
@@ -105,31 +100,27 @@ class PredictionsCallback(BasePredictionWriter):
         self.partial.unlink(missing_ok=True)
 
     def _write(self, lines: list[str]) -> None:
-        """Makes the file, whole or not at all, or adds to it."""
+        """Adds to the file, or creates it, complete or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.append:
             with self.path.open("a", encoding="utf8") as file:
-                file.writelines(lines if ends_a_line(self.path) else ["\n", *lines])
+                file.writelines(lines if _ends_with_newline(self.path) else ["\n", *lines])
             return
-        whole = self.path.with_name(f"{self.path.name}.whole")
-        with whole.open("w", encoding="utf8") as file:
+        complete = self.path.with_name(f"{self.path.name}.whole")
+        with complete.open("w", encoding="utf8") as file:
             file.writelines(lines)
-        whole.rename(self.path)
+        complete.rename(self.path)
 
 
-def ends_a_line(path: Path) -> bool:
-    """Whether what is added to a file begins a new line."""
+def _ends_with_newline(path: Path) -> bool:
+    """Whether a file is empty or ends with a newline."""
     with path.open("rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
         return file.read() in (b"", b"\n")
 
 
-def as_row(prediction: Any) -> dict[str, Any]:
-    """One prompt's prediction with a name for each part.
-
-    Args:
-        prediction: A row already, a text, or the numbers of a classifier.
-    """
+def _as_row(prediction: Any) -> dict[str, Any]:
+    """Returns a prediction (a row already, a text, or a classifier's numbers) as a row."""
     if isinstance(prediction, dict):
         return prediction
     if isinstance(prediction, Tensor):

@@ -1,4 +1,4 @@
-"""What the policy says while it learns: tables to read, and how the figures are spread."""
+"""Logs what the policy writes while it learns: tables to read, and distributions of figures."""
 
 import re
 from typing import Any
@@ -8,12 +8,12 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from detox_lightning.protocols import Samples
+from detox_lightning.callbacks.logger_features import table_loggers, tensorboard_loggers
+from detox_lightning.protocols import as_stage
 
 COLUMNS = ["prompt", "response", "score", "tokens", "kl"]
-MARKUP = re.compile(r"[&<>|`*_\\\[\]!~]")
-LARGEST = 1e19  # TensorBoard's last bin ends somewhat below 1e20
-SPREAD = ("scores", "lengths", "kl")  # of which there are histograms
+_MARKUP = re.compile(r"[&<>|`*_\\\[\]!~]")
+_LARGEST = 1e19  # TensorBoard's last bin ends somewhat below 1e20
 
 Row = tuple[str, str, float, int, float]
 
@@ -21,8 +21,8 @@ Row = tuple[str, str, float, int, float]
 class SamplesCallback(Callback):
     """Logs some of a rollout's responses as a table, and histograms of scores, lengths and KL.
 
-    They are the first process's. Each goes wherever the logger takes it: tables to TensorBoard's
-    texts and to loggers with a ``log_text`` (Weights & Biases), histograms to TensorBoard.
+    They are the first process's. Tables go to TensorBoard's texts and to loggers with a
+    ``log_text`` (Weights & Biases), histograms to TensorBoard.
     """
 
     def __init__(self, every_n_rollouts: NonNegativeInt = 10, count: PositiveInt = 8):
@@ -36,68 +36,31 @@ class SamplesCallback(Callback):
         self.count = count
 
     @rank_zero_only
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Logs after every so many rollouts, the first included."""
-        samples = getattr(pl_module, "samples", None)
-        if samples is None or not self.every_n_rollouts:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Logs after the first rollout and every ``every_n_rollouts``."""
+        stage = as_stage(pl_module)
+        if stage is None or stage.samples is None or not self.every_n_rollouts:
             return
-        done: Any = pl_module.rollouts
+        samples, done = stage.samples, stage.rollouts or 0
         if done != 1 and done % self.every_n_rollouts:
             return
-        for logger in trainer.loggers:
-            log_table(logger, list(zip(*samples, strict=True))[: self.count], done)
-            log_histograms(logger, samples, done)
-
-
-def log_table(logger: Any, rows: list[Row], rollouts: int) -> None:
-    """Gives a logger a table, if it takes one.
-
-    Args:
-        logger: Any of Lightning's.
-        rows: Of :class:`Samples`.
-        rollouts: Done so far, the table's place on the x-axis.
-    """
-    writer: Any = getattr(logger, "experiment", None)
-    if hasattr(logger, "log_text"):
-        data = [list(row) for row in rows]
-        logger.log_text(key="samples", columns=COLUMNS, data=data, step=rollouts)
-    elif hasattr(writer, "add_text"):
-        writer.add_text("samples", markdown_table(rows), rollouts)
-
-
-def log_histograms(logger: Any, samples: Samples, rollouts: int) -> None:
-    """Gives a logger the spread of scores, lengths and KL, if it takes histograms.
-
-    TensorBoard has no bin for what is not finite or very large, and fails where nothing else is
-    given: then there is no histogram.
-
-    Args:
-        logger: Any of Lightning's.
-        samples: Of a rollout.
-        rollouts: Done so far, their place on the x-axis.
-    """
-    writer: Any = getattr(logger, "experiment", None)
-    if hasattr(writer, "add_histogram"):
-        for name in SPREAD:
-            values = torch.tensor(getattr(samples, name), dtype=torch.float64)
-            shown = values[values.abs() < LARGEST]  # NaN isn't
-            if len(shown):
-                writer.add_histogram(f"rollout/{name}", shown, rollouts)
+        rows: list[Row] = list(zip(*samples, strict=True))[: self.count]
+        for logger in table_loggers(trainer):
+            logger.log_text(
+                key="samples", columns=COLUMNS, data=[list(row) for row in rows], step=done
+            )
+        for tensorboard in tensorboard_loggers(trainer):
+            tensorboard.experiment.add_text("samples", markdown_table(rows), done)
+            for name in ("scores", "lengths", "kl"):
+                values = torch.tensor(getattr(samples, name), dtype=torch.float64)
+                # TensorBoard has no bin for other numbers, and fails if there are none left
+                shown = values[values.abs() < _LARGEST]  # False for NaN
+                if len(shown):
+                    tensorboard.experiment.add_histogram(f"rollout/{name}", shown, done)
 
 
 def markdown_table(rows: list[Row]) -> str:
-    """Rows of :class:`Samples` as a Markdown table.
-
-    Args:
-        rows: Prompt, response, score, tokens, KL in nats.
-    """
+    """Returns a Markdown table of rows: prompt, response, score, tokens, KL in nats."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     lines += [
         f"| {_cell(prompt)} | {_cell(response)} | {score:.3f} | {tokens} | {kl:.3f} |"
@@ -107,6 +70,6 @@ def markdown_table(rows: list[Row]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in one cell, as it is: no tags, no markup, no pictures from elsewhere."""
-    escaped = MARKUP.sub(lambda sign: f"&#{ord(sign[0])};", text)
+    """Escapes a text so that a cell shows it as it is: no tags, no markup, no pictures."""
+    escaped = _MARKUP.sub(lambda sign: f"&#{ord(sign[0])};", text)
     return "<br>".join(escaped.strip().splitlines())

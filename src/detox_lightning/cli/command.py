@@ -35,10 +35,10 @@ from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.command_line import CommandLine
 from detox_lightning.runs.end_of_data import EndingCallback
 from detox_lightning.runs.find_checkpoint import choose_checkpoint
-from detox_lightning.runs.peer_failure import WatchCallback
+from detox_lightning.runs.peer_failure import PeerFailureCallback
 from detox_lightning.runs.provenance import OriginCallback
-from detox_lightning.runs.resume_callback import ResumeCallback
-from detox_lightning.runs.truncate_logs import claim_folders, keep_rows, refuse_unwritable_logs
+from detox_lightning.runs.resume_callback import ResumeCallback, begin_fit
+from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
 from detox_lightning.stages.devices import check_devices
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
 from detox_lightning.stages.strategy import check_strategy
@@ -81,8 +81,8 @@ def trainer_defaults(callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
             DashboardCallback(),
             OriginCallback(),
             EndingCallback(),
-            FaultsCallback(),  # before the watch, which tells others what went wrong
-            WatchCallback(),
+            FaultsCallback(),  # before the next one, which ends other processes
+            PeerFailureCallback(),
             *callbacks,
         ],
         "log_every_n_steps": 1,
@@ -220,13 +220,7 @@ class DetoxCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Claims the run's folder, and keeps Lightning from deleting the log of a resumed run."""
-        trainer: Any = self.trainer
-        claim_folders(trainer.loggers)
-        if trainer.num_devices * trainer.num_nodes == 1:  # several must have met before
-            for callback in trainer.callbacks:
-                if isinstance(callback, ResumeCallback):
-                    callback.hold(trainer, self.config.fit.ckpt_path)
-        keep_rows(trainer.loggers)
+        begin_fit(self.trainer, self.config.fit.ckpt_path)
 
     def test(self, **options: Any) -> None:
         """Runs ``test``; PPO's report prints a table in place of Lightning's long one."""

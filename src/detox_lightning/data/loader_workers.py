@@ -3,10 +3,7 @@
 import multiprocessing
 import signal
 
-# those that ask a run to end; systems send them to all its processes, a loader's workers included
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
+from detox_lightning.errors import STOP_SIGNALS
 
 
 def work_on(worker: int) -> None:
@@ -17,7 +14,7 @@ def work_on(worker: int) -> None:
     Args:
         worker: Its number.
     """
-    for signum in (*SIGNALS, signal.SIGINT):
+    for signum in (*STOP_SIGNALS, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
+from detox_lightning.protocols import CHECKPOINT_KEY
 
-STAMP = "detox_lightning"
 BRINGS_EMBEDDINGS = "brings_embeddings"
 MODEL_PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
 VALUE_HEAD_PREFIX = "policy.value_head."
@@ -16,9 +16,6 @@ VALUE_HEAD_PREFIX = "policy.value_head."
 
 def read_checkpoint(file: str) -> dict[str, Any]:
     """Reads a checkpoint that holds an adapter; its tensors stay on disk until they are used.
-
-    Args:
-        file: Its path.
 
     Raises:
         InputError: If there is no such file, or it isn't one.
@@ -29,7 +26,7 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(
             file, map_location="cpu", weights_only=True, mmap=True
         )
-        facts = checkpoint[STAMP]
+        facts = checkpoint[CHECKPOINT_KEY]
         names = [facts["stage"], facts["base"], *checkpoint["state_dict"]]
         if not all(isinstance(name, str) for name in names):
             raise TypeError("names are texts")
@@ -58,11 +55,7 @@ def adapter_facts(model: Any) -> dict[str, Any] | None:
 
 
 def restore_adapter(base: Any, file: str) -> Any:
-    """Puts a checkpoint's adapter on a base, under the name ``default``, to train it further.
-
-    Args:
-        base: A model from transformers; it is changed in place.
-        file: The checkpoint.
+    """Puts a checkpoint's adapter on a base, which it changes in place, to train it further.
 
     Raises:
         InputError: If the adapter doesn't fit the base.
@@ -70,7 +63,7 @@ def restore_adapter(base: Any, file: str) -> Any:
     from peft import LoraConfig, get_peft_model
 
     checkpoint = read_checkpoint(file)
-    facts = checkpoint[STAMP]
+    facts = checkpoint[CHECKPOINT_KEY]
     kind = str(facts["adapter"].get("peft_type", "LORA")).rpartition(".")[2]
     if kind != "LORA" or facts["adapter"].get(BRINGS_EMBEDDINGS):
         reason = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"

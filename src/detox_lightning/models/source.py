@@ -9,7 +9,6 @@ import torch
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
 from detox_lightning.models.adapter_checkpoint import (
-    STAMP,
     read_checkpoint,
     restore_adapter,
     saved_value_head,
@@ -30,6 +29,7 @@ from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.precision import check_trainable_dtype
 from detox_lightning.models.special_tokens import complete_special_tokens
 from detox_lightning.models.weight_files import find_file
+from detox_lightning.protocols import CHECKPOINT_KEY
 
 VALUE_HEAD = "value_head.safetensors"
 LANGUAGE_MODELS = (  # endings of class names
@@ -88,7 +88,7 @@ class ModelSource:
                     f"model.adapter={adapter}: the checkpoint {name} brings an adapter of its own; "
                     "give one of the two"
                 )
-            facts = read_checkpoint(name)[STAMP]
+            facts = read_checkpoint(name)[CHECKPOINT_KEY]
             base_revision = revision or facts.get("base_revision")
             return cls(facts["base"], checkpoint=name, base_revision=base_revision, weights=weights)
         base = adapter_base(name, revision)

@@ -1,7 +1,6 @@
 """The files of a comparison, and the table for the terminal."""
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,11 @@ from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
 from detox_lightning.report.page import counted, render
 
-PACKAGES = (
-    "detox-lightning",
-    *("torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "scipy"),
-)
 SHORT = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
     *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability", "score"),
     *("rougeL", "distinct2", "perplexity", "length", "kl"),
 )
-
-
-def versions() -> dict[str, str]:
-    """Of this package and those it stands on."""
-    return {name: _version(name) for name in PACKAGES}
 
 
 def write_files(
@@ -70,13 +60,6 @@ def short_table(summary: dict[str, Any]) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # it runs from a folder that isn't installed
-        return "unknown"
 
 
 def _cell(estimate: dict[str, float | None] | None, form: str = "{:.3f}") -> str:

@@ -1,10 +1,9 @@
-"""How checkpoints get onto the disk and off it, and whether one that is there is whole."""
+"""Writes checkpoints so that a crash never leaves half a file under a checkpoint's name."""
 
 import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 import torch
@@ -13,28 +12,25 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import TrainingError, causes
 from detox_lightning.runs.foreign_paths import is_inside
-from detox_lightning.runs.run_folders import is_running
+from detox_lightning.runs.run_folders import PARTIAL, partial_of, writer_runs
 
-PARTIAL = ".partial"  # ends the name of what is still being written
-TORN = ".torn"  # ends the name of what was set aside
+TORN = ".torn"  # suffix of a damaged checkpoint that was set aside
 LAST, PREVIOUS = "last", "previous"
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints that are whole under their names, whenever the power fails.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a hidden file, sends it to the disk, then gives it its name.
 
-    What is written gets a hidden name, goes to the disk, and is then renamed. A ``last.ckpt`` that
-    is replaced stays beside it as ``previous.ckpt``. Nothing is removed but what this has written
-    and files in the folders of checkpoints. Places with an address (``s3://…``) are written by
-    Lightning.
+    The ``last.ckpt`` that is replaced stays beside it as ``previous.ckpt``. Removes nothing but
+    files that it has written and files in the run's folders of checkpoints. Addresses
+    (``s3://…``) are left to Lightning.
+
+    Args:
+        folders: Returns the folders in which the run's callbacks keep checkpoints. It is called
+            late, because callbacks know their folders only after their ``setup``.
     """
 
     def __init__(self, folders: Callable[[], Sequence[str]] = tuple):
-        """Notes who knows where checkpoints are.
-
-        Args:
-            folders: Gives those of the run's callbacks, which may not be set up yet.
-        """
         super().__init__()
         self.folders = folders
         self.written: set[str] = set()
@@ -44,58 +40,44 @@ class WholeCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Writes a checkpoint.
 
-        Args:
-            checkpoint: Tensors and plain values.
-            path: The file.
-            storage_options: For Lightning, of places with an address.
-
         Raises:
-            TrainingError: If it can't be written; what was there before is untouched.
+            TrainingError: If it can't be written; the file of that name is then untouched.
         """
         self.written.add(str(path))
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         file = Path(path)
-        self.refuse_way_out(file)
+        self._refuse_links_elsewhere(file)
         partial = partial_of(file)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial.unlink(missing_ok=True)  # perhaps a link that leads elsewhere
+            partial.unlink(missing_ok=True)  # it may be a link that leads elsewhere
             with partial.open("xb") as stream:
                 torch.save(checkpoint, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             if file.name.startswith(LAST):
-                keep_previous(file)
+                _keep_as_previous(file)
             partial.replace(file)
-            sync(file.parent)
-        except (OSError, RuntimeError) as error:  # torch turns the one into the other
-            raise TrainingError(f"{not_written(file, error)}: {what_remains(file)}") from error
+            _sync_folder(file.parent)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
+            raise TrainingError(_not_written(file, error)) from error
         finally:
             if os.path.lexists(partial):
                 partial.unlink(missing_ok=True)
 
-    def refuse_way_out(self, file: Path) -> None:
-        """Refuses a file that seems to be in a folder of checkpoints, and by a link isn't.
-
-        Raises:
-            TrainingError: If it is one.
-        """
+    def _refuse_links_elsewhere(self, file: Path) -> None:
+        """Refuses a file whose path is in a folder of checkpoints but leads out by a link."""
         for folder in self.folders():
-            if Path(folder).absolute() in file.absolute().parents and not is_inside(
-                file.parent / "it", folder
-            ):
+            is_meant_inside = Path(folder).absolute() in file.absolute().parents
+            if is_meant_inside and not is_inside(file.parent / "it", folder):
                 raise TrainingError(
                     f"the checkpoint {file} is not written: a link leads out of {folder}; remove it"
                 )
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Removes a checkpoint, and nothing that is none.
-
-        Args:
-            path: The file.
-        """
+        """Removes a checkpoint file of this run; other files stay, with a warning."""
         is_ours = str(path) in self.written or any(is_inside(path, x) for x in self.folders())
         if not is_ours:
             rank_zero_warn(f"{path} is not removed: it is in none of this run's folders")
@@ -105,61 +87,46 @@ class WholeCheckpointIO(TorchCheckpointIO):
             Path(path).unlink(missing_ok=True)
 
 
-def not_written(file: Path, error: BaseException) -> str:
-    """Says that a checkpoint could not be written, and what the system says is the reason.
-
-    Args:
-        file: The checkpoint.
-        error: As torch raised it, which has words of its own for a full disk.
-    """
+def _not_written(file: Path, error: BaseException) -> str:
+    """Words a failure: the system's reason (torch hides it), and what there is to go on from."""
     numbers = [x.errno for x in causes(error) if isinstance(x, OSError) and x.errno]
     reason = str(OSError(numbers[0], os.strerror(numbers[0]))) if numbers else str(error)
-    return f"the checkpoint {file} could not be written ({reason.splitlines()[0]})"
-
-
-def what_remains(file: Path) -> str:
-    """Says whether there is a checkpoint to go on from, where one could not be written.
-
-    Args:
-        file: What should have been written.
-    """
-    before = next((x for x in (last_of(file), previous_of(last_of(file))) if is_whole(x)), None)
-    if before is None:
-        return "there is none before it; make room, then begin anew"
-    return f"the one before it, {before}, is whole; make room, then go on with --ckpt_path last"
-
-
-def partial_of(file: Path) -> Path:
-    """The name under which this process writes a file."""
-    return file.with_name(f".{file.name}.{gethostname()}-{os.getpid()}{PARTIAL}")
+    last = last_of(file)
+    intact = next((x for x in (last, previous_of(last)) if is_whole(x)), None)
+    remedy = (
+        "there is none before it; make room, then begin anew"
+        if intact is None
+        else f"the one before it, {intact}, is whole; make room, then go on with --ckpt_path last"
+    )
+    return f"the checkpoint {file} could not be written ({reason.splitlines()[0]}): {remedy}"
 
 
 def previous_of(last: Path) -> Path:
-    """The name of the file that ``last.ckpt`` was before."""
+    """Returns the name under which the former ``last.ckpt`` is kept: ``previous.ckpt``."""
     return last.with_name(last.name.replace(LAST, PREVIOUS, 1))
 
 
 def last_of(file: Path) -> Path:
-    """The ``last.ckpt`` of the run that another checkpoint is of."""
+    """Returns the ``last.ckpt`` of the run that wrote another checkpoint in the same folder."""
     is_previous = file.name.startswith(PREVIOUS)
     return file.with_name(file.name.replace(PREVIOUS, LAST, 1) if is_previous else f"{LAST}.ckpt")
 
 
-def keep_previous(last: Path) -> None:
-    """Gives ``last.ckpt`` a second name, which stays when it is replaced."""
+def _keep_as_previous(last: Path) -> None:
+    """Links ``previous.ckpt`` to the file that is ``last.ckpt`` now and about to be replaced."""
     if not last.is_file() or last.is_symlink():
         return
-    link, previous = partial_of(previous_of(last)), previous_of(last)
+    link = partial_of(previous_of(last))
     link.unlink(missing_ok=True)
     try:
         os.link(last, link)
     except OSError:  # a file system without hard links
         link = last
-    link.replace(previous)
+    link.replace(previous_of(last))
 
 
-def sync(folder: Path) -> None:
-    """Sends a folder's names to the disk, where the system can."""
+def _sync_folder(folder: Path) -> None:
+    """Sends a folder's list of names to the disk, where the system can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -169,25 +136,22 @@ def sync(folder: Path) -> None:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a file is a checkpoint all of whose bytes are those that were written."""
+    """Whether a file is a checkpoint whose checksums are right."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
-    except Exception:  # a torn file fails in many ways
+    except Exception:  # a damaged archive fails in many ways
         return False
 
 
-def clean(folder: Path) -> None:
-    """Removes what a run that was killed left half written; not what is being written."""
+def remove_partial_checkpoints(folder: Path) -> None:
+    """Removes the hidden files that killed runs left in a folder of checkpoints."""
     for partial in folder.glob(f".*.ckpt*{PARTIAL}"):
-        host, _, process = (
-            partial.name.removesuffix(PARTIAL).rpartition(".ckpt.")[2].rpartition("-")
-        )
-        if not (host == gethostname() and process.isdecimal() and is_running(int(process))):
+        if not writer_runs(partial):
             partial.unlink(missing_ok=True)
 
 
 def set_torn_aside(last: Path) -> None:
-    """Renames a torn ``last.ckpt``, so that it is never kept in the place of the one before it."""
+    """Renames a damaged ``last.ckpt``, so that it never becomes ``previous.ckpt``."""
     if last.is_file() and not is_whole(last):
         last.replace(last.with_name(last.name + TORN))

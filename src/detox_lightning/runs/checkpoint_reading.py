@@ -1,65 +1,92 @@
-"""Opens checkpoints, which may be somebody else's, and says which file it is that isn't one."""
+"""Opens checkpoints, which may come from anybody, and names the file where one can't be used."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from torch import Tensor
+from torch.optim import Optimizer
 
 from detox_lightning.errors import InputError, Stopped, TrainingError, explain
-from detox_lightning.models.finite import not_finite
-from detox_lightning.stages.checkpoint import BEFORE, BROKEN, KEY, BrokenCheckpoint
+from detox_lightning.protocols import CHECKPOINT_KEY
 
-Kinds = type | tuple[type, ...]
+BROKEN = "the checkpoint is broken"
+BEFORE = "give one from before it, such as previous.ckpt"
 
-CODE = (
+_RUNS_CODE = (
     "--ckpt_path {}: it holds more than tensors and plain values, and opening such a file can run "
     "code; give one that this package wrote"
 )
-# what a checkpoint of Lightning's has, and of what kind each is
-PARTS: dict[str, Kinds] = {"pytorch-lightning_version": str, "state_dict": dict}
-OF_FIT: dict[str, Kinds] = {
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "loops": dict,
-    "callbacks": dict,
+# The parts of a checkpoint by name: the type of each, and the type of the values in it.
+_ALWAYS = {"pytorch-lightning_version": (str, object), "state_dict": (dict, Tensor)}
+_TO_TRAIN = {
+    "optimizer_states": (list, dict),
+    "lr_schedulers": (list, dict),
+    "loops": (dict, dict),
+    "callbacks": (dict, dict),
 }
-PERHAPS: dict[str, Kinds] = {"epoch": int, "global_step": int}
-COUNTS = ("epoch_progress", "epoch_loop.batch_progress")  # of the loops of fit
-INSIDE: dict[str, Kinds] = {  # what is in each of these
-    "state_dict": Tensor,
-    "loops": dict,
-    "callbacks": dict,
-    "optimizer_states": dict,
-    "lr_schedulers": dict,
-}
-# what torch's optimizers keep for each weight, the latter never below 0
-FIRST = {"exp_avg", "momentum_buffer", "grad_avg", "prev", "mu", "ax"}
-SECOND = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "sum", "exp_inf"}
-KEEPING = ("betas", "momentum", "alpha", "rho")  # options of those that keep something
+_PERHAPS = {"epoch": (int, object), "global_step": (int, object)}
+_LOOP_PARTS = ("epoch_progress", "epoch_loop.batch_progress")
+# What torch's optimizers keep of each weight: averages of gradients, and of squares (≥ 0)
+_AVERAGES = {"exp_avg", "momentum_buffer", "grad_avg", "prev", "mu", "ax"}
+_SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "sum", "exp_inf"}
+_KEEP_STATE = ("betas", "momentum", "alpha", "rho")  # options of the optimizers that keep any
 
 
-def opened(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint, its tensors left on the disk.
+class BrokenCheckpoint(InputError):
+    """A checkpoint holds what no run has written; whoever knows the file adds its name."""
+
+
+def unusable(checkpoint: object, reason: str) -> InputError:
+    """Returns the error for a checkpoint whose parts are not as a run wrote them."""
+    return InputError(
+        f"--ckpt_path {checkpoint}: nothing can go on from this checkpoint ({reason}); give one "
+        "as a run of this package has left it"
+    )
+
+
+@contextmanager
+def blame_checkpoint(checkpoint: object) -> Iterator[None]:
+    """Names the checkpoint in whatever error a block raises while it loads it.
 
     Args:
-        checkpoint: The file.
+        checkpoint: The file; None if there is none to blame.
 
     Raises:
-        InputError: If it is not of Lightning, is torn, or holds what could run code.
+        InputError: In place of any error that has no line of its own.
+    """
+    try:
+        yield
+    except BrokenCheckpoint as error:
+        raise InputError(f"--ckpt_path {checkpoint}: {error}") from error
+    except (InputError, TrainingError, Stopped, MemoryError, torch.OutOfMemoryError):
+        raise
+    except UnpicklingError as error:
+        raise InputError(_RUNS_CODE.format(checkpoint)) from error
+    except Exception as error:
+        is_lightnings = type(error).__name__ == "MisconfigurationException"
+        if checkpoint is None or is_lightnings or explain(error) is not None:
+            raise
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise unusable(checkpoint, f"{type(error).__name__}: {reason}") from error
+
+
+def open_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Opens a checkpoint of Lightning's; its tensors stay on the disk until they are used.
+
+    Raises:
+        InputError: If it is none, is damaged, or holds objects whose opening could run code.
     """
     try:
         loaded: Any = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
-        raise InputError(CODE.format(checkpoint)) from error
+        raise InputError(_RUNS_CODE.format(checkpoint)) from error
     except MemoryError:
         raise
-    except Exception as error:  # in the words of torch's own reader of archives
+    except Exception as error:  # torch raises many kinds
         raise InputError(
             f"--ckpt_path {checkpoint}: this is no checkpoint, or a torn one"
         ) from error
@@ -71,183 +98,92 @@ def opened(checkpoint: Path) -> dict[str, Any]:
     return loaded
 
 
-def done(checkpoint: Path) -> int:
-    """Optimizer steps that a checkpoint has behind it."""
-    steps = opened(checkpoint).get("global_step", 0)
-    return steps if isinstance(steps, int) else -1
-
-
-def last_activity(folder: Path) -> float:
-    """When something was last saved in a folder of checkpoints, or it was made."""
-    files = [file.stat().st_mtime for file in folder.glob("*.ckpt") if file.is_file()]
-    return max(files, default=folder.stat().st_mtime)
-
-
-def check_form(checkpoint: Path, verb: str) -> None:
-    """Refuses a checkpoint that lacks a part, or in which one is of another kind.
+def check_parts(checkpoint: Path, verb: str) -> None:
+    """Makes sure that a checkpoint has its parts, each of the right type, before a model is opened.
 
     Args:
         checkpoint: The file.
-        verb: What is to be done with it; to go on with it takes more than its weights.
+        verb: What is to be done with it; ``fit`` needs more than the weights.
 
     Raises:
-        InputError: If it does; or see :func:`opened`.
+        InputError: If a part is missing or of another type.
     """
-    loaded = opened(checkpoint)
-    needed = {**PARTS, **OF_FIT} if verb == "fit" else PARTS
-    there = {name: kind for name, kind in PERHAPS.items() if name in loaded}
-    for name, kind in {**needed, **there}.items():
-        value = loaded.get(name)
+    loaded = open_checkpoint(checkpoint)
+    present = {name: types for name, types in _PERHAPS.items() if name in loaded}
+    for name, (kind, inner) in (_ALWAYS | (_TO_TRAIN if verb == "fit" else {}) | present).items():
         if name not in loaded:
-            wrong = f"it has no {name}"
-        elif not isinstance(value, kind):
-            wrong = f"its {name} is a {type(value).__name__}"
-        elif name in INSIDE and (other := stranger(value, INSIDE[name])):
-            wrong = f"in its {name} is a {other}"
-        else:
-            continue
-        raise InputError(spoilt(checkpoint, wrong))
-    if verb == "fit" and (other := next(no_numbers(loaded["loops"].get("fit_loop", {})), None)):
-        raise InputError(spoilt(checkpoint, f"its loops count with a {other}"))
+            raise unusable(checkpoint, f"it has no {name}")
+        value = loaded[name]
+        if not isinstance(value, kind):
+            raise unusable(checkpoint, f"its {name} is a {type(value).__name__}")
+        items: Any = value.values() if isinstance(value, dict) else value if kind is list else ()
+        for item in items:
+            if not isinstance(item, inner):
+                raise unusable(checkpoint, f"in its {name} is a {type(item).__name__}")
+    if verb == "fit":
+        for found in _not_counts(loaded["loops"].get("fit_loop", {})):
+            raise unusable(checkpoint, f"its loops count with a {found}")
 
 
-def no_numbers(counted: Any, is_progress: bool = False) -> Iterator[str]:
-    """Kinds of what stands in place of a number where loops count.
-
-    Args:
-        counted: The state of Lightning's loops, or a part of it.
-        is_progress: Whether the part is of a count; what else loops keep is left alone.
-    """
-    if isinstance(counted, Mapping):
-        for name, part in counted.items():
-            yield from no_numbers(part, is_progress or str(name).endswith("progress"))
-    elif is_progress and not isinstance(counted, int | float | None):
-        yield type(counted).__name__
+def _not_counts(state: Any, is_progress: bool = False) -> Iterator[str]:
+    """Yields the types of what stands where the loops' state should have a number."""
+    if isinstance(state, Mapping):
+        for name, item in state.items():
+            yield from _not_counts(item, is_progress or str(name).endswith("progress"))
+    elif is_progress and not isinstance(state, int | float | None):
+        yield type(state).__name__
 
 
-def stranger(values: Any, kind: Kinds) -> str | None:
-    """The first value's kind that isn't the one expected; None: all are of it.
-
-    Args:
-        values: A list, or a dictionary, whose keys must be texts.
-        kind: Of each value.
-    """
-    each = [*values.values()] if isinstance(values, Mapping) else values
-    return next((type(x).__name__ for x in each if not isinstance(x, kind)), None)
-
-
-def spoilt(checkpoint: object, reason: str) -> str:
-    """What is said of a checkpoint whose parts are not what was written.
+def check_training_state(
+    checkpoint: object, loaded: Mapping[str, Any], optimizers: Sequence[Optimizer], schedules: int
+) -> None:
+    """Makes sure that a run resumes with all of its training state: Lightning skips what is absent.
 
     Args:
         checkpoint: The file.
-        reason: What is wrong with it.
-    """
-    return (
-        f"--ckpt_path {checkpoint}: nothing can go on from this checkpoint ({reason}); give one "
-        "as a run of this package has left it"
-    )
-
-
-@contextmanager
-def reading(checkpoint: object) -> Iterator[None]:
-    """Names the checkpoint where a block that takes it up fails.
-
-    Args:
-        checkpoint: The file; None: there is none to blame.
+        loaded: What it holds.
+        optimizers: Are to take up its states.
+        schedules: Number of learning rate schedules.
 
     Raises:
-        InputError: If anything is raised but what has a line of its own.
+        InputError: If the place in the data, or the state of an optimizer or a schedule, is absent.
+        BrokenCheckpoint: If an optimizer's state would break the weights.
     """
-    try:
-        yield
-    except BrokenCheckpoint as error:
-        raise InputError(f"--ckpt_path {checkpoint}: {error}") from error
-    except (InputError, TrainingError, Stopped, MemoryError, torch.OutOfMemoryError):
-        raise
-    except UnpicklingError as error:
-        raise InputError(CODE.format(checkpoint)) from error
-    except Exception as error:
-        is_lightning_s = type(error).__name__ == "MisconfigurationException"
-        if checkpoint is None or is_lightning_s or explain(error) is not None:
-            raise
-        said = (str(error).strip() or "no reason given").splitlines()[0]
-        raise InputError(spoilt(checkpoint, f"{type(error).__name__}: {said}")) from error
+    for name in _LOOP_PARTS if loaded.get("loops") is not None else ():
+        if name not in loaded["loops"]["fit_loop"]:
+            raise unusable(checkpoint, f"its loops have no {name}")
+    for name, expected in (("optimizer_states", len(optimizers)), ("lr_schedulers", schedules)):
+        if name in loaded and len(loaded[name]) != expected:
+            reason = f"it has {len(loaded[name])} {name} where {expected} are expected"
+            raise unusable(checkpoint, reason)
+    steps = effective_steps(loaded)
+    for optimizer, state in zip(optimizers, loaded.get("optimizer_states", []), strict=False):
+        for fault in optimizer_faults(state, optimizer, steps):
+            raise BrokenCheckpoint(f"{BROKEN}: {fault}; {BEFORE}")
 
 
-class CarefulConnector(_CheckpointConnector):
-    """Lightning's way to take up a checkpoint, which names the file where that fails."""
+def effective_steps(checkpoint: Mapping[str, Any]) -> int:
+    """Returns how many steps have surely changed an optimizer's state.
 
-    def _restore_modules_and_callbacks(
-        self, checkpoint_path: Any = None, weights_only: bool | None = None
-    ) -> None:
-        with reading(checkpoint_path):
-            super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
-
-    def restore_training_state(self) -> None:
-        """Takes up the loops' places, optimizers and schedules."""
-        with reading(self._ckpt_path):
-            super().restore_training_state()
-
-    def restore_loops(self) -> None:
-        """Takes up the loops' places.
-
-        Raises:
-            InputError: If they aren't told: the run would begin anew, and nobody would know.
-        """
-        loops = self._loaded_checkpoint.get("loops")
-        if loops is not None and self.trainer.state.fn == "fit":
-            missing = [name for name in COUNTS if name not in loops["fit_loop"]]
-            if missing:
-                raise InputError(spoilt(self._ckpt_path, f"its loops have no {missing[0]}"))
-        super().restore_loops()
-
-    def restore_optimizers_and_schedulers(self) -> None:
-        """Takes up optimizers and schedules, and none less than there are.
-
-        Raises:
-            InputError: If one has no state: it would begin anew, and nobody would know.
-            BrokenCheckpoint: If the next step would break the weights.
-        """
-        for name in ("optimizer_states", "lr_schedulers"):
-            here = self.trainer.optimizers if name[0] == "o" else self.trainer.lr_scheduler_configs
-            there = len(self._loaded_checkpoint.get(name, here))
-            if there != len(here):
-                raise InputError(
-                    spoilt(self._ckpt_path, f"it has {there} {name} where {len(here)} are expected")
-                )
-        states = self._loaded_checkpoint.get("optimizer_states", [])
-        for optimizer, saved in zip(self.trainer.optimizers, states, strict=True):
-            steps = steps_taken(self._loaded_checkpoint)
-            if wrong := next(faults_of_state(saved, optimizer, steps), None):
-                raise BrokenCheckpoint(f"{BROKEN}: {wrong}; {BEFORE}")
-        super().restore_optimizers_and_schedulers()
-
-
-def steps_taken(checkpoint: Mapping[str, Any]) -> int:
-    """Steps that have surely changed an optimizer's state.
-
-    Args:
-        checkpoint: Lightning counts those, too, that were left out.
+    Lightning counts the ones that were left out, too.
     """
-    if "MixedPrecision" in checkpoint:  # its scaler leaves out some, and doesn't tell how many
+    if "MixedPrecision" in checkpoint:  # its scaler leaves out some and doesn't count them
         return 0
-    return int(checkpoint.get("global_step", 0)) - int(checkpoint.get(KEY, {}).get("faults", 0))
+    faults = checkpoint.get(CHECKPOINT_KEY, {}).get("faults", 0)
+    return int(checkpoint.get("global_step", 0)) - int(faults)
 
 
-def faults_of_state(
-    saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, steps: int
-) -> Iterator[str]:
-    """What of an optimizer's state would be lost or break the weights, and torch takes up.
+def optimizer_faults(saved: Mapping[str, Any], optimizer: Optimizer, steps: int) -> Iterator[str]:
+    """Yields what is wrong with an optimizer's state that torch would take up all the same.
 
     Args:
-        saved: As a checkpoint has it; torch itself refuses other numbers of parameters.
+        saved: The state in a checkpoint; torch itself refuses other numbers of parameters.
         optimizer: Is to take it up.
-        steps: That were taken before.
+        steps: Taken before, as :func:`effective_steps` counts them.
     """
     state, groups = saved["state"], saved["param_groups"]
-    keeps = any(group.get(name) for group in groups for name in KEEPING)
-    if steps > 0 and keeps and not any(state.values()):
+    keeps_state = any(group.get(name) for group in groups for name in _KEEP_STATE)
+    if steps > 0 and keeps_state and not any(state.values()):
         yield f"the state of its optimizer is empty after {steps} steps"
     numbers = [number for group in groups for number in group["params"]]
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -255,20 +191,12 @@ def faults_of_state(
         for name, value in state.get(number, {}).items():
             if not isinstance(value, Tensor | float):
                 continue
-            x, of = torch.as_tensor(value), f"the {name} of its optimizer"
-            if name in FIRST | SECOND and not (x.is_floating_point() and x.shape == weight.shape):
+            x, subject = torch.as_tensor(value), f"the {name} of its optimizer"
+            is_per_weight = name in _AVERAGES | _SQUARES
+            if is_per_weight and not (x.is_floating_point() and x.shape == weight.shape):
                 wanted = f"floating-point numbers {list(weight.shape)} are"
-                yield f"{of} is {x.dtype} {list(x.shape)}, where {wanted} expected"
-            elif not_finite([(name, x)]):
-                yield f"{of} has numbers that are NaN or infinite"
-            elif name in SECOND | {"step"} and bool((x < 0).any()):
-                yield f"{of} has numbers below 0"
-
-
-def name_checkpoints(trainer: Trainer) -> None:
-    """Has errors of checkpoints that a trainer takes up name the file.
-
-    Args:
-        trainer: Nothing is taken up yet.
-    """
-    trainer._checkpoint_connector.__class__ = CarefulConnector
+                yield f"{subject} is {x.dtype} {list(x.shape)}, where {wanted} expected"
+            elif x.is_floating_point() and x.element_size() > 1 and not x.isfinite().all():
+                yield f"{subject} has numbers that are NaN or infinite"
+            elif name in _SQUARES | {"step"} and bool((x < 0).any()):
+                yield f"{subject} has numbers below 0"

@@ -1,7 +1,6 @@
-"""Finds the checkpoint that ``--ckpt_path`` means, and the folder in which its run goes on."""
+"""Finds the checkpoint that ``--ckpt_path`` means, and the folder in which its run resumes."""
 
 import zipfile
-from collections.abc import Iterable
 from os.path import relpath
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,18 +11,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
 from detox_lightning.runs.atomic_save import LAST, PREVIOUS, is_whole, previous_of
-from detox_lightning.runs.checkpoint_reading import check_form, done, last_activity, opened
-from detox_lightning.runs.resume_callback import RUN, is_alive
+from detox_lightning.runs.checkpoint_reading import check_parts, open_checkpoint
+from detox_lightning.runs.resume_callback import RUN
+from detox_lightning.runs.run_lock import is_locked
 
 CHECKPOINTS = "checkpoints"
-FOLDER_LOGGERS = ("TensorBoardLogger", "CSVLogger")  # whose runs' folders have names known before
+_FOLDER_LOGGERS = ("TensorBoardLogger", "CSVLogger")  # whose folders are known before a run
 
 
 class Place(NamedTuple):
     """Where a command's runs keep their checkpoints.
 
     Attributes:
-        root: The folder.
+        root: The folder of runs.
         only: The only folder of checkpoints that is meant, which may be the root itself; None: any
             run's in the root.
     """
@@ -32,86 +32,81 @@ class Place(NamedTuple):
     only: Path | None
 
     def folders(self) -> list[Path]:
-        """The folders of checkpoints that are there."""
+        """Returns the folders of checkpoints that exist."""
         found = self.root.glob(f"*/{CHECKPOINTS}") if self.only is None else [self.only]
         return [folder for folder in found if folder.is_dir()]
 
     @property
-    def last(self) -> str:
+    def pattern(self) -> str:
         """Where ``last.ckpt`` is looked for, for messages."""
         folder = Path("*", CHECKPOINTS) if self.only is None else relpath(self.only, self.root)
         return str(Path(folder, f"{LAST}*.ckpt"))
 
 
 def choose_checkpoint(verb: str, config: Any) -> None:
-    """Turns what ``--ckpt_path`` says into a file; a fit goes on in the folder of its last run.
+    """Replaces ``ckpt_path: last`` by a file; a fit also resumes in that file's run folder.
 
     Args:
         verb: ``fit``, ``test``, …
-        config: Of the verb; changed in place.
+        config: The verb's configuration; changed in place.
 
     Raises:
-        InputError: If there is no such checkpoint, or none that is whole and of Lightning's form.
+        InputError: If there is no such checkpoint, or it is damaged or none of Lightning's.
     """
     name = config["ckpt_path"]
     if name != LAST:
-        check_is_checkpoint(name)
+        _check_exists(name)
     elif verb == "fit":
-        go_on(config)
+        _resume_last_run(config)
     else:
         config["ckpt_path"] = str(last_checkpoint(find_place(config)))
     found = config["ckpt_path"]
     if found is not None and "://" not in found and config.get("weights_only") is not False:
-        check_form(Path(found), verb)
+        check_parts(Path(found), verb)
 
 
-def check_is_checkpoint(name: str) -> None:
-    """Refuses what Lightning would fail on.
-
-    Args:
-        name: What ``--ckpt_path`` says.
-
-    Raises:
-        InputError: If it is no file, or not one that torch wrote.
-    """
+def _check_exists(name: str) -> None:
+    """Refuses a ``--ckpt_path`` that is no file, or one that torch can't have written."""
     if name == "best":
         raise InputError(
             "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
             f"that run's {CHECKPOINTS}/ beside last.ckpt, or last"
         )
     try:
-        is_there = get_filesystem(name).isfile(name)
-    except Exception as error:  # each kind of place fails in its own way
+        exists = get_filesystem(name).isfile(name)
+    except Exception as error:  # each kind of file system fails in its own way
         raise InputError(f"--ckpt_path {name}: this can't be opened: {error}") from error
-    if not is_there:
+    if not exists:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
     if "://" not in name and not zipfile.is_zipfile(name):
         raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one")
 
 
-def go_on(config: Any) -> None:
-    """Lets a fit go on with the newest run, in its folder; begins anew where nothing is saved.
+def _resume_last_run(config: Any) -> None:
+    """Puts the newest run's checkpoint and folder into the configuration of a fit.
 
-    Beginning anew is what a job needs that gives ``--ckpt_path last`` whenever it is started. Runs
-    that other processes are at are left alone: jobs of an array may begin together.
-
-    Args:
-        config: Of ``fit``; checkpoint and the loggers' version are put in.
-
-    Raises:
-        InputError: If the run has checkpoints, and none is whole; or if it is the only one that is
-            allowed, and still alive.
+    Where nothing is saved, the run begins anew: a job gives ``--ckpt_path last`` whenever it is
+    started. Runs that are alive are left alone: jobs of an array may start together.
     """
-    there = (place := find_place(config)).folders()
-    folders = [folder for folder in there if not is_alive(folder)]
+    place = find_place(config)
+    existing = place.folders()
+    folders = [folder for folder in existing if not is_locked(folder)]
     config["ckpt_path"] = None
-    if there and not folders:
-        begin_beside(place)
+    if existing and not folders:
+        if place.only is not None:
+            raise InputError(
+                f"--ckpt_path last: the run in {place.only} is still going on in another process; "
+                "wait for its end, or give this one another folder"
+            )
+        rank_zero_warn(
+            f"--ckpt_path last: runs under {place.root} are still going on; this one begins anew, "
+            "in a folder of its own"
+        )
         return
     if not folders:
         rank_zero_warn(f"--ckpt_path last: no run under {place.root} yet; this one begins anew")
         return
-    folder = max(folders, key=last_activity)
+    folder = max(folders, key=_last_saved)
     checkpoint = newest_whole(folder)
     version = folder.parent.name if place.only != place.root else run_name(checkpoint)
     if checkpoint is None:
@@ -122,158 +117,135 @@ def go_on(config: Any) -> None:
     else:
         config["ckpt_path"] = str(checkpoint)
     if version is not None:
-        use_version(config["trainer"], version)
-
-
-def begin_beside(place: Place) -> None:
-    """Lets a run begin in a folder of its own, as all that are there are alive.
-
-    Args:
-        place: Where runs are.
-
-    Raises:
-        InputError: If there can't be a folder of its own.
-    """
-    if place.only is not None:
-        raise InputError(
-            f"--ckpt_path last: the run in {place.only} is still going on in another process; wait "
-            "for its end, or give this one another folder"
-        )
-    rank_zero_warn(
-        f"--ckpt_path last: runs under {place.root} are still going on; this one begins anew, in a "
-        "folder of its own"
-    )
+        _use_version(config["trainer"], version)
 
 
 def last_checkpoint(place: Place) -> Path:
-    """The newest run's newest checkpoint that is whole.
-
-    Args:
-        place: Where runs are.
+    """Returns the newest run's newest undamaged checkpoint.
 
     Raises:
         InputError: If there is none.
     """
     folders = [folder for folder in place.folders() if any(folder.glob("*.ckpt"))]
-    found = newest_whole(max(folders, key=last_activity)) if folders else None
+    found = newest_whole(max(folders, key=_last_saved)) if folders else None
     if found is None:
         raise InputError(
-            f"--ckpt_path last: there is no {place.last} under {place.root}; "
+            f"--ckpt_path last: there is no {place.pattern} under {place.root}; "
             "give the file, or leave the flag out to begin anew"
         )
     return found
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The checkpoint to go on from: ``last.ckpt``, or if that is torn the newest before it.
+    """Returns ``last.ckpt``, or if that is damaged the newest checkpoint before it.
 
     Args:
-        folder: Of one run's checkpoints.
+        folder: Of checkpoints, perhaps of several runs.
 
     Returns:
         None if there are no checkpoints.
 
     Raises:
-        InputError: If all are torn.
+        InputError: If all are damaged.
     """
     files = [file for file in folder.glob("*.ckpt") if file.is_file()]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     lasts = [file for file in files if file.name.startswith(LAST)]
     if lasts and is_whole(lasts[0]):
         return lasts[0]
-    # of several runs in a folder, each has a last one and a previous one of its own
-    own = {*lasts[:1], *map(previous_of, lasts[:1])}
-    rest = [file for file in files if file in own or not file.name.startswith((LAST, PREVIOUS))]
-    if not lasts:
-        rest = files
-    whole = sorted(filter(is_whole, rest), key=done, reverse=True)
+    if lasts:  # of the other runs in the folder, neither their last nor their previous one
+        of_run = {lasts[0], previous_of(lasts[0])}
+        files = [f for f in files if f in of_run or not f.name.startswith((LAST, PREVIOUS))]
+    whole = sorted(filter(is_whole, files), key=_steps_of, reverse=True)
+    torn = [file for file in files if file not in whole]
     if whole:
-        torn = ", ".join(str(file) for file in rest if file not in whole)
         if torn:
-            rank_zero_warn(f"--ckpt_path last: {torn} is torn; goes on from {whole[0]} instead")
+            rank_zero_warn(
+                f"--ckpt_path last: {', '.join(map(str, torn))} is torn; goes on from {whole[0]} "
+                "instead"
+            )
         return whole[0]
-    if rest:
+    if torn:
         raise InputError(
             f"--ckpt_path last: all checkpoints in {folder} are torn "
-            f"({', '.join(file.name for file in rest)}); leave the flag out to begin anew"
+            f"({', '.join(file.name for file in torn)}); leave the flag out to begin anew"
         )
     return None
 
 
-def run_name(checkpoint: Path | None) -> str | None:
-    """The name of the folder of the run that wrote a checkpoint, where it tells.
+def _steps_of(checkpoint: Path) -> int:
+    """Returns the optimizer steps done before a checkpoint; -1 if it doesn't say."""
+    steps = open_checkpoint(checkpoint).get("global_step", 0)
+    return steps if isinstance(steps, int) else -1
 
-    What would lead out of the folder of runs is none: the checkpoint may be somebody else's.
+
+def _last_saved(folder: Path) -> float:
+    """Returns when a checkpoint was last saved in a folder, or when the folder was created."""
+    files = [file.stat().st_mtime for file in folder.glob("*.ckpt") if file.is_file()]
+    return max(files, default=folder.stat().st_mtime)
+
+
+def run_name(checkpoint: Path | None) -> str | None:
+    """Returns the name of the run's folder that a checkpoint tells; None if it is not a plain name.
+
+    The checkpoint may come from anybody: a name must not lead out of the folder of runs.
     """
-    name = None if checkpoint is None else opened(checkpoint).get(RUN)
+    name = None if checkpoint is None else open_checkpoint(checkpoint).get(RUN)
     if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
         return None
-    # loggers put variables and a home in the place of $ and ~
+    # loggers expand $ and ~
     return None if name[0] == "~" or set(name) & set("/\\:$") else name
 
 
-def use_version(trainer: Any, version: str) -> None:
-    """Lets loggers write into the folder of a run that is there.
-
-    Args:
-        trainer: Its configuration; changed in place.
-        version: The folder's name.
-    """
+def _use_version(trainer: Any, version: str) -> None:
+    """Makes the loggers in a trainer's configuration write into an existing run's folder."""
     if trainer["logger"] is True or trainer["logger"] is None:
         options = Namespace(
             version=None, save_dir=trainer["default_root_dir"] or ".", name="lightning_logs"
         )
         name = "lightning.pytorch.loggers.TensorBoardLogger"
         trainer["logger"] = Namespace(class_path=name, init_args=options)
-    for logger in _each(trainer["logger"]):
-        if short_name(logger) in FOLDER_LOGGERS and logger["init_args"].get("version") is None:
+    for logger in _as_list(trainer["logger"]):
+        if _class_name(logger) in _FOLDER_LOGGERS and logger["init_args"].get("version") is None:
             logger["init_args"]["version"] = version
 
 
 def find_place(config: Any) -> Place:
-    """Where a verb's runs keep their checkpoints.
+    """Returns where runs keep their checkpoints, by ``checkpoint.dirpath`` or the first logger.
 
     Args:
-        config: Of the verb; ``checkpoint.dirpath`` or the first logger says it.
+        config: The verb's configuration.
 
     Raises:
-        InputError: If the logger is one whose folders have no names that are known beforehand, or
-            the folder is no place on a disk.
+        InputError: If the logger's folders have no names that are known beforehand, or the folder
+            is an address.
     """
     trainer = config["trainer"]
     if chosen := config["checkpoint"]["dirpath"]:
-        root = on_disk("checkpoint.dirpath", chosen)
+        root = _local_folder("checkpoint.dirpath", chosen)
         return Place(root, root)
     is_default = trainer["logger"] is True or trainer["logger"] is None
-    loggers = [] if is_default else _each(trainer["logger"])
+    loggers = [] if is_default else _as_list(trainer["logger"])
     if not loggers:
-        root = on_disk("trainer.default_root_dir", trainer["default_root_dir"] or ".")
+        root = _local_folder("trainer.default_root_dir", trainer["default_root_dir"] or ".")
         if is_default:
             return Place(root / "lightning_logs", None)
         return Place(root / CHECKPOINTS, root / CHECKPOINTS)
+    if _class_name(loggers[0]) not in _FOLDER_LOGGERS:
+        raise InputError(
+            "--ckpt_path last finds runs of TensorBoardLogger, of CSVLogger and without a logger, "
+            f"not of {_class_name(loggers[0])}: give the file"
+        )
     options = loggers[0].get("init_args") or {}
-    if short_name(loggers[0]) in FOLDER_LOGGERS:
-        root = on_disk("trainer.logger.save_dir", options["save_dir"]) / (options["name"] or "")
-        if (version := options.get("version")) is None:
-            return Place(root, None)
-        run = version if isinstance(version, str) else f"version_{version}"
-        return Place(root, root / run / CHECKPOINTS)
-    raise InputError(
-        "--ckpt_path last finds runs of TensorBoardLogger, of CSVLogger and without a logger, "
-        f"not of {short_name(loggers[0])}: give the file"
-    )
+    root = _local_folder("trainer.logger.save_dir", options["save_dir"]) / (options["name"] or "")
+    if (version := options.get("version")) is None:
+        return Place(root, None)
+    run = version if isinstance(version, str) else f"version_{version}"
+    return Place(root, root / run / CHECKPOINTS)
 
 
-def on_disk(flag: str, folder: str | Path) -> Path:
-    """A folder whose runs can be looked through.
-
-    Args:
-        flag: That says it, for the message.
-        folder: Its path.
-
-    Raises:
-        InputError: If it is an address (``s3://…``).
-    """
+def _local_folder(flag: str, folder: str | Path) -> Path:
+    """Returns the folder that a flag names; refuses an address (``s3://…``)."""
     if "://" in str(folder):
         raise InputError(
             f"--ckpt_path last: --{flag} {folder} is an address, whose runs are not looked "
@@ -282,14 +254,13 @@ def on_disk(flag: str, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def short_name(logger: Any) -> str:
-    """The name of a configured logger's class."""
+def _class_name(logger: Any) -> str:
+    """Returns the name of a configured logger's class, without its module."""
     return str(logger["class_path"]).rpartition(".")[2]
 
 
-def _each(loggers: Any) -> list[Any]:
-    """One logger, several or none (False) as a list."""
+def _as_list(loggers: Any) -> list[Any]:
+    """Returns the loggers of a configuration: none (False), one or several."""
     if not loggers:
         return []
-    is_several = isinstance(loggers, Iterable) and not hasattr(loggers, "class_path")
-    return list(loggers) if is_several and not isinstance(loggers, dict) else [loggers]
+    return loggers if isinstance(loggers, list) else [loggers]

@@ -1,76 +1,80 @@
-"""Where a file comes from: the command, the time, the versions."""
+"""Where a checkpoint or a report comes from: the command, the time, the versions, the data."""
 
-import shlex
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from detox_lightning.redaction import redact_words, without_passwords
-from detox_lightning.report.report_files import versions
-from detox_lightning.runs.command_line import command_of
-from detox_lightning.stages.plain import plain
+from detox_lightning.protocols import data_of, stage_of
+from detox_lightning.redaction import without_passwords
+from detox_lightning.runs.command_line import command_of, shell_line
 
-KEY = "detox_lightning_origin"
+ORIGIN_KEY = "detox_lightning_origin"  # in a checkpoint
+_PACKAGES = "detox-lightning torch lightning transformers peft datasets torchmetrics scipy"
 
 
 class OriginCallback(Callback):
-    """Notes in each checkpoint which command made it, of what, with which data and versions."""
+    """Notes in each checkpoint which command made it, from which model, data and versions."""
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes plain values, beside what the module writes of itself."""
-        checkpoint[KEY] = plain(training(trainer, pl_module))
+        """Adds plain values under :data:`ORIGIN_KEY`."""
+        checkpoint[ORIGIN_KEY] = to_plain(training_origin(trainer, pl_module))
 
 
-def training(trainer: Trainer, module: Any) -> dict[str, Any]:
-    """Where what a run trains comes from: ``base``, ``data`` (names), ``about`` (by name).
-
-    Args:
-        trainer: Has the data, and the command line's words.
-        module: What is trained.
-    """
-    about = {"stage": type(module).__name__, **getattr(module, "about", {}), **origin(trainer)}
-    names = getattr(getattr(trainer, "datamodule", None), "sources", [])
+def training_origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Returns what a model is trained from: ``base``, ``data`` (names), ``about`` (by name)."""
+    stage, data = stage_of(trainer), data_of(trainer)
+    about = {"stage": type(module).__name__, **(stage.about if stage else {}), **origin(trainer)}
     return {
-        "base": from_anywhere(module.tokenizer_name),
-        "data": [from_anywhere(name) for name in names],
+        "base": _portable_name(stage.tokenizer_name) if stage else None,
+        "data": [_portable_name(name) for name in (data.sources if data else [])],
         "about": about,
     }
 
 
-def from_anywhere(name: str) -> str:
-    """A name that means the same in another working directory: that of a folder in full.
-
-    Args:
-        name: A file, a folder, or what is none of this machine's.
-    """
-    return str(Path(name).resolve()) if Path(name).exists() else without_passwords(name)
-
-
 def origin(trainer: Trainer) -> dict[str, Any]:
-    """Which command made something, when, and with what versions.
-
-    Args:
-        trainer: One of the command line has its words.
-    """
-    made_by = command_of(trainer)
+    """Returns ``command``, ``created`` (ISO time) and ``versions`` of the present run."""
+    command = command_of(trainer)
+    line = shell_line(command.words) if command else shell_line(sys.argv, "python")
     return {
-        "command": command(made_by.words) if made_by else command(sys.argv, "python"),
+        "command": line,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": {name: _installed_version(name) for name in _PACKAGES.split()},
     }
 
 
-def command(words: Sequence[str], program: str = "python -m detox_lightning") -> str:
-    """The command line that was given, without what is secret.
+def to_plain(value: Any) -> Any:
+    """Turns dataclasses into dictionaries, and numbers of restricted types into plain ones.
 
-    Args:
-        words: Its words after the program's name.
-        program: What stands before them.
+    Functions are left out of dictionaries; other objects become their text. Tensors stay.
     """
-    return f"{program} {shlex.join(redact_words(words))}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items() if not callable(item)}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value if value is None or isinstance(value, Tensor) else str(value)
+
+
+def _portable_name(name: str) -> str:
+    """Returns a name that also means the same in another working directory."""
+    return str(Path(name).resolve()) if Path(name).exists() else without_passwords(name)
+
+
+def _installed_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it runs from a folder that isn't installed
+        return "unknown"

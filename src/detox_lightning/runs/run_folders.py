@@ -1,4 +1,4 @@
-"""Where files go: a run's folder, folders that appear when complete, names not yet taken."""
+"""Where a run's files go, and how a file or folder appears only when it is complete."""
 
 import os
 import shutil
@@ -15,150 +15,100 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, TrainingError, writing
 
-
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """Lets a block fill a folder, which appears under its name at the block's end.
-
-    Args:
-        folder: Where to, nothing or an empty folder as yet. If another process fills it meanwhile,
-            this one's gets a number.
-
-    Yields:
-        The folder to fill, beside it, of this process alone. What processes that are no more have
-        left of theirs is removed.
-
-    Raises:
-        InputError: If there is something in the folder.
-        TrainingError: If the disk is full, or what was filled can't get its name: that stays, under
-            another.
-    """
-    refuse_full(folder, str(folder))
-    remove_abandoned(folder)
-    partial = folder.with_name(f".{folder.name}.{gethostname()}-{os.getpid()}.partial")
-    try:
-        with writing(folder):
-            partial.mkdir(parents=True)
-            yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    let_read(partial)
-    settle(partial, folder)
+PARTIAL = ".partial"  # suffix of a file or folder that is still being written
 
 
-def settle(partial: Path, folder: Path) -> None:
-    """Gives a folder that is complete its name; it is removed no more.
-
-    Args:
-        partial: What it is called as yet.
-        folder: What it shall be called; with a number if that is filled meanwhile.
-
-    Raises:
-        TrainingError: If it can't be called so; says where it is.
-    """
-    here = partial
-    try:
-        here = here.rename(free(partial.with_suffix(".complete")))  # no more an abandoned one
-        place = filled_meanwhile(folder, str(folder))
-        if place.exists():
-            place.rmdir()
-        here.rename(place)
-    except OSError as error:
-        raise TrainingError(
-            f"{folder}: can't be written ({error.strerror or error}); all that was to be in it is "
-            f"in {here}: move it"
-        ) from error
+def log_folder(trainer: Trainer) -> Path:
+    """Returns the run's folder, as ``ModelCheckpoint`` would; a collective operation."""
+    folder = Path(trainer.default_root_dir)
+    if logger := trainer.logger:
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        folder = Path(logger.save_dir or folder, str(logger.name), version)
+    return Path(trainer.strategy.broadcast(str(folder)))
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Removes what processes of this machine that are no more have left of a folder.
+def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
+    """Returns the folder of the run that wrote ``checkpoint``; of this run (collective) if None."""
+    if not checkpoint:
+        return log_folder(trainer)
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def local_log_folders(trainer: Trainer) -> list[Path]:
+    """Returns the folders on this machine into which a trainer's loggers write."""
+    known = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger | CSVLogger)]
+    return [Path(x.log_dir) for x in known if "://" not in str(x.log_dir)]
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``, which writes nothing."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+# -- what is there already
+
+
+def is_occupied(path: Path) -> bool:
+    """Whether there is a file, or a folder that isn't empty."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def next_free_path(path: Path, promised_as: str = "") -> Path:
+    """Returns ``path``, or ``path-1``, ``path-2``, … if it is occupied.
 
     Args:
-        folder: What was to be written.
+        path: A file or a folder.
+        promised_as: The flag and value by which the user chose ``path``, which was free then. A
+            warning names it if ``path`` has been taken since; hours of work are still saved.
     """
-    for partial in folder.parent.glob(f".{escape(folder.name)}.{escape(gethostname())}-*.partial"):
-        process = partial.name.removesuffix(".partial").rpartition("-")[2]
-        if process.isdecimal() and not is_running(int(process)):
-            shutil.rmtree(partial, ignore_errors=True)
+    candidate, number = path, 1
+    while is_occupied(candidate):
+        candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    if promised_as and candidate != path:
+        rank_zero_warn(
+            f"{promised_as} was filled by something else meanwhile; writing to {candidate}"
+        )
+    return candidate
 
 
-def is_running(process: int) -> bool:
-    """Whether another process of this machine is still there.
+def output_folder(flag: str, chosen: str | None, default: Path) -> Path:
+    """Returns the folder to write results into, never one that holds something.
 
     Args:
-        process: Its id; this one's own is no other's.
+        flag: The flag that chooses the folder: ``report.folder``.
+        chosen: The flag's value; None for the default.
+        default: Gets a number if it is occupied.
     """
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
+    if chosen is None:
+        return next_free_path(default)
+    return next_free_path(Path(chosen), f"{flag}={chosen}")
 
 
-def let_read(folder: Path) -> None:
-    """Gives files the rights of any new file: safetensors keeps its own to their owner.
-
-    Args:
-        folder: Which was made with the usual rights.
-    """
-    rights = folder.stat().st_mode & 0o666
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with suppress(OSError):  # some disks have no rights
-                file.chmod(rights)
-
-
-def filled_meanwhile(folder: Path, name: str) -> Path:
-    """A folder that was empty when it was looked at; with a number, and a warning, if it isn't now.
-
-    So what took hours is not lost.
-
-    Args:
-        folder: Where something is to be written.
-        name: The flag and its value, or the folder: for the warning.
-    """
-    place = free(folder)
-    if place != folder:
-        rank_zero_warn(f"{name} was filled by something else meanwhile; writing to {place}")
-    return place
-
-
-def refuse_full(folder: Path, name: str) -> None:
-    """Makes sure that nothing would be overwritten.
+def refuse_occupied(folder: Path, name: str) -> None:
+    """Raises an InputError if a folder holds something, which would be overwritten.
 
     Args:
         folder: Where something is to be written.
         name: The flag and its value, or the folder: for the message.
-
-    Raises:
-        InputError: If there is something.
     """
-    if holds_something(folder):
+    if is_occupied(folder):
         raise InputError(
             f"{name}: there is something in it already, which would be overwritten. "
             "Give another folder, or move this one away."
         )
 
 
-def refuse_unwritable(folder: Path, name: str, makes: bool = True) -> None:
-    """Makes sure that something can be written into a folder.
+def refuse_unwritable(folder: Path, name: str, create: bool = True) -> None:
+    """Raises an InputError if no file can be created in a folder.
 
     Args:
         folder: Where something is to be written.
         name: The flag and its value: for the message.
-        makes: Whether it is made if it isn't there; else the folder that it would be in is looked
-            at.
-
-    Raises:
-        InputError: If it can't.
+        create: Whether to create a missing folder; otherwise its nearest parent is tried.
     """
     try:
-        if makes:
+        if create:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -170,51 +120,81 @@ def refuse_unwritable(folder: Path, name: str, makes: bool = True) -> None:
         ) from error
 
 
-def free(folder: Path) -> Path:
-    """The folder or file itself, or with the first number at which nothing is in the way."""
-    candidate, number = folder, 1
-    while holds_something(candidate):
-        name = f"{folder.stem}-{number}{folder.suffix}"
-        candidate, number = folder.with_name(name), number + 1
-    return candidate
+# -- files and folders that appear when they are complete
 
 
-def holds_something(folder: Path) -> bool:
-    """Whether there is a file, or a folder that isn't empty."""
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+def partial_of(path: Path) -> Path:
+    """Returns the hidden name under which this process writes a file or folder."""
+    return path.with_name(f".{path.name}.{gethostname()}-{os.getpid()}{PARTIAL}")
 
 
-def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
-    """The folder of the run that made a checkpoint, else the present run's.
+def writer_runs(partial: Path) -> bool | None:
+    """Whether the process that writes ``partial`` still runs; None if it is of another machine."""
+    host, _, process = partial.name.removesuffix(PARTIAL).rpartition("-")
+    if not host.endswith(f".{gethostname()}") or not process.isdecimal():
+        return None
+    if int(process) == os.getpid():  # this process writes nothing else now
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        pass
+    return True
 
-    Args:
-        trainer: All processes must ask, as the loggers' folder is agreed on between them.
-        checkpoint: The file; None for the present run.
-    """
-    if not checkpoint:
-        return log_folder(trainer)
-    folder = Path(checkpoint).parent
-    return folder.parent if folder.name == "checkpoints" else folder
 
-
-def log_folder(trainer: Trainer) -> Path:
-    """The run's folder, with whatever logger: the one that ``ModelCheckpoint`` takes.
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Lets a block fill a folder that gets its name when the block is done.
 
     Args:
-        trainer: All processes must ask, as they agree on the first one's.
+        folder: Absent or empty. If something else fills it meanwhile, the new one gets a number.
+
+    Yields:
+        A hidden folder beside it. Those that dead processes of this machine left are removed.
+
+    Raises:
+        InputError: If there is something in the folder.
+        TrainingError: If the disk is full, or if the complete folder can't be renamed; the message
+            then says where it is.
     """
-    folder = Path(trainer.default_root_dir)
-    if logger := trainer.logger:
-        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-        folder = Path(logger.save_dir or folder, str(logger.name), version)
-    return Path(trainer.strategy.broadcast(str(folder)))
+    refuse_occupied(folder, str(folder))
+    for left in folder.parent.glob(f".{escape(folder.name)}.{escape(gethostname())}-*{PARTIAL}"):
+        if writer_runs(left) is False:
+            shutil.rmtree(left, ignore_errors=True)
+    partial = partial_of(folder)
+    try:
+        with writing(folder):
+            partial.mkdir(parents=True)
+            yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _share(partial)
+    _publish(partial, folder)
 
 
-def log_folders(trainer: Trainer) -> list[Path]:
-    """The folders of this machine that loggers write a run's files into.
+def _share(folder: Path) -> None:
+    """Gives files the usual permissions: safetensors makes them readable to their owner alone."""
+    permissions = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with suppress(OSError):  # some file systems have no permissions
+                file.chmod(permissions)
 
-    Args:
-        trainer: With its loggers.
-    """
-    known = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger | CSVLogger)]
-    return [Path(x.log_dir) for x in known if "://" not in str(x.log_dir)]
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Renames a complete folder, first so that no other process takes it for an abandoned one."""
+    here = partial
+    try:
+        here = here.rename(next_free_path(partial.with_suffix(".complete")))
+        place = next_free_path(folder, promised_as=str(folder))
+        if place.exists():
+            place.rmdir()
+        here.rename(place)
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: can't be written ({error.strerror or error}); all that was to be in it is "
+            f"in {here}: move it"
+        ) from error

@@ -1,7 +1,7 @@
-"""What is done when a run is asked to end: finish the rollout, save, say how to go on.
+"""Ends a run on a signal: finish the rollout, save, say how to go on.
 
-Lightning's own handlers save in the midst of a step (SLURM) or begin a collective operation from
-within the handler (several processes), so ours take their place while ``fit`` trains.
+Lightning's own handlers save in the middle of a step (SLURM), or start a collective operation in
+the handler (several processes). The handlers here take their place while ``fit`` trains.
 """
 
 import os
@@ -17,88 +17,76 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from detox_lightning.data.loader_workers import SIGNALS
-from detox_lightning.runs.command_line import command_of
-from detox_lightning.runs.provenance import command
+from detox_lightning.errors import STOP_SIGNALS
+from detox_lightning.runs.command_line import command_of, shell_line
 
 
-class Requests:
-    """Notes signals that ask the run to end."""
+class StopRequests:
+    """Records the first signal that asks the run to end.
+
+    Attributes:
+        received: Its number; 0 if there was none.
+    """
 
     def __init__(self) -> None:
-        """Nothing was asked for yet."""
         self.received = 0
 
     def listen(self) -> None:
-        """Takes the place of Lightning's handlers, which come back when ``fit`` ends."""
+        """Replaces Lightning's handlers, which come back when ``fit`` ends."""
         self.received = 0
         if threading.current_thread() is threading.main_thread():
-            for signum in (*SIGNALS, signal.SIGINT):
-                is_deaf = signal.getsignal(signum) is signal.SIG_IGN  # as in a shell's background
-                if not (signum == signal.SIGINT and is_deaf):
-                    signal.signal(signum, self.note)
+            for signum in (*STOP_SIGNALS, signal.SIGINT):
+                is_ignored = signal.getsignal(signum) is signal.SIG_IGN  # as a shell's background
+                if not (signum == signal.SIGINT and is_ignored):
+                    signal.signal(signum, self._record)
 
-    def note(self, signum: int, frame: Any) -> None:
-        """Remembers a signal; a second one changes nothing, but a second Ctrl-C ends at once.
-
-        Args:
-            signum: Its number.
-            frame: Where the program was.
-        """
-        is_by_hand = signum == signal.SIGINT
-        if is_by_hand:
+    def _record(self, signum: int, frame: Any) -> None:
+        """Records a signal; a second Ctrl-C ends the program at once."""
+        is_ctrl_c = signum == signal.SIGINT
+        if is_ctrl_c:
             signal.signal(signum, signal.default_int_handler)
         if not self.received:
             self.received = signum
             name = signal.Signals(signum).name
-            more = "; once more ends at once" if is_by_hand else ""
-            # not print: a handler may have interrupted one
+            more = "; once more ends at once" if is_ctrl_c else ""
+            # not print: the handler may have interrupted one
             os.write(2, f"{name}: stops after this rollout{more}\n".encode())
 
     def agreed(self, trainer: Trainer) -> int:
-        """The signal that any process got, the same in all of them; 0 if none did.
+        """Returns the signal that any process has received, the same one in all; 0 if none has.
 
-        Args:
-            trainer: All processes must ask.
+        A collective operation: all processes must call it.
         """
         if trainer.world_size == 1 or not torch.distributed.is_initialized():
             return self.received
         received = torch.tensor(self.received, device=trainer.strategy.root_device)
-        # not by the strategy, which would let all wait for each other first, at every batch
+        # not strategy.reduce, which adds a barrier, at every batch
         torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
         return int(received)
 
 
-def how_to_go_on(saved: str | None, given: Sequence[str] | None = None) -> str:
-    """What the user reads when a run has been stopped.
-
-    Args:
-        saved: The checkpoint; None if there is none.
-        given: The command line's words; None: the program's own.
-    """
-    kept = without_checkpoint(sys.argv[1:] if given is None else given)
-    words = command([*kept, "--ckpt_path", "last"])
+def how_to_go_on(trainer: Trainer, saved: str | None) -> str:
+    """Returns the message for a run that was stopped and ``saved`` in a checkpoint, if any."""
+    command = command_of(trainer)
+    words = without_checkpoint(sys.argv[1:] if command is None else command.words)
     state = f"everything is saved in {saved}" if saved else "there is no checkpoint yet"
-    return f"{state}. To go on: {words}"
+    return f"{state}. To go on: {shell_line([*words, '--ckpt_path', 'last'])}"
 
 
 def without_checkpoint(words: Sequence[str]) -> list[str]:
-    """A command line's words without ``--ckpt_path``."""
-    kept, flag = [], "--ckpt_path"
-    for place, word in enumerate(words):
-        is_value = place > 0 and words[place - 1] == flag
-        if not is_value and word != flag and not word.startswith(f"{flag}="):
-            kept.append(word)
-    return kept
+    """Returns a command line's words without ``--ckpt_path`` and its value."""
+    flag = "--ckpt_path"
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if flag not in (before, word) and not word.startswith(f"{flag}=")
+    ]
 
 
 def requeue(trainer: Trainer, signum: int) -> None:
-    """Has SLURM start the job again, where Lightning would and its command goes on with the run.
+    """Asks SLURM to start the job again, where Lightning would and the job would then resume.
 
-    Args:
-        trainer: Knows whether this is a job of SLURM's, and of the command line whether that, given
-            once more, begins anew; a program of the user's own may go on in another way.
-        signum: What was received.
+    A program of the user's own is trusted to resume.
     """
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
@@ -108,8 +96,8 @@ def requeue(trainer: Trainer, signum: int) -> None:
     job = os.environ["SLURM_JOB_ID"]
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    made_by = command_of(trainer)
-    if made_by is not None and not made_by.resumes:
+    command = command_of(trainer)
+    if command is not None and not command.resumes:
         rank_zero_warn(
             f"SLURM is not asked to start job {job} again: its command would begin anew; "
             "give --ckpt_path last in it, or ckpt_path: last in its configuration"

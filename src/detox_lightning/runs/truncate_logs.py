@@ -1,7 +1,7 @@
-"""Curves of a run that goes on in its folder: what comes after the checkpoint is cut off."""
+"""The loggers of a run: folders that no other run has, and curves that end at the checkpoint."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,77 +9,18 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from detox_lightning.errors import InputError, explain
-from detox_lightning.runs.atomic_save import partial_of
-from detox_lightning.runs.run_folders import refuse_unwritable
-
-KEPT = ".metrics.csv.kept"
-
-
-def cut_curves(logger: Logger, point: int) -> None:
-    """Makes a logger's curves end before a point of the x-axis, if there are any in its folder.
-
-    Args:
-        logger: Of TensorBoard or CSV; others are left alone. Nothing was logged yet.
-        point: The first that goes.
-    """
-    if isinstance(logger, TensorBoardLogger) and any(Path(logger.log_dir).glob("events.out.*")):
-        cut_events(logger.experiment, point)
-    if isinstance(logger, CSVLogger):
-        cut_rows(logger, point)
-
-
-def cut_events(writer: Any, point: int) -> None:
-    """Tells TensorBoard's readers that a run goes on here, and to drop what they know of later.
-
-    Args:
-        writer: A ``SummaryWriter`` of the same folder.
-        point: The first that goes.
-    """
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    writer.file_writer.add_event(Event(step=point, file_version="brain.Event:2"))
-    start = SessionLog(status=SessionLog.START)
-    writer.file_writer.add_event(Event(step=point, session_log=start))
-    writer.flush()
+from detox_lightning.runs.run_folders import partial_of, refuse_unwritable
 
 
 @rank_zero_only
-def keep_rows(loggers: Iterable[Logger]) -> None:
-    """Puts ``metrics.csv`` out of the way of Lightning, which removes it when a run goes on.
-
-    Args:
-        loggers: Not in use yet.
-    """
-    for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            file = Path(logger.log_dir) / "metrics.csv"
-            if file.is_file():
-                file.replace(file.with_name(KEPT))
-
-
-def put_rows_back(loggers: Iterable[Logger]) -> None:
-    """Undoes :func:`keep_rows` where a run has failed before it could go on.
-
-    Args:
-        loggers: Of the first process.
-    """
-    for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            kept = Path(logger.log_dir) / KEPT
-            file = kept.with_name("metrics.csv")
-            if kept.is_file() and not file.exists():
-                kept.replace(file)
-
-
-@rank_zero_only
-def claim_folders(loggers: Iterable[Logger]) -> None:
-    """Gives a new run folders that no other has, of the same number for all its loggers.
+def claim_version(loggers: Iterable[Logger]) -> None:
+    """Gives a new run the next version number at which none of its loggers has a folder.
 
     Args:
         loggers: Not in use yet; those that have a version keep it.
 
     Raises:
-        InputError: If there can't be folders.
+        InputError: If the folders can't be created.
     """
     known = (TensorBoardLogger, CSVLogger)
     new: list[Any] = [x for x in loggers if isinstance(x, known) and x._version is None]
@@ -103,52 +44,90 @@ def claim_folders(loggers: Iterable[Logger]) -> None:
 
 @rank_zero_only
 def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
-    """Makes sure that loggers can write into their folders.
+    """Raises an InputError if a logger can't write into its folder.
 
     Args:
         loggers: Not in use yet.
-        claims: Whether new ones get folders by :func:`claim_folders`, which says it by itself.
-
-    Raises:
-        InputError: If one can't.
+        claims: Whether new ones get folders by :func:`claim_version`, which checks by itself.
     """
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger | CSVLogger):
             continue
-        if claims and logger._version is None:  # to ask for the folder would choose a version
+        if claims and logger._version is None:  # reading log_dir would choose a version
             continue
         if "://" not in str(logger.log_dir):
             name = f"trainer.logger.save_dir={logger.save_dir}"
-            refuse_unwritable(Path(logger.log_dir), name, makes=False)
+            refuse_unwritable(Path(logger.log_dir), name, create=False)
 
 
-def cut_rows(logger: CSVLogger, point: int) -> None:
-    """Brings back what :func:`keep_rows` kept, up to a point.
+def truncate_curves(logger: Logger, point: int) -> None:
+    """Makes the curves in a logger's folder end before a place on their x-axis.
 
     Args:
-        logger: Whose rows they are.
-        point: The first that goes.
+        logger: Of TensorBoard or CSV, which has logged nothing yet; others are left alone.
+        point: The first place that is cut off.
     """
-    kept = Path(logger.log_dir) / KEPT
-    if not kept.is_file():
+    if isinstance(logger, TensorBoardLogger) and any(Path(logger.log_dir).glob("events.out.*")):
+        _truncate_events(logger.experiment, point)
+    if isinstance(logger, CSVLogger):
+        _truncate_rows(logger, point)
+
+
+def _truncate_events(writer: Any, point: int) -> None:
+    """Writes TensorBoard's mark of a new session, at which its readers drop later points."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    writer.file_writer.add_event(Event(step=point, file_version="brain.Event:2"))
+    start = SessionLog(status=SessionLog.START)
+    writer.file_writer.add_event(Event(step=point, session_log=start))
+    writer.flush()
+
+
+@rank_zero_only
+def set_rows_aside(loggers: Iterable[Logger]) -> None:
+    """Hides ``metrics.csv`` from Lightning's logger, which deletes it when a run resumes."""
+    for file, aside in _csv_files(loggers):
+        if file.is_file():
+            file.replace(aside)
+
+
+def restore_rows(loggers: Iterable[Logger]) -> None:
+    """Undoes :func:`set_rows_aside` if a run has failed before it logged anything."""
+    for file, aside in _csv_files(loggers):
+        if aside.is_file() and not file.exists():
+            aside.replace(file)
+
+
+def _csv_files(loggers: Iterable[Logger]) -> Iterator[tuple[Path, Path]]:
+    """Yields the file of each CSV logger, and the name under which it is set aside."""
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            file = Path(logger.log_dir, "metrics.csv")
+            yield file, file.with_name(".metrics.csv.kept")
+
+
+def _truncate_rows(logger: CSVLogger, point: int) -> None:
+    """Writes the rows that were set aside back, up to ``point``."""
+    ((file, aside),) = _csv_files([logger])
+    if not aside.is_file():
         return
-    with kept.open(newline="", encoding="utf8") as lines:
+    with aside.open(newline="", encoding="utf8") as lines:
         reader = csv.DictReader(lines)
         names = list(reader.fieldnames or [])
         rows = [row for row in reader if _step(row) < point]
     if rows:
-        partial = partial_of(kept)
+        partial = partial_of(aside)
         with partial.open("w", newline="", encoding="utf8") as lines:
             writer = csv.DictWriter(lines, names)
             writer.writeheader()
             writer.writerows(rows)
         logger.experiment.metrics_keys = names
-        partial.replace(kept.with_name("metrics.csv"))
-    kept.unlink()
+        partial.replace(file)
+    aside.unlink()
 
 
 def _step(row: dict[str, Any]) -> float:
-    """A row's place; infinite in one that was written in part."""
+    """Returns a row's step; infinity if the row was only half written."""
     try:
         return int(row["step"])
     except (KeyError, TypeError, ValueError):

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.finite import refuse_broken
-from detox_lightning.protocols import Stage
+from detox_lightning.protocols import CHECKPOINT_KEY, Stage
 from detox_lightning.redaction import without_secrets
+from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint
+from detox_lightning.runs.provenance import to_plain
 from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS,
     HYPER_PARAMETERS_OF_DATA,
@@ -23,12 +25,8 @@ from detox_lightning.stages.flag_changes import (
     misfits,
     tell_changes,
 )
-from detox_lightning.stages.plain import plain
 
-KEY = "detox_lightning"
 VERSION = 1
-BROKEN = "the checkpoint is broken"
-BEFORE = "give one from before it, such as previous.ckpt"
 
 # Numbers among the facts that training would go wrong with: their type and lower bound.
 _NUMBER = int | float
@@ -40,10 +38,6 @@ _NUMBERS: dict[str, tuple[Any, float]] = {
     "mean": (_NUMBER, -math.inf),
     "variance": (_NUMBER, 0),
 }
-
-
-class BrokenCheckpoint(InputError):
-    """A checkpoint holds values that no run writes; whoever knows the file adds its name."""
 
 
 class _BrokenWeights(TrainingError):
@@ -81,16 +75,16 @@ def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -
         "with a lower model.optimizer.lr",
         _BrokenWeights,
     )
-    checkpoint[KEY] = {
+    checkpoint[CHECKPOINT_KEY] = {
         "version": VERSION,
         "stage": module.stage_name,
         "base": module.tokenizer_name,
         "faults": module.faults.count,
-        **plain(facts),
+        **to_plain(facts),
     }
     for name in (HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA):
         if name in checkpoint:
-            checkpoint[name] = without_secrets(plain(checkpoint[name]))
+            checkpoint[name] = without_secrets(to_plain(checkpoint[name]))
 
 
 def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
@@ -161,7 +155,7 @@ def check_weights(module: nn.Module | _StageModule, weights: Mapping[str, Tensor
 
 def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Returns what :func:`save_stage` wrote; raises an InputError if this stage can't use it."""
-    facts: dict[str, Any] | None = checkpoint.get(KEY)
+    facts: dict[str, Any] | None = checkpoint.get(CHECKPOINT_KEY)
     if not isinstance(facts, dict) or not facts.keys() >= {"version", "stage", "base"}:
         raise InputError(
             "the checkpoint was not written by detox_lightning: nothing says what it is"
@@ -176,11 +170,10 @@ def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
             f"the checkpoint is of the {facts['stage']} stage, this is the {stage} stage. To begin "
             "from that stage's result, give its exported folder as the model, not as --ckpt_path."
         )
-    for name, value in {**facts, **(facts.get("moments") or {})}.items():
-        kind, least = _NUMBERS.get(name, (object, -math.inf))
-        if name in _NUMBERS and not (
-            isinstance(value, kind) and math.isfinite(value) and value >= least
-        ):
+    values = {**facts, **(facts.get("moments") or {})}
+    for name, (kind, least) in _NUMBERS.items():
+        value = values.get(name, 0)
+        if not (isinstance(value, kind) and math.isfinite(value) and value >= least):
             expected = "a whole number" if kind is int else "a number"
             expected += " from 0 on" if least == 0 else ""
             raise BrokenCheckpoint(
@@ -194,9 +187,8 @@ def _check_parameters(
 ) -> None:
     """Checks that a checkpoint's weights have the names and shapes of the parameters that learn."""
     shapes = {name: tuple(x.shape) for name, x in weights.items()}
-    names = set(trainable_names(module))
-    here = {name: tuple(p.shape) for name, p in module.named_parameters() if name in names}
-    reasons = misfits(plain(facts), saved, here, shapes)
+    here = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+    reasons = misfits(to_plain(facts), saved, here, shapes)
     if here == shapes:
         check_weights(module, weights)
         if reasons:

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.redaction import without_secrets
-from detox_lightning.stages.plain import plain
+from detox_lightning.runs.provenance import to_plain
 
 # flags with messages of their own, and flags that change no number
 _NOT_COMPARED = {
@@ -68,7 +68,7 @@ def differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]
     """
     if flag in _NOT_COMPARED:
         return
-    old, new = without_secrets(plain(old)), without_secrets(plain(new))
+    old, new = without_secrets(to_plain(old)), without_secrets(to_plain(new))
     if _class(old) == _class(new) and isinstance(old, dict) and isinstance(new, dict):
         if _class(old):
             old, new = old.get("init_args") or {}, new.get("init_args") or {}

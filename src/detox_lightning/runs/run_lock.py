@@ -1,0 +1,78 @@
+"""Locks on folders by which other processes see that a run is alive."""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
+except ImportError:  # Windows: goes without
+    lockf = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+
+
+class FolderLocks:
+    """The locks of a run's folders; they end with :meth:`release` or with the process.
+
+    On a disk without locks, folders always seem to be free.
+    """
+
+    def __init__(self) -> None:
+        self.handles: dict[Path, int] = {}  # by file
+
+    def acquire(self, folders: Iterable[Path]) -> Path | None:
+        """Locks folders, which are created if they are missing.
+
+        Returns:
+            The first that another process has locked: then none is locked here. Otherwise None.
+        """
+        for folder in folders if lockf is not None else ():
+            file = folder.resolve() / LOCK
+            if file in self.handles:
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                lockf(handle, LOCK_EX | LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                os.close(handle)
+                self.release()
+                return folder
+            except OSError as error:  # a file system without locks
+                rank_zero_warn(
+                    f"{folder}: this disk has no locks ({error.strerror}), so nobody is told that "
+                    "a run is alive there: start no second one in it"
+                )
+            self.handles[file] = handle
+        return None
+
+    def release(self) -> None:
+        """Unlocks all folders."""
+        while self.handles:
+            file, handle = self.handles.popitem()
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run in another process has locked a folder."""
+    if lockf is None:
+        return False
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        lockf(handle, LOCK_SH | LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False
