@@ -72,7 +72,7 @@ def test_roberta_counts_its_positions_from_the_padding_on(tmp_path: Path) -> Non
     RobertaForSequenceClassification(config).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     classifier = load(str(tmp_path))
-    assert classifier.cuts.most == 32
+    assert classifier.cuts.max_tokens == 32
     assert classifier([" ".join(["fool"] * 600)]).isfinite().all()
 
 

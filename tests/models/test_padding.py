@@ -87,7 +87,7 @@ def test_a_batch_is_read_as_each_text_alone(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(classifier(texts), alone, atol=1e-5, rtol=1e-5)
     assert classifier.model.config.pad_token_id == model.config.pad_token_id
     if most is not None:
-        assert classifier.cuts.most == most
+        assert classifier.cuts.max_tokens == most
         with pytest.warns(UserWarning, match=rf"reads {most} tokens: the end was cut off in 1 of"):
             assert classifier(["fool " * 99]).isfinite().all()
 
