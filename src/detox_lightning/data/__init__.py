@@ -3,5 +3,12 @@
 from detox_lightning.data.continuation import ContinuationDataModule
 from detox_lightning.data.dialogue import DialogueDataModule
 from detox_lightning.data.labeled import LabeledTextDataModule
+from detox_lightning.protocols import Data
 
 __all__ = ["ContinuationDataModule", "DialogueDataModule", "LabeledTextDataModule"]
+
+_data: tuple[type[Data], ...] = (  # mypy checks that they are
+    ContinuationDataModule,
+    DialogueDataModule,
+    LabeledTextDataModule,
+)

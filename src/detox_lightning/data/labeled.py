@@ -97,6 +97,7 @@ class LabeledTextDataModule(LightningDataModule):
         self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
         self.validation_fraction, self.split_seed = validation_fraction, split_seed
         self.num_samples, self.num_eval_samples = num_samples, num_eval_samples
+        self.batch_size = batch_size
         self.feed = Feed(batch_size, eval_batch_size, num_workers, seed)
         self._encoding: Encoding | None = None
         self._rows: dict[str, Dataset] = {}
@@ -125,6 +126,16 @@ class LabeledTextDataModule(LightningDataModule):
         flag = "--model.labels" if self.labels is None else "--data.labels"
         classes = Classes(tuple(self.label_names), self.label_map, flag)
         return LabeledTexts(self.sources, *self.columns, classes)
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens that a text may have."""
+        return self.max_tokens
+
+    @property
+    def max_target_tokens(self) -> int:
+        """0: there are no answers to learn from."""
+        return 0
 
     @property
     def validates(self) -> bool:
