@@ -22,6 +22,7 @@ from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.source import ModelSource
+from numerics import FLOAT32
 
 LIMIT = 40
 ROWS = 6
@@ -121,9 +122,9 @@ def check_equal(policy: Policy) -> Said:
     expected, got = said(policy, plain=True), said(policy)
     assert torch.equal(got.ids, expected.ids)
     # the scores that are sampled from are float32
-    torch.testing.assert_close(got.logprobs, expected.logprobs, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(got.logprobs, expected.logprobs, atol=FLOAT32, rtol=0)
     # T5's norms have sums in float32
-    torch.testing.assert_close(got.hidden, expected.hidden, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.hidden, expected.hidden, atol=FLOAT32, rtol=0)
     return got
 
 
