@@ -45,13 +45,13 @@ class PeerFailureCallback(Callback):
     ) -> None:
         """Names the rank in the message and ends the processes that this one has started."""
         self.ended.set()
-        is_by_all = isinstance(exception, TrainingError) and exception.by_all
-        if trainer.world_size == 1 or is_by_all or isinstance(exception, Stopped):
-            return  # alone, or in all processes, which end by themselves
         launcher = trainer.strategy.launcher
         started = launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
         children = list(started)
         started.clear()  # or Lightning, seeing one of them end, would kill this process
+        is_by_all = isinstance(exception, TrainingError) and exception.by_all
+        if trainer.world_size == 1 or is_by_all or isinstance(exception, Stopped):
+            return  # alone, or in all processes, which end by themselves
         if isinstance(exception, (InputError, TrainingError)):
             exception.args = (f"rank {trainer.global_rank}: {exception}",)
         elif isinstance(exception, RuntimeError):  # perhaps a connection that another has closed
