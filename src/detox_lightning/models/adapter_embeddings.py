@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from detox_lightning.errors import InputError
 
@@ -88,48 +89,41 @@ def _unreached(model: Any) -> dict[str, str]:
     T5 has its token embeddings three times: the stacks call their own ``embed_tokens``, which are
     tied to ``shared``, and nothing calls that one.
     """
-    twins = _twins(model)
-    if not twins:
-        return {}
-    called = _called(model.get_base_model())
-    found = {}
-    for name, others in twins.items():
-        instead = [other for other in others if model.get_submodule(other) in called]
-        if instead and model.get_submodule(name) not in called:
-            found[name] = _ending(instead[0])
-    return found
-
-
-def _twins(model: Any) -> dict[str, list[str]]:
-    """The layers of peft on embeddings, each with the names of others that share its weight."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    embeddings = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Embedding)]
-    twins = {}
-    for name, layer in model.named_modules():
-        if not isinstance(layer, BaseTunerLayer) and not _is_copy(layer):
-            continue
-        base = _base_layer(layer)
-        if isinstance(base, nn.Embedding):
-            twins[name] = [n for n, m in embeddings if m is not base and m.weight is base.weight]
-    return {name: others for name, others in twins.items() if others}
+    modules = dict(model.named_modules())
+    twins = {
+        name: [
+            other
+            for other, module in modules.items()
+            if isinstance(module, nn.Embedding)
+            and module is not base
+            and module.weight is base.weight
+        ]
+        for name, layer in modules.items()
+        if (isinstance(layer, BaseTunerLayer) or _is_copy(layer))
+        and isinstance(base := _base_layer(layer), nn.Embedding)
+    }
+    called = _called(model.get_base_model()) if any(twins.values()) else set()
+    found = {}
+    for name, others in twins.items():
+        instead = [other for other in others if modules[other] in called]
+        if instead and modules[name] not in called:
+            found[name] = _ending(instead[0])
+    return found
 
 
 @torch.no_grad()
 def _called(base: Any) -> set[nn.Module]:
     """The modules that a model calls in a forward pass of two tokens."""
     called: set[nn.Module] = set()
-    hooks = [
-        layer.register_forward_pre_hook(lambda module, _: called.add(module))
-        for layer in base.modules()
-    ]
     two = torch.zeros(1, 2, dtype=torch.long, device=base.device)
     decoder = {"decoder_input_ids": two} if base.config.is_encoder_decoder else {}
+    hook = register_module_forward_pre_hook(lambda module, _: called.add(module))
     try:
         base(input_ids=two, **decoder)
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     return called
 
 

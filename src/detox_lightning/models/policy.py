@@ -8,7 +8,6 @@ from torch import Tensor
 from detox_lightning.algorithm.lm_head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
-from detox_lightning.models.adapter_copy import copy_adapter
 from detox_lightning.models.decoding.encoded_prompts import Prompts
 from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import Kept, merged
@@ -16,7 +15,7 @@ from detox_lightning.models.decoding.recording import Recorder
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.families.base import Family, HeadFunction, base_model
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.reference import REFERENCE, ReferencedModel
+from detox_lightning.models.reference import ReferencedModel, copy_adapter
 from detox_lightning.models.source import ModelSource
 from detox_lightning.models.special_tokens import (
     end_tokens,
@@ -269,7 +268,7 @@ def load_policy(
     model = source.load(lora, device, tokenizer, with_reference=True)
     policy = Policy(model, source.family, sampling, value_head)
     if source.has_adapter:
-        copy_adapter(model, REFERENCE, source.family)
+        copy_adapter(model, source.family)
     if policy.value_head is not None:
         policy.began_with_values = policy.value_head.restore(source.load_value_head())
     return policy

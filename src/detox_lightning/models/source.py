@@ -15,7 +15,8 @@ from detox_lightning.models.adapter_checkpoint import (
 )
 from detox_lightning.models.adapter_config import adapter_base, check_adapter_kind
 from detox_lightning.models.families.base import Family
-from detox_lightning.models.families.resolve import family_of
+from detox_lightning.models.families.decoder_only import DecoderOnly
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import (
     Weights,
     check_vocabulary,
@@ -31,6 +32,14 @@ from detox_lightning.models.weight_files import find_file
 from detox_lightning.protocols import CHECKPOINT_KEY
 
 VALUE_HEAD = "value_head.safetensors"
+LANGUAGE_MODELS = (  # endings of class names
+    "CausalLM",
+    "LMHeadModel",
+    "ConditionalGeneration",
+    "EncoderDecoderModel",
+    "MTModel",
+)
+STATE_SPACE_MODELS = ("mamba", "rwkv")
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,24 @@ class ModelSource:
 
     @cached_property
     def family(self) -> Family:
-        """The family of the base, by its config."""
-        return family_of(self.config, self.base)
+        """The family of the base, by its config.
+
+        Raises:
+            InputError: If the base is no language model, or one without attention.
+        """
+        classes, kind = self.config.architectures or [], self.config.model_type
+        if classes and not any(name.endswith(LANGUAGE_MODELS) for name in classes):
+            raise InputError(
+                f"the model {self.base!r} is a {classes[0]}, which doesn't write text: give a "
+                "model such as T5ForConditionalGeneration, GPT2LMHeadModel or LlamaForCausalLM"
+            )
+        if any(name in kind for name in STATE_SPACE_MODELS):
+            raise InputError(
+                f"the model {self.base!r} is of the kind {kind}, which keeps a state instead of "
+                "attending to what came before: such models are not supported. Give one such as "
+                "GPT-2, Llama or T5"
+            )
+        return EncoderDecoder() if self.config.is_encoder_decoder else DecoderOnly()
 
     @property
     def padding_side(self) -> Literal["left", "right"]:
@@ -118,12 +143,29 @@ class ModelSource:
         return self.family.padding_side
 
     def load_tokenizer(self) -> Any:
-        """Opens the base's tokenizer."""
+        """Opens the base's tokenizer, which pads on the family's side."""
         return load_tokenizer(self.base, padding_side=self.padding_side, **self.tokenizer_options)
 
     def check_positions(self, prompt: int, responses: dict[str, int]) -> None:
-        """Checks that the base has enough positions; see :meth:`Family.check_positions`."""
-        self.family.check_positions(self.config, self.base, prompt, responses)
+        """Checks that the base has positions for the longest prompt and the longest response.
+
+        Args:
+            prompt: Tokens of the longest prompt.
+            responses: Tokens of the longest response, by the flags that limit it.
+
+        Raises:
+            InputError: If the base has too few positions.
+        """
+        config = self.config.get_text_config(decoder=True)
+        available = getattr(config, "max_position_embeddings", None)
+        flag = max(responses, key=lambda flag: responses[flag])
+        needed = self.family.positions_needed(prompt, responses[flag])
+        if available is not None and needed > available:
+            raise InputError(
+                f"data.max_prompt_tokens={prompt}, {flag}={responses[flag]}: {self.base!r} has "
+                f"{available} positions, which must hold "
+                f"{'both together' if self.family.shares_positions else 'either'}; lower them"
+            )
 
     def load(
         self,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.encoded_prompts import Prompts, distinct
 from detox_lightning.models.decoding.steps import First
 
@@ -72,83 +71,34 @@ class Family(ABC):
         """
 
     def encode_prompts(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
-        """Computes all that does not depend on the responses, once for each distinct prompt.
+        """Computes what does not depend on the responses to prompts ``[b, s]``, equal ones once.
 
-        Args:
-            model: The language model.
-            ids: ``[b, s]``.
-            mask: ``[b, s]``.
-
-        Returns:
-            The prompts, without the columns that are padding in all of them.
+        Columns that are padding in all prompts are left out.
         """
         return distinct(ids, mask)
 
     @abstractmethod
     def prefill(self, model: Any, prompts: Prompts) -> First:
-        """Takes the first step of decoding, once for each distinct prompt.
-
-        Args:
-            model: The language model.
-            prompts: From :meth:`encode_prompts`.
-        """
+        """Takes the first step of decoding, once for each distinct prompt."""
 
     def decode_texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
-        """Returns the responses as text, without special tokens.
-
-        Args:
-            tokenizer: The model's tokenizer.
-            prompts: ``b`` prompts from :meth:`encode_prompts`.
-            response_ids: ``[b, t]``.
-        """
+        """Returns the responses ``[b, t]`` to prompts as text, without special tokens."""
         return list(tokenizer.batch_decode(response_ids, skip_special_tokens=True))
 
     @abstractmethod
     def strip_prompt(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
-        """Returns the response tokens in the output of transformers' ``generate``.
-
-        Args:
-            generated: ``[b, n]`` the output.
-            prompt_ids: ``[b, s]`` the prompts that ``generate`` was given.
-        """
+        """Returns the responses ``[b, t]`` in what ``generate`` made of prompts ``[b, s]``."""
 
     def positions_needed(self, prompt: int, response: int) -> int:
         """Returns the positions that a model needs for a prompt and a response of these lengths."""
         return prompt + response if self.shares_positions else max(prompt, response)
 
-    def check_positions(
-        self, config: Any, name: str, prompt: int, responses: dict[str, int]
-    ) -> None:
-        """Checks that a model has positions for the longest prompt and the longest response.
-
-        Args:
-            config: The model's.
-            name: The model's name, for the message.
-            prompt: Tokens of the longest prompt.
-            responses: Tokens of the longest response, by the flags that limit it.
-
-        Raises:
-            InputError: If the model has too few positions.
-        """
-        available = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-        flag = max(responses, key=lambda flag: responses[flag])
-        if available is not None and self.positions_needed(prompt, responses[flag]) > available:
-            raise InputError(
-                f"data.max_prompt_tokens={prompt}, {flag}={responses[flag]}: {name!r} has "
-                f"{available} positions, which must hold "
-                f"{'both together' if self.shares_positions else 'either'}; lower them"
-            )
-
     @abstractmethod
     def check_model(self, model: Any, name: str) -> None:
-        """Checks that the family's methods can run a model.
-
-        Args:
-            model: From transformers, with or without an adapter.
-            name: The model's name, for the message.
+        """Checks that the family's methods can run a model, with or without an adapter.
 
         Raises:
-            InputError: If they can't.
+            InputError: If they can't; its message gives the model's ``name``.
         """
 
     @torch.no_grad()
