@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from detox_lightning.data.loaders import Feed
+    from detox_lightning.data.loaders import Loaders
     from detox_lightning.evaluation.comparison import Comparison
     from detox_lightning.models.families.base import Family
     from detox_lightning.rollout import Samples
@@ -69,12 +69,12 @@ class Data(Protocol):
     Attributes:
         sources: Names of the data sets.
         batch_size: Rows of a batch, on each rank.
-        feed: Loaders, and the place in the epoch.
+        loaders: Makes the loaders and keeps the position in the epoch.
     """
 
     sources: list[str]
     batch_size: int
-    feed: "Feed"
+    loaders: "Loaders"
 
 
 def stage_of(trainer: "Trainer | None") -> Stage | None:
@@ -86,4 +86,4 @@ def stage_of(trainer: "Trainer | None") -> Stage | None:
 def data_of(trainer: "Trainer | None") -> Data | None:
     """Returns the data module that a trainer uses; None if it is somebody else's, or none."""
     data = getattr(trainer, "datamodule", None)
-    return cast(Data, data) if hasattr(data, "feed") else None
+    return cast(Data, data) if hasattr(data, "loaders") else None

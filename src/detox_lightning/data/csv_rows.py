@@ -1,20 +1,18 @@
-"""CSV, read strictly: each line has the header's fields, or a message names the line."""
+"""Reads CSV strictly: each line has the header's fields, or a message names the line."""
 
 import csv
 from collections.abc import Iterable, Iterator
 
+from detox_lightning.data.text_lines import Malformed
+
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-LONGEST = 2**31 - 1  # characters of a field; the library's own limit is less than a long dialogue
-
-
-class Malformed(ValueError):
-    """What is wrong in which line, and the remedy; the file's name goes before it."""
+MAX_FIELD_CHARS = 2**31 - 1  # the library's own limit is less than a long dialogue
 
 
 def parse(lines: Iterable[str]) -> Iterator[list[str]]:
-    """The header's names, then the fields of each row.
+    """Yields the header's names, then the fields of each row that isn't blank.
 
-    Blank lines are left out. Texts may be in quotes, quotes within them are written twice.
+    Texts may be in quotes, and quotes within them are written twice.
 
     Args:
         lines: With their line breaks, as a file gives them that was opened with ``newline=""``.
@@ -24,7 +22,7 @@ def parse(lines: Iterable[str]) -> Iterator[list[str]]:
             closed too early, two columns have the same name, or something else than commas
             separates them; or if there are no rows.
     """
-    before = csv.field_size_limit(LONGEST)
+    limit_before = csv.field_size_limit(MAX_FIELD_CHARS)
     try:
         rows = _rows(lines)
         _, header = next(rows, (1, []))
@@ -43,11 +41,11 @@ def parse(lines: Iterable[str]) -> Iterator[list[str]]:
         if is_empty:
             raise Malformed("the file holds no rows; give one that does")
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(limit_before)
 
 
 def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """The rows that aren't blank, and the line in which each begins."""
+    """Yields the rows that aren't blank, and the line in which each begins."""
     reader = csv.reader(_without_nulls(lines), strict=True)
     begins = 1
     try:
@@ -78,16 +76,15 @@ def _without_nulls(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _names(header: list[str]) -> list[str]:
-    """The columns' names; one without (as of row numbers) is called by its place."""
-    if len(header) == 1:
-        for separator, what in OTHER_SEPARATORS.items():
-            if separator in header[0]:
-                raise Malformed(
-                    f"the header has {what} between its columns, {header[0]!r}; separate columns "
-                    "by commas"
-                )
-    names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise Malformed(f"the header names the column {twice!r} twice; rename one of them")
+    """Returns the columns' names; a column without one is called by its number."""
+    for separator, what in OTHER_SEPARATORS.items():
+        if len(header) == 1 and separator in header[0]:
+            raise Malformed(
+                f"the header has {what} between its columns, {header[0]!r}; separate columns by "
+                "commas"
+            )
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
+    for name in names:
+        if names.count(name) > 1:
+            raise Malformed(f"the header names the column {name!r} twice; rename one of them")
     return names

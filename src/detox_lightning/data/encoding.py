@@ -1,4 +1,4 @@
-"""Text into token ids, done once and kept in the cache of ``datasets``; ids into padded batches."""
+"""Turns texts into token ids, kept in the cache of ``datasets``, and ids into padded batches."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,50 +11,48 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import load_config, load_tokenizer
+from detox_lightning.protocols import Stage
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from lightning.pytorch import Trainer
 
-# part of every cache key: raise it when the encoded columns change
-FORMAT = 2
+FORMAT = 2  # part of every cache key: raise it when the encoded columns change
 
 
 class Encoding:
-    """A tokenizer with what its owner needs to know of it.
+    """A tokenizer, used as the stage's kind of model wants it.
 
     Args:
-        name: Hub id, local folder or ``demo:NAME``; None: the one of the trainer's model.
-        trainer: Whose model is asked.
+        name: Hub id, local folder or ``demo:NAME``; None: the tokenizer of the stage's model.
+        stage: The training stage, if it is known.
 
     Attributes:
-        tokenizer: From ``transformers``.
-        pad_id: What batches are padded with; masks tell it from text, so EOS serves if need be.
-        padding_side: Where the trainer's model wants prompts padded; ``right`` if it doesn't say.
+        tokenizer: The tokenizer from ``transformers``.
+        pad_id: Id that fills batches; EOS if the tokenizer has no padding token.
+        padding_side: Side on which the model wants prompts padded.
 
     Raises:
-        InputError: If there is no such tokenizer, it has neither padding nor EOS, or it has more
-            tokens than the trainer's model embeds.
+        InputError: If there is no such tokenizer, it has neither a padding token nor EOS, or it has
+            more tokens than the model embeds.
     """
 
-    def __init__(self, name: str | None, trainer: "Trainer | None") -> None:
-        model = getattr(trainer, "lightning_module", None)
-        self.padding_side: str = getattr(model, "padding_side", "right")
-        own: str | None = getattr(model, "tokenizer_name", None)
-        options: dict[str, Any] = getattr(model, "tokenizer_options", {})
+    def __init__(self, name: str | None, stage: Stage | None) -> None:
+        own, options = (stage.tokenizer_name, stage.tokenizer_options) if stage else (None, {})
+        family = stage.family if stage else None
+        self.padding_side = family.padding_side if family else "right"
         self.name = name or own
         if self.name is None:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
         self.tokenizer: Any = load_tokenizer(self.name, **({} if name else options))
         if name and own and name != own:
-            self._check_fits(own, options)
+            self._check_vocabulary(own, options)
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
         # read before use: truncation leaves its traces in the tokenizer
         self._content = _content(self.tokenizer)
 
-    def _check_fits(self, model: str, options: dict[str, Any]) -> None:
-        """Makes sure that the model embeds all tokens of a tokenizer that isn't its own."""
+    def _check_vocabulary(self, model: str, options: dict[str, Any]) -> None:
+        """Raises InputError if a model does not embed all tokens of another model's tokenizer."""
         embedded = getattr(load_config(model, **options).get_text_config(), "vocab_size", None)
         if embedded is not None and len(self.tokenizer) > embedded:
             raise InputError(
@@ -64,11 +62,7 @@ class Encoding:
 
     @property
     def eos_id(self) -> int:
-        """What ends a text that a model is to write.
-
-        Raises:
-            InputError: If the tokenizer has no such token, as those of classifiers may.
-        """
+        """Id of the end-of-sequence token; InputError if the tokenizer has none."""
         eos: int | None = self.tokenizer.eos_token_id
         if eos is None:
             raise InputError(
@@ -76,21 +70,20 @@ class Encoding:
             )
         return eos
 
-    def ids(self, texts: list[str], limit: int | None = None) -> list[list[int]]:
-        """Token ids with the tokenizer's special tokens, cut to ``limit`` tokens (None: whole)."""
-        options = {} if limit is None else {"truncation": True, "max_length": limit}
+    def ids(self, texts: list[str], **options: Any) -> list[list[int]]:
+        """Returns token ids with special tokens; ``options`` go to the tokenizer."""
         encoded: list[list[int]] = self.tokenizer(texts, verbose=False, **options)["input_ids"]
         return encoded
 
     def prompt_ids(self, texts: list[str], chat: bool = False) -> list[list[int]]:
-        """Token ids of prompts; no EOS follows them where a decoder alone is to go on.
+        """Returns token ids of prompts, without EOS if a decoder alone continues them.
 
         Args:
             texts: The prompts.
-            chat: Whether they are what a user says, in the tokenizer's chat template.
+            chat: Whether they are put into the tokenizer's chat template, as the user's message.
 
         Raises:
-            InputError: If there is to be a chat template and the tokenizer has none.
+            InputError: If the tokenizer has no chat template and needs one.
         """
         if chat:
             return self._chat_ids(texts)
@@ -101,75 +94,57 @@ class Encoding:
         return [row[:-1] if row and row[-1] == eos else row for row in ids]
 
     def answer_ids(self, texts: list[str], limit: int) -> list[list[int]]:
-        """Token ids of answers, EOS last whether or not the tokenizer puts it there.
-
-        Args:
-            texts: The answers.
-            limit: Tokens an answer may have, EOS included; it is cut if it has more.
-        """
-        if self.padding_side == "right":
-            ids = self.ids(texts)
-        else:  # a decoder alone is in the middle of a text, not at its beginning
-            ids = self.tokenizer(texts, verbose=False, add_special_tokens=False)["input_ids"]
+        """Returns token ids of answers, cut to ``limit`` tokens of which the last is EOS."""
+        # a decoder alone is in the middle of a text, not at its beginning
+        ids = self.ids(texts, add_special_tokens=self.padding_side == "right")
         bodies = (row[:-1] if row[-1:] == [self.eos_id] else row for row in ids)
         return [[*body[: limit - 1], self.eos_id] for body in bodies]
 
     def _chat_ids(self, texts: list[str]) -> list[list[int]]:
-        said = [[{"role": "user", "content": text}] for text in texts]
-        encoded: list[list[int]] = self.tokenizer.apply_chat_template(
-            said, chat_template=self.chat_template, add_generation_prompt=True, return_dict=False
-        )
-        return encoded
-
-    @property
-    def chat_template(self) -> Any:
-        """The tokenizer's chat template.
-
-        Raises:
-            InputError: If it has none.
-        """
         if self.tokenizer.chat_template is None:
             raise InputError(
                 f"--data.chat_template=true: the tokenizer {self.name} has no chat template; leave "
                 "this out, or name a tokenizer that has one in --data.tokenizer"
             )
-        return self.tokenizer.chat_template
+        messages = [[{"role": "user", "content": text}] for text in texts]
+        encoded: list[list[int]] = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        return encoded
 
     def encode(
-        self, rows: "Dataset", function: Callable[..., dict[str, list[Any]]], *terms: Any
+        self, rows: "Dataset", function: Callable[..., dict[str, list[Any]]], *settings: Any
     ) -> "Dataset":
-        """Encodes all rows, or finds them in the cache; either way they stay on the disk.
+        """Encodes rows or finds them in the cache; either way they stay on the disk.
 
         Args:
-            rows: What to encode.
-            function: Takes a batch of columns and its rows' places, and gives the columns that
-                replace them.
-            terms: All that the result depends on, besides ``rows`` and the tokenizer. ``datasets``
-                can't tell by itself: a tokenizer hashes differently after use.
+            rows: Rows to encode.
+            function: Gets a batch of columns and the rows' numbers, and returns new columns.
+            settings: All that the result depends on besides ``rows`` and this encoding. The key of
+                ``datasets`` would not do, as a tokenizer's hash changes with its use.
         """
         from datasets.fingerprint import Hasher
 
-        key = Hasher.hash([FORMAT, rows._fingerprint, self._content, *terms])
-        columns = rows.column_names
+        parts = [FORMAT, rows._fingerprint, self._content, self.padding_side, *settings]
         return rows.map(
             function,
             with_indices=True,
             batched=True,
-            remove_columns=columns,
-            new_fingerprint=key,
+            remove_columns=rows.column_names,
+            new_fingerprint=Hasher.hash(parts),
             desc="Tokenizing",
         )
 
 
 def count_cut(encoded: "Dataset") -> int:
-    """How many encoded rows were cut, counted where they lie: Python never holds the column."""
+    """Counts the encoded rows that were cut, on the disk: no column is read into Python."""
     import pyarrow.compute
 
     return int(pyarrow.compute.sum(encoded.data.column("cut")).as_py() or 0)
 
 
 def count_blank(encoded: "Dataset", column: str) -> int:
-    """How many encoded rows have nothing but white space in a column, counted where they lie."""
+    """Counts the rows that hold only white space in a column, without reading it into Python."""
     import pyarrow.compute as compute
 
     texts = compute.utf8_trim_whitespace(encoded.data.column(column))
@@ -181,8 +156,8 @@ def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor
 
     Args:
         rows: ``b`` lists of token ids, the longest of length ``s``.
-        pad_id: What to fill with.
-        side: ``right`` or ``left``: where to fill.
+        pad_id: Id that fills the shorter ones.
+        side: ``right`` or ``left``: where they are filled.
 
     Returns:
         Ids ``[b, s]``, and a mask ``[b, s]`` that is True where they come from ``rows``.
@@ -196,15 +171,15 @@ def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor
 
 
 def _content(tokenizer: Any) -> str:
-    """What tells two tokenizers apart: content rather than name, as a folder can be rebuilt."""
+    """Returns what tells two tokenizers apart: their content, as a folder can be rebuilt."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = backend.to_str() if backend is not None else _files(tokenizer)
-    cuts = tokenizer.truncation_side
-    return repr((type(tokenizer).__name__, words, tokenizer.special_tokens_map, cuts))
+    vocabulary = backend.to_str() if backend is not None else _files(tokenizer)
+    special, side = tokenizer.special_tokens_map, tokenizer.truncation_side
+    return repr((type(tokenizer).__name__, vocabulary, special, side, tokenizer.chat_template))
 
 
 def _files(tokenizer: Any) -> list[tuple[str, bytes]]:
-    """All that a tokenizer writes of itself, for those whose words don't say how texts are cut."""
+    """Returns the files that a tokenizer saves, for one whose vocabulary does not tell all."""
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return [(file.name, file.read_bytes()) for file in sorted(Path(folder).iterdir())]

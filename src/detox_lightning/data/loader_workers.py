@@ -1,28 +1,22 @@
-"""Processes that load data, and the signals that they outlive."""
+"""Processes that prepare batches, and the signals that they ignore."""
 
 import multiprocessing
 import signal
 
-# those that ask a run to end; systems send them to all its processes, a loader's workers included
+# they ask a run to end, and systems send them to all its processes
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
 
-def work_on(worker: int) -> None:
-    """Lets a worker outlive a request that the run should end: the rollout still needs its batches.
-
-    A terminal sends Ctrl-C to workers, too.
-
-    Args:
-        worker: Its number.
-    """
-    for signum in (*SIGNALS, signal.SIGINT):
+def ignore_signals(worker: int) -> None:
+    """Keeps a worker alive when the run is asked to end: the rollout still needs its batches."""
+    for signum in (*SIGNALS, signal.SIGINT):  # a terminal sends Ctrl-C to workers, too
         signal.signal(signum, signal.SIG_IGN)
 
 
 def end_workers() -> None:
-    """Ends workers when the program exits, which would wait for those that ignore its SIGTERM."""
+    """Kills the workers when the program exits, as they ignore the SIGTERM that it waits for."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

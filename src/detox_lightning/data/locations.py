@@ -1,6 +1,7 @@
-"""Where a source of data lies: on the hub, in the package, in a folder or file of the user's."""
+"""Where the rows of a data set lie: on the hub, in the package, in a local folder or file."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -8,9 +9,11 @@ from detox_lightning.data.read_errors import reading
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
 
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
-OTHERS = {
+_NAME = re.compile(
+    r"(.*)[.](?:(?P<json>jsonl?)|(?P<csv>csv)|(?P<parquet>parquet(?![.]gz)))(?:[.]gz)?", re.DOTALL
+)
+_IRREGULAR = {
     stat.S_ISDIR: "a folder; give the file in it",
     stat.S_ISFIFO: "a pipe, which can be read only once; write it to a file and give that",
     stat.S_ISSOCK: "a socket; give a file",
@@ -20,7 +23,7 @@ OTHERS = {
 
 
 def find(source: str) -> Path | None:
-    """The path that a source names, or None for a hub id.
+    """Returns the path that a source names; None if it is a hub id.
 
     Args:
         source: Hub id, ``demo:NAME``, a folder or a file.
@@ -35,56 +38,46 @@ def find(source: str) -> Path | None:
         if path.exists():
             return path
         if path.is_symlink():
-            raise InputError(f"{source}: {_loose(path)}")
+            raise InputError(f"{source}: {irregular(path)}")
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or parse(path):
         raise InputError(f"{source}: there is no such file or folder; check the path")
     return None
 
 
 def expand(name: str) -> Path:
-    """The path of that name; ``~`` at its beginning is the home folder, but ``./~`` isn't."""
+    """Returns the path of a name, in which ``~`` is the home folder, but ``./~`` is not."""
     return Path(os.path.expanduser(name))  # `Path` would take the dot away first
 
 
 def parse(path: Path) -> tuple[str, str] | None:
-    """Name without suffix and kind of a file, or None if the suffix is unknown.
-
-    Args:
-        path: A file's, which need not be there.
-    """
-    name = path.name.removesuffix(".gz")
-    for suffix, kind in FORMATS.items():
-        zipped_parquet = kind == "parquet" and path.suffix == ".gz"
-        if name.endswith(suffix) and not zipped_parquet:
-            return name.removesuffix(suffix), kind
-    return None
+    """Returns a file's name without suffix, and ``json``, ``csv`` or ``parquet``; else None."""
+    found = _NAME.fullmatch(path.name)
+    return (found[1], str(found.lastgroup)) if found else None
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """The file of each split; :func:`check_file` says whether it can be read.
+    """Returns the file of each split; a file alone is the split ``train``.
 
     Args:
-        path: A folder, or a file.
+        path: A folder or a file.
 
     Raises:
-        InputError: If there are none, or two of one split.
+        InputError: If there are no files, or two for one split.
     """
     if not path.is_dir():
         if parse(path) is None:
-            what = irregular(path) or f"unknown kind of file; readable are {READABLE}"
-            raise InputError(f"{path}: {what}")
+            problem = irregular(path) or f"unknown kind of file; readable are {READABLE}"
+            raise InputError(f"{path}: {problem}")
         return {"train": path}
-    files: dict[str, Path] = {}
     with reading(path):
-        found = sorted(path.iterdir())
-    for file in found:
-        if parsed := parse(file):
-            other = files.setdefault(parsed[0], file)
-            if other != file:
-                raise InputError(
-                    f"{path}: {other.name} and {file.name} are both the split {parsed[0]!r}; "
-                    "remove one of them"
-                )
+        found = [(file, parsed) for file in sorted(path.iterdir()) if (parsed := parse(file))]
+    files: dict[str, Path] = {}
+    for file, (split, _) in found:
+        if (other := files.setdefault(split, file)) != file:
+            raise InputError(
+                f"{path}: {other.name} and {file.name} are both the split {split!r}; remove one of "
+                "them"
+            )
     if not files:
         raise InputError(
             f"{path}: no data files in this folder; it should hold train.jsonl, validation.jsonl, "
@@ -93,35 +86,12 @@ def files_of(path: Path) -> dict[str, Path]:
     return files
 
 
-def check_file(path: Path) -> None:
-    """Makes sure that there is a file, that it may be read, and that something is in it.
-
-    Args:
-        path: What should be a file.
-
-    Raises:
-        InputError: If not.
-    """
-    if what := irregular(path):
-        raise InputError(f"{path}: {what}")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: this file may not be read; change its permissions")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; give one with rows")
-
-
 def irregular(path: Path) -> str | None:
-    """What a path is if it isn't a file, and the remedy; None for a file, or for nothing at all.
-
-    Args:
-        path: What should be a file.
-    """
+    """Returns what a path is instead of a file, with the remedy; None if it is one, or nothing."""
     try:
         mode = path.stat().st_mode
     except OSError:
-        return _loose(path) if path.is_symlink() else None
-    return next((f"this is {what}" for is_it, what in OTHERS.items() if is_it(mode)), None)
-
-
-def _loose(path: Path) -> str:
-    return f"this is a link to {os.readlink(path)}, which leads to no file; mend the link"
+        if not path.is_symlink():
+            return None
+        return f"this is a link to {os.readlink(path)}, which leads to no file; mend the link"
+    return next((f"this is {what}" for is_it, what in _IRREGULAR.items() if is_it(mode)), None)

@@ -1,7 +1,9 @@
-"""From a dialogue to a prompt: which rows, in what words, within how many tokens."""
+"""Rows that become prompts: tokenized within a limit, and collated into batches."""
 
+import re
+from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,170 +11,146 @@ from typing import Any
 import torch
 
 from detox_lightning.batches import PromptBatch
-from detox_lightning.data.counted import Counted, nonempty, within
+from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import Encoding, pad
-from detox_lightning.data.sources import KINDS, check_text, kind_of, load_rows
+from detox_lightning.data.row_source import RowSource
 from detox_lightning.errors import InputError
-
-FIELD = "{dialogue}"
-ROLES = ("dialogue", "summary", "reference")
+from detox_lightning.protocols import Stage
 
 
-@dataclass(frozen=True)
-class Dialogues:
-    """Which rows of a source are used.
+@dataclass(frozen=True, kw_only=True)
+class PromptRows(RowSource):
+    """Rows that become prompts.
 
-    Args:
-        source: As for :func:`~detox_lightning.data.sources.load_rows`.
-        columns: Those of the dialogue, of the summary and of the reference.
-        min_chars: Dialogues have more characters than this; None: no bound.
-        max_chars: Dialogues have at most so many characters; None: no bound.
+    Attributes:
+        chat_template: Whether prompts are put into the tokenizer's chat template.
+        max_prompt_tokens: Largest number of tokens of a prompt, its chat template included.
+        cut_long: Whether longer prompts are cut; otherwise they are left out.
     """
 
-    source: str
-    columns: tuple[str, str, str]
-    min_chars: int | None
-    max_chars: int | None
-
-    def read(self, split: str, flag: str, needs: Collection[str] = ()) -> Counted:
-        """Reads a split and keeps the rows with the texts that are needed, within the bounds.
-
-        Args:
-            split: Name of the split.
-            flag: The flag that named it, for the message.
-            needs: Of ``summary`` and ``reference`` those that no row may lack; a dialogue is always
-                needed.
-
-        Raises:
-            InputError: If there are no such rows; with the counts before and after each step.
-        """
-        rows = load_rows(self.source, split, flag)
-        roles = dict(zip(ROLES, self.columns, strict=True))
-        needed = [role for role in ROLES if role == "dialogue" or role in needs]
-        for role, column in roles.items():
-            has_none = column in rows.column_names and kind_of(rows, column) == KINDS["null"]
-            if role in needed or not has_none:
-                check_text(rows, column, f"--data.{role}_column", self.source)
-        counted = Counted.of(rows.select_columns(list(dict.fromkeys(self.columns))))
-        for role in needed:
-            counted = counted.keep(f"with a {role}", nonempty, [roles[role]], quiet=True)
-            if not len(counted.rows):
-                raise InputError(
-                    f"{self.source}: no row of {split!r} is left ({counted}): each needs text in "
-                    f"its column {roles[role]!r}; fill it in, or name another column with "
-                    f"--data.{role}_column"
-                )
-        bounds = {"--data.min_chars": self.min_chars, "--data.max_chars": self.max_chars}
-        given = [flag for flag, bound in bounds.items() if bound is not None]
-        if given:
-            low = "" if self.min_chars is None else f"{self.min_chars} < "
-            high = "" if self.max_chars is None else f" <= {self.max_chars}"
-            test = partial(within, above=self.min_chars, up_to=self.max_chars)
-            counted = counted.keep(f"with {low}characters{high}", test, [roles["dialogue"]])
-        if not len(counted.rows):
-            raise InputError(
-                f"{self.source}: no row of {split!r} is left ({counted}); change "
-                f"{' and '.join(given)}, or give other data"
-            )
-        return counted
-
-
-@dataclass(frozen=True)
-class PromptForm:
-    """How a row becomes a prompt and a target.
-
-    Args:
-        columns: Those of the dialogue, of the summary and of the reference.
-        template: Text with ``{dialogue}`` in it.
-        chat: Whether the prompt goes into the tokenizer's chat template.
-        max_prompt_tokens: Tokens a prompt may have, a chat template included.
-        max_target_tokens: Tokens a target may have, EOS included.
-    """
-
-    columns: tuple[str, str, str]
-    template: str
-    chat: bool
+    chat_template: bool
     max_prompt_tokens: int
-    max_target_tokens: int
+    cut_long: bool = True
+
+    @property
+    @abstractmethod
+    def settings(self) -> tuple[Any, ...]:
+        """All that the encoded rows depend on besides the rows and the tokenizer."""
+
+    def fill(self, text: str) -> str:
+        """Returns the prompt for a text."""
+        return text
+
+    @abstractmethod
+    def divide(
+        self, encoding: Encoding, batch: dict[str, list[Any]]
+    ) -> tuple[list[str], list[str], list[list[int]]]:
+        """Returns the texts for the prompts, the references, and token ids of the answers."""
+
+    @abstractmethod
+    def shorten(self, text: str, tokens: Callable[[str], int]) -> str:
+        """Returns the prompt for as much of a text as fits; ``tokens`` counts those of a prompt."""
+
+    def is_usable(self, prompt: str, ids: list[int]) -> bool:
+        """Whether a prompt stays."""
+        return True
 
     def encode(
-        self, encoding: Encoding, batch: dict[str, list[str | None]], places: list[int]
+        self, split: str, rows: CountedRows, encoding: Encoding, stage: Stage | None
+    ) -> CountedRows:
+        """Encodes rows; see :meth:`RowSource.encode`."""
+        empty = self.fill("")
+        if (alone := self._tokens(encoding, empty)) > self.max_prompt_tokens:
+            what = "the template" if empty else "the chat template"
+            what = what if empty or self.chat_template else "an empty prompt"
+            raise InputError(
+                f"--data.max_prompt_tokens={self.max_prompt_tokens}: {what} alone has {alone}; "
+                "raise it"
+            )
+        key = (*self.settings, self.chat_template, self.max_prompt_tokens, self.cut_long)
+        encoded = encoding.encode(rows.rows, partial(self.tokenize, encoding), *key)
+        if len(encoded) == len(rows.rows):
+            return rows._replace(rows=encoded)
+        return rows.then(f"with prompts of 1 to {self.max_prompt_tokens} tokens", encoded)
+
+    def tokenize(
+        self, encoding: Encoding, batch: dict[str, list[Any]], places: list[int]
     ) -> dict[str, list[Any]]:
-        """Fills the template and tokenizes.
+        """Makes and tokenizes prompts; there may be fewer of them than rows.
 
         Args:
             encoding: The tokenizer.
             batch: Columns of text.
-            places: Of the rows among all.
+            places: The rows' numbers among all rows.
 
         Returns:
-            ``prompt`` and ``reference`` (text), ``prompt_ids`` (at most ``max_prompt_tokens``),
-            ``target_ids`` (EOS last), ``cut``, whether the dialogue had to be shortened, and
-            ``index``, the place.
+            ``prompt`` and ``reference`` (text), ``prompt_ids``, ``target_ids`` (EOS last, or
+            empty), ``cut``, whether the prompt was shortened, and ``index``, the row's number.
         """
-        dialogues, summaries, references = (
-            [text or "" for text in batch[column]] for column in self.columns
-        )
-        prompts = [self.fill(dialogue) for dialogue in dialogues]
-        ids = encoding.prompt_ids(prompts, self.chat)
-        cut = [len(row) > self.max_prompt_tokens for row in ids]
-        for row in (row for row, long in enumerate(cut) if long):
-            prompts[row] = self.shorten(encoding, dialogues[row])
-            ids[row] = encoding.prompt_ids([prompts[row]], self.chat)[0]
-        return {
+        texts, references, target_ids = self.divide(encoding, batch)
+        prompts = [self.fill(text) for text in texts]
+        ids = encoding.prompt_ids(prompts, self.chat_template)
+        too_long = [len(row) > self.max_prompt_tokens for row in ids]
+        for row in (row for row, is_long in enumerate(too_long) if is_long and self.cut_long):
+            prompts[row] = self.shorten(texts[row], partial(self._tokens, encoding))
+            ids[row] = encoding.prompt_ids([prompts[row]], self.chat_template)[0]
+        columns: dict[str, list[Any]] = {
             "prompt": prompts,
             "reference": references,
             "prompt_ids": ids,
-            "target_ids": encoding.answer_ids(summaries, self.max_target_tokens),
-            "cut": cut,
+            "target_ids": target_ids,
+            "cut": too_long,
             "index": places,
         }
+        kept = [row for row, prompt in enumerate(prompts) if self.is_usable(prompt, ids[row])]
+        return {name: [column[row] for row in kept] for name, column in columns.items()}
 
-    def check(self, encoding: Encoding) -> None:
-        """Makes sure that there is room for a dialogue, before many are put into the template.
+    def _tokens(self, encoding: Encoding, prompt: str) -> int:
+        return len(encoding.prompt_ids([prompt], self.chat_template)[0])
 
-        Args:
-            encoding: The tokenizer.
+    def collator(self, encoding: Encoding) -> "PromptCollator":
+        """Makes the collator; see :meth:`RowSource.collator`."""
+        return PromptCollator(encoding.pad_id, encoding.padding_side)
 
-        Raises:
-            InputError: If the template alone has more than ``max_prompt_tokens``.
-        """
-        alone = len(encoding.prompt_ids([self.fill("")], self.chat)[0])
-        if alone > self.max_prompt_tokens:
-            raise InputError(
-                f"--data.max_prompt_tokens={self.max_prompt_tokens}: the template alone has "
-                f"{alone}; raise it"
-            )
 
-    def fill(self, dialogue: str) -> str:
-        """The prompt for a dialogue."""
-        return self.template.replace(FIELD, dialogue)
+def longest_fitting(ends: Sequence[int], tokens: Callable[[int], int], limit: int) -> int | None:
+    """Returns the last of some ascending ends of a text at which it has at most ``limit`` tokens.
 
-    def shorten(self, encoding: Encoding, dialogue: str) -> str:
-        """The prompt for as much of a dialogue as fits: its end is cut, the template stays.
+    Args:
+        ends: Where the text may end.
+        tokens: Counts the tokens of the text up to an end.
+        limit: Largest number of tokens.
+    """
+    # a longer text can have fewer tokens; even so the search ends at a length that fits
+    fitting = bisect_right(ends, limit, key=tokens)
+    return ends[fitting - 1] if fitting else None
 
-        Args:
-            encoding: The tokenizer.
-            dialogue: One whose prompt has more than ``max_prompt_tokens``; the template alone
-                hasn't, see :meth:`check`.
-        """
 
-        def tokens(characters: int) -> int:
-            return len(encoding.prompt_ids([self.fill(dialogue[:characters])], self.chat)[0])
+def divide_words(text: str, share: float) -> tuple[str, str]:
+    """Divides a text between two of its words.
 
-        # a longer text can have fewer tokens; even so the search ends at a length that fits
-        kept = bisect_right(range(len(dialogue)), self.max_prompt_tokens, key=tokens) - 1
-        return self.fill(dialogue[:kept])
+    Args:
+        text: Words with white space between them.
+        share: Share of the words that comes first, rounded down; at least one word does.
+
+    Returns:
+        Both parts without surrounding white space; both are empty if the text has only one word.
+    """
+    ends = word_ends(text)
+    if len(ends) < 2:
+        return "", ""
+    end = ends[max(1, int(len(ends) * share)) - 1]
+    return text[:end].strip(), text[end:].strip()
+
+
+def word_ends(text: str) -> list[int]:
+    """Returns where the words of a text end."""
+    return [word.end() for word in re.finditer(r"\S+", text)]
 
 
 @dataclass(frozen=True)
 class PromptCollator:
-    """Makes a :class:`PromptBatch` of encoded rows.
-
-    Args:
-        pad_id: What to pad with.
-        side: Where prompts are padded, ``right`` or ``left``.
-    """
+    """Pads encoded rows into a :class:`PromptBatch`, the prompts on ``side``."""
 
     pad_id: int
     side: str

@@ -214,9 +214,9 @@ class ResumeCallback(Callback):
                 "early stopping has ended this run: nothing is left to do. To train on, leave "
                 "EarlyStopping out of trainer.callbacks"
             )
-        feed = getattr(getattr(trainer, "datamodule", None), "feed", None)
-        if feed is not None and feed.moved:
-            move(loops, feed.batches)
+        loaders = getattr(getattr(trainer, "datamodule", None), "loaders", None)
+        if loaders is not None and loaders.batch_size_changed:
+            move(loops, loaders.batches)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cuts the curves; puts the figures back.

@@ -47,7 +47,7 @@ def check_conditions(module: Any, stage: str, figures: Collection[str]) -> None:
         return
     check_loop(trainer, module)
     data: Any = getattr(trainer, "datamodule", None)
-    validates = bool(data.val_dataloader()) if hasattr(data, "feed") else None
+    validates = bool(data.val_dataloader()) if hasattr(data, "loaders") else None
     check_monitors(module, validates, [f"val/{name}" for name in figures])
     try_out(module.optimization.make_optimizer, module.automatic_optimization)
     if validates is not None and isinstance(batches := len(data.train_dataloader()), int):
