@@ -1,12 +1,13 @@
-"""What callbacks, data modules and runs may rely on in a training stage and in a data module.
+"""What callbacks, data modules and checks may rely on in a training stage and in a data module.
 
-The three training stages have all members of :class:`Stage`, so that nobody has to try what a
-module has. A user's own LightningModule need not be a stage: :func:`stage_of` then gives None.
+The three training stages have all members of :class:`Stage`, and mypy checks that they do, so
+nobody has to guess what a module has. A user's own LightningModule need not be a stage.
 """
+# ruff: noqa: D102 (the classes' docstrings describe their properties)
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -23,44 +24,61 @@ class Stage(Protocol):
 
     Attributes:
         stage_name: ``supervised``, ``reward`` or ``ppo``.
-        seed: Seed of all random draws.
-        needs: Names of what the rows of a data set must have besides a prompt.
-        labels: Names of a classifier's classes in the order of their indices, where they are known.
-        family: The kind of language model; None for a classifier.
-        auto_class: The class of ``transformers`` that opens the model.
-        tokenizer_name: The model whose tokenizer the data must use.
+        seed: Seed of the run's random draws.
+        needs: What data rows may not lack besides a prompt: ``summary``, ``reference``.
+        labels: A classifier's class names, in the order of its outputs; None for a language model.
+        family: The language model's family; None for a classifier.
+        auto_class: Name of the ``transformers`` class that opens the model.
+        padding_side: The side on which the model wants its inputs padded.
+        tokenizer_name: The model whose tokenizer the data must use; an adapter's is its base's.
         tokenizer_options: Options with which the data must open that tokenizer.
-        faults: Steps that were left out because something was not finite.
-        rollouts: Rollouts done; None where a stage takes none.
-        samples: The newest rollout's texts, where there is one.
-        comparison: What the last ``test`` found, where there was one.
-        about: What a test compares and how, for its report.
-        export_name: Name of the folder that :meth:`export` writes.
+        faults: The steps or rollouts left out so far because something was not finite.
+        rollouts: Number of rollouts done; None for the stages without rollouts.
+        samples: Texts of the newest rollout; None before the first, and without rollouts.
+        kl_target: Target of an adaptive KL coefficient; None if there is none.
+        comparison: Result of the last ``test``; None before it. Only PPO's test compares.
+        about: What PPO's test compares and how, for its report; empty for the other stages.
+        export_name: Name of the folder that :meth:`export` writes: ``model`` or ``adapter``.
     """
 
-    stage_name: str
-    seed: int
-    needs: Collection[str]
-    labels: list[str] | None
-    faults: "Faults"
-    rollouts: int | None
-    samples: "Samples | None"
-    comparison: "Comparison | None"
-
+    @property
+    def stage_name(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def needs(self) -> Collection[str]: ...
+    @property
+    def labels(self) -> list[str] | None: ...
     @property
     def family(self) -> "Family | None": ...
     @property
     def auto_class(self) -> str: ...
     @property
+    def padding_side(self) -> Literal["left", "right"]: ...
+    @property
     def tokenizer_name(self) -> str: ...
     @property
     def tokenizer_options(self) -> dict[str, Any]: ...
     @property
+    def faults(self) -> "Faults": ...
+    @property
+    def rollouts(self) -> int | None: ...
+    @property
+    def samples(self) -> "Samples | None": ...
+    @property
+    def kl_target(self) -> float | None: ...
+    @property
+    def comparison(self) -> "Comparison | None": ...
+    @property
     def about(self) -> dict[str, Any]: ...
     @property
     def export_name(self) -> str: ...
-    def export(self, folder: str | Path) -> None: ...
-    def check_shardable(self) -> None: ...
+
+    def export(self, folder: str | Path) -> None:
+        """Writes what was trained, with its tokenizer, as a Hugging Face folder."""
+
+    def check_shardable(self) -> None:
+        """Raises an InputError if the model can't be trained with ``trainer.strategy=sharded``."""
 
 
 class Data(Protocol):
@@ -68,22 +86,40 @@ class Data(Protocol):
 
     Attributes:
         sources: Names of the data sets.
-        batch_size: Rows of a batch, on each rank.
-        loaders: Makes the loaders and keeps the position in the epoch.
+        batch_size: Rows of a training batch, on each rank.
+        max_prompt_tokens: Tokens that a prompt, or a text to classify, may have.
+        max_target_tokens: Tokens that an answer to learn from may have; 0 if there are none.
+        loaders: Makes the loaders and holds the position in the epoch.
     """
 
-    sources: list[str]
     batch_size: int
     loaders: "Loaders"
+
+    @property
+    def sources(self) -> Sequence[str]: ...
+    @property
+    def max_prompt_tokens(self) -> int: ...
+    @property
+    def max_target_tokens(self) -> int: ...
+
+    def train_dataloader(self) -> Sized:
+        """Full batches, from the checkpoint's place on."""
+
+    def val_dataloader(self) -> Sized:
+        """All validation rows; an empty list without validation."""
+
+
+def as_stage(module: object) -> Stage | None:
+    """Returns a module as the stage that it is; None if it is somebody else's."""
+    return cast(Stage, module) if hasattr(type(module), "stage_name") else None
 
 
 def stage_of(trainer: "Trainer | None") -> Stage | None:
     """Returns the stage that a trainer runs; None if its module is somebody else's."""
-    module = getattr(trainer, "lightning_module", None)
-    return cast(Stage, module) if hasattr(type(module), "stage_name") else None
+    return as_stage(getattr(trainer, "lightning_module", None))
 
 
 def data_of(trainer: "Trainer | None") -> Data | None:
     """Returns the data module that a trainer uses; None if it is somebody else's, or none."""
     data = getattr(trainer, "datamodule", None)
-    return cast(Data, data) if hasattr(data, "loaders") else None
+    return cast(Data, data) if hasattr(type(data), "max_prompt_tokens") else None

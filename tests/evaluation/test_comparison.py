@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detox_lightning.evaluation.comparison import Piece, merge
+from detox_lightning.evaluation.comparison import BatchComparison, merge
 
 DECODINGS = ["greedy", "sample 1"]
 
 
-def piece(*places: int) -> Piece:
+def piece(*places: int) -> BatchComparison:
     """Texts and figures that tell the place."""
     toxicity = np.array([[place / 10, 0.5] for place in places])
-    return Piece(
+    return BatchComparison(
         list(places),
         [f"prompt {place}" for place in places],
         [f"reference {place}" for place in places],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation import judge as judge_module
-from detox_lightning.evaluation.comparison import Piece, merge
+from detox_lightning.evaluation.comparison import BatchComparison, merge
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
@@ -69,7 +69,7 @@ def compare(evaluator: Evaluator, *sizes: int) -> Any:
 
 
 def test_what_is_asked_is_answered_and_judged(make: Any, policy: Policy) -> None:
-    piece: Piece = make(samples=2).compare(collate_pairs(PAIRS[:6]))
+    piece: BatchComparison = make(samples=2).compare(collate_pairs(PAIRS[:6]))
     assert set(piece.figures["before"]) == FIGURES
     assert set(piece.figures["after"]) == FIGURES | {"kl"}
     assert all(x.shape == (6, 3) for side in piece.figures.values() for x in side.values())

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from detox_lightning.errors import InputError, writing
-from detox_lightning.evaluation.comparison import from_all
+from detox_lightning.evaluation.comparison import gather_lists
 from detox_lightning.runs.checkpointing import is_trial
 from detox_lightning.runs.run_folders import free, log_folder
 
@@ -95,7 +95,7 @@ class PredictionsCallback(BasePredictionWriter):
         if is_trial(trainer):
             trainer.print("trainer.fast_dev_run: no predictions are written")
             return
-        lines = from_all(self.lines)
+        lines = gather_lists(self.lines)
         if trainer.is_global_zero:
             with writing(self.path):
                 self._write([line for _, line in sorted(lines, key=lambda placed: placed[0])])

@@ -49,6 +49,16 @@ class RowsDataModule(LightningDataModule):
         self._encoded: dict[str, Dataset] = {}
 
     @property
+    def max_prompt_tokens(self) -> int:
+        """Largest number of tokens of a prompt, or of a text to classify."""
+        return self.row_source.max_prompt_tokens
+
+    @property
+    def max_target_tokens(self) -> int:
+        """Largest number of tokens of an answer to learn; 0 if there are none."""
+        return self.row_source.max_target_tokens
+
+    @property
     def predict_split(self) -> str:
         """Name of the split that ``predict`` runs on."""
         return "test" if self.predict_rows is None else "predict"

@@ -133,7 +133,6 @@ class ContinuationDataModule(RowsDataModule):
             Loaders(batch_size, eval_batch_size, num_workers, seed),
             None if predict_source is None else PredictRows(predict_source, columns, "prompt"),
         )
-        self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, 0
         self.save_hyperparameters(logger=False)
 
 

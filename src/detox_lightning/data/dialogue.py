@@ -130,7 +130,6 @@ class DialogueDataModule(RowsDataModule):
             Loaders(batch_size, eval_batch_size, num_workers, seed),
             None if predict_source is None else PredictRows(predict_source, columns, "dialogue"),
         )
-        self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
         self.save_hyperparameters(logger=False)
 
 
@@ -143,14 +142,12 @@ class DialogueRows(PromptRows):
         min_chars: A dialogue has more characters than this; None: no bound.
         max_chars: A dialogue has at most this many characters; None: no bound.
         template: Prompt with ``{dialogue}`` in it.
-        max_target_tokens: Largest number of tokens of a summary, EOS included.
     """
 
     columns: tuple[str, str, str]
     min_chars: int | None
     max_chars: int | None
     template: str
-    max_target_tokens: int
 
     remedies: ClassVar[dict[str, str]] = {
         "validation": "; --data.validation_split=null does without",

@@ -38,8 +38,7 @@ class Encoding:
 
     def __init__(self, name: str | None, stage: Stage | None) -> None:
         own, options = (stage.tokenizer_name, stage.tokenizer_options) if stage else (None, {})
-        family = stage.family if stage else None
-        self.padding_side = family.padding_side if family else "right"
+        self.padding_side = stage.padding_side if stage else "right"
         self.name = name or own
         if self.name is None:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")

@@ -100,13 +100,12 @@ class LabeledTextDataModule(RowsDataModule):
             label_column=label_column,
             labels=None if labels is None else tuple(labels),
             renamed=names_by_label(label_map or {}),
-            max_tokens=max_tokens,
+            max_prompt_tokens=max_tokens,
         )
         if labels is not None:
             rows.label_map(None)
         loaders = Loaders(batch_size, eval_batch_size, num_workers, seed)
         super().__init__(rows, tokenizer, loaders)
-        self.max_tokens = max_tokens
         self.save_hyperparameters(logger=False)
 
 
@@ -119,21 +118,19 @@ class LabeledRows(RowSource):
         label_column: Column with the labels.
         labels: Class names that the user gave; None: those of the stage's model.
         renamed: Label in the data → class name.
-        max_tokens: Largest number of tokens of a text.
     """
 
     text_column: str
     label_column: str
     labels: tuple[str, ...] | None
     renamed: dict[str, str]
-    max_tokens: int
 
     skips_missing: ClassVar[bool] = True
 
     @property
     def truncation_note(self) -> str:
         """Log phrase for texts that were cut."""
-        return f"texts were cut at {self.max_tokens} tokens"
+        return f"texts were cut at {self.max_prompt_tokens} tokens"
 
     def label_map(self, stage: Stage | None) -> LabelMap:
         """Returns the classes: those of the stage's model, if it names them.
@@ -182,8 +179,10 @@ class LabeledRows(RowSource):
         self, split: str, rows: CountedRows, encoding: Encoding, stage: Stage | None
     ) -> CountedRows:
         """Tokenizes the texts; see :meth:`RowSource.encode`."""
-        function = partial(_tokenize, encoding, self.max_tokens)
-        return rows._replace(rows=encoding.encode(rows.rows, function, "labeled", self.max_tokens))
+        function = partial(_tokenize, encoding, self.max_prompt_tokens)
+        return rows._replace(
+            rows=encoding.encode(rows.rows, function, "labeled", self.max_prompt_tokens)
+        )
 
     def check(self, split: str, encoded: "Dataset", stage: Stage | None) -> None:
         """Makes sure that each class has a row to train on; warns if it has none to evaluate on."""

@@ -24,12 +24,10 @@ class PromptRows(RowSource):
 
     Attributes:
         chat_template: Whether prompts are put into the tokenizer's chat template.
-        max_prompt_tokens: Largest number of tokens of a prompt, its chat template included.
         cut_long: Whether longer prompts are cut; otherwise they are left out.
     """
 
     chat_template: bool
-    max_prompt_tokens: int
     cut_long: bool = True
 
     @property

@@ -38,6 +38,10 @@ class RowSource(ABC):
         splits: For ``train``, ``validation`` and ``test`` the name of the data set's split; None:
             it has none.
         limits: For each of them the largest number of rows; None: all.
+        max_prompt_tokens: Largest number of tokens of a prompt, its chat template included, or of a
+            text to classify.
+        max_target_tokens: Largest number of tokens of an answer to learn, EOS included; 0: there
+            are none.
         held_out: The split that is cut off the training rows; None: there is none.
         fallbacks: For a split that the data set lacks the split used in its place.
         remedies: For a split that the data set lacks the end of the message.
@@ -47,6 +51,8 @@ class RowSource(ABC):
     sources: tuple[str, ...]
     splits: dict[str, str | None]
     limits: dict[str, int | None]
+    max_prompt_tokens: int
+    max_target_tokens: int = 0
     held_out: HeldOut | None = None
     fallbacks: dict[str, str] = field(default_factory=dict)
     remedies: ClassVar[dict[str, str]] = {}

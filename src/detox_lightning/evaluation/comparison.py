@@ -10,7 +10,7 @@ Figures = dict[str, NDArray[np.float64]]
 Thing = TypeVar("Thing")
 
 
-class Piece(NamedTuple):
+class BatchComparison(NamedTuple):
     """What came of one batch: ``b`` prompts, ``d`` decodings of each.
 
     Attributes:
@@ -90,7 +90,7 @@ class Comparison(NamedTuple):
         return row | {name: None if np.isnan(value) else value for name, value in figures.items()}
 
 
-def merge(pieces: list[Piece], decodings: list[str]) -> Comparison:
+def merge(pieces: list[BatchComparison], decodings: list[str]) -> Comparison:
     """Puts all processes' pieces together, in the order of the prompts.
 
     Collective where there are several processes: each gives its pieces and gets the whole.
@@ -99,7 +99,7 @@ def merge(pieces: list[Piece], decodings: list[str]) -> Comparison:
         pieces: This process's.
         decodings: Names of the ``d`` decodings.
     """
-    pieces = from_all(pieces)
+    pieces = gather_lists(pieces)
     order = np.argsort([place for piece in pieces for place in piece.places])
 
     def ordered(column: list[Any]) -> list[Any]:
@@ -125,7 +125,7 @@ def merge(pieces: list[Piece], decodings: list[str]) -> Comparison:
     )
 
 
-def from_all(things: list[Thing]) -> list[Thing]:
+def gather_lists(things: list[Thing]) -> list[Thing]:
     """The lists of all processes, one after the other; collective where there are several."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return things

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import TrainingError
-from detox_lightning.evaluation.comparison import Figures, Piece
+from detox_lightning.evaluation.comparison import BatchComparison, Figures
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.models.decoding.draws import PromptNoise
@@ -70,11 +70,11 @@ class Evaluator:
             batch: ``b`` prompts.
 
         Returns:
-            See :meth:`examine`; each ``[b]``.
+            See :meth:`evaluate`; each ``[b]``.
         """
-        return self.examine(batch, ["sample 1"] * len(batch.prompts), ("after",))["after"][1]
+        return self.evaluate(batch, ["sample 1"] * len(batch.prompts), ("after",))["after"][1]
 
-    def compare(self, batch: PromptBatch) -> Piece:
+    def compare(self, batch: PromptBatch) -> BatchComparison:
         """Answers of both to each prompt, in all decodings, judged.
 
         Args:
@@ -84,13 +84,15 @@ class Evaluator:
         shape = len(batch.prompts), len(decodings)
         texts: dict[str, list[list[str]]] = {}
         figures: dict[str, Figures] = {}
-        found = self.examine(batch.repeated(shape[1]), decodings * shape[0], SIDES)
+        found = self.evaluate(batch.repeated(shape[1]), decodings * shape[0], SIDES)
         for side, (flat, values) in found.items():
             texts[side] = [flat[i : i + shape[1]] for i in range(0, len(flat), shape[1])]
             figures[side] = {
                 name: column.double().cpu().view(shape).numpy() for name, column in values.items()
             }
-        return Piece(batch.places.tolist(), batch.prompts, batch.references, texts, figures)
+        return BatchComparison(
+            batch.places.tolist(), batch.prompts, batch.references, texts, figures
+        )
 
     def predict(self, batch: PromptBatch) -> list[dict[str, Any]]:
         """Answers each prompt once: greedily, or with its first sample.
@@ -163,7 +165,7 @@ class Evaluator:
             )
         return Answered(responses, logprobs, samples)
 
-    def examine(
+    def evaluate(
         self, batch: PromptBatch, decodings: list[str], sides: tuple[Side, ...]
     ) -> dict[Side, tuple[list[str], Measured]]:
         """Lets one or both answer, and finds out all there is to know of the answers.
@@ -174,9 +176,9 @@ class Evaluator:
             sides: Who is asked.
 
         Returns:
-            Of each, the ``b`` responses, and their figures, each ``[b]``: the judge's, ``length``
-            (tokens, EOS included), ``has_eos``, and what :meth:`compared` gives, of the policy
-            and where the reference's perplexity is wanted of both.
+            Of each side, the ``b`` responses, and their figures, each ``[b]``: the judge's,
+            ``length`` (tokens, EOS included), ``has_eos``, and :meth:`reference_figures`: of the
+            policy, and of both sides where the reference's perplexity is wanted.
         """
         texts: dict[Side, list[str]] = {side: [] for side in sides}
         parts: dict[Side, list[Measured]] = {side: [] for side in sides}
@@ -186,17 +188,17 @@ class Evaluator:
             for side in sides:
                 prompts = reference if side == "before" else None
                 answered = self.answer(part, how, side, prompts)
-                figures = self.look(part, answered)
+                figures = self.text_figures(part, answered)
                 if side == "after" or self.plan.asks_reference:
-                    figures |= self.compared(part, answered, reference)
+                    figures |= self.reference_figures(part, answered, reference)
                 if side == "before":
                     figures.pop("kl", None)  # from itself
                 texts[side] += answered.responses.texts
                 parts[side].append({name: x.to(rows.device) for name, x in figures.items()})
-        return {side: (texts[side], joined(parts[side])) for side in sides}
+        return {side: (texts[side], concat(parts[side])) for side in sides}
 
-    def look(self, batch: PromptBatch, answered: Answered) -> Measured:
-        """All that the answers alone tell; see :meth:`examine`."""
+    def text_figures(self, batch: PromptBatch, answered: Answered) -> Measured:
+        """All that the answers alone tell; see :meth:`evaluate`."""
         responses = answered.responses
         figures = self.judge.examine(batch, responses.texts)
         figures["length"] = responses.mask.sum(dim=1)
@@ -204,7 +206,9 @@ class Evaluator:
         return figures
 
     @torch.no_grad()
-    def compared(self, batch: PromptBatch, answered: Answered, reference: Prompts) -> Measured:
+    def reference_figures(
+        self, batch: PromptBatch, answered: Answered, reference: Prompts
+    ) -> Measured:
         """What the reference thinks of answers.
 
         Args:
@@ -235,6 +239,6 @@ class Evaluator:
         return found
 
 
-def joined(parts: list[Measured]) -> Measured:
+def concat(parts: list[Measured]) -> Measured:
     """Measured of several batches as those of one, float32."""
     return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}

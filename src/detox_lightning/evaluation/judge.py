@@ -32,7 +32,7 @@ class Judge(nn.Module):
         """
         super().__init__()
         self.plan = plan
-        classifier = own(reward)
+        classifier = toxicity_classifier_of(reward)
         if plan.toxicity_model:
             flag = "model.evaluation.toxicity_head"
             classifier = TextClassifier(plan.toxicity_model, head=plan.toxicity_head, flag=flag)
@@ -129,7 +129,7 @@ class Judge(nn.Module):
         return figures
 
 
-def own(reward: Reward) -> TextClassifier | None:
+def toxicity_classifier_of(reward: Reward) -> TextClassifier | None:
     """The first classifier with labels that a reward asks, if it asks one.
 
     Args:

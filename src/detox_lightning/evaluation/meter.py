@@ -27,7 +27,7 @@ class ResponseMeter(Metric):
         """Takes in ``b`` responses.
 
         Args:
-            figures: What is known of them, each ``[b]``; see :meth:`Evaluator.examine`. ROUGE is
+            figures: What is known of them, each ``[b]``; see :meth:`Evaluator.evaluate`. ROUGE is
                 NaN where there is nothing to compare with.
         """
         named = {

@@ -27,7 +27,7 @@ from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
 from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, TrainingError, check_divides
-from detox_lightning.evaluation.comparison import Comparison, Piece, merge
+from detox_lightning.evaluation.comparison import BatchComparison, Comparison, merge
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
@@ -56,7 +56,6 @@ from detox_lightning.stages.faults import Faults, begin_rollout, is_sound
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.stages.stop_iteration import not_the_end
 
-STAGE = "ppo"
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # what only a value head gives meaning
 
 
@@ -67,6 +66,9 @@ class PPOModule(LightningModule):
     head: sample responses, score them, charge for the KL divergence from the reference, and take
     clipped steps.
     """
+
+    stage_name = "ppo"
+    labels = None
 
     def __init__(
         self,
@@ -159,7 +161,7 @@ class PPOModule(LightningModule):
         self.plan = evaluation
         self.judge = Judge(evaluation, reward)
         self.meter = ResponseMeter()
-        self.pieces: list[Piece] = []
+        self.pieces: list[BatchComparison] = []
         self.comparison: Comparison | None = None
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
@@ -445,6 +447,16 @@ class PPOModule(LightningModule):
         return {**self.weights.file_options, "revision": self.start.base_revision}
 
     @property
+    def auto_class(self) -> str:
+        """The class of transformers that opens the policy's base."""
+        return self.family.auto_class
+
+    @property
+    def kl_target(self) -> float | None:
+        """Target of the adaptive KL coefficient, if it adapts."""
+        return self.kl.target
+
+    @property
     def padding_side(self) -> Literal["left", "right"]:
         """The side on which prompts are padded."""
         return self.family.padding_side
@@ -521,7 +533,7 @@ class PPOModule(LightningModule):
         keep_trainable(self, checkpoint)
         stamp(
             checkpoint,
-            STAGE,
+            self.stage_name,
             self.tokenizer_name,
             policy=self.policy_name,
             base_revision=self.start.base_revision,
@@ -535,7 +547,7 @@ class PPOModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
-        facts = check_stamp(checkpoint, STAGE, self.tokenizer_name)
+        facts = check_stamp(checkpoint, self.stage_name, self.tokenizer_name)
         check_trainable(
             self,
             checkpoint,

@@ -23,6 +23,7 @@ from detox_lightning.models.loading import (
 )
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.text_padding import repadded
+from detox_lightning.protocols import data_of
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
 from detox_lightning.stages.classifier_checks import check_labels, check_positions, name_padding
@@ -30,8 +31,7 @@ from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.stages.run_checks import check_conditions
-
-STAGE = "reward"
+from detox_lightning.stages.strategy import not_shardable
 
 
 class RewardModule(LightningModule):
@@ -41,6 +41,9 @@ class RewardModule(LightningModule):
     the second is the one that F1 and AUROC look for; with more they are means over the labels.
     """
 
+    stage_name = "reward"
+    needs = ()
+    family = rollouts = samples = kl_target = comparison = None
     export_name = "model"
     auto_class = "AutoModelForSequenceClassification"
     padding_side: Literal["left", "right"] = "right"
@@ -98,6 +101,16 @@ class RewardModule(LightningModule):
         self.tokenizer: Any = None
 
     @property
+    def seed(self) -> int:
+        """The seed of ``--seed_everything``."""
+        return global_seed()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Nothing: a test compares no policy with a reference."""
+        return {}
+
+    @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use."""
         return self.name
@@ -114,6 +127,10 @@ class RewardModule(LightningModule):
             InputError: If the trainer is one that can't work.
         """
         check_conditions(self, stage, ("loss", *self.metrics))
+
+    def check_shardable(self) -> None:
+        """Refuses the sharded strategy, which only PPO is made for."""
+        raise not_shardable(self)
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once.
@@ -137,8 +154,8 @@ class RewardModule(LightningModule):
             fresh_head=True,
             **self.weights.options,
         )
-        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
-        check_positions(self.name, model, getattr(data, "max_tokens", 0))
+        if (data := data_of(self._trainer)) is not None:
+            check_positions(self.name, model, data.max_prompt_tokens)
         name_padding(model, self.tokenizer)
         refuse_broken_model("model.model", self.name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
@@ -223,7 +240,7 @@ class RewardModule(LightningModule):
         keep_trainable(self, checkpoint)
         stamp(
             checkpoint,
-            STAGE,
+            self.stage_name,
             self.name,
             base_revision=self.weights.revision,
             labels=self.labels,
@@ -236,7 +253,7 @@ class RewardModule(LightningModule):
         Raises:
             InputError: If it isn't.
         """
-        facts = check_stamp(checkpoint, STAGE, self.name)
+        facts = check_stamp(checkpoint, self.stage_name, self.name)
         self.faults.count = facts.get("faults", 0)
         if facts["labels"] != self.labels:
             raise InputError(

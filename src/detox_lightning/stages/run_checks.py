@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import refuse_precision
+from detox_lightning.protocols import data_of
 from detox_lightning.stages.optimization import try_out
 from detox_lightning.stages.refused_callbacks import are_known, callbacks_of, refuse_callbacks
 
@@ -46,16 +47,17 @@ def check_conditions(module: Any, stage: str, figures: Collection[str]) -> None:
     if stage != "fit":
         return
     check_loop(trainer, module)
-    data: Any = getattr(trainer, "datamodule", None)
-    validates = bool(data.val_dataloader()) if hasattr(data, "loaders") else None
+    data = data_of(trainer)
+    validates = None if data is None else bool(data.val_dataloader())
     check_monitors(module, validates, [f"val/{name}" for name in figures])
     try_out(module.optimization.make_optimizer, module.automatic_optimization)
-    if validates is not None and isinstance(batches := len(data.train_dataloader()), int):
+    if data is not None:
+        batches = len(data.train_dataloader())
         limit = trainer.limit_train_batches
         share = math.floor(batches * limit) if isinstance(limit, float) else min(batches, limit)
         if batches and not share:
             raise InputError(NOTHING.format("limit_train_batches", limit, "trained"))
-        fit_interval(trainer, share, validates)
+        fit_interval(trainer, share, bool(validates))
     if trainer.fast_dev_run:  # it counts batches, and Lightning optimizer steps
         trainer.fit_loop.epoch_loop.max_steps = -1
 

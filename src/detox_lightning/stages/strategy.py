@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.sharding import gather, release
+from detox_lightning.protocols import as_stage
 from detox_lightning.stages.optimization import trainable_parameters
 
 NAME = "sharded"
@@ -58,13 +59,10 @@ class ShardedStrategy(ModelParallelStrategy):
         Raises:
             InputError: If the module says so, or isn't made for it.
         """
-        module: Any = self.lightning_module
-        if not hasattr(module, "check_shardable"):
-            raise InputError(
-                f"trainer.strategy={NAME}: {type(module).__name__} trains models that fit on one "
-                "device; give ddp"
-            )
-        module.check_shardable()
+        stage = as_stage(self.lightning_module)
+        if stage is None:
+            raise not_shardable(self.lightning_module)
+        stage.check_shardable()
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
@@ -110,6 +108,14 @@ class ShardedStrategy(ModelParallelStrategy):
     def _module(self) -> torch.nn.Module:
         assert self.lightning_module is not None
         return self.lightning_module
+
+
+def not_shardable(module: object) -> InputError:
+    """The error of a module that trains no frozen base."""
+    return InputError(
+        f"trainer.strategy={NAME}: {type(module).__name__} trains models that fit on one "
+        "device; give ddp"
+    )
 
 
 def average(tensors: list[Tensor]) -> None:

@@ -32,6 +32,7 @@ from detox_lightning.models.special_tokens import (
     end_tokens,
     without_marks,
 )
+from detox_lightning.protocols import data_of
 from detox_lightning.rewards.rouge_reward import KINDS
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
@@ -39,8 +40,7 @@ from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.stages.run_checks import check_conditions
-
-STAGE = "supervised"
+from detox_lightning.stages.strategy import not_shardable
 
 
 class SupervisedModule(LightningModule):
@@ -53,7 +53,10 @@ class SupervisedModule(LightningModule):
         needs: What rows of data may not lack.
     """
 
+    stage_name = "supervised"
     needs = ("summary",)
+    labels = None
+    rollouts = samples = kl_target = comparison = None
 
     def __init__(
         self,
@@ -109,6 +112,21 @@ class SupervisedModule(LightningModule):
         return family_of(self.start.base, **self.tokenizer_options)
 
     @property
+    def auto_class(self) -> str:
+        """The class of transformers that opens the model."""
+        return self.family.auto_class
+
+    @property
+    def seed(self) -> int:
+        """The seed of ``--seed_everything``."""
+        return global_seed()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Nothing: a test compares no policy with a reference."""
+        return {}
+
+    @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use; an adapter's is its base's."""
         return self.start.base
@@ -135,14 +153,22 @@ class SupervisedModule(LightningModule):
             InputError: If the trainer is one that can't work, or the model has too few positions.
         """
         check_conditions(self, stage, ("loss", *KINDS))
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "max_prompt_tokens"):
+        if (data := data_of(self.trainer)) is not None:
             limits = {
                 "model.max_new_tokens": self.max_new_tokens,
                 "data.max_target_tokens": data.max_target_tokens,
             }
-            given = self.start.base, data.max_prompt_tokens, limits
-            check_positions(self.family, *given, **self.tokenizer_options)
+            check_positions(
+                self.family,
+                self.start.base,
+                data.max_prompt_tokens,
+                limits,
+                **self.tokenizer_options,
+            )
+
+    def check_shardable(self) -> None:
+        """Refuses the sharded strategy, which only PPO is made for."""
+        raise not_shardable(self)
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""
@@ -252,7 +278,7 @@ class SupervisedModule(LightningModule):
         keep_trainable(self, checkpoint)
         stamp(
             checkpoint,
-            STAGE,
+            self.stage_name,
             self.tokenizer_name,
             model=self.name,
             base_revision=self.start.base_revision,
@@ -263,7 +289,7 @@ class SupervisedModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this model's."""
-        facts = check_stamp(checkpoint, STAGE, self.tokenizer_name)
+        facts = check_stamp(checkpoint, self.stage_name, self.tokenizer_name)
         self.faults.count = facts.get("faults", 0)
         check_trainable(
             self,
