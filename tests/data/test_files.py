@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from detox_lightning.data.predict_rows import Questions
-from detox_lightning.data.sources import available_splits, load_rows
+from detox_lightning.data.predict_rows import PredictRows
+from detox_lightning.data.sources import load_rows
 from detox_lightning.errors import InputError
 
 from .conftest import write
@@ -41,7 +41,7 @@ def test_names_are_no_patterns(
     write(mine, [{"dialogue": "mine"}])
     assert load_rows(str(mine), "train")["dialogue"][:] == ["mine"]
     assert load_rows(f"./{name}", name)["dialogue"][:] == ["mine"]
-    assert Questions(str(mine), ("dialogue",)).read()["dialogue"][:] == ["mine"]
+    assert PredictRows(str(mine), ("dialogue",), "dialogue").read()["dialogue"][:] == ["mine"]
 
 
 @pytest.mark.parametrize("name", ["a::b", "file:", "zip:"])
@@ -62,9 +62,6 @@ def test_readers_are_no_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         "folder or a json, jsonl, csv or parquet file"
     )
     assert refused(name) == message
-    with pytest.raises(InputError) as caught:
-        available_splits(name)
-    assert str(caught.value) == message
 
 
 def dangling(path: Path) -> str:
@@ -111,7 +108,7 @@ def test_what_is_no_file_is_named(
     if make is not folder:  # that is a source
         assert refused(odd) == f"{odd}: {what}"
         with pytest.raises(InputError) as caught:
-            Questions(str(odd), ("dialogue",)).read()
+            PredictRows(str(odd), ("dialogue",), "dialogue").read()
         assert str(caught.value) == (
             f"--data.predict_source={odd}: {what}, or give - to read a pipe"
         )

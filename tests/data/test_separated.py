@@ -5,7 +5,8 @@ import io
 
 import pytest
 
-from detox_lightning.data.csv_rows import Malformed, parse
+from detox_lightning.data.csv_rows import parse
+from detox_lightning.data.text_lines import Malformed
 
 
 def rows(text: str) -> list[list[str]]:
