@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from detox_lightning.data.continuation import ContinuationDataModule
 from detox_lightning.data.encoding import count_cut
 from detox_lightning.data.labeled import LabeledTextDataModule
-from detox_lightning.data.prompts import PromptRows, divide_words
+from detox_lightning.data.prompts import PromptDataModule, divide_words
 from detox_lightning.errors import InputError
 
 from .conftest import CHAT, WORDS, fake_trainer, save_tokenizer, write
@@ -179,13 +179,14 @@ def test_long_prompts_are_left_out_or_cut(make: Make, logged: list[str]) -> None
 
 
 def test_a_first_word_that_is_too_long_is_cut_itself() -> None:
-    def tokens(text: str) -> int:
+    class Letters(ContinuationDataModule):
         """A token a letter, and one before them all."""
-        return 1 + len(text.replace(" ", ""))
+
+        def _tokens(self, prompt: str) -> int:
+            return 1 + len(prompt.replace(" ", ""))
 
     def shortened(prompt: str, limit: int) -> str:
-        rows = ContinuationDataModule("none", max_prompt_tokens=limit).row_source
-        return rows.shorten(prompt, tokens)
+        return Letters("none", max_prompt_tokens=limit)._shorten(prompt)
 
     assert shortened("ab cde f", 6) == "ab cde"
     assert shortened("ab cde f", 5) == "ab"
@@ -219,7 +220,7 @@ def test_rows_of_several_sources_together(make: Make, tmp_path: Path) -> None:
     data = make([], source=[one, other], min_toxicity=0.5)
     assert prompts(data) == ["w1", "w3"]
     assert data.rows("train")["reference"][:] == ["w9", ""]
-    assert data.sources == [one, other]
+    assert data.sources == (one, other)
     assert data.state_dict()["source"] == f"{one}, {other}"
     third = write(tmp_path / "third.jsonl", [{"text": "w1"}])
     assert failure(make([], source=[one, third])) == (
@@ -359,13 +360,13 @@ def test_a_second_start_does_not_tokenize_again(
     tokenizer = save_tokenizer(tmp_path / "own")
     source = write(tmp_path / "many.jsonl", MANY)
     calls: list[int] = []
-    tokenize = PromptRows.tokenize
+    tokenize = PromptDataModule.tokenize
 
-    def counting(rows: PromptRows, encoding: Any, batch: Any, places: list[int]) -> Any:
+    def counting(data: PromptDataModule, whole: bool, batch: Any, places: list[int]) -> Any:
         calls.append(len(places))
-        return tokenize(rows, encoding, batch, places)
+        return tokenize(data, whole, batch, places)
 
-    monkeypatch.setattr(PromptRows, "tokenize", counting)
+    monkeypatch.setattr(PromptDataModule, "tokenize", counting)
 
     def start(**options: Any) -> dict[str, list[Any]]:
         calls.clear()

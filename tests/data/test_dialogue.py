@@ -7,7 +7,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from detox_lightning.batches import PromptBatch
-from detox_lightning.data.dialogue import DialogueDataModule, DialogueRows
+from detox_lightning.data.dialogue import DialogueDataModule
 from detox_lightning.errors import InputError
 
 from .conftest import CHAT, Make, dialogue_rows, fake_trainer, save_tokenizer, write
@@ -99,7 +99,7 @@ def test_a_template_longer_than_the_limit_is_named(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it is put around all dialogues, which takes much memory if it is very long."""
-    monkeypatch.setattr(DialogueRows, "tokenize", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(DialogueDataModule, "tokenize", lambda *_: pytest.fail("too late"))
     with pytest.raises(InputError) as caught:
         make(max_prompt_tokens=3).rows("train")
     assert str(caught.value) == ("--data.max_prompt_tokens=3: the template alone has 4; raise it")

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.data.encoding import count_cut
-from detox_lightning.data.prompts import PromptRows
+from detox_lightning.data.prompts import PromptDataModule
 from detox_lightning.errors import InputError
 
 from .conftest import WORDS, Make, dialogue_rows, save_tokenizer, write
@@ -88,13 +88,13 @@ def test_a_second_start_does_not_tokenize_again(
     tokenizer = save_tokenizer(tmp_path / "own")
     source = write(tmp_path / "rows.jsonl", dialogue_rows(8))
     calls: list[int] = []
-    tokenize = PromptRows.tokenize
+    tokenize = PromptDataModule.tokenize
 
-    def counting(rows: PromptRows, encoding: Any, batch: Any, places: list[int]) -> Any:
+    def counting(data: PromptDataModule, whole: bool, batch: Any, places: list[int]) -> Any:
         calls.append(len(next(iter(batch.values()))))
-        return tokenize(rows, encoding, batch, places)
+        return tokenize(data, whole, batch, places)
 
-    monkeypatch.setattr(PromptRows, "tokenize", counting)
+    monkeypatch.setattr(PromptDataModule, "tokenize", counting)
 
     def start(**options: Any) -> list[list[int]]:
         calls.clear()

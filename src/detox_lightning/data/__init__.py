@@ -1,6 +1,5 @@
 """Rows in, batches out: sources, prompt templates, samplers and the data modules."""
 
-from detox_lightning.data.base_module import RowsDataModule
 from detox_lightning.data.continuation import ContinuationDataModule
 from detox_lightning.data.dialogue import DialogueDataModule
 from detox_lightning.data.labeled import LabeledTextDataModule
@@ -8,4 +7,5 @@ from detox_lightning.protocols import Data
 
 __all__ = ["ContinuationDataModule", "DialogueDataModule", "LabeledTextDataModule"]
 
-_data: type[Data] = RowsDataModule  # mypy checks that it fulfils the protocol
+# mypy checks that they fulfil the protocol
+_data: list[type[Data]] = [ContinuationDataModule, DialogueDataModule, LabeledTextDataModule]

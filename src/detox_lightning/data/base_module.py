@@ -1,74 +1,116 @@
 """The data module that the three kinds of data share."""
 
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from detox_lightning.data.counted_rows import count
-from detox_lightning.data.encoding import Encoding
+from detox_lightning.data.counted_rows import CountedRows
+from detox_lightning.data.encoding import Encoding, count_cut
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.predict_rows import PredictRows
 from detox_lightning.data.read_errors import caching
-from detox_lightning.data.row_source import RowSource
+from detox_lightning.data.sources import MissingSplit, load_rows, names_of
 from detox_lightning.errors import InputError
-from detox_lightning.protocols import stage_of
+from detox_lightning.protocols import Stage, stage_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+VERBS = {"validation": "validate", "test": "test"}
 
-class RowsDataModule(LightningDataModule):
+
+class HeldOut(NamedTuple):
+    """A split that is a share of the training rows: the last of them, or drawn with ``seed``."""
+
+    split: str
+    fraction: float
+    shuffle: bool
+    seed: int
+
+
+class RowsDataModule(LightningDataModule, ABC):
     """Batches of encoded rows, in a reproducible order that a resumed run continues.
 
-    Not for the command line: its subclasses say what the rows are.
+    Not for the command line: a subclass says which rows there are, and how they are encoded.
 
     Args:
-        row_source: Reads and encodes the rows of each split.
+        source: Name or names of the data sets.
+        splits: For ``train``, ``validation`` and ``test`` the name of the data set's split; None:
+            it has none.
+        limits: Largest number of rows for training, and for each of the others; None: all.
         tokenizer: Hub id or folder of the tokenizer; None: that of the stage's model.
         loaders: Makes the loaders and keeps the position within the epoch.
         predict_rows: Rows that ``predict`` runs on; None: the test rows.
+
+    Attributes:
+        held_out: The split that is cut off the training rows; None: there is none.
+        fallback: A split that the data set may lack, and the one used in its place.
+        truncation_note: Log phrase for rows that were cut to ``max_prompt_tokens``.
+        remedies: For a split that the data set lacks the end of the message.
+        skips_missing: Whether one of several data sets may lack a split.
+        max_prompt_tokens: Largest number of tokens of a prompt, its chat template included, or of a
+            text to classify.
+        max_target_tokens: Largest number of tokens of an answer to learn, EOS included; 0: there
+            are none.
     """
+
+    max_prompt_tokens: int = 0
+    max_target_tokens: int = 0
+    held_out: HeldOut | None = None
+    fallback: tuple[str, str] | None = None
+    truncation_note: ClassVar[str]
+    remedies: ClassVar[dict[str, str]] = {}
+    skips_missing: ClassVar[bool] = False
 
     def __init__(
         self,
-        row_source: RowSource,
+        source: str | list[str],
+        splits: tuple[str | None, str | None, str | None],
+        limits: tuple[int | None, int | None],
         tokenizer: str | None,
         loaders: Loaders,
         predict_rows: PredictRows | None = None,
     ) -> None:
         super().__init__()
-        self.row_source = row_source
-        self.sources = list(row_source.sources)
-        self.tokenizer = tokenizer
-        self.loaders = loaders
-        self.batch_size = loaders.batch_size
-        self.predict_rows = predict_rows
+        self.sources = names_of(source)
+        self.splits = dict(zip(("train", "validation", "test"), splits, strict=True))
+        self.limits = {split: limits[split != "train"] for split in self.splits}
+        self.tokenizer, self.predict_rows = tokenizer, predict_rows
+        self.loaders, self.batch_size = loaders, loaders.batch_size
         self._encoding: Encoding | None = None
         self._encoded: dict[str, Dataset] = {}
 
     @property
-    def max_prompt_tokens(self) -> int:
-        """Largest number of tokens of a prompt, or of a text to classify."""
-        return self.row_source.max_prompt_tokens
+    def stage(self) -> Stage | None:
+        """The training stage, once there is one."""
+        return stage_of(self.trainer)
 
     @property
-    def max_target_tokens(self) -> int:
-        """Largest number of tokens of an answer to learn; 0 if there are none."""
-        return self.row_source.max_target_tokens
-
-    @property
-    def predict_split(self) -> str:
-        """Name of the split that ``predict`` runs on."""
-        return "test" if self.predict_rows is None else "predict"
+    def needs(self) -> Collection[str]:
+        """What no row may lack: ``summary``, ``reference``."""
+        return self.stage.needs if self.stage else ()
 
     @property
     def encoding(self) -> Encoding:
         """The tokenizer, opened at first use."""
         if self._encoding is None:
-            self._encoding = Encoding(self.tokenizer, stage_of(self.trainer))
+            self._encoding = Encoding(self.tokenizer, self.stage)
         return self._encoding
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation rows."""
+        held_out = self.held_out is not None and self.held_out.split == "validation"
+        return bool(self.splits["validation"]) or held_out
+
+    @property
+    def predict_split(self) -> str:
+        """Name of the split that ``predict`` runs on."""
+        return "predict" if self.predict_rows else "test"
 
     def rows(self, split: str) -> "Dataset":
         """Returns the encoded rows of a split, from the cache if it has them.
@@ -84,20 +126,78 @@ class RowsDataModule(LightningDataModule):
             InputError: If there are no such rows, or they can't be used.
         """
         if split not in self._encoded:
-            source, stage = self.row_source, stage_of(self.trainer)
             with caching():
-                if split == "predict" and self.predict_rows is not None:
-                    ranks = 1 if self.trainer is None else self.trainer.world_size
-                    chosen = count(self.predict_rows.read(ranks))
+                if split == "predict" and self.predict_rows:
+                    rows = self.predict_rows.read(self.trainer.world_size if self.trainer else 1)
+                    counted = self._encode(split, CountedRows(rows).then("rows", rows))
                 else:
-                    chosen = source.choose(split, stage)
-                encoded = source.encode(split, chosen, self.encoding, stage)
-            notes = source.notes(split, encoded.rows).items()
-            notes_text = "".join(f"; {number} {phrase}" for phrase, number in notes if number)
-            rank_zero_info(f"{split}: {encoded}{notes_text}")
-            source.check(split, encoded.rows, stage)
-            self._encoded[split] = encoded.rows
+                    counted = self._encode(split, self._choose(split))
+            notes = self._notes(split, counted.rows).items()
+            phrases = "".join(f"; {number} {phrase}" for phrase, number in notes if number)
+            rank_zero_info(f"{split}: {counted}{phrases}")
+            self._check(split, counted.rows)
+            self._encoded[split] = counted.rows
         return self._encoded[split]
+
+    def _choose(self, split: str) -> CountedRows:
+        """Returns the rows of a split before they are encoded."""
+        if (cut := self.held_out) and split in ("train", cut.split):
+            kept, off = self._read("train").split_off(
+                cut.fraction, cut.shuffle, cut.seed, f"--data.{cut.split}_fraction"
+            )
+            return (kept if split == "train" else off).at_most(self.limits[split])
+        try:
+            return self._read(split).at_most(self.limits[split])
+        except MissingSplit as error:
+            if self.fallback and self.fallback[0] == split:
+                _, other = self.fallback
+                rank_zero_info(f"{error}: the {other} rows are used to {VERBS[split]}")
+                return self._choose(other)
+            raise InputError(f"{error}{self.remedies.get(split, '')}") from error
+
+    def _read(self, split: str) -> CountedRows:
+        """Reads a split of all data sets and keeps the rows that can be used."""
+        from datasets import concatenate_datasets
+
+        name, flag = self.splits[split], f"--data.{split}_split"
+        if name is None:
+            raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
+        tables, missing = [], []
+        for source in self.sources:
+            try:
+                tables.append(self._select(load_rows(source, name, flag), source))
+            except MissingSplit as error:
+                missing.append(error)
+        if missing and not (tables and self.skips_missing):
+            raise missing[0]
+        for message in missing:
+            rank_zero_info(f"{message}: it gives no rows to this split")
+        rows = concatenate_datasets(tables) if len(tables) > 1 else tables[0]
+        where = f"{', '.join(self.sources)}: no row of {name!r} is left"
+        return self._keep_usable(CountedRows(rows).then("rows", rows), where)
+
+    @abstractmethod
+    def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        """Checks the columns of one data set and returns those that are used."""
+
+    @abstractmethod
+    def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
+        """Keeps the rows that can be used; a message begins with ``where`` if there are none."""
+
+    @abstractmethod
+    def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        """Returns the collator's columns, and ``cut``, which says whether a text was longer."""
+
+    @abstractmethod
+    def _collator(self) -> Callable[[list[dict[str, Any]]], Any]:
+        """Makes the function that turns a list of encoded rows into a batch."""
+
+    def _notes(self, split: str, encoded: "Dataset") -> dict[str, int]:
+        """Returns log phrases for some of the encoded rows, with the number of those rows."""
+        return {self.truncation_note.format(self.max_prompt_tokens): count_cut(encoded)}
+
+    def _check(self, split: str, encoded: "Dataset") -> None:
+        """Raises InputError or warns if the encoded rows are of little use."""
 
     def prepare_data(self) -> None:
         """Fills the cache, in one process of each node."""
@@ -105,30 +205,25 @@ class RowsDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads all splits that the trainer's present job needs, from the cache."""
-        for split in self._splits_needed():
-            rows = self.rows(split)
-            if split == "train":
-                self.loaders.check(len(rows), self.trainer)
-
-    def _splits_needed(self) -> list[str]:
-        job = self.trainer.state.fn if self.trainer is not None else None
-        if self.trainer is None or job is None:
-            return []
-        validates = self.row_source.has_validation
-        if job == "fit":
-            return ["train"] + ["validation"] * bool(validates and self.trainer.limit_val_batches)
-        if job == "validate" and not validates:
+        trainer, splits = self.trainer, {"fit": ("train", "validation"), "test": ("test",)}
+        splits |= {"validate": ("validation",), "predict": (self.predict_split,)}
+        if trainer is None or trainer.state.fn is None:
+            return
+        if trainer.state.fn == "validate" and not self.has_validation:
             raise InputError("--data.validation_split=null: this leaves nothing to validate on")
-        return {"validate": ["validation"], "predict": [self.predict_split]}.get(job, ["test"])
+        for split in splits[trainer.state.fn.value]:
+            if split != "validation" or (self.has_validation and trainer.limit_val_batches):
+                rows = self.rows(split)
+                if split == "train":
+                    self.loaders.check(len(rows), trainer)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Makes a loader of full batches, from the checkpoint's position on."""
-        collate = self.row_source.collator(self.encoding)
-        return self.loaders.train(self.rows("train"), collate, self.trainer)
+        return self.loaders.train(self.rows("train"), self._collator(), self.trainer)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Makes a loader of all validation rows in order; an empty list without validation."""
-        return self._evaluation("validation") if self.row_source.has_validation else []
+        return self._evaluation("validation") if self.has_validation else []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Makes a loader of all test rows in order."""
@@ -139,8 +234,7 @@ class RowsDataModule(LightningDataModule):
         return self._evaluation(self.predict_split)
 
     def _evaluation(self, split: str) -> DataLoader[Any]:
-        collate = self.row_source.collator(self.encoding)
-        return self.loaders.evaluation(self.rows(split), collate, self.trainer)
+        return self.loaders.evaluation(self.rows(split), self._collator(), self.trainer)
 
     def teardown(self, stage: str) -> None:
         """Lets another ``fit`` begin at the first epoch."""
@@ -148,7 +242,7 @@ class RowsDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the names of the data sets and the position of :meth:`Loaders.state`."""
-        names = {"source": ", ".join(self.sources), "sources": self.sources}
+        names = {"source": ", ".join(self.sources), "sources": list(self.sources)}
         return {**names, **self.loaders.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,29 +1,24 @@
 """Prompts to continue, such as RealToxicityPrompts', for PPO."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from detox_lightning.data.base_module import RowsDataModule
 from detox_lightning.data.columns import check_column, has_only_nulls
 from detox_lightning.data.counted_rows import CountedRows, nonempty
-from detox_lightning.data.encoding import Encoding
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.predict_rows import PredictRows
-from detox_lightning.data.prompts import PromptRows, divide_words, longest_fitting, word_ends
-from detox_lightning.data.sources import MissingSplit, names_of
+from detox_lightning.data.prompts import PromptDataModule, divide_words, word_ends
+from detox_lightning.data.sources import MissingSplit
 from detox_lightning.errors import InputError
-from detox_lightning.protocols import Stage
 from detox_lightning.seeding import derive_seed
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class ContinuationDataModule(RowsDataModule):
+class ContinuationDataModule(PromptDataModule):
     """Prompts that a model continues.
 
     Columns are those of RealToxicityPrompts (https://arxiv.org/abs/2009.11462) unless you name
@@ -70,6 +65,8 @@ class ContinuationDataModule(RowsDataModule):
         InputError: If the shares leave nothing to train on.
     """
 
+    truncation_note = "prompts were cut to {} tokens"
+
     def __init__(
         self,
         source: str | list[str],
@@ -103,93 +100,51 @@ class ContinuationDataModule(RowsDataModule):
                 f"--data.test_fraction={test_end}, --data.validation_fraction={validation}: these "
                 "shares leave nothing to train on; lower them"
             )
-        rows = ContinuationRows(
-            sources=names_of(source),
-            splits={
-                "train": train_split,
-                "validation": validation_split or None,
-                "test": test_split or None,
-            },
-            limits={"train": num_samples, "validation": num_eval_samples, "test": num_eval_samples},
-            prompt=prompt_column,
-            continuation=continuation_column,
-            toxicity=toxicity_column,
-            min_toxicity=min_toxicity,
-            prompt_share=prompt_share,
-            chat_template=chat_template,
-            max_prompt_tokens=max_prompt_tokens,
-            cut_long=long_prompts == "cut",
-            shares={
-                "test": (0.0, test_end),
-                "validation": (test_end, train_start),
-                "train": (train_start, 1.0),
-            },
-            seed=split_seed,
-        )
         columns = (prompt_column, *([continuation_column] if continuation_column else []))
         super().__init__(
-            rows,
+            source,
+            (train_split, validation_split, test_split),
+            (num_samples, num_eval_samples),
             tokenizer,
             Loaders(batch_size, eval_batch_size, num_workers, seed),
             None if predict_source is None else PredictRows(predict_source, columns, "prompt"),
         )
         self.save_hyperparameters(logger=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContinuationRows(PromptRows):
-    """Rows with a prompt and, where it is known, a continuation.
-
-    Attributes:
-        prompt: Column with the prompts.
-        continuation: Column with the continuations; None, or one that does not exist: unknown.
-        toxicity: Column with the toxicity of the prompts, from 0 to 1.
-        min_toxicity: Least toxicity of a prompt; None: no bound.
-        prompt_share: Share of a text's words that is the prompt, the rest being the continuation;
-            None: the whole text is the prompt.
-        shares: Where each split's share of the training rows begins and ends.
-        seed: Seed of the shares.
-    """
-
-    prompt: str
-    continuation: str | None
-    toxicity: str
-    min_toxicity: float | None
-    prompt_share: float | None
-    shares: dict[str, tuple[float, float]]
-    seed: int
+        self.prompt, self.continuation = prompt_column, continuation_column
+        self.toxicity, self.min_toxicity = toxicity_column, min_toxicity
+        self.prompt_share, self.cuts_long = prompt_share, long_prompts == "cut"
+        self.chat_template, self.max_prompt_tokens = chat_template, max_prompt_tokens
+        self.settings = ("continuation", prompt_column, continuation_column, prompt_share)
+        self.split_seed = split_seed
+        self.shares = {  # where each split's share of the training rows begins and ends
+            "test": (0.0, test_end),
+            "validation": (test_end, train_start),
+            "train": (train_start, 1.0),
+        }
 
     @property
     def has_validation(self) -> bool:
         """Whether there are validation rows."""
         return self._exists("validation")
 
-    @property
-    def truncation_note(self) -> str:
-        """Log phrase for prompts that were cut."""
-        return f"prompts were cut to {self.max_prompt_tokens} tokens"
+    def _exists(self, split: str) -> bool:
+        low, high = self.shares[split]
+        return bool(self.splits[split]) or low < high
 
-    @property
-    def settings(self) -> tuple[Any, ...]:
-        """All that the encoded rows depend on; see :class:`PromptRows`."""
-        return "continuation", self.prompt, self.continuation, self.prompt_share
-
-    def choose(self, split: str, stage: Stage | None) -> CountedRows:
-        """Returns the rows of a split, or all training rows if it is a share of them."""
+    def _choose(self, split: str) -> CountedRows:
         if not self._exists(split):
             raise MissingSplit(
                 f"--data.{split}_split=null, --data.{split}_fraction=null: there are no such rows; "
                 "name a split or give a share"
             )
-        return self.read(split if self.splits[split] else "train", stage)
+        return self._read(split if self.splits[split] else "train")
 
-    def select(self, rows: "Dataset", source: str, stage: Stage | None) -> "Dataset":
-        """Returns the columns that are used."""
+    def _select(self, rows: "Dataset", source: str) -> "Dataset":
         check_column(rows, self.prompt, "text", "--data.prompt_column", source)
-        columns, known = [self.prompt], self.continuation in rows.column_names
-        if self.continuation and known and not has_only_nulls(rows, self.continuation):
-            check_column(rows, self.continuation, "text", "--data.continuation_column", source)
-            columns.append(self.continuation)
+        columns, column = [self.prompt], self.continuation
+        if column and column in rows.column_names and not has_only_nulls(rows, column):
+            check_column(rows, column, "text", "--data.continuation_column", source)
+            columns.append(column)
         if self.min_toxicity is not None:
             from datasets import Value
 
@@ -200,31 +155,26 @@ class ContinuationRows(PromptRows):
                 rows = rows.cast_column(self.toxicity, Value("float64"))
         return rows.select_columns(list(dict.fromkeys(columns)))
 
-    def keep_usable(self, rows: CountedRows, where: str, stage: Stage | None) -> CountedRows:
-        """Keeps the rows with a prompt that is toxic enough."""
-        rows = rows.filter("with a prompt", nonempty, [self.prompt]).require_rows(
+    def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
+        rows = rows.filter("with a prompt", nonempty, self.prompt).require_rows(
             where,
             f": each needs text in its column {self.prompt!r}; fill it in, or name another column "
             "with --data.prompt_column",
         )
         if self.min_toxicity is None:
             return rows
+        rows = rows.filter("with a known toxicity", _is_known, self.toxicity)
         phrase = f"with a toxicity of at least {self.min_toxicity}"
         test = partial(_reaches, least=float(self.min_toxicity))
-        known = rows.filter("with a known toxicity", _is_known, [self.toxicity])
-        return known.filter(phrase, test, [self.toxicity], log_always=True)
+        return rows.filter(phrase, test, self.toxicity, log_always=True)
 
-    def encode(
-        self, split: str, rows: CountedRows, encoding: Encoding, stage: Stage | None
-    ) -> CountedRows:
-        """Encodes rows, and draws those of a split that is a share of the training rows."""
+    def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        rows = super()._encode(split, rows)
         if split == "predict":
-            whole = replace(self, prompt_share=None, cut_long=True)
-            return PromptRows.encode(whole, split, rows, encoding, stage)
-        rows = super().encode(split, rows, encoding, stage)
+            return rows
         names = ", ".join(self.sources)
-        if stage and "reference" in stage.needs:
-            rows = rows.filter("with a reference", nonempty, ["reference"]).require_rows(
+        if "reference" in self.needs:
+            rows = rows.filter("with a reference", nonempty, "reference").require_rows(
                 f"{names}: the reward compares with how people went on, and no row says it",
                 "; name their column with --data.continuation_column, give --data.prompt_share, or "
                 "take another reward",
@@ -232,8 +182,8 @@ class ContinuationRows(PromptRows):
         low, high = self.shares[split]
         if (low, high) != (0, 1) and (split == "train" or not self.splits[split]):
             # of the encoded rows, as different texts may begin with the same prompt
-            test = partial(_is_drawn, low=low, high=high, seed=self.seed)
-            rows = rows.filter(f"drawn for {split}", test, ["prompt"], log_always=True)
+            test = partial(_is_drawn, low=low, high=high, seed=self.split_seed)
+            rows = rows.filter(f"drawn for {split}", test, "prompt", log_always=True)
             rows = rows._replace(rows=rows.rows.flatten_indices())
         return rows.require_rows(
             f"{names}: no row is left for {split}",
@@ -241,39 +191,28 @@ class ContinuationRows(PromptRows):
             "data",
         ).at_most(self.limits[split])
 
-    def divide(
-        self, encoding: Encoding, batch: dict[str, list[Any]]
+    def _divide(
+        self, batch: dict[str, list[Any]], whole: bool
     ) -> tuple[list[str], list[str], list[list[int]]]:
-        """Returns prompts and continuations; there are no answers to learn."""
         prompts = list(batch[self.prompt])
         references = batch.get(self.continuation or "") or [""] * len(prompts)
-        if self.prompt_share is not None:
+        if self.prompt_share is not None and not whole:
             pairs = [divide_words(text, self.prompt_share) for text in prompts]
             prompts, references = map(list, zip(*pairs, strict=True))
         return prompts, [reference or "" for reference in references], [[] for _ in prompts]
 
-    def shorten(self, text: str, tokens: Callable[[str], int]) -> str:
-        """Returns as many whole words of a prompt as fit, or characters of its first word."""
-        for ends in (word_ends(text), range(1, len(text))):
-            if end := longest_fitting(ends, lambda end: tokens(text[:end]), self.max_prompt_tokens):
+    def _shorten(self, text: str) -> str:
+        for ends in (word_ends(text), range(1, len(text))):  # of a single word characters fit
+            if end := self._longest_fitting(ends, lambda end: text[:end]):
                 return text[:end]
         raise InputError(
             f"--data.max_prompt_tokens={self.max_prompt_tokens}: a single character has "
-            f"{tokens(text[:1])}, with what the tokenizer and its chat template add; raise it"
+            f"{self._tokens(text[:1])}, with what the tokenizer and its chat template add; raise it"
         )
-
-    def is_usable(self, prompt: str, ids: list[int]) -> bool:
-        """Whether a prompt has text and tokens, and not too many."""
-        return bool(prompt.strip()) and 0 < len(ids) <= self.max_prompt_tokens
-
-    def _exists(self, split: str) -> bool:
-        low, high = self.shares[split]
-        return bool(self.splits[split]) or low < high
 
 
 def _is_known(numbers: list[float | None]) -> list[bool]:
-    """Returns for each number whether it is neither None nor NaN."""
-    return [number is not None and number == number for number in numbers]
+    return [number is not None and number == number for number in numbers]  # NaN is unknown, too
 
 
 def _reaches(numbers: list[float], least: float) -> list[bool]:

@@ -22,31 +22,22 @@ class CountedRows(NamedTuple):
     history: tuple[str, ...] = ()
 
     def then(self, phrase: str, rows: "Dataset") -> "CountedRows":
-        """Returns the rows that one more step left.
-
-        Args:
-            phrase: Printed after the number of rows, e.g. ``with text in all columns``.
-            rows: What the step left.
-        """
+        """Returns the rows that one more step left; ``phrase`` is logged after their number."""
         return CountedRows(rows, (*self.history, f"{len(rows)} {phrase}"))
 
     def filter(
-        self,
-        phrase: str,
-        test: Callable[..., list[bool]],
-        columns: list[str],
-        log_always: bool = False,
+        self, phrase: str, test: Callable[..., list[bool]], column: str, log_always: bool = False
     ) -> "CountedRows":
         """Keeps the rows that pass a test.
 
         Args:
             phrase: Describes the rows that pass.
-            test: Gets the columns as lists and returns which rows pass. A function of a module (or
+            test: Gets the column as a list and returns which rows pass. A function of a module (or
                 a ``partial`` of one), so that ``datasets`` finds its result in the cache.
-            columns: Columns that the test gets.
+            column: Name of the column.
             log_always: Whether the step is logged even if all rows pass.
         """
-        rows = self.rows.filter(test, input_columns=columns, batched=True)
+        rows = self.rows.filter(test, input_columns=column, batched=True)
         if len(rows) == len(self.rows) and not log_always:
             return self
         return self.then(phrase, rows)
@@ -66,19 +57,13 @@ class CountedRows(NamedTuple):
     def split_off(
         self, fraction: float, shuffle: bool, seed: int, flag: str
     ) -> tuple["CountedRows", "CountedRows"]:
-        """Splits rows off for evaluation, as ``Dataset.train_test_split`` does.
-
-        Args:
-            fraction: Share of the rows to split off, rounded up to whole rows.
-            shuffle: Whether they are drawn with ``seed``; otherwise they are the last ones.
-            seed: Seed of the draw.
-            flag: Flag that gave the share, for the message.
+        """Splits a share off, as ``Dataset.train_test_split`` does.
 
         Returns:
-            The rows that remain for training, and those split off.
+            The rows that remain, and those split off: the last ones, or drawn with ``seed``.
 
         Raises:
-            InputError: If no row would remain.
+            InputError: If no row would remain; names the ``flag`` that gave the share.
         """
         total = len(self.rows)
         if math.ceil(total * fraction) >= total:
@@ -94,11 +79,6 @@ class CountedRows(NamedTuple):
         return ", ".join(self.history)
 
 
-def count(rows: "Dataset") -> CountedRows:
-    """Starts counting."""
-    return CountedRows(rows).then("rows", rows)
-
-
-def nonempty(*columns: list[str | None]) -> list[bool]:
-    """Returns for each row whether every column holds more than white space."""
-    return [all(text and text.strip() for text in row) for row in zip(*columns, strict=True)]
+def nonempty(texts: list[str | None]) -> list[bool]:
+    """Returns for each text whether it holds more than white space."""
+    return [bool(text and text.strip()) for text in texts]

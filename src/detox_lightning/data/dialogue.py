@@ -1,24 +1,19 @@
 """Dialogues and their summaries as prompts, for the supervised stage and for PPO."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from detox_lightning.data.base_module import RowsDataModule
+from detox_lightning.data.base_module import HeldOut
 from detox_lightning.data.columns import check_column, has_only_nulls
 from detox_lightning.data.counted_rows import CountedRows, nonempty
-from detox_lightning.data.encoding import Encoding, count_blank
+from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.predict_rows import PredictRows
-from detox_lightning.data.prompts import PromptRows, longest_fitting
-from detox_lightning.data.row_source import HeldOut
-from detox_lightning.data.sources import names_of
+from detox_lightning.data.prompts import PromptDataModule
 from detox_lightning.errors import InputError
-from detox_lightning.protocols import Stage
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,9 +21,10 @@ if TYPE_CHECKING:
 FIELD = "{dialogue}"
 ROLES = ("dialogue", "summary", "reference")
 TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:\n"
+UNCOMPARED = "without a reference, which ROUGE leaves out"
 
 
-class DialogueDataModule(RowsDataModule):
+class DialogueDataModule(PromptDataModule):
     """Dialogues in a prompt template, with the summaries that people wrote.
 
     The order of training batches is a function of the seed and the epoch; a resumed run continues
@@ -73,6 +69,12 @@ class DialogueDataModule(RowsDataModule):
         InputError: If the template or the character bounds make no sense.
     """
 
+    truncation_note = "dialogues were cut to prompts of {} tokens"
+    remedies: ClassVar[dict[str, str]] = {
+        "validation": "; --data.validation_split=null does without",
+        "test": "; --data.test_fraction would cut a share off the training rows",
+    }
+
     def __init__(
         self,
         source: str,
@@ -107,75 +109,34 @@ class DialogueDataModule(RowsDataModule):
                 f"--data.min_chars={min_chars}, --data.max_chars={max_chars}: no dialogue is "
                 "longer than the first and no longer than the second; raise max_chars"
             )
-        columns = (dialogue_column, summary_column, reference_column or summary_column)
-        rows = DialogueRows(
-            sources=names_of(source),
-            splits={"train": train_split, "validation": validation_split, "test": test_split},
-            limits={"train": num_samples, "validation": num_eval_samples, "test": num_eval_samples},
-            held_out=HeldOut("test", test_fraction, shuffle_split, split_seed)
-            if test_fraction
-            else None,
-            fallbacks={"validation": "test"} if test_fraction else {},
-            columns=columns,
-            min_chars=min_chars,
-            max_chars=max_chars,
-            template=template,
-            chat_template=chat_template,
-            max_prompt_tokens=max_prompt_tokens,
-            max_target_tokens=max_target_tokens,
-        )
+        columns = dialogue_column, summary_column, reference_column or summary_column
         super().__init__(
-            rows,
+            source,
+            (train_split, validation_split, test_split),
+            (num_samples, num_eval_samples),
             tokenizer,
             Loaders(batch_size, eval_batch_size, num_workers, seed),
             None if predict_source is None else PredictRows(predict_source, columns, "dialogue"),
         )
         self.save_hyperparameters(logger=False)
+        self.columns, self.min_chars, self.max_chars = columns, min_chars, max_chars
+        self.template, self.chat_template = template, chat_template
+        self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
+        self.settings = ("dialogue", columns, template, max_target_tokens)
+        if test_fraction:
+            self.held_out = HeldOut("test", test_fraction, shuffle_split, split_seed)
+            self.fallback = ("validation", "test")
 
-
-@dataclass(frozen=True, kw_only=True)
-class DialogueRows(PromptRows):
-    """Rows with a dialogue, a summary and a reference.
-
-    Attributes:
-        columns: Columns of the three, in this order.
-        min_chars: A dialogue has more characters than this; None: no bound.
-        max_chars: A dialogue has at most this many characters; None: no bound.
-        template: Prompt with ``{dialogue}`` in it.
-    """
-
-    columns: tuple[str, str, str]
-    min_chars: int | None
-    max_chars: int | None
-    template: str
-
-    remedies: ClassVar[dict[str, str]] = {
-        "validation": "; --data.validation_split=null does without",
-        "test": "; --data.test_fraction would cut a share off the training rows",
-    }
-
-    @property
-    def truncation_note(self) -> str:
-        """Log phrase for dialogues that were cut."""
-        return f"dialogues were cut to prompts of {self.max_prompt_tokens} tokens"
-
-    @property
-    def settings(self) -> tuple[Any, ...]:
-        """All that the encoded rows depend on; see :class:`PromptRows`."""
-        return "dialogue", self.columns, self.template, self.max_target_tokens
-
-    def select(self, rows: "Dataset", source: str, stage: Stage | None) -> "Dataset":
-        """Returns the three columns; those that the stage does not need may hold only nulls."""
+    def _select(self, rows: "Dataset", source: str) -> "Dataset":
         for role, column in zip(ROLES, self.columns, strict=True):
-            if role in _needed(stage) or not has_only_nulls(rows, column):
+            if role in ("dialogue", *self.needs) or not has_only_nulls(rows, column):
                 check_column(rows, column, "text", f"--data.{role}_column", source)
         return rows.select_columns(list(dict.fromkeys(self.columns)))
 
-    def keep_usable(self, rows: CountedRows, where: str, stage: Stage | None) -> CountedRows:
-        """Keeps the rows with the texts that the stage needs, and a dialogue within the bounds."""
+    def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
         for role, column in zip(ROLES, self.columns, strict=True):
-            if role in _needed(stage):
-                rows = rows.filter(f"with a {role}", nonempty, [column]).require_rows(
+            if role in ("dialogue", *self.needs):
+                rows = rows.filter(f"with a {role}", nonempty, column).require_rows(
                     where,
                     f": each needs text in its column {column!r}; fill it in, or name another "
                     f"column with --data.{role}_column",
@@ -186,44 +147,29 @@ class DialogueRows(PromptRows):
             low = "" if self.min_chars is None else f"{self.min_chars} < "
             high = "" if self.max_chars is None else f" <= {self.max_chars}"
             test = partial(_within, above=self.min_chars, up_to=self.max_chars)
-            rows = rows.filter(f"with {low}characters{high}", test, [self.columns[0]], True)
+            rows = rows.filter(f"with {low}characters{high}", test, self.columns[0], True)
         return rows.require_rows(where, f"; change {' and '.join(flags)}, or give other data")
 
-    def fill(self, text: str) -> str:
-        """Returns the prompt for a dialogue."""
+    def _fill(self, text: str) -> str:
         return self.template.replace(FIELD, text)
 
-    def divide(
-        self, encoding: Encoding, batch: dict[str, list[Any]]
+    def _divide(
+        self, batch: dict[str, list[Any]], whole: bool
     ) -> tuple[list[str], list[str], list[list[int]]]:
-        """Returns dialogues, references, and token ids of summaries."""
         dialogues, summaries, references = (
             [text or "" for text in batch[column]] for column in self.columns
         )
-        return dialogues, references, encoding.answer_ids(summaries, self.max_target_tokens)
+        return dialogues, references, self.encoding.answer_ids(summaries, self.max_target_tokens)
 
-    def shorten(self, text: str, tokens: Callable[[str], int]) -> str:
-        """Returns the prompt for as much of a dialogue's beginning as fits."""
-        end = longest_fitting(
-            range(len(text)), lambda end: tokens(self.fill(text[:end])), self.max_prompt_tokens
-        )
-        return self.fill(text[: end or 0])
+    def _shorten(self, text: str) -> str:
+        end = self._longest_fitting(range(len(text)), lambda end: self._fill(text[:end]))
+        return self._fill(text[: end or 0])
 
-    def notes(self, split: str, encoded: "Dataset") -> dict[str, int]:
-        """Counts the cut dialogues, and outside of ``predict`` those without a reference."""
+    def _notes(self, split: str, encoded: "Dataset") -> dict[str, int]:
         alone = 0 if split == "predict" else count_blank(encoded, "reference")
-        return {
-            **super().notes(split, encoded),
-            "without a reference, which ROUGE leaves out": alone,
-        }
-
-
-def _needed(stage: Stage | None) -> set[str]:
-    """Returns the roles whose texts no row may lack."""
-    return {"dialogue", *(stage.needs if stage else ())}
+        return super()._notes(split, encoded) | {UNCOMPARED: alone}
 
 
 def _within(texts: list[str], above: int | None, up_to: int | None) -> list[bool]:
-    """Returns for each text whether ``above < characters <= up_to``; None: no bound."""
     low, high = -1 if above is None else above, math.inf if up_to is None else up_to
     return [low < len(text) <= high for text in texts]

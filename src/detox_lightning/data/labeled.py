@@ -3,23 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.batches import LabeledBatch
-from detox_lightning.data.base_module import RowsDataModule
+from detox_lightning.data.base_module import HeldOut, RowsDataModule
 from detox_lightning.data.columns import check_column
 from detox_lightning.data.counted_rows import CountedRows
-from detox_lightning.data.encoding import Encoding, pad
+from detox_lightning.data.encoding import pad
 from detox_lightning.data.label_map import LabelMap, names_by_label
 from detox_lightning.data.loaders import Loaders
-from detox_lightning.data.row_source import HeldOut, RowSource
-from detox_lightning.data.sources import names_of
 from detox_lightning.errors import InputError
-from detox_lightning.protocols import Stage
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,6 +60,10 @@ class LabeledTextDataModule(RowsDataModule):
             another name.
     """
 
+    truncation_note = "texts were cut at {} tokens"
+    fallback = ("test", "validation")
+    skips_missing = True
+
     def __init__(
         self,
         source: str | list[str],
@@ -84,83 +85,47 @@ class LabeledTextDataModule(RowsDataModule):
         num_workers: NonNegativeInt = 0,
         seed: int | None = None,
     ) -> None:
-        rows = LabeledRows(
-            sources=names_of(source),
-            splits={
-                "train": train_split,
-                "validation": validation_split or None,
-                "test": test_split,
-            },
-            limits={"train": num_samples, "validation": num_eval_samples, "test": num_eval_samples},
-            held_out=HeldOut("validation", validation_fraction, True, split_seed)
-            if validation_fraction and not validation_split
-            else None,
-            fallbacks={"test": "validation"},
-            text_column=text_column,
-            label_column=label_column,
-            labels=None if labels is None else tuple(labels),
-            renamed=names_by_label(label_map or {}),
-            max_prompt_tokens=max_tokens,
+        super().__init__(
+            source,
+            (train_split, validation_split, test_split),
+            (num_samples, num_eval_samples),
+            tokenizer,
+            Loaders(batch_size, eval_batch_size, num_workers, seed),
         )
-        if labels is not None:
-            rows.label_map(None)
-        loaders = Loaders(batch_size, eval_batch_size, num_workers, seed)
-        super().__init__(rows, tokenizer, loaders)
         self.save_hyperparameters(logger=False)
+        self.text_column, self.label_column = text_column, label_column
+        self.labels, self.renamed = labels, names_by_label(label_map or {})
+        self.max_prompt_tokens = max_tokens
+        if validation_fraction and not validation_split:
+            self.held_out = HeldOut("validation", validation_fraction, True, split_seed)
+        if labels is not None:
+            self._label_map()
 
-
-@dataclass(frozen=True, kw_only=True)
-class LabeledRows(RowSource):
-    """Rows with a text and a label.
-
-    Attributes:
-        text_column: Column with the texts.
-        label_column: Column with the labels.
-        labels: Class names that the user gave; None: those of the stage's model.
-        renamed: Label in the data → class name.
-    """
-
-    text_column: str
-    label_column: str
-    labels: tuple[str, ...] | None
-    renamed: dict[str, str]
-
-    skips_missing: ClassVar[bool] = True
-
-    @property
-    def truncation_note(self) -> str:
-        """Log phrase for texts that were cut."""
-        return f"texts were cut at {self.max_prompt_tokens} tokens"
-
-    def label_map(self, stage: Stage | None) -> LabelMap:
-        """Returns the classes: those of the stage's model, if it names them.
-
-        Raises:
-            InputError: If the user gave other names, or the same in another order.
-        """
-        names = stage.labels if stage else None
-        if names and self.labels and names != list(self.labels):
+    def _label_map(self) -> LabelMap:
+        """Returns the classes: those of the stage's model, if it names them."""
+        given = None if self.labels is None else list(self.labels)
+        names = self.stage.labels if self.stage else None
+        if names and given and names != given:
             raise InputError(
-                f"--data.labels={list(self.labels)} are not --model.labels={names}, in this order, "
-                "by which the classifier's outputs are named: leave --data.labels out, and name "
-                "all classes in --model.labels"
+                f"--data.labels={given} are not --model.labels={names}, in this order, by which "
+                "the classifier's outputs are named: leave --data.labels out, and name all classes "
+                "in --model.labels"
             )
-        flag = "--model.labels" if self.labels is None else "--data.labels"
-        return LabelMap(tuple(names or self.labels or DEFAULT_LABELS), self.renamed, flag)
+        flag = "--model.labels" if given is None else "--data.labels"
+        return LabelMap(tuple(names or given or DEFAULT_LABELS), self.renamed, flag)
 
-    def select(self, rows: "Dataset", source: str, stage: Stage | None) -> "Dataset":
-        """Returns texts and class indices as ``text`` and ``label``."""
+    def _select(self, rows: "Dataset", source: str) -> "Dataset":
         from datasets import Features, Value
 
         check_column(rows, self.text_column, "text", "--data.text_column", source)
         check_column(rows, self.label_column, "labels", "--data.label_column", source)
-        label_map = self.label_map(stage)
-        label_names = {label: label for label in rows.unique(self.label_column)}
+        names = {label: label for label in rows.unique(self.label_column)}
         # a ClassLabel holds indices into its own names, whose order may differ; -1 means none
-        if names := getattr(rows.features[self.label_column], "names", None):
-            label_names = {i: names[i] if i is not None and i >= 0 else None for i in label_names}
-        label_map.check(list(label_names.values()), source)
-        indices = {label: label_map.index(name) for label, name in label_names.items()}
+        if own := getattr(rows.features[self.label_column], "names", None):
+            names = {i: own[i] if i is not None and i >= 0 else None for i in names}
+        label_map = self._label_map()
+        label_map.check(list(names.values()), source)
+        indices = {label: label_map.index(name) for label, name in names.items()}
         columns = list(dict.fromkeys([self.text_column, self.label_column]))
         return rows.select_columns(columns).map(
             partial(_index, text=self.text_column, label=self.label_column, indices=indices),
@@ -170,23 +135,26 @@ class LabeledRows(RowSource):
             desc="Reading labels",
         )
 
-    def keep_usable(self, rows: CountedRows, where: str, stage: Stage | None) -> CountedRows:
-        """Keeps the rows with text and label."""
-        kept = rows.filter("with text and label", _is_complete, ["text", "label"])
-        return kept.require_rows(where, "; give other data")
+    def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
+        complete = rows.rows.filter(_is_complete, input_columns=["text", "label"], batched=True)
+        if len(complete) < len(rows.rows):
+            rows = rows.then("with text and label", complete)
+        return rows.require_rows(where, "; give other data")
 
-    def encode(
-        self, split: str, rows: CountedRows, encoding: Encoding, stage: Stage | None
-    ) -> CountedRows:
-        """Tokenizes the texts; see :meth:`RowSource.encode`."""
-        function = partial(_tokenize, encoding, self.max_prompt_tokens)
-        return rows._replace(
-            rows=encoding.encode(rows.rows, function, "labeled", self.max_prompt_tokens)
-        )
+    def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        encoded = self.encoding.encode(rows.rows, self._tokenize, "labeled", self.max_prompt_tokens)
+        return rows._replace(rows=encoded)
 
-    def check(self, split: str, encoded: "Dataset", stage: Stage | None) -> None:
-        """Makes sure that each class has a row to train on; warns if it has none to evaluate on."""
-        label_map = self.label_map(stage)
+    def _tokenize(self, batch: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
+        limit = self.max_prompt_tokens
+        return {
+            "input_ids": self.encoding.ids(batch["text"], truncation=True, max_length=limit),
+            "label": batch["label"],
+            "cut": [len(ids) > limit for ids in self.encoding.ids(batch["text"])],
+        }
+
+    def _check(self, split: str, encoded: "Dataset") -> None:
+        label_map = self._label_map()
         missing = label_map.missing(set(encoded.unique("label")))
         if missing and split == "train":
             raise InputError(
@@ -198,9 +166,8 @@ class LabeledRows(RowSource):
                 f"{split}: no row has the label {missing}: F1 and AUROC tell nothing of it"
             )
 
-    def collator(self, encoding: Encoding) -> "LabeledCollator":
-        """Makes the collator; see :meth:`RowSource.collator`."""
-        return LabeledCollator(encoding.pad_id)
+    def _collator(self) -> "LabeledCollator":
+        return LabeledCollator(self.encoding.pad_id)
 
 
 def _index(
@@ -212,17 +179,6 @@ def _index(
 def _is_complete(texts: list[str | None], labels: list[int | None]) -> list[bool]:
     pairs = zip(texts, labels, strict=True)
     return [bool(text and text.strip()) and label is not None for text, label in pairs]
-
-
-def _tokenize(
-    encoding: Encoding, max_tokens: int, batch: dict[str, list[Any]], places: list[int]
-) -> dict[str, list[Any]]:
-    """Returns ``input_ids``, ``label``, and ``cut``, whether the text was longer."""
-    return {
-        "input_ids": encoding.ids(batch["text"], truncation=True, max_length=max_tokens),
-        "label": batch["label"],
-        "cut": [len(ids) > max_tokens for ids in encoding.ids(batch["text"])],
-    }
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rows that become prompts: tokenized within a limit, and collated into batches."""
+"""What the data modules of prompts share: tokenizing within a limit, and batches of prompts."""
 
 import re
 from abc import abstractmethod
@@ -11,73 +11,62 @@ from typing import Any
 import torch
 
 from detox_lightning.batches import PromptBatch
+from detox_lightning.data.base_module import RowsDataModule
 from detox_lightning.data.counted_rows import CountedRows
-from detox_lightning.data.encoding import Encoding, pad
-from detox_lightning.data.row_source import RowSource
+from detox_lightning.data.encoding import pad
 from detox_lightning.errors import InputError
-from detox_lightning.protocols import Stage
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptRows(RowSource):
-    """Rows that become prompts.
+class PromptDataModule(RowsDataModule):
+    """Batches of prompts.
 
     Attributes:
+        settings: All that prompts depend on besides the rows, the tokenizer and the next three.
+        max_prompt_tokens: Largest number of tokens of a prompt, its chat template included.
         chat_template: Whether prompts are put into the tokenizer's chat template.
-        cut_long: Whether longer prompts are cut; otherwise they are left out.
+        cuts_long: Whether longer prompts are cut; otherwise they are left out.
     """
 
+    settings: tuple[Any, ...]
     chat_template: bool
-    cut_long: bool = True
+    cuts_long = True
 
-    @property
-    @abstractmethod
-    def settings(self) -> tuple[Any, ...]:
-        """All that the encoded rows depend on besides the rows and the tokenizer."""
-
-    def fill(self, text: str) -> str:
+    def _fill(self, text: str) -> str:
         """Returns the prompt for a text."""
         return text
 
     @abstractmethod
-    def divide(
-        self, encoding: Encoding, batch: dict[str, list[Any]]
+    def _divide(
+        self, batch: dict[str, list[Any]], whole: bool
     ) -> tuple[list[str], list[str], list[list[int]]]:
-        """Returns the texts for the prompts, the references, and token ids of the answers."""
+        """Returns texts for the prompts, references, and token ids of the answers to learn."""
 
     @abstractmethod
-    def shorten(self, text: str, tokens: Callable[[str], int]) -> str:
-        """Returns the prompt for as much of a text as fits; ``tokens`` counts those of a prompt."""
+    def _shorten(self, text: str) -> str:
+        """Returns the prompt for as much of a text as fits."""
 
-    def is_usable(self, prompt: str, ids: list[int]) -> bool:
-        """Whether a prompt stays."""
-        return True
-
-    def encode(
-        self, split: str, rows: CountedRows, encoding: Encoding, stage: Stage | None
-    ) -> CountedRows:
-        """Encodes rows; see :meth:`RowSource.encode`."""
-        empty = self.fill("")
-        if (alone := self._tokens(encoding, empty)) > self.max_prompt_tokens:
-            what = "the template" if empty else "the chat template"
-            what = what if empty or self.chat_template else "an empty prompt"
+    def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        limit, empty = self.max_prompt_tokens, self._fill("")
+        if (alone := self._tokens(empty)) > limit:
+            name = "the chat template" if self.chat_template else "an empty prompt"
             raise InputError(
-                f"--data.max_prompt_tokens={self.max_prompt_tokens}: {what} alone has {alone}; "
-                "raise it"
+                f"--data.max_prompt_tokens={limit}: {'the template' if empty else name} alone has "
+                f"{alone}; raise it"
             )
-        key = (*self.settings, self.chat_template, self.max_prompt_tokens, self.cut_long)
-        encoded = encoding.encode(rows.rows, partial(self.tokenize, encoding), *key)
+        whole = split == "predict"  # no row is left out, and no text divided
+        key = (*self.settings, limit, self.chat_template, self.cuts_long, whole)
+        encoded = self.encoding.encode(rows.rows, partial(self.tokenize, whole), *key)
         if len(encoded) == len(rows.rows):
             return rows._replace(rows=encoded)
-        return rows.then(f"with prompts of 1 to {self.max_prompt_tokens} tokens", encoded)
+        return rows.then(f"with prompts of 1 to {limit} tokens", encoded)
 
     def tokenize(
-        self, encoding: Encoding, batch: dict[str, list[Any]], places: list[int]
+        self, whole: bool, batch: dict[str, list[Any]], places: list[int]
     ) -> dict[str, list[Any]]:
         """Makes and tokenizes prompts; there may be fewer of them than rows.
 
         Args:
-            encoding: The tokenizer.
+            whole: Whether texts are neither divided nor left out.
             batch: Columns of text.
             places: The rows' numbers among all rows.
 
@@ -85,13 +74,14 @@ class PromptRows(RowSource):
             ``prompt`` and ``reference`` (text), ``prompt_ids``, ``target_ids`` (EOS last, or
             empty), ``cut``, whether the prompt was shortened, and ``index``, the row's number.
         """
-        texts, references, target_ids = self.divide(encoding, batch)
-        prompts = [self.fill(text) for text in texts]
-        ids = encoding.prompt_ids(prompts, self.chat_template)
+        texts, references, target_ids = self._divide(batch, whole)
+        prompts = [self._fill(text) for text in texts]
+        ids = self.encoding.prompt_ids(prompts, self.chat_template)
         too_long = [len(row) > self.max_prompt_tokens for row in ids]
-        for row in (row for row, is_long in enumerate(too_long) if is_long and self.cut_long):
-            prompts[row] = self.shorten(texts[row], partial(self._tokens, encoding))
-            ids[row] = encoding.prompt_ids([prompts[row]], self.chat_template)[0]
+        for row, is_long in enumerate(too_long):
+            if is_long and (whole or self.cuts_long):
+                prompts[row] = self._shorten(texts[row])
+                (ids[row],) = self.encoding.prompt_ids([prompts[row]], self.chat_template)
         columns: dict[str, list[Any]] = {
             "prompt": prompts,
             "reference": references,
@@ -100,28 +90,25 @@ class PromptRows(RowSource):
             "cut": too_long,
             "index": places,
         }
-        kept = [row for row, prompt in enumerate(prompts) if self.is_usable(prompt, ids[row])]
+        kept = [
+            row
+            for row, tokens in enumerate(ids)
+            if prompts[row].strip() and 0 < len(tokens) <= self.max_prompt_tokens
+        ]
         return {name: [column[row] for row in kept] for name, column in columns.items()}
 
-    def _tokens(self, encoding: Encoding, prompt: str) -> int:
-        return len(encoding.prompt_ids([prompt], self.chat_template)[0])
+    def _tokens(self, prompt: str) -> int:
+        return len(self.encoding.prompt_ids([prompt], self.chat_template)[0])
 
-    def collator(self, encoding: Encoding) -> "PromptCollator":
-        """Makes the collator; see :meth:`RowSource.collator`."""
-        return PromptCollator(encoding.pad_id, encoding.padding_side)
+    def _longest_fitting(self, ends: Sequence[int], prompt: Callable[[int], str]) -> int | None:
+        """Returns the last of some ascending ends of a text up to which its prompt fits, if any."""
+        # a longer text can have fewer tokens; even so the search ends at a length that fits
+        limit = self.max_prompt_tokens
+        fitting = bisect_right(ends, limit, key=lambda end: self._tokens(prompt(end)))
+        return ends[fitting - 1] if fitting else None
 
-
-def longest_fitting(ends: Sequence[int], tokens: Callable[[int], int], limit: int) -> int | None:
-    """Returns the last of some ascending ends of a text at which it has at most ``limit`` tokens.
-
-    Args:
-        ends: Where the text may end.
-        tokens: Counts the tokens of the text up to an end.
-        limit: Largest number of tokens.
-    """
-    # a longer text can have fewer tokens; even so the search ends at a length that fits
-    fitting = bisect_right(ends, limit, key=tokens)
-    return ends[fitting - 1] if fitting else None
+    def _collator(self) -> "PromptCollator":
+        return PromptCollator(self.encoding.pad_id, self.encoding.padding_side)
 
 
 def divide_words(text: str, share: float) -> tuple[str, str]:
