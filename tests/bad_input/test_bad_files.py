@@ -10,7 +10,7 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 from bad_input.spoiling import both, lines, put
-from detox_lightning.data.read_errors import caching
+from detox_lightning.data.locations import caching
 from detox_lightning.data.sources import load_rows
 from detox_lightning.errors import InputError
 

@@ -140,7 +140,9 @@ def test_the_same_content_is_read_once(tmp_path: Path, monkeypatch: pytest.Monke
         (tmp_path / place).mkdir()
         write(tmp_path / place / f"{place}.csv", [{"dialogue": "x", "number": 1}])
     first = load_rows(str(tmp_path / "a"), "a")
-    monkeypatch.setattr("detox_lightning.data.builders.parse", lambda lines: pytest.fail("again"))
+    monkeypatch.setattr(
+        "detox_lightning.data.builders.parse_csv", lambda lines: pytest.fail("again")
+    )
     second = load_rows(str(tmp_path / "b"), "b")
     assert first._fingerprint == second._fingerprint
     assert second.to_list() == [{"dialogue": "x", "number": 1}]

@@ -5,9 +5,9 @@ import datasets
 import pytest
 
 from detox_lightning import demo
-from detox_lightning.data.columns import check_column
 from detox_lightning.data.sources import (
     MissingSplit,
+    check_column,
     load_rows,
 )
 from detox_lightning.errors import InputError

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import Encoding, count_cut
 from detox_lightning.data.loaders import Loaders
+from detox_lightning.data.locations import caching
 from detox_lightning.data.predict_rows import PredictRows
-from detox_lightning.data.read_errors import caching
 from detox_lightning.data.sources import MissingSplit, load_rows, names_of
 from detox_lightning.errors import InputError
 from detox_lightning.protocols import Stage, stage_of

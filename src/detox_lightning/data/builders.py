@@ -11,8 +11,7 @@ from datasets.builder import Key
 from datasets.packaged_modules.json import json
 from datasets.packaged_modules.parquet import parquet
 
-from detox_lightning.data.csv_rows import parse
-from detox_lightning.data.text_lines import Malformed, find_deeper
+from detox_lightning.data.text_files import Malformed, find_deeper, parse_csv
 
 SPLIT = "train"  # a file is read as one, whatever it is called
 MAX_LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands
@@ -25,7 +24,7 @@ def _open(path: str, mode: str = "rb", **options: Any) -> Any:
 
 
 class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
-    """CSV whose fields are all text, and null where they are empty; see :func:`parse`."""
+    """CSV whose fields are all text, and null where they are empty; see :func:`parse_csv`."""
 
     BUILDER_CONFIG_CLASS = BuilderConfig
 
@@ -41,7 +40,7 @@ class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
 
     def _generate_tables(self, path: str) -> Iterator[tuple[Key, pyarrow.Table]]:
         with _open(path, "rt", encoding="utf-8-sig", newline="") as file:
-            rows = parse(file)
+            rows = parse_csv(file)
             names = next(rows, [])
             for number, batch in enumerate(iter(lambda: list(islice(rows, ROWS_PER_TABLE)), [])):
                 columns = [

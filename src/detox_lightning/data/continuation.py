@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from detox_lightning.data.columns import check_column, has_only_nulls
 from detox_lightning.data.counted_rows import CountedRows, nonempty
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.predict_rows import PredictRows
 from detox_lightning.data.prompts import PromptDataModule, divide_words, word_ends
-from detox_lightning.data.sources import MissingSplit
+from detox_lightning.data.sources import MissingSplit, check_column, has_only_nulls
 from detox_lightning.errors import InputError
 from detox_lightning.seeding import derive_seed
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from detox_lightning.data.base_module import HeldOut
-from detox_lightning.data.columns import check_column, has_only_nulls
 from detox_lightning.data.counted_rows import CountedRows, nonempty
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.predict_rows import PredictRows
 from detox_lightning.data.prompts import PromptDataModule
+from detox_lightning.data.sources import check_column, has_only_nulls
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:

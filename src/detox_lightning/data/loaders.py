@@ -22,18 +22,11 @@ if TYPE_CHECKING:
 Collate = Callable[[list[Any]], Any]
 
 
-class EpochSampler(DistributedSampler[int]):
-    """Shuffles in an order that is a function of (seed, epoch) and can be resumed anywhere.
+class EpochSampler(DistributedSampler[int]):  # as Lightning replaces any other kind of sampler
+    """Shuffles ``rows`` rows in an order that is a function of (seed, epoch) and can be resumed.
 
     Each rank gets every ``num_replicas``-th row of one common order; the shares are disjoint and
-    of equal size, so up to ``num_replicas - 1`` rows are left out of an epoch. It is a subclass of
-    ``DistributedSampler`` because Lightning replaces any other sampler.
-
-    Args:
-        rows: Number of rows.
-        seed: The run's seed.
-        num_replicas: Number of ranks.
-        rank: Number of this rank.
+    of equal size, so up to ``num_replicas - 1`` rows are left out of an epoch.
     """
 
     def __init__(self, rows: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
@@ -62,34 +55,31 @@ class EpochSampler(DistributedSampler[int]):
 
 
 class _TrainLoader(DataLoader[Any]):
-    """A loader with Lightning's hooks for state, without which it warns of an inexact resume.
+    """A loader with hooks for state, without which Lightning warns of an inexact resume.
 
-    The position is part of the data module's state; see :meth:`Loaders.state`.
+    They do nothing, as the data module's state has the position.
     """
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pass
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 @dataclass
 class Loaders:
     """Makes the loaders of a data module and keeps the position within the epoch.
 
-    Args:
+    Attributes:
         batch_size: Rows of a training batch, on each rank.
         eval_batch_size: Rows of any other batch, on each rank; None: ``batch_size``.
         num_workers: Processes that prepare batches; 0: the training process does it.
         seed: Seed of the order of rows; None: that of ``--seed_everything``.
-
-    Attributes:
         epoch: Epoch in which ``fit`` begins.
         batches: Batches of that epoch that are done.
         rows: Rows of that epoch that all ranks together have used.
-        batch_size_changed: Whether ``batches`` differs from the checkpoint's number of batches,
-            because they had another size.
+        batch_size_changed: Whether ``batches`` is not the checkpoint's number, as its batches had
+            another size.
         train_rows: Number of all training rows, once it is known.
     """
 
@@ -108,26 +98,22 @@ class Loaders:
     ) -> DataLoader[Any]:
         """Makes a loader of full batches in the order of (seed, epoch), from the position on.
 
-        Args:
-            rows: Rows to draw from.
-            collate: Makes a batch of a list of rows.
-            trainer: Knows the number of ranks and which one this is; None: there is one.
-
         Raises:
             InputError: If a rank has fewer rows than one batch.
         """
         self.check(len(rows), trainer)
         sampler = EpochSampler(len(rows), self._seed(), *_ranks(trainer))
         sampler.resume(self.epoch, self.rows)
-        return self._make(_TrainLoader, rows, self.batch_size, sampler, collate, drop_last=True)
+        options = self._options(collate)
+        return _TrainLoader(rows, self.batch_size, sampler=sampler, drop_last=True, **options)
 
     def evaluation(
         self, rows: "Dataset", collate: Collate, trainer: "Trainer | None"
     ) -> DataLoader[Any]:
         """Makes a loader of all rows in order, each once over all ranks.
 
-        Some ranks may have one batch more than others, so that evaluation steps must not use
-        collectives. The arguments are those of :meth:`train`.
+        Some ranks may have one batch more than others, so evaluation steps must not use
+        collectives.
 
         Raises:
             InputError: If there are fewer rows than ranks.
@@ -139,32 +125,19 @@ class Loaders:
                 "(--data.num_eval_samples) or fewer processes (--trainer.devices)"
             )
         sampler = UnrepeatedDistributedSampler(range(len(rows)), world, rank, shuffle=False)
-        return self._make(
-            DataLoader, rows, self.eval_batch_size or self.batch_size, sampler, collate
-        )
+        batch_size = self.eval_batch_size or self.batch_size
+        return DataLoader(rows, batch_size, sampler=sampler, **self._options(collate))
 
-    def _make(
-        self,
-        loader: type[DataLoader[Any]],
-        rows: "Dataset",
-        batch_size: int,
-        sampler: "DistributedSampler[int]",
-        collate: Collate,
-        drop_last: bool = False,
-    ) -> DataLoader[Any]:
+    def _options(self, collate: Collate) -> dict[str, Any]:
         if self.num_workers:
             atexit.unregister(end_workers)
             atexit.register(end_workers)
-        return loader(
-            rows,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=ignore_signals,
-            drop_last=drop_last,
-        )
+        return {
+            "collate_fn": collate,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": ignore_signals,
+        }
 
     def check(self, rows: int, trainer: "Trainer | None") -> None:
         """Raises InputError unless ``rows`` training rows give each rank a full batch."""
@@ -180,13 +153,12 @@ class Loaders:
     def state(self, trainer: "Trainer | None") -> dict[str, int]:
         """Returns the position of the next batch and the conditions that determine its rows.
 
-        Args:
-            trainer: A trainer within ``fit``; None: the position at which the next ``fit`` begins.
+        Without a trainer it is the position at which the next ``fit`` begins; after an epoch's
+        last batch it is the beginning of the next epoch.
 
         Returns:
             ``epoch``, ``batches`` done in it, ``seed``, ``batch_size``, ``processes`` and, if it is
-            known, the ``size`` of the training data. After an epoch's last batch the position is
-            the beginning of the next epoch.
+            known, the ``size`` of the training data.
         """
         if trainer is None:
             return {"epoch": self.epoch, "batches": self.batches, **self._conditions(trainer)}
@@ -201,11 +173,7 @@ class Loaders:
         return {"epoch": epoch, "batches": batches, **self._conditions(trainer), **size}
 
     def load(self, state: dict[str, int], trainer: "Trainer | None") -> None:
-        """Continues at the position of :meth:`state`; warns if the order cannot be the same.
-
-        Args:
-            state: State from a checkpoint.
-            trainer: The trainer; outside of ``fit`` nothing is done.
+        """Continues ``fit`` at the position of :meth:`state`; warns if the order can't be the same.
 
         Raises:
             InputError: If the state holds no position.
@@ -227,10 +195,8 @@ class Loaders:
                 f"the checkpoint's run had {size} training rows, this one has {self.train_rows}: "
                 "they come in another order, so some of this epoch's come twice"
             )
-        changes = [
-            f"{name} {then[name]} is now {now[name]}" for name in now if then[name] != now[name]
-        ]
-        if changes:
+        if now != then:
+            changes = [f"{k} {then[k]} is now {v}" for k, v in now.items() if then[k] != v]
             rank_zero_warn(
                 f"Since the checkpoint {', '.join(changes)}: the run goes on after {self.rows} "
                 f"rows of epoch {self.epoch}, with batch {self.batches}, but is not exactly the "

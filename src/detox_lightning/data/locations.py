@@ -1,13 +1,15 @@
-"""Where the rows of a data set lie: on the hub, in the package, in a local folder or file."""
+"""Where the rows of a data set lie, and why nothing can be read there or cached."""
 
+import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from detox_lightning.data.read_errors import reading
 from detox_lightning.demo import locate
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, causes, explain
 
 READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
 _NAME = re.compile(
@@ -20,13 +22,12 @@ _IRREGULAR = {
     stat.S_ISCHR: "a device; give a file",
     stat.S_ISBLK: "a device; give a file",
 }
+_FULL = {"ENOSPC", "EDQUOT", "EROFS", "EFBIG"}  # the cache's fault even if no file is named
+_UNWRITABLE = _FULL | {"EACCES", "EPERM", "ENOTDIR", "EEXIST"}
 
 
 def find(source: str) -> Path | None:
     """Returns the path that a source names; None if it is a hub id.
-
-    Args:
-        source: Hub id, ``demo:NAME``, a folder or a file.
 
     Raises:
         InputError: If it can only be a path, and nothing is there.
@@ -34,7 +35,7 @@ def find(source: str) -> Path | None:
     path = expand(locate(source))
     if "\0" in source:
         raise InputError(f"{source!r}: no path holds a null character; check it")
-    with reading(source):
+    with _reading(source):
         if path.exists():
             return path
         if path.is_symlink():
@@ -56,10 +57,7 @@ def parse(path: Path) -> tuple[str, str] | None:
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """Returns the file of each split; a file alone is the split ``train``.
-
-    Args:
-        path: A folder or a file.
+    """Returns the file of each split in a folder; a file alone is the split ``train``.
 
     Raises:
         InputError: If there are no files, or two for one split.
@@ -69,10 +67,10 @@ def files_of(path: Path) -> dict[str, Path]:
             problem = irregular(path) or f"unknown kind of file; readable are {READABLE}"
             raise InputError(f"{path}: {problem}")
         return {"train": path}
-    with reading(path):
-        found = [(file, parsed) for file in sorted(path.iterdir()) if (parsed := parse(file))]
+    with _reading(path):
+        found = [(file, parsed[0]) for file in sorted(path.iterdir()) if (parsed := parse(file))]
     files: dict[str, Path] = {}
-    for file, (split, _) in found:
+    for file, split in found:
         if (other := files.setdefault(split, file)) != file:
             raise InputError(
                 f"{path}: {other.name} and {file.name} are both the split {split!r}; remove one of "
@@ -95,3 +93,47 @@ def irregular(path: Path) -> str | None:
             return None
         return f"this is a link to {os.readlink(path)}, which leads to no file; mend the link"
     return next((f"this is {what}" for is_it, what in _IRREGULAR.items() if is_it(mode)), None)
+
+
+@contextmanager
+def _reading(source: str | Path) -> Iterator[None]:
+    """Raises InputError if the system refuses to read the user's file or folder ``source``."""
+    try:
+        yield
+    except OSError as error:
+        if reason := explain(error, source):
+            raise InputError(reason) from error
+        raise
+
+
+@contextmanager
+def caching() -> Iterator[None]:
+    """Raises InputError if the system refuses to write the cache of ``datasets``."""
+    try:
+        yield
+    except OSError as error:
+        if trouble := cache_trouble(error):
+            raise trouble from error
+        raise
+
+
+def cache_trouble(error: BaseException) -> InputError | None:
+    """Returns what to raise if an error comes from writing the cache of ``datasets``; else None."""
+    from datasets import config
+
+    cache = Path(config.HF_DATASETS_CACHE).expanduser().resolve()
+    for cause in causes(error):
+        if isinstance(cause, OSError) and _is_of_cache(cause, cache):
+            return InputError(
+                f"the cache of datasets, {config.HF_DATASETS_CACHE}, can't be written "
+                f"({cause.strerror}); make room or name another folder in the environment "
+                "variable HF_DATASETS_CACHE"
+            )
+    return None
+
+
+def _is_of_cache(error: OSError, cache: Path) -> bool:
+    code = errno.errorcode.get(error.errno or 0)
+    if error.filename is None or isinstance(error.filename, int):
+        return code in _FULL
+    return code in _UNWRITABLE and Path(os.fsdecode(error.filename)).resolve().is_relative_to(cache)

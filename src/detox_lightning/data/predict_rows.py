@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detox_lightning.data.columns import check_column
 from detox_lightning.data.locations import READABLE, expand, irregular, parse
-from detox_lightning.data.sources import load_rows
-from detox_lightning.data.text_lines import Malformed, decode, parse_object
+from detox_lightning.data.sources import check_column, load_rows
+from detox_lightning.data.text_files import Malformed, decode, parse_object
 from detox_lightning.errors import InputError, nearest
 
 if TYPE_CHECKING:

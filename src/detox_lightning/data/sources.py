@@ -1,7 +1,7 @@
-"""Reads the rows of a data set from the hub, the package, or local folders and files."""
+"""Reads the rows of a data set, wherever they lie, and checks its columns."""
 
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from detox_lightning.data.locations import files_of, find
 from detox_lightning.data.table_files import read_file
@@ -10,7 +10,12 @@ from detox_lightning.errors import InputError, nearest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-KINDS = "a json, jsonl, csv or parquet file"
+_KINDS = "a json, jsonl, csv or parquet file"
+_TEXT = ("string", "large_string")
+_ONLY_NULLS = "nothing but null"
+_LISTS = {"List": "lists", "LargeList": "lists"}
+_TYPE_WORDS = {"null": _ONLY_NULLS, "Json": "values of several kinds", **_LISTS}
+_CONVERT = "name another or convert it"
 
 
 class MissingSplit(InputError):
@@ -74,7 +79,7 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
     if source in {reader.name for reader in iter_modules(packaged_modules.__path__)}:
         raise InputError(
             f"{source}: this is a kind of data and no place of it; give a hub id, demo:NAME, a "
-            f"local folder or {KINDS}"
+            f"local folder or {_KINDS}"
         )
     try:
         return datasets.load_dataset(source, split=split)
@@ -91,5 +96,79 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
             ) from error
         raise InputError(
             f"{source}: neither a file or folder here nor a dataset on the hub ({reason}); give a "
-            f"hub id, demo:NAME, a local folder or {KINDS}"
+            f"hub id, demo:NAME, a local folder or {_KINDS}"
         ) from error
+
+
+def check_column(
+    rows: "Dataset",
+    column: str,
+    content: Literal["text", "labels", "scores"],
+    flag: str,
+    source: str,
+) -> None:
+    """Makes sure that a column exists and holds what it should.
+
+    Args:
+        rows: Rows of the data set ``source``.
+        column: Name of the column, as ``flag`` gives it.
+        content: Text; labels, which are names or whole numbers; or scores from 0 to 1.
+        flag: Flag for the message.
+        source: Name of the data set for the message.
+
+    Raises:
+        InputError: If the column is missing, or holds something else or bytes that aren't UTF-8.
+    """
+    if column not in rows.column_names:
+        raise InputError(
+            f"{flag}={column}: {source} has no such column; it has "
+            f"{', '.join(rows.column_names) or 'none'}{nearest(column, rows.column_names)}"
+        )
+    kind = _content_of(rows, column)
+    where = f"{flag}={column}: in {source} this column"
+    if content == "text" and kind not in _TEXT:
+        texts = [name for name in rows.column_names if _content_of(rows, name) in _TEXT]
+        known = f"its text columns are {', '.join(texts)}" if texts else "it has no text columns"
+        raise InputError(f"{where} holds {kind}, not text; {known}")
+    if content == "labels" and kind not in _TEXT and "int" not in kind:
+        raise InputError(f"{where} holds {kind}, neither names nor whole numbers; {_CONVERT}")
+    if content == "scores":
+        if not kind.startswith(("float", "int", "uint")):
+            raise InputError(f"{where} holds {kind}, not numbers; {_CONVERT}")
+        import pyarrow.compute
+
+        bounds = pyarrow.compute.min_max(rows.data.column(column)).as_py()
+        low, high = bounds["min"], bounds["max"]
+        if low is not None and (low < 0 or high > 1):
+            raise InputError(f"{where} goes from {low:g} to {high:g}, not from 0 to 1; {_CONVERT}")
+    elif row := _first_not_utf8(rows, column):
+        raise InputError(f"{flag}={column}: row {row} of {source} isn't UTF-8; convert the file")
+
+
+def has_only_nulls(rows: "Dataset", column: str) -> bool:
+    """Returns whether there is such a column, and no value in it."""
+    return column in rows.column_names and _content_of(rows, column) == _ONLY_NULLS
+
+
+def _content_of(rows: "Dataset", column: str) -> str:
+    """Returns what a column holds, in a word for messages, e.g. ``string`` or ``lists``."""
+    feature = rows.features[column]
+    if len(rows) and rows.data.column(column).null_count == len(rows):
+        return _ONLY_NULLS
+    kind = getattr(feature, "dtype", None) or type(feature).__name__
+    return _TYPE_WORDS.get(kind, kind)
+
+
+def _first_not_utf8(rows: "Dataset", column: str) -> int | None:
+    """Returns the number of the first text that isn't UTF-8, as the JSON reader takes any bytes."""
+    values = rows.data.column(column)
+    try:
+        values.validate(full=True)
+    except ValueError:
+        raws = values.cast(f"{values.type}".replace("string", "binary")).to_pylist()
+        return next(
+            n
+            for n, raw in enumerate(raws, 1)
+            if raw and raw.decode(errors="ignore").encode() != raw
+        )
+    return None

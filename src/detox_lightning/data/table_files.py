@@ -10,9 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox_lightning.data.locations import irregular, parse
-from detox_lightning.data.read_errors import cache_trouble
-from detox_lightning.data.text_lines import Malformed, check_json, decode
+from detox_lightning.data.locations import cache_trouble, irregular, parse
+from detox_lightning.data.text_files import Malformed, check_json, decode
 from detox_lightning.errors import InputError, causes
 
 if TYPE_CHECKING:
