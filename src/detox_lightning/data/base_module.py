@@ -20,6 +20,7 @@ from detox_lightning.protocols import Stage, stage_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
+SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 VERBS = {"validation": "validate", "test": "test"}
 
 
@@ -35,36 +36,34 @@ class HeldOut(NamedTuple):
 class RowsDataModule(LightningDataModule, ABC):
     """Batches of encoded rows, in a reproducible order that a resumed run continues.
 
-    Not for the command line: a subclass says which rows there are, and how they are encoded.
+    A subclass says which rows there are, and how they are encoded.
 
     Args:
         source: Name or names of the data sets.
-        splits: For ``train``, ``validation`` and ``test`` the name of the data set's split; None:
-            it has none.
+        splits: The data set's split for training, validation and test; None: it has none.
         limits: Largest number of rows for training, and for each of the others; None: all.
         tokenizer: Hub id or folder of the tokenizer; None: that of the stage's model.
         loaders: Makes the loaders and keeps the position within the epoch.
         predict_rows: Rows that ``predict`` runs on; None: the test rows.
 
     Attributes:
-        held_out: The split that is cut off the training rows; None: there is none.
-        fallback: A split that the data set may lack, and the one used in its place.
-        truncation_note: Log phrase for rows that were cut to ``max_prompt_tokens``.
-        remedies: For a split that the data set lacks the end of the message.
-        skips_missing: Whether one of several data sets may lack a split.
         max_prompt_tokens: Largest number of tokens of a prompt, its chat template included, or of a
             text to classify.
         max_target_tokens: Largest number of tokens of an answer to learn, EOS included; 0: there
             are none.
+        held_out: The split that is cut off the training rows; None: there is none.
+        fallback: A split that the data set may lack, and the one used in its place.
+        remedies: For a split that the data set lacks the end of the message.
+        truncation_note: Log phrase for rows that were cut to ``max_prompt_tokens``.
     """
 
-    max_prompt_tokens: int = 0
-    max_target_tokens: int = 0
+    max_prompt_tokens = 0
+    max_target_tokens = 0
     held_out: HeldOut | None = None
     fallback: tuple[str, str] | None = None
-    truncation_note: ClassVar[str]
     remedies: ClassVar[dict[str, str]] = {}
-    skips_missing: ClassVar[bool] = False
+    truncation_note: ClassVar[str]
+    skips_missing: ClassVar[bool] = False  # whether one of several data sets may lack a split
 
     def __init__(
         self,
@@ -85,20 +84,18 @@ class RowsDataModule(LightningDataModule, ABC):
         self._encoded: dict[str, Dataset] = {}
 
     @property
-    def stage(self) -> Stage | None:
-        """The training stage, once there is one."""
+    def _stage(self) -> Stage | None:
         return stage_of(self.trainer)
 
     @property
-    def needs(self) -> Collection[str]:
-        """What no row may lack: ``summary``, ``reference``."""
-        return self.stage.needs if self.stage else ()
+    def _needs(self) -> Collection[str]:
+        return self._stage.needs if self._stage else ()
 
     @property
     def encoding(self) -> Encoding:
         """The tokenizer, opened at first use."""
         if self._encoding is None:
-            self._encoding = Encoding(self.tokenizer, self.stage)
+            self._encoding = Encoding(self.tokenizer, self._stage)
         return self._encoding
 
     @property
@@ -205,13 +202,12 @@ class RowsDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Reads all splits that the trainer's present job needs, from the cache."""
-        trainer, splits = self.trainer, {"fit": ("train", "validation"), "test": ("test",)}
-        splits |= {"validate": ("validation",), "predict": (self.predict_split,)}
+        trainer = self.trainer
         if trainer is None or trainer.state.fn is None:
             return
         if trainer.state.fn == "validate" and not self.has_validation:
             raise InputError("--data.validation_split=null: this leaves nothing to validate on")
-        for split in splits[trainer.state.fn.value]:
+        for split in SPLITS.get(trainer.state.fn.value, (self.predict_split,)):
             if split != "validation" or (self.has_validation and trainer.limit_val_batches):
                 rows = self.rows(split)
                 if split == "train":

@@ -172,7 +172,7 @@ class ContinuationDataModule(PromptDataModule):
         if split == "predict":
             return rows
         names = ", ".join(self.sources)
-        if "reference" in self.needs:
+        if "reference" in self._needs:
             rows = rows.filter("with a reference", nonempty, "reference").require_rows(
                 f"{names}: the reward compares with how people went on, and no row says it",
                 "; name their column with --data.continuation_column, give --data.prompt_share, or "

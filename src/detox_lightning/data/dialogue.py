@@ -129,13 +129,13 @@ class DialogueDataModule(PromptDataModule):
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
         for role, column in zip(ROLES, self.columns, strict=True):
-            if role in ("dialogue", *self.needs) or not has_only_nulls(rows, column):
+            if role in ("dialogue", *self._needs) or not has_only_nulls(rows, column):
                 check_column(rows, column, "text", f"--data.{role}_column", source)
         return rows.select_columns(list(dict.fromkeys(self.columns)))
 
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
         for role, column in zip(ROLES, self.columns, strict=True):
-            if role in ("dialogue", *self.needs):
+            if role in ("dialogue", *self._needs):
                 rows = rows.filter(f"with a {role}", nonempty, column).require_rows(
                     where,
                     f": each needs text in its column {column!r}; fill it in, or name another "

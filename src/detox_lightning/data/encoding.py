@@ -26,11 +26,6 @@ class Encoding:
         name: Hub id, local folder or ``demo:NAME``; None: the tokenizer of the stage's model.
         stage: The training stage, if it is known.
 
-    Attributes:
-        tokenizer: The tokenizer from ``transformers``.
-        pad_id: Id that fills batches; EOS if the tokenizer has no padding token.
-        padding_side: Side on which the model wants prompts padded.
-
     Raises:
         InputError: If there is no such tokenizer, it has neither a padding token nor EOS, or it has
             more tokens than the model embeds.
@@ -44,20 +39,17 @@ class Encoding:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
         self.tokenizer: Any = load_tokenizer(self.name, **({} if name else options))
         if name and own and name != own:
-            self._check_vocabulary(own, options)
+            config = load_config(own, **options).get_text_config()
+            embedded, tokens = getattr(config, "vocab_size", None), len(self.tokenizer)
+            if embedded is not None and tokens > embedded:
+                raise InputError(
+                    f"--data.tokenizer={name}: it has {tokens} tokens, and the model {own} embeds "
+                    f"{embedded}; leave this out, and the model's own is used"
+                )
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
         # read before use: truncation leaves its traces in the tokenizer
         self._content = _content(self.tokenizer)
-
-    def _check_vocabulary(self, model: str, options: dict[str, Any]) -> None:
-        """Raises InputError if a model does not embed all tokens of another model's tokenizer."""
-        embedded = getattr(load_config(model, **options).get_text_config(), "vocab_size", None)
-        if embedded is not None and len(self.tokenizer) > embedded:
-            raise InputError(
-                f"--data.tokenizer={self.name}: it has {len(self.tokenizer)} tokens, and the model "
-                f"{model} embeds {embedded}; leave this out, and the model's own is used"
-            )
 
     @property
     def eos_id(self) -> int:
@@ -85,7 +77,15 @@ class Encoding:
             InputError: If the tokenizer has no chat template and needs one.
         """
         if chat:
-            return self._chat_ids(texts)
+            if self.tokenizer.chat_template is None:
+                raise InputError(
+                    f"--data.chat_template=true: the tokenizer {self.name} has no chat template; "
+                    "leave this out, or name a tokenizer that has one in --data.tokenizer"
+                )
+            messages = [[{"role": "user", "content": text}] for text in texts]
+            options = {"add_generation_prompt": True, "return_dict": False}
+            chats: list[list[int]] = self.tokenizer.apply_chat_template(messages, **options)
+            return chats
         ids = self.ids(texts)
         if self.padding_side == "right":
             return ids
@@ -98,18 +98,6 @@ class Encoding:
         ids = self.ids(texts, add_special_tokens=self.padding_side == "right")
         bodies = (row[:-1] if row[-1:] == [self.eos_id] else row for row in ids)
         return [[*body[: limit - 1], self.eos_id] for body in bodies]
-
-    def _chat_ids(self, texts: list[str]) -> list[list[int]]:
-        if self.tokenizer.chat_template is None:
-            raise InputError(
-                f"--data.chat_template=true: the tokenizer {self.name} has no chat template; leave "
-                "this out, or name a tokenizer that has one in --data.tokenizer"
-            )
-        messages = [[{"role": "user", "content": text}] for text in texts]
-        encoded: list[list[int]] = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
-        return encoded
 
     def encode(
         self, rows: "Dataset", function: Callable[..., dict[str, list[Any]]], *settings: Any
@@ -151,22 +139,14 @@ def count_blank(encoded: "Dataset", column: str) -> int:
 
 
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
-    """Pads lists of ids to a common length.
-
-    Args:
-        rows: ``b`` lists of token ids, the longest of length ``s``.
-        pad_id: Id that fills the shorter ones.
-        side: ``right`` or ``left``: where they are filled.
+    """Pads ``b`` lists of token ids, the longest of length ``s``, on one side.
 
     Returns:
         Ids ``[b, s]``, and a mask ``[b, s]`` that is True where they come from ``rows``.
     """
     ids = [torch.tensor(row, dtype=torch.long) for row in rows]
     real = [torch.ones(len(row), dtype=torch.bool) for row in rows]
-    return (
-        pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side),
-        pad_sequence(real, batch_first=True, padding_value=False, padding_side=side),
-    )
+    return pad_sequence(ids, True, pad_id, side), pad_sequence(real, True, False, side)
 
 
 def _content(tokenizer: Any) -> str:

@@ -20,7 +20,7 @@ from detox_lightning.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DEFAULT_LABELS = ("nothate", "hate")  # where the model names none
+DEFAULT_LABELS = ["nothate", "hate"]  # where the model names none
 MOST_LABELS_SHOWN = 10  # in a message
 YAML_WORDS = {True: "true, yes or on", False: "false, no or off", None: "null"}
 
@@ -95,39 +95,49 @@ class LabeledTextDataModule(RowsDataModule):
         )
         self.save_hyperparameters(logger=False)
         self.text_column, self.label_column = text_column, label_column
-        self.labels, self.renamed = labels, names_by_label(label_map or {})
+        self.labels, self.renamed = labels, _names_by_label(label_map or {})
         self.max_prompt_tokens = max_tokens
         if validation_fraction and not validation_split:
             self.held_out = HeldOut("validation", validation_fraction, True, split_seed)
         if labels is not None:
-            self._label_map()
+            self._classes()
 
-    def _label_map(self) -> "LabelMap":
-        """Returns the classes: those of the stage's model, if it names them."""
+    def _classes(self) -> tuple[list[str], str]:
+        """Returns the class names, the model's if it has some, and their flag with its value.
+
+        Raises:
+            InputError: If both the user and the model name classes and they differ, there are
+                duplicates or fewer than two, or ``label_map`` maps to another name.
+        """
         given = None if self.labels is None else list(self.labels)
-        names = self.stage.labels if self.stage else None
+        names = self._stage.labels if self._stage else None
         if names and given and names != given:
             raise InputError(
                 f"--data.labels={given} are not --model.labels={names}, in this order, by which "
                 "the classifier's outputs are named: leave --data.labels out, and name all classes "
                 "in --model.labels"
             )
-        flag = "--model.labels" if given is None else "--data.labels"
-        return LabelMap(tuple(names or given or DEFAULT_LABELS), self.renamed, flag)
+        names = names or (DEFAULT_LABELS if given is None else given)
+        flag = f"--{'model' if given is None else 'data'}.labels={names}"
+        if len(set(names)) < max(2, len(names)):
+            raise InputError(f"{flag}: give two or more different names")
+        if stray := sorted(set(self.renamed.values()) - set(names)):
+            raise InputError(
+                f"--data.label_map={self.renamed}: {', '.join(stray)} not in {flag}; map to these"
+            )
+        return names, flag
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
         from datasets import Features, Value
 
         check_column(rows, self.text_column, "text", "--data.text_column", source)
         check_column(rows, self.label_column, "labels", "--data.label_column", source)
-        names = {label: label for label in rows.unique(self.label_column)}
+        found = {label: label for label in rows.unique(self.label_column)}
         # a ClassLabel holds indices into its own names, whose order may differ; -1 means none
         if own := getattr(rows.features[self.label_column], "names", None):
-            names = {i: own[i] if i is not None and i >= 0 else None for i in names}
-        label_map = self._label_map()
-        label_map.check(list(names.values()), source)
-        indices = {label: label_map.index(name) for label, name in names.items()}
+            found = {i: own[i] if i is not None and i >= 0 else None for i in found}
         columns = list(dict.fromkeys([self.text_column, self.label_column]))
+        indices = self._indices(found, source)
         return rows.select_columns(columns).map(
             partial(_index, text=self.text_column, label=self.label_column, indices=indices),
             batched=True,
@@ -135,6 +145,22 @@ class LabeledTextDataModule(RowsDataModule):
             features=Features({"text": Value("string"), "label": Value("int64")}),
             desc="Reading labels",
         )
+
+    def _indices(self, found: dict[Any, Any], source: str) -> dict[Any, int | None]:
+        """Turns the names of labels into class indices; None, a missing label, stays None."""
+        names, flag = self._classes()
+        labels = {str(name) for name in found.values() if name is not None}
+        known = {name: name for name in names} | self.renamed
+        if unknown := sorted(labels - set(known)):
+            raise InputError(
+                f"{source}: it has the labels {_listed(sorted(labels))}, but {_listed(unknown)} "
+                f"{'is' if len(unknown) == 1 else 'are'} none of {flag}; say what they mean with "
+                f"--data.label_map, such as {{{unknown[0]}: {names[0]}}}"
+            )
+        return {
+            label: None if name is None else names.index(known[str(name)])
+            for label, name in found.items()
+        }
 
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
         complete = rows.rows.filter(_is_complete, input_columns=["text", "label"], batched=True)
@@ -155,12 +181,13 @@ class LabeledTextDataModule(RowsDataModule):
         }
 
     def _check(self, split: str, encoded: "Dataset") -> None:
-        label_map = self._label_map()
-        missing = label_map.missing(set(encoded.unique("label")))
+        names, flag = self._classes()
+        found = set(encoded.unique("label"))
+        missing = _listed([name for i, name in enumerate(names) if i not in found])
         if missing and split == "train":
             raise InputError(
                 f"{', '.join(self.sources)}: none of {len(encoded)} training rows has the label "
-                f"{missing} of {label_map}; give rows of every label, or leave it out"
+                f"{missing} of {flag}; give rows of every label, or leave it out"
             )
         if missing:
             rank_zero_warn(
@@ -194,69 +221,8 @@ class LabeledCollator:
         return LabeledBatch(*pad([row["input_ids"] for row in rows], self.pad_id), labels)
 
 
-@dataclass(frozen=True)
-class LabelMap:
-    """Turns the labels found in data into class indices, by name.
-
-    Args:
-        names: Class names in the order of their indices.
-        renamed: Label in the data → class name.
-        flag: Flag that gave the names, for messages.
-
-    Raises:
-        InputError: If there are duplicates or fewer than two names, or a label is renamed to
-            something else.
-    """
-
-    names: tuple[str, ...]
-    renamed: dict[str, str]
-    flag: str
-
-    def __post_init__(self) -> None:
-        if len(set(self.names)) < max(2, len(self.names)):
-            raise InputError(f"{self}: give two or more different names")
-        if stray := sorted(set(self.renamed.values()) - set(self.names)):
-            raise InputError(
-                f"--data.label_map={self.renamed}: {', '.join(stray)} not in {self}; map to these"
-            )
-
-    def __str__(self) -> str:
-        """The flag with its value."""
-        return f"{self.flag}={list(self.names)}"
-
-    def index(self, label: str | int | None) -> int | None:
-        """Returns the index of a label's class; None if it has none. A number is no name."""
-        if label is None:  # a missing value, although a class may be named "None"
-            return None
-        name = self.renamed.get(str(label), str(label))
-        return self.names.index(name) if name in self.names else None
-
-    def check(self, labels: list[Any], source: str) -> None:
-        """Raises InputError, which lists the labels, unless each is None or has a class."""
-        found = {label for label in labels if label is not None}
-        unknown = sorted(str(label) for label in found if self.index(label) is None)
-        if unknown:
-            raise InputError(
-                f"{source}: it has the labels {_listed(sorted(map(str, found)))}, but "
-                f"{_listed(unknown)} {'is' if len(unknown) == 1 else 'are'} none of {self}; say "
-                "what they mean with --data.label_map, such as "
-                f"{{{unknown[0]}: {self.names[0]}}}"
-            )
-
-    def missing(self, indices: set[int]) -> str:
-        """Returns the names of the classes that have none of these indices, as a list in text."""
-        return _listed([name for i, name in enumerate(self.names) if i not in indices])
-
-
-def names_by_label(label_map: dict[Any, str]) -> dict[str, str]:
-    """Returns a map from labels to class names, in which YAML's numbers are text.
-
-    Args:
-        label_map: Label in the data → class name.
-
-    Raises:
-        InputError: If YAML did not read a label as text or a number, such as ``no`` and ``null``.
-    """
+def _names_by_label(label_map: dict[Any, str]) -> dict[str, str]:
+    """Makes text of labels that YAML read as numbers; InputError if it read ``no`` or ``null``."""
     for label, name in label_map.items():
         if label is None or isinstance(label, bool):
             words = YAML_WORDS[label]

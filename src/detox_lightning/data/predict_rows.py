@@ -36,16 +36,13 @@ class PredictRows:
     kind: str
 
     def read(self, ranks: int = 1) -> "Dataset":
-        """Reads all rows into memory.
+        """Reads the columns of all rows into memory, empty where the source has no text.
 
         Args:
             ranks: Number of processes that read at the same time.
 
-        Returns:
-            The columns as text, empty where the source has none.
-
         Raises:
-            InputError: If the source can't be read, or a row has no text.
+            InputError: If the source can't be read, or a row has no text to predict on.
         """
         from datasets import Dataset
 

@@ -23,14 +23,7 @@ class MissingSplit(InputError):
 
 
 def names_of(source: str | list[str]) -> tuple[str, ...]:
-    """Returns the names of one or more data sets.
-
-    Args:
-        source: The value of ``--data.source``.
-
-    Raises:
-        InputError: If there is none, or one is blank.
-    """
+    """Returns the names in ``--data.source``; InputError if there is none, or a blank one."""
     names = (source,) if isinstance(source, str) else tuple(source)
     if not names or not all(name.strip() for name in names):
         raise InputError(

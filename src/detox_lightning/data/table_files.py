@@ -30,9 +30,6 @@ NUMBERS = {
 def read_file(path: Path) -> "Dataset":
     """Reads the rows of a json, jsonl, csv or parquet file, or finds its content in the cache.
 
-    Args:
-        path: The file.
-
     Returns:
         The rows. Columns of a csv file are numbers if all their values are, and otherwise text.
 
@@ -40,13 +37,12 @@ def read_file(path: Path) -> "Dataset":
         InputError: If it can't be read, or holds no rows.
     """
     _, kind = parse(path) or ("", "")
-    problem = irregular(path)
-    if not problem and not os.access(path, os.R_OK):
-        problem = "this file may not be read; change its permissions"
-    elif not problem and not path.stat().st_size:
-        problem = "the file is empty; give one with rows"
-    if problem:
+    if problem := irregular(path):
         raise InputError(f"{path}: {problem}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: this file may not be read; change its permissions")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: the file is empty; give one with rows")
     try:
         rows = _cached(path, kind)
     # the readers raise anything from EOFError to ArrowInvalid; whatever it is, the file is at fault
