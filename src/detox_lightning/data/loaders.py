@@ -104,8 +104,8 @@ class Loaders:
         self.check(len(rows), trainer)
         sampler = EpochSampler(len(rows), self._seed(), *_ranks(trainer))
         sampler.resume(self.epoch, self.rows)
-        options = self._options(collate)
-        return _TrainLoader(rows, self.batch_size, sampler=sampler, drop_last=True, **options)
+        options = self._options(collate, self.batch_size)
+        return _TrainLoader(rows, sampler=sampler, drop_last=True, **options)
 
     def evaluation(
         self, rows: "Dataset", collate: Collate, trainer: "Trainer | None"
@@ -125,14 +125,15 @@ class Loaders:
                 "(--data.num_eval_samples) or fewer processes (--trainer.devices)"
             )
         sampler = UnrepeatedDistributedSampler(range(len(rows)), world, rank, shuffle=False)
-        batch_size = self.eval_batch_size or self.batch_size
-        return DataLoader(rows, batch_size, sampler=sampler, **self._options(collate))
+        options = self._options(collate, self.eval_batch_size or self.batch_size)
+        return DataLoader(rows, sampler=sampler, **options)
 
-    def _options(self, collate: Collate) -> dict[str, Any]:
+    def _options(self, collate: Collate, batch_size: int) -> dict[str, Any]:
         if self.num_workers:
             atexit.unregister(end_workers)
             atexit.register(end_workers)
         return {
+            "batch_size": batch_size,  # by name, as Lightning makes loaders anew
             "collate_fn": collate,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
