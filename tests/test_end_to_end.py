@@ -197,11 +197,11 @@ def test_peft_alone_says_the_same(fitted: DetoxCLI, adapter: Path) -> None:
     assert done.returncode == 0, done.stderr
     policy, tokenizer = fitted.model.policy, fitted.model.tokenizer
     rows = batch.prompt_ids[:20], batch.prompt_mask[:20]
-    said = policy.generate(policy.read(*rows), greedy, 48).ids
+    said = policy.generate(policy.encode_prompts(*rows), greedy, 48).ids
     here = tokenizer.batch_decode(said, skip_special_tokens=True)
     assert json.loads(done.stdout) == here
     with policy.reference():
-        untouched = policy.generate(policy.read(*rows), greedy, 48).ids
+        untouched = policy.generate(policy.encode_prompts(*rows), greedy, 48).ids
     assert tokenizer.batch_decode(untouched, skip_special_tokens=True) != here
 
 

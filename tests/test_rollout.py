@@ -22,6 +22,7 @@ from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.source import ModelSource
 from detox_lightning.rewards import Reward, WeightedReward
 from detox_lightning.rollout import Responses, measure, respond, score, what_is_not_finite
 from ppo_toys import EOS, as_responses
@@ -51,7 +52,7 @@ def speaker(*rows: list[int]) -> Any:
     said = Decoded(ids, torch.zeros(*ids.shape, 2))
     policy = SimpleNamespace(eos_token_ids=(EOS,), family=EncoderDecoder())
     policy.generate = lambda prompts, choose, limit: said
-    policy.texts = partial(Policy.texts, policy)
+    policy.decode_texts = partial(Policy.decode_texts, policy)
     return policy
 
 
@@ -84,7 +85,7 @@ def test_an_eos_after_the_end_is_none() -> None:
 
 
 def test_a_policy_answers(policy: Policy) -> None:
-    prompts = policy.read(BATCH.prompt_ids, BATCH.prompt_mask)
+    prompts = policy.encode_prompts(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(0)
     choose = policy.sampling.choose(policy.eos_token_ids)
     responses = respond(policy, TOKENIZER, prompts, choose, limit=5)
@@ -108,7 +109,7 @@ def test_what_is_noted_while_sampling_is_what_a_forward_pass_says(
             torch.nn.init.normal_(parameter, std=0.1)
     speaking.base.get_output_embeddings().weight.data[EOS] *= 10  # some responses end early
     speaking.double()
-    prompts = speaking.read(BATCH.prompt_ids, BATCH.prompt_mask)
+    prompts = speaking.encode_prompts(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(1)
     draws = Draws()
     choose = sampling.choose(speaking.eos_token_ids, draws)
@@ -135,7 +136,9 @@ def test_what_is_noted_counts_where_it_is_exact(tiny_t5: str) -> None:
         assert not exact.notes_exactly
     for sampling in (Sampling(top_k=5), Sampling(top_p=0.9)):
         assert not load_policy(tiny_t5, LoRA(r=4), sampling).notes_exactly
-    half = load_policy(tiny_t5, LoRA(r=4), Sampling(), weights=Weights(dtype="bfloat16"))
+    half = load_policy(
+        ModelSource(tiny_t5, weights=Weights(dtype="bfloat16")), LoRA(r=4), Sampling()
+    )
     assert not half.notes_exactly
 
 

@@ -86,7 +86,7 @@ def respond(
     Args:
         policy: The policy, or the reference inside :meth:`Policy.reference`.
         tokenizer: The policy's.
-        prompts: ``b`` of them, as :meth:`Policy.read` gave them.
+        prompts: ``b`` of them, as :meth:`Policy.encode_prompts` gave them.
         choose: Picks the tokens; see :meth:`Sampling.choose`.
         limit: The longest response, in tokens.
         draws: What ``choose`` draws with, where log-probabilities are to be noted.
@@ -96,7 +96,7 @@ def respond(
     longest = int(lengths.max())
     ids = ids[:, :longest]
     mask = mask_from_lengths(lengths, longest)
-    texts = policy.texts(tokenizer, prompts, ids)
+    texts = policy.decode_texts(tokenizer, prompts, ids)
     noted = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)
@@ -233,13 +233,13 @@ def ask(
         0 where there is no real token.
     """
     share = prompts is not None
-    prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
+    prompts = prompts or policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
     logprobs, values = torch.zeros(2, *ids.shape, device=ids.device, dtype=torch.float32)
     for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
         width = max(1, int(ends[rows[0]]))
         given = batch.prompt_ids[rows], batch.prompt_mask[rows], ids[rows, :width]
-        said = policy(*given, prompts.select(rows), entropy=False, share=share)
+        said = policy(*given, prompts.select(rows), entropy=False, deduplicate=share)
         logprobs[rows, :width], values[rows, :width] = said.logprobs, said.values
     return Noted(logprobs.where(mask, 0), values.where(mask, 0))
 
@@ -258,9 +258,9 @@ def compare(
     Returns:
         The policy's, the reference's, and ``[b, t]`` KL divergences over the vocabulary, in nats.
     """
-    prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+    prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     with policy.reference():
-        ref_prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+        ref_prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     parts = []
     for index in torch.arange(len(responses.ids), device=responses.ids.device).split(
         size or len(responses.ids)

@@ -69,7 +69,7 @@ class FakeStage:
     stage_name = "fake"
     needs: tuple[str, ...] = ()
     labels: list[str] | None = None
-    padding_side = "right"
+    family: Any = None
     tokenizer_name: str | None = None
 
     def __init__(self, **facts: Any) -> None:

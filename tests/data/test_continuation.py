@@ -15,6 +15,8 @@ from detox_lightning.data.encoding import count_cut
 from detox_lightning.data.labeled import LabeledTextDataModule
 from detox_lightning.data.prompts import PromptDataModule, divide_words
 from detox_lightning.errors import InputError
+from detox_lightning.models.families.decoder_only import DecoderOnly
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 
 from .conftest import CHAT, WORDS, fake_trainer, save_tokenizer, write
 from .test_jobs import Nothing, trainer
@@ -88,12 +90,12 @@ def test_a_decoder_s_prompts_are_padded_on_the_left_and_do_not_end(
     )
     tokenizer.save_pretrained(folder)
     rows = [row("w1 w2 w3"), row("w5")]
-    for side, wanted in {
-        "left": [[7, 8, 9], [0, 0, 11]],
-        "right": [[7, 8, 9, 1], [11, 1, 0, 0]],
-    }.items():
+    for family, wanted in (
+        (DecoderOnly(), [[7, 8, 9], [0, 0, 11]]),
+        (EncoderDecoder(), [[7, 8, 9, 1], [11, 1, 0, 0]]),
+    ):
         data = make(rows, tokenizer=folder, test_split="train")
-        data.trainer = fake_trainer(padding_side=side)
+        data.trainer = fake_trainer(family=family)
         (batch,) = data.test_dataloader()
         assert batch.prompt_ids.tolist() == wanted
         assert batch.prompt_mask.tolist() == [[token > 0 for token in ids] for ids in wanted]

@@ -25,7 +25,8 @@ from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.policy import REFERENCE, Policy, PolicyOutput, load_policy
+from detox_lightning.models.policy import Policy, PolicyOutput, load_policy
+from detox_lightning.models.reference import REFERENCE
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import ClassifierReward
 from detox_lightning.rollout import Responses

@@ -28,7 +28,7 @@ from detox_lightning.cli.parser import Parser, made
 from detox_lightning.cli.quiet import quieten, quieten_transformers
 from detox_lightning.cli.trainer import DetoxTrainer
 from detox_lightning.errors import InputError
-from detox_lightning.models.precision import refuse_precision
+from detox_lightning.models.precision import check_precision
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.end_of_data import EndingCallback
@@ -179,7 +179,7 @@ class DetoxCLI(LightningCLI):
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
-        refuse_precision(config.trainer.precision)  # on a CPU Lightning makes bfloat16 of it
+        check_precision(config.trainer.precision)  # on a CPU Lightning makes bfloat16 of it
         if threads := config.threads:
             torch.set_num_threads(threads)
 
@@ -195,7 +195,7 @@ class DetoxCLI(LightningCLI):
             raise
         except (ValueError, TypeError) as error:
             raise InputError(f"--trainer: {' '.join(str(error).split())}") from error
-        refuse_precision(trainer.precision, "trainer.plugins")  # the flag itself is one of ours
+        check_precision(trainer.precision, "trainer.plugins")  # the flag itself is one of ours
         trainer.words = self.words  # type: ignore[attr-defined]
         trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
         return trainer

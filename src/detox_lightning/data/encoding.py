@@ -33,7 +33,10 @@ class Encoding:
 
     def __init__(self, name: str | None, stage: Stage | None) -> None:
         own, options = (stage.tokenizer_name, stage.tokenizer_options) if stage else (None, {})
-        self.padding_side = stage.padding_side if stage else "right"
+        family = stage.family if stage else None  # a classifier has none
+        self.padding_side = family.padding_side if family else "right"
+        self._ends_prompts_with_eos = family is None or family.ends_prompts_with_eos
+        self._adds_special_tokens = family is None or family.adds_special_tokens_to_answers
         self.name = name or own
         if self.name is None:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
@@ -67,7 +70,7 @@ class Encoding:
         return encoded
 
     def prompt_ids(self, texts: list[str], chat: bool = False) -> list[list[int]]:
-        """Returns token ids of prompts, without EOS if a decoder alone continues them.
+        """Returns token ids of prompts, without EOS unless the family wants it.
 
         Args:
             texts: The prompts.
@@ -87,15 +90,14 @@ class Encoding:
             chats: list[list[int]] = self.tokenizer.apply_chat_template(messages, **options)
             return chats
         ids = self.ids(texts)
-        if self.padding_side == "right":
+        if self._ends_prompts_with_eos:
             return ids
         eos = self.tokenizer.eos_token_id
         return [row[:-1] if row and row[-1] == eos else row for row in ids]
 
     def answer_ids(self, texts: list[str], limit: int) -> list[list[int]]:
         """Returns token ids of answers, cut to ``limit`` tokens of which the last is EOS."""
-        # a decoder alone is in the middle of a text, not at its beginning
-        ids = self.ids(texts, add_special_tokens=self.padding_side == "right")
+        ids = self.ids(texts, add_special_tokens=self._adds_special_tokens)
         bodies = (row[:-1] if row[-1:] == [self.eos_id] else row for row in ids)
         return [[*body[: limit - 1], self.eos_id] for body in bodies]
 
@@ -112,7 +114,8 @@ class Encoding:
         """
         from datasets.fingerprint import Hasher
 
-        parts = [FORMAT, rows._fingerprint, self._content, self.padding_side, *settings]
+        family = (self._ends_prompts_with_eos, self._adds_special_tokens)
+        parts = [FORMAT, rows._fingerprint, self._content, family, *settings]
         return rows.map(
             function,
             with_indices=True,

@@ -133,7 +133,7 @@ class Evaluator:
             side: ``before``: the reference; ``after``: the policy.
         """
         with self.policy.reference_if(side == "before"):
-            return self.policy.read(batch.prompt_ids, batch.prompt_mask)
+            return self.policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
 
     def answer(
         self, batch: PromptBatch, decodings: list[str], side: Side, prompts: Prompts | None = None

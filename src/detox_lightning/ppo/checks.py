@@ -6,7 +6,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.meter import NAMES
-from detox_lightning.models.families.base import check_positions
 from detox_lightning.rewards.interface import check_name
 from detox_lightning.stages.run_checks import check_conditions
 from detox_lightning.stages.strategy import check_strategy
@@ -37,8 +36,7 @@ def check_run(module: "PPOModule", stage: str) -> None:
             "model.sampling.max_new_tokens": module.sampling.limits[1],
             "model.evaluation.max_new_tokens": module.plan.max_new_tokens or 0,
         }
-        given = module.start.base, data.max_prompt_tokens, limits
-        check_positions(module.family, *given, **module.tokenizer_options)
+        module.source.check_positions(data.max_prompt_tokens, limits)
     if stage == "fit":
         check_fit(module, getattr(data, "batch_size", None))
 
@@ -93,8 +91,7 @@ def check_shardable(module: "PPOModule") -> None:
     Raises:
         InputError: If the base itself is trained, or quantized.
     """
-    begins_with_adapter = module.start.adapter is not None or module.start.checkpoint is not None
-    if module.lora is None and not begins_with_adapter:
+    if module.lora is None and not module.source.has_adapter:
         raise InputError(
             "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
             "lora, or trainer.strategy=ddp"

@@ -33,16 +33,17 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import flat, summarize
+from detox_lightning.models.adapter_checkpoint import adapter_facts
 from detox_lightning.models.decoding.draws import Draws
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.families.base import Family, family_of
+from detox_lightning.models.families.base import Family
 from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import Weights, load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import gathered, shard
-from detox_lightning.models.source import VALUE_HEAD, Start, adapter_facts, find_start
+from detox_lightning.models.source import VALUE_HEAD, ModelSource
 from detox_lightning.ppo.checks import check_batch_size, check_run, check_shardable
 from detox_lightning.ppo.clock import Stopwatch
 from detox_lightning.ppo.learner import update
@@ -283,7 +284,7 @@ class PPOModule(LightningModule):
         with seeded(seed, self.device), gathered(self):
             draws = Draws()
             choose = self.sampling.choose(self.policy.eos_token_ids, draws)
-            prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
+            prompts = self.policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
             noted = draws if self.policy.notes_exactly and self.kl.estimator != "full" else None
             return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
 
@@ -427,24 +428,24 @@ class PPOModule(LightningModule):
     # -- models and state
 
     @cached_property
-    def start(self) -> Start:
-        """Where the policy begins; found out when first asked for, which may take the hub."""
-        return find_start(self.base_or_policy, self.adapter, self.weights.revision)
+    def source(self) -> ModelSource:
+        """Where the policy comes from; found out when first needed, as it may ask the hub."""
+        return ModelSource.resolve(self.base_or_policy, self.adapter, self.weights)
 
-    @cached_property
+    @property
     def family(self) -> Family:
-        """What kind of model the policy is, by its base's config."""
-        return family_of(self.start.base, **self.tokenizer_options)
+        """The policy's family."""
+        return self.source.family
 
     @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use: of an adapter, its base."""
-        return self.start.base
+        return self.source.base
 
     @property
     def tokenizer_options(self) -> dict[str, Any]:
         """How the data must open it."""
-        return {**self.weights.file_options, "revision": self.start.base_revision}
+        return self.source.tokenizer_options
 
     @property
     def auto_class(self) -> str:
@@ -459,7 +460,7 @@ class PPOModule(LightningModule):
     @property
     def padding_side(self) -> Literal["left", "right"]:
         """The side on which prompts are padded."""
-        return self.family.padding_side
+        return self.source.padding_side
 
     @property
     def export_name(self) -> str:
@@ -481,11 +482,10 @@ class PPOModule(LightningModule):
         choose_kernels()
         self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
         self.policy = load_policy(
-            self.start,
+            self.source,
             self.lora,
             self.sampling,
             self.advantage.uses_values,
-            self.weights,
             None if self._trainer is None else self.trainer.strategy.root_device,
             self.tokenizer,
         )
@@ -536,7 +536,7 @@ class PPOModule(LightningModule):
             self.stage_name,
             self.tokenizer_name,
             policy=self.policy_name,
-            base_revision=self.start.base_revision,
+            base_revision=self.source.base_revision,
             lora=self.lora,
             adapter=adapter_facts(self.policy.model),
             rollouts=self.rollouts,
@@ -551,8 +551,8 @@ class PPOModule(LightningModule):
         check_trainable(
             self,
             checkpoint,
-            base=self.start.base,
-            base_revision=self.start.base_revision,
+            base=self.source.base,
+            base_revision=self.source.base_revision,
             adapter=adapter_facts(self.policy.model),
         )
         self.rollouts = facts["rollouts"]

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.precision import refuse_precision
+from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import data_of
 from detox_lightning.stages.optimization import try_out
 from detox_lightning.stages.refused_callbacks import are_known, callbacks_of, refuse_callbacks
@@ -42,7 +42,7 @@ def check_conditions(module: Any, stage: str, figures: Collection[str]) -> None:
         InputError: If the precision loses steps, or a callback or the optimizer can't work.
     """
     trainer = module.trainer
-    refuse_precision(trainer.precision)
+    check_precision(trainer.precision)
     refuse_nothing(trainer, stage)
     if stage != "fit":
         return

@@ -16,22 +16,14 @@ from torchmetrics import MeanMetric
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge_meter import Rouge
-from detox_lightning.models.families.base import (
-    Family,
-    check_model,
-    check_positions,
-    family_of,
-)
+from detox_lightning.models.adapter_checkpoint import adapter_facts
+from detox_lightning.models.families.base import Family, base_model
 from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
+from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.source import Start, adapter_facts, find_start, open_start
-from detox_lightning.models.special_tokens import (
-    complete_special_tokens,
-    end_tokens,
-    without_marks,
-)
+from detox_lightning.models.source import ModelSource
+from detox_lightning.models.special_tokens import end_tokens, without_end_marks
 from detox_lightning.protocols import data_of
 from detox_lightning.rewards.rouge_reward import KINDS
 from detox_lightning.seeding import derive_seed, global_seed
@@ -102,14 +94,14 @@ class SupervisedModule(LightningModule):
         self.tokenizer: Any = None
 
     @cached_property
-    def start(self) -> Start:
-        """Where the model begins; found out when first asked for, which may take the hub."""
-        return find_start(self.name, revision=self.weights.revision)
+    def source(self) -> ModelSource:
+        """Where the model comes from; found out when first needed, as it may ask the hub."""
+        return ModelSource.resolve(self.name, weights=self.weights)
 
-    @cached_property
+    @property
     def family(self) -> Family:
-        """What kind of model it is, by its base's config."""
-        return family_of(self.start.base, **self.tokenizer_options)
+        """The model's family."""
+        return self.source.family
 
     @property
     def auto_class(self) -> str:
@@ -129,17 +121,17 @@ class SupervisedModule(LightningModule):
     @property
     def tokenizer_name(self) -> str:
         """The model whose tokenizer the data must use; an adapter's is its base's."""
-        return self.start.base
+        return self.source.base
 
     @property
     def tokenizer_options(self) -> dict[str, Any]:
         """How the data must open it."""
-        return {**self.weights.file_options, "revision": self.start.base_revision}
+        return self.source.tokenizer_options
 
     @property
     def padding_side(self) -> Literal["left", "right"]:
         """The side on which prompts are padded."""
-        return self.family.padding_side
+        return self.source.padding_side
 
     @property
     def export_name(self) -> str:
@@ -158,13 +150,7 @@ class SupervisedModule(LightningModule):
                 "model.max_new_tokens": self.max_new_tokens,
                 "data.max_target_tokens": data.max_target_tokens,
             }
-            check_positions(
-                self.family,
-                self.start.base,
-                data.max_prompt_tokens,
-                limits,
-                **self.tokenizer_options,
-            )
+            self.source.check_positions(data.max_prompt_tokens, limits)
 
     def check_shardable(self) -> None:
         """Refuses the sharded strategy, which only PPO is made for."""
@@ -175,21 +161,10 @@ class SupervisedModule(LightningModule):
         if self.model is not None:
             return
         choose_kernels()
-        self.tokenizer = load_tokenizer(
-            self.tokenizer_name, padding_side=self.padding_side, **self.tokenizer_options
-        )
-        model = open_start(
-            self.start,
-            self.lora,
-            self.weights,
-            self.family.auto_class,
-            self.family.task_type,
-            None if self._trainer is None else self._trainer.strategy.root_device,
-        )
-        check_vocabulary(self.start.base, self.tokenizer, model)
-        complete_special_tokens(model, self.tokenizer, self.start.base)
+        self.tokenizer = self.source.load_tokenizer()
+        device = None if self._trainer is None else self._trainer.strategy.root_device
+        model = self.source.load(self.lora, device, self.tokenizer)
         refuse_broken_model("model.model", self.name, model)
-        check_model(self.family, model, self.start.base)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
@@ -260,8 +235,8 @@ class SupervisedModule(LightningModule):
             num_beams=1,
         )
         ends = end_tokens(self.model.generation_config)
-        responses = self.family.responses(generated, batch.prompt_ids)
-        responses = without_marks(responses, ends, self.tokenizer)
+        responses = self.family.strip_prompt(generated, batch.prompt_ids)
+        responses = without_end_marks(responses, ends, self.tokenizer)
         texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         return texts
 
@@ -281,7 +256,7 @@ class SupervisedModule(LightningModule):
             self.stage_name,
             self.tokenizer_name,
             model=self.name,
-            base_revision=self.start.base_revision,
+            base_revision=self.source.base_revision,
             lora=self.lora,
             adapter=adapter_facts(self.model),
             faults=self.faults.count,
@@ -294,8 +269,8 @@ class SupervisedModule(LightningModule):
         check_trainable(
             self,
             checkpoint,
-            base=self.start.base,
-            base_revision=self.start.base_revision,
+            base=self.source.base,
+            base_revision=self.source.base_revision,
             adapter=adapter_facts(self.model),
         )
 
@@ -305,9 +280,9 @@ class SupervisedModule(LightningModule):
                 "--data: these prompts have no answers to learn from; the supervised stage takes "
                 "data with them, such as DialogueDataModule's"
             )
-        whole = not hasattr(self.model, "peft_config")
-        base = self.model if whole else self.model.get_base_model()  # whose arguments are known
-        logits, _ = self.family.forward(base, batch.prompt_ids, batch.prompt_mask, batch.target_ids)
+        logits, _ = self.family.forward(
+            base_model(self.model), batch.prompt_ids, batch.prompt_mask, batch.target_ids
+        )
         # By the mask and not by the id: T5's pad is also its decoder start.
         labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
         return F.cross_entropy(

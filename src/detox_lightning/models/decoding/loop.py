@@ -62,7 +62,7 @@ def decode(
     Args:
         model: From transformers; its generation config names the start, end and padding tokens.
         family: What kind of model it is.
-        prompts: What the family's ``read`` gave.
+        prompts: What the family's ``encode_prompts`` gave.
         choose: Picks the tokens.
         limit: The longest response, in tokens.
         recorder: Plays steps back; None: every step goes through the model's own code.
@@ -72,7 +72,7 @@ def decode(
     rows = torch.arange(len(prompts.rows), device=prompts.rows.device)
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
-    plain, logits, states = family.begin(model, prompts)
+    plain, logits, states = family.prefill(model, prompts)
     steps: Steps = (recorder and recorder.steps(plain, limit)) or plain
     del plain  # recorded steps have a copy of its keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
