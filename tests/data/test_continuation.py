@@ -222,7 +222,7 @@ def test_rows_of_several_sources_together(make: Make, tmp_path: Path) -> None:
     data = make([], source=[one, other], min_toxicity=0.5)
     assert prompts(data) == ["w1", "w3"]
     assert data.rows("train")["reference"][:] == ["w9", ""]
-    assert data.sources == (one, other)
+    assert data.sources == [one, other]
     assert data.state_dict()["source"] == f"{one}, {other}"
     third = write(tmp_path / "third.jsonl", [{"text": "w1"}])
     assert failure(make([], source=[one, third])) == (

@@ -238,7 +238,7 @@ class RowsDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the names of the data sets and the position of :meth:`Loaders.state`."""
-        names = {"source": ", ".join(self.sources), "sources": list(self.sources)}
+        names = {"source": ", ".join(self.sources), "sources": self.sources}
         return {**names, **self.loaders.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Labelled texts, for the reward stage."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -194,8 +193,8 @@ class LabeledTextDataModule(RowsDataModule):
                 f"{split}: no row has the label {missing}: F1 and AUROC tell nothing of it"
             )
 
-    def _collator(self) -> "LabeledCollator":
-        return LabeledCollator(self.encoding.pad_id)
+    def _collator(self) -> Callable[[list[dict[str, Any]]], LabeledBatch]:
+        return partial(_collate, pad_id=self.encoding.pad_id)
 
 
 def _index(
@@ -209,16 +208,9 @@ def _is_complete(texts: list[str | None], labels: list[int | None]) -> list[bool
     return [bool(text and text.strip()) and label is not None for text, label in pairs]
 
 
-@dataclass(frozen=True)
-class LabeledCollator:
-    """Pads encoded rows on the right into a :class:`LabeledBatch`."""
-
-    pad_id: int
-
-    def __call__(self, rows: list[dict[str, Any]]) -> LabeledBatch:
-        """Pads the rows to a common length."""
-        labels = torch.tensor([row["label"] for row in rows])
-        return LabeledBatch(*pad([row["input_ids"] for row in rows], self.pad_id), labels)
+def _collate(rows: list[dict[str, Any]], pad_id: int) -> LabeledBatch:
+    labels = torch.tensor([row["label"] for row in rows])
+    return LabeledBatch(*pad([row["input_ids"] for row in rows], pad_id), labels)
 
 
 def _names_by_label(label_map: dict[Any, str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ import re
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,18 +17,11 @@ from detox_lightning.errors import InputError
 
 
 class PromptDataModule(RowsDataModule):
-    """Batches of prompts.
+    """Batches of prompts."""
 
-    Attributes:
-        settings: All that prompts depend on besides the rows, the tokenizer and the next three.
-        max_prompt_tokens: Largest number of tokens of a prompt, its chat template included.
-        chat_template: Whether prompts are put into the tokenizer's chat template.
-        cuts_long: Whether longer prompts are cut; otherwise they are left out.
-    """
-
-    settings: tuple[Any, ...]
-    chat_template: bool
-    cuts_long = True
+    chat_template: bool  # whether prompts are put into the tokenizer's chat template
+    cuts_long = True  # whether prompts that are too long are cut; otherwise they are left out
+    settings: tuple[Any, ...]  # all that `_divide` and `_fill` depend on besides the rows
 
     def _fill(self, text: str) -> str:
         """Returns the prompt for a text."""
@@ -72,7 +64,7 @@ class PromptDataModule(RowsDataModule):
 
         Returns:
             ``prompt`` and ``reference`` (text), ``prompt_ids``, ``target_ids`` (EOS last, or
-            empty), ``cut``, whether the prompt was shortened, and ``index``, the row's number.
+            empty), ``cut``, whether the prompt was too long, and ``index``, the row's number.
         """
         texts, references, target_ids = self._divide(batch, whole)
         prompts = [self._fill(text) for text in texts]
@@ -107,8 +99,8 @@ class PromptDataModule(RowsDataModule):
         fitting = bisect_right(ends, limit, key=lambda end: self._tokens(prompt(end)))
         return ends[fitting - 1] if fitting else None
 
-    def _collator(self) -> "PromptCollator":
-        return PromptCollator(self.encoding.pad_id, self.encoding.padding_side)
+    def _collator(self) -> Callable[[list[dict[str, Any]]], PromptBatch]:
+        return partial(_collate, pad_id=self.encoding.pad_id, side=self.encoding.padding_side)
 
 
 def divide_words(text: str, share: float) -> tuple[str, str]:
@@ -133,19 +125,11 @@ def word_ends(text: str) -> list[int]:
     return [word.end() for word in re.finditer(r"\S+", text)]
 
 
-@dataclass(frozen=True)
-class PromptCollator:
-    """Pads encoded rows into a :class:`PromptBatch`, the prompts on ``side``."""
-
-    pad_id: int
-    side: str
-
-    def __call__(self, rows: list[dict[str, Any]]) -> PromptBatch:
-        """Pads the rows to a common length."""
-        return PromptBatch(
-            *pad([row["prompt_ids"] for row in rows], self.pad_id, self.side),
-            *pad([row["target_ids"] for row in rows], self.pad_id),
-            [row["prompt"] for row in rows],
-            [row["reference"] for row in rows],
-            torch.tensor([row["index"] for row in rows]),
-        )
+def _collate(rows: list[dict[str, Any]], pad_id: int, side: str) -> PromptBatch:
+    return PromptBatch(
+        *pad([row["prompt_ids"] for row in rows], pad_id, side),
+        *pad([row["target_ids"] for row in rows], pad_id),
+        [row["prompt"] for row in rows],
+        [row["reference"] for row in rows],
+        torch.tensor([row["index"] for row in rows]),
+    )

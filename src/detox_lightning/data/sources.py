@@ -22,9 +22,9 @@ class MissingSplit(InputError):
     """The data set exists, but not this split of it."""
 
 
-def names_of(source: str | list[str]) -> tuple[str, ...]:
+def names_of(source: str | list[str]) -> list[str]:
     """Returns the names in ``--data.source``; InputError if there is none, or a blank one."""
-    names = (source,) if isinstance(source, str) else tuple(source)
+    names = [source] if isinstance(source, str) else list(source)
     if not names or not all(name.strip() for name in names):
         raise InputError(
             f"--data.source={source}: a name is missing; give a hub id, demo:NAME, a folder or a "
@@ -103,11 +103,11 @@ def check_column(
     """Makes sure that a column exists and holds what it should.
 
     Args:
-        rows: Rows of the data set ``source``.
-        column: Name of the column, as ``flag`` gives it.
+        rows: Rows of the data set.
+        column: Name of the column.
         content: Text; labels, which are names or whole numbers; or scores from 0 to 1.
-        flag: Flag for the message.
-        source: Name of the data set for the message.
+        flag: Flag that named the column, for the message.
+        source: Name of the data set, for the message.
 
     Raises:
         InputError: If the column is missing, or holds something else or bytes that aren't UTF-8.
