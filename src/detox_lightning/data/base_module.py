@@ -45,24 +45,14 @@ class RowsDataModule(LightningDataModule, ABC):
         tokenizer: Hub id or folder of the tokenizer; None: that of the stage's model.
         loaders: Makes the loaders and keeps the position within the epoch.
         predict_rows: Rows that ``predict`` runs on; None: the test rows.
-
-    Attributes:
-        max_prompt_tokens: Largest number of tokens of a prompt, its chat template included, or of a
-            text to classify.
-        max_target_tokens: Largest number of tokens of an answer to learn, EOS included; 0: there
-            are none.
-        held_out: The split that is cut off the training rows; None: there is none.
-        fallback: A split that the data set may lack, and the one used in its place.
-        remedies: For a split that the data set lacks the end of the message.
-        truncation_note: Log phrase for rows that were cut to ``max_prompt_tokens``.
     """
 
-    max_prompt_tokens = 0
-    max_target_tokens = 0
-    held_out: HeldOut | None = None
-    fallback: tuple[str, str] | None = None
-    remedies: ClassVar[dict[str, str]] = {}
-    truncation_note: ClassVar[str]
+    max_prompt_tokens = 0  # largest number of tokens of a prompt, or of a text to classify
+    max_target_tokens = 0  # largest number of tokens of an answer to learn; 0: there are none
+    held_out: HeldOut | None = None  # a split that is cut off the training rows
+    fallback: tuple[str, str] | None = None  # a split that may be missing, and the one used instead
+    remedies: ClassVar[dict[str, str]] = {}  # ends of messages for missing splits
+    truncation_note: ClassVar[str]  # log phrase for rows that were cut
     skips_missing: ClassVar[bool] = False  # whether one of several data sets may lack a split
 
     def __init__(

@@ -1,14 +1,14 @@
 """Prompts to continue, such as RealToxicityPrompts', for PPO."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from detox_lightning.data.counted_rows import CountedRows, nonempty
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.predict_rows import PredictRows
-from detox_lightning.data.prompts import PromptDataModule, divide_words, word_ends
+from detox_lightning.data.prompts import Batch, PromptDataModule, Texts, divide_words, word_ends
 from detox_lightning.data.sources import MissingSplit, check_column, has_only_nulls
 from detox_lightning.errors import InputError
 from detox_lightning.seeding import derive_seed
@@ -190,9 +190,7 @@ class ContinuationDataModule(PromptDataModule):
             "data",
         ).at_most(self.limits[split])
 
-    def _divide(
-        self, batch: dict[str, list[Any]], whole: bool
-    ) -> tuple[list[str], list[str], list[list[int]]]:
+    def _divide(self, batch: Batch, whole: bool) -> Texts:
         prompts = list(batch[self.prompt])
         references = batch.get(self.continuation or "") or [""] * len(prompts)
         if self.prompt_share is not None and not whole:

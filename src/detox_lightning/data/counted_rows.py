@@ -28,14 +28,11 @@ class CountedRows(NamedTuple):
     def filter(
         self, phrase: str, test: Callable[..., list[bool]], column: str, log_always: bool = False
     ) -> "CountedRows":
-        """Keeps the rows that pass a test.
+        """Keeps the rows that pass a test of a column, which ``phrase`` describes.
 
-        Args:
-            phrase: Describes the rows that pass.
-            test: Gets the column as a list and returns which rows pass. A function of a module (or
-                a ``partial`` of one), so that ``datasets`` finds its result in the cache.
-            column: Name of the column.
-            log_always: Whether the step is logged even if all rows pass.
+        The test gets the column as a list and returns which rows pass. It must be a function of a
+        module (or a ``partial`` of one), so that ``datasets`` finds its result in the cache. Unless
+        ``log_always`` is True, the step is not logged if all rows pass.
         """
         rows = self.rows.filter(test, input_columns=column, batched=True)
         if len(rows) == len(self.rows) and not log_always:

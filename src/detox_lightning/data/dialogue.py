@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
@@ -11,7 +11,7 @@ from detox_lightning.data.counted_rows import CountedRows, nonempty
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.predict_rows import PredictRows
-from detox_lightning.data.prompts import PromptDataModule
+from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
 from detox_lightning.data.sources import check_column, has_only_nulls
 from detox_lightning.errors import InputError
 
@@ -153,9 +153,7 @@ class DialogueDataModule(PromptDataModule):
     def _fill(self, text: str) -> str:
         return self.template.replace(FIELD, text)
 
-    def _divide(
-        self, batch: dict[str, list[Any]], whole: bool
-    ) -> tuple[list[str], list[str], list[list[int]]]:
+    def _divide(self, batch: Batch, whole: bool) -> Texts:
         dialogues, summaries, references = (
             [text or "" for text in batch[column]] for column in self.columns
         )

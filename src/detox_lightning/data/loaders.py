@@ -36,10 +36,8 @@ class EpochSampler(DistributedSampler[int]):  # as Lightning replaces any other 
     def resume(self, epoch: int, used_rows: int) -> None:
         """Continues within an epoch; other epochs and ``len`` stay whole.
 
-        Args:
-            epoch: The epoch to continue.
-            used_rows: Rows of its order that all ranks together have used. Ranks take turns, so
-                they are its first rows, whatever the number of ranks was.
+        Ranks take turns, so that the rows used by all of them are the order's first ones, whatever
+        the number of ranks was.
         """
         # loaders with workers draw rows before Lightning calls `set_epoch`
         self.epoch = self._resumed_epoch = epoch
@@ -70,17 +68,11 @@ class _TrainLoader(DataLoader[Any]):
 class Loaders:
     """Makes the loaders of a data module and keeps the position within the epoch.
 
-    Attributes:
+    Args:
         batch_size: Rows of a training batch, on each rank.
         eval_batch_size: Rows of any other batch, on each rank; None: ``batch_size``.
         num_workers: Processes that prepare batches; 0: the training process does it.
         seed: Seed of the order of rows; None: that of ``--seed_everything``.
-        epoch: Epoch in which ``fit`` begins.
-        batches: Batches of that epoch that are done.
-        rows: Rows of that epoch that all ranks together have used.
-        batch_size_changed: Whether ``batches`` is not the checkpoint's number, as its batches had
-            another size.
-        train_rows: Number of all training rows, once it is known.
     """
 
     batch_size: int
@@ -88,10 +80,10 @@ class Loaders:
     num_workers: int
     seed: int | None
     epoch: int = 0
-    batches: int = 0
-    rows: int = 0
-    batch_size_changed: bool = False
-    train_rows: int | None = None
+    batches: int = 0  # done in that epoch
+    rows: int = 0  # used of that epoch, by all ranks together
+    batch_size_changed: bool = False  # so that `batches` is not the checkpoint's number
+    train_rows: int | None = None  # once it is known
 
     def train(
         self, rows: "Dataset", collate: Collate, trainer: "Trainer | None"
@@ -154,12 +146,8 @@ class Loaders:
     def state(self, trainer: "Trainer | None") -> dict[str, int]:
         """Returns the position of the next batch and the conditions that determine its rows.
 
-        Without a trainer it is the position at which the next ``fit`` begins; after an epoch's
-        last batch it is the beginning of the next epoch.
-
-        Returns:
-            ``epoch``, ``batches`` done in it, ``seed``, ``batch_size``, ``processes`` and, if it is
-            known, the ``size`` of the training data.
+        After an epoch's last batch it is the beginning of the next epoch; without a trainer, the
+        position at which ``fit`` would begin.
         """
         if trainer is None:
             return {"epoch": self.epoch, "batches": self.batches, **self._conditions(trainer)}

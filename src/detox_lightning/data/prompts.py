@@ -15,6 +15,9 @@ from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import pad
 from detox_lightning.errors import InputError
 
+Batch = dict[str, list[Any]]  # rows, by column
+Texts = tuple[list[str], list[str], list[list[int]]]  # for prompts, references, ids of answers
+
 
 class PromptDataModule(RowsDataModule):
     """Batches of prompts."""
@@ -28,10 +31,8 @@ class PromptDataModule(RowsDataModule):
         return text
 
     @abstractmethod
-    def _divide(
-        self, batch: dict[str, list[Any]], whole: bool
-    ) -> tuple[list[str], list[str], list[list[int]]]:
-        """Returns texts for the prompts, references, and token ids of the answers to learn."""
+    def _divide(self, batch: Batch, whole: bool) -> Texts:
+        """Returns what prompts are made of; ``whole`` ones are not divided."""
 
     @abstractmethod
     def _shorten(self, text: str) -> str:
@@ -52,9 +53,7 @@ class PromptDataModule(RowsDataModule):
             return rows._replace(rows=encoded)
         return rows.then(f"with prompts of 1 to {limit} tokens", encoded)
 
-    def tokenize(
-        self, whole: bool, batch: dict[str, list[Any]], places: list[int]
-    ) -> dict[str, list[Any]]:
+    def tokenize(self, whole: bool, batch: Batch, places: list[int]) -> Batch:
         """Makes and tokenizes prompts; there may be fewer of them than rows.
 
         Args:
@@ -74,7 +73,7 @@ class PromptDataModule(RowsDataModule):
             if is_long and (whole or self.cuts_long):
                 prompts[row] = self._shorten(texts[row])
                 (ids[row],) = self.encoding.prompt_ids([prompts[row]], self.chat_template)
-        columns: dict[str, list[Any]] = {
+        columns: Batch = {
             "prompt": prompts,
             "reference": references,
             "prompt_ids": ids,

@@ -50,15 +50,14 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
         MissingSplit: If the data set has no such split.
         InputError: If there is no such data set, or it can't be read.
     """
-    path = find(source)
-    if path is None:
-        rows = _read_hub(source, split, flag)
-    else:
+    if path := find(source):
         files = files_of(path)
         if split not in files:
             only = f"{source} has only {', '.join(files)}{nearest(split, files)}"
             raise MissingSplit(f"{flag}={split}: {only}")
         rows = read_file(files[split])
+    else:
+        rows = _read_hub(source, split, flag)
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
     return rows.flatten()
