@@ -113,7 +113,7 @@ def test_what_is_neither_name_nor_whole_number(make: Make, labels: tuple[Any, ..
 @pytest.mark.parametrize(("key", "shown"), [(False, "false"), (True, "true"), (None, "null")])
 def test_names_that_yaml_takes_for_something_else(make: Make, key: Any, shown: str) -> None:
     message = (
-        rf"label_map=.*: YAML takes {shown}.* for no name; put it in quotes, such as .'{shown}"
+        rf"label_map=.*: YAML does not read {shown}.* as text; put it in quotes, such as .'{shown}"
     )
     with pytest.raises(InputError, match=message):
         make(labeled("no", "yes"), label_map={key: "hate"})
@@ -163,7 +163,7 @@ def test_a_class_without_a_row(make: Make) -> None:
         f"{data.sources[0]}: none of 2 training rows has the label other of "
         "--data.labels=['nothate', 'hate', 'other']; give rows of every label, or leave it out"
     )
-    with pytest.warns(UserWarning, match="test: no row has the label other: F1 and AUROC tell"):
+    with pytest.warns(UserWarning, match="test: no row has the label other: F1 and AUROC say"):
         data.rows("test")
 
 

@@ -91,7 +91,7 @@ def test_continuations_that_a_reward_compares_with(
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) == (
-        f"{source}: the reward compares with how people went on, and no row says it (2 rows, 0 "
+        f"{source}: the reward compares with people's continuations, and no row has one (2 rows, 0 "
         "with a reference); name their column with --data.continuation_column, give "
         "--data.prompt_share, or take another reward"
     )

@@ -115,23 +115,19 @@ class ContinuationDataModule(PromptDataModule):
         self.chat_template, self.max_prompt_tokens = chat_template, max_prompt_tokens
         self.settings = ("continuation", prompt_column, continuation_column, prompt_share)
         self.split_seed = split_seed
-        self.shares = {  # where each split's share of the training rows begins and ends
-            "test": (0.0, test_end),
-            "validation": (test_end, train_start),
-            "train": (train_start, 1.0),
-        }
+        bounds = {"test": (0.0, test_end), "validation": (test_end, train_start)}
+        if train_start:
+            bounds["train"] = (train_start, 1.0)
+        # where the shares of the training rows begin and end
+        self.shares = {split: (low, high) for split, (low, high) in bounds.items() if low < high}
 
     @property
     def has_validation(self) -> bool:
         """Whether there are validation rows."""
-        return self._exists("validation")
-
-    def _exists(self, split: str) -> bool:
-        low, high = self.shares[split]
-        return bool(self.splits[split]) or low < high
+        return bool(self.splits["validation"]) or "validation" in self.shares
 
     def _choose(self, split: str) -> CountedRows:
-        if not self._exists(split):
+        if not self.splits[split] and split not in self.shares:
             raise MissingSplit(
                 f"--data.{split}_split=null, --data.{split}_fraction=null: there are no such rows; "
                 "name a split or give a share"
@@ -174,13 +170,12 @@ class ContinuationDataModule(PromptDataModule):
         names = ", ".join(self.sources)
         if "reference" in self._needs:
             rows = rows.filter("with a reference", nonempty, "reference").require_rows(
-                f"{names}: the reward compares with how people went on, and no row says it",
+                f"{names}: the reward compares with people's continuations, and no row has one",
                 "; name their column with --data.continuation_column, give --data.prompt_share, or "
                 "take another reward",
             )
-        low, high = self.shares[split]
-        if (low, high) != (0, 1) and (split == "train" or not self.splits[split]):
-            # of the encoded rows, as different texts may begin with the same prompt
+        if split in self.shares:  # of encoded rows, as different texts may begin with one prompt
+            low, high = self.shares[split]
             test = partial(_is_drawn, low=low, high=high, seed=self.split_seed)
             rows = rows.filter(f"drawn for {split}", test, "prompt", log_always=True)
             rows = rows._replace(rows=rows.rows.flatten_indices())

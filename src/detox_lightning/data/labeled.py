@@ -190,7 +190,7 @@ class LabeledTextDataModule(RowsDataModule):
             )
         if missing:
             rank_zero_warn(
-                f"{split}: no row has the label {missing}: F1 and AUROC tell nothing of it"
+                f"{split}: no row has the label {missing}: F1 and AUROC say nothing about it"
             )
 
     def _collator(self) -> Callable[[list[dict[str, Any]]], LabeledBatch]:
@@ -219,8 +219,8 @@ def _names_by_label(label_map: dict[Any, str]) -> dict[str, str]:
         if label is None or isinstance(label, bool):
             words = YAML_WORDS[label]
             raise InputError(
-                f"--data.label_map={label_map}: YAML takes {words} for no name; put it in quotes, "
-                f"such as {{'{words.split(', ')[0]}': {name}}}"
+                f"--data.label_map={label_map}: YAML does not read {words} as text; put it in "
+                f"quotes, such as {{'{words.split(', ')[0]}': {name}}}"
             )
     return {str(label): str(name) for label, name in label_map.items()}
 

@@ -182,7 +182,7 @@ class Loaders:
         if self.train_rows is not None and size != self.train_rows:
             rank_zero_warn(
                 f"the checkpoint's run had {size} training rows, this one has {self.train_rows}: "
-                "they come in another order, so some of this epoch's come twice"
+                "they come in another order, so that some of them come twice in this epoch"
             )
         if now != then:
             changes = [f"{k} {then[k]} is now {v}" for k, v in now.items() if then[k] != v]

@@ -70,8 +70,8 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
     # `datasets` would take the name of a reader for a data set, and read whatever lies around here
     if source in {reader.name for reader in iter_modules(packaged_modules.__path__)}:
         raise InputError(
-            f"{source}: this is a kind of data and no place of it; give a hub id, demo:NAME, a "
-            f"local folder or {_KINDS}"
+            f"{source}: this is the name of a file format, not of a data set; give a hub id, "
+            f"demo:NAME, a local folder or {_KINDS}"
         )
     try:
         return datasets.load_dataset(source, split=split)
