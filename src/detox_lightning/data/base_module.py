@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lightning.pytorch import LightningDataModule
@@ -66,11 +67,10 @@ class RowsDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.sources = names_of(source)
-        self.splits = dict(zip(("train", "validation", "test"), splits, strict=True))
-        self.limits = {split: limits[split != "train"] for split in self.splits}
+        self.splits = {"train": splits[0], "validation": splits[1], "test": splits[2]}
+        self.limits = {"train": limits[0], "validation": limits[1], "test": limits[1]}
         self.tokenizer, self.predict_rows = tokenizer, predict_rows
         self.loaders, self.batch_size = loaders, loaders.batch_size
-        self._encoding: Encoding | None = None
         self._encoded: dict[str, Dataset] = {}
 
     @property
@@ -81,18 +81,16 @@ class RowsDataModule(LightningDataModule, ABC):
     def _needs(self) -> Collection[str]:
         return self._stage.needs if self._stage else ()
 
-    @property
+    @cached_property
     def encoding(self) -> Encoding:
         """The tokenizer, opened at first use."""
-        if self._encoding is None:
-            self._encoding = Encoding(self.tokenizer, self._stage)
-        return self._encoding
+        return Encoding(self.tokenizer, self._stage)
 
     @property
     def has_validation(self) -> bool:
         """Whether there are validation rows."""
-        held_out = self.held_out is not None and self.held_out.split == "validation"
-        return bool(self.splits["validation"]) or held_out
+        held_out = self.held_out and self.held_out.split
+        return bool(self.splits["validation"]) or held_out == "validation"
 
     @property
     def predict_split(self) -> str:

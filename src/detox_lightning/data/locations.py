@@ -123,17 +123,18 @@ def cache_trouble(error: BaseException) -> InputError | None:
 
     cache = Path(config.HF_DATASETS_CACHE).expanduser().resolve()
     for cause in causes(error):
-        if isinstance(cause, OSError) and _is_of_cache(cause, cache):
+        if not isinstance(cause, OSError):
+            continue
+        code, file = errno.errorcode.get(cause.errno or 0), cause.filename
+        if file is None or isinstance(file, int):
+            is_of_cache = code in _FULL
+        else:
+            place = Path(os.fsdecode(file)).resolve()
+            is_of_cache = code in _UNWRITABLE and place.is_relative_to(cache)
+        if is_of_cache:
             return InputError(
                 f"the cache of datasets, {config.HF_DATASETS_CACHE}, can't be written "
                 f"({cause.strerror}); make room or name another folder in the environment "
                 "variable HF_DATASETS_CACHE"
             )
     return None
-
-
-def _is_of_cache(error: OSError, cache: Path) -> bool:
-    code = errno.errorcode.get(error.errno or 0)
-    if error.filename is None or isinstance(error.filename, int):
-        return code in _FULL
-    return code in _UNWRITABLE and Path(os.fsdecode(error.filename)).resolve().is_relative_to(cache)

@@ -92,10 +92,10 @@ def _diagnose(path: Path, kind: str, error: Exception) -> str:
     """Returns what is wrong with a file that its reader refused, and the remedy."""
     if "corresponds to no data" in str(error):
         return "the file holds no rows; give one that does"
+    for cause in causes(error):
+        if isinstance(cause, Malformed):
+            return str(cause)
     try:
-        for cause in causes(error):
-            if isinstance(cause, Malformed):
-                raise cause
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             content = file.read()
         if kind == "json":
