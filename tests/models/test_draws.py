@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from detox_lightning.models.decoding import draws
 from detox_lightning.models.decoding.draws import Draws, drawn
-from detox_lightning.models.decoding.loop import draws
 from detox_lightning.models.decoding.sampling import Sampling
 
 MANY = 200_000

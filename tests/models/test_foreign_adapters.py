@@ -21,7 +21,7 @@ from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.saving import save_merged, save_model
 from detox_lightning.models.source import ModelSource
-from detox_lightning.stages.checkpoint import plain
+from detox_lightning.stages.plain import plain
 
 GENERATOR = torch.Generator().manual_seed(1)
 IDS = torch.randint(3, 200, (3, 7), generator=GENERATOR)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
+from detox_lightning.models.decoding import sampling
 from detox_lightning.models.decoding.draws import PromptNoise
-from detox_lightning.models.decoding.loop import sampling
 from detox_lightning.models.decoding.sampling import Sampling, truncated
 
 V = 300

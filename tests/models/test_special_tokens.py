@@ -22,7 +22,7 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.saving import save_merged, save_model
 from detox_lightning.models.special_tokens import complete_special_tokens, without_end_marks
-from detox_lightning.rollout import respond
+from detox_lightning.rollout import generate
 from detox_lightning.stages.supervised import SupervisedModule
 from ppo_toys import fit, make_module
 
@@ -76,7 +76,7 @@ def test_each_of_them_ends_a_response_as_in_generate(several: str) -> None:
         .generate(input_ids=ids, attention_mask=mask.long(), max_new_tokens=40, do_sample=False)
     )
     expected = policy.family.strip_prompt(theirs, ids)
-    responses = respond(policy, word_tokenizer(), policy.encode_prompts(ids, mask), greedy, 40)
+    responses = generate(policy, word_tokenizer(), policy.encode_prompts(ids, mask), greedy, 40)
     for _ in range(3):  # while warming up, and played back
         ours = policy.generate(policy.encode_prompts(ids, mask), greedy, 40).ids
     assert any(x.calls > WARM_UP for x in policy.recorder.recordings.values()) or len(ours) < 40
@@ -97,7 +97,7 @@ def test_none_of_them_comes_before_the_minimum(several: str) -> None:
     ids, mask = batch(policy)
     choose = sampling.choose(policy.eos_token_ids)
     torch.manual_seed(0)
-    responses = respond(policy, word_tokenizer(), policy.encode_prompts(ids, mask), choose, 8)
+    responses = generate(policy, word_tokenizer(), policy.encode_prompts(ids, mask), choose, 8)
     assert (responses.mask.sum(dim=1) > 6).all()
     ends = list(policy.eos_token_ids)
     lean, full = policy(ids, mask, responses.ids), policy.with_logits(ids, mask, responses.ids)
@@ -119,7 +119,7 @@ def test_the_demo_stops_where_generate_stops(tmp_path: Path) -> None:
     theirs = model.generate(**given, max_new_tokens=48, do_sample=False)
     policy = opened(folder)
     prompts = policy.encode_prompts(given["input_ids"], given["attention_mask"].bool())
-    ours = respond(policy, tokenizer, prompts, greedy, 48)
+    ours = generate(policy, tokenizer, prompts, greedy, 48)
     assert ours.ids.tolist() == theirs[:, 1:].tolist()
     assert ours.ids[0, -1] == 7
     assert ours.texts == tokenizer.batch_decode(theirs, skip_special_tokens=True)

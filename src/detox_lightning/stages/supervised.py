@@ -27,7 +27,7 @@ from detox_lightning.models.special_tokens import end_tokens, without_end_marks
 from detox_lightning.protocols import data_of
 from detox_lightning.rewards.rouge_reward import KINDS
 from detox_lightning.seeding import derive_seed, global_seed
-from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -39,16 +39,13 @@ class SupervisedModule(LightningModule):
     """Fine-tunes a language model on prompts and summaries written by people.
 
     Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
-    summaries. Dropout is on while it trains.
-
-    Attributes:
-        needs: What rows of data may not lack.
+    summaries. Dropout is on while it trains. The members are those of
+    :class:`~detox_lightning.protocols.Stage`.
     """
 
     stage_name = "supervised"
     needs = ("summary",)
-    labels = None
-    rollouts = samples = kl_target = comparison = None
+    labels = rollouts = samples = kl_target = comparison = None
 
     def __init__(
         self,
@@ -61,7 +58,7 @@ class SupervisedModule(LightningModule):
         label_smoothing: ClosedUnitInterval = 0.0,
         max_faults: NonNegativeInt = 10,
     ):
-        """Notes names and settings; the weights load when a run begins.
+        """Stores names and settings; the weights load when a run begins.
 
         Args:
             model: Hub id or folder of the model to begin from, or of an adapter to train on; or a
@@ -88,6 +85,7 @@ class SupervisedModule(LightningModule):
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
         self.faults = Faults(max_faults)
+        self.about: dict[str, Any] = {}  # tests compare nothing
         self.mean_loss = MeanMetric()
         self.rouge = Rouge()
         self.model: Any = None
@@ -105,18 +103,13 @@ class SupervisedModule(LightningModule):
 
     @property
     def auto_class(self) -> str:
-        """The class of transformers that opens the model."""
+        """Name of the ``transformers`` class that opens the model."""
         return self.family.auto_class
 
     @property
-    def seed(self) -> int:
-        """The seed of ``--seed_everything``."""
-        return global_seed()
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Nothing: a test compares no policy with a reference."""
-        return {}
+    def padding_side(self) -> Literal["left", "right"]:
+        """The side on which prompts are padded."""
+        return self.family.padding_side
 
     @property
     def tokenizer_name(self) -> str:
@@ -125,24 +118,25 @@ class SupervisedModule(LightningModule):
 
     @property
     def tokenizer_options(self) -> dict[str, Any]:
-        """How the data must open it."""
+        """Options with which the data must open that tokenizer."""
         return self.source.tokenizer_options
 
     @property
-    def padding_side(self) -> Literal["left", "right"]:
-        """The side on which prompts are padded."""
-        return self.source.padding_side
+    def seed(self) -> int:
+        """The seed of ``--seed_everything``."""
+        return global_seed()
 
     @property
     def export_name(self) -> str:
-        """What the folder is called that :meth:`export` writes."""
-        return "adapter" if hasattr(self.model, "peft_config") else "model"
+        """Name of the folder that :meth:`export` writes: ``adapter`` or ``model``."""
+        has_adapter = self.lora is not None or self.source.has_adapter
+        return "adapter" if has_adapter else "model"
 
     def setup(self, stage: str) -> None:
-        """Refuses what can't work, before any model is opened.
+        """Checks the run before any model is opened.
 
         Raises:
-            InputError: If the trainer is one that can't work, or the model has too few positions.
+            InputError: If the trainer's options can't work, or the model has too few positions.
         """
         check_conditions(self, stage, ("loss", *KINDS))
         if (data := data_of(self.trainer)) is not None:
@@ -153,7 +147,7 @@ class SupervisedModule(LightningModule):
             self.source.check_positions(data.max_prompt_tokens, limits)
 
     def check_shardable(self) -> None:
-        """Refuses the sharded strategy, which only PPO is made for."""
+        """Refuses ``trainer.strategy=sharded``, which is made for PPO alone."""
         raise not_shardable(self)
 
     def configure_model(self) -> None:
@@ -169,17 +163,13 @@ class SupervisedModule(LightningModule):
         self.model = model.train()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer of the parameters that learn, and its schedule."""
+        """Returns one optimizer of the parameters that learn, and its schedule."""
         return self.optimization.configure(self)
 
-    def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint's hyper-parameters."""
-        self.optimization.let_flags_win(self)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes dropout's noise a function of the place in the run: a resumed run has it too."""
+    def on_train_batch_start(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Seeds dropout by the place in the run, so that a resumed run has the same dropout."""
         place = (self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
+        torch.manual_seed(derive_seed(self.seed, "dropout", *place))
         texts = {"prompts": batch.prompts, "references": batch.references}
         prompts = {"prompt_ids": batch.prompt_ids, "prompt_mask": batch.prompt_mask}
         targets = {"target_ids": batch.target_ids, "target_mask": batch.target_mask}
@@ -191,7 +181,7 @@ class SupervisedModule(LightningModule):
         self.log("train/faults", float(self.faults.count))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy of the reference summaries, mean over their tokens."""
+        """Returns the cross-entropy of the reference summaries, mean over their tokens."""
         loss = self._loss(batch, self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.prompts))
         return loss
@@ -201,25 +191,26 @@ class SupervisedModule(LightningModule):
         self.mean_loss.update(self._loss(batch), weight=batch.target_mask.sum())
         self.rouge.update(self.summarize(batch), batch.references)
 
+    test_step = validation_step
+
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/``."""
-        self._log_metrics("val")
+        """Logs the figures under ``val/``, or ``test/`` at the end of a test."""
+        rouge = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
+        figures = {"loss": self.mean_loss.compute(), **rouge}
+        prefix = "test" if self.trainer.testing else "val"
+        self.log_dict({f"{prefix}/{name}": figure for name, figure in figures.items()})
+        self.mean_loss.reset()
+        self.rouge.reset()
 
-    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs ``test/``."""
-        self._log_metrics("test")
+    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[str]:
-        """The batch's summaries."""
+        """Returns the batch's summaries."""
         return self.summarize(batch)
 
     @torch.no_grad()
     def summarize(self, batch: PromptBatch) -> list[str]:
-        """Greedy summaries.
+        """Writes greedy summaries.
 
         Args:
             batch: ``b`` prompts.
@@ -241,40 +232,24 @@ class SupervisedModule(LightningModule):
         return texts
 
     def export(self, folder: str | Path) -> None:
-        """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder.
-
-        Args:
-            folder: Where to.
-        """
+        """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder."""
         save_model(self.model, self.tokenizer, folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the parameters that learn, and notes what they are."""
-        keep_trainable(self, checkpoint)
-        stamp(
-            checkpoint,
-            self.stage_name,
-            self.tokenizer_name,
-            model=self.name,
-            base_revision=self.source.base_revision,
-            lora=self.lora,
-            adapter=adapter_facts(self.model),
-            faults=self.faults.count,
-        )
+        """Reduces the checkpoint to the parameters that learn, and adds the run's facts."""
+        save_stage(self, checkpoint, model=self.name, lora=self.lora, **self._facts())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes sure that the checkpoint is one of this model's."""
-        facts = check_stamp(checkpoint, self.stage_name, self.tokenizer_name)
-        self.faults.count = facts.get("faults", 0)
-        check_trainable(
-            self,
-            checkpoint,
-            base=self.source.base,
-            base_revision=self.source.base_revision,
-            adapter=adapter_facts(self.model),
-        )
+        """Checks that the checkpoint fits this model; see :func:`load_stage`."""
+        load_stage(self, checkpoint, **self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """Returns what tells the base's weights and the adapter from others of the same shape."""
+        revision = self.source.base_revision
+        return {"base_revision": revision, "adapter": adapter_facts(self.model)}
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
+        """Returns the cross-entropy of a batch's targets, mean over their tokens."""
         if not batch.target_ids.shape[1]:
             raise InputError(
                 "--data: these prompts have no answers to learn from; the supervised stage takes "
@@ -288,10 +263,3 @@ class SupervisedModule(LightningModule):
         return F.cross_entropy(
             logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=label_smoothing
         )
-
-    def _log_metrics(self, prefix: str) -> None:
-        shared = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
-        values = {"loss": self.mean_loss.compute(), **shared}
-        self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
-        self.mean_loss.reset()
-        self.rouge.reset()
