@@ -22,8 +22,8 @@ class ContinuationDataModule(PromptDataModule):
 
     Columns are those of RealToxicityPrompts (https://arxiv.org/abs/2009.11462) unless you name
     others; a dot leads into nested columns. The order of training batches is a function of the seed
-    and the epoch; a resumed run continues with the next batch. Validation, test and prediction (on
-    predict_source, else on the test rows) use each of their rows once, in order.
+    and the epoch, in which a resumed run continues. Validation, test and prediction use each of
+    their rows once, in order.
 
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
@@ -151,11 +151,7 @@ class ContinuationDataModule(PromptDataModule):
         return rows.select_columns(list(dict.fromkeys(columns)))
 
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
-        rows = rows.filter("with a prompt", nonempty, self.prompt).require_rows(
-            where,
-            f": each needs text in its column {self.prompt!r}; fill it in, or name another column "
-            "with --data.prompt_column",
-        )
+        rows = self._with_text(rows, "prompt", self.prompt, where)
         if self.min_toxicity is None:
             return rows
         rows = rows.filter("with a known toxicity", _is_known, self.toxicity)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from detox_lightning.data.base_module import HeldOut
-from detox_lightning.data.counted_rows import CountedRows, nonempty
+from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.predict_rows import PredictRows
@@ -27,9 +27,8 @@ UNCOMPARED = "without a reference, which ROUGE leaves out"
 class DialogueDataModule(PromptDataModule):
     """Dialogues in a prompt template, with the summaries that people wrote.
 
-    The order of training batches is a function of the seed and the epoch; a resumed run continues
-    with the next batch. Validation, test and prediction (on predict_source, else on the test rows)
-    use each of their rows once, in order.
+    The order of training batches is a function of the seed and the epoch, in which a resumed run
+    continues. Validation, test and prediction use each of their rows once, in order.
 
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
@@ -136,11 +135,7 @@ class DialogueDataModule(PromptDataModule):
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
         for role, column in zip(ROLES, self.columns, strict=True):
             if role in ("dialogue", *self._needs):
-                rows = rows.filter(f"with a {role}", nonempty, column).require_rows(
-                    where,
-                    f": each needs text in its column {column!r}; fill it in, or name another "
-                    f"column with --data.{role}_column",
-                )
+                rows = self._with_text(rows, role, column, where)
         bounds = {"--data.min_chars": self.min_chars, "--data.max_chars": self.max_chars}
         flags = [flag for flag, bound in bounds.items() if bound is not None]
         if flags:

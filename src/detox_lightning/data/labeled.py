@@ -27,9 +27,8 @@ YAML_WORDS = {True: "true, yes or on", False: "false, no or off", None: "null"}
 class LabeledTextDataModule(RowsDataModule):
     """Labelled texts.
 
-    The order of training batches is a function of the seed and the epoch; a resumed run continues
-    with the next batch. Validation, test and prediction (on the test rows) use each of their rows
-    once, in order.
+    The order of training batches is a function of the seed and the epoch, in which a resumed run
+    continues. Validation, test and prediction (on the test rows) use each row once, in order.
 
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,

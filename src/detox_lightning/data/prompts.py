@@ -11,7 +11,7 @@ import torch
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.data.base_module import RowsDataModule
-from detox_lightning.data.counted_rows import CountedRows
+from detox_lightning.data.counted_rows import CountedRows, nonempty
 from detox_lightning.data.encoding import pad
 from detox_lightning.errors import InputError
 
@@ -37,6 +37,14 @@ class PromptDataModule(RowsDataModule):
     @abstractmethod
     def _shorten(self, text: str) -> str:
         """Returns the prompt for as much of a text as fits."""
+
+    def _with_text(self, rows: CountedRows, role: str, column: str, where: str) -> CountedRows:
+        """Keeps the rows with text in the column for a role."""
+        return rows.filter(f"with a {role}", nonempty, column).require_rows(
+            where,
+            f": each needs text in its column {column!r}; fill it in, or name another column with "
+            f"--data.{role}_column",
+        )
 
     def _encode(self, split: str, rows: CountedRows) -> CountedRows:
         limit, empty = self.max_prompt_tokens, self._fill("")
