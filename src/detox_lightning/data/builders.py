@@ -1,7 +1,7 @@
 """Files as tables, for the cache of ``datasets``. Imported where a file is read, as it is heavy."""
 
-import gzip
 from collections.abc import Iterator
+from io import TextIOWrapper
 from itertools import islice
 from typing import Any
 
@@ -11,16 +11,11 @@ from datasets.builder import Key
 from datasets.packaged_modules.json import json
 from datasets.packaged_modules.parquet import parquet
 
-from detox_lightning.data.text_files import Malformed, find_deeper, parse_csv
+from detox_lightning.data.text_files import Malformed, find_deeper, open_binary, parse_csv
 
 SPLIT = "train"  # a file is read as one, whatever it is called
 MAX_LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands
 ROWS_PER_TABLE = 1000
-
-
-def _open(path: str, mode: str = "rb", **options: Any) -> Any:
-    """Opens a file, unpacked if its name ends with ``.gz``."""
-    return (gzip.open if path.endswith(".gz") else open)(path, mode, **options)
 
 
 class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
@@ -39,7 +34,7 @@ class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
         yield path
 
     def _generate_tables(self, path: str) -> Iterator[tuple[Key, pyarrow.Table]]:
-        with _open(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="") as file:
             rows = parse_csv(file)
             names = next(rows, [])
             for number, batch in enumerate(iter(lambda: list(islice(rows, ROWS_PER_TABLE)), [])):
@@ -56,7 +51,7 @@ class _Json(json.Json):  # type: ignore[misc]
     def _split_generators(self, downloads: Any) -> list[SplitGenerator]:
         self.config.parse_agent_traces = False  # they are no rows of texts
         (path,) = self.config.data_files[SPLIT]
-        with _open(path) as file:
+        with open_binary(path) as file:
             if line := find_deeper(file, MAX_LEVELS):
                 raise Malformed(
                     f"line {line} has more than {MAX_LEVELS} lists and objects within each other; "

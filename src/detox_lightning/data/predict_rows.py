@@ -1,6 +1,5 @@
 """The rows that ``predict`` runs on if not the test rows: a file of any kind, or standard input."""
 
-import gzip
 import sys
 import zlib
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox_lightning.data.locations import READABLE, expand, irregular, parse
 from detox_lightning.data.sources import check_column, load_rows
-from detox_lightning.data.text_files import Malformed, decode, parse_object
+from detox_lightning.data.text_files import Malformed, decode, open_binary, parse_object
 from detox_lightning.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class PredictRows:
         suffix = Path(path.name.removesuffix(".gz")).suffix
         if suffix in (".txt", ".jsonl"):  # so that messages name the line and no copy is cached
             try:
-                with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+                with open_binary(path) as file:
                     return "line", list(self._parse(file.read(), suffix == ".jsonl"))
             except (OSError, EOFError, zlib.error) as error:
                 raise Malformed(f"can't be read ({error}); mend or replace the file") from error

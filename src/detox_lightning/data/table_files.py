@@ -1,6 +1,5 @@
 """Reads one file of rows by way of the cache of ``datasets``, whose key is the file's content."""
 
-import gzip
 import hashlib
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detox_lightning.data.locations import cache_trouble, irregular, parse
-from detox_lightning.data.text_files import Malformed, check_json, decode
+from detox_lightning.data.text_files import Malformed, check_json, decode, open_binary
 from detox_lightning.errors import InputError, causes
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def _diagnose(path: Path, kind: str, error: Exception) -> str:
         if isinstance(cause, Malformed):
             return str(cause)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        with open_binary(path) as file:
             content = file.read()
         if kind == "json":
             check_json(decode(content))

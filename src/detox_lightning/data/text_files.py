@@ -1,8 +1,10 @@
 """Rows in text files, and the line that is at fault if they can't be read."""
 
 import csv
+import gzip
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -13,6 +15,11 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"\n'))
 
 class Malformed(ValueError):
     """What is wrong in which line, and the remedy; the file's name goes before it."""
+
+
+def open_binary(path: str | Path) -> BinaryIO:
+    """Opens a file, unpacked if its name ends with ``.gz``."""
+    return (gzip.open if str(path).endswith(".gz") else open)(path, "rb")  # type: ignore[return-value]
 
 
 def decode(content: bytes, what: str = "file") -> str:
