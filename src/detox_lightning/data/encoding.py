@@ -20,11 +20,7 @@ FORMAT = 2  # part of every cache key: raise it when the encoded columns change
 
 
 class Encoding:
-    """A tokenizer, used as the stage's kind of model wants it.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``; None: the tokenizer of the stage's model.
-        stage: The training stage, if it is known.
+    """A tokenizer, that of the stage's model if ``name`` is None, used as the model wants it.
 
     Raises:
         InputError: If there is no such tokenizer, it has neither a padding token nor EOS, or it has
@@ -72,9 +68,7 @@ class Encoding:
     def prompt_ids(self, texts: list[str], chat: bool = False) -> list[list[int]]:
         """Returns token ids of prompts, without EOS unless the family wants it.
 
-        Args:
-            texts: The prompts.
-            chat: Whether they are put into the tokenizer's chat template, as the user's message.
+        With ``chat``, each is put into the tokenizer's chat template, as the user's message.
 
         Raises:
             InputError: If the tokenizer has no chat template and needs one.

@@ -37,11 +37,8 @@ class PredictRows:
     def read(self, ranks: int = 1) -> "Dataset":
         """Reads the columns of all rows into memory, empty where the source has no text.
 
-        Args:
-            ranks: Number of processes that read at the same time.
-
         Raises:
-            InputError: If the source can't be read, or a row has no text to predict on.
+            InputError: If the source can't be read, or not by several ranks, or a row has no text.
         """
         from datasets import Dataset
 

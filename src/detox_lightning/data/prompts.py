@@ -111,11 +111,7 @@ class PromptDataModule(RowsDataModule):
 
 
 def divide_words(text: str, share: float) -> tuple[str, str]:
-    """Divides a text between two of its words.
-
-    Args:
-        text: Words with white space between them.
-        share: Share of the words that comes first, rounded down; at least one word does.
+    """Divides a text so that a share of its words, rounded down but at least one, comes first.
 
     Returns:
         Both parts without surrounding white space; both are empty if the text has only one word.

@@ -99,17 +99,12 @@ def check_column(
     flag: str,
     source: str,
 ) -> None:
-    """Makes sure that a column exists and holds what it should.
+    """Makes sure that a column of ``source`` exists and holds valid text, labels or scores.
 
-    Args:
-        rows: Rows of the data set.
-        column: Name of the column.
-        content: Text; labels, which are names or whole numbers; or scores from 0 to 1.
-        flag: Flag that named the column, for the message.
-        source: Name of the data set, for the message.
+    Labels are names or whole numbers; scores are numbers from 0 to 1.
 
     Raises:
-        InputError: If the column is missing, or holds something else or bytes that aren't UTF-8.
+        InputError: If it doesn't; names the ``flag`` that gave the column.
     """
     if column not in rows.column_names:
         raise InputError(

@@ -60,14 +60,11 @@ def check_json(text: str) -> None:
 
 
 def find_deeper(file: BinaryIO, limit: int) -> int | None:
-    """Finds too deep JSON without parsing it, as parsers crash.
-
-    Args:
-        file: JSON or JSON lines, in an encoding that extends ASCII.
-        limit: Largest number of lists and objects within each other.
+    """Finds too deep JSON, in any encoding that extends ASCII, as parsers crash on it.
 
     Returns:
-        The number of the first line that exceeds the limit; None if there is none.
+        The number of the first line in which more than ``limit`` lists and objects are within each
+        other; None if there is none.
     """
     import numpy
 
@@ -92,8 +89,7 @@ def find_deeper(file: BinaryIO, limit: int) -> int | None:
 def parse_csv(lines: Iterable[str]) -> Iterator[list[str]]:
     """Yields the header's names, then the fields of each row that isn't blank.
 
-    Args:
-        lines: With their line breaks, as a file gives them that was opened with ``newline=""``.
+    The lines must have their line breaks, as in a file opened with ``newline=""``.
 
     Raises:
         Malformed: If a row has more or fewer fields than the header, a quote is never closed or
