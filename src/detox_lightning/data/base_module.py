@@ -152,8 +152,10 @@ class RowsDataModule(LightningDataModule, ABC):
             try:
                 tables.append(self._select(load_rows(source, name, flag), source))
             except MissingSplit as error:
+                if not self.skips_missing:
+                    raise
                 missing.append(error)
-        if missing and not (tables and self.skips_missing):
+        if not tables:
             raise missing[0]
         for message in missing:
             rank_zero_info(f"{message}: it gives no rows to this split")
