@@ -68,7 +68,7 @@ def test_makes_all_it_names(path: Path) -> None:
     assert {BoundedCheckpoint, ExportCallback, SamplesCallback, PredictionsCallback} <= kinds
     # the flags' word is what the objects go by
     assert made.trainer.max_epochs == config["trainer"]["max_epochs"]
-    assert made.datamodule.feed.batch_size == config["data"]["init_args"]["batch_size"]
+    assert made.datamodule.loaders.batch_size == config["data"]["init_args"]["batch_size"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
