@@ -18,8 +18,8 @@ from detox_lightning.models.adapter_copy import copy_adapter
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import Kept, merged
-from detox_lightning.models.decoding.recording import Recorder
 from detox_lightning.models.decoding.sampling import Choose, Sampling
+from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.families.base import Family, check_model, family_of
 from detox_lightning.models.families.headless import HeadFunction, has_plain_head
 from detox_lightning.models.loading import Weights, check_vocabulary
@@ -74,7 +74,7 @@ class Policy(nn.Module):
         self.generation_config = self.base.generation_config
         self.base.generation_config = plain_generation_config(self.base)
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
-        self.recorder = Recorder()
+        self.static_steps = StaticSteps()
         self.merged_weights: Kept = {}  # where a captured step finds them
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(self.base)) if value_head else None
@@ -264,9 +264,9 @@ class Policy(nn.Module):
             choose: Picks the tokens; see :meth:`Sampling.choose`.
             limit: The longest response, in tokens.
         """
-        kept = self.merged_weights if self.recorder.captures(self.base) else None
+        kept = self.merged_weights if self.static_steps.captures(self.base) else None
         with merged(self.model, kept):
-            return decode(self.base, self.family, prompts, choose, limit, self.recorder)
+            return decode(self.base, self.family, prompts, choose, limit, self.static_steps)
 
     def texts(self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor) -> list[str]:
         """Responses as text, special tokens and those that ended them left out.

@@ -1,34 +1,39 @@
-"""A decoder under way, one token at a time, through the model's own code."""
+"""A decoder that has begun its responses and goes on one token at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 Step = Callable[..., tuple[Tensor, Tensor]]
+"""A decode step as a function of tensors; returns logits ``[r, V]`` and hidden states ``[r, d]``."""
 
 
 class Decoder(Protocol):
-    """A decoder under way."""
+    """A batch of responses under way, one row each."""
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[r, V]`` and last hidden states ``[r, d]`` after these tokens (``[r]``).
+        """Appends tokens ``[r]``; returns logits ``[r, V]`` and last hidden states ``[r, d]``.
 
-        They are good until the next call, which may overwrite them.
+        The next call may overwrite what is returned.
         """
 
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with some of its rows, each as often as it is named."""
+    def select(self, rows: Tensor) -> None:
+        """Keeps only ``rows``, in this order; an index may repeat."""
 
 
 class CachedDecoder(ABC):
-    """Steps with transformers' growing cache, and what a recording goes on from.
+    """Decode steps over a ``DynamicCache``, through the model's own code.
+
+    Exposes masks and cache layers so that a static step can take over.
 
     Attributes:
         model: From transformers.
-        mask: ``[r, n]``, True where the decoder's own keys are of real tokens.
-        prompt_mask: ``[r, s]`` the same of what an encoder has read; of a model without one None.
+        mask: ``[r, n]``, True where the decoder's own keys belong to real tokens.
+        prompt_mask: ``[r, s]`` the same for an encoder's states; None without an encoder.
     """
 
     model: Any
@@ -37,11 +42,11 @@ class CachedDecoder(ABC):
 
     @abstractmethod
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Decoder`."""
+        """Implements :class:`Decoder`."""
 
     @abstractmethod
-    def keep(self, rows: Tensor) -> None:
-        """See :class:`Decoder`."""
+    def select(self, rows: Tensor) -> None:
+        """Implements :class:`Decoder`."""
 
     @property
     @abstractmethod
@@ -51,26 +56,25 @@ class CachedDecoder(ABC):
     @property
     @abstractmethod
     def cross_layers(self) -> list[Any]:
-        """The cache's layers of attention to the prompts; none without an encoder."""
+        """The cache's layers of cross-attention; empty without an encoder."""
 
     @abstractmethod
     def static_step(self) -> Step | None:
-        """The model's decode step as a function of tensors alone, if it can be one.
+        """The model's decode step as a function of tensors alone; None if it can't be one.
 
         Returns:
-            A function of tokens ``[r, 1]``, the place ``[1]`` of this step's keys, masks added to
-            attention scores (``[r, 1, 1, n]`` of self-attention, and ``[r, 1, 1, s]`` of the
-            prompts where there is an encoder), keys and values of self-attention ``[r, h, n, d]``
-            (written to) and of attention to the prompts ``[r, h, s, d]``; it gives logits
-            ``[r, V]`` and last hidden states ``[r, d]``.
+            A function of tokens ``[r, 1]``; the position ``[1]`` of their keys; additive attention
+            masks ``[r, 1, 1, n]`` and, with an encoder, ``[r, 1, 1, s]``; keys and values of
+            self-attention ``[r, h, n, d]``, which it writes to, and of cross-attention
+            ``[r, h, s, d]``. To call it twice changes nothing.
         """
 
 
 class Prefill(NamedTuple):
-    """What the first step gave.
+    """What the first step of decoding gives.
 
     Attributes:
-        steps: Those that follow.
+        steps: The decoder, which takes the following steps.
         logits: ``[b, V]``.
         hidden: ``[b, d]`` last hidden states.
     """
@@ -80,6 +84,16 @@ class Prefill(NamedTuple):
     hidden: Tensor
 
 
-def pairs(items: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":
-    """Keys and values."""
-    return zip(items[::2], items[1::2], strict=True)
+def pairs(keys_and_values: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":
+    """Each layer's keys and values, from keys and values in turn."""
+    return zip(keys_and_values[::2], keys_and_values[1::2], strict=True)
+
+
+@contextmanager
+def writable_tensors() -> Iterator[None]:
+    """Tensors made inside the block can be written to later, in whatever mode.
+
+    Tensors made in inference mode, as in Lightning's validation, can't be once training goes on.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield

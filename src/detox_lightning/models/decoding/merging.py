@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding.cuda_graph import kept_tensors
+from detox_lightning.models.decoding.decoder import writable_tensors
 
 Kept = dict[tuple[str, torch.dtype, torch.device], Tensor]
 """Merged weights, by name and kind."""
@@ -29,7 +29,7 @@ def merged(model: Any, kept: Kept | None = None) -> Iterator[None]:
     """
     held: list[tuple[Any, dict[str, Tensor]]] = []
     try:
-        with kept_tensors():
+        with writable_tensors():
             for place, layer in mergeable(model):
                 base = layer.get_base_layer()
                 tensors = {name: x.data for name, x in base.named_parameters(recurse=False)}
