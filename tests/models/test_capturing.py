@@ -11,7 +11,7 @@ from torch import Tensor
 
 from architectures import save_random
 from detox_lightning.models.decoding import cuda_graph, loop
-from detox_lightning.models.decoding.cuda_graph import CapturedStep, waits_refused
+from detox_lightning.models.decoding.cuda_graph import waits_refused
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, DropPolicy, decode
@@ -133,9 +133,7 @@ def test_a_captured_step_says_what_the_plain_one_says_in_each_rollout(policy: Po
     with torch.inference_mode():  # as in a validation, after which training goes on
         first = check_equal(policy)
         assert len(set(first.ids.eq(1).int().argmax(dim=1).tolist())) > 2  # they end at times
-    (played,) = policy.static_steps.steps.values()
-    function = played.play
-    assert isinstance(function, CapturedStep)
+    (captured,) = policy.static_steps.captured.values()
     check_equal(policy)
     for _ in range(2):
         change(policy)
@@ -143,7 +141,7 @@ def test_a_captured_step_says_what_the_plain_one_says_in_each_rollout(policy: Po
         assert again.ids.shape != first.ids.shape or not torch.equal(again.ids, first.ids)
     with torch.inference_mode():
         check_equal(policy)
-    assert played.play is function
+    assert [*policy.static_steps.captured.values()] == [captured]
     for name, parameter in policy.named_parameters():
         assert parameter.data_ptr() == where[name], name
         assert "lora_" in name or torch.equal(parameter, base[name]), name
@@ -151,15 +149,13 @@ def test_a_captured_step_says_what_the_plain_one_says_in_each_rollout(policy: Po
 
 def test_weights_that_have_moved_are_found(policy: Policy) -> None:
     check_equal(policy)
-    (played,) = policy.static_steps.steps.values()
-    function = played.play
-    assert isinstance(function, CapturedStep)
+    (captured,) = policy.static_steps.captured.values()
     with torch.no_grad():
         norm = next(x for name, x in policy.named_parameters() if "norm" in name)
         norm.data = norm * 1.5
     check_equal(policy)
-    assert isinstance(played.play, CapturedStep)
-    assert played.play is not function
+    (another,) = policy.static_steps.captured.values()
+    assert another is not captured
 
 
 def test_a_step_captured_under_autocast_says_what_the_plain_one_says_under_it(
@@ -184,8 +180,8 @@ def test_a_step_captured_under_autocast_says_what_the_plain_one_says_under_it(
     other = logits(policy.static_steps)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected, got = logits(None), logits(policy.static_steps)
-    played = policy.static_steps.steps.values()
-    assert [type(x.play) for x in played] == [CapturedStep, CapturedStep]
+    assert len(policy.static_steps.captured) == 2
+    assert not policy.static_steps.recorded
     # a bfloat16 number of this size is exact to 0.03
     assert (got - expected).abs().max() < 0.1 * (other - expected).abs().max()
 
@@ -197,8 +193,7 @@ def test_rows_that_have_ended_are_dropped_at_sizes_that_are_captured(
     policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
     for _ in range(2):
         check_equal(policy)
-    played = [x.play for x in policy.static_steps.steps.values()]
-    assert [len(x.inputs[0]) for x in played if isinstance(x, CapturedStep)] == [6, 3]
+    assert [len(x.inputs[0]) for x in policy.static_steps.captured.values()] == [6, 3]
 
 
 def test_what_cant_be_captured_goes_on_step_by_step(
@@ -219,7 +214,7 @@ def test_what_cant_be_captured_goes_on_step_by_step(
     assert about == [
         "the decode step can't be captured and stays slow: called a synchronizing operation"
     ]
-    assert not any(isinstance(x.play, CapturedStep) for x in policy.static_steps.steps.values())
+    assert not policy.static_steps.captured
 
 
 def test_waits_are_refused_in_the_trial_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from transformers import AutoModelForSeq2SeqLM, M2M100Config, ProphetNetConfig
 from architectures import BART_LIKE, CONFIGS, DECODER_ONLY, TOKENS, save_random
 from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws
 from detox_lightning.models.decoding.loop import decode
-from detox_lightning.models.decoding.recorded_step import RecordedStep
+from detox_lightning.models.decoding.recorded_step import WARM_UP, RecordedStep, record
 from detox_lightning.models.decoding.sampling import Sampling, greedy
-from detox_lightning.models.decoding.static_step import WARM_UP, StaticStep, StaticSteps
+from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.families import encoder_decoder
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import Weights
@@ -73,18 +73,14 @@ def widened(ids: Tensor, value: int = 0) -> Tensor:
     return torch.nn.functional.pad(ids, (0, LIMIT - ids.shape[1]), value=value)
 
 
-def is_replayed(step: StaticStep) -> bool:
-    return isinstance(step.play, RecordedStep) and step.play.replay is not None
-
-
 def test_the_likeliest_tokens_are_generate_s(policy: Policy, name: str) -> None:
     expected = theirs(policy, do_sample=False)
     for _ in range(2):  # while warming up, and played back
         said = policy.generate(policy.read(*prompts(policy)), greedy, LIMIT).ids
         assert torch.equal(widened(said, padding(policy)), expected)
-    played = [x for x in policy.static_steps.steps.values() if x.calls > WARM_UP]
+    played = [x for x in policy.static_steps.recorded.values() if x.calls > WARM_UP]
     assert bool(played) == (name not in PLAIN)
-    assert all(map(is_replayed, played))
+    assert all(x.replay for x in played)
     plain = decode(policy.base, policy.family, policy.read(*prompts(policy)), greedy, LIMIT).ids
     assert torch.equal(widened(plain, padding(policy)), expected)
 
@@ -97,7 +93,7 @@ def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
     policy.float()
     said: list[list[Tensor]] = []
     for warm_up in (10**9, 0, 7):
-        monkeypatch.setattr("detox_lightning.models.decoding.static_step.WARM_UP", warm_up)
+        monkeypatch.setattr("detox_lightning.models.decoding.recorded_step.WARM_UP", warm_up)
         logits: list[Tensor] = []
 
         def kept(x: Tensor, rows: Tensor, step: int, logits: list[Tensor] = logits) -> Tensor:
@@ -224,8 +220,8 @@ def test_learning_from_prompts_read_apart_is_learning_from_all_at_once(
     rows = *(x.repeat(2, 1) for x in prompts(policy)), response
     weights = [p for name, p in policy.named_parameters() if p.requires_grad]
     found = []
-    for slack in (0, 10**6):
-        monkeypatch.setattr(encoder_decoder, "padding_budget", lambda model, slack=slack: slack)
+    for budget in (0, 10**6):
+        monkeypatch.setattr(encoder_decoder, "padding_budget", lambda model, budget=budget: budget)
         for apart in (True, False):
             monkeypatch.setattr(Policy, "reads_apart", apart)
             said = policy(*rows)
@@ -276,7 +272,7 @@ ADAPTERS = {
 def test_with_any_adapter_policy_and_reference_say_what_generate_says(
     kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detox_lightning.models.decoding.static_step.WARM_UP", 5)
+    monkeypatch.setattr("detox_lightning.models.decoding.recorded_step.WARM_UP", 5)
     base = "T5" if kind == "tied head" else "FLAN-T5"
     lora = None if kind == "no adapter" else ADAPTERS.get(kind, LoRA(r=2))
     weights = Weights(dtype="bfloat16" if kind == "bfloat16" else "float32")
@@ -294,7 +290,7 @@ def test_with_any_adapter_policy_and_reference_say_what_generate_says(
             said.append(widened(policy.generate(policy.read(IDS, MASK), greedy, LIMIT).ids))
             assert torch.equal(said[-1], theirs(policy, do_sample=False))
     assert not torch.equal(said[0], said[1])
-    assert all(x.calls > 5 for x in policy.static_steps.steps.values())
+    assert all(x.calls > 5 for x in policy.static_steps.recorded.values())
     assert not any(getattr(layer, "merged", False) for layer in policy.modules())
 
 
@@ -317,7 +313,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models_do_without_recordings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detox_lightning.models.decoding.static_step.WARM_UP", 5)
+    monkeypatch.setattr("detox_lightning.models.decoding.recorded_step.WARM_UP", 5)
     torch.manual_seed(0)
     model = AutoModelForSeq2SeqLM.from_config(OTHERS[name]()).eval().double()
     options = {"max_new_tokens": LIMIT, "do_sample": False, "forced_eos_token_id": None}
@@ -341,13 +337,13 @@ def test_a_prompt_without_a_token_spoils_no_other(fond_of_eos: Policy) -> None:
 
 def test_few_shapes_are_recorded(fond_of_eos: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detox_lightning.models.decoding.static_step.MAX_RECORDED", 2)
-    monkeypatch.setattr("detox_lightning.models.decoding.static_step.WARM_UP", 1)
+    monkeypatch.setattr("detox_lightning.models.decoding.recorded_step.WARM_UP", 1)
     static_steps = StaticSteps()
     for rows in (1, 2, 3, 1):
         prompts = fond_of_eos.read(IDS[:rows], MASK[:rows])
         never = Sampling(min_new_tokens=4, max_new_tokens=4).choose([1])
         decode(fond_of_eos.base, FAMILY, prompts, never, 4, static_steps)
-    assert [*map(is_replayed, static_steps.steps.values())] == [True, True, False]
+    assert [x.replay is not None for x in static_steps.recorded.values()] == [True, True]
 
 
 def test_a_recording_lets_go_of_what_it_was_made_with() -> None:
@@ -357,62 +353,68 @@ def test_a_recording_lets_go_of_what_it_was_made_with() -> None:
         return tokens + 1, keys.sum(dim=2)
 
     inputs = [torch.zeros(2, 1), torch.ones(2, 4, 64, 8)]
-    recorded = RecordedStep(step, inputs)
-    assert recorded.replay is not None
+    recorded = record(step, inputs)
+    assert recorded is not None
     held = [weakref.ref(x) for x in inputs]
     expected = [x.clone() for x in step(*inputs)]
-    assert all(map(torch.equal, recorded.replay(*inputs), expected))
+    assert all(map(torch.equal, recorded(*inputs), expected))
     del inputs
     gc.collect()
     assert [x() for x in held] == [None, None]
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detox_lightning.models.decoding.recorded_step.WARM_UP", 0)
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_step_that_asks_for_values_is_not_recorded() -> None:
     def step(tokens: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         return (tokens if tokens.sum() > 0 else keys), keys
 
-    recorded = RecordedStep(step, [torch.zeros(2), torch.ones(2)])
+    recorded = RecordedStep(step)
+    for first, second in ((0.0, 1.0), (1.0, 0.0)):
+        assert recorded(torch.full((2,), first), torch.full((2,), second))[0].tolist() == [1, 1]
     assert recorded.replay is None
-    assert recorded(torch.zeros(2), torch.ones(2))[0].tolist() == [1, 1]
-    assert recorded(torch.ones(2), torch.zeros(2))[0].tolist() == [1, 1]
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_recording_that_differs_from_the_step_is_dropped() -> None:
-    """Here what is not called as a function of torch's: the recording takes it for a weight."""
+    """Here because it takes for a weight what was made behind torch's back."""
 
     def step(tokens: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         with torch._C.DisableTorchFunction():
             doubled = tokens * 2
         return doubled + 1, keys + 1
 
-    first, second = torch.ones(2), torch.full((2,), 5.0)
-    recorded = RecordedStep(step, [first, first])
+    recorded = RecordedStep(step)
+    x = torch.ones(2)
+    assert recorded(x, x)[0].tolist() == [3, 3]
     assert recorded.replay is not None
-    assert recorded(first, first)[0].tolist() == [3, 3]
-    assert recorded(second, second)[0].tolist() == [11, 11]
+    assert recorded(5 * x, x)[0].tolist() == [11, 11]
     assert recorded.replay is None
-    assert recorded(second, first)[0].tolist() == [11, 11]
+    assert recorded(6 * x, x)[0].tolist() == [13, 13]
 
 
-def test_writes_and_views_are_replayed() -> None:
+@pytest.mark.usefixtures("at_once")
+def test_writes_views_and_weights_are_replayed() -> None:
     weight = torch.nn.Parameter(torch.eye(2))
 
     def step(tokens: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         keys[0].copy_(tokens.view(2))
         keys[1, :].add_(0)
-        one, two = (keys @ weight.T).split([1, 1])
+        one, two = (keys @ weight.T).split([1, 1], dim=1)
         unused = tokens + 1
         del unused
-        return torch.cat([one, two], dim=1), keys.mT
+        return torch.cat([two, one], dim=1), keys.mT
 
-    keys = torch.zeros(2, 2)
-    recorded = RecordedStep(step, [torch.ones(2, 1), keys])
-    assert recorded.replay is not None
-    with torch.no_grad():
-        weight.mul_(3)
-    for number in (4.0, 5.0, 6.0):
-        whole, turned = recorded(torch.full((2, 1), number), keys)
-        assert whole.tolist() == [[3 * number, 3 * number, 0, 0]]
-        assert turned.tolist() == [[number, 0], [number, 0]]
-        assert keys.tolist() == [[number, number], [0, 0]]
+    recorded, keys = RecordedStep(step), torch.zeros(2, 2)
+    for number in (4, 5, 6, 7):
+        with torch.no_grad():
+            weight[0, 0] = number
+        logits, hidden = recorded(torch.tensor([[1.0], [2.0]]) * number, keys)
+        assert logits.tolist() == [[2 * number, number**2], [0, 0]]
+        assert hidden.tolist() == [[number, 0], [2 * number, 0]]
+        assert keys.tolist() == [[number, 2 * number], [0, 0]]
     assert recorded.replay is not None

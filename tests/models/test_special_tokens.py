@@ -15,8 +15,8 @@ from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.batches import PromptBatch
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.recorded_step import WARM_UP
 from detox_lightning.models.decoding.sampling import Sampling, greedy
-from detox_lightning.models.decoding.static_step import WARM_UP
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
@@ -79,7 +79,7 @@ def test_each_of_them_ends_a_response_as_in_generate(several: str) -> None:
     responses = respond(policy, word_tokenizer(), policy.read(ids, mask), greedy, 40)
     for _ in range(3):  # while warming up, and played back
         ours = policy.generate(policy.read(ids, mask), greedy, 40).ids
-    assert any(x.calls > WARM_UP for x in policy.static_steps.steps.values()) or len(ours) < 40
+    assert any(x.calls > WARM_UP for x in policy.static_steps.recorded.values()) or len(ours) < 40
     assert torch.equal(ours, expected)
     ends = policy.eos_token_ids
     assert len(ends) == 3

@@ -17,7 +17,7 @@ from detox_lightning.models.adapter_config import check_adapter_kind
 from detox_lightning.models.adapter_copy import copy_adapter
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
-from detox_lightning.models.decoding.merging import Kept, merged
+from detox_lightning.models.decoding.merging import MergedWeights, merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.families.base import Family, check_model, family_of
@@ -75,7 +75,7 @@ class Policy(nn.Module):
         self.base.generation_config = plain_generation_config(self.base)
         self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
         self.static_steps = StaticSteps()
-        self.merged_weights: Kept = {}  # where a captured step finds them
+        self.merged_weights: MergedWeights = {}  # where a captured step finds them
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(self.base)) if value_head else None
         self.checkpoints_gradients = False

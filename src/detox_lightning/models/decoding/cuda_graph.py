@@ -1,4 +1,4 @@
-"""A decode step on a GPU: captured at its first call, launched as one CUDA graph from then on.
+"""A decode step on a GPU: captured before its first call, launched as one CUDA graph from then on.
 
 On an H100, launching a step's kernels one by one from Python takes about ten times as long as the
 kernels do. A CUDA graph launches them all at once, but reads and writes the very addresses that it
@@ -29,16 +29,12 @@ class CapturedStep:
     """A step captured for one shape, with the tensors that it reads and writes."""
 
     def __init__(self, step: Step, model: Any, inputs: list[Tensor]):
-        """Captures a step, which takes about a tenth of a second.
+        """Captures a step, which takes about a tenth of a second and may raise any exception.
 
         Args:
-            step: What it does may depend on the shapes of its inputs alone; to call it twice
-                changes nothing.
+            step: To call it twice changes nothing.
             model: Whose step it is; its weights have the addresses that they will have.
             inputs: Arguments of the step, which belong to the captured step from now on.
-
-        Raises:
-            Exception: Any that torch or the device's driver raises.
         """
         self.model, self.inputs = model, inputs
         self.addresses = _addresses(model)
@@ -51,35 +47,23 @@ class CapturedStep:
         return self.addresses == _addresses(self.model)
 
     def fill(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Copies inputs into the tensors that the step reads, and returns those.
-
-        Args:
-            inputs: Of the same shapes as those that it was captured with.
-        """
+        """Copies inputs into the tensors that the step reads, and returns those."""
         for buffer, x in zip(self.inputs, inputs, strict=True):
             buffer.copy_(x)
         return self.inputs
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Plays the step; the next call overwrites what is returned.
-
-        Args:
-            inputs: The tensors that :meth:`fill` returned.
-        """
+        """Plays the step with the tensors that :meth:`fill` returned."""
         with writable_tensors():
             return self.play(*inputs)
 
 
 def capture(step: Step, inputs: list[Tensor]) -> Step:
-    """Captures a step as a CUDA graph.
+    """A function that launches a step as a CUDA graph; on other devices than a GPU the step itself.
 
     Args:
         step: It may be called several times.
-        inputs: The tensors that the graph will read and write.
-
-    Returns:
-        A function that launches the graph, whatever its arguments. The next call overwrites what it
-        returns. On other devices than a GPU the step itself.
+        inputs: The tensors that the graph will read and write, whatever its arguments.
 
     Raises:
         RuntimeError: If the step makes the host wait for the GPU, which no graph can.
@@ -116,7 +100,6 @@ def waits_refused() -> Iterator[None]:
     """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        # that this mode is a prototype and doesn't find every wait
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
         torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,6 +1,5 @@
 """A decoder that has begun its responses and goes on one token at a time."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 Step = Callable[..., tuple[Tensor, Tensor]]
-"""A decode step as a function of tensors; returns logits ``[r, V]`` and hidden states ``[r, d]``."""
+"""A function of tensors that returns logits ``[r, V]`` and last hidden states ``[r, d]``."""
 
 
 class Decoder(Protocol):
@@ -25,10 +24,8 @@ class Decoder(Protocol):
         """Keeps only ``rows``, in this order; an index may repeat."""
 
 
-class CachedDecoder(ABC):
-    """Decode steps over a ``DynamicCache``, through the model's own code.
-
-    Exposes masks and cache layers so that a static step can take over.
+class CachedDecoder(Decoder, Protocol):
+    """Decode steps over a ``DynamicCache``; masks and layers let a static step take over.
 
     Attributes:
         model: From transformers.
@@ -40,25 +37,14 @@ class CachedDecoder(ABC):
     mask: Tensor
     prompt_mask: Tensor | None = None
 
-    @abstractmethod
-    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Implements :class:`Decoder`."""
-
-    @abstractmethod
-    def select(self, rows: Tensor) -> None:
-        """Implements :class:`Decoder`."""
-
     @property
-    @abstractmethod
     def self_layers(self) -> list[Any]:
         """The cache's layers of self-attention."""
 
     @property
-    @abstractmethod
     def cross_layers(self) -> list[Any]:
         """The cache's layers of cross-attention; empty without an encoder."""
 
-    @abstractmethod
     def static_step(self) -> Step | None:
         """The model's decode step as a function of tensors alone; None if it can't be one.
 
@@ -71,29 +57,20 @@ class CachedDecoder(ABC):
 
 
 class Prefill(NamedTuple):
-    """What the first step of decoding gives.
+    """A decoder that has taken the first step; logits ``[b, V]`` and hidden states ``[b, d]``."""
 
-    Attributes:
-        steps: The decoder, which takes the following steps.
-        logits: ``[b, V]``.
-        hidden: ``[b, d]`` last hidden states.
-    """
-
-    steps: CachedDecoder
+    decoder: CachedDecoder
     logits: Tensor
     hidden: Tensor
 
 
 def pairs(keys_and_values: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":
-    """Each layer's keys and values, from keys and values in turn."""
+    """Each layer's keys and values."""
     return zip(keys_and_values[::2], keys_and_values[1::2], strict=True)
 
 
 @contextmanager
 def writable_tensors() -> Iterator[None]:
-    """Tensors made inside the block can be written to later, in whatever mode.
-
-    Tensors made in inference mode, as in Lightning's validation, can't be once training goes on.
-    """
+    """Tensors made inside the block, unlike those of inference mode, can be written to later."""
     with torch.inference_mode(False), torch.no_grad():
         yield

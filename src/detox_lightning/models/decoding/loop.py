@@ -18,21 +18,18 @@ from detox_lightning.models.special_tokens import end_tokens, padding_token
 
 
 class DropPolicy(NamedTuple):
-    """When rows that have ended are dropped.
+    """When rows that have ended are dropped: at which steps, and down to how many rows.
 
-    Attributes:
-        interval: Steps between two looks at which rows have ended. A look makes the host wait for
-            a GPU, which costs more than a few needless steps.
-        min_rows: Batches are not made smaller than this. A GPU captures each number of rows anew;
-            and with few rows its step is mostly the reading of the weights.
+    A look at which rows have ended makes the host wait for a GPU, which costs more than a few
+    needless steps. A GPU also captures each number of rows anew; and with few rows its step is
+    mostly the reading of the weights.
     """
 
-    interval: int
-    min_rows: int
+    interval: int = 1
+    min_rows: int = 1
 
 
 DROP_POLICIES = {"cuda": DropPolicy(8, 32)}
-DEFAULT_DROP_POLICY = DropPolicy(1, 1)  # of other devices
 
 
 class Decoded(NamedTuple):
@@ -76,7 +73,7 @@ def decode(
     decoder = static_steps.take_over(cached, limit) if static_steps else cached
     del cached  # a static decoder has a copy of its keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
-    interval, min_rows = DROP_POLICIES.get(rows.device.type, DEFAULT_DROP_POLICY)
+    interval, min_rows = DROP_POLICIES.get(rows.device.type, DropPolicy())
     for step in range(limit):
         tokens = choose(logits.float(), rows, step).where(live, pad)
         responses[rows, step], hidden[rows, step] = tokens, states

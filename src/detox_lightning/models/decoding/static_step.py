@@ -6,81 +6,32 @@ again. On a CPU the step is therefore recorded once for each shape of batch and 
 """
 
 import warnings
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding import cuda_graph
-from detox_lightning.models.decoding.cuda_graph import CapturedStep
+from detox_lightning.models.decoding.cuda_graph import MAX_CAPTURED, CapturedStep
 from detox_lightning.models.decoding.decoder import CachedDecoder, Decoder, Step, writable_tensors
-from detox_lightning.models.decoding.recorded_step import RecordedStep
+from detox_lightning.models.decoding.recorded_step import MAX_RECORDED, RecordedStep
 
 KEY_BLOCK = 64  # keys are padded to multiples of this: the prompts', and the room for responses
-MAX_RECORDED = 32  # shapes: each takes memory, and batches of many shapes rarely come again
-WARM_UP = 20  # calls before a step is recorded, which takes about as long as so many save
-
-
-class StaticStep:
-    """A decode step for inputs of one shape, made static once it has been called often enough.
-
-    Attributes:
-        play: What is called: the step, or what ``make`` made of it.
-        calls: The number of calls so far.
-    """
-
-    def __init__(self, step: Step, make: Callable[[Step, list[Tensor]], Step] | None, warm_up: int):
-        """Begins with the step itself.
-
-        Args:
-            step: What it does may depend on the shapes of its inputs alone.
-            make: Makes the step static, from the step and its inputs; None: it never becomes so.
-            warm_up: Calls before that.
-        """
-        self.step = self.play = step
-        self.make, self.warm_up = make, warm_up
-        self.calls = 0
-
-    def bind(self, inputs: list[Tensor]) -> list[Tensor]:
-        """The tensors to call with: a captured step's own, filled from ``inputs``; else ``inputs``.
-
-        Args:
-            inputs: What a batch's steps begin with.
-        """
-        if isinstance(self.play, CapturedStep):
-            if self.play.is_current:
-                return self.play.fill(inputs)
-            self.play, self.calls = self.step, self.warm_up
-        return inputs
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes the step; the next call may overwrite what is returned."""
-        if self.calls == self.warm_up and self.make is not None:
-            self.play = self.make(self.step, list(inputs))
-        self.calls += 1
-        return self.play(*inputs)
 
 
 class StaticSteps:
-    """The static steps of a model, by shape of their inputs.
+    """The static steps of a model, by active adapters, autocast and shapes of their inputs.
 
     Attributes:
         capturing: Whether steps are captured; None: those on a GPU are.
-        steps: By model, active adapters, autocast and shapes.
     """
 
     def __init__(self, capturing: bool | None = None) -> None:
         self.capturing = capturing
-        self.steps: dict[Any, StaticStep] = {}
+        self.captured: dict[Any, CapturedStep] = {}
+        self.recorded: dict[Any, RecordedStep] = {}
 
     def captures(self, model: Any) -> bool:
-        """Whether a model's step is captured rather than recorded.
-
-        Args:
-            model: From transformers.
-        """
+        """Whether a model's step is captured rather than recorded."""
         wanted = model.device.type == "cuda" if self.capturing is None else self.capturing
         return wanted and _is_static(model)
 
@@ -97,51 +48,37 @@ class StaticSteps:
         step = decoder.static_step()
         return decoder if step is None else StaticDecoder(self, decoder, step, limit)
 
-    def step_for(self, model: Any, step: Step, inputs: list[Tensor]) -> StaticStep:
-        """The static step for inputs of these shapes.
+    def bind(self, model: Any, step: Step, inputs: list[Tensor]) -> tuple[Step, list[Tensor]]:
+        """The static step for inputs of these shapes, and the tensors to call it with.
 
-        Args:
-            model: From transformers.
-            step: Its decode step; see :meth:`CachedDecoder.static_step`.
-            inputs: Arguments of the step.
+        For a captured step these are its own tensors, filled from ``inputs``; else ``inputs``.
         """
         shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
         key = id(model), _active_adapters(model), _autocast_dtype(model), shapes
-        if key not in self.steps:
-            captures = self.captures(model)
-            is_full = len(self.steps) >= (cuda_graph.MAX_CAPTURED if captures else MAX_RECORDED)
-            make = partial(self._capture, model) if captures else RecordedStep
-            makes = not is_full and (captures or _can_record(model))
-            self.steps[key] = StaticStep(step, make if makes else None, 0 if captures else WARM_UP)
-        return self.steps[key]
-
-    def _capture(self, model: Any, step: Step, inputs: list[Tensor]) -> Step:
-        if self.capturing is False:  # since another step could not be captured
-            return step
-        try:
-            return CapturedStep(step, model, inputs)
-        except Exception as error:  # torch's, a driver's: whatever it is, the step itself goes on
-            self.capturing = False
-            reason = str(error).strip().partition("\n")[0]
-            warnings.warn(
-                f"the decode step can't be captured and stays slow: {reason}", stacklevel=2
-            )
-            return step
+        if not self.captures(model):
+            is_kept = key in self.recorded or len(self.recorded) < MAX_RECORDED
+            if is_kept and _can_record(model):
+                return self.recorded.setdefault(key, RecordedStep(step)), inputs
+        elif key in self.captured and self.captured[key].is_current:
+            return self.captured[key], self.captured[key].fill(inputs)
+        elif key in self.captured or len(self.captured) < MAX_CAPTURED:
+            try:
+                self.captured[key] = CapturedStep(step, model, inputs)
+                return self.captured[key], inputs
+            except Exception as error:  # torch's, a driver's: whatever it is, the step goes on
+                self.capturing = False
+                reason = str(error).strip().partition("\n")[0]
+                warnings.warn(
+                    f"the decode step can't be captured and stays slow: {reason}", stacklevel=2
+                )
+        return step, inputs
 
 
 class StaticDecoder:
-    """Implements :class:`Decoder` by a static step over keys and values of a fixed size."""
+    """Implements :class:`Decoder` by a static step over copies of another's keys and values."""
 
     @writable_tensors()
     def __init__(self, steps: StaticSteps, decoder: CachedDecoder, step: Step, limit: int):
-        """Copies keys and values.
-
-        Args:
-            steps: Holds the static steps.
-            decoder: See :meth:`StaticSteps.take_over`.
-            step: The decoder's step.
-            limit: See :meth:`StaticSteps.take_over`.
-        """
         self.steps, self.model, self.step = steps, decoder.model, step
         self.length = decoder.mask.shape[1]
         masks, tensors = _with_room(decoder.mask, decoder.self_layers, self.length + limit - 1)
@@ -151,13 +88,12 @@ class StaticDecoder:
             masks, tensors = masks + mask, tensors + others
         tokens = decoder.mask.new_zeros(len(decoder.mask), 1, dtype=torch.long)
         self.inputs = [tokens, tokens.new_full((1,), self.length), *masks, *tensors]
-        self.static_step: StaticStep | None = None
+        self.static_step: Step | None = None
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and last hidden states, the same as the model's own code gives."""
         if self.static_step is None:
-            self.static_step = self.steps.step_for(self.model, self.step, self.inputs)
-            self.inputs = self.static_step.bind(self.inputs)
+            self.static_step, self.inputs = self.steps.bind(self.model, self.step, self.inputs)
         token_ids, position, mask, *_ = self.inputs
         token_ids.copy_(tokens[:, None])
         position.fill_(self.length)
@@ -214,16 +150,10 @@ def _grow(layers: list[Any]) -> bool:
 
 
 def _with_room(mask: Tensor, layers: list[Any], size: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Keys and values copied into tensors with room for ``size`` and more, and their mask.
+    """Copies keys and values into tensors ``[r, h, size, d]``, ``size`` rounded up to whole blocks.
 
-    Args:
-        mask: ``[r, n]``.
-        layers: With keys and values ``[r, h, n, d]``.
-        size: At least ``n``; rounded up to a multiple of :data:`KEY_BLOCK`.
-
-    Returns:
-        ``[r, 1, 1, size]``, added to attention scores: 0 where the mask is True, else the dtype's
-        lowest number; and keys and values in turn ``[r, h, size, d]``.
+    Also gives the mask ``[r, 1, 1, size]`` that is added to attention scores: 0 where ``mask``
+    (``[r, n]``) is True, else the dtype's lowest number.
     """
     size = -(-size // KEY_BLOCK) * KEY_BLOCK
     tensors = []
