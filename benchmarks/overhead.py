@@ -108,7 +108,7 @@ def build(folder: Path) -> None:
 
 def train(folder: Path, processes: int, rollouts: int, tokens: int) -> None:
     """One training in this process, and by Lightning in others; the first writes what it took."""
-    from detox_lightning.cli.command import command
+    from detox_lightning.cli.command import DetoxCLI
 
     torch.set_num_threads(1)
     for name, (owner, attribute) in WORK.items():
@@ -118,8 +118,7 @@ def train(folder: Path, processes: int, rollouts: int, tokens: int) -> None:
         else:
             setattr(owner, attribute, timed(name, found))
     rounds = Rounds()
-    command.TRAINER_DEFAULTS["callbacks"] = [*command.TRAINER_DEFAULTS["callbacks"], rounds]
-    command.DetoxCLI(
+    DetoxCLI(
         [
             "fit",
             "--threads=1",
@@ -143,7 +142,8 @@ def train(folder: Path, processes: int, rollouts: int, tokens: int) -> None:
             f"--trainer.strategy={'ddp' if processes > 1 else 'auto'}",
             f"--trainer.logger.init_args.save_dir={folder}/runs{processes}",
             "--trainer.enable_progress_bar=false",
-        ]
+        ],
+        callbacks=[rounds],
     )
     if os.environ.get("LOCAL_RANK", "0") == "0":
         # the first round also warms up

@@ -60,11 +60,9 @@ def train(folder: Path, every: int, arguments: list[str]) -> None:
     from soak.meter import Meter
 
     from detox_lightning.__main__ import main as run
-    from detox_lightning.cli.command import command
 
     meter = Meter(folder / READINGS, every)
-    command.TRAINER_DEFAULTS["callbacks"] = [*command.TRAINER_DEFAULTS["callbacks"], meter]
-    run(arguments)
+    run(arguments, [meter])
 
 
 def soak(folder: Path, every: int, arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ from transformers import (
     EncoderDecoderConfig,
     EncoderDecoderModel,
     Gemma2Config,
+    Gemma3Config,
     GemmaConfig,
     GPT2Config,
     GPTNeoConfig,
@@ -25,6 +26,8 @@ from transformers import (
     PegasusConfig,
     Qwen2Config,
     T5Config,
+    T5GemmaConfig,
+    UMT5Config,
 )
 
 from conftest import word_tokenizer
@@ -61,12 +64,22 @@ def bert2bert() -> EncoderDecoderConfig:
     return config
 
 
+def t5gemma() -> T5GemmaConfig:
+    """Encoder and decoder of different sizes, each with a config of its own."""
+    sizes = LLAMA_LIKE | {"head_dim": 8, "sliding_window": 8}
+    wider = sizes | {"hidden_size": 24}
+    return T5GemmaConfig(encoder=wider, decoder=sizes, vocab_size=200)
+
+
 CONFIGS: dict[str, Callable[[], Any]] = {
     "T5": lambda: T5Config(**T5_LIKE, **TOKENS),
     "FLAN-T5": lambda: T5Config(
         **T5_LIKE, **TOKENS, feed_forward_proj="gated-gelu", tie_word_embeddings=False
     ),
     "mT5": lambda: MT5Config(**T5_LIKE, **TOKENS),
+    "UMT5": lambda: UMT5Config(**T5_LIKE, **TOKENS),
+    # windows, logits that are bent, and configs of encoder and decoder within the model's
+    "T5Gemma": t5gemma,
     "LongT5": lambda: LongT5Config(**T5_LIKE, **TOKENS, local_radius=4),
     # BART forces a first and a last token in generation, unless told otherwise
     "BART": lambda: BartConfig(**BART_LIKE, **TOKENS, bos_token_id=2, forced_eos_token_id=1),
@@ -106,6 +119,22 @@ DECODER_ONLY: dict[str, Callable[[], Any]] = {
     "Gemma": lambda: GemmaConfig(**LLAMA_LIKE, head_dim=8),
     # alternating windows, and logits that are bent
     "Gemma 2": lambda: Gemma2Config(**LLAMA_LIKE, head_dim=8, sliding_window=8),
+    # a language model and a vision tower, which gets no image
+    "Gemma 3": lambda: Gemma3Config(
+        text_config=LLAMA_LIKE | {"head_dim": 8, "sliding_window": 8},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+        },
+        mm_tokens_per_image=4,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    ),
     "OPT": lambda: OPTConfig(
         hidden_size=16,
         word_embed_proj_dim=16,

@@ -1,6 +1,6 @@
 """PPO on eight prompts with tiny models, and what happened in each of its rollouts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,19 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths
+from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import PolicyOutput
+from detox_lightning.ppo import actor
 from detox_lightning.ppo import module as ppo_module
+from detox_lightning.ppo.actor import Actor
+from detox_lightning.ppo.learner import Learner
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import Reward
-from detox_lightning.rollout import Responses
+from detox_lightning.rollout import Responses, Scores
 from toys import make_trainer, pairs_loader
 
 EOS = 1
@@ -57,6 +61,22 @@ class Watched:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+class WatchedActor(Actor):
+    """Notes what happens; answers with ``given`` where there is something."""
+
+    module: "WatchedPPO"
+
+    def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
+        given = self.module.given
+        responses = super().respond_to(prompts, number) if given is None else as_responses(given)
+        self.module.watched.append(Watched(responses, before=self.module.copies()))
+        return responses
+
+    def scores_of(self, prompts: PromptBatch, responses: Responses, number: int) -> Scores:
+        self.module.watched[-1].scored = responses.texts
+        return super().scores_of(prompts, responses, number)
+
+
 class WatchedPPO(PPOModule):
     """Notes what happens; answers with ``given`` where there is something."""
 
@@ -70,18 +90,15 @@ class WatchedPPO(PPOModule):
             self.policy.register_forward_hook(self.note_forward)
             self.watched = []
 
-    def respond(self, batch: PromptBatch) -> Responses:
-        responses = super().respond(batch) if self.given is None else as_responses(self.given)
-        self.watched.append(Watched(responses, before=self.copies()))
-        return responses
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.actor = WatchedActor(**vars(self.actor))
+        self.actor.module = self
 
-    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
-        self.watched[-1].scored = responses.texts
-        return super().score(batch, responses)
-
-    def shuffle(self, epoch: int, size: int) -> Tensor:
-        self.watched[-1].orders.append(super().shuffle(epoch, size))
-        return self.watched[-1].orders[-1]
+    def orders(self, rollout: Rollout) -> Iterator[Tensor]:
+        for order in super().orders(rollout):
+            self.watched[-1].orders.append(order)
+            yield order
 
     def note_forward(self, policy: Any, rows: Any, output: PolicyOutput) -> None:
         if torch.is_grad_enabled():
@@ -145,12 +162,13 @@ def close(ours: Parameters, other: Parameters, atol: float = 1e-6) -> bool:
 
 
 def listen(monkeypatch: Any, name: str) -> list[Any]:
-    """Collects what a function returns to the module."""
-    function, heard = getattr(ppo_module, name), []
+    """Collects what ``measure``, ``to_experience`` or ``learn`` returns where a step calls it."""
+    place: Any = {"measure": actor, "to_experience": ppo_module, "learn": Learner}[name]
+    function, heard = getattr(place, name), []
 
     def heeded(*args: Any, **kwargs: Any) -> Any:
         heard.append(function(*args, **kwargs))
         return heard[-1]
 
-    monkeypatch.setattr(ppo_module, name, heeded)
+    monkeypatch.setattr(place, name, heeded)
     return heard

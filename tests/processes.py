@@ -5,7 +5,7 @@ python tests/processes.py FOLDER [RUNS FLAG …]
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from torch.utils.data import DataLoader
 from detox_lightning.__main__ import main
 from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
 from detox_lightning.algorithm.masks import mask_from_lengths
-from detox_lightning.algorithm.types import Experience
+from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.cli.command import DetoxCLI
 from detox_lightning.data.prompts import PromptForm
 from detox_lightning.models.lora import LoRA
 from detox_lightning.ppo import module as ppo_module
+from detox_lightning.ppo.actor import Actor
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import ClassifierReward
-from detox_lightning.rollout import Responses
+from detox_lightning.rollout import Responses, Scores
 from toys import PAIRS, collate_pairs, make_trainer
 
 TWO = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
@@ -51,6 +52,27 @@ TELLINGS: dict[str, tuple[AdvantageEstimator, tuple[int, ...]]] = {
 }
 
 
+class ToldActor(Actor):
+    """Is told its responses and their scores, each process its share."""
+
+    module: "Told"
+
+    def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
+        generator = torch.Generator().manual_seed(number)
+        lengths = self.module.lengths
+        ids = torch.randint(3, 200, (ROWS, 8), generator=generator)
+        ids[torch.arange(ROWS), lengths - 1] = 1  # EOS
+        ids, lengths = self.module.share(ids), self.module.share(lengths)
+        mask = mask_from_lengths(lengths, int(lengths.max()))
+        return Responses(ids[:, : mask.shape[1]] * mask, mask, ["" for _ in lengths])
+
+    def scores_of(self, prompts: PromptBatch, responses: Responses, number: int) -> Scores:
+        self.register(prompts, responses, number)
+        generator = torch.Generator().manual_seed(-1 - number)
+        scores = self.module.share(3 * torch.randn(ROWS, generator=generator))
+        return Scores({self.reward.name: scores}, scores)
+
+
 class Told(PPOModule):
     """Is told its responses, their scores and the order of the update, each process its share."""
 
@@ -64,27 +86,20 @@ class Told(PPOModule):
         """This process's rows."""
         return x.chunk(self.trainer.world_size)[self.global_rank]
 
-    def respond(self, batch: PromptBatch) -> Responses:
-        generator = torch.Generator().manual_seed(self.rollouts)
-        lengths = self.lengths
-        ids = torch.randint(3, 200, (ROWS, 8), generator=generator)
-        ids[torch.arange(ROWS), lengths - 1] = 1  # EOS
-        ids, lengths = self.share(ids), self.share(lengths)
-        mask = mask_from_lengths(lengths, int(lengths.max()))
-        return Responses(ids[:, : mask.shape[1]] * mask, mask, ["" for _ in lengths])
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.actor = ToldActor(**vars(self.actor))
+        self.actor.module = self
 
-    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(-1 - self.rollouts)
-        scores = self.share(3 * torch.randn(ROWS, generator=generator))
-        return {self.reward.name: scores}
-
-    def shuffle(self, epoch: int, size: int) -> Tensor:
-        """So that each mini-batch over all processes has the same rows, however many they are."""
-        generator = torch.Generator().manual_seed(epoch)
-        halves = torch.randperm(ROWS // 2, generator=generator).chunk(ROWS // MINI_BATCH)
-        if size == ROWS // 2:
-            return torch.cat(halves)
-        return torch.cat([torch.cat([half, half + ROWS // 2]) for half in halves])
+    def orders(self, rollout: Rollout) -> Iterator[Tensor]:
+        """Each mini-batch over all processes has the same rows, however many they are."""
+        for epoch in range(self.ppo_epochs):
+            generator = torch.Generator().manual_seed(epoch)
+            halves = torch.randperm(ROWS // 2, generator=generator).chunk(ROWS // MINI_BATCH)
+            if len(rollout.scores) == ROWS // 2:
+                yield torch.cat(halves)
+            else:
+                yield torch.cat([torch.cat([half, half + ROWS // 2]) for half in halves])
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         named = self.named_parameters()
@@ -95,13 +110,13 @@ def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
     """Two rollouts on what is told, and what came of them in this process."""
     advantage, lengths = TELLINGS[telling]
     with pytest.MonkeyPatch.context() as patch:
-        judge = ppo_module.judge
+        to_experience = ppo_module.to_experience
 
         def heeded(*args: Any, **kwargs: Any) -> Experience:
-            module.experiences.append(judge(*args, **kwargs))
+            module.experiences.append(to_experience(*args, **kwargs))
             return module.experiences[-1]
 
-        patch.setattr(ppo_module, "judge", heeded)
+        patch.setattr(ppo_module, "to_experience", heeded)
         seed_everything(0)
         module = Told(
             lengths,
@@ -127,7 +142,7 @@ def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
         "weights": trained(module),
         "kl_coef": module.kl_coef,
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if "time" not in k},
-        "sampled": PPOModule.respond(module, collate_pairs(PAIRS)).texts,
+        "sampled": Actor.respond_to(module.actor, collate_pairs(PAIRS), module.rollouts).texts,
     }
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from command import ROOT
-from detox_lightning.cli.command import TRAINER_DEFAULTS
 
 FOLDER = ROOT / "benchmarks"
 LENGTH, VOCABULARY = 10, 1000
@@ -154,15 +153,12 @@ class Driver:
         self.answers.append(row)
 
 
-def test_our_side_does_the_rounds_that_it_is_asked_for(
-    rounds: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_side_does_the_rounds_that_it_is_asked_for(rounds: ModuleType, tmp_path: Path) -> None:
     world, ours = (importlib.import_module(f"peer.{name}") for name in ("world", "ours"))
     t5, judge = world._t5(16, 16, 1, 2, 8), world._roberta(16, 1, 2)
     world.build(tmp_path, world.Shape(VOCABULARY, t5, judge), prompts=6)
     sizes = {"batch_size": 2, "mini_batch_size": 1, "ppo_epochs": 1, "new_tokens": LENGTH}
     job = {"device": "cpu", "dtype": "float32", "threads": 1, **sizes, "rounds": 2}
-    monkeypatch.setitem(TRAINER_DEFAULTS, "callbacks", TRAINER_DEFAULTS["callbacks"])
     driver = Driver()
     ours.train({**job, "folder": str(tmp_path)}, driver)
     assert driver.answers[0] == {}  # ready

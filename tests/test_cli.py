@@ -9,17 +9,16 @@ from typing import Any, Optional, Union
 import datasets
 import pytest
 import torch
-from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningCLI
 
 import detox_lightning
 from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
 from detox_lightning.__main__ import find_cause
 from detox_lightning.cli.command import DetoxCLI
-from detox_lightning.cli.parser import Parser, condense
+from detox_lightning.cli.parser import Parser, summarize
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
+from detox_lightning.models.weight_files import tell
 from detox_lightning.rewards import ClassifierReward
 
 VERBS = ["fit", "validate", "test", "predict"]
@@ -133,24 +132,56 @@ def test_the_seed_has_a_default() -> None:
     assert printed("fit", *words, "--seed_everything=7")["seed_everything"] == 7
 
 
-def test_no_seed_is_lightning_s_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(LightningCLI, "_set_seed", lambda cli: asked.append(cli))
-    cli = DetoxCLI.__new__(DetoxCLI)
-    cli.subcommand, cli.config = "fit", Namespace(fit=Namespace(seed_everything=None))
-    cli._set_seed()
-    assert asked == [cli]
+@pytest.mark.parametrize(("given", "seed"), [("false", False), ("null", 0)])
+def test_no_seed_is_lightning_s_to_choose(given: str, seed: int) -> None:
+    """Without one, it is the environment's."""
+    Path("seed.yaml").write_text(f"seed_everything: {given}")
+    cli = IdleCLI(["fit", "--config", DEMO, "--config=seed.yaml"])
+    assert cli.config.fit.seed_everything is seed
 
 
-@pytest.mark.parametrize(("flag", "threads"), [("--threads=3", 3), ("--threads=null", 2)])
-def test_threads(flag: str, threads: int) -> None:
+class ProcessCLI(IdleCLI):
+    """Notes what a run sees of its process: threads, and the seed of children."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing else."""
+        self.seen = torch.get_num_threads(), os.environ["PL_GLOBAL_SEED"]
+
+
+def test_threads_and_seeds_are_a_run_s_own() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        IdleCLI(["fit", "--config", DEMO, flag])
-        assert torch.get_num_threads() == threads
+        for flags, seen in [
+            (("--threads=3", "--seed_everything=7"), (3, "7")),
+            (("--threads=null",), (2, "42")),
+        ]:
+            assert ProcessCLI(["fit", "--config", DEMO, *flags]).seen == seen
+            assert (torch.get_num_threads(), os.environ["PL_GLOBAL_SEED"]) == (2, "0")
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_run_knows_nothing_of_those_before_it(recipe: str, tmp_path: Path) -> None:
+    goes_on = ("--ckpt_path=last", "--trainer.max_epochs=2")
+    for flags in [("--debug",), goes_on, ("--data.validation_split=null",)]:
+        cli = DetoxCLI(["fit", "--config", recipe, "--trainer.limit_train_batches=1", *flags])
+    assert DetoxCLI.debug is False
+    cards = [tmp_path / f"runs/tiny/version_{n}/adapter/README.md" for n in range(2)]
+    assert ["## The last validation" in card.read_text() for card in cards] == [True, False]
+    assert cli.trainer.callback_metrics.keys().isdisjoint({"val/toxicity", "val/kl"})
+
+
+def test_each_run_tells_its_warnings() -> None:
+    class Telling(IdleCLI):
+        def _run_subcommand(self, subcommand: str) -> None:
+            for _ in range(2):
+                tell("its weights are pickled")
+
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="its weights are pickled") as told:
+            Telling(["fit", "--config", DEMO])
+        assert len(told) == 1
 
 
 # -- what is refused
@@ -222,7 +253,7 @@ def test_whole_numbers_stay_whole_whoever_wrote_the_type_first() -> None:
 
 
 def test_messages_without_a_key_stay_as_they_are() -> None:
-    assert condense("unrecognized arguments: --x 1") == "unrecognized arguments: --x 1"
+    assert summarize("unrecognized arguments: --x 1") == "unrecognized arguments: --x 1"
 
 
 # -- failures of a run

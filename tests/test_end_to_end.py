@@ -16,7 +16,7 @@ from command import DEMO
 from detox_lightning.cli.command import DetoxCLI
 from detox_lightning.demo import ASSETS
 from detox_lightning.models.decoding.sampling import greedy
-from detox_lightning.ppo.module import PPOModule
+from detox_lightning.ppo.actor import Actor
 
 ROLLOUTS = 14
 SMALL = (
@@ -144,15 +144,15 @@ def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(
     flags += ["--model.ppo_epochs=1", "--checkpoint.every_n_train_steps=2"]  # a rollout's
     demo("fit", tmp_path, *flags, "--trainer.logger.name=whole")
 
-    respond = PPOModule.respond
+    respond_to = Actor.respond_to
 
-    def broken_off(self: PPOModule, *args: Any) -> Any:
-        if self.rollouts == 2:  # in the middle of an epoch
+    def broken_off(self: Actor, prompts: Any, number: int) -> Any:
+        if number == 2:  # in the middle of an epoch
             raise KeyboardInterrupt
-        return respond(self, *args)
+        return respond_to(self, prompts, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PPOModule, "respond", broken_off)
+        patch.setattr(Actor, "respond_to", broken_off)
         with pytest.raises(SystemExit):
             demo("fit", tmp_path, *flags, "--trainer.logger.name=broken")
 
@@ -197,11 +197,11 @@ def test_peft_alone_says_the_same(fitted: DetoxCLI, adapter: Path) -> None:
     assert done.returncode == 0, done.stderr
     policy, tokenizer = fitted.model.policy, fitted.model.tokenizer
     rows = batch.prompt_ids[:20], batch.prompt_mask[:20]
-    said = policy.generate(policy.read(*rows), greedy, 48).ids
+    said = policy.generate(policy.encode_prompts(*rows), greedy, 48).ids
     here = tokenizer.batch_decode(said, skip_special_tokens=True)
     assert json.loads(done.stdout) == here
     with policy.reference():
-        untouched = policy.generate(policy.read(*rows), greedy, 48).ids
+        untouched = policy.generate(policy.encode_prompts(*rows), greedy, 48).ids
     assert tokenizer.batch_decode(untouched, skip_special_tokens=True) != here
 
 

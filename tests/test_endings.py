@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from command import Outcome, run, tiny_recipe
 from detox_lightning import __main__
 from detox_lightning.algorithm.advantages import GAE
-from detox_lightning.cli.command import command
+from detox_lightning.cli import command
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.rewards import Reward
 from detox_lightning.runs.end_of_data import EndingCallback
@@ -274,7 +274,7 @@ def test_a_writer_in_a_thread_that_fails_is_a_line(
     assert outcome.err.splitlines()[-2] == said
     assert "Traceback" not in outcome.err
     assert (outcome.code, len(outcome.errors)) == (1, 1)
-    assert threading.excepthook is not __main__.say_in_a_line
+    assert threading.excepthook is not __main__.print_thread_failure
 
 
 def test_ctrl_c_while_it_starts_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_ctrl_c_by_way_of_lightning(tmp_path: Path, capfd: pytest.CaptureFixture
     finally:
         signal.signal(signal.SIGINT, handler)
     assert any(isinstance(x, KeyboardInterrupt) for x in __main__.causes(end.value))
-    assert __main__.who_left(end.value) is None
+    assert __main__.exit_within_run(end.value) is None
 
 
 def test_ctrl_c_once_is_a_request_and_twice_an_end() -> None:

@@ -18,6 +18,7 @@ from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.source import ModelSource
 from detox_lightning.ppo import clock
 
 FOLDER = ROOT / "benchmarks"
@@ -109,7 +110,9 @@ def policy(world: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Polic
     world.build_policy(folder, world.Shape(VOCABULARY, T5, {}), 20)
     lora = LoRA(r=16, target_modules=["q", "v"])
     weights = Weights(attn_implementation="eager")  # torch doesn't count SDPA's on a CPU
-    return load_policy(str(folder), lora, Sampling(), value_head=False, weights=weights)
+    return load_policy(
+        ModelSource(str(folder), weights=weights), lora, Sampling(), value_head=False
+    )
 
 
 def test_a_models_own_operations_are_those_that_were_counted(

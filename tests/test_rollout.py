@@ -22,8 +22,9 @@ from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.source import ModelSource
 from detox_lightning.rewards import Reward, WeightedReward
-from detox_lightning.rollout import Responses, measure, respond, score, what_is_not_finite
+from detox_lightning.rollout import Responses, Scores, first_nonfinite, generate, measure, score
 from ppo_toys import EOS, as_responses
 from toys import PAIRS, collate_pairs
 
@@ -51,14 +52,14 @@ def speaker(*rows: list[int]) -> Any:
     said = Decoded(ids, torch.zeros(*ids.shape, 2))
     policy = SimpleNamespace(eos_token_ids=(EOS,), family=EncoderDecoder())
     policy.generate = lambda prompts, choose, limit: said
-    policy.texts = partial(Policy.texts, policy)
+    policy.decode_texts = partial(Policy.decode_texts, policy)
     return policy
 
 
 def answers(*rows: list[int]) -> Responses:
     """What becomes of these responses."""
     prompts: Any = None
-    return respond(speaker(*rows), TOKENIZER, prompts, greedy, 4)
+    return generate(speaker(*rows), TOKENIZER, prompts, greedy, 4)
 
 
 def test_texts_have_no_special_tokens() -> None:
@@ -84,10 +85,10 @@ def test_an_eos_after_the_end_is_none() -> None:
 
 
 def test_a_policy_answers(policy: Policy) -> None:
-    prompts = policy.read(BATCH.prompt_ids, BATCH.prompt_mask)
+    prompts = policy.encode_prompts(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(0)
     choose = policy.sampling.choose(policy.eos_token_ids)
-    responses = respond(policy, TOKENIZER, prompts, choose, limit=5)
+    responses = generate(policy, TOKENIZER, prompts, choose, limit=5)
     assert responses.ids.shape == responses.mask.shape
     assert responses.ids.shape[1] <= 5
     assert responses.mask[:, 0].all()
@@ -108,24 +109,24 @@ def test_what_is_noted_while_sampling_is_what_a_forward_pass_says(
             torch.nn.init.normal_(parameter, std=0.1)
     speaking.base.get_output_embeddings().weight.data[EOS] *= 10  # some responses end early
     speaking.double()
-    prompts = speaking.read(BATCH.prompt_ids, BATCH.prompt_mask)
+    prompts = speaking.encode_prompts(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(1)
     draws = TorchDraws()
     choose = sampling.choose(speaking.eos_token_ids, draws)
-    responses = respond(speaking, TOKENIZER, prompts, choose, LIMIT, draws)
+    responses = generate(speaking, TOKENIZER, prompts, choose, LIMIT, draws)
     now = speaking(BATCH.prompt_ids, BATCH.prompt_mask, responses.ids)
     real = responses.mask
     assert real.all() == bool(min_new_tokens)
-    for noted, said in zip(responses.noted, now[:2], strict=True):
+    for noted, said in zip(responses.stats, now[:2], strict=True):
         assert not noted.requires_grad
         assert noted[real].abs().max() > 0.1
         torch.testing.assert_close(noted[real], said[real].detach(), atol=2e-6, rtol=0)
     noted = measure(speaking, BATCH, responses, SCORES)
-    asked = measure(speaking, BATCH, responses._replace(noted=None), SCORES)
+    asked = measure(speaking, BATCH, responses._replace(stats=None), SCORES)
     for field in ("old_logprobs", "ref_logprobs", "kl", "values"):
         ours, theirs = (getattr(rollout, field)[real] for rollout in (noted, asked))
         torch.testing.assert_close(ours, theirs, atol=4e-6, rtol=0)
-    assert torch.equal(noted.old_logprobs, responses.noted.logprobs)
+    assert torch.equal(noted.old_logprobs, responses.stats.logprobs)
 
 
 def test_what_is_noted_counts_where_it_is_exact(tiny_t5: str) -> None:
@@ -135,7 +136,9 @@ def test_what_is_noted_counts_where_it_is_exact(tiny_t5: str) -> None:
         assert not exact.notes_exactly
     for sampling in (Sampling(top_k=5), Sampling(top_p=0.9)):
         assert not load_policy(tiny_t5, LoRA(r=4), sampling).notes_exactly
-    half = load_policy(tiny_t5, LoRA(r=4), Sampling(), weights=Weights(dtype="bfloat16"))
+    half = load_policy(
+        ModelSource(tiny_t5, weights=Weights(dtype="bfloat16")), LoRA(r=4), Sampling()
+    )
     assert not half.notes_exactly
 
 
@@ -171,7 +174,9 @@ class Reusing(Reward):
 def test_a_reward_may_keep_its_tensor_and_change_its_lists() -> None:
     texts = [*BATCH.prompts], [*RESPONSES.texts], [*BATCH.references]
     reward = Reusing()
-    first, second = (score(reward, BATCH, RESPONSES, "rollout 3")["reusing"] for _ in range(2))
+    first, second = (
+        score(reward, BATCH, RESPONSES, "rollout 3").parts["reusing"] for _ in range(2)
+    )
     parts = WeightedReward([reward, Grading(1, 2, 3, 4)]).parts(*texts)
     assert (first.tolist(), second.tolist()) == ([1.0] * 4, [2.0] * 4)
     assert list(parts) == ["reusing", "grades"]
@@ -184,7 +189,7 @@ def test_a_reward_may_keep_its_tensor_and_change_its_lists() -> None:
 
 
 def test_scores_are_float32() -> None:
-    scores = score(Grading(1, 2, 3, 4), BATCH, RESPONSES, "rollout 3")["grades"]
+    scores = score(Grading(1, 2, 3, 4), BATCH, RESPONSES, "rollout 3").parts["grades"]
     assert scores.dtype == torch.float32
     assert scores.tolist() == [1, 2, 3, 4]
 
@@ -193,7 +198,7 @@ def seen(rollout: Rollout, **parts: list[float]) -> str | None:
     """What is not finite in a rollout with these scores, the last of which is the total."""
     tensors = {name: torch.tensor(part) for name, part in parts.items()}
     total = list(tensors.values())[-1]
-    return what_is_not_finite(rollout._replace(scores=total), tensors, "total", RESPONSES.texts)
+    return first_nonfinite(rollout, Scores(tensors, total), "total", RESPONSES.texts)
 
 
 def test_what_is_not_finite_is_named(policy: Policy) -> None:
@@ -205,9 +210,8 @@ def test_what_is_not_finite_is_named(policy: Policy) -> None:
     assert seen(rollout, low=[1.0] * 4, high=high) == (
         f"the reward 'high' gave -inf for the response {text!r}"
     )
-    total = {"one": torch.zeros(4)}
-    spoilt = rollout._replace(scores=torch.tensor([0.0, inf, 0.0, 0.0]))
-    assert what_is_not_finite(spoilt, total, "weighted", RESPONSES.texts) == (
+    spoilt = Scores({"one": torch.zeros(4)}, torch.tensor([0.0, inf, 0.0, 0.0]))
+    assert first_nonfinite(rollout, spoilt, "weighted", RESPONSES.texts) == (
         f"the reward 'weighted' gave inf for the response {text!r}"
     )
     for field, name in {

@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger
 
 from command import run, tiny_recipe
-from detox_lightning.redaction import discreet, discreet_words, without_passwords, without_secrets
+from detox_lightning.redaction import redact, redact_words, without_passwords, without_secrets
 
 SECRET = "tops3cret"
 ADDRESS = f"https://me:{SECRET}@example.org/x.txt"
@@ -130,7 +130,7 @@ def test_only_texts_with_a_secret_name_are_hidden() -> None:
 def test_words_of_a_command_line() -> None:
     words = ["--x.token", "a", "--x.api_key=b", '{"token": "c"}', "--n_tokens=4", "hf://d@e"]
     shown = ["--x.token", "***", "--x.api_key=***", '{"token": "***"}', "--n_tokens=4"]
-    assert discreet_words(words) == [*shown, "hf://***@e"]
+    assert redact_words(words) == [*shown, "hf://***@e"]
 
 
 def test_what_is_within_a_secret_is_hidden_too() -> None:
@@ -172,9 +172,9 @@ def test_what_only_looks_like_a_secret_stays() -> None:
         "--x.label_map.key=toxic",
         "--x.pad_token=<pad>",
     ]
-    assert discreet_words(words) == words
+    assert redact_words(words) == words
     for word in (word for word in words if word != "{key: toxic}"):  # alone it could be anything
-        assert discreet(word) == word
+        assert redact(word) == word
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_what_only_looks_like_a_secret_stays() -> None:
     ],
 )
 def test_all_of_a_secret_word_is_hidden(word: str, shown: str) -> None:
-    assert discreet_words([word]) == [shown]
+    assert redact_words([word]) == [shown]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_all_of_a_secret_word_is_hidden(word: str, shown: str) -> None:
     ],
 )
 def test_messages_are_discreet(text: str, shown: str) -> None:
-    assert discreet(text) == shown
+    assert redact(text) == shown
 
 
 def test_neither_errors_of_the_parser_nor_tracebacks_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from detox_lightning.lazy_imports import deferred
 with deferred():  # as the command itself does
     from lightning.pytorch import Callback
 
-    from detox_lightning.cli.command import command
+    from detox_lightning.cli.command import DetoxCLI
 
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 TIMES = {part: f"time/{part}" for part in ("rollout", "score", "update", "total")}
@@ -139,8 +139,7 @@ def train(job: Mapping[str, Any], channel: Channel) -> None:
     file = Path(job["folder"]) / "ours.yaml"
     file.write_text(json.dumps(config(job)))
     rounds = Rounds(channel, job["device"])
-    command.TRAINER_DEFAULTS["callbacks"] = [*command.TRAINER_DEFAULTS["callbacks"], rounds]
-    command.DetoxCLI(["fit", f"--config={file}"])
+    DetoxCLI(["fit", f"--config={file}"], callbacks=[rounds])
 
 
 if __name__ == "__main__":

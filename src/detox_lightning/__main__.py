@@ -4,51 +4,61 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detox_lightning.errors import causes, explain
-
-INTERRUPTED = 130  # 128 and SIGINT's number
-OF_UNION = "Does not validate against any of the Union subtypes"
-ASKED_TO_END = (
-    "error: SystemExit was raised within the run ({}, line {}), which had not come to its end; "
-    "raise another exception where something is wrong\n"
+from detox_lightning.errors import (
+    OUT_OF_MEMORY,
+    InputError,
+    Stopped,
+    TrainingError,
+    causes,
+    explain,
+    raised_at,
 )
+from detox_lightning.redaction import printable
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
 
 
-def main(args: list[str] | None = None) -> None:
+def main(args: list[str] | None = None, callbacks: Sequence["Callback"] = ()) -> None:
     """Runs a command and turns its failures into one line.
 
     Args:
         args: The command line's words; None for the program's own.
+        callbacks: Callbacks for this run besides those that its flags name.
 
     Raises:
         SystemExit: With code 2 for a mistake in flags or files, 1 for a failure, 128 + N for a
             command that signal N has stopped.
     """
-    former, threading.excepthook = threading.excepthook, say_in_a_line
+    former, threading.excepthook = threading.excepthook, print_thread_failure
     try:
-        answer(args)
+        _run(args, callbacks)
     except KeyboardInterrupt as error:
-        raise SystemExit(interrupted()) from error
+        raise _interrupted() from error
     except SystemExit as end:
-        if any(
-            isinstance(cause, KeyboardInterrupt) for cause in causes(end)
-        ):  # by way of Lightning
-            raise SystemExit(interrupted()) from end
-        if (place := who_left(end)) is None:
+        if find_cause(end, KeyboardInterrupt):  # by way of Lightning
+            raise _interrupted() from end
+        if (place := exit_within_run(end)) is None:
             raise
-        sys.stderr.write(ASKED_TO_END.format(Path(place.filename).name, place.lineno))
+        sys.stderr.write(
+            f"error: SystemExit was raised within the run ({Path(place.filename).name}, line "
+            f"{place.lineno}), which had not come to its end; raise another exception where "
+            "something is wrong\n"
+        )
         raise SystemExit(1) from end
     finally:
         threading.excepthook = former
 
 
-def say_in_a_line(failed: threading.ExceptHookArgs) -> None:
-    """Says why a thread can't write; the run ends with that where it writes next.
+def print_thread_failure(failed: threading.ExceptHookArgs) -> None:
+    """Prints in a line why a thread can't write; the run ends with that where it writes next.
 
     Args:
-        failed: What was raised in which thread; what isn't of the disk is shown as ever.
+        failed: The exception and its thread; those that don't concern the disk are shown as ever.
     """
     reason = explain(failed.exc_value) if failed.exc_value is not None else None
     if reason is None:
@@ -57,63 +67,55 @@ def say_in_a_line(failed: threading.ExceptHookArgs) -> None:
         sys.stderr.write(f"{reason}\n")
 
 
-def answer(args: list[str] | None) -> None:
-    """Runs a command; see :func:`main`.
-
-    Args:
-        args: The command line's words; None for the program's own.
-
-    Raises:
-        SystemExit: If it fails or is stopped.
-    """
+def _run(args: list[str] | None, callbacks: Sequence["Callback"]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from detox_lightning.lazy_imports import deferred
 
     with deferred():
         from detox_lightning.cli.command import DetoxCLI
-    from detox_lightning.errors import InputError, Stopped, TrainingError, visible
-    from detox_lightning.redaction import discreet
 
     try:
-        DetoxCLI(args)
+        DetoxCLI(args, callbacks)
     except (KeyboardInterrupt, SystemExit):
         raise
+    except Stopped as stop:
+        if not _is_first_process():
+            raise SystemExit from stop
+        sys.stderr.write(f"{stop}\n")
+        raise SystemExit(128 + stop.signum) from stop
     except BaseException as error:
-        if isinstance(error, Stopped):
-            if is_first_process():
-                sys.stderr.write(f"{error}\n")
-                raise SystemExit(128 + error.signum) from error
-            raise SystemExit from error
         if DetoxCLI.debug:
-            sys.stderr.write(visible(discreet("".join(traceback.format_exception(error)))))
-        for kind, code in ((InputError, 2), (TrainingError, 1)):
-            if (cause := find_cause(error, kind)) is not None:
-                sys.stderr.write(f"error: {visible(discreet(str(cause)))}\n")
-                raise SystemExit(code) from error
-        if type(error).__name__ == "MisconfigurationException":  # Lightning's name for a mistake
-            sys.stderr.write(f"error: {visible(discreet(' '.join(str(error).split())))}\n")
-            raise SystemExit(2) from error
-        said = explain(error) or unforeseen(error)
-        sys.stderr.write(f"error: {visible(discreet(said))}\n")
-        raise SystemExit(1) from error
+            sys.stderr.write(printable("".join(traceback.format_exception(error))))
+        message, code = _message_and_code(error)
+        sys.stderr.write(f"error: {printable(message)}\n")
+        raise SystemExit(code) from error
 
 
-def interrupted() -> int:
-    """Says that Ctrl-C has ended the command at once.
+def _message_and_code(error: BaseException) -> tuple[str, int]:
+    """Returns what is printed of an error, and the exit code."""
+    for kind, code in ((InputError, 2), (TrainingError, 1)):
+        if (cause := find_cause(error, kind)) is not None:
+            return str(cause), code
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's name for a mistake
+        return " ".join(str(error).split()), 2
+    return explain(error) or describe_unforeseen(error), 1
 
-    Returns:
-        The exit code.
-    """
-    if "lightning" not in sys.modules or is_first_process():
+
+def _interrupted() -> SystemExit:
+    """Prints that Ctrl-C has ended the command at once."""
+    if "lightning" not in sys.modules or _is_first_process():
         sys.stderr.write("SIGINT: ended at once; checkpoints that were saved before are whole\n")
-    return INTERRUPTED
+    return SystemExit(130)  # 128 and SIGINT's number
 
 
-def who_left(end: SystemExit) -> traceback.FrameSummary | None:
-    """The place in a run's own code that asked the program to end; None: it was the program.
+def exit_within_run(end: SystemExit) -> traceback.FrameSummary | None:
+    """Finds the line of a run's own code that asked the program to end.
 
     Args:
-        end: What was raised.
+        end: The exception.
+
+    Returns:
+        None if the program itself asked, as after ``--help``.
     """
     frames = traceback.extract_tb(end.__traceback__)
     is_run = any(frame.name in ("_run_subcommand", "instantiate_classes") for frame in frames)
@@ -121,39 +123,37 @@ def who_left(end: SystemExit) -> traceback.FrameSummary | None:
     return frames[-1] if is_run and not is_program else None
 
 
-def is_first_process() -> bool:
-    """Whether this process speaks and answers for all that train together."""
+def _is_first_process() -> bool:
+    """Returns whether this process speaks for all processes of the run."""
     from lightning.pytorch.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
-def unforeseen(error: BaseException) -> str:
-    """What is said of an error that nothing here has a line for.
+def describe_unforeseen(error: BaseException) -> str:
+    """Describes an error that no other message of this package covers.
 
     Args:
-        error: As a library raised it.
+        error: The exception that a library raised.
     """
     from lightning.pytorch.utilities.memory import is_oom_error
 
-    from detox_lightning.errors import OUT_OF_MEMORY, raised_at
-
-    if OF_UNION in str(error):  # what a constructor raised is behind what jsonargparse makes of it
+    if "Does not validate against any of the Union subtypes" in str(error):  # by jsonargparse
         error = error.__cause__ or error
     lines = str(error).strip().splitlines()
+    name = type(error).__name__
     if is_oom_error(error) or isinstance(error, MemoryError):
-        return OUT_OF_MEMORY.format(lines[0] if lines else type(error).__name__)
+        return OUT_OF_MEMORY.format(lines[0] if lines else name)
     place = raised_at(error)
-    said = lines[0] if lines else f"raised without a reason{place and f' ({place})'}"
-    said = f"{type(error).__name__}: {said}"
-    return f"{said} (--debug shows where this comes from)"
+    reason = lines[0] if lines else f"raised without a reason{place and f' ({place})'}"
+    return f"{name}: {reason} (--debug shows where this comes from)"
 
 
-def find_cause(error: BaseException | None, kind: type[Exception]) -> Exception | None:
-    """The first of an exception and its causes that is of a kind; they may be a circle.
+def find_cause(error: BaseException, kind: type[BaseException]) -> BaseException | None:
+    """Finds the first exception of a kind among an exception and its causes.
 
     Args:
-        error: What was raised; libraries may have wrapped it.
+        error: The exception; libraries may have wrapped another one in it.
         kind: The kind.
     """
     return next((cause for cause in causes(error) if isinstance(cause, kind)), None)

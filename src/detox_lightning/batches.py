@@ -1,4 +1,4 @@
-"""What the data modules hand to the training stages: named tuples of tensors and texts."""
+"""Batches that the data modules hand to the training stages."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class PromptBatch(NamedTuple):
-    """``b`` prompts, tokenized and as text, with what people answered.
+    """``b`` prompts, tokenized and as text, with reference answers.
 
     Attributes:
         prompt_ids: ``[b, s]`` token ids, padded on the family's side.
@@ -17,9 +17,9 @@ class PromptBatch(NamedTuple):
         target_mask: ``[b, r]``, True where ``target_ids`` holds a real token.
         prompts: The ``b`` prompts as text: with the data module's template, without a chat
             template and special tokens.
-        references: The ``b`` answers of people as text (what ROUGE compares with); empty where
-            there is none.
-        places: ``[b]`` each prompt's place among its rows, from 0; no two have the same.
+        references: ``b`` answers of people as text, which ROUGE compares with; empty where there
+            is none.
+        places: ``[b]`` each prompt's index in its data set, from 0; no two are the same.
     """
 
     prompt_ids: Tensor
@@ -31,20 +31,16 @@ class PromptBatch(NamedTuple):
     places: Tensor
 
     def repeated(self, k: int) -> "PromptBatch":
-        """Each row ``k`` times, in consecutive rows."""
+        """Returns each row ``k`` times, in consecutive rows."""
         return self.select(torch.arange(len(self.prompts)).repeat_interleave(k))
 
     def select(self, rows: Tensor) -> "PromptBatch":
-        """Some rows.
-
-        Args:
-            rows: Their places in this batch.
-        """
-        places = rows.tolist()
+        """Returns the rows with these indices."""
+        indices = rows.tolist()
         columns = (
             column[rows.to(column.device)]
             if isinstance(column, Tensor)
-            else [column[row] for row in places]
+            else [column[index] for index in indices]
             for column in self
         )
         return PromptBatch(*columns)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is raised where the user can mend something, in one line."""
+"""Exceptions that users can do something about, and their messages of one line."""
 
 import errno
 import os
@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-REMEDIES = {
-    errno.ENOSPC: "make room, or give a place on another disk",
-    errno.EDQUOT: "make room, or give a place on another disk",
-    errno.EACCES: "give a place that you may read and write, or ask for the right",
-    errno.EPERM: "give a place that you may read and write, or ask for the right",
+_ELSEWHERE = "make room, or give a place on another disk"
+_RIGHTS = "give a place that you may read and write, or ask for the right"
+_REMEDIES = {
+    errno.ENOSPC: _ELSEWHERE,
+    errno.EDQUOT: _ELSEWHERE,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
     errno.EROFS: "give a place on another disk",
     errno.ENOTDIR: "a part of the path is a file, not a folder; give another place",
     errno.EISDIR: "give a file",
@@ -24,38 +26,33 @@ REMEDIES = {
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ENAMETOOLONG: "give a shorter name",
 }
-ANYWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)  # clear without a file's name
-# what helps where memory runs out, and the words of the library that says so
+# errors whose message is clear without a file's name
+_CLEAR_ALONE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
+# the library's message goes into {}
 OUT_OF_MEMORY = (
     "out of memory ({}). What helps: a smaller model.micro_batch_size, data.batch_size or "
     "data.eval_batch_size, model.gradient_checkpointing=true, trainer.precision=bf16-mixed; "
     "docs/memory.md has figures"
 )
-
-
-# what moves a terminal's cursor, ends a line unseen, or turns the direction of what follows
-STEERING = re.compile(
+# characters that move a terminal's cursor, end a line unseen, or turn the direction of text
+_CONTROL_CHARACTERS = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
 )
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message names flag or file, value and remedy.
+    """Something that the user gave is wrong; the message names flag or file, value and remedy.
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
 
     def __init__(self, message: str) -> None:
-        """Makes one line of the message, whatever names from data bring into it.
-
-        Args:
-            message: What is wrong, and the remedy.
-        """
+        """Makes one line of the message, whatever names from data bring into it."""
         super().__init__(" ".join(message.splitlines()))
 
 
 class TrainingError(RuntimeError):
-    """Training can't go on; the message names the rollout, what was seen and the likely causes.
+    """Training can't go on; the message names the rollout, the observation and likely causes.
 
     The command line prints the message alone and exits with code 1.
 
@@ -67,39 +64,36 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(Exception):
-    """The system asked the run to end, and it did, at a place from which it can go on.
+    """The run has ended at the system's request, at a place from which it can go on.
 
     The command line prints the message alone and exits with 128 and the signal's number, as shells
     expect.
+
+    Attributes:
+        signum: The signal's number.
     """
 
     def __init__(self, message: str, signum: int) -> None:
-        """Notes why.
-
-        Args:
-            message: What was saved, and how to go on.
-            signum: The signal's number.
-        """
         super().__init__(message)
         self.signum = signum
 
 
 def visible(text: str) -> str:
-    r"""A text in which control characters and changes of direction are seen: ``\u202e``.
+    r"""Escapes control characters and changes of direction in a text: ``\u202e``.
 
     Args:
-        text: In any language; marks that its letters need (joiners) stay.
+        text: Text in any language; joiners, which its letters need, stay.
     """
-    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what it came from, each once.
+    """Yields an exception and those that it came from, each once.
 
     A library that raises one stored exception again and again makes a circle of them.
 
     Args:
-        error: What was raised; None: nothing was.
+        error: The exception; None: there is none.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -109,26 +103,16 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def raised_at(error: BaseException) -> str:
-    """The file and the line in which something was raised; empty if it never was.
-
-    Args:
-        error: What was raised.
-    """
+    """Returns the file and line in which an exception was raised; empty if it never was."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> None:
-    """Makes sure that a batch splits evenly.
-
-    Args:
-        small_flag: Names the part.
-        small: Its size.
-        large_flag: Names the whole.
-        large: Its size.
+    """Makes sure that a batch of ``large`` rows splits evenly into batches of ``small`` rows.
 
     Raises:
-        InputError: If it doesn't.
+        InputError: If it doesn't; the message names both flags.
     """
     if large % small:
         raise InputError(
@@ -137,33 +121,33 @@ def check_divides(small_flag: str, small: int, large_flag: str, large: int) -> N
 
 
 def explain(error: BaseException, file: str | Path | None = None) -> str | None:
-    """What the operating system refused, in one line: the file, the reason, the remedy.
+    """Explains in one line what the operating system refused: the file, the reason, the remedy.
 
     Args:
-        error: As it was raised, perhaps by a library that has only the number in its text.
-        file: What was being read or written, if the error doesn't know.
+        error: The exception, perhaps of a library that has only the error's number in its text.
+        file: The file that was being read or written, if the error doesn't know.
 
     Returns:
-        None if the error is not of the file system; what a library says of a network stays.
+        None if the error is not of the file system.
     """
-    if isinstance(error, ssl.SSLError | socket.gaierror):  # their numbers are others
+    if isinstance(error, ssl.SSLError | socket.gaierror):  # their numbers have other meanings
         return None
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
-        number = int(told[1])  # as libraries written in Rust say it
+    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(found[1])  # as libraries written in Rust say it
     where = file or getattr(error, "filename", None)
-    if number is None or number <= 0 or not (where or number in ANYWHERE):
+    if number is None or number <= 0 or not (where or number in _CLEAR_ALONE):
         return None
     place = f"{os.fsdecode(where)}: " if isinstance(where, str | bytes | Path) else ""
-    return f"{place}{os.strerror(number)}; {REMEDIES.get(number, 'see to it, and try again')}"
+    return f"{place}{os.strerror(number)}; {_REMEDIES.get(number, 'see to it, and try again')}"
 
 
 @contextmanager
 def writing(file: str | Path) -> Iterator[None]:
-    """Says which file it was, where a block can't write it.
+    """Names the file that a block can't write.
 
     Args:
-        file: Or a folder.
+        file: The file, or a folder.
 
     Raises:
         TrainingError: If the operating system refuses.
@@ -180,12 +164,12 @@ def writing(file: str | Path) -> Iterator[None]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Ends a message with what was perhaps meant; empty if nothing is close.
+    """Returns an end for a message, ``; did you mean …?``; empty if no name is close.
 
     Args:
-        name: What the user wrote.
-        names: What there is.
+        name: The name that the user wrote.
+        names: The names that there are.
     """
-    there = {one.casefold(): one for one in names}
-    close = get_close_matches(name.casefold(), there, 1, cutoff=0.78)
-    return f"; did you mean {there[close[0]]}?" if close else ""
+    known = {candidate.casefold(): candidate for candidate in names}
+    close = get_close_matches(name.casefold(), known, 1, cutoff=0.78)
+    return f"; did you mean {known[close[0]]}?" if close else ""

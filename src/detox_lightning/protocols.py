@@ -7,7 +7,7 @@ nobody has to guess what a module has. A user's own LightningModule need not be 
 
 from collections.abc import Collection, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -15,8 +15,25 @@ if TYPE_CHECKING:
     from detox_lightning.data.loaders import Feed
     from detox_lightning.evaluation.comparison import Comparison
     from detox_lightning.models.families.base import Family
-    from detox_lightning.rollout import Samples
     from detox_lightning.stages.faults import Faults
+
+
+class Samples(NamedTuple):
+    """A rollout as people read it.
+
+    Attributes:
+        prompts: ``b`` prompts.
+        responses: Their responses.
+        scores: Their rewards, raw.
+        lengths: Tokens of each response, EOS included.
+        kl: KL divergence of each response from the reference, in nats.
+    """
+
+    prompts: list[str]
+    responses: list[str]
+    scores: list[float]
+    lengths: list[int]
+    kl: list[float]
 
 
 class Stage(Protocol):
@@ -64,7 +81,7 @@ class Stage(Protocol):
     @property
     def rollouts(self) -> int | None: ...
     @property
-    def samples(self) -> "Samples | None": ...
+    def samples(self) -> Samples | None: ...
     @property
     def kl_target(self) -> float | None: ...
     @property

@@ -1,6 +1,6 @@
-"""What is secret, and stays out of files, logs and messages: tokens, keys, passwords.
+"""Keeps secrets out of files, logs and messages: tokens, keys, passwords.
 
-They are told by their names (``api_key``, ``--logger.token``), or by standing before the @ or in
+A secret is known by its name (``api_key``, ``--logger.token``), or by its place before the @ or in
 the query of an address.
 """
 
@@ -11,77 +11,75 @@ from typing import Any
 
 import yaml
 
+from detox_lightning.errors import visible
+
 HIDDEN = "***"
-LABELS = "label_map"  # what is in there is named by the data
-NAME = (
-    rf"(?<![^\W_])(?<!{LABELS}\.)(?<!pad_|eos_|bos_|unk_|sep_|cls_)(?<!mask_)"
+_LABELS = "label_map"  # an option whose content is named by the data
+_NAME = (
+    rf"(?<![^\W_])(?<!{_LABELS}\.)(?<!pad_|eos_|bos_|unk_|sep_|cls_)(?<!mask_)"
     r"(?:token|(?:api)?key|password|passwd|secret|credentials|auth|authorization)"
 )
-SECRET = re.compile(rf"{NAME}\+?$", re.IGNORECASE)
-ADDRESS = re.compile(r"(://)[^/\s\"']+(?=@)")
-QUERY = re.compile(rf"([?&][\w.-]*(?:{NAME}|(?<![^\W_])sig(?:nature)?)=)[^&#\s\"']+", re.IGNORECASE)
-BEARER = re.compile(r"\b(Bearer\s+)[^\s\"',}]+")
-FLAG = re.compile(rf"(--[\w.-]*{NAME}\+?=)(?:.*?(?=: )|.*)", re.IGNORECASE)
-NAMED = re.compile(
-    rf"(?P<kept>{LABELS}[\"']?\s*[:=]\s*{{[^}}]*}})"
-    rf"|(?P<name>(?<![\w.-])(?:[\w.-]*{NAME}=|[\"'][\w.-]*{NAME}[\"']\s*:\s*"
-    rf"|(?:\w[\w-]*)?{NAME}\s*:\s*))"
+SECRET = re.compile(rf"{_NAME}\+?$", re.IGNORECASE)
+_QUERY = rf"([?&][\w.-]*(?:{_NAME}|(?<![^\W_])sig(?:nature)?)=)[^&#\s\"']+"
+_IN_ADDRESSES = (
+    re.compile(r"(://)[^/\s\"']+(?=@)"),
+    re.compile(_QUERY, re.IGNORECASE),
+    re.compile(r"\b(Bearer\s+)[^\s\"',}]+"),
+)
+_FLAG = re.compile(rf"(--[\w.-]*{_NAME}\+?=)(?:.*?(?=: )|.*)", re.IGNORECASE)
+_NAMED = re.compile(
+    rf"(?P<kept>{_LABELS}[\"']?\s*[:=]\s*{{[^}}]*}})"
+    rf"|(?P<name>(?<![\w.-])(?:[\w.-]*{_NAME}=|[\"'][\w.-]*{_NAME}[\"']\s*:\s*"
+    rf"|(?:\w[\w-]*)?{_NAME}\s*:\s*))"
     r"(?:\"[^\"]*\"|'[^']*'|\[[^\]]*\]"
     r"|(?:Bearer\s+|Basic\s+)?[^\"',}&\s]+?(?=[:;]?(?:[\"',}&\s]|$)))",
     re.IGNORECASE,
 )
-STANDS_IN = re.compile(r"^\*{3}$|://\*{3}@|(?:=|Bearer\s)\*{3}(?:$|[&#\s\"'])")
+_STANDS_IN = re.compile(r"^\*{3}$|://\*{3}@|(?:=|Bearer\s)\*{3}(?:$|[&#\s\"'])")
 
 
-def without_secrets(value: Any) -> Any:
-    """A copy of plain values in which :data:`HIDDEN` stands for what is secret.
+def without_secrets(value: Any, name: str = "") -> Any:
+    """Returns a copy of plain values with :data:`HIDDEN` in place of secrets.
 
     Args:
-        value: Texts, numbers, and dictionaries and lists of such.
+        value: Texts, numbers, and dictionaries and lists of them.
+        name: The value's own name.
     """
+    if name == _LABELS:
+        return value
+    if SECRET.search(name):
+        return _hide(value)
     if isinstance(value, dict):
-        return {key: _named(str(key), inner) for key, inner in value.items()}
+        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(without_secrets(inner) for inner in value)
     return without_passwords(value) if isinstance(value, str) else value
 
 
-def _named(name: str, value: Any) -> Any:
-    if name == LABELS:
-        return value
-    return _hidden(value) if SECRET.search(name) else without_secrets(value)
-
-
-def _hidden(value: Any) -> Any:
-    """All that is within something secret is so, but for what tells nothing."""
-    if isinstance(value, dict):
-        return {
-            key: inner if key == "class_path" else _hidden(inner) for key, inner in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return type(value)(_hidden(inner) for inner in value)
-    return value if value is None or isinstance(value, bool) else HIDDEN
-
-
 def without_passwords(text: str) -> str:
-    """A text whose addresses don't tell who asks: ``https://***@host/file?token=***``."""
-    for pattern in (ADDRESS, QUERY, BEARER):
+    """Hides who asks in a text's addresses: ``https://***@host/file?token=***``."""
+    for pattern in _IN_ADDRESSES:
         text = pattern.sub(rf"\1{HIDDEN}", text)
     return text
 
 
-def discreet(text: str) -> str:
-    """A message without what is secret: every text that is shown goes through here.
+def redact(text: str) -> str:
+    """Hides secrets in a message such as ``--x.token=…`` or ``token: …``.
 
     Args:
-        text: One or several lines, in which ``--x.token=…``, ``token: …`` and the like may stand.
+        text: One or several lines.
     """
-    text = FLAG.sub(rf"\1{HIDDEN}", without_passwords(text))
-    return NAMED.sub(lambda match: match["kept"] or f"{match['name']}{HIDDEN}", text)
+    text = _FLAG.sub(rf"\1{HIDDEN}", without_passwords(text))
+    return _NAMED.sub(lambda match: match["kept"] or f"{match['name']}{HIDDEN}", text)
 
 
-def discreet_words(words: Sequence[str]) -> list[str]:
-    """A command line's words without what is secret.
+def printable(text: str) -> str:
+    """Makes a message fit for a terminal: without secrets and control characters."""
+    return visible(redact(text))
+
+
+def redact_words(words: Sequence[str]) -> list[str]:
+    """Hides secrets in a command line's words.
 
     Args:
         words: Flags, values, and JSON or YAML within.
@@ -93,25 +91,33 @@ def discreet_words(words: Sequence[str]) -> list[str]:
         if word.startswith("-") and not joined:
             shown.append(word)
         else:
-            shown.append((name + joined if joined else "") + _discreet_value(name, value))
+            shown.append((name + joined if joined else "") + _redact_value(name, value))
         flag = word if word.startswith("--") and not joined else ""
     return shown
 
 
-def _discreet_value(flag: str, text: str) -> str:
+def stands_in(text: str) -> bool:
+    """Returns whether a value stands for a secret that was hidden, and can't be used."""
+    return _STANDS_IN.search(text) is not None
+
+
+def _hide(value: Any) -> Any:
+    """Hides all values within a secret, but for those that tell nothing."""
+    if isinstance(value, dict):
+        return {key: inner if key == "class_path" else _hide(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_hide(inner) for inner in value)
+    return value if value is None or isinstance(value, bool) else HIDDEN
+
+
+def _redact_value(flag: str, text: str) -> str:
     if SECRET.search(flag):
         return HIDDEN
     try:
         tree = yaml.safe_load(text)
-        name = flag.rpartition(".")[2]
-        hidden = _named(name, tree)
+        hidden = without_secrets(tree, flag.rpartition(".")[2])
     except (yaml.YAMLError, ValueError, RecursionError):
-        return discreet(text)
+        return redact(text)
     if not isinstance(tree, dict | list):
-        return discreet(text)
+        return redact(text)
     return text if hidden == tree else json.dumps(hidden, ensure_ascii=False, default=str)
-
-
-def stands_in(text: str) -> bool:
-    """Whether a value is one that was hidden here, and can't be used."""
-    return STANDS_IN.search(text) is not None

@@ -13,21 +13,21 @@ from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
-from detox_lightning.models.decoding.sampling import Choose
+from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.asking import asked, check_scores
 
-LONGEST = 200  # characters of a response in a message
+SHOWN_CHARACTERS = 200  # of a response in a message
 NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
 
 
-class Noted(NamedTuple):
-    """What the policy, or the reference, said of responses. Both float32.
+class TokenStats(NamedTuple):
+    """What the policy, or the reference, says of each token of some responses.
 
     Attributes:
-        logprobs: ``[b, t]`` of the tokens.
-        values: ``[b, t]`` value head.
+        logprobs: ``[b, t]`` float32 log-probabilities.
+        values: ``[b, t]`` float32 value head.
     """
 
     logprobs: Tensor
@@ -42,38 +42,57 @@ class Responses(NamedTuple):
         mask: ``[b, t]``, True at real tokens, EOS included.
         texts: The ``b`` responses as text, special tokens stripped; of a model that goes on with
             its prompt, a blank comes first where a new word begins.
-        noted: What the policy said of them while it sampled them; None: it has to be asked.
+        stats: The policy's statistics, where they were recorded while it sampled; None: it has to
+            be run again.
     """
 
     ids: Tensor
     mask: Tensor
     texts: list[str]
-    noted: Noted | None = None
+    stats: TokenStats | None = None
 
     def has_eos(self, eos_token_ids: Sequence[int]) -> Tensor:
         """``[b]``, True where the response ended by itself."""
         return (is_any(self.ids, eos_token_ids) & self.mask).any(dim=1)
 
 
-class Samples(NamedTuple):
-    """A rollout as people read it.
+class Scores(NamedTuple):
+    """What a reward gives for some responses.
 
     Attributes:
-        prompts: ``b`` prompts.
-        responses: Their responses.
-        scores: What the reward says, raw.
-        lengths: Tokens of each response, EOS included.
-        kl: Of each response, in nats.
+        parts: ``[b]`` float32 by name: the scores that a reward is made of.
+        total: ``[b]`` float32, what the parts amount to.
     """
 
-    prompts: list[str]
-    responses: list[str]
-    scores: list[float]
-    lengths: list[int]
-    kl: list[float]
+    parts: dict[str, Tensor]
+    total: Tensor
 
 
-def respond(
+def sample(
+    policy: Policy,
+    tokenizer: Any,
+    prompts: PromptBatch,
+    sampling: Sampling,
+    limit: int,
+    record: bool,
+) -> Responses:
+    """Samples one response to each prompt.
+
+    Args:
+        policy: The policy.
+        tokenizer: The policy's.
+        prompts: ``b`` prompts.
+        sampling: How tokens are drawn.
+        limit: Tokens of the longest response.
+        record: Whether log-probabilities and values are recorded while tokens are drawn.
+    """
+    draws = TorchDraws()
+    choose = sampling.choose(policy.eos_token_ids, draws)
+    encoded = policy.encode_prompts(prompts.prompt_ids, prompts.prompt_mask)
+    return generate(policy, tokenizer, encoded, choose, limit, draws if record else None)
+
+
+def generate(
     policy: Policy,
     tokenizer: Any,
     prompts: EncodedPrompts,
@@ -81,122 +100,121 @@ def respond(
     limit: int,
     draws: TorchDraws | None = None,
 ) -> Responses:
-    """Lets the policy answer the prompts.
+    """Lets the policy answer prompts that it has read.
 
     Args:
         policy: The policy, or the reference inside :meth:`Policy.reference`.
         tokenizer: The policy's.
-        prompts: ``b`` of them, as :meth:`Policy.read` gave them.
+        prompts: ``b`` prompts as the policy has read them.
         choose: Picks the tokens; see :meth:`Sampling.choose`.
-        limit: The longest response, in tokens.
-        draws: What ``choose`` draws with, where log-probabilities are to be noted.
+        limit: Tokens of the longest response.
+        draws: What ``choose`` draws with, where log-probabilities are to be recorded.
     """
     ids, hidden = policy.generate(prompts, choose, limit)
     lengths = response_lengths(ids, policy.eos_token_ids)
     longest = int(lengths.max())
-    ids = ids[:, :longest]
-    mask = mask_from_lengths(lengths, longest)
-    texts = policy.texts(tokenizer, prompts, ids)
-    noted = None
+    ids, mask = ids[:, :longest], mask_from_lengths(lengths, longest)
+    stats = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)
-        noted = Noted(logprobs, policy.values(hidden[:, :longest]).detach())
-    return Responses(ids, mask, texts, noted)
+        stats = TokenStats(logprobs, policy.values(hidden[:, :longest]).detach())
+    return Responses(ids, mask, policy.decode_texts(tokenizer, prompts, ids), stats)
 
 
-def score(
-    reward: Reward, batch: PromptBatch, responses: Responses, place: str
-) -> dict[str, Tensor]:
+def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:
     """Asks a reward what responses are worth.
 
     Args:
         reward: The reward.
-        batch: ``b`` prompts.
+        prompts: ``b`` prompts.
         responses: Their responses.
         place: Where in the run, for the message.
 
     Returns:
-        The reward's parts by name, each ``[b]`` float32, where the responses are.
+        Scores on the device of the responses.
 
     Raises:
-        TrainingError: If it fails, or one of them, or the total, has another shape.
+        TrainingError: If the reward fails, or a part or the total has another shape.
     """
     # copies, of the texts and of the scores: a reward may change its lists, and keep its tensor
-    texts = [*batch.prompts], [*responses.texts], [*batch.references]
+    texts = [*prompts.prompts], [*responses.texts], [*prompts.references]
     parts = asked(reward, place, lambda: reward.parts(*texts))
     for name, part in parts.items():
         check_scores(name, part, len(responses.texts), place)
     device = responses.mask.device
     parts = {name: part.to(device, torch.float32, copy=True) for name, part in parts.items()}
-    check_scores(reward.name, reward.total(parts), len(responses.texts), place)
-    return parts
+    total = reward.total(parts)
+    check_scores(reward.name, total, len(responses.texts), place)
+    return Scores(parts, total)
 
 
-def what_is_not_finite(
-    rollout: Rollout, parts: dict[str, Tensor], name: str, texts: list[str]
+def first_nonfinite(
+    rollout: Rollout, scores: Scores, name: str, responses: list[str]
 ) -> str | None:
     """Names the first figure of a rollout that is not finite; waits for the device once.
 
     Args:
         rollout: ``b`` responses.
-        parts: What the scores are made of, each ``[b]``, by name.
-        name: The reward's.
-        texts: The responses.
+        scores: Their scores.
+        name: The reward's name.
+        responses: Their texts.
 
     Returns:
         None if all are finite.
     """
-    scores = {f"the reward {part!r}": x for part, x in parts.items()}
-    scores[f"the reward {name!r}"] = rollout.scores
-    others = {
+    per_response = {**scores.parts, name: scores.total}
+    per_token = {
         "the policy's log-probability": rollout.old_logprobs,
         "the reference's log-probability": rollout.ref_logprobs,
         "the KL divergence": rollout.kl,
         "the value head": rollout.values,
     }
-    tokens = {what: x.where(rollout.response_mask, 0).sum(dim=1) for what, x in others.items()}
-    figures = {**scores, **tokens}
+    mask = rollout.response_mask
+    sums = {what: x.where(mask, 0).sum(dim=1) for what, x in per_token.items()}
+    figures = {**{f"the reward {part!r}": x for part, x in per_response.items()}, **sums}
     table = torch.stack([x.to(rollout.kl.device, torch.float32) for x in figures.values()]).tolist()
     for what, row in zip(figures, table, strict=True):
-        for text, figure in zip(texts, row, strict=True):
+        for text, figure in zip(responses, row, strict=True):
             if not math.isfinite(figure):
-                shown = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
-                return f"{what} gave {figure} for the response {shown!r}"
+                cut = f"{text[:SHOWN_CHARACTERS]}…" if len(text) > SHOWN_CHARACTERS else text
+                return f"{what} gave {figure} for the response {cut!r}"
     return None
 
 
 @torch.no_grad()
 def measure(
     policy: Policy,
-    batch: PromptBatch,
+    prompts: PromptBatch,
     responses: Responses,
     scores: Tensor,
     estimator: Estimator = "k1",
     micro_batch_size: int | None = None,
 ) -> Rollout:
-    """What policy and reference say of sampled responses.
+    """Measures sampled responses: log-probabilities, values, KL from the reference.
 
     Args:
         policy: The policy that sampled them.
-        batch: ``b`` prompts.
+        prompts: ``b`` prompts.
         responses: Their responses.
         scores: ``[b]``.
-        estimator: Of the KL divergence.
-        micro_batch_size: The update's; in half precision, forward passes are of this size and
+        estimator: Estimates the KL divergence.
+        micro_batch_size: The update's. In half precision, forward passes are of this size and
             untrimmed, as the update's are, so that the first ratio is 1; None: one pass.
     """
     if estimator == "full":
-        now, ref, kl = compare(policy, batch, responses, micro_batch_size)
+        now, ref, kl = measure_full_kl(policy, prompts, responses, micro_batch_size)
     else:
-        asked = policy, batch, responses.ids, responses.mask
-        now = responses.noted or ask(*asked, micro_batch_size)
+        ids, mask = responses.ids, responses.mask
+        now = responses.stats or evaluate_tokens(policy, prompts, ids, mask, micro_batch_size)
         more = NO_GRADIENT if policy.is_full_precision else 1
         with policy.reference():
-            ref = ask(*asked, micro_batch_size and more * micro_batch_size)
+            ref = evaluate_tokens(
+                policy, prompts, ids, mask, micro_batch_size and more * micro_batch_size
+            )
         kl = kl_estimate(now.logprobs, ref.logprobs, estimator)
     return Rollout(
-        prompt_ids=batch.prompt_ids,
-        prompt_mask=batch.prompt_mask,
+        prompt_ids=prompts.prompt_ids,
+        prompt_mask=prompts.prompt_mask,
         response_ids=responses.ids,
         response_mask=responses.mask,
         old_logprobs=now.logprobs,
@@ -204,21 +222,22 @@ def measure(
         kl=kl,
         values=now.values,
         scores=scores,
+        has_eos=responses.has_eos(policy.eos_token_ids),
     )
 
 
 @torch.no_grad()
-def ask(
+def evaluate_tokens(
     policy: Policy,
     batch: PromptBatch,
     ids: Tensor,
     mask: Tensor,
     size: int | None = None,
     prompts: EncodedPrompts | None = None,
-) -> Noted:
-    """What the policy, or the reference, says of responses.
+) -> TokenStats:
+    """Runs the policy, or the reference, over responses.
 
-    In full precision, those of like length are asked for together.
+    In full precision, responses of like length go through the model together.
 
     Args:
         policy: The policy, or the reference inside :meth:`Policy.reference`.
@@ -226,28 +245,34 @@ def ask(
         ids: ``[b, t]`` responses.
         mask: ``[b, t]``, True at their real tokens.
         size: Rows of one forward pass; None for all.
-        prompts: The prompts as the model has read them; None: it reads them. They are then nobody
-            else's, and in half precision rows come out as in the update, to the last bit.
+        prompts: The prompts as the model has read them; None: it reads them now, each row on its
+            own, so that in half precision rows come out as in the update, to the last bit.
 
     Returns:
         0 where there is no real token.
     """
-    share = prompts is not None
-    prompts = prompts or policy.read(batch.prompt_ids, batch.prompt_mask)
+    deduplicate = prompts is not None
+    prompts = prompts or policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
     logprobs, values = torch.zeros(2, *ids.shape, device=ids.device, dtype=torch.float32)
     for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
         width = max(1, int(ends[rows[0]]))
-        given = batch.prompt_ids[rows], batch.prompt_mask[rows], ids[rows, :width]
-        said = policy(*given, prompts.select(rows), entropy=False, share=share)
-        logprobs[rows, :width], values[rows, :width] = said.logprobs, said.values
-    return Noted(logprobs.where(mask, 0), values.where(mask, 0))
+        output = policy(
+            batch.prompt_ids[rows],
+            batch.prompt_mask[rows],
+            ids[rows, :width],
+            prompts.select(rows),
+            entropy=False,
+            deduplicate=deduplicate,
+        )
+        logprobs[rows, :width], values[rows, :width] = output.logprobs, output.values
+    return TokenStats(logprobs.where(mask, 0), values.where(mask, 0))
 
 
-def compare(
+def measure_full_kl(
     policy: Policy, batch: PromptBatch, responses: Responses, size: int | None = None
-) -> tuple[Noted, Noted, Tensor]:
-    """What policy and reference say of responses, and how far their distributions are apart.
+) -> tuple[TokenStats, TokenStats, Tensor]:
+    """Runs policy and reference over responses, and compares their whole distributions.
 
     Args:
         policy: The policy.
@@ -256,20 +281,20 @@ def compare(
         size: Rows of one forward pass; None for all.
 
     Returns:
-        The policy's, the reference's, and ``[b, t]`` KL divergences over the vocabulary, in nats.
+        The policy's statistics, the reference's, and ``[b, t]`` KL divergences over the
+        vocabulary, in nats.
     """
-    prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
+    prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     with policy.reference():
-        ref_prompts = policy.read(batch.prompt_ids, batch.prompt_mask)
-    parts = []
-    for index in torch.arange(len(responses.ids), device=responses.ids.device).split(
-        size or len(responses.ids)
-    ):
-        rows = batch.prompt_ids[index], batch.prompt_mask[index], responses.ids[index]
-        now, logits = policy.with_logits(*rows, prompts.select(index))
+        ref_prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
+    passes = []
+    all_rows = torch.arange(len(responses.ids), device=responses.ids.device)
+    for rows in all_rows.split(size or len(all_rows)):
+        inputs = batch.prompt_ids[rows], batch.prompt_mask[rows], responses.ids[rows]
+        now, logits = policy.with_logits(*inputs, prompts.select(rows))
         with policy.reference():
-            ref, ref_logits = policy.with_logits(*rows, ref_prompts.select(index))
+            ref, ref_logits = policy.with_logits(*inputs, ref_prompts.select(rows))
         kl = full_kl(logits, ref_logits)
-        parts.append((now.logprobs, now.values, ref.logprobs, ref.values, kl))
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Noted(*columns[:2]), Noted(*columns[2:4]), columns[4]
+        passes.append((now.logprobs, now.values, ref.logprobs, ref.values, kl))
+    columns = [torch.cat(column) for column in zip(*passes, strict=True)]
+    return TokenStats(*columns[:2]), TokenStats(*columns[2:4]), columns[4]

@@ -1,4 +1,4 @@
-"""Seeds as functions of where we are, so that nothing random has to be saved."""
+"""Seeds as functions of the place in a run, so that no random state has to be saved."""
 
 import hashlib
 import os
@@ -9,11 +9,11 @@ import torch
 
 
 def derive_seed(seed: int, *place: int | str) -> int:
-    """Mixes a run's seed with a place in the run, such as ("rollout", 17, rank).
+    """Mixes a run's seed with a place in the run.
 
     Args:
         seed: The run's seed.
-        place: What the random numbers are for, and where in the run.
+        place: The purpose of the random numbers and the place, such as ("rollout", 17, rank).
 
     Returns:
         A seed in ``[0, 2**63)``; different places give unrelated seeds.
@@ -23,16 +23,16 @@ def derive_seed(seed: int, *place: int | str) -> int:
 
 
 def global_seed(default: int = 0) -> int:
-    """The seed that ``--seed_everything`` set, else ``default``."""
+    """Returns the seed that ``--seed_everything`` set, else ``default``."""
     return int(os.environ.get("PL_GLOBAL_SEED", default))
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws torch's random numbers from ``seed`` in the block; the outer stream is untouched.
+    """Seeds torch in a block; afterwards its random numbers go on as if nothing had been drawn.
 
     Args:
-        seed: As from :func:`derive_seed`.
+        seed: A seed from :func:`derive_seed`.
         device: The device whose generator is seeded, besides the CPU's.
     """
     devices = [device] if device.type == "cuda" else []

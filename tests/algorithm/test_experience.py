@@ -5,7 +5,7 @@ import torch
 
 from algorithm.ranks import on_ranks
 from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator, Reinforce, gae
-from detox_lightning.algorithm.experience import judge
+from detox_lightning.algorithm.experience import to_experience
 from detox_lightning.algorithm.masks import mask_from_lengths, whiten
 from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping, token_rewards
 from detox_lightning.algorithm.types import Experience, Rollout
@@ -24,29 +24,30 @@ def rollout() -> Rollout:
     ids = torch.arange(24).view(6, 4)
     mask = mask_from_lengths(LENGTHS, 4)
     per_token = [drawn(6, 4).masked_fill(~mask, torch.nan) for _ in range(4)]
-    return Rollout(ids, mask, ids, mask, *per_token, scores=drawn(6))
+    return Rollout(ids, mask, ids, mask, *per_token, drawn(6), HAS_EOS)
 
 
 def judged(
     rollout: Rollout,
-    has_eos: torch.Tensor,
     shaping: ScoreShaping,
     estimator: AdvantageEstimator,
     reduce=lambda x: x,
 ) -> Experience:
-    return judge(rollout, has_eos, KL_COEF, estimator, shaping, RunningMoments(), reduce)
+    return to_experience(rollout, KL_COEF, estimator, shaping, RunningMoments(), reduce)
 
 
 def test_the_plain_way() -> None:
     given = rollout()
-    experience = judged(given, HAS_EOS, ScoreShaping(), GAE(gamma=0.9, gae_lambda=0.7))
+    experience = judged(given, ScoreShaping(), GAE(gamma=0.9, gae_lambda=0.7))
     mask = given.response_mask
     rewards = token_rewards(given.scores, given.kl, mask, KL_COEF)
     advantages, returns = gae(rewards, given.values, mask, 0.9, 0.7)
     assert torch.equal(experience.advantages, whiten(advantages, mask))
     assert torch.equal(experience.returns, returns)
     assert torch.equal(experience.old_values, torch.where(mask, given.values, 0))
-    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "old_logprobs"):
+    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask"):
+        assert getattr(experience, name) is getattr(given, name)
+    for name in ("old_logprobs", "ref_logprobs"):
         assert getattr(experience, name) is getattr(given, name)
 
 
@@ -54,10 +55,10 @@ def test_moments_take_in_this_rollouts_raw_scores() -> None:
     moments = RunningMoments()
     shaping = ScoreShaping(scale=True, clip=0.1)
     for seen in (6, 12):
-        judge(rollout(), HAS_EOS, KL_COEF, GAE(), shaping, moments)
+        to_experience(rollout(), KL_COEF, GAE(), shaping, moments)
         assert moments.count == seen
     assert moments.mean == pytest.approx(float(rollout().scores.mean()))
-    judge(rollout(), HAS_EOS, KL_COEF, GAE(), ScoreShaping(), moments)
+    to_experience(rollout(), KL_COEF, GAE(), ScoreShaping(), moments)
     assert moments.count == 12  # nobody asks for them
 
 
@@ -72,16 +73,16 @@ def test_moments_take_in_this_rollouts_raw_scores() -> None:
 )
 @pytest.mark.parametrize("estimator", [GAE(), Reinforce()], ids=["GAE", "Reinforce"])
 @pytest.mark.parametrize("first", [2, 5])
-def test_two_ranks_judge_as_one(
+def test_two_ranks_estimate_as_one(
     shaping: ScoreShaping, estimator: AdvantageEstimator, first: int
 ) -> None:
     given = rollout()
     parts = [
-        (Rollout(*(field[rows] for field in given)), HAS_EOS[rows], shaping, estimator)
+        (Rollout(*(field[rows] for field in given)), shaping, estimator)
         for rows in (slice(None, first), slice(first, None))
     ]
     ranks = on_ranks(judged, parts)
-    whole = judged(given, HAS_EOS, shaping, estimator)
+    whole = judged(given, shaping, estimator)
     for name in ("advantages", "returns"):
         both = torch.cat([getattr(rank, name) for rank in ranks])
         assert torch.allclose(both, getattr(whole, name), atol=1e-6)

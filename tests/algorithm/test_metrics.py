@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from algorithm.ranks import on_ranks
-from detox_lightning.algorithm.losses import LossTerms, PPOLoss
-from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
+from detox_lightning.algorithm.losses import PPOLoss
+from detox_lightning.algorithm.metrics import MiniBatchMeans, UpdateMeter, rollout_metrics
 from detox_lightning.algorithm.types import Experience, Rollout
 
 NAN = float("nan")
 MASK = torch.tensor([[True, True, True], [True, False, False]])
-HAS_EOS = torch.tensor([True, False])
 
 
 def per_token(*rows: list[float]) -> torch.Tensor:
@@ -29,9 +28,10 @@ ROLLOUT = Rollout(
     kl=per_token([0.1, 0.2, 0.3], [0.6, NAN, NAN]),
     values=per_token([1, 2, 3], [6, NAN, NAN]),
     scores=torch.tensor([1.0, 4.0]),
+    has_eos=torch.tensor([True, False]),
 )
 EXPERIENCE = Experience(
-    *ROLLOUT[:5],
+    *ROLLOUT[:6],
     old_values=per_token([1, 2, 3], [6, 0, 0]),
     advantages=torch.zeros(2, 3),
     returns=per_token([2, 2, 4], [4, 0, 0]),
@@ -61,7 +61,7 @@ EXPECTED = {
 
 
 def test_rollout_metrics() -> None:
-    metrics = rollout_metrics(ROLLOUT, EXPERIENCE, PARTS, HAS_EOS, kl_coef=0.5)
+    metrics = rollout_metrics(ROLLOUT, EXPERIENCE, PARTS, kl_coef=0.5)
     assert metrics == pytest.approx(EXPECTED, abs=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_two_ranks_report_the_whole() -> None:
         index = torch.tensor([row])
         rollout = Rollout(*(field[index] for field in ROLLOUT))
         parts = {name: part[index] for name, part in PARTS.items()}
-        return rollout, EXPERIENCE.rows(index), parts, HAS_EOS[index], 0.5
+        return rollout, EXPERIENCE.rows(index), parts, 0.5
 
     for metrics in on_ranks(rollout_metrics, [one_row(0), one_row(1)]):
         assert metrics == pytest.approx(EXPECTED, abs=1e-6)
@@ -79,7 +79,7 @@ def test_two_ranks_report_the_whole() -> None:
 def test_one_response_has_no_spread() -> None:
     index = torch.tensor([1])
     rollout = Rollout(*(field[index] for field in ROLLOUT))
-    metrics = rollout_metrics(rollout, EXPERIENCE.rows(index), {}, HAS_EOS[index], kl_coef=0.5)
+    metrics = rollout_metrics(rollout, EXPERIENCE.rows(index), {}, kl_coef=0.5)
     assert metrics["objective/scores_std"] == 0
 
 
@@ -94,9 +94,9 @@ def answered(prompts: list[int], responses: list[list[int]]) -> tuple[Any, ...]:
     zeros = torch.zeros(mask.shape)
     prompt_ids = torch.tensor([[n, 0] for n in prompts])
     prompt_mask = torch.tensor([[True, False] for _ in prompts])
-    rollout = Rollout(prompt_ids, prompt_mask, ids, mask, *[zeros] * 4, torch.zeros(len(prompts)))
-    experience = Experience(*rollout[:5], zeros, zeros, zeros)
-    return rollout, experience, {}, (ids.eq(1) & mask).any(dim=1), 0.5
+    scores, has_eos = torch.zeros(len(prompts)), (ids.eq(1) & mask).any(dim=1)
+    rollout = Rollout(prompt_ids, prompt_mask, ids, mask, *[zeros] * 4, scores, has_eos)
+    return rollout, Experience(*rollout[:6], zeros, zeros, zeros), {}, 0.5
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_same_and_empty_responses_are_counted_on_each_rank() -> None:
         assert metrics["objective/empty_rate"] == pytest.approx(3 / 7)
 
 
-def terms(**known: float) -> LossTerms[float]:
-    return LossTerms(**{name: known.get(name, 0.0) for name in LossTerms._fields})
-
-
 def test_update_meter() -> None:
     meter = UpdateMeter(PPOLoss(vf_coef=0.1, ent_coef=0.01))
-    meter.add(terms(policy=-1.0, value=2.0, entropy=3.0, error=4.0), grad_norm=5.0, skipped=False)
-    meter.add(terms(policy=-3.0, error=2.0, ratio=20.0), grad_norm=7.0, skipped=True)
+    terms = {"policy": -1.0, "value": 2.0, "entropy": 3.0}
+    statistics = {"policy/entropy": 3.0, "policy/ratio": 0.0, "val/error": 4.0}
+    meter.add(MiniBatchMeans(terms, statistics, grad_norm=5.0), skipped=False)
+    terms = {"policy": -3.0, "value": 0.0, "entropy": 0.0}
+    statistics = {"policy/entropy": 0.0, "policy/ratio": 20.0, "val/error": 2.0}
+    meter.add(MiniBatchMeans(terms, statistics, grad_norm=7.0), skipped=True)
     metrics = meter.metrics(returns_variance=12.0)
     expected = {
         "ppo/loss/policy": -2.0,
@@ -156,4 +156,4 @@ def test_update_meter() -> None:
         "ppo/grad_norm": 6.0,
         "ppo/skipped_minibatches": 1.0,
     }
-    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert metrics == pytest.approx(expected)

@@ -11,8 +11,9 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 from command import printed, run
-from detox_lightning.cli.config_files import compose, look_through
+from detox_lightning.cli.config_checks import check_configs
 from detox_lightning.cli.recipes import recipes
+from detox_lightning.errors import InputError
 
 HALF = (
     "T5 and its family overflow in float16, and others' gradients would be clipped at the wrong "
@@ -239,16 +240,12 @@ def test_unless_it_is_given_after_it(words: tuple[str, ...], elsewhere: Path) ->
     assert (logger["init_args"]["save_dir"], logger["init_args"]["name"]) == ("mine", "***bold***")
 
 
-def test_hidden_within_a_list() -> None:
-    hidden: dict[str, tuple[str, int]] = {}
-    node = compose("a:\n- b\n- c: token=***\n")
-    assert node is not None
-    look_through("f", node, hidden)
-    assert hidden == {"a.1.c": ("f", 3)}
-    again = compose("a: [b]")
-    assert again is not None
-    look_through("g", again, hidden)
-    assert hidden == {}
+def test_hidden_within_a_list(elsewhere: Path) -> None:
+    (elsewhere / "f").write_text("a:\n- b\n- c: token=***\n")
+    with pytest.raises(InputError, match=r"^--config=f, line 3: a\.1\.c is \*\*\* there"):
+        check_configs(["fit", "--config", "f"])
+    (elsewhere / "g").write_text("a: [b]")
+    check_configs(["fit", "--config", "f", "--config=g"])
 
 
 def test_configurations_that_are_no_files_here_are_read(

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 
 from bad_input.cases import Case, Place, check
 from detox_lightning.errors import InputError
 from detox_lightning.modules import RewardModule, SupervisedModule
 from detox_lightning.ppo import module as ppo_module
-from detox_lightning.stages.number_bounds import check_numbers
+from detox_lightning.stages.number_bounds import check_number, leaves
 from detox_lightning.stages.optimization import try_out
 from toys import make_trainer, pairs_loader, texts_loader
 
@@ -48,9 +49,15 @@ def test_wild_numbers(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) 
 
 def test_wild_numbers_within_others() -> None:
     options = {"alpha_pattern": {"q": [1.0, -math.inf]}}
-    config = {"model.init_args.lora.options": options, "trainer.max_epochs": 10**400, "x": True}
-    with pytest.raises(InputError, match=r"^--model.lora.options.alpha_pattern.q.1=-inf: must be"):
-        check_numbers(config)
+    lora = Namespace(init_args=Namespace(lora=Namespace(options=options)))
+    config = Namespace(model=lora, trainer=Namespace(max_epochs=10**400), x=True)
+    found = {flag: value for flag, value, *_ in leaves(config)}
+    flag = "model.lora.options.alpha_pattern.q.1"
+    assert found.keys() == {flag, "model.lora.options.alpha_pattern.q.0", "trainer.max_epochs", "x"}
+    for fine in found.keys() - {flag}:
+        check_number(fine, found[fine])
+    with pytest.raises(InputError, match=f"^--{flag}=-inf: must be"):
+        check_number(flag, found[flag])
 
 
 OPTIONS: dict[str, Any] = {

@@ -95,9 +95,13 @@ def test_what_gives_no_reason_is_told_by_its_place(kind: type[BaseException]) ->
         raise kind
     line = raised.traceback[-1].lineno + 1
     said = f"{kind.__name__}: raised without a reason ({HERE}, line {line})"
-    assert __main__.unforeseen(raised.value).startswith(f"{said} (--debug")
-    assert __main__.unforeseen(kind()).startswith(f"{kind.__name__}: raised without a reason (--d")
-    assert __main__.unforeseen(kind("it is")).startswith(f"{kind.__name__}: it is (--debug")
+    assert __main__.describe_unforeseen(raised.value).startswith(f"{said} (--debug")
+    assert __main__.describe_unforeseen(kind()).startswith(
+        f"{kind.__name__}: raised without a reason (--d"
+    )
+    assert __main__.describe_unforeseen(kind("it is")).startswith(
+        f"{kind.__name__}: it is (--debug"
+    )
 
 
 class Unmade(Reward):

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from detox_lightning.callbacks.samples import SamplesCallback, markdown_table
-from detox_lightning.rollout import Samples
+from detox_lightning.protocols import Samples
 
 HOSTILE = "a | b\n<script>alert('&')</script> `c` &lt;"
 HEAD = ["| prompt | response | score | tokens | kl |", "|---|---|---|---|---|"]

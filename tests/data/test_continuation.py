@@ -16,6 +16,8 @@ from detox_lightning.data.continuations import ContinuationForm, divided
 from detox_lightning.data.encoding import count_cut
 from detox_lightning.data.labels import Classes, LabeledTexts
 from detox_lightning.errors import InputError
+from detox_lightning.models.families.decoder_only import DecoderOnly
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 
 from .conftest import CHAT, WORDS, save_tokenizer, write
 from .test_jobs import Nothing, trainer
@@ -89,12 +91,12 @@ def test_a_decoder_s_prompts_are_padded_on_the_left_and_do_not_end(
     )
     tokenizer.save_pretrained(folder)
     rows = [row("w1 w2 w3"), row("w5")]
-    for side, wanted in {
-        "left": [[7, 8, 9], [0, 0, 11]],
-        "right": [[7, 8, 9, 1], [11, 1, 0, 0]],
-    }.items():
+    for family, wanted in (
+        (DecoderOnly(), [[7, 8, 9], [0, 0, 11]]),
+        (EncoderDecoder(), [[7, 8, 9, 1], [11, 1, 0, 0]]),
+    ):
         data = make(rows, tokenizer=folder, test_split="train")
-        model = SimpleNamespace(padding_side=side)
+        model = SimpleNamespace(family=family)
         data.trainer = SimpleNamespace(world_size=1, global_rank=0, lightning_module=model)
         (batch,) = data.test_dataloader()
         assert batch.prompt_ids.tolist() == wanted
@@ -180,8 +182,6 @@ def test_long_prompts_are_left_out_or_cut(make: Make, logged: list[str]) -> None
 
 class Letters:
     """A token a letter, and one before them all."""
-
-    padding_side = "right"
 
     def prompt_ids(self, texts: list[str], chat: bool) -> list[list[int]]:
         return [[0, *map(ord, text.replace(" ", ""))] for text in texts]

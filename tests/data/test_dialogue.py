@@ -12,6 +12,8 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
 from detox_lightning.data.prompts import PromptForm
 from detox_lightning.errors import InputError
+from detox_lightning.models.families.decoder_only import DecoderOnly
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 
 from .conftest import CHAT, Make, dialogue_rows, save_tokenizer, write
 
@@ -61,7 +63,7 @@ def test_the_model_chooses_tokenizer_and_padding(make: Make, words: str) -> None
     data = make(rows=rows, tokenizer=None, test_fraction=None, test_split="train")
     with pytest.raises(InputError, match="the model names none"):
         data.test_dataloader()
-    data.trainer = fake_trainer(tokenizer_name=words, padding_side="left")
+    data.trainer = fake_trainer(tokenizer_name=words, family=DecoderOnly())
     (batch,) = data.test_dataloader()
     assert batch.prompt_ids.tolist() == [[0, 3, 4, 7, 5, 4], [3, 4, 7, 15, 5, 4]]
     assert batch.prompt_mask.tolist() == [[False] + [True] * 5, [True] * 6]
@@ -77,12 +79,12 @@ def test_special_tokens_stand_where_a_text_begins_and_ends(make: Make, tmp_path:
     )
     tokenizer.save_pretrained(folder)
     rows = [{"dialogue": "w1", "summary": "w2 w3"}]
-    for side, prompt, target in (
-        ("right", [3, 7, 1], [3, 8, 9, 1]),
-        ("left", [3, 7], [8, 9, 1]),
+    for family, prompt, target in (
+        (EncoderDecoder(), [3, 7, 1], [3, 8, 9, 1]),
+        (DecoderOnly(), [3, 7], [8, 9, 1]),
     ):
         data = make(rows=rows, tokenizer=folder, test_fraction=None, template="{dialogue}")
-        data.trainer = fake_trainer(padding_side=side)
+        data.trainer = fake_trainer(family=family)
         assert data.rows("train")["prompt_ids"][:] == [prompt]
         assert data.rows("train")["target_ids"][:] == [target]
 

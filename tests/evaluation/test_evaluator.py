@@ -79,7 +79,9 @@ def test_what_is_asked_is_answered_and_judged(make: Any, policy: Policy) -> None
     likeliest, *samples = zip(*piece.texts["after"], strict=True)
     assert samples[0] != samples[1] != likeliest
     batch = collate_pairs(PAIRS[:6])
-    said = policy.generate(policy.read(batch.prompt_ids, batch.prompt_mask), greedy, 6).ids
+    said = policy.generate(
+        policy.encode_prompts(batch.prompt_ids, batch.prompt_mask), greedy, 6
+    ).ids
     texts = word_tokenizer().batch_decode(said, skip_special_tokens=True)
     assert list(likeliest) == [text.strip() for text in texts]
 

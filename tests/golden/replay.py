@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,15 @@ from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.policy import REFERENCE, Policy, PolicyOutput, load_policy
+from detox_lightning.models.policy import Policy, PolicyOutput, load_policy
+from detox_lightning.models.reference import REFERENCE
+from detox_lightning.ppo import actor
+from detox_lightning.ppo import module as module_of_ppo
+from detox_lightning.ppo.actor import Actor
+from detox_lightning.ppo.learner import Learner
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import ClassifierReward
-from detox_lightning.rollout import Responses
+from detox_lightning.rollout import Responses, Scores
 from golden.deviations import Parameters
 from golden.records import DATA, ESTIMATORS, GoldenSet, episodes
 from toys import make_trainer
@@ -125,6 +130,21 @@ class Step:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+class RecordedActor(Actor):
+    """Gives recorded responses and scores."""
+
+    module: "ReplayModule"
+
+    def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
+        self.module.steps.append(Step(self.module.kl_coef))
+        return episodes()[number][1]
+
+    def scores_of(self, prompts: PromptBatch, responses: Responses, number: int) -> Scores:
+        self.register(prompts, responses, number)
+        scores = episodes()[number][2]
+        return Scores({self.reward.name: scores}, scores)
+
+
 class ReplayModule(PPOModule):
     """Takes recorded responses, scores and shuffles in place of its own, and notes what follows."""
 
@@ -138,15 +158,13 @@ class ReplayModule(PPOModule):
             self.steps: list[Step] = []
             self.forward_now: Any = None
 
-    def respond(self, batch: PromptBatch) -> Responses:
-        self.steps.append(Step(self.kl_coef))
-        return episodes()[self.rollouts][1]
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.actor = RecordedActor(**vars(self.actor))
+        self.actor.module = self
 
-    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
-        return {self.reward.name: episodes()[self.rollouts][2]}
-
-    def shuffle(self, epoch: int, size: int) -> Tensor:
-        return torch.tensor(self.golden.steps[self.rollouts]["permutations"][epoch])
+    def orders(self, rollout: Rollout) -> Iterator[Tensor]:
+        return map(torch.tensor, self.golden.steps[self.rollouts]["permutations"])
 
     def note_forward(self, policy: Policy, rows: Any, output: PolicyOutput) -> None:
         if torch.is_grad_enabled():
@@ -194,11 +212,11 @@ def replay(golden: GoldenSet, classifier: str, folder: Path) -> Replay:
     batches = [batch for batch, _, _ in episodes()[: len(golden.steps)]]
     with pytest.MonkeyPatch.context() as patch:
         heard = {
-            "rollouts": listen(patch, "measure"),
+            "rollouts": listen(patch, actor, "measure"),
             "scores": listen(patch, experience, "shape_scores"),
             "rewards": listen(patch, experience, "token_rewards"),
-            "experiences": listen(patch, "judge"),
-            "meters": listen(patch, "update"),
+            "experiences": listen(patch, module_of_ppo, "to_experience"),
+            "meters": listen(patch, Learner, "learn"),
         }
         trainer = make_trainer(folder, max_epochs=1)
         trainer.fit(module, DataLoader(batches, batch_size=None))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from detox_lightning.algorithm.experience import judge
-from detox_lightning.algorithm.losses import LossTerms, ppo_loss, total_loss
+from detox_lightning.algorithm.experience import to_experience
+from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.algorithm.shaping import RunningMoments
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.models.policy import Policy
@@ -34,26 +34,29 @@ def policy(tmp_path: Path) -> Policy:
 def experience_of(policy: Policy, step: int, kl_coef: float) -> Experience:
     batch, responses, scores = episodes()[step]
     rollout = measure(policy, batch, responses, scores, "k1")
-    has_eos = responses.has_eos(policy.eos_token_ids)
-    return judge(
-        rollout, has_eos, kl_coef, OPTIONS["advantage"], OPTIONS["scores"], RunningMoments()
+    return to_experience(
+        rollout, kl_coef, OPTIONS["advantage"], OPTIONS["scores"], RunningMoments()
     )
 
 
-def sums_of(policy: Policy, rows: Experience) -> LossTerms[Tensor]:
+LOSS: PPOLoss = OPTIONS["loss"]
+
+
+def sums_of(policy: Policy, rows: Experience) -> dict[str, Tensor]:
     output = policy(rows.prompt_ids, rows.prompt_mask, rows.response_ids)
-    return ppo_loss(output.logprobs, output.values, output.entropy, rows, OPTIONS["loss"])
+    weights = rows.response_mask.float()
+    return LOSS(output.logprobs, output.values, output.entropy, rows, weights).terms
 
 
 def tokens(rows: Experience) -> Tensor:
     return rows.response_mask.sum()
 
 
-def mean_of_means(policy: Policy, micros: list[Experience]) -> Iterator[LossTerms[Tensor]]:
+def mean_of_means(policy: Policy, micros: list[Experience]) -> Iterator[dict[str, Tensor]]:
     """TRL's: each micro-batch weighs the same, however many tokens it has."""
     for rows in micros:
-        means = LossTerms(*(term / tokens(rows) for term in sums_of(policy, rows)))
-        (total_loss(means, OPTIONS["loss"]) / len(micros)).backward()
+        means = {name: term / tokens(rows) for name, term in sums_of(policy, rows).items()}
+        (LOSS.total(means) / len(micros)).backward()
         yield means
 
 
@@ -61,7 +64,7 @@ def token_mean(policy: Policy, micros: list[Experience]) -> None:
     """Ours: each token weighs the same, whichever micro-batch it's in."""
     count = torch.stack([tokens(rows) for rows in micros]).sum()
     for rows in micros:
-        (total_loss(sums_of(policy, rows), OPTIONS["loss"]) / count).backward()
+        (LOSS.total(sums_of(policy, rows)) / count).backward()
 
 
 def by_name(policy: Policy, what: Callable[[Tensor], Any]) -> Parameters:
@@ -87,7 +90,7 @@ def test_mean_of_means_gives_trls_steps(policy: Policy, deviations: Deviations) 
             for means in mean_of_means(policy, micros[start : start + MICROS]):
                 theirs = next(statistics)
                 for name in ("policy", "value"):
-                    ours, value = getattr(means, name), theirs[f"loss/{name}"]
+                    ours, value = means[name], theirs[f"loss/{name}"]
                     deviations.check("accum", f"accum: loss/{name}", ours, value, tolerance=EXACT)
             if clip is not None:
                 clip_grad_norm_(trainable_parameters(policy), clip)

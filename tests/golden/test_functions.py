@@ -8,8 +8,9 @@ from torch import Tensor
 
 from detox_lightning.algorithm.advantages import gae
 from detox_lightning.algorithm.kl import kl_estimate
-from detox_lightning.algorithm.losses import LossTerms, PPOLoss, ppo_loss, total_loss
+from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, whiten
+from detox_lightning.algorithm.metrics import token_statistics
 from detox_lightning.algorithm.shaping import RunningMoments, shape_scores, token_rewards
 from detox_lightning.algorithm.types import Experience
 from golden.conftest import PLAIN, REPLAYED
@@ -90,7 +91,9 @@ def test_advantages(recorded: Recorded) -> None:
     recorded.check("returns", returns, recorded["returns"], mask=mask)
 
 
-def minibatch_terms(recorded: Recorded, number: int, rows: Tensor) -> LossTerms[Tensor]:
+def minibatch_means(
+    recorded: Recorded, number: int, rows: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Means over the tokens of a mini-batch, from what was recorded of its forward pass."""
     unread = torch.zeros(len(rows), 0)
     experience = Experience(
@@ -99,31 +102,35 @@ def minibatch_terms(recorded: Recorded, number: int, rows: Tensor) -> LossTerms[
         response_ids=unread,
         response_mask=recorded.mask[rows],
         old_logprobs=recorded["logprobs"][rows],
+        ref_logprobs=unread,
         old_values=recorded["values"][rows],
         advantages=recorded["advantages"][rows],
         returns=recorded["returns"][rows],
     )
     logprobs, values = (recorded[f"mb{number}.{name}"] for name in ("logprobs", "vpreds"))
     loss = module_options(recorded.golden.config)["loss"]
-    sums = ppo_loss(logprobs, values, torch.zeros_like(values), experience, loss)
-    return LossTerms(*(term / experience.response_mask.sum() for term in sums))
+    entropy, mask = torch.zeros_like(values), experience.response_mask
+    sums = loss(logprobs, values, entropy, experience, mask.float())
+    statistics = {**token_statistics(logprobs, values, entropy, experience), **sums.statistics}
+    tokens = mask.sum()
+    return (
+        {name: x / tokens for name, x in sums.terms.items()},
+        {name: x / tokens for name, x in statistics.items()},
+    )
 
 
 def test_losses(recorded: Recorded) -> None:
     loss: PPOLoss = module_options(recorded.golden.config)["loss"]
     statistics = recorded.golden.steps[recorded.step]["minibatch_stats"]
     for number, rows in enumerate(recorded.golden.minibatch_rows(recorded.step)):
-        terms = minibatch_terms(recorded, number, rows)
+        terms, means = minibatch_means(recorded, number, rows)
+        names = ("policy/clipfrac", "policy/approxkl", "policy/policykl")
+        names += ("val/clipfrac", "val/vpred", "val/error")
         ours = {
-            "loss/policy": terms.policy,
-            "loss/value": terms.value,
-            "loss/total": total_loss(terms, loss),
-            "policy/clipfrac": terms.clipfrac,
-            "policy/approxkl": terms.approxkl,
-            "policy/policykl": terms.policykl,
-            "val/clipfrac": terms.value_clipfrac,
-            "val/vpred": terms.vpred,
-            "val/error": terms.error,
+            "loss/policy": terms["policy"],
+            "loss/value": terms["value"],
+            "loss/total": loss.total(terms),
+            **{name: means[name] for name in names},
         }
         for name, value in ours.items():
             recorded.check(name, value, statistics[number][name], tolerance=EXACT)

@@ -19,7 +19,7 @@ def test_greedy_responses(who: str, tmp_path: Path) -> None:
     batch = episodes()[0][0]
     prompts = batch.prompt_ids[:4], batch.prompt_mask[:4]
     with policy.reference() if who == "ref" else contextlib.nullcontext():
-        ours = policy.generate(policy.read(*prompts), greedy, 20).ids
+        ours = policy.generate(policy.encode_prompts(*prompts), greedy, 20).ids
     mask = mask_from_lengths(response_lengths(recorded, policy.eos_token_ids), recorded.shape[1])
     assert ours.shape == recorded.shape
     assert (ours == recorded)[mask].all()

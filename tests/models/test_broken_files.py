@@ -12,16 +12,15 @@ import torch
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import opening
-from detox_lightning.models.bases import adapter_base
+from detox_lightning.models.adapter_config import adapter_base
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.families.base import family_of
-from detox_lightning.models.loading import load_model, load_tokenizer
+from detox_lightning.models.loading import load_config, load_model, load_tokenizer
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.source import VALUE_HEAD, Start, saved_value_head
+from detox_lightning.models.source import VALUE_HEAD, ModelSource
 
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 GONE = object()
@@ -79,7 +78,7 @@ def policy(name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "what", "load"),
     [
-        ("config.json", "config of", family_of),
+        ("config.json", "config of", load_config),
         ("tokenizer.json", "tokenizer", load_tokenizer),
         ("tokenizer_config.json", "tokenizer", load_tokenizer),
         ("special_tokens_map.json", "tokenizer", load_tokenizer),
@@ -241,7 +240,7 @@ def test_an_adapter_that_can_t_be_used(
 
 def test_a_torn_value_head_is_named(copies: dict[str, Path]) -> None:
     (copies["model"] / VALUE_HEAD).write_bytes(b"torn")
-    text = said(lambda name: saved_value_head(Start(name)), copies["model"])
+    text = said(lambda name: ModelSource(name).load_value_head(), copies["model"])
     assert text.startswith(
         f"can't open the value head of '{copies['model']}': its weights are torn ("
     )

@@ -21,6 +21,7 @@ from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.source import ModelSource
 
 LIMIT = 40
 ROWS = 6
@@ -62,7 +63,7 @@ def policy(
 
 
 def to_capture(folder: str, is_bart: bool = False, weights: Weights = Weights()) -> Policy:  # noqa: B008
-    policy = load_policy(folder, LoRA(r=2), Sampling(), weights=weights)
+    policy = load_policy(ModelSource(folder, weights=weights), LoRA(r=2), Sampling())
     policy.static_steps = StaticSteps(capturing=True)
     torch.manual_seed(1)
     change(policy)
@@ -93,7 +94,7 @@ class Said(NamedTuple):
 
 def read(policy: Policy) -> EncodedPrompts:
     turned = (1,) if policy.family.padding_side == "left" else ()
-    return policy.read(IDS.flip(turned), MASK.flip(turned))
+    return policy.encode_prompts(IDS.flip(turned), MASK.flip(turned))
 
 
 def said(policy: Policy, plain: bool = False) -> Said:

@@ -14,11 +14,11 @@ from architectures import DECODER_ONLY, save_random
 from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.families.base import check_model, check_positions, family_of
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.source import ModelSource
 
 GENERATOR = torch.Generator().manual_seed(0)
 PROMPTS = [torch.randint(3, 200, (n,), generator=GENERATOR) for n in (9, 4, 1, 6)]
@@ -160,28 +160,38 @@ def test_the_adapter_is_on_the_family_s_projections(policy: Policy, name: str) -
     assert endings == expected.get(name, {"q_proj", "v_proj"})
 
 
+def test_no_adapter_is_on_a_vision_tower(policy: Policy, name: str) -> None:
+    adapted = {n.split(".lora_")[0] for n, _ in policy.named_parameters() if "lora_A" in n}
+    assert len(adapted) == (4 if "q_proj" in str(adapted) else 2)  # two layers' projections
+    assert not any("vision_tower" in layer for layer in adapted)
+    if name == "Gemma 3":
+        assert all(".language_model." in layer for layer in adapted)
+        seen = {n for n, _ in policy.base.named_modules() if n.endswith(("q_proj", "v_proj"))}
+        assert len(seen) == 6  # the tower has a layer of them
+
+
 def test_the_family_is_told_by_the_config(
     tmp_path: Path, tiny_t5: str, name: str, tiny_classifier: str
 ) -> None:
-    assert isinstance(family_of(save_random(name, tmp_path)), DecoderOnly)
-    assert isinstance(family_of(tiny_t5), EncoderDecoder)
+    assert isinstance(ModelSource(save_random(name, tmp_path)).family, DecoderOnly)
+    assert isinstance(ModelSource(tiny_t5).family, EncoderDecoder)
 
 
 def test_prompt_and_response_must_have_positions(tmp_path: Path) -> None:
     gpt2, bart = (save_random(name, tmp_path / name) for name in ("GPT-2", "BART"))
     t5 = save_random("T5", tmp_path / "T5")
-    asked = {"model.sampling.max_new_tokens": 20}
-    check_positions(DecoderOnly(), gpt2, 100, asked | {"data.max_target_tokens": 28})
+    limit = {"model.sampling.max_new_tokens": 20}
+    ModelSource(gpt2).check_positions(100, limit | {"data.max_target_tokens": 28})
     with pytest.raises(InputError) as caught:
-        check_positions(DecoderOnly(), gpt2, 100, asked | {"data.max_target_tokens": 29})
+        ModelSource(gpt2).check_positions(100, limit | {"data.max_target_tokens": 29})
     assert str(caught.value) == (
         f"data.max_prompt_tokens=100, data.max_target_tokens=29: {gpt2!r} has 128 "
         "positions, which must hold both together; lower them"
     )
-    check_positions(EncoderDecoder(), bart, 64, asked)
+    ModelSource(bart).check_positions(64, limit)
     with pytest.raises(InputError, match="has 64 positions, which must hold either"):
-        check_positions(EncoderDecoder(), bart, 65, asked)
-    check_positions(EncoderDecoder(), t5, 10**6, asked)  # has no positions of its own
+        ModelSource(bart).check_positions(65, limit)
+    ModelSource(t5).check_positions(10**6, limit)  # has no positions of its own
 
 
 def test_a_kind_that_is_not_known_is_refused() -> None:
@@ -190,7 +200,7 @@ def test_a_kind_that_is_not_known_is_refused() -> None:
             return input_ids
 
     with pytest.raises(InputError, match="'mine' is a Other, a kind of decoder-only model that"):
-        check_model(DecoderOnly(), Other(), "mine")
+        DecoderOnly().check_model(Other(), "mine")
 
 
 def test_the_value_head_is_as_wide_as_what_it_reads(tmp_path: Path) -> None:
@@ -213,9 +223,9 @@ def test_a_response_is_the_text_that_stands_after_its_prompt() -> None:
     )
     responses = torch.tensor([[1, 2, 3], [2, 1, 2]])
     assert fast.batch_decode(responses, skip_special_tokens=True) == ["mans", "s mans"]
-    said = DecoderOnly().texts(fast, prompts, responses)
+    said = DecoderOnly().decode_texts(fast, prompts, responses)
     assert said == ["mans", "s mans"]  # the first begins a text, as its prompt ends with EOS
-    said = DecoderOnly().texts(fast, prompts._replace(rows=torch.tensor([0, 0])), responses)
+    said = DecoderOnly().decode_texts(fast, prompts._replace(rows=torch.tensor([0, 0])), responses)
     assert said == [" mans", "s mans"]
 
 
@@ -223,7 +233,7 @@ def test_models_that_do_not_write_are_refused(tiny_classifier: str) -> None:
     with pytest.raises(InputError, match="is a BertForSequenceClassification, which doesn't write"):
         load_policy(tiny_classifier, LoRA(r=2), Sampling())
     with pytest.raises(InputError, match="can't open the config of 'nowhere/at-all'"):
-        family_of("nowhere/at-all")
+        ModelSource("nowhere/at-all").load(LoRA())
 
 
 def test_end_of_sequence_serves_as_padding(tmp_path: Path) -> None:
@@ -236,7 +246,7 @@ def test_end_of_sequence_serves_as_padding(tmp_path: Path) -> None:
     ids, mask, _ = batch()
     ids, mask = ids.repeat(6, 1), mask.repeat(6, 1)
     torch.manual_seed(0)
-    said = policy.generate(policy.read(ids, mask), Sampling().choose([1]), 12).ids
+    said = policy.generate(policy.encode_prompts(ids, mask), Sampling().choose([1]), 12).ids
     ended = said.eq(1).cumsum(dim=1).clamp(max=1)
     assert torch.equal(said.eq(1), ended.bool())
     assert len(set(ended.sum(dim=1).tolist())) > 1

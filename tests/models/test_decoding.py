@@ -20,14 +20,16 @@ from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
+from detox_lightning.models.source import ModelSource
 
 FAMILY = EncoderDecoder()
 LIMIT = 40  # longer than what a recording's room is rounded up to
 IDS = torch.randint(3, 200, (6, 11), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
 PLAIN = ("LongT5", "BERT2BERT", "GPT-Neo")  # whose step transformers says is no fixed graph
-PLAIN += ("BLOOM", "Gemma 2")  # can't be told positions; has windows
-SINGLE = ("BLOOM", "Gemma 2")  # whose attention gives NaN for padding in float64
+PLAIN += ("BLOOM", "Gemma 2", "Gemma 3", "T5Gemma")  # can't be told positions; have windows
+# whose attention gives NaN for padding in float64
+SINGLE = ("BLOOM", "Gemma 2", "Gemma 3", "T5Gemma")
 
 
 @pytest.fixture(scope="module", params=[*CONFIGS, *DECODER_ONLY])
@@ -61,7 +63,7 @@ def theirs(policy: Policy, **options: Any) -> Tensor:
     said = policy.model.generate(
         input_ids=ids, attention_mask=mask.long(), max_new_tokens=LIMIT, **options
     )
-    return widened(policy.family.responses(said, ids), padding(policy))
+    return widened(policy.family.strip_prompt(said, ids), padding(policy))
 
 
 def padding(policy: Policy) -> int:
@@ -76,12 +78,14 @@ def widened(ids: Tensor, value: int = 0) -> Tensor:
 def test_the_likeliest_tokens_are_generate_s(policy: Policy, name: str) -> None:
     expected = theirs(policy, do_sample=False)
     for _ in range(2):  # while warming up, and played back
-        said = policy.generate(policy.read(*prompts(policy)), greedy, LIMIT).ids
+        said = policy.generate(policy.encode_prompts(*prompts(policy)), greedy, LIMIT).ids
         assert torch.equal(widened(said, padding(policy)), expected)
     played = [x for x in policy.static_steps.recorded.values() if x.calls > WARM_UP]
     assert bool(played) == (name not in PLAIN)
     assert all(x.replay for x in played)
-    plain = decode(policy.base, policy.family, policy.read(*prompts(policy)), greedy, LIMIT).ids
+    plain = decode(
+        policy.base, policy.family, policy.encode_prompts(*prompts(policy)), greedy, LIMIT
+    ).ids
     assert torch.equal(widened(plain, padding(policy)), expected)
 
 
@@ -101,7 +105,12 @@ def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
             return greedy(x, rows, step)
 
         decode(
-            policy.base, policy.family, policy.read(*prompts(policy)), kept, LIMIT, StaticSteps()
+            policy.base,
+            policy.family,
+            policy.encode_prompts(*prompts(policy)),
+            kept,
+            LIMIT,
+            StaticSteps(),
         )
         said.append(logits)
     policy.to(dtype)
@@ -128,16 +137,18 @@ def test_samples_are_generate_s(policy: Policy) -> None:
     expected = theirs(policy, do_sample=True, min_new_tokens=LIMIT, temperature=0.7, top_k=9)
     torch.manual_seed(3)
     choose = sampling.choose([1], Multinomial())
-    said = policy.generate(policy.read(*prompts(policy)), choose, LIMIT).ids
+    said = policy.generate(policy.encode_prompts(*prompts(policy)), choose, LIMIT).ids
     assert torch.equal(said, expected)
 
 
 def test_log_probabilities_on_the_way_are_those_of_the_whole(policy: Policy) -> None:
     noise = GumbelDraws(0, torch.arange(6), torch.ones(6, dtype=torch.long))
-    ids = policy.generate(policy.read(*prompts(policy)), Sampling().choose([1], noise), LIMIT).ids
+    ids = policy.generate(
+        policy.encode_prompts(*prompts(policy)), Sampling().choose([1], noise), LIMIT
+    ).ids
     with torch.no_grad():
         whole = policy(*prompts(policy), ids).logprobs
-        again = policy(*prompts(policy), ids, policy.read(*prompts(policy))).logprobs
+        again = policy(*prompts(policy), ids, policy.encode_prompts(*prompts(policy))).logprobs
     real = ids.ne(0) & ids.ne(1)
     on_the_way = torch.stack(noise.logprobs, dim=1)
     # the scores that are sampled from are float32
@@ -162,7 +173,7 @@ def test_rows_that_have_ended_are_dropped(
 ) -> None:
     """And the others go on as if nothing had been."""
     model = fond_of_eos.base
-    prompts = fond_of_eos.read(IDS.repeat(4, 1), MASK.repeat(4, 1))
+    prompts = fond_of_eos.encode_prompts(IDS.repeat(4, 1), MASK.repeat(4, 1))
     sizes: list[int] = []
 
     def noise() -> Any:
@@ -203,7 +214,7 @@ def test_equal_prompts_are_read_once_and_long_ones_apart(
         lambda module, args, kwargs: read_before.append(tuple(kwargs["input_ids"].shape)),
         with_kwargs=True,
     )
-    prompts = fond_of_eos.read(IDS.repeat(3, 1), MASK.repeat(3, 1))
+    prompts = fond_of_eos.encode_prompts(IDS.repeat(3, 1), MASK.repeat(3, 1))
     hook.remove()
     assert sorted(read_before) == [(1, 1), (2, 6), (3, 11)]
     assert prompts.states.shape == (6, 11, 16)
@@ -239,16 +250,16 @@ def test_weights_are_seen_as_they_are_by_then(fond_of_eos: Policy) -> None:
     """A recording knows nothing of the weights it was made with; and none is merged for good."""
     policy = fond_of_eos
     base = {name: x.clone() for name, x in policy.named_parameters()}
-    first = policy.generate(policy.read(IDS, MASK), greedy, LIMIT).ids
+    first = policy.generate(policy.encode_prompts(IDS, MASK), greedy, LIMIT).ids
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
                 parameter += 3 * torch.randn(parameter.shape)
-    second = policy.generate(policy.read(IDS, MASK), greedy, LIMIT).ids
+    second = policy.generate(policy.encode_prompts(IDS, MASK), greedy, LIMIT).ids
     assert not torch.equal(widened(first), widened(second))
     assert torch.equal(widened(second), theirs(policy, do_sample=False))
     with policy.reference():
-        before = policy.generate(policy.read(IDS, MASK), greedy, LIMIT).ids
+        before = policy.generate(policy.encode_prompts(IDS, MASK), greedy, LIMIT).ids
         assert torch.equal(widened(before), theirs(policy, do_sample=False))
     for name, parameter in policy.named_parameters():
         if "lora_B" not in name:
@@ -276,7 +287,9 @@ def test_with_any_adapter_policy_and_reference_say_what_generate_says(
     base = "T5" if kind == "tied head" else "FLAN-T5"
     lora = None if kind == "no adapter" else ADAPTERS.get(kind, LoRA(r=2))
     weights = Weights(dtype="bfloat16" if kind == "bfloat16" else "float32")
-    policy = load_policy(save_random(base, tmp_path), lora, Sampling(), weights=weights)
+    policy = load_policy(
+        ModelSource(save_random(base, tmp_path), weights=weights), lora, Sampling()
+    )
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -287,7 +300,9 @@ def test_with_any_adapter_policy_and_reference_say_what_generate_says(
     said = []
     for before in (False, True, False, True):
         with policy.reference_if(before):
-            said.append(widened(policy.generate(policy.read(IDS, MASK), greedy, LIMIT).ids))
+            said.append(
+                widened(policy.generate(policy.encode_prompts(IDS, MASK), greedy, LIMIT).ids)
+            )
             assert torch.equal(said[-1], theirs(policy, do_sample=False))
     assert not torch.equal(said[0], said[1])
     assert all(x.calls > 5 for x in policy.static_steps.recorded.values())
@@ -320,7 +335,7 @@ def test_other_models_do_without_recordings(name: str, monkeypatch: pytest.Monke
     expected = model.generate(input_ids=IDS, attention_mask=MASK.long(), **options)[:, 1:]
     with torch.no_grad():
         said = decode(
-            model, FAMILY, FAMILY.read(model, IDS, MASK), greedy, LIMIT, StaticSteps()
+            model, FAMILY, FAMILY.encode_prompts(model, IDS, MASK), greedy, LIMIT, StaticSteps()
         ).ids
     assert said.shape[1] > 5
     assert torch.equal(widened(said), widened(expected))
@@ -329,9 +344,11 @@ def test_other_models_do_without_recordings(name: str, monkeypatch: pytest.Monke
 def test_a_prompt_without_a_token_spoils_no_other(fond_of_eos: Policy) -> None:
     mask = MASK.clone()
     mask[2] = False
-    said = widened(fond_of_eos.generate(fond_of_eos.read(IDS, mask), greedy, LIMIT).ids)
+    said = widened(fond_of_eos.generate(fond_of_eos.encode_prompts(IDS, mask), greedy, LIMIT).ids)
     others = torch.tensor([0, 1, 3, 4, 5])
-    alone = fond_of_eos.generate(fond_of_eos.read(IDS[others], mask[others]), greedy, LIMIT)
+    alone = fond_of_eos.generate(
+        fond_of_eos.encode_prompts(IDS[others], mask[others]), greedy, LIMIT
+    )
     assert torch.equal(said[others], widened(alone.ids))
 
 
@@ -340,7 +357,7 @@ def test_few_shapes_are_recorded(fond_of_eos: Policy, monkeypatch: pytest.Monkey
     monkeypatch.setattr("detox_lightning.models.decoding.recorded_step.WARM_UP", 1)
     static_steps = StaticSteps()
     for rows in (1, 2, 3, 1):
-        prompts = fond_of_eos.read(IDS[:rows], MASK[:rows])
+        prompts = fond_of_eos.encode_prompts(IDS[:rows], MASK[:rows])
         never = Sampling(min_new_tokens=4, max_new_tokens=4).choose([1])
         decode(fond_of_eos.base, FAMILY, prompts, never, 4, static_steps)
     assert [x.replay is not None for x in static_steps.recorded.values()] == [True, True]

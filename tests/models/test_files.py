@@ -21,7 +21,7 @@ from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.loading import load_model
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.source import find_start
+from detox_lightning.models.source import ModelSource
 
 SEQ2SEQ, CLASSIFIER = "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification"
 HUB_ID, COMMIT = "somebody/it", "0" * 40
@@ -114,7 +114,7 @@ def test_a_pickled_policy_is_the_same(
     shards: int, tiny_t5: str, tmp_path: Path, named: Callable[[Path], str]
 ) -> None:
     name = named(pickle_weights(copy(tiny_t5, tmp_path / "it"), shards))
-    assert find_start(name).base == name
+    assert ModelSource.resolve(name).base == name
     with pytest.warns(UserWarning, match=f"^{name}: its weights are pickled"):
         model = load_model(SEQ2SEQ, name)
     with warnings.catch_warnings():
@@ -141,7 +141,7 @@ def test_a_pickled_adapter_is_the_same(
 ) -> None:
     expected = load_adapter(load_model(SEQ2SEQ, tiny_t5), str(adapter)).state_dict()
     name = named(pickle_weights(copy(str(adapter), tmp_path / "it")))
-    assert find_start(name).base == tiny_t5
+    assert ModelSource.resolve(name).base == tiny_t5
     found = load_adapter(load_model(SEQ2SEQ, tiny_t5), name).state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
@@ -255,7 +255,7 @@ def test_safetensors_are_preferred(tiny_classifier: str, adapter: Path, tmp_path
     torch.save(Bomb(tmp_path / "ran"), folder / "pytorch_model.bin")
     load_model(CLASSIFIER, str(folder))
     torch.save(Bomb(tmp_path / "ran"), adapter / "adapter_model.bin")
-    load_adapter(load_model(SEQ2SEQ, find_start(str(adapter)).base), str(adapter))
+    load_adapter(load_model(SEQ2SEQ, ModelSource.resolve(str(adapter)).base), str(adapter))
     assert not (tmp_path / "ran").exists()
 
 

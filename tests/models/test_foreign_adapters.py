@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from architectures import save_random
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
+from detox_lightning.models.adapter_checkpoint import adapter_facts
 from detox_lightning.models.decoding.sampling import Sampling, greedy
-from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.saving import save_merged, save_model
-from detox_lightning.models.source import adapter_facts, find_start, open_start
-from detox_lightning.stages.checkpoint import plain
+from detox_lightning.models.source import ModelSource
+from detox_lightning.stages.plain import plain
 
 GENERATOR = torch.Generator().manual_seed(1)
 IDS = torch.randint(3, 200, (3, 7), generator=GENERATOR)
@@ -164,10 +164,10 @@ def test_it_says_what_peft_says_before_and_after_training(
         assert close(said(policy), expected)
         with policy.reference():  # KL 0, first ratio 1
             assert close(said(policy), expected)
-        ours = policy.generate(policy.read(IDS, MASK), greedy, 6).ids
+        ours = policy.generate(policy.encode_prompts(IDS, MASK), greedy, 6).ids
     options = {"max_new_tokens": 6, "do_sample": False}
     full = theirs.generate(input_ids=IDS, attention_mask=MASK.long(), **options)
-    assert torch.equal(policy.family.responses(full, IDS), ours)
+    assert torch.equal(policy.family.strip_prompt(full, IDS), ours)
 
     policy(IDS, MASK, RESPONSES).logprobs.sum().backward()
     assert all(x.grad is not None for x in learns)
@@ -256,8 +256,7 @@ def test_a_config_is_enough_to_refuse_it(
 def test_without_a_reference_biases_may_be_trained(tiny_t5: str, tmp_path: Path) -> None:
     folder = save(trained(opened(tiny_t5), lora(bias="all")(tiny_t5)), tmp_path)
     expected = logprobs(PeftModel.from_pretrained(opened(tiny_t5), folder))
-    kind = "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"
-    assert close(logprobs(open_start(find_start(folder), LoRA(), Weights(), *kind)), expected)
+    assert close(logprobs(ModelSource.resolve(folder).load(LoRA())), expected)
 
 
 def test_tokens_that_were_added_need_a_model_of_both(tiny_t5: str, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ import torch
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading
-from detox_lightning.models.bases import Base, adapter_base
+from detox_lightning.models.adapter_config import Base, adapter_base
 from detox_lightning.models.loading import (
     load_model,
     load_tokenizer,
 )
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.source import find_start
+from detox_lightning.models.source import ModelSource
 
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 
@@ -48,7 +48,7 @@ def test_a_folder_that_is_gone_may_look_like_a_hub_id(tmp_path: Path) -> None:
         str(tmp_path / "gone"): "there is no such folder; check the path",
     }.items():
         with pytest.raises(InputError) as caught:
-            find_start(name) and load_model(SEQ2SEQ, name)
+            ModelSource.resolve(name) and load_model(SEQ2SEQ, name)
         assert str(caught.value).startswith(f"can't open the model {name!r}: {said}")
     with pytest.raises(InputError, match=f"can't open the model '{tmp_path}': (?!there is no)"):
         load_model(SEQ2SEQ, str(tmp_path))

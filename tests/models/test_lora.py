@@ -106,14 +106,11 @@ def test_mistakes_are_named(tiny_t5: str, lora: LoRA, message: str) -> None:
         add_lora(base(tiny_t5), lora, TASK)
 
 
-def test_an_adapter_opens_to_be_trained_or_frozen(tiny_t5: str, adapter: str) -> None:
+def test_an_adapter_opens_to_be_trained(tiny_t5: str, adapter: str) -> None:
     model = load_adapter(base(tiny_t5), adapter)
     assert list(model.peft_config) == ["default"]
     assert len(trainable(model)) == 24
-    frozen = load_adapter(base(tiny_t5), adapter, trainable=False)
-    assert trainable(frozen) == {}
-    assert torch.equal(logits(model.eval()), logits(frozen))
-    assert not torch.allclose(logits(frozen), logits(base(tiny_t5)), atol=1e-2)
+    assert not torch.allclose(logits(model.eval()), logits(base(tiny_t5)), atol=1e-2)
 
 
 def test_an_adapter_of_another_base_is_refused(adapter: str, tmp_path: Path) -> None:

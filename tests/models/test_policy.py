@@ -265,7 +265,7 @@ def test_logprobs_are_the_samplers(tiny_t5: str, sampling: Sampling) -> None:
 def test_generate_gives_responses_alone(policy: Policy) -> None:
     """Without the decoder start token, and padded after EOS."""
     prompts, mask, _ = rows()
-    responses = policy.generate(policy.read(prompts, mask), greedy, 3).ids
+    responses = policy.generate(policy.encode_prompts(prompts, mask), greedy, 3).ids
     assert responses.shape[1] <= 3
     raw = policy.model.generate(
         input_ids=prompts, attention_mask=mask, do_sample=False, max_new_tokens=3
@@ -302,7 +302,7 @@ def test_a_base_models_habits_dont_leak_into_sampling(tiny_t5: str, opinionated:
         torch.manual_seed(0)
         prompts, mask, _ = rows()
         choose = policy.sampling.choose(policy.eos_token_ids)
-        samples.append(policy.generate(policy.read(prompts, mask), choose, 12).ids)
+        samples.append(policy.generate(policy.encode_prompts(prompts, mask), choose, 12).ids)
     assert torch.equal(*samples)
     config = policy.base.generation_config
     assert (config.decoder_start_token_id, config.eos_token_id, config.pad_token_id) == (0, 1, 0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.precision import refuse_precision
+from detox_lightning.models.precision import check_precision
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def double() -> Iterator[None]:
 )
 def test_precisions_that_lose_something_are_refused(precision: object, reason: str) -> None:
     with pytest.raises(InputError, match=f"^trainer.precision={precision}: .*{reason}"):
-        refuse_precision(precision)
+        check_precision(precision)
 
 
 @pytest.mark.parametrize("precision", [None, 32, "32", "32-true", "bf16", "bf16-mixed"])
 def test_others_are_not(precision: object) -> None:
-    refuse_precision(precision)
+    check_precision(precision)
 
 
 def test_torch_s_default_is_float32(double: None) -> None:
     with pytest.raises(InputError, match=r"torch.set_default_dtype\(torch.float64\) was called"):
-        refuse_precision("32-true")
+        check_precision("32-true")

@@ -21,8 +21,8 @@ from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.saving import save_merged, save_model
-from detox_lightning.models.special_tokens import complete_special_tokens, without_marks
-from detox_lightning.rollout import respond
+from detox_lightning.models.special_tokens import complete_special_tokens, without_end_marks
+from detox_lightning.rollout import generate
 from detox_lightning.stages.supervised import SupervisedModule
 from ppo_toys import fit, make_module
 
@@ -51,7 +51,7 @@ def batch(policy: Policy, rows: int = 6) -> tuple[Tensor, Tensor]:
 def frequent(folder: str) -> list[int]:
     """EOS, and two words that a model says at some place in each of its likeliest responses."""
     policy = opened(folder)
-    said = policy.generate(policy.read(*batch(policy)), greedy, 12).ids
+    said = policy.generate(policy.encode_prompts(*batch(policy)), greedy, 12).ids
     return [1, *said[:2, 4].tolist()]
 
 
@@ -75,10 +75,10 @@ def test_each_of_them_ends_a_response_as_in_generate(several: str) -> None:
         .from_pretrained(several)
         .generate(input_ids=ids, attention_mask=mask.long(), max_new_tokens=40, do_sample=False)
     )
-    expected = policy.family.responses(theirs, ids)
-    responses = respond(policy, word_tokenizer(), policy.read(ids, mask), greedy, 40)
+    expected = policy.family.strip_prompt(theirs, ids)
+    responses = generate(policy, word_tokenizer(), policy.encode_prompts(ids, mask), greedy, 40)
     for _ in range(3):  # while warming up, and played back
-        ours = policy.generate(policy.read(ids, mask), greedy, 40).ids
+        ours = policy.generate(policy.encode_prompts(ids, mask), greedy, 40).ids
     assert any(x.calls > WARM_UP for x in policy.static_steps.recorded.values()) or len(ours) < 40
     assert torch.equal(ours, expected)
     ends = policy.eos_token_ids
@@ -97,7 +97,7 @@ def test_none_of_them_comes_before_the_minimum(several: str) -> None:
     ids, mask = batch(policy)
     choose = sampling.choose(policy.eos_token_ids)
     torch.manual_seed(0)
-    responses = respond(policy, word_tokenizer(), policy.read(ids, mask), choose, 8)
+    responses = generate(policy, word_tokenizer(), policy.encode_prompts(ids, mask), choose, 8)
     assert (responses.mask.sum(dim=1) > 6).all()
     ends = list(policy.eos_token_ids)
     lean, full = policy(ids, mask, responses.ids), policy.with_logits(ids, mask, responses.ids)
@@ -118,8 +118,8 @@ def test_the_demo_stops_where_generate_stops(tmp_path: Path) -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     theirs = model.generate(**given, max_new_tokens=48, do_sample=False)
     policy = opened(folder)
-    prompts = policy.read(given["input_ids"], given["attention_mask"].bool())
-    ours = respond(policy, tokenizer, prompts, greedy, 48)
+    prompts = policy.encode_prompts(given["input_ids"], given["attention_mask"].bool())
+    ours = generate(policy, tokenizer, prompts, greedy, 48)
     assert ours.ids.tolist() == theirs[:, 1:].tolist()
     assert ours.ids[0, -1] == 7
     assert ours.texts == tokenizer.batch_decode(theirs, skip_special_tokens=True)
@@ -131,9 +131,9 @@ def test_a_mark_that_ends_a_turn_is_no_text() -> None:
     tokenizer.add_tokens(["<|end|>"])  # not special, says the tokenizer
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     ids = torch.tensor([[3, 4, end, 0], [end, 0, 0, 0], [3, 7, 1, 0]])
-    texts = tokenizer.batch_decode(without_marks(ids, [1, 7, end], tokenizer), True)
+    texts = tokenizer.batch_decode(without_end_marks(ids, [1, 7, end], tokenizer), True)
     assert texts == [tokenizer.decode([3, 4]), "", tokenizer.decode([3, 7])]
-    assert without_marks(ids, [1, 7], tokenizer) is ids
+    assert without_end_marks(ids, [1, 7], tokenizer) is ids
 
 
 def test_both_stages_and_exports_keep_them(
@@ -173,7 +173,7 @@ def test_a_model_without_one_takes_its_tokenizer_s(tmp_path: Path, eos: Any) -> 
     policy = opened(changed(Path(silent(tmp_path)), eos_token_id=eos))
     assert policy.eos_token_ids == (1,)
     policy.base.lm_head.weight.data[1] *= 10
-    said = policy.generate(policy.read(*batch(policy)), Sampling().choose([1]), 8).ids
+    said = policy.generate(policy.encode_prompts(*batch(policy)), Sampling().choose([1]), 8).ids
     assert (said == 1).any()
     save_model(policy.model, word_tokenizer(), tmp_path / "saved")
     assert policy.generation_config.eos_token_id == 1

@@ -42,7 +42,7 @@ def test_log_probabilities_are_those_of_the_model_s_own_loss(folder: str) -> Non
     ours = -output.logprobs[batch.target_mask].mean()
     torch.testing.assert_close(ours, theirs.loss, atol=1e-5, rtol=0)
     # none of them loses a bias or a scale where no logits are made
-    assert policy.is_lean
+    assert policy.is_lean == ("T5Gemma" not in folder)  # whose logits are bent
     with_logits = policy.with_logits(batch.prompt_ids, batch.prompt_mask, batch.target_ids)[0]
     for lean, whole in zip(output, with_logits, strict=True):
         torch.testing.assert_close(lean, whole, atol=1e-5, rtol=1e-5)

@@ -13,20 +13,21 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.checkpoint import (
-    BrokenCheckpoint,
-    check_stamp,
-    check_trainable,
-    keep_trainable,
-    plain,
-    stamp,
-)
-from detox_lightning.stages.misfit import misfits
+from detox_lightning.stages.checkpoint import BrokenCheckpoint, load_stage, save_stage
+from detox_lightning.stages.faults import Faults
+from detox_lightning.stages.flag_changes import misfits
+from detox_lightning.stages.plain import plain
 
 
 class Tied(LightningModule):
-    def __init__(self, width: int = 3):
+    """As much of a stage as has to do with checkpoints."""
+
+    labels = None
+
+    def __init__(self, width: int = 3, stage: str = "reward", base: str = "some/base"):
         super().__init__()
+        self.stage_name, self.tokenizer_name = stage, base
+        self.faults = Faults(3)
         self.frozen = nn.Linear(width, width).requires_grad_(False)
         self.first = nn.Linear(width, width, bias=False)
         self.second = nn.Linear(width, width, bias=False)
@@ -34,10 +35,9 @@ class Tied(LightningModule):
         self.register_buffer("noted", torch.zeros(2))
 
 
-def saved(module: LightningModule) -> dict[str, Any]:
+def saved(module: Any) -> dict[str, Any]:
     checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": {"a": PositiveInt(3)}}
-    keep_trainable(module, checkpoint)
-    stamp(checkpoint, "reward", "some/base", rollouts=3, scores=torch.ones(2))
+    save_stage(module, checkpoint, rollouts=3, scores=torch.ones(2))
     return checkpoint
 
 
@@ -46,44 +46,46 @@ def test_only_what_learns_is_kept_and_tied_weights_once() -> None:
     checkpoint = saved(module)
     assert list(checkpoint["state_dict"]) == ["first.weight"]
     other = Tied()
-    check_trainable(other, checkpoint)
+    load_stage(other, checkpoint)
     other.load_state_dict(checkpoint["state_dict"], strict=False)
     assert torch.equal(other.second.weight, module.first.weight)
 
 
 def test_names_and_shapes_must_agree() -> None:
     with pytest.raises(InputError, match=r"first.weight: \(3, 3\) in the checkpoint, \(4, 4\) her"):
-        check_trainable(Tied(4), saved(Tied(3)))
+        load_stage(Tied(4), saved(Tied(3)))
     thawed = Tied()
     thawed.frozen.requires_grad_(True)
     with pytest.raises(InputError, match=r"frozen.weight: absent in the checkpoint, \(3, 3\) here"):
-        check_trainable(thawed, saved(Tied()))
+        load_stage(thawed, saved(Tied()))
     with pytest.raises(InputError, match=r"2 param.*frozen.weight: \(3, 3\) in .*, absent here"):
-        check_trainable(Tied(), saved(thawed))
+        load_stage(Tied(), saved(thawed))
     with pytest.raises(InputError, match="made with stage 'reward', base 'some/base'"):
-        check_trainable(Tied(4), saved(Tied(3)))
+        load_stage(Tied(4), saved(Tied(3)))
 
 
 def test_stamp_is_read_back() -> None:
-    facts = check_stamp(saved(Tied()), "reward", "some/base")
-    assert facts["rollouts"] == 3
+    module, other = Tied(), Tied()
+    module.faults.count = 2
+    facts = load_stage(other, saved(module))
+    assert (facts["rollouts"], other.faults.count) == (3, 2)
     assert facts["scores"].tolist() == [1, 1]
 
 
 def test_other_stages_formats_and_programs_are_refused() -> None:
     checkpoint = saved(Tied())
     with pytest.raises(InputError, match="of the reward stage, this is the ppo stage"):
-        check_stamp(checkpoint, "ppo", "some/base")
+        load_stage(Tied(stage="ppo"), checkpoint)
     checkpoint["detox_lightning"]["version"] = 99
     with pytest.raises(InputError, match="update the package"):
-        check_stamp(checkpoint, "reward", "some/base")
+        load_stage(Tied(), checkpoint)
     with pytest.raises(InputError, match="not written by detox_lightning"):
-        check_stamp({"state_dict": {}}, "reward", "some/base")
+        load_stage(Tied(), {"state_dict": {}})
 
 
 def test_another_base_is_said() -> None:
     with pytest.warns(UserWarning, match="made on 'some/base'; its weights now go onto 'moved'"):
-        check_stamp(saved(Tied()), "reward", "moved")
+        load_stage(Tied(base="moved"), saved(Tied()))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_figures_are_numbers_of_their_kind(name: str, figure: object, wanted: st
         checkpoint["detox_lightning"]["moments"] = {name: figure}
     said = f"the checkpoint is broken: its {name} is {figure!r}, where {wanted} is expected; give"
     with pytest.raises(BrokenCheckpoint, match=f"^{re.escape(said)}"):
-        check_stamp(checkpoint, "reward", "some/base")
+        load_stage(Tied(), checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_weights_of_another_kind_are_refused(
     weights["first.weight"] = change(weights["first.weight"].detach())
     said = f"the checkpoint is broken: its first.weight is of {kind}, where floating-point numbers"
     with pytest.raises(BrokenCheckpoint, match=f"^{re.escape(said)}"):
-        check_trainable(Tied(), checkpoint)
+        load_stage(Tied(), checkpoint)
 
 
 def test_weights_of_another_precision_are_taken_up_if_they_fit() -> None:
@@ -136,10 +138,10 @@ def test_weights_of_another_precision_are_taken_up_if_they_fit() -> None:
     weights = checkpoint["state_dict"]
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         weights["first.weight"] = weights["first.weight"].detach().to(dtype)
-        check_trainable(Tied(), checkpoint)
+        load_stage(Tied(), checkpoint)
     weights["first.weight"] = torch.full((3, 3), 1e300, dtype=torch.float64)
     with pytest.raises(BrokenCheckpoint, match="a tensor has weights that are NaN or infinite"):
-        check_trainable(Tied(), checkpoint)
+        load_stage(Tied(), checkpoint)
 
 
 def test_plain_values() -> None:
@@ -200,7 +202,7 @@ def test_what_differs_is_named_by_its_flag() -> None:
 
 def test_a_misfit_names_another_base_first() -> None:
     with pytest.raises(InputError) as caught:
-        check_trainable(Tied(4), saved(Tied(3)), base="other/base")
+        load_stage(Tied(4, base="other/base"), saved(Tied(3)))
     assert str(caught.value) == (
         "the checkpoint doesn't fit: the base is other/base here, some/base in the checkpoint. 1 "
         "parameter differs (first.weight: (3, 3) in the checkpoint, (4, 4) here). It was made with "

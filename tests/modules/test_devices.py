@@ -10,7 +10,7 @@ from detox_lightning.errors import InputError
 from detox_lightning.stages.devices import check_devices, check_gpus, choose_kernels
 
 
-@pytest.mark.parametrize("number", ["auto", 2, "2", -1, "-1", [0, 1], "0,1", "1,"])
+@pytest.mark.parametrize("number", [2, "2", -1, "-1", [0, 1], "0,1", "1,"])
 def test_gpus_that_are_there(number: Any) -> None:
     check_gpus(number, 2)
 
@@ -36,6 +36,7 @@ def test_gpus_are_looked_for_where_there_are_some(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(InputError, match="torch sees 1 here; give at most 1"):
         check_devices(SimpleNamespace(accelerator="auto", devices=2))
+    check_devices(SimpleNamespace(accelerator="auto", devices="auto"))
     check_devices(SimpleNamespace(accelerator="cpu", devices=2))
 
 

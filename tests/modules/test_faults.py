@@ -163,17 +163,15 @@ def test_moments_know_nothing_of_what_was_left_out(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = make_module(tiny_t5, tiny_classifier, scores=ScoreShaping(scale=True))
-    seen, learn = [], module.learn
+    seen, log_rollout = [], module.log_rollout
 
-    def learning(*rollout: Any) -> Any:
-        if module.rollouts == 1:
-            overflow = torch.tensor(INF)
-            monkeypatch.setattr(learner, "clip_grad_norm_", lambda *_: overflow)
-        came = learn(*rollout)
+    def logging(*figures: Any) -> None:
         seen.append(dataclasses.astuple(module.moments))
-        return came
+        overflow = torch.tensor(INF)  # from the second rollout on
+        monkeypatch.setattr(learner, "clip_grad_norm_", lambda *_: overflow)
+        log_rollout(*figures)
 
-    monkeypatch.setattr(module, "learn", learning)
+    monkeypatch.setattr(module, "log_rollout", logging)
     fit(tmp_path, module, rollouts=2)
     assert optimizer_steps(module) == [4, 0]
     assert seen[0] == seen[1] != dataclasses.astuple(RunningMoments())
@@ -287,7 +285,7 @@ def test_a_fault_s_files_stay_in_their_folder(tmp_path: Path) -> None:
     faults, callback = Faults(3), FaultsCallback()
     callback.folder = tmp_path / "run" / "faults"
     faults.begin("rollout ../../../x", {})
-    faults.keep("the loss is nan")
+    faults.record("the loss is nan")
     trainer: Any = SimpleNamespace(global_rank=0, world_size=1)
     assert len(list(callback.written(trainer, SimpleNamespace(faults=faults)))) == 1
     made = [file for file in tmp_path.rglob("*") if file.is_file()]
@@ -446,7 +444,7 @@ def test_memory_that_runs_out_halves_the_micro_batch(
         fit(tmp_path, module, rollouts=2)
     plain = make_module(tiny_t5, tiny_classifier, micro_batch_size=size // 2, **options)
     fit(tmp_path, plain, rollouts=2)
-    assert module.micro_batch_size == size // 2
+    assert module.micro_batches.size == size // 2
     assert optimizer_steps(module) == optimizer_steps(plain) == [2, 2]
     assert close(module.copies(), plain.copies())
     assert not equal(module.watched[1].after, module.watched[0].before)
@@ -482,4 +480,4 @@ def test_what_is_no_lack_of_memory_is_not_tried_again(
     module.policy.register_forward_pre_hook(broken)
     with pytest.raises(RuntimeError, match="something else"):
         fit(tmp_path, module, rollouts=1)
-    assert module.micro_batch_size == 4
+    assert module.micro_batches.size == 4

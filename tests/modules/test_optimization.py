@@ -8,12 +8,7 @@ import torch
 from torch import nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.optimization import (
-    Schedule,
-    apply_configured_hyperparameters,
-    build_schedule,
-    configured_hyperparameters,
-)
+from detox_lightning.stages.optimization import Schedule, build_schedule
 
 
 def rates(schedule: Schedule, total: float, steps: int) -> list[float]:
@@ -63,10 +58,9 @@ def test_restored_state_gives_way_to_flags_and_to_nothing_else() -> None:
     def build(lr: float, decay: float):
         groups = [{"params": [weight]}, {"params": [nn.Parameter(torch.ones(1))], "lr": 10 * lr}]
         optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=decay)
-        configured = configured_hyperparameters(optimizer)
-        return optimizer, build_schedule(optimizer, Schedule("cosine", 2), 7), configured
+        return optimizer, build_schedule(optimizer, Schedule("cosine", 2), 7)
 
-    optimizer, scheduler, _ = build(0.1, 0.01)
+    optimizer, scheduler = build(0.1, 0.01)
     for _ in range(4):
         weight.grad = torch.ones(3)
         optimizer.step()
@@ -74,10 +68,9 @@ def test_restored_state_gives_way_to_flags_and_to_nothing_else() -> None:
     saved = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
 
     def restored(lr: float, decay: float):
-        optimizer, scheduler, configured = build(lr, decay)
+        optimizer, scheduler = build(lr, decay)
         optimizer.load_state_dict(copy.deepcopy(saved[0]))
         scheduler.load_state_dict(copy.deepcopy(saved[1]))
-        apply_configured_hyperparameters(optimizer, [scheduler], configured)
         return optimizer, scheduler
 
     same, same_scheduler = restored(0.1, 0.01)

@@ -105,7 +105,7 @@ def test_the_first_mini_batch_of_every_rollout_has_ratio_1(
     start: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a dropout of 0.1 in base and adapter, even where somebody asks for train mode."""
-    meters, rollouts = listen(monkeypatch, "update"), listen(monkeypatch, "measure")
+    meters, rollouts = listen(monkeypatch, "learn"), listen(monkeypatch, "measure")
     module = make_module(start, tiny_classifier)
     fit(tmp_path, module, rollouts=3, callbacks=[TrainMode()])
     assert module.policy.base.config.dropout_rate == 0.1
@@ -134,7 +134,7 @@ def test_gradients_are_clipped_at_every_step(trained: WatchedPPO) -> None:
 def test_first_token_and_eos_are_trained(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiences = listen(monkeypatch, "judge")
+    experiences = listen(monkeypatch, "to_experience")
     module = make_module(tiny_t5, tiny_classifier)
     module.given = RAGGED
     fit(tmp_path, module, rollouts=1)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from detox_lightning.algorithm.losses import LossTerms
 from detox_lightning.models.policy import Policy
-from detox_lightning.ppo import module as ppo_module
+from detox_lightning.ppo.learner import Learner
 from ppo_toys import WatchedPPO, equal, fit, listen, make_module
 
 
@@ -36,7 +35,7 @@ def test_others_are_not(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A threshold just above 1 lets the first one pass, and holds back those that went too far."""
-    meters = listen(monkeypatch, "update")
+    meters = listen(monkeypatch, "learn")
     module = make_module(tiny_t5, tiny_classifier, lr=0.1, ratio_threshold=1.01, ppo_epochs=4)
     fit(tmp_path, module, rollouts=1)
     ratios = [row["ppo/policy/ratio"] for row in meters[0].rows]
@@ -52,7 +51,7 @@ def passes(
 ) -> list[float]:
     """The KL from the rollout's policy at the end of each of four passes, if nothing stops them."""
     with pytest.MonkeyPatch.context() as patch:
-        meters = listen(patch, "update")
+        meters = listen(patch, "learn")
         module = make_module(tiny_t5, tiny_classifier, lr=1e-2, ppo_epochs=4)
         fit(tmp_path_factory.mktemp("passes"), module, rollouts=1)
     return [row["ppo/policy/policykl"] for row in meters[0].rows[1::2]]
@@ -106,7 +105,7 @@ class Waiting(TorchFunctionMode):
         if function in self.calls:
             asked_by = sys._getframe(1).f_code
             where = asked_by.co_filename.rsplit("/", 1)[-1]
-            if asked_by.co_name in ("update", "backward"):
+            if asked_by.co_name in ("learn", "gradient"):
                 self.reads(args[0])
                 return function(*args, **(kwargs or {}))
             # the second asks what lies on the CPU anyway
@@ -122,19 +121,19 @@ def test_the_update_waits_for_the_device_only_where_it_reads(
     monkeypatch: pytest.MonkeyPatch,
     micro_batch_size: int,
 ) -> None:
-    update, reads = ppo_module.update, []
+    learn, reads = Learner.learn, []
     monkeypatch.setattr(Policy, "reads_apart", False)  # as on a GPU
 
     def watched(*args: Any) -> Any:
         with Waiting(lambda numbers: reads.append(len(numbers))):
-            return update(*args)
+            return learn(*args)
 
-    monkeypatch.setattr(ppo_module, "update", watched)
+    monkeypatch.setattr(Learner, "learn", watched)
     options = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.1)}
     module = make_module(
         tiny_t5, tiny_classifier, micro_batch_size=micro_batch_size, early_stop_kl=9.0, **options
     )
     fit(tmp_path, module, rollouts=1)
     assert not equal(module.copies(), module.watched[0].before)
-    # the responses' widths, and one a mini-batch: its means and its gradient's norm
-    assert reads == [8] + 4 * [len(LossTerms._fields) + 1]
+    # the responses' widths, and one a mini-batch: three terms, eight statistics, a norm
+    assert reads == [8] + 4 * [3 + 8 + 1]

@@ -13,7 +13,7 @@ import yaml
 
 import detox_lightning.rewards
 from command import DEMO, IdleCLI, printed, run, tiny_recipe
-from detox_lightning.cli.command import command
+from detox_lightning.cli import command
 from detox_lightning.rewards import (
     ClassifierReward,
     LengthReward,

@@ -1,4 +1,4 @@
-"""From what was measured to what the update reads."""
+"""From what a rollout measured to what the update reads."""
 
 import torch
 
@@ -14,9 +14,8 @@ from detox_lightning.algorithm.shaping import (
 from detox_lightning.algorithm.types import Experience, Rollout
 
 
-def judge(
+def to_experience(
     rollout: Rollout,
-    has_eos: torch.Tensor,
     kl_coef: float,
     estimator: AdvantageEstimator,
     shaping: ScoreShaping,
@@ -27,21 +26,25 @@ def judge(
 
     Args:
         rollout: ``b`` responses.
-        has_eos: ``[b]``, True where the response ended by itself.
-        kl_coef: What a nat of KL costs.
-        estimator: Of advantages.
+        kl_coef: β, the price of a nat of KL in units of the score.
+        estimator: Estimates the advantages.
         shaping: What happens to the scores first.
-        moments: Of the scores so far; takes in this rollout's where ``shaping`` scales.
+        moments: Mean and variance of all scores so far; this rollout's are taken in where
+            ``shaping`` scales.
         reduce: Sum over ranks.
     """
     mask = rollout.response_mask
-    scores = penalize_missing_eos(rollout.scores, has_eos, shaping.missing_eos_penalty)
+    scores = penalize_missing_eos(rollout.scores, rollout.has_eos, shaping.missing_eos_penalty)
     if shaping.scale:
         moments.update(scores, reduce)
     scores = shape_scores(scores, shaping, moments)
+
+    # r_j = -β·kl_j, and the score is added at the last real token
     rewards = token_rewards(scores, rollout.kl, mask, kl_coef)
     if shaping.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
+
+    # an estimator gives 0 at padding, and so does whitening, over all ranks' real tokens
     advantages, returns = estimator(rewards, rollout.values, mask, reduce)
     if estimator.whitens:
         advantages = whiten(advantages, mask, reduce=reduce)
@@ -51,6 +54,7 @@ def judge(
         response_ids=rollout.response_ids,
         response_mask=mask,
         old_logprobs=rollout.old_logprobs,
+        ref_logprobs=rollout.ref_logprobs,
         old_values=torch.where(mask, rollout.values, 0),
         advantages=advantages,
         returns=returns,

@@ -1,114 +1,219 @@
-"""The clipped losses of PPO, and what the update reports of itself.
+"""What an update descends: the interface of a loss, and the losses of PPO.
 
-https://arxiv.org/abs/1707.06347, equation 7, and https://arxiv.org/abs/1909.08593 for the clipped
-value loss.
+A loss is a weighted sum of named terms; how a term is averaged over tokens and responses is data
+(:mod:`detox_lightning.algorithm.token_weights`). Another loss is one more subclass of
+:class:`PolicyLoss`, in any file; ``model.loss`` names it by its class path.
 """
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
-from typing_extensions import NamedTuple  # Python 3.10's own can't be generic
 
-from detox_lightning.algorithm.masks import masked_sum
+from detox_lightning.algorithm.kl import kl_estimate
+from detox_lightning.algorithm.token_weights import Average, weighted_sum
 from detox_lightning.algorithm.types import Experience
-
-
-@dataclass(frozen=True)
-class PPOLoss:
-    """Constants of the loss.
-
-    Attributes:
-        clip_range: How far the ratio of new to old probability may move from 1 and still be
-            rewarded.
-        clip_range_value: How far a value may move from the value at rollout and still be rewarded.
-        vf_coef: Weight of the value loss.
-        ent_coef: Weight of the entropy bonus.
-    """
-
-    clip_range: PositiveFloat = 0.2
-    clip_range_value: PositiveFloat = 0.2
-    vf_coef: NonNegativeFloat = 0.1
-    ent_coef: NonNegativeFloat = 0.0
-
+from detox_lightning.errors import InputError
 
 Number = TypeVar("Number", Tensor, float)
 
 
-class LossTerms(NamedTuple, Generic[Number]):
-    """Sums over the real tokens of some rows; divided by the mini-batch's tokens they are means.
+class LossSums(NamedTuple):
+    """What a loss gives for some rows: sums, so that micro-batches and ranks add up.
 
     Attributes:
-        policy: Clipped policy loss.
-        value: Half the clipped squared error of the value head, before ``vf_coef``.
-        entropy: Entropy of the policy, in nats.
-        clipfrac: Tokens whose ratio the clip holds back.
-        ratio: New to old probability.
-        approxkl: Half the squared log-ratio: an estimate of KL(old, new), in nats.
-        policykl: Old less new log-probability: the ``k1`` estimate of KL(old, new), in nats.
-        value_clipfrac: Tokens whose value the clip holds back.
-        vpred: Value head now.
-        error: Squared error of the value head now.
+        terms: ``[]`` sums over tokens with the weights of the average; divided by its count they
+            are the means that :meth:`PolicyLoss.total` adds up.
+        statistics: ``[]`` sums over real tokens; divided by their number they are logged under
+            ``ppo/<name>``.
     """
 
-    policy: Number
-    value: Number
-    entropy: Number
-    clipfrac: Number
-    ratio: Number
-    approxkl: Number
-    policykl: Number
-    value_clipfrac: Number
-    vpred: Number
-    error: Number
+    terms: dict[str, Tensor]
+    statistics: dict[str, Tensor]
 
 
-def total_loss(terms: LossTerms[Number], loss: PPOLoss) -> Number:
-    """What gradients are taken of: policy loss, value loss and entropy bonus, weighted."""
-    return terms.policy + loss.vf_coef * terms.value - loss.ent_coef * terms.entropy
+class PolicyLoss(ABC):
+    """What an update descends; a subclass overrides :meth:`policy_loss`.
+
+    Attributes:
+        average: How terms are averaged; see
+            :func:`~detox_lightning.algorithm.token_weights.token_weights`.
+        coefficients: How much each term counts in the total: ``policy``; ``value`` where a value
+            head learns; ``entropy``, negative for a bonus; ``kl``, the KL divergence from the
+            reference by the estimator k3.
+    """
+
+    average: Average = "tokens"
+    coefficients: Mapping[str, float] = {"policy": 1.0}
+
+    @abstractmethod
+    def policy_loss(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
+        """Gives the loss of each token.
+
+        Args:
+            logprobs: ``[m, t]`` log-probabilities of the response tokens under the policy now.
+            experience: The same ``m`` rows: old log-probabilities, advantages, the mask.
+
+        Returns:
+            ``[m, t]`` losses, and ``[m, t]`` True where a clip holds the policy back. What stands
+            at padding is never read.
+        """
+
+    def __call__(
+        self,
+        logprobs: Tensor,
+        values: Tensor,
+        entropy: Tensor,
+        experience: Experience,
+        weights: Tensor,
+    ) -> LossSums:
+        """Sums the terms over some rows.
+
+        Args:
+            logprobs: ``[m, t]`` log-probabilities of the response tokens under the policy now.
+            values: ``[m, t]`` value head now; 0 where there is none.
+            entropy: ``[m, t]`` entropy of the policy now, in nats; it has a gradient only where
+                its coefficient is not 0.
+            experience: The same ``m`` rows.
+            weights: ``[m, t]`` token weights of the average.
+        """
+        mask = experience.response_mask
+        losses, is_clipped = self.policy_loss(logprobs, experience)
+        terms = {"policy": weighted_sum(losses, mask, weights)}
+        if "entropy" in self.coefficients:
+            terms["entropy"] = weighted_sum(entropy, mask, weights)
+        if "kl" in self.coefficients:
+            kl = kl_estimate(logprobs, experience.ref_logprobs, "k3")
+            terms["kl"] = weighted_sum(kl, mask, weights)
+        return LossSums(terms, {"policy/clipfrac": count(is_clipped, mask, logprobs.dtype)})
+
+    def total(self, terms: Mapping[str, Number]) -> Number:
+        """Adds the terms up, each with its coefficient: gradients are taken of this."""
+        (first, coefficient), *others = self.coefficients.items()
+        total = coefficient * terms[first]
+        for name, coefficient in others:
+            total = total + coefficient * terms[name]
+        return total
 
 
-def ppo_loss(
-    logprobs: Tensor, values: Tensor, entropy: Tensor, experience: Experience, loss: PPOLoss
-) -> LossTerms[Tensor]:
-    """Sums the losses over real tokens.
+class PPOLoss(PolicyLoss):
+    """The clipped losses of PPO for policy and value head.
 
-    Sums, not means: micro-batches of any size, added up and divided by the tokens of the
-    mini-batch, give the mini-batch's gradient.
+    https://arxiv.org/abs/1707.06347, equation 7, for the policy, and
+    https://arxiv.org/abs/1909.08593 for the clipped value loss.
+    """
+
+    def __init__(
+        self,
+        clip_range: PositiveFloat = 0.2,
+        clip_range_value: PositiveFloat = 0.2,
+        vf_coef: NonNegativeFloat = 0.1,
+        ent_coef: NonNegativeFloat = 0.0,
+        clip_range_high: PositiveFloat | None = None,
+        dual_clip: PositiveFloat | None = None,
+        kl_coef: NonNegativeFloat = 0.0,
+        average: Average = "tokens",
+    ):
+        """Sets the constants.
+
+        Args:
+            clip_range: How far the ratio of new to old probability may move from 1 and still be
+                rewarded.
+            clip_range_value: How far a value may move from the value at rollout and still be
+                rewarded.
+            vf_coef: Weight of the value loss.
+            ent_coef: Weight of the entropy bonus.
+            clip_range_high: How far the ratio may move above 1; more than ``clip_range`` lets rare
+                tokens grow (DAPO's clip-higher, https://arxiv.org/abs/2503.14476). null:
+                ``clip_range``.
+            dual_clip: Largest ratio at which a bad token is charged, above 1, usually 3 (dual
+                clip, https://arxiv.org/abs/1912.09729). null: no bound.
+            kl_coef: Weight of the KL divergence from the reference in the loss, estimated by k3.
+                Give ``model.kl.coef=0`` with it, or the divergence is charged for twice.
+            average: ``tokens``: every token counts the same. ``responses``: every response counts
+                the same. ``constant``: the sum over tokens is divided by the number of responses
+                times the tokens of the longest one that may be sampled.
+
+        Raises:
+            InputError: If ``dual_clip`` is not above 1.
+        """
+        if dual_clip is not None and dual_clip <= 1:
+            raise InputError(f"model.loss.dual_clip={dual_clip}: give a ratio above 1, such as 3")
+        self.low, self.high = clip_bounds(clip_range, clip_range_high)
+        self.clip_range_value = clip_range_value
+        self.dual_clip = dual_clip
+        self.average = average
+        self.coefficients = {
+            "policy": 1.0,
+            "value": vf_coef,
+            "entropy": -ent_coef,
+            **({"kl": kl_coef} if kl_coef else {}),
+        }
+
+    def policy_loss(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
+        """Clips the ratio, and bounds the charge for a bad token where ``dual_clip`` says so."""
+        advantages = experience.advantages
+        ratio = log_ratio(logprobs, experience).exp()
+        losses, is_clipped = clipped_surrogate(ratio, advantages, self.low, self.high)
+        if self.dual_clip is not None:
+            bounded = torch.minimum(losses, -advantages * self.dual_clip)
+            losses = torch.where(advantages < 0, bounded, losses)
+        return losses, is_clipped
+
+    def __call__(
+        self,
+        logprobs: Tensor,
+        values: Tensor,
+        entropy: Tensor,
+        experience: Experience,
+        weights: Tensor,
+    ) -> LossSums:
+        """Adds the value loss to the other terms; see :class:`PolicyLoss`."""
+        mask, old_values = experience.response_mask, experience.old_values
+        # half the larger of the squared errors of V and of V clipped around its old value
+        low, high = old_values - self.clip_range_value, old_values + self.clip_range_value
+        error = (values - experience.returns) ** 2
+        clipped_error = (values.clamp(low, high) - experience.returns) ** 2
+        sums = super().__call__(logprobs, values, entropy, experience, weights)
+        value = 0.5 * weighted_sum(torch.maximum(error, clipped_error), mask, weights)
+        clipfrac = count(clipped_error > error, mask, values.dtype)
+        return LossSums(
+            {**sums.terms, "value": value}, {**sums.statistics, "val/clipfrac": clipfrac}
+        )
+
+
+def clipped_surrogate(
+    ratio: Tensor, advantages: Tensor, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped policy loss: max(-A·r, -A·clip(r, low, high)).
 
     Args:
-        logprobs: ``[m, t]`` of the policy now.
-        values: ``[m, t]`` of the value head now.
-        entropy: ``[m, t]`` of the policy now, with a graph only where ``ent_coef`` needs it.
-        experience: The same ``m`` rows.
-        loss: The constants.
+        ratio: ``[m, t]`` r, new to old probability.
+        advantages: ``[m, t]`` A.
+        low: Smallest ratio that is rewarded.
+        high: Largest ratio that is rewarded.
+
+    Returns:
+        ``[m, t]`` losses, and ``[m, t]`` True where the clip holds the ratio back.
     """
-    mask, advantages, returns = experience.response_mask, experience.advantages, experience.returns
-    log_ratio = torch.where(mask, logprobs - experience.old_logprobs, 0)
-    ratio = log_ratio.exp()
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - loss.clip_range, 1 + loss.clip_range)
-    low, high = (
-        experience.old_values - loss.clip_range_value,
-        experience.old_values + loss.clip_range_value,
-    )
-    error = (values - returns) ** 2
-    clipped_error = (values.clamp(low, high) - returns) ** 2
+    clipped = -advantages * ratio.clamp(low, high)
+    return torch.maximum(unclipped, clipped), clipped > unclipped
 
-    def count(condition: Tensor) -> Tensor:
-        return (condition & mask).sum().to(ratio.dtype)
 
-    return LossTerms(
-        policy=masked_sum(torch.maximum(unclipped, clipped), mask),
-        value=0.5 * masked_sum(torch.maximum(error, clipped_error), mask),
-        entropy=masked_sum(entropy, mask),
-        clipfrac=count(clipped > unclipped),
-        ratio=masked_sum(ratio, mask).detach(),
-        approxkl=0.5 * masked_sum(log_ratio**2, mask).detach(),
-        policykl=-masked_sum(log_ratio, mask).detach(),
-        value_clipfrac=count(clipped_error > error),
-        vpred=masked_sum(values, mask).detach(),
-        error=masked_sum(error, mask).detach(),
-    )
+def clip_bounds(clip_range: float, clip_range_high: float | None) -> tuple[float, float]:
+    """Returns the smallest and the largest ratio that a clip rewards."""
+    return 1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high)
+
+
+def log_ratio(logprobs: Tensor, experience: Experience) -> Tensor:
+    """Returns log(new/old probability) of each token, ``[m, t]``; 0 at padding."""
+    return torch.where(experience.response_mask, logprobs - experience.old_logprobs, 0)
+
+
+def count(condition: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Counts the real tokens at which a condition holds."""
+    return (condition & mask).sum().to(dtype)

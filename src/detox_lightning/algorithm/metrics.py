@@ -1,9 +1,11 @@
-"""What is logged of a rollout and its update."""
+"""What is logged of a rollout and of its update."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from detox_lightning.algorithm.losses import LossTerms, PPOLoss, total_loss
+from detox_lightning.algorithm.losses import PolicyLoss, log_ratio
 from detox_lightning.algorithm.masks import Reduce, alone, masked_sum
 from detox_lightning.algorithm.types import Experience, Rollout
 
@@ -14,7 +16,6 @@ def rollout_metrics(
     rollout: Rollout,
     experience: Experience,
     parts: dict[str, Tensor],
-    has_eos: Tensor,
     kl_coef: float,
     reduce: Reduce = alone,
 ) -> dict[str, float]:
@@ -22,36 +23,15 @@ def rollout_metrics(
 
     Args:
         rollout: ``b`` responses.
-        experience: The same, judged.
-        parts: What the scores are made of, each ``[b]``, by name.
-        has_eos: ``[b]``.
-        kl_coef: In force in this rollout.
+        experience: The same responses with their advantages and returns.
+        parts: The score of each reward, ``[b]``, by its name.
+        kl_coef: The coefficient of the KL penalty in this rollout.
         reduce: Sum over ranks.
 
     Returns:
         Names as in TRL, where the meaning is the same. KL and entropy in nats.
     """
-    mask, scores = rollout.response_mask, rollout.scores.to(EXACT)
-    returns, values = experience.returns.to(EXACT), experience.old_values.to(EXACT)
-    others, same = same_answers(rollout)
-    sums = {
-        "responses": mask.new_ones(len(mask)).sum(),
-        "tokens": mask.sum(),
-        "prompt_tokens": rollout.prompt_mask.sum(),
-        "eos": has_eos.sum(),
-        "empty": (has_eos & (mask.sum(dim=1) == 1)).sum(),
-        "others": others,
-        "same": same,
-        "kl": masked_sum(rollout.kl, mask),
-        "surprise": -masked_sum(rollout.old_logprobs, mask),
-        "scores": scores.sum(),
-        "scores2": (scores**2).sum(),
-        "returns": masked_sum(returns, mask),
-        "returns2": masked_sum(returns**2, mask),
-        "values": masked_sum(values, mask),
-        "values2": masked_sum(values**2, mask),
-        **{f"rewards/{name}": part.sum() for name, part in parts.items()},
-    }
+    sums = _rollout_sums(rollout, experience, parts)
     stacked = reduce(torch.stack([x.to(EXACT) for x in sums.values()]))
     s = dict(zip(sums, stacked.tolist(), strict=True))
     b, tokens = s["responses"], max(s["tokens"], 1)
@@ -77,16 +57,43 @@ def rollout_metrics(
     }
 
 
-def same_answers(rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """How far one response is the answer to everything; several to one prompt may well be alike.
+def _rollout_sums(
+    rollout: Rollout, experience: Experience, parts: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The sums over responses and real tokens that the metrics of a rollout are made of."""
+    mask, has_eos = rollout.response_mask, rollout.has_eos
+    scores, values = rollout.scores.to(EXACT), experience.old_values.to(EXACT)
+    returns = experience.returns.to(EXACT)
+    others, same = mode_collapse(rollout)
+    return {
+        "responses": mask.new_ones(len(mask)).sum(),
+        "tokens": mask.sum(),
+        "prompt_tokens": rollout.prompt_mask.sum(),
+        "eos": has_eos.sum(),
+        "empty": (has_eos & (mask.sum(dim=1) == 1)).sum(),
+        "others": others,
+        "same": same,
+        "kl": masked_sum(rollout.kl, mask),
+        "surprise": -masked_sum(rollout.old_logprobs, mask),
+        "scores": scores.sum(),
+        "scores2": (scores**2).sum(),
+        "returns": masked_sum(returns, mask),
+        "returns2": masked_sum(returns**2, mask),
+        "values": masked_sum(values, mask),
+        "values2": masked_sum(values**2, mask),
+        **{f"rewards/{name}": part.sum() for name, part in parts.items()},
+    }
+
+
+def mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Counts how many prompts have the most common response; one prompt's responses may be alike.
 
     Args:
         rollout: ``b`` responses.
 
     Returns:
-        How many different prompts there are besides one, and how many of them have the response
-        that most prompts have, besides one of those. A policy that always says the same thing has
-        both alike.
+        ``(P - 1, n - 1)`` for ``P`` distinct prompts, ``n`` of which share the most common
+        response: the two are equal where the policy always says the same.
     """
     prompts = _numbered(rollout.prompt_ids, rollout.prompt_mask)
     responses = _numbered(rollout.response_ids, rollout.response_mask)
@@ -95,7 +102,7 @@ def same_answers(rollout: Rollout) -> tuple[Tensor, Tensor]:
 
 
 def _numbered(ids: Tensor, mask: Tensor) -> Tensor:
-    """``[b]`` numbers from 0: rows (``[b, t]``) with the same real tokens have the same one."""
+    """``[b]`` numbers from 0: rows (``[b, t]``) with the same real tokens have the same number."""
     return torch.where(mask, ids, -1).unique(dim=0, return_inverse=True)[1]
 
 
@@ -104,42 +111,76 @@ def _variance(total: float, squares: float, count: float) -> float:
     return max(squares - total**2 / count, 0.0) / max(count - 1, 1)
 
 
+def token_statistics(
+    logprobs: Tensor, values: Tensor, entropy: Tensor, experience: Experience
+) -> dict[str, Tensor]:
+    """Sums over real tokens that tell of an update, whatever its loss.
+
+    Args:
+        logprobs: ``[m, t]`` of the policy now.
+        values: ``[m, t]`` of the value head now.
+        entropy: ``[m, t]`` of the policy now, in nats.
+        experience: The same ``m`` rows.
+
+    Returns:
+        ``[]`` each, without a gradient, by the name of their curve: the entropy; the ratio of new
+        to old probability; two estimates of KL(old, new) in nats, half the squared log-ratio and
+        ``k1``; the value head and its squared error.
+    """
+    mask = experience.response_mask
+    log_ratios, values = log_ratio(logprobs.detach(), experience), values.detach()
+    return {
+        "policy/entropy": masked_sum(entropy.detach(), mask),
+        "policy/ratio": masked_sum(log_ratios.exp(), mask),
+        "policy/approxkl": 0.5 * masked_sum(log_ratios**2, mask),
+        "policy/policykl": -masked_sum(log_ratios, mask),
+        "val/vpred": masked_sum(values, mask),
+        "val/error": masked_sum((values - experience.returns) ** 2, mask),
+    }
+
+
+class MiniBatchMeans(NamedTuple):
+    """What one mini-batch reported, over all ranks.
+
+    Attributes:
+        terms: Mean of each term of the loss, as the loss averages it.
+        statistics: Mean over real tokens of each statistic.
+        grad_norm: Norm of the gradient before clipping.
+    """
+
+    terms: dict[str, float]
+    statistics: dict[str, float]
+    grad_norm: float
+
+
 class UpdateMeter:
-    """Averages what the mini-batches of one rollout report."""
+    """Averages what the mini-batches of one rollout report.
 
-    def __init__(self, loss: PPOLoss):
-        """Starts with nothing seen.
+    Attributes:
+        rows: The figures of each mini-batch, by the names of their curves.
+        skipped: Mini-batches with which no step was taken.
+    """
 
-        Args:
-            loss: The constants of the total loss.
-        """
+    def __init__(self, loss: PolicyLoss):
         self.loss = loss
         self.rows: list[dict[str, float]] = []
         self.skipped = 0
 
-    def add(self, means: LossTerms[float], grad_norm: float, skipped: bool) -> None:
+    def add(self, means: MiniBatchMeans, skipped: bool) -> None:
         """Takes in one mini-batch.
 
         Args:
-            means: Plain numbers: means over the mini-batch's tokens.
-            grad_norm: Before clipping.
-            skipped: Whether no step was taken.
+            means: Its figures.
+            skipped: Whether no step was taken with it.
         """
         self.skipped += skipped
+        losses = {name: x for name, x in means.terms.items() if name != "entropy"}
         self.rows.append(
             {
-                "ppo/loss/policy": means.policy,
-                "ppo/loss/value": means.value,
-                "ppo/loss/total": total_loss(means, self.loss),
-                "ppo/policy/entropy": means.entropy,
-                "ppo/policy/clipfrac": means.clipfrac,
-                "ppo/policy/ratio": means.ratio,
-                "ppo/policy/approxkl": means.approxkl,
-                "ppo/policy/policykl": means.policykl,
-                "ppo/val/clipfrac": means.value_clipfrac,
-                "ppo/val/vpred": means.vpred,
-                "ppo/val/error": means.error,
-                "ppo/grad_norm": grad_norm,
+                **{f"ppo/loss/{name}": x for name, x in losses.items()},
+                "ppo/loss/total": self.loss.total(means.terms),
+                **{f"ppo/{name}": x for name, x in means.statistics.items()},
+                "ppo/grad_norm": means.grad_norm,
             }
         )
 

@@ -1,4 +1,4 @@
-"""What a rollout measured, and what the update reads."""
+"""The two tuples of a step: what a rollout measured, and what the update reads."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Rollout(NamedTuple):
-    """One batch of experience before it is judged: what was sampled, and what the models say of it.
+    """Sampled responses, and what policy, reference and reward say of them.
 
     Attributes:
         prompt_ids: ``[b, s]`` token ids.
@@ -19,7 +19,8 @@ class Rollout(NamedTuple):
         ref_logprobs: ``[b, t]`` the same under the reference.
         kl: ``[b, t]`` estimate of the KL divergence from the reference at each token, in nats.
         values: ``[b, t]`` value head at rollout.
-        scores: ``[b]`` what the rewards say of each response, raw.
+        scores: ``[b]`` the reward of each response, raw.
+        has_eos: ``[b]``, True where the response ended by itself, not at the length limit.
     """
 
     prompt_ids: Tensor
@@ -31,18 +32,20 @@ class Rollout(NamedTuple):
     kl: Tensor
     values: Tensor
     scores: Tensor
+    has_eos: Tensor
 
 
 class Experience(NamedTuple):
-    """What the update reads: sampled tokens, and how good each of them turned out to be.
+    """What the update reads: sampled tokens, and how much better each was than expected.
 
     Attributes:
         prompt_ids: ``[b, s]``.
         prompt_mask: ``[b, s]``.
         response_ids: ``[b, t]``.
         response_mask: ``[b, t]``.
-        old_logprobs: ``[b, t]``.
-        old_values: ``[b, t]``.
+        old_logprobs: ``[b, t]`` under the policy that sampled them.
+        ref_logprobs: ``[b, t]`` under the reference.
+        old_values: ``[b, t]`` value head at rollout.
         advantages: ``[b, t]``.
         returns: ``[b, t]``, the value head's target.
     """
@@ -52,12 +55,13 @@ class Experience(NamedTuple):
     response_ids: Tensor
     response_mask: Tensor
     old_logprobs: Tensor
+    ref_logprobs: Tensor
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
 
     def rows(self, index: Tensor) -> "Experience":
-        """The rows of ``index`` (``[m]``), in its order."""
+        """Returns the rows of ``index`` (``[m]``), in its order."""
         return Experience(*(field[index] for field in self))
 
     def batches(self, order: Tensor, size: int, widths: Tensor) -> Iterator["Experience"]:
@@ -65,8 +69,8 @@ class Experience(NamedTuple):
 
         Args:
             order: ``[m]`` the rows, on the CPU.
-            size: Of a batch.
-            widths: ``[b]`` of the responses, on the CPU: a GPU isn't waited for.
+            size: Rows of a batch.
+            widths: ``[b]`` tokens of each response, on the CPU, so that no GPU is waited for.
         """
         for index in order.split(size):
             width = max(1, int(widths[index].max()))

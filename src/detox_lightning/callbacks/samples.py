@@ -8,7 +8,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from detox_lightning.rollout import Samples
+from detox_lightning.protocols import Samples
 
 COLUMNS = ["prompt", "response", "score", "tokens", "kl"]
 MARKUP = re.compile(r"[&<>|`*_\\\[\]!~]")

@@ -4,15 +4,15 @@
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-import detox_lightning.data
-import detox_lightning.modules  # noqa: F401  (so that class_path takes short names)
+import detox_lightning.data  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.config_copy import ConfigurationCallback
 from detox_lightning.callbacks.dashboard import DashboardCallback
@@ -21,16 +21,18 @@ from detox_lightning.callbacks.fault_files import FaultsCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
-from detox_lightning.cli.config_files import check_characters, check_configs
-from detox_lightning.cli.flag_checks import check_flags, expand_homes
-from detox_lightning.cli.option_loading import guard
-from detox_lightning.cli.parser import Parser, made
-from detox_lightning.cli.quiet import quieten, quieten_transformers
+from detox_lightning.cli.config_checks import check_configs
+from detox_lightning.cli.config_files import guard_readers
+from detox_lightning.cli.flag_checks import check_flags
+from detox_lightning.cli.parser import Parser, instantiate
+from detox_lightning.cli.process import isolated, quieten_transformers
 from detox_lightning.cli.trainer import DetoxTrainer
 from detox_lightning.errors import InputError
-from detox_lightning.models.precision import refuse_precision
+from detox_lightning.models.precision import check_precision
+from detox_lightning.modules import PPOModule
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
+from detox_lightning.runs.command_line import CommandLine
 from detox_lightning.runs.end_of_data import EndingCallback
 from detox_lightning.runs.find_checkpoint import choose_checkpoint
 from detox_lightning.runs.peer_failure import WatchCallback
@@ -38,148 +40,153 @@ from detox_lightning.runs.provenance import OriginCallback
 from detox_lightning.runs.resume_callback import ResumeCallback
 from detox_lightning.runs.truncate_logs import claim_folders, keep_rows, refuse_unwritable_logs
 from detox_lightning.stages.devices import check_devices
-from detox_lightning.stages.number_bounds import check_numbers
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
 from detox_lightning.stages.strategy import check_strategy
 
-DESCRIPTION = """Makes language models say less that is hateful, by reinforcement learning (PPO), \
-and trains what that begins with. Each command takes a configuration: fit --config FILE \
-[--flag VALUE ...]; flags win over what stands before them."""
-# what a command does, and who says otherwise at length
-VERBS = {
-    "fit": "Train: supervised, the reward's classifier, or PPO, as --model says.",
-    "validate": "Measure on the validation rows.",
-    "test": "Compare with the model before training, on the test rows, and write a report.",
-    "predict": "Answer prompts, or classify texts, and write a jsonl file.",
-    "export": "Write what a checkpoint holds as Hugging Face folders, also while its run goes on.",
+DESCRIPTION = (
+    "Trains language models to write less toxic text by reinforcement learning (PPO), and the "
+    "models that this starts from. Each command takes one or several configurations: fit --config "
+    "FILE [--flag VALUE ...]. A flag wins over the files and flags before it."
+)
+COMMANDS = {
+    "fit": "Train: supervised, a reward's classifier, or PPO, whichever --model names.",
+    "validate": "Measure a model on the validation rows.",
+    "test": "Compare a model with the one before training on the test rows, and write a report.",
+    "predict": "Answer prompts, or classify texts, and write the results to a JSONL file.",
+    "export": "Write a checkpoint's model as Hugging Face folders, even while its run goes on.",
+}
+SECTIONS = {
+    "checkpoint": BoundedCheckpoint,
+    "export": ExportCallback,
+    "samples": SamplesCallback,
+    "collapse": CollapseCallback,
+    "report": ReportCallback,
+    "predictions": PredictionsCallback,
 }
 
-TRAINER_DEFAULTS = {
-    "logger": {
-        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-        "init_args": {"save_dir": "runs", "name": "default", "default_hp_metric": False},
-    },
-    "callbacks": [  # always there
-        ResumeCallback(),
-        DashboardCallback(),
-        OriginCallback(),
-        EndingCallback(),
-        FaultsCallback(),  # before the watch, which tells others what went wrong
-        WatchCallback(),
-    ],
-    "log_every_n_steps": 1,
-    "num_sanity_val_steps": 0,
-}
+
+def trainer_defaults(callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Makes the trainer's defaults anew for each run, since callbacks keep its state.
+
+    Args:
+        callbacks: Callbacks to add to those that every run has.
+    """
+    return {
+        "logger": {
+            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+            "init_args": {"save_dir": "runs", "name": "default", "default_hp_metric": False},
+        },
+        "callbacks": [
+            ResumeCallback(),
+            DashboardCallback(),
+            OriginCallback(),
+            EndingCallback(),
+            FaultsCallback(),  # before the watch, which tells others what went wrong
+            WatchCallback(),
+            *callbacks,
+        ],
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+    }
 
 
 class DetoxCLI(LightningCLI):
-    """LightningCLI in subclass mode, where flags win over what a checkpoint says.
+    """Runs one command; its flags win over the hyper-parameters in a checkpoint.
 
     Attributes:
         debug: Whether the newest command wants errors with their tracebacks.
-        begins_anew: Whether the command, given once more, would not go on with its run.
     """
 
     debug = False
-    begins_anew = True
 
-    def __init__(self, args: list[str] | None = None):
-        """Parses the command line and runs what it asks for.
+    def __init__(self, args: list[str] | None = None, callbacks: Sequence[Callback] = ()):
+        """Parses the command line and runs the command.
 
         Args:
             args: The command line's words; None for the program's own.
+            callbacks: Callbacks for this run besides those that its flags name.
         """
-        quieten()
-        guard()
         self.words = sys.argv[1:] if args is None else list(args)
         DetoxCLI.debug = "--debug" in self.words  # also while the words are read
+        guard_readers()
         check_configs(self.words)
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=DetoxTrainer,
-            seed_everything_default=42,
-            auto_configure_optimizers=False,
-            trainer_defaults=TRAINER_DEFAULTS,
-            save_config_callback=ConfigurationCallback,
-            parser_kwargs={"prog": "python -m detox_lightning", "description": DESCRIPTION},
-            parser_class=Parser,
-            args=args,
-        )
+        with isolated():
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_class=DetoxTrainer,
+                auto_configure_optimizers=False,
+                trainer_defaults=trainer_defaults(callbacks),
+                save_config_callback=ConfigurationCallback,
+                parser_kwargs={"prog": "python -m detox_lightning", "description": DESCRIPTION},
+                parser_class=Parser,
+                args=args,
+            )
+
+    # -- before anything is made
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs and ``export``."""
+        """Lightning's commands and ``export``."""
         return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
 
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **options: Any
-    ) -> LightningArgumentParser:
-        """As Lightning does it; but a verb and a section may have the same name.
-
-        The parsers of verbs that aren't asked for stay empty, since to build one takes a while.
-        """
-        options["description"] = VERBS[subcommand]
-        asked = self.words[0] if self.words else "--help"
-        if asked != subcommand and asked in {*self.subcommands(), "-h", "--help"}:
-            return self.init_parser(**options)
-        if subcommand != "export":
-            whole: Any = super()._prepare_subcommand_parser(klass, subcommand, **options)
-            whole.keep_whole_numbers()
-            whole.set_defaults({"weights_only": True})  # Lightning trusts what comes over http
-            return whole
-        parser = self.init_parser(**options)
-        self._add_arguments(parser)
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the seed, with a help text of our own."""
         parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="The checkpoint to export, or last."
+            "--seed_everything",
+            type=bool | int,
+            default=42,
+            help="Seed of all random numbers; true: a random one; false: none is set.",
         )
-        self._subcommand_method_arguments[subcommand] = ["ckpt_path"]
-        return parser
-
-    def _add_instantiators(self) -> None:
-        """As Lightning does it; what else is made says why it can't be."""
-        super()._add_instantiators()
-        self.parser.add_instantiator(made, object)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Gives our callbacks sections of their own in the configuration, and adds two flags."""
+        """Adds two flags, and a section for each callback that has options."""
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,
             default=None,
-            help="CPU threads of one operation. null: one a core. Use 1 for tiny models: with "
-            "more, any other load on the machine makes them many times slower.",
+            help="CPU threads of one operation; null: one per core. Use 1 for tiny models: with "
+            "more threads, any other load on the machine makes them many times slower.",
         )
         parser.add_argument(
             "--debug",
             action="store_true",
-            help="Show where an error comes from (its traceback), not only what is wrong.",
+            help="Show the traceback of an error, not only its message.",
         )
-        parser.add_lightning_class_args(BoundedCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ExportCallback, "export")
-        parser.add_lightning_class_args(SamplesCallback, "samples")
-        parser.add_lightning_class_args(CollapseCallback, "collapse")
-        parser.add_lightning_class_args(ReportCallback, "report")
-        parser.add_lightning_class_args(PredictionsCallback, "predictions")
+        for section, callback in SECTIONS.items():
+            parser.add_lightning_class_args(callback, section)
 
-    def before_instantiate_classes(self) -> None:
-        """Silences libraries, sets the number of threads, refuses trainers that can't work.
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line, and checks all flags before anything is made of them.
 
         Raises:
-            InputError: If there are no such devices, or strategy or precision are none for it.
+            InputError: If a flag is wrong, or there is no such checkpoint.
         """
-        DetoxCLI.debug = self.config[self.subcommand].debug
-        quieten_transformers()
-        config = self.config[self.subcommand]
-        check_characters(config)
+        super().parse_arguments(parser, args)
+        command = self.config.subcommand
+        config = self.config[command]
+        DetoxCLI.debug = config.debug
         check_flags(config)
-        check_numbers(config)
+        self.command = CommandLine(self.words, resumes=config.get("ckpt_path") == LAST)
+        if config.get("ckpt_path") is not None:
+            choose_checkpoint(command, config)
+
+    # -- what is made, and what is done with it
+
+    def before_instantiate_classes(self) -> None:
+        """Checks device, strategy and precision, and sets the number of threads.
+
+        Raises:
+            InputError: If there are no such devices, or strategy or precision don't suit them.
+        """
+        config = self.config[self.subcommand]
+        quieten_transformers()
         check_devices(config.trainer)
         strategy = config.trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
-        refuse_precision(config.trainer.precision)  # on a CPU Lightning makes bfloat16 of it
+        check_precision(config.trainer.precision)  # on a CPU Lightning makes bfloat16 of it
         if threads := config.threads:
             torch.set_num_threads(threads)
 
@@ -195,13 +202,12 @@ class DetoxCLI(LightningCLI):
             raise
         except (ValueError, TypeError) as error:
             raise InputError(f"--trainer: {' '.join(str(error).split())}") from error
-        refuse_precision(trainer.precision, "trainer.plugins")  # the flag itself is one of ours
-        trainer.words = self.words  # type: ignore[attr-defined]
-        trainer.begins_anew = self.begins_anew  # type: ignore[attr-defined]
+        check_precision(trainer.precision, "trainer.plugins")  # the flag itself was checked
+        trainer.command = self.command  # type: ignore[attr-defined]
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Refuses what Lightning would say later, or in words that lead elsewhere.
+        """Refuses runs that would do nothing, or something else than their flags say.
 
         Raises:
             InputError: If there is a callback or a flag that can't do what it says.
@@ -212,26 +218,8 @@ class DetoxCLI(LightningCLI):
             refuse_nothing(self.trainer, str(self.subcommand))
         refuse_unwritable_logs(self.trainer.loggers, self.subcommand == "fit")
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
-        """As Lightning does it, and says in our own words what the verbs do."""
-        super()._add_subcommands(parser, **options)
-        verbs: Any = parser._subcommands_action
-        for verb in verbs._choices_actions:
-            verb.help = VERBS.get(verb.dest, verb.help)
-
-    def _set_seed(self) -> None:
-        """As Lightning does it.
-
-        Raises:
-            InputError: If the seed is out of range.
-        """
-        seed = self.config[self.subcommand].seed_everything
-        if seed is not None and not 0 <= seed < 2**32:
-            raise InputError(f"--seed_everything={seed}: must be from 0 to {2**32 - 1}, or true")
-        super()._set_seed()
-
     def before_fit(self) -> None:
-        """Takes a run's folder, and saves from Lightning what is in it of one that goes on."""
+        """Claims the run's folder, and keeps Lightning from deleting the log of a resumed run."""
         trainer: Any = self.trainer
         claim_folders(trainer.loggers)
         if trainer.num_devices * trainer.num_nodes == 1:  # several must have met before
@@ -241,15 +229,47 @@ class DetoxCLI(LightningCLI):
         keep_rows(trainer.loggers)
 
     def test(self, **options: Any) -> None:
-        """Runs ``test``; where a report's table is printed, Lightning's long one is not."""
-        verbose = options.pop("verbose", True) and not hasattr(self.model, "comparison")
+        """Runs ``test``; PPO's report prints a table in place of Lightning's long one."""
+        verbose = options.pop("verbose", True) and not isinstance(self.model, PPOModule)
         self.trainer.test(verbose=verbose, **options)
 
+    # -- private parts of Lightning
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **options: Any
+    ) -> LightningArgumentParser:
+        """Builds a command's parser; the parsers of other commands stay empty, to save time.
+
+        Lightning would take the method ``export`` and the section ``export`` for the same.
+        """
+        options["description"] = COMMANDS[subcommand]
+        called = self.words[0] if self.words else "--help"
+        if called != subcommand and called in {*self.subcommands(), "-h", "--help"}:
+            return self.init_parser(**options)
+        if subcommand != "export":
+            parser: Any = super()._prepare_subcommand_parser(klass, subcommand, **options)
+            parser.keep_whole_numbers()
+            parser.set_defaults({"weights_only": True})  # Lightning trusts what comes over http
+            return parser
+        parser = self.init_parser(**options)
+        self._add_arguments(parser)
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="The checkpoint to export, or last."
+        )
+        self._subcommand_method_arguments[subcommand] = ["ckpt_path"]
+        return parser
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
+        """Says in our own words what the commands do."""
+        super()._add_subcommands(parser, **options)
+        commands: Any = parser._subcommands_action
+        for command in commands._choices_actions:
+            command.help = COMMANDS[command.dest]
+
+    def _add_instantiators(self) -> None:
+        """Says why an object other than model and data can't be made."""
+        super()._add_instantiators()
+        self.parser.add_instantiator(instantiate, object)
+
     def _parse_ckpt_path(self) -> None:
-        """Keeps a checkpoint's hyper-parameters from overriding the flags, and finds ``last``."""
-        verb = self.config.get("subcommand")
-        config = self.config.get(verb)
-        expand_homes(config)
-        self.begins_anew = config is not None and config.get("ckpt_path") != LAST
-        if config is not None and config.get("ckpt_path") is not None:
-            choose_checkpoint(verb, config)
+        """Keeps a checkpoint's hyper-parameters from overriding the flags."""

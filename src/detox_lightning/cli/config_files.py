@@ -1,221 +1,210 @@
-"""A look at the configuration files that a command line names, before they are used."""
+"""Reads configuration files, and the files that stand for options: never without end."""
 
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import select
+import stat
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Path, get_loader, set_loader  # type: ignore[attr-defined]
 
-from detox_lightning.cli.recipes import is_file_name, read_file
+from detox_lightning.cli.recipes import find_recipe, is_file_name
 from detox_lightning.errors import InputError
-from detox_lightning.redaction import stands_in
 
-TWICE = "--config={}, line {}: {} is in line {} already; put both together"
-ROUND = "--config={}, line {}: {} is within itself; write out what the alias stands for"
-MANY = "{}: its aliases (*) stand for more than {} values; write out those that are needed"
-MOST = 100_000  # values in a configuration, those that an alias stands for counted each time
-STANDING = (
-    "--config={}, line {}: {} is *** there, for a secret that was not written; give it after this "
-    "file, by its flag or in another --config, or delete the line"
+MAX_BYTES = 1_000_000  # of a configuration
+MAX_VALUES = 100_000  # in a configuration, those behind an alias counted each time
+PATIENCE = 3.0  # seconds for somebody to open a pipe
+HELP = (
+    "A configuration file in YAML or JSON; later ones win over earlier ones. configs/NAME is the "
+    "package's own where there is no such file here."
 )
+# jsonargparse's own ways to load YAML and to read files
+LOAD_YAML, READ_PATH = get_loader("yaml"), Path.read_text
+
+Content = TypeVar("Content", str, bytes)
 
 
-def check_configs(words: Sequence[str]) -> None:
-    """Looks at the files that a command line names as configurations, before they are used.
+class RecipeAction(ActionConfigFile):
+    """``--config``, which also takes the name of a recipe; a pipe is read once, here."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        """Reads the configuration."""
+        origin = f"--config={values}"
+        try:
+            found = find_recipe(values)
+            if values == "-":
+                found = _bounded(origin, sys.stdin.read(MAX_BYTES + 1))
+            elif is_file_name(values) and FilePath(found).is_fifo():
+                found = read_text(origin, found)
+            super().__call__(parser, cfg, found, option_string)
+        except (OSError, ImportError) as error:  # of what fetches addresses
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{origin}: can't be read ({reason})") from error
+
+
+def guard_readers() -> None:
+    """Has jsonargparse read files and YAML by this module, so that none of them is endless."""
+    Path.read_text = _read_option  # type: ignore[method-assign,assignment]
+    set_loader("yaml", _load_yaml, (yaml.YAMLError,))
+
+
+def read_text(origin: str, path: str) -> str:
+    """Reads a file or a pipe, of which no more than a configuration's size is read.
 
     Args:
-        words: Of the command line.
+        origin: The flag or file that messages name.
+        path: The file or pipe.
 
     Raises:
-        InputError: If one is none, or a secret is missing that nothing after it gives.
+        InputError: If it can't be read, is too long, or is not UTF-8.
     """
-    hidden: dict[str, tuple[str, int]] = {}  # by option: the file and line
-    for name, value in options(words):
-        check_aliases(name, value)
-        if name not in ("--config", "-c"):
-            forget(hidden, name.removeprefix("--").removesuffix("+"))
-        elif is_file_name(value) and not Path(value).is_fifo():  # which can be read once only
-            check_config(value, hidden)
-    for option, (file, line) in hidden.items():
-        raise InputError(STANDING.format(file, line, option))
-
-
-def check_aliases(origin: str, value: str) -> None:
-    """Refuses YAML that is a few words and stands for millions, or for what has no end.
-
-    Args:
-        origin: The flag whose value it is, or the file that it is in.
-        value: Perhaps YAML.
-
-    Raises:
-        InputError: If it does.
-    """
-    if "&" not in value or "*" not in value:
-        return
     try:
-        node = compose(value)
-    except (yaml.YAMLError, RecursionError):  # which others will say, if it was meant to be YAML
-        return
-    if node is not None and values_in(node, {}, endless=MOST) > MOST:
-        raise InputError(MANY.format(origin, MOST))
-
-
-def values_in(node: yaml.Node, known: dict[int, int], endless: int = 1) -> int:
-    """How many values there are in a node, those behind aliases counted each time.
-
-    Args:
-        node: Of YAML.
-        known: By a node's id, how many are in it.
-        endless: What a node counts that is within itself.
-    """
-    if id(node) not in known:
-        known[id(node)] = endless
-        inner = node.value if not isinstance(node, yaml.ScalarNode) else []
-        parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
-        known[id(node)] = 1 + sum(values_in(part, known, endless) for part in parts)
-    return known[id(node)]
-
-
-def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The flags of a command line that have values, and these.
-
-    Args:
-        words: Of the command line.
-    """
-    for word, following in itertools.pairwise([*words, ""]):
-        name, is_joined, value = word.partition("=")
-        given = value if is_joined else following
-        if name.startswith("-") and given and not given.startswith("--"):
-            yield name, given
-
-
-def check_config(name: str, hidden: dict[str, tuple[str, int]]) -> None:
-    """Makes sure that a file is YAML or JSON, and its keys are options, each there once.
-
-    Args:
-        name: As it was given.
-        hidden: Takes the options whose secrets were hidden, and loses those that are set here.
-
-    Raises:
-        InputError: If there is no such file, or it isn't.
-    """
-    if os.path.isdir(os.path.expanduser(name)):
-        raise InputError(f"--config={name}: this is a folder; give a YAML file")
-    try:
-        node = compose(read_file(name).decode("utf8"))
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFIFO):
+            found = "folder" if kind == stat.S_IFDIR else "device, and no file"
+            raise InputError(f"{origin}: this is a {found}; give a YAML file")
+        if kind == stat.S_IFIFO:
+            content = _read_pipe(path)
+        else:
+            with open(path, "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        return _bounded(origin, content).decode("utf8")
     except OSError as error:
-        raise InputError(f"--config={name}: can't be read ({error.strerror})") from error
+        raise InputError(f"{origin}: can't be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"--config={name}: byte {error.start} is not UTF-8; give a YAML file, saved as UTF-8"
+            f"{origin}: byte {error.start} is not UTF-8; give a YAML file, saved as UTF-8"
         ) from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = "" if mark is None else f", line {mark.line + 1}"
-        raise InputError(
-            f"--config={name}{line}: this is not YAML: {error.problem}; mend the line, or the one "
-            "before it"
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"--config={name}: this is not YAML: {str(error).splitlines()[0]}"
-        ) from error
-    except RecursionError as error:
-        raise InputError(f"--config={name}: it is nested too deeply") from error
-    if not isinstance(node, yaml.MappingNode):
-        kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
-        what = "empty" if node is None else kinds[type(node)]
-        raise InputError(
-            f"--config={name}: it is {what}; give options by name, such as model: and data:"
-        )
-    if values_in(node, {}) > MOST:
-        raise InputError(MANY.format(f"--config={name}", MOST))
-    look_through(name, node, hidden)
+
+
+def check_aliases(origin: str, text: str) -> None:
+    """Refuses YAML whose aliases stand for too many values, or contain themselves.
+
+    Args:
+        origin: The flag or file that messages name.
+        text: Text that may be YAML.
+
+    Raises:
+        InputError: If they do.
+    """
+    if "&" in text and "*" in text:
+        # jsonargparse complains about bad YAML, where YAML is meant
+        with suppress(yaml.YAMLError, RecursionError):
+            deque(walk(origin, compose(text)), maxlen=0)
+
+
+def walk(origin: str, root: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
+    """Yields the lists and scalars of a configuration, each after the list that it is in.
+
+    Args:
+        origin: The flag or file that messages name.
+        root: The configuration's node.
+
+    Yields:
+        The name of an option, and its node.
+
+    Raises:
+        InputError: If a key is there twice, of which YAML would take the last, if a node contains
+            itself, or if aliases stand for too many values.
+    """
+    pending: list[tuple[str, yaml.Node, tuple[yaml.Node, ...]]] = [("", root, ())] if root else []
+    for number in itertools.count(1):
+        if not pending:
+            return
+        option, node, parents = pending.pop()
+        if any(node is parent for parent in parents):
+            raise InputError(
+                f"{origin}, line {node.start_mark.line + 1}: {option} is within itself; write out "
+                "what the alias stands for"
+            )
+        if number > MAX_VALUES:
+            raise InputError(
+                f"{origin}: its aliases (*) stand for more than {MAX_VALUES} values; write out "
+                "those that are needed"
+            )
+        if not isinstance(node, yaml.MappingNode):
+            yield option, node
+        inner = _items(origin, option, node)
+        pending += [(name, item, (*parents, node)) for name, item in reversed(inner)]
+
+
+def _items(origin: str, option: str, node: yaml.Node) -> list[tuple[str, yaml.Node]]:
+    """Returns the options within an option; refuses keys that are there twice."""
+    if isinstance(node, yaml.SequenceNode):
+        return [(f"{option}.{index}", item) for index, item in enumerate(node.value)]
+    items: list[tuple[str, yaml.Node]] = []
+    lines: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+        line, name = key.start_mark.line + 1, str(key.value)
+        if name in lines:
+            raise InputError(
+                f"{origin}, line {line}: {name} is in line {lines[name]} already; put both together"
+            )
+        lines[name] = line
+        items.append((option if name == "init_args" else f"{option}.{name}".lstrip("."), value))
+    return items
 
 
 def compose(text: str) -> yaml.Node | None:
-    """The nodes of a text in YAML or JSON.
-
-    Args:
-        text: Tabs may be between the parts of JSON, where YAML wants blanks.
+    """Parses YAML, or JSON with tabs, into nodes that know their lines.
 
     Raises:
-        yaml.YAMLError: If it is neither.
+        yaml.YAMLError: If the text is neither.
     """
     if "\t" in text:
-        try:
+        with suppress(ValueError):
             json.loads(text)
-            text = text.replace("\t", " ")  # there are none within JSON's texts
-        except ValueError:
-            pass
+            text = text.replace("\t", " ")  # JSON has no tabs within its texts
     return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
-def look_through(
-    file: str,
-    node: yaml.Node,
-    hidden: dict[str, tuple[str, int]],
-    option: str = "",
-    around: tuple[yaml.Node, ...] = (),
-) -> None:
-    """Refuses a key that is there twice, of which YAML would take the last one and say nothing.
-
-    Args:
-        file: For the message.
-        node: Of the file.
-        hidden: See :func:`check_config`.
-        option: The node's name on the command line.
-        around: The nodes that this one is in.
-
-    Raises:
-        InputError: If there is one, or the node is in itself.
-    """
-    line = node.start_mark.line + 1
-    if any(node is one for one in around):
-        raise InputError(ROUND.format(file, line, option))
-    around = (*around, node)
-    if isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            line, name = key.start_mark.line + 1, str(key.value)
-            if name in lines:
-                raise InputError(TWICE.format(file, line, name, lines[name]))
-            lines[name] = line
-            inner = option if name == "init_args" else f"{option}.{name}".lstrip(".")
-            look_through(file, value, hidden, inner, around)
-        return
-    forget(hidden, option)
-    if isinstance(node, yaml.SequenceNode):
-        for place, part in enumerate(node.value):
-            look_through(file, part, hidden, f"{option}.{place}", around)
-    elif stands_in(str(node.value)):
-        hidden[option] = (file, line)
+def _bounded(origin: str, content: Content) -> Content:
+    """Returns a content that is not too long."""
+    if len(content) > MAX_BYTES:
+        raise InputError(
+            f"{origin}: it is longer than {MAX_BYTES} bytes, so no configuration; give a YAML "
+            "file of this package's options"
+        )
+    return content
 
 
-def forget(hidden: dict[str, tuple[str, int]], option: str) -> None:
-    """Takes out what was hidden in an option that is set anew.
+def _read_pipe(path: str) -> bytes:
+    """Reads a pipe to its end, or a little beyond a configuration's size."""
+    content = b""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while len(content) <= MAX_BYTES:
+            is_ready = select.select([handle], [], [], PATIENCE)[0]
+            with suppress(BlockingIOError):  # somebody has opened it, and takes a while
+                if part := os.read(handle, 65536):
+                    content += part
+                elif is_ready:
+                    break
+                else:
+                    raise TimeoutError("nobody writes into this pipe")
+    finally:
+        os.close(handle)
+    return content
 
-    Args:
-        hidden: See :func:`check_config`.
-        option: Its name; those within are set anew with it.
-    """
-    for one in [one for one in hidden if f"{one}.".startswith(f"{option}.")]:
-        del hidden[one]
+
+def _load_yaml(text: str) -> Any:
+    """Loads YAML, wherever it comes from."""
+    check_aliases("YAML that was given", text)
+    return LOAD_YAML(text)
 
 
-def check_characters(config: Namespace) -> None:
-    """Refuses a zero byte, which no name of a file, model or metric can have.
-
-    Args:
-        config: Of a verb.
-
-    Raises:
-        InputError: If a value has one.
-    """
-    for flag, value in config.items():
-        if isinstance(value, str) and "\0" in value:
-            flag = flag.replace(".init_args", "")
-            raise InputError(f"--{flag}={value!r}: a zero byte is in it; take it out")
+def _read_option(path: Path) -> str:
+    """Reads the file that stands for an option's value, as in ``--model model.yaml``."""
+    file = os.fspath(path)
+    if not os.path.exists(file):  # an address
+        return str(READ_PATH(path))
+    text = read_text(file, file)
+    check_aliases(file, text)
+    return text

@@ -1,6 +1,5 @@
 """Lightning's Trainer, as the command line uses it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,18 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.errors import InputError
+from detox_lightning.runs.command_line import CommandLine
+from detox_lightning.stages.refused_callbacks import callbacks_of
 
 
 class DetoxTrainer(Trainer):
-    """Where, how long and in what precision: Lightning's Trainer, which can also export.
+    """Where, how long and in what precision a model is trained: Lightning's Trainer.
 
     Attributes:
-        words: The command line that it was made by; None: it was made otherwise.
-        begins_anew: Whether that command, given once more, would not go on with its run.
+        command: The command that it was made by; None if it was made otherwise.
     """
 
-    words: Sequence[str] | None = None
-    begins_anew = False
+    command: CommandLine | None = None
     val_check_interval: Any = None  # Lightning has none where validation comes by the clock
 
     def export(
@@ -28,11 +27,11 @@ class DetoxTrainer(Trainer):
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | None = None,
     ) -> None:
-        """Writes what a checkpoint holds as Hugging Face folders, also while its run goes on.
+        """Writes the model in a checkpoint as Hugging Face folders, also while its run goes on.
 
         Args:
-            model: What the checkpoint is of.
-            datamodule: Its data, which is named in the model card.
+            model: The stage that wrote the checkpoint.
+            datamodule: Its data, which the model card names.
             ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
 
         Raises:
@@ -44,6 +43,6 @@ class DetoxTrainer(Trainer):
                 f"--ckpt_path={ckpt_path}: there is no such file; give the checkpoint to export, "
                 "or last"
             )
-        for callback in self.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(self):
             if isinstance(callback, ExportCallback):
                 callback.write_checkpoint(self, model, Path(ckpt_path))

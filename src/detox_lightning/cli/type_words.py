@@ -1,4 +1,4 @@
-"""What an option must be, in plain words, and what a misspelt name was perhaps meant to be."""
+"""Describes in plain words what an option must be, and guesses what a misspelt name meant."""
 
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ NUMBERS = {
     "OpenUnitInterval": "a number above 0 and below 1",
     "Tensor": "a number",  # which torch takes for a learning rate, too
 }
-PLAIN = {
+BUILTINS = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -26,94 +26,54 @@ PLAIN = {
 }
 
 
-def wanted(hint: Any) -> str:
-    """What a value of a type looks like.
+def describe_type(hint: Any) -> str:
+    """Describes the values of a type, such as ``a number above 0, or null``.
 
     Args:
-        hint: The type, as in a signature.
+        hint: The type in a signature.
     """
-    kinds = {describe(kind): None for kind in alternatives(hint)}
-    literals = [str(value) for kind in alternatives(hint) for value in choices(kind)]
+    members = list(_union_members(hint))
+    kinds = {_describe_member(member): None for member in members}
+    literals = [
+        str(value) for kind in members if get_origin(kind) is Literal for value in get_args(kind)
+    ]
     if literals:
         kinds = {f"one of {', '.join(dict.fromkeys(literals))}": None, **kinds}
-    if PLAIN[float] in kinds:
-        kinds.pop(PLAIN[int], None)
+    if BUILTINS[float] in kinds:
+        kinds.pop(BUILTINS[int], None)
     return ", or ".join(kind for kind in kinds if kind)
 
 
-def describe(kind: Any) -> str:
-    """One type in words; empty for literals, which are told all together.
-
-    Args:
-        kind: No union.
-    """
-    origin = get_origin(kind)
-    if origin is Literal:
-        return ""
-    if origin is Callable:
-        return "the path of a function, such as package.module.name"
-    if origin is tuple:
-        return f"a list of {len(get_args(kind))}, each {wanted(get_args(kind)[0])}"
-    if isclass(origin) and issubclass(origin, Iterable):
-        return PLAIN[dict] if issubclass(origin, dict) else PLAIN[list]
-    name = getattr(kind, "__name__", str(kind))
-    return NUMBERS.get(name) or PLAIN.get(kind) or f"the name of a {name}"
-
-
-def alternatives(hint: Any) -> list[Any]:
-    """The members of a union; another type alone."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return [kind for member in get_args(hint) for kind in alternatives(member)]
-    if get_origin(hint) is Callable and isclass(made := get_args(hint)[1]) and made not in PLAIN:
-        return alternatives(made)
-    return [hint]
-
-
-def choices(kind: Any) -> tuple[Any, ...]:
-    """The values of a literal type; none of another."""
-    return get_args(kind) if get_origin(kind) is Literal else ()
-
-
 def class_names(hint: Any) -> list[str]:
-    """Short names of the classes that may be named where a type is asked for.
+    """Returns the short names of the known classes that a type may name.
 
     Args:
-        hint: The type, as in a signature.
+        hint: The type in a signature.
     """
     bases = [
         kind
-        for each in alternatives(hint)
-        for kind in (each, *get_args(each))
-        if isclass(kind) and kind not in PLAIN and kind.__name__ not in NUMBERS
+        for member in _union_members(hint)
+        for kind in (member, *get_args(member))
+        if isclass(kind) and kind not in BUILTINS and kind.__name__ not in NUMBERS
     ]
-    return sorted(
-        {each.__name__ for base in bases for each in descendants(base) if not isabstract(each)}
-    )
-
-
-def descendants(base: type) -> Iterator[type]:
-    """A class and all that are derived from it and are there already."""
-    yield base
-    each: type
-    for each in base.__subclasses__():
-        yield from descendants(each)
+    return sorted({kind.__name__ for base in bases for kind in _concrete_subclasses(base)})
 
 
 def nearest_option(key: str, known: Iterable[str]) -> str | None:
-    """The option that was perhaps meant.
+    """Finds the option that a misspelt one perhaps meant.
 
     Args:
-        key: What there is none of: ``trainer.max_epoch``.
-        known: The options that there are, in full.
+        key: A name that isn't known, such as ``trainer.max_epoch``.
+        known: The full names of all options.
 
     Returns:
-        None if there is none like it.
+        None if none is like it.
     """
     known = list(known)
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        beginning = ".".join(parts[:depth])
-        inside = [name.split(".") for name in known if f".{name}".startswith(f".{beginning}")]
+        parent = ".".join(parts[:depth])
+        inside = [name.split(".") for name in known if f".{name}".startswith(f".{parent}")]
         siblings = {name[depth] for name in inside if len(name) > depth}
         if part in siblings:
             continue
@@ -122,3 +82,38 @@ def nearest_option(key: str, known: Iterable[str]) -> str | None:
         break
     elsewhere = [name for name in known if name.split(".")[-1] == parts[-1] and name != key]
     return elsewhere[0] if len(elsewhere) == 1 else None
+
+
+def _describe_member(kind: Any) -> str:
+    """Describes a type that is no union; a literal by nothing, as all are told together."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return ""
+    if origin is Callable:
+        return "the path of a function, such as package.module.name"
+    if origin is tuple:
+        return f"a list of {len(get_args(kind))}, each {describe_type(get_args(kind)[0])}"
+    if isclass(origin) and issubclass(origin, Iterable):
+        return BUILTINS[dict] if issubclass(origin, dict) else BUILTINS[list]
+    name = getattr(kind, "__name__", str(kind))
+    return NUMBERS.get(name) or BUILTINS.get(kind) or f"the name of a {name}"
+
+
+def _union_members(hint: Any) -> Iterator[Any]:
+    """Yields the members of a union, and what a function that makes an object returns."""
+    if get_origin(hint) in (Union, types.UnionType):
+        for member in get_args(hint):
+            yield from _union_members(member)
+    elif get_origin(hint) is Callable and isclass(made := get_args(hint)[1]):
+        yield from [hint] if made in BUILTINS else _union_members(made)
+    else:
+        yield hint
+
+
+def _concrete_subclasses(base: type) -> Iterator[type]:
+    """Yields a class and all that are derived from it, but for abstract ones."""
+    if not isabstract(base):
+        yield base
+    subclass: type
+    for subclass in base.__subclasses__():
+        yield from _concrete_subclasses(subclass)

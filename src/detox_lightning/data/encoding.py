@@ -39,7 +39,10 @@ class Encoding:
 
     def __init__(self, name: str | None, trainer: "Trainer | None") -> None:
         model = getattr(trainer, "lightning_module", None)
-        self.padding_side: str = getattr(model, "padding_side", "right")
+        family = getattr(model, "family", None)  # a classifier has none
+        self.padding_side: str = "right" if family is None else family.padding_side
+        self.ends_prompts_with_eos: bool = family is None or family.ends_prompts_with_eos
+        self._adds_special_tokens: bool = family is None or family.adds_special_tokens_to_answers
         own: str | None = getattr(model, "tokenizer_name", None)
         options: dict[str, Any] = getattr(model, "tokenizer_options", {})
         self.name = name or own
@@ -95,7 +98,7 @@ class Encoding:
         if chat:
             return self._chat_ids(texts)
         ids = self.ids(texts)
-        if self.padding_side == "right":
+        if self.ends_prompts_with_eos:
             return ids
         eos = self.tokenizer.eos_token_id
         return [row[:-1] if row and row[-1] == eos else row for row in ids]
@@ -107,10 +110,8 @@ class Encoding:
             texts: The answers.
             limit: Tokens an answer may have, EOS included; it is cut if it has more.
         """
-        if self.padding_side == "right":
-            ids = self.ids(texts)
-        else:  # a decoder alone is in the middle of a text, not at its beginning
-            ids = self.tokenizer(texts, verbose=False, add_special_tokens=False)["input_ids"]
+        special = self._adds_special_tokens
+        ids = self.tokenizer(texts, verbose=False, add_special_tokens=special)["input_ids"]
         bodies = (row[:-1] if row[-1:] == [self.eos_id] else row for row in ids)
         return [[*body[: limit - 1], self.eos_id] for body in bodies]
 

@@ -13,7 +13,7 @@ from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.policy import Policy
-from detox_lightning.rollout import Responses, ask, respond
+from detox_lightning.rollout import Responses, evaluate_tokens, generate
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -133,7 +133,7 @@ class Evaluator:
             side: ``before``: the reference; ``after``: the policy.
         """
         with self.policy.reference_if(side == "before"):
-            return self.policy.read(batch.prompt_ids, batch.prompt_mask)
+            return self.policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
 
     def answer(
         self,
@@ -159,7 +159,7 @@ class Evaluator:
         choose = self.policy.sampling.choose(self.policy.eos_token_ids, noise, self.plan.top_p)
         prompts = prompts or self.read(batch, side)
         with self.policy.reference_if(side == "before"):
-            responses = respond(self.policy, self.tokenizer, prompts, choose, limit)
+            responses = generate(self.policy, self.tokenizer, prompts, choose, limit)
         logprobs = torch.stack(noise.logprobs[: responses.ids.shape[1]], dim=1)
         if not logprobs.where(responses.mask, 0).isfinite().all():
             who = "reference" if side == "before" else "policy"
@@ -235,7 +235,7 @@ class Evaluator:
             index = torch.tensor(rows, device=ids.device)
             asked = batch.select(index), ids[index], mask[index], self.micro_batch_size
             with self.policy.reference():
-                said[index] = ask(self.policy, *asked, reference.select(index)).logprobs
+                said[index] = evaluate_tokens(self.policy, *asked, reference.select(index)).logprobs
         log_ratio = torch.where(mask, answered.logprobs - said, 0).sum(dim=1)
         found = {"kl": log_ratio.float().where(is_sample, torch.nan)}
         if self.plan.asks_reference:

@@ -1,37 +1,84 @@
-"""What an adapter's config says of it before anything is opened: some kinds can't be trained on."""
+"""What an adapter's config tells before anything is opened: its base, and whether it can train."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from detox_lightning.models.opening import Unusable, open_by_name, read_object
 from detox_lightning.models.weight_files import find_file
 
-APART = ("XLORA", "POLY", "ADAPTION_PROMPT", "SHADOW")  # no change to the weights of layers
-UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")
+BESIDE_LAYERS = ("XLORA", "POLY", "ADAPTION_PROMPT", "SHADOW")  # don't change layers' weights
+UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")  # ways to initialize a LoRA
 MERGE = (
     "Merge it into its base (merge_and_unload of peft, then save_pretrained, of the tokenizer, "
     "too), and give that folder instead"
 )
 
 
-def check_adapter_kind(name: str, revision: str | None = None, beside: bool = False) -> None:
-    """Refuses an adapter that can't be trained on, or not beside a frozen copy of it.
+class Base(NamedTuple):
+    """The base model of an adapter.
+
+    Attributes:
+        name: Hub id or local folder.
+        revision: Branch, tag or commit of a hub id; None: the newest.
+    """
+
+    name: str
+    revision: str | None = None
+
+
+def adapter_base(name: str, revision: str | None = None) -> Base | None:
+    """Returns the base model that an adapter names, or None if ``name`` is no adapter.
+
+    Args:
+        name: Hub id, local folder or ``demo:NAME``.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        InputError: If there is no such folder and a hub id can't have this form, or if the
+            adapter names no base.
+    """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    def read(located: str, **options: Any) -> Base | None:
+        file = find_adapter_config_file(located, **options)
+        if file is None:
+            return None
+        facts = read_object(Path(file))
+        base, its_revision = facts.get("base_model_name_or_path"), facts.get("revision")
+        if not isinstance(base, str) or not base:
+            raise Unusable(
+                f"its adapter_config.json names no base (base_model_name_or_path: {base!r}). Write "
+                "the base's folder or hub id there, or give the base and --model.adapter"
+            )
+        if not isinstance(its_revision, str | None):
+            raise Unusable(
+                f"its adapter_config.json has a revision that is no text ({its_revision!r}); give "
+                "a branch, tag or commit there, or null"
+            )
+        return Base(base, its_revision)
+
+    return open_by_name("model", name, read, revision=revision)
+
+
+def check_adapter_kind(name: str, revision: str | None = None, with_copy: bool = False) -> None:
+    """Checks that an adapter can be trained further.
 
     Args:
         name: Folder, hub id or ``demo:NAME``.
         revision: Branch, tag or commit of a hub id.
-        beside: Whether there will be a copy, which is the reference.
+        with_copy: Whether a frozen copy of the adapter, the reference, will be put beside it.
 
     Raises:
-        InputError: If it is of such a kind.
+        InputError: If adapters of its kind can't be trained, or have no copy.
     """
 
-    def check(located: str, **given: Any) -> None:
-        file = find_file(located, "adapter_config.json", **given)
+    def check(located: str, **options: Any) -> None:
+        file = find_file(located, "adapter_config.json", **options)
         if file is None:
-            return  # opening it says so
+            return  # the message comes when the adapter is opened
         facts = read_object(file)
-        check_kind(facts)
-        if beside and facts.get("bias") not in (None, "none"):
+        _check_kind(facts)
+        if with_copy and facts.get("bias") not in (None, "none"):
             raise Unusable(
                 f"it was trained with bias: {facts['bias']}, which changes parameters of the base "
                 f"itself, and the base is the reference's, too. {MERGE}"
@@ -40,19 +87,12 @@ def check_adapter_kind(name: str, revision: str | None = None, beside: bool = Fa
     open_by_name("adapter", name, check, revision=revision)
 
 
-def check_kind(facts: dict[str, Any]) -> None:
-    """Refuses kinds of adapters that peft can't train on, or can't open as they were saved.
-
-    Args:
-        facts: What an adapter's config says.
-
-    Raises:
-        Unusable: If it is of such a kind.
-    """
+def _check_kind(facts: dict[str, Any]) -> None:
+    """Refuses kinds that peft can't train, or can't open as they were saved."""
     kind, init = facts.get("peft_type"), str(facts.get("init_lora_weights")).lower()
     base = facts.get("base_model_name_or_path")
     instead = f"Give its base{f' ({base})' if base else ''} instead, and train a LoRA"
-    if kind in APART or _is_prompt(kind):
+    if kind in BESIDE_LAYERS or _is_learned_prompt(kind):
         raise Unusable(
             f"it is of the kind {kind}, which works beside the model's layers and can't be trained "
             f"on here. {instead}"
@@ -73,8 +113,7 @@ def check_kind(facts: dict[str, Any]) -> None:
         )
 
 
-def _is_prompt(kind: Any) -> bool:
-    """Whether an adapter is a learned beginning of the prompt."""
+def _is_learned_prompt(kind: Any) -> bool:
     from peft import PromptLearningConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from detox_lightning.errors import InputError
 
@@ -12,21 +13,21 @@ PREFIX = "base_model.model."  # of a base's weights in an adapter's file
 
 
 def changed_weights(base: Any, saved: Mapping[str, Tensor], name: str) -> set[str]:
-    """Names of tensors of an adapter's file that are weights of the base, but not the base's own.
+    """Returns the names of tensors of an adapter's file that are weights of its base, but changed.
 
     Args:
         base: A model from transformers, as it was saved.
         saved: The adapter's file.
-        name: The adapter's, for the message.
+        name: The adapter's name, for the message.
 
     Raises:
-        InputError: If embeddings there are for another number of tokens.
+        InputError: If the file has embeddings for another number of tokens.
     """
-    own = dict(base.named_parameters(remove_duplicate=False))
+    weights = dict(base.named_parameters(remove_duplicate=False))
     rows = base.get_input_embeddings().weight.shape[0]
     changed = set()
     for key, tensor in saved.items():
-        weight = own.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
+        weight = weights.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
         if weight is None:
             continue
         if weight.shape[1:] == tensor.shape[1:] and len(weight) == rows != len(tensor):
@@ -51,17 +52,16 @@ def refuse_unreached(model: Any) -> None:
     Raises:
         InputError: If it has such a part.
     """
-    for name, instead in unreached(model).items():
+    for name, instead in _unreached(model).items():
         flag = "modules_to_save" if _is_copy(model.get_submodule(name)) else "target_modules"
-        kind = model.config.model_type
         raise InputError(
-            f"lora.{flag}: nothing asks {kind}'s {_ending(name)!r}, which others are tied to, so "
-            f"that it would learn nothing. Give {instead!r} instead"
+            f"lora.{flag}: nothing asks {model.config.model_type}'s {_ending(name)!r}, which "
+            f"others are tied to, so that it would learn nothing. Give {instead!r} instead"
         )
 
 
 def drop_unreached(model: Any) -> None:
-    """Takes off what an adapter has on embeddings that no text reaches; the rest is all that acts.
+    """Removes the parts of an adapter on embeddings that no text reaches; they have no effect.
 
     Args:
         model: A ``peft.PeftModel``; it and its config are changed in place.
@@ -69,87 +69,74 @@ def drop_unreached(model: Any) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = model.peft_config["default"]
-    for name in unreached(model):
+    for name in _unreached(model):
         layer = model.get_submodule(name)
-        model.set_submodule(name, _own(layer))
+        model.set_submodule(name, _base_layer(layer))
         if _is_copy(layer):
             copied = [one for one in config.modules_to_save if not name.endswith(f".{one}")]
             config.modules_to_save = copied or None
-        else:  # by their names, as a pattern may fit it still
+        else:  # the names of all others, as a pattern may still fit this one
             config.target_modules = {
                 other.removeprefix(PREFIX)
-                for other, kept in model.named_modules()
-                if isinstance(kept, BaseTunerLayer)
+                for other, part in model.named_modules()
+                if isinstance(part, BaseTunerLayer)
             }
 
 
-def unreached(model: Any) -> dict[str, str]:
-    """What an adapter has on embeddings that take no part in what a model says.
+def _unreached(model: Any) -> dict[str, str]:
+    """The adapted embeddings that a forward pass never calls, each with the ending of one it does.
 
-    T5 has its words three times: the stacks ask their own ``embed_tokens``, which are tied to
-    ``shared``, and nobody asks that one.
-
-    Args:
-        model: A ``peft.PeftModel``.
-
-    Returns:
-        Names of layers of peft, each with the ending of those that are asked in its place.
+    T5 has its token embeddings three times: the stacks call their own ``embed_tokens``, which are
+    tied to ``shared``, and nothing calls that one.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    modules = dict(model.named_modules())
+    twins = {
+        name: [
+            other
+            for other, module in modules.items()
+            if isinstance(module, nn.Embedding)
+            and module is not base
+            and module.weight is base.weight
+        ]
+        for name, layer in modules.items()
+        if (isinstance(layer, BaseTunerLayer) or _is_copy(layer))
+        and isinstance(base := _base_layer(layer), nn.Embedding)
+    }
+    called = _called(model.get_base_model()) if any(twins.values()) else set()
     found = {}
-    twins = _twins(model)
-    if not twins:
-        return {}
-    asked = _asked(model.get_base_model())
     for name, others in twins.items():
-        instead = [other for other in others if model.get_submodule(other) in asked]
-        if instead and model.get_submodule(name) not in asked:
+        instead = [other for other in others if modules[other] in called]
+        if instead and modules[name] not in called:
             found[name] = _ending(instead[0])
     return found
 
 
-def _twins(model: Any) -> dict[str, list[str]]:
-    """Layers of peft on embeddings, each with the names of others that have the same weight."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    words = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Embedding)]
-    twins = {}
-    for name, layer in model.named_modules():
-        if not isinstance(layer, BaseTunerLayer) and not _is_copy(layer):
-            continue
-        own = _own(layer)
-        if isinstance(own, nn.Embedding):
-            twins[name] = [n for n, m in words if m is not own and m.weight is own.weight]
-    return {name: others for name, others in twins.items() if others}
-
-
 @torch.no_grad()
-def _asked(base: Any) -> set[nn.Module]:
-    """The modules that a model calls for two tokens."""
-    asked: set[nn.Module] = set()
-    hooks = [
-        layer.register_forward_pre_hook(lambda called, _: asked.add(called))
-        for layer in base.modules()
-    ]
+def _called(base: Any) -> set[nn.Module]:
+    """The modules that a model calls in a forward pass of two tokens."""
+    called: set[nn.Module] = set()
     two = torch.zeros(1, 2, dtype=torch.long, device=base.device)
-    more = {"decoder_input_ids": two} if base.config.is_encoder_decoder else {}
+    decoder = {"decoder_input_ids": two} if base.config.is_encoder_decoder else {}
+    hook = register_module_forward_pre_hook(lambda module, _: called.add(module))
     try:
-        base(input_ids=two, **more)
+        base(input_ids=two, **decoder)
     finally:
-        for hook in hooks:
-            hook.remove()
-    return asked
+        hook.remove()
+    return called
 
 
 def _is_copy(layer: nn.Module) -> bool:
+    """Whether a layer of peft holds a trainable copy, rather than a change, of the base's."""
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     return isinstance(layer, AuxiliaryTrainingWrapper)
 
 
-def _own(layer: Any) -> nn.Module:
-    """The base's own layer inside one of peft's."""
-    own: nn.Module = layer.original_module if _is_copy(layer) else layer.get_base_layer()
-    return own
+def _base_layer(layer: Any) -> nn.Module:
+    base: nn.Module = layer.original_module if _is_copy(layer) else layer.get_base_layer()
+    return base
 
 
 def _ending(name: str) -> str:

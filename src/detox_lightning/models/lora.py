@@ -1,5 +1,6 @@
 """Low-rank adapters (https://arxiv.org/abs/2106.09685): a small trained part on a frozen base."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,20 @@ from detox_lightning.models.completeness import name_prefix
 from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.weight_files import check_adapter
 
-HARMLESS = {
+# Options of peft that may change the base itself, with the values that don't.
+BASE_OPTIONS = {
     "bias": ("none",),
     "init_lora_weights": (True, "gaussian"),
     "layer_replication": (None,),
     "kasa_config": (None,),
     "alora_invocation_tokens": (None,),
 }
+PROJECTIONS = {"q", "v", "q_proj", "v_proj", "query", "value"}
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """What adapter to train.
+    """The adapter to train.
 
     Attributes:
         r: Rank of the adapter's matrices.
@@ -34,7 +37,7 @@ class LoRA:
         dropout: Probability of dropping an input of the adapter, in supervised training only.
         target_modules: Name endings of the linear layers that get an adapter; null takes peft's
             choice for the architecture (``q`` and ``v`` for T5), else the projections of queries
-            and values.
+            and values, and leaves out the towers that read images or sound.
         modules_to_save: Name endings of further layers to train in full and save with the adapter.
         options: Further fields of ``peft.LoraConfig``: ``use_dora``, ``use_rslora``,
             ``rank_pattern``, …
@@ -53,11 +56,11 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
 
     Args:
         base: A model from transformers; it is changed in place.
-        lora: What adapter.
+        lora: The adapter.
         task_type: peft's name of the task: ``SEQ_2_SEQ_LM``, ``CAUSAL_LM``, ``SEQ_CLS``.
 
     Returns:
-        The ``peft.PeftModel`` around the base; its adapter alone is trainable.
+        The ``peft.PeftModel`` around the base; only its adapter is trainable.
 
     Raises:
         InputError: If the base has no layers of these names, or peft doesn't know an option.
@@ -67,15 +70,17 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
     _check_options(lora.options or {})
     _check_names(base, "target_modules", lora.target_modules)
     _check_names(base, "modules_to_save", lora.modules_to_save)
+    targets = _default_targets(base)
+    if lora.target_modules:
+        targets = {"target_modules": lora.target_modules}
     try:
         config = LoraConfig(
             task_type=task_type,
             r=lora.r,
             lora_alpha=lora.alpha,  # a float works and is saved as one
             lora_dropout=lora.dropout,
-            target_modules=lora.target_modules or _projections(base),
             modules_to_save=lora.modules_to_save,
-            **(lora.options or {}),
+            **targets | (lora.options or {}),
         )
         model = get_peft_model(base, config)
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -89,13 +94,12 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
     return model
 
 
-def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | None = None) -> Any:
-    """Opens a saved adapter on its base, under the name ``default``.
+def load_adapter(base: Any, name: str, revision: str | None = None) -> Any:
+    """Opens a saved adapter on its base, under the name ``default``, to train it further.
 
     Args:
         base: A model from transformers; it is changed in place.
         name: Adapter folder, hub id or ``demo:NAME``.
-        trainable: Whether the adapter goes on learning; the base never does.
         revision: Branch, tag or commit of a hub id.
 
     Returns:
@@ -108,49 +112,47 @@ def load_adapter(base: Any, name: str, trainable: bool = True, revision: str | N
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    def opened(located: str, **options: Any) -> tuple[Any, dict[str, Any], set[str]]:
+    def load(located: str, **options: Any) -> tuple[Any, dict[str, Any], set[str]]:
         check_adapter(located, **options)
         saved = load_peft_weights(located, device="cpu", **options)
         changed = changed_weights(base, saved, name)
         try:
-            model = PeftModel.from_pretrained(base, located, is_trainable=trainable, **options)
+            model = PeftModel.from_pretrained(base, located, is_trainable=True, **options)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
-            raise InputError(_misfit(name, base, reason)) from error
+            raise _misfit(name, base, reason) from error
         return model, saved, changed
 
     try:
-        model, saved, changed = open_by_name("adapter", name, opened, revision=revision)
+        model, saved, changed = open_by_name("adapter", name, load, revision=revision)
     except InputError as error:
         if "Target modules" not in str(error):
             raise
-        raise InputError(
-            _misfit(name, base, f"{base.config.model_type} has no layers of its names")
-        ) from error
+        reason = f"{base.config.model_type} has no layers of its names"
+        raise _misfit(name, base, reason) from error
     # peft opens what fits and only warns of the rest: an adapter that is half there is a mistake.
     expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
     known = get_peft_model_state_dict(model, save_embedding_layers=True).keys()
     surplus = [key for key in saved if key not in known]
     missing = [key for key in expected if key not in saved]
     if surplus or missing:
-        found = name_prefix(missing, surplus)
-        reason = found or f"{(surplus + missing)[0]} is in one of them and not in the other"
-        raise InputError(_misfit(name, base, reason))
+        in_one = f"{(surplus + missing)[0]} is in one of them and not in the other"
+        raise _misfit(name, base, name_prefix(missing, surplus) or in_one)
     model.brings_embeddings = not changed <= expected
     drop_unreached(model)
     return model
 
 
-def _misfit(name: str, base: Any, reason: str) -> str:
-    return (
+def _misfit(name: str, base: Any, reason: str) -> InputError:
+    return InputError(
         f"the adapter {name!r} doesn't fit the base {base.name_or_path!r}: {reason}. "
         "Give the base that the adapter was trained on, or the adapter alone."
     )
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Refuses what changes the base itself, which is the reference with the adapter off."""
-    for name, harmless in HARMLESS.items():
+    """Refuses options that change the base, which with the adapter off is the reference."""
+    for name, harmless in BASE_OPTIONS.items():
         if options.get(name, harmless[0]) not in harmless:
             raise InputError(
                 f"lora.options.{name}={options[name]}: this changes the base, which must stay as "
@@ -159,7 +161,7 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _check_names(base: Any, flag: str, endings: list[str] | None) -> None:
-    """Refuses what peft only warns of: a list of which some names fit and others don't."""
+    """Refuses names that no layer has: peft only warns if other names of the list fit."""
     names = [name for name, _ in base.named_modules()]
     for ending in endings or []:
         if not any(name == ending or name.endswith("." + ending) for name in names):
@@ -169,24 +171,27 @@ def _check_names(base: Any, flag: str, endings: list[str] | None) -> None:
             )
 
 
-def _projections(base: Any) -> list[str] | None:
-    """Queries and values of an architecture that peft has no choice for; None: it has one."""
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+def _default_targets(base: Any) -> dict[str, Any]:
+    """Fields of ``LoraConfig`` that choose queries and values, but none of images or sound."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_CHOICES
+    from transformers import PreTrainedModel
 
-    if base.config.model_type in KNOWN:
-        return None
-    endings = {name.split(".")[-1] for name, _ in base.named_modules()}
-    return sorted(endings & {"q", "v", "q_proj", "v_proj", "query", "value"}) or None
+    named = list(base.named_modules())
+    endings = {name.split(".")[-1] for name, _ in named} & PROJECTIONS
+    towers = [
+        re.escape(name)
+        for name, part in named
+        if isinstance(part, PreTrainedModel) and "text" not in part.input_modalities
+    ]
+    return {
+        "target_modules": None
+        if base.config.model_type in PEFT_CHOICES
+        else sorted(endings) or None,
+        "exclude_modules": rf"({'|'.join(towers)})\..*" if towers else None,
+    }
 
 
 def _linear_names(base: Any) -> str:
     kinds = ("Linear", "Conv1D")
-    return ", ".join(
-        sorted(
-            {
-                name.split(".")[-1]
-                for name, layer in base.named_modules()
-                if type(layer).__name__ in kinds
-            }
-        )
-    )
+    layers = ((n, layer) for n, layer in base.named_modules() if type(layer).__name__ in kinds)
+    return ", ".join(sorted({name.split(".")[-1] for name, _ in layers}))

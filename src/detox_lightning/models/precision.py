@@ -1,19 +1,20 @@
-"""In how many digits is computed and held: what is refused, since steps would be lost in it."""
+"""Precisions of computing and of weights: those in which training would lose steps are refused."""
 
 import torch
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import Weights
 
-SINGLE = ("32-true", "32", "None")
-KNOWN = (*SINGLE, "bf16-mixed", "bf16")  # of Lightning's names
+SUPPORTED = ("32-true", "32", "None", "bf16-mixed", "bf16")  # Lightning's names
 REMEDY = "Give bf16-mixed or 32-true"
-# how a precision's name begins or ends, and what is wrong with it
+OVERFLOW = (
+    "T5 and its family overflow in float16, and others' gradients would be clipped at the wrong "
+    f"size. {REMEDY}"
+)
+# the beginning of a precision's name, and what is wrong with that precision
 REASONS = {
-    "16": "T5 and its family overflow in float16, and others' gradients would be clipped at the "
-    f"wrong size. {REMEDY}",
-    "transformer-engine-float16": "T5 and its family overflow in float16, and others' gradients "
-    f"would be clipped at the wrong size. {REMEDY}",
+    "16": OVERFLOW,
+    "transformer-engine-float16": OVERFLOW,
     "bf16-true": "small steps are lost in weights that are held in bfloat16, adapters included, "
     f"and figures are rounded. {REMEDY}; model.weights.dtype=bfloat16 halves a frozen base",
     **dict.fromkeys(
@@ -22,28 +23,28 @@ REASONS = {
         f"holds the frozen base so. {REMEDY}",
     ),
     "64": "log-probabilities, scores and checkpoints are float32 here. Give 32-true",
+    "": f"this holds weights in fewer digits than training needs. {REMEDY}",
 }
-OTHER = f"this holds weights in fewer digits than training needs. {REMEDY}"
 
 
-def refuse_precision(precision: object, flag: str = "trainer.precision") -> None:
+def check_precision(precision: object, flag: str = "trainer.precision") -> None:
     """Refuses to compute in anything but float32, or bfloat16 beside weights in float32.
 
-    Other precisions turn whole modules into another type, and torch's default with it. In bfloat16
-    most of a small learning rate's steps are rounded away. T5's feed-forward layers leave float16's
-    range, and gradients scaled for float16 would be clipped at the wrong size.
+    Other precisions change the type of whole modules, and torch's default type. In bfloat16, most
+    steps of a small learning rate are rounded away. In float16, T5's feed-forward layers overflow,
+    and gradients that were scaled for it would be clipped at the wrong size.
 
     Args:
         precision: Lightning's ``trainer.precision``.
-        flag: What gave it.
+        flag: The flag that set it, for the message.
 
     Raises:
-        InputError: If it is another one, or torch's default type isn't float32.
+        InputError: If the precision is another one, or torch's default type isn't float32.
     """
     name = str(precision)
-    if name not in KNOWN:
-        reasons = (why for kind, why in REASONS.items() if name.startswith(kind))
-        raise InputError(f"{flag}={name}: {next(reasons, OTHER)}")
+    if name not in SUPPORTED:
+        reason = next(why for prefix, why in REASONS.items() if name.startswith(prefix))
+        raise InputError(f"{flag}={name}: {reason}")
     if (default := torch.get_default_dtype()) != torch.float32:
         raise InputError(
             f"torch.set_default_dtype({default}) was called: figures and new weights would be of "
@@ -51,11 +52,11 @@ def refuse_precision(precision: object, flag: str = "trainer.precision") -> None
         )
 
 
-def refuse_whole(weights: Weights) -> None:
-    """Refuses to train all weights of a model that are held in few digits.
+def check_trainable_dtype(weights: Weights) -> None:
+    """Refuses to train all weights of a model that is quantized or not held in float32.
 
     Args:
-        weights: How they would be opened.
+        weights: How the model's weights would be opened.
 
     Raises:
         InputError: If they would be quantized, or in another precision than float32.

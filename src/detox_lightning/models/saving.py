@@ -1,4 +1,4 @@
-"""How models get onto the disk: folders in Hugging Face format, adapters merged on request."""
+"""Saves models: folders in Hugging Face format, with adapters merged on request."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.bases import adapter_base
+from detox_lightning.models.adapter_config import adapter_base
 from detox_lightning.models.loading import load_model, load_tokenizer
 
 
@@ -17,8 +17,8 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     Args:
         model: A model from transformers, or a ``PeftModel``, of which the adapter ``default`` is
             written.
-        tokenizer: Its tokenizer.
-        folder: Where to; made if it isn't there.
+        tokenizer: The model's tokenizer.
+        folder: Where to write; it is made if it isn't there.
     """
     folder = Path(folder)
     adapters = getattr(model, "peft_config", None)
@@ -30,7 +30,7 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         if base.is_dir():
             adapters["default"].base_model_name_or_path = str(base.resolve())
         # Embeddings never change here, but an adapter may have brought some that aren't its base's.
-        # Left to itself peft would ask the hub.
+        # By default, peft would ask the hub.
         brought = getattr(model, "brings_embeddings", False)
         model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=brought)
         if model.can_generate():
@@ -43,14 +43,14 @@ def save_merged(
 ) -> None:
     """Writes an adapter and its base as one plain model, with the adapter's tokenizer.
 
-    The base is opened anew, in float32: merging in place couldn't be undone exactly. An adapter
-    that was trained on a quantized base meets weights that differ from those by what rounding them
-    to a few bits had changed.
+    The base is opened again, in float32: merging in place couldn't be undone exactly. If the
+    adapter was trained on a quantized base, the merged weights differ from those of training by the
+    error of quantization.
 
     Args:
         adapter: Folder of the adapter, whose config names the base.
-        folder: Where to; made if it isn't there.
-        auto_class: Of the base: ``AutoModelForSeq2SeqLM``, …
+        folder: Where to write; it is made if it isn't there.
+        auto_class: Class of ``transformers`` that opens the base: ``AutoModelForSeq2SeqLM``, …
         trust_remote_code: Run code that comes with the base.
 
     Raises:
@@ -66,7 +66,7 @@ def save_merged(
     base = load_model(auto_class, found.name, revision=found.revision, **trust)
     tied = _tied(base)
     model = PeftModel.from_pretrained(base, adapter)
-    untie(model)
+    _untie(model)
     try:
         merged = model.merge_and_unload()
     except (NotImplementedError, RuntimeError, ValueError, AttributeError) as error:
@@ -78,13 +78,13 @@ def save_merged(
     if (adapter / GENERATION_CONFIG_NAME).is_file():
         merged.generation_config = GenerationConfig.from_pretrained(adapter)
     weights = merged.state_dict()
-    torn_apart = any(not torch.equal(weights[one], weights[other]) for one, other in tied)
-    head, words = merged.get_output_embeddings(), merged.get_input_embeddings()
-    are_two = head is not None and not torch.equal(head.weight, words.weight)
-    if torn_apart or are_two:  # with a config that ties them, a file would hold but one of them
+    were_tied = any(not torch.equal(weights[one], weights[other]) for one, other in tied)
+    head, embeddings = merged.get_output_embeddings(), merged.get_input_embeddings()
+    are_two = head is not None and not torch.equal(head.weight, embeddings.weight)
+    if were_tied or are_two:  # with a config that ties them, a file would hold but one of them
         merged.config.tie_word_embeddings = False
     save_model(merged, load_tokenizer(str(adapter), **trust), folder)
-    if torn_apart and not _holds(folder, merged, auto_class, **trust):
+    if were_tied and not _holds(folder, merged, auto_class, **trust):
         raise InputError(
             f"export.merged: {base.config.model_type} ties its embeddings, and one of them was "
             "trained apart (lora.modules_to_save, lora.target_modules): no plain model holds that. "
@@ -92,12 +92,8 @@ def save_merged(
         )
 
 
-def untie(model: Any) -> None:
-    """Gives each layer with an adapter weights of its own, so that merging changes no other layer.
-
-    Args:
-        model: A ``PeftModel``; it is changed in place.
-    """
+def _untie(model: Any) -> None:
+    """Gives adapted layers weights of their own, so that merging changes no other layer."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     users = Counter(id(x) for layer in model.modules() for x in layer._parameters.values())
@@ -107,8 +103,8 @@ def untie(model: Any) -> None:
         base = layer.get_base_layer()
         for name, weight in list(base.named_parameters(recurse=False)):
             if users[id(weight)] > 1:
-                own = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
-                setattr(base, name, own)
+                copied = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+                setattr(base, name, copied)
 
 
 def _tied(model: Any) -> list[tuple[str, str]]:
@@ -123,7 +119,7 @@ def _tied(model: Any) -> list[tuple[str, str]]:
 
 
 def _holds(folder: Path, model: Any, auto_class: str, **options: Any) -> bool:
-    """Whether a folder gives a model's weights back."""
+    """Whether the model that a folder holds has all weights of ``model``."""
     try:
         saved = load_model(auto_class, str(folder), **options).state_dict()
     except InputError:  # it lacks some

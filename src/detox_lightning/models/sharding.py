@@ -1,7 +1,7 @@
 """A frozen base in shards: each process holds its part, and gathers the rest when it is needed.
 
 PyTorch's FSDP2 does the work (https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html).
-What learns, an adapter and a value head, is small and stays whole on every process.
+Trainable parts, an adapter and a value head, are small and stay whole in every process.
 """
 
 import inspect
@@ -19,8 +19,8 @@ from detox_lightning.models.policy import Policy
 def shard(policy: Policy, mesh: Any) -> None:
     """Splits the base's parameters over processes, layer by layer.
 
-    A layer's parameters are gathered where its forward or backward pass begins, and given back
-    where it ends; embeddings and output head likewise, around the whole pass.
+    A layer's parameters are gathered at the beginning of its forward or backward pass and released
+    at its end; those of embeddings and output head are gathered for the whole pass.
 
     Args:
         policy: An adapter on a frozen base; it is changed in place.
@@ -39,51 +39,44 @@ def shard(policy: Policy, mesh: Any) -> None:
         )
     base = policy.base
     adapters = set(policy.model.peft_config)
-    small = {p for name, p in base.named_parameters() if adapters & set(name.split("."))}
     options: dict[str, Any] = {
         "mesh": mesh,
         "reshard_after_forward": True,
-        "ignored_params": small,
+        "ignored_params": {
+            p for name, p in base.named_parameters() if adapters & set(name.split("."))
+        },
     }
     for layer in base.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             fully_shard(layer, **options)
     fully_shard(base, **options)
-    # The first part that runs would become the root; in generate that is a layer.
+    # The first module that runs would become the root; in generate that is a layer.
     base._get_fsdp_state()._lazy_init()
 
 
 def gather(module: nn.Module) -> None:
     """Makes all parameters whole in every process, until :func:`release`; collective.
 
-    In between, forward passes are free of communication: processes may make unequal numbers.
+    In between, forward passes don't communicate: processes may run different numbers of them.
 
     Args:
         module: With a sharded base somewhere inside; nothing happens if there is none.
     """
-    for part in shards(module):
+    for part in _shards(module):
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
 
 
 def release(module: nn.Module) -> None:
-    """Gives back what :func:`gather` brought.
-
-    Args:
-        module: As there.
-    """
-    for part in shards(module):
+    """Splits the parameters again that :func:`gather` made whole."""
+    for part in _shards(module):
         part.set_reshard_after_forward(True, recurse=False)
         part.reshard()
 
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """A block in which all parameters are whole; see :func:`gather`.
-
-    Args:
-        module: As there.
-    """
+    """Inside the block all parameters are whole; see :func:`gather`."""
     gather(module)
     try:
         yield
@@ -91,12 +84,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
         release(module)
 
 
-def shards(module: nn.Module) -> Iterator[Any]:
-    """The parts of a module that are sharded on their own.
-
-    Args:
-        module: Any.
-    """
+def _shards(module: nn.Module) -> Iterator[Any]:
     from torch.distributed.fsdp import FSDPModule
 
     return (part for part in module.modules() if isinstance(part, FSDPModule))

@@ -1,4 +1,4 @@
-"""Which tokens begin, end and fill a model's responses."""
+"""The tokens that begin, end and pad a model's responses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,17 +10,13 @@ from detox_lightning.errors import InputError
 
 
 def end_tokens(config: Any) -> tuple[int, ...]:
-    """Tokens that end a response: each of them does, as transformers' ``generate`` has it.
-
-    Args:
-        config: A generation config.
-    """
+    """Returns the tokens of a generation config that end a response, any of them by itself."""
     tokens = config.eos_token_id
     return () if tokens is None else tuple(tokens) if isinstance(tokens, list) else (tokens,)
 
 
 def padding_token(config: Any) -> int:
-    """The token that follows the end of a response in a batch: masks tell it from text.
+    """Returns the token that pads responses; a mask, not the token, tells padding from text.
 
     Args:
         config: A generation config.
@@ -30,11 +26,7 @@ def padding_token(config: Any) -> int:
 
 
 def decoder_start(model: Any) -> int | None:
-    """The token that a decoder begins with, as ``generate`` has it; None: nothing says which.
-
-    Args:
-        model: From transformers.
-    """
+    """Returns the token that ``generate`` begins a decoder's input with; None if none is named."""
     config = model.generation_config
     starts = (
         config.decoder_start_token_id,
@@ -45,13 +37,10 @@ def decoder_start(model: Any) -> int | None:
 
 
 def plain_generation_config(model: Any) -> Any:
-    """A generation config that only knows the special tokens.
+    """Returns a generation config with the model's special tokens and nothing else.
 
-    A model's own may hold beams, forced tokens or penalties, and ``generate`` would take them up:
-    the sampler would no longer be the policy.
-
-    Args:
-        model: From transformers.
+    With beams, forced tokens or penalties of the model's own config, ``generate`` would sample from
+    another distribution than the policy's.
     """
     from transformers import GenerationConfig
 
@@ -65,20 +54,20 @@ def plain_generation_config(model: Any) -> Any:
 
 
 def complete_special_tokens(model: Any, tokenizer: Any, name: str) -> None:
-    """Takes the tokenizer's special tokens where a model's configs name none that it has.
+    """Uses the tokenizer's special tokens where a model's configs name none that it has.
 
     Args:
         model: From transformers; its generation config is changed in place.
-        tokenizer: Its own.
-        name: The model's, for the message.
+        tokenizer: The model's tokenizer.
+        name: The model's name, for the message.
 
     Raises:
         InputError: If neither names an end token.
     """
     config, rows = model.generation_config, model.get_input_embeddings().weight.shape[0]
-    kinds = model.config, model.config.get_text_config(decoder=True)
-    known = [getattr(kind, "eos_token_id", None) for kind in kinds]
-    for tokens in (config.eos_token_id, *known, tokenizer.eos_token_id):
+    configs = model.config, model.config.get_text_config(decoder=True)
+    candidates = [getattr(each, "eos_token_id", None) for each in configs]
+    for tokens in (config.eos_token_id, *candidates, tokenizer.eos_token_id):
         listed = tokens if isinstance(tokens, list) else [tokens]
         ends = [token for token in listed if token is not None and 0 <= token < rows]
         if ends:
@@ -95,8 +84,8 @@ def complete_special_tokens(model: Any, tokenizer: Any, name: str) -> None:
     config.decoder_start_token_id = decoder_start(model)
 
 
-def without_marks(ids: Tensor, ends: Sequence[int], tokenizer: Any) -> Tensor:
-    """Responses whose end tokens a tokenizer leaves out of its texts.
+def without_end_marks(ids: Tensor, ends: Sequence[int], tokenizer: Any) -> Tensor:
+    """Replaces end tokens in responses ``[b, t]`` that a tokenizer would decode as text.
 
     Some chat models' tokenizers don't call the mark at the end of a turn special. An ordinary word
     that ends a response, such as a full stop, stays.
@@ -104,7 +93,7 @@ def without_marks(ids: Tensor, ends: Sequence[int], tokenizer: Any) -> Tensor:
     Args:
         ids: ``[b, t]``.
         ends: The tokens that end a response.
-        tokenizer: The model's.
+        tokenizer: The model's tokenizer.
     """
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = tokenizer.all_special_ids

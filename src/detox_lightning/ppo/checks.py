@@ -1,107 +1,101 @@
-"""What of a PPO run can be known to be wrong before any model is opened."""
-
-from typing import TYPE_CHECKING, Any
+"""Checks of a PPO run that need no model, so that mistakes are told before one is opened."""
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from detox_lightning.algorithm.advantages import AdvantageEstimator
+from detox_lightning.algorithm.losses import PolicyLoss
 from detox_lightning.errors import InputError, check_divides
-from detox_lightning.evaluation.meter import NAMES
-from detox_lightning.models.families.base import check_positions
+from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.rewards import Reward
 from detox_lightning.rewards.interface import check_name
-from detox_lightning.stages.run_checks import check_conditions
-from detox_lightning.stages.strategy import check_strategy
-
-if TYPE_CHECKING:
-    from detox_lightning.ppo.module import PPOModule
 
 
-def check_run(module: "PPOModule", stage: str) -> None:
-    """Refuses what can't work.
-
-    Args:
-        module: With its trainer.
-        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+def check_loss(loss: PolicyLoss, advantage: AdvantageEstimator) -> None:
+    """Refuses advantages that need a value head with a loss that trains none.
 
     Raises:
-        InputError: If sizes don't divide, the precision loses steps, the strategy can't work,
-            a reward's name can't be shown, or the model has too few positions.
+        InputError: If they do not go together.
     """
-    trainer = module.trainer
-    check_conditions(module, stage, NAMES)
-    for reward in getattr(module.reward, "rewards", [module.reward]):
-        check_name(reward.name)
-    check_strategy(type(trainer.strategy).__name__)
-    data: Any = getattr(trainer, "datamodule", None)
-    if hasattr(data, "max_prompt_tokens"):
-        limits = {
-            "model.sampling.max_new_tokens": module.sampling.limits[1],
-            "model.evaluation.max_new_tokens": module.plan.max_new_tokens or 0,
-        }
-        given = module.start.base, data.max_prompt_tokens, limits
-        check_positions(module.family, *given, **module.tokenizer_options)
-    if stage == "fit":
-        check_fit(module, getattr(data, "batch_size", None))
+    if advantage.uses_values and "value" not in loss.coefficients:
+        raise InputError(
+            f"model.loss={type(loss).__name__} trains no value head, and "
+            f"model.advantage={type(advantage).__name__} needs one: give advantage GRPO, RLOO or "
+            "Reinforce, or loss PPOLoss"
+        )
 
 
-def check_fit(module: "PPOModule", batch_size: int | None) -> None:
-    """Refuses what can't be trained, and warns of what is trained on something else.
-
-    Args:
-        module: With its trainer.
-        batch_size: Prompts a rollout, on each rank, if that is known.
+def check_reward_names(reward: Reward) -> None:
+    """Refuses names of rewards that tables and charts can't show.
 
     Raises:
-        InputError: If sizes don't divide, or the schedule has no end to go by.
+        InputError: If there is one.
     """
-    if not module.sampling.is_exact:
+    for part in reward.modules():
+        if isinstance(part, Reward):
+            check_name(part.name)
+
+
+def warn_of_narrow_sampling(sampling: Sampling) -> None:
+    """Warns where responses are not drawn from the policy's whole distribution."""
+    if not sampling.is_exact:
         rank_zero_warn(
-            f"model.sampling.top_k={module.sampling.top_k}, top_p={module.sampling.top_p}: "
+            f"model.sampling.top_k={sampling.top_k}, top_p={sampling.top_p}: "
             "responses come from a narrower distribution than the one whose log-probabilities "
             "are trained on; top_k=0 and top_p=1 are exact"
         )
-    if module.schedule_name != "constant" and module.trainer.max_steps > 0:
+
+
+def check_schedule(name: str, max_steps: int) -> None:
+    """Refuses a schedule that has no end to go by.
+
+    Args:
+        name: The schedule's name.
+        max_steps: The trainer's bound; -1 for none.
+
+    Raises:
+        InputError: If ``max_steps`` would be taken for rollouts.
+    """
+    if name != "constant" and max_steps > 0:
         raise InputError(
-            f"trainer.max_steps={module.trainer.max_steps} counts optimizer steps, and "
-            f"model.schedule.name={module.schedule_name} goes by rollouts: bound the run with "
+            f"trainer.max_steps={max_steps} counts optimizer steps, and "
+            f"model.schedule.name={name} goes by rollouts: bound the run with "
             "trainer.max_epochs and trainer.limit_train_batches"
         )
-    if batch_size is not None:
-        check_batch_size(module, batch_size)
 
 
-def check_batch_size(module: "PPOModule", prompts: int) -> None:
+def check_batch_size(mini_batch_size: int, prompts: int, responses_per_prompt: int) -> None:
     """Makes sure that a rollout's responses split into mini-batches.
 
     Args:
-        module: Has the sizes.
-        prompts: Of a rollout, on each rank.
+        mini_batch_size: Responses of an optimizer step, on each rank.
+        prompts: Prompts of a rollout, on each rank.
+        responses_per_prompt: Responses to each.
 
     Raises:
-        InputError: If they don't.
+        InputError: If they do not.
     """
-    k = module.advantage.responses_per_prompt
+    k = responses_per_prompt
     flag = "data.batch_size" + (f" × {k} responses" if k > 1 else "")
-    check_divides("model.mini_batch_size", module.mini_batch_size, flag, prompts * k)
+    check_divides("model.mini_batch_size", mini_batch_size, flag, prompts * k)
 
 
-def check_shardable(module: "PPOModule") -> None:
+def check_shardable(trains_whole_base: bool, quantization: str | None) -> None:
     """Refuses a base that can't be sharded.
 
     Args:
-        module: Knows where the policy begins.
+        trains_whole_base: Whether the base itself is trained, without an adapter.
+        quantization: How its weights are quantized; None for not at all.
 
     Raises:
         InputError: If the base itself is trained, or quantized.
     """
-    begins_with_adapter = module.start.adapter is not None or module.start.checkpoint is not None
-    if module.lora is None and not begins_with_adapter:
+    if trains_whole_base:
         raise InputError(
             "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
             "lora, or trainer.strategy=ddp"
         )
-    if module.weights.quantization:
+    if quantization:
         raise InputError(
-            "trainer.strategy=sharded, "
-            f"model.weights.quantization={module.weights.quantization}: a quantized base can't "
-            "be sharded, nor needs it: give trainer.strategy=ddp, or quantization=null"
+            f"trainer.strategy=sharded, model.weights.quantization={quantization}: a quantized "
+            "base can't be sharded, nor needs it: give trainer.strategy=ddp, or quantization=null"
         )

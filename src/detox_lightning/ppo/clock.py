@@ -1,4 +1,4 @@
-"""Times the parts of a rollout."""
+"""How long the parts of a rollout take."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 
-class Stopwatch:
+class Clock:
     """Seconds spent in named blocks; waits for the GPU at the end of each, where there is one."""
 
     def __init__(self, device: torch.device):

@@ -1,110 +1,158 @@
-"""The update of PPO: epochs × mini-batches × micro-batches of one rollout."""
+"""The update: epochs × mini-batches × micro-batches of one rollout. No Lightning here."""
 
-import contextlib
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from detox_lightning.algorithm.losses import LossTerms, ppo_loss, total_loss
+from detox_lightning.algorithm.losses import LossSums, PolicyLoss
 from detox_lightning.algorithm.masks import widths
-from detox_lightning.algorithm.metrics import UpdateMeter
+from detox_lightning.algorithm.metrics import MiniBatchMeans, UpdateMeter, token_statistics
+from detox_lightning.algorithm.token_weights import token_weights
 from detox_lightning.algorithm.types import Experience
-from detox_lightning.stages.faults import OF_PPO
-from detox_lightning.stages.optimization import trainable_parameters
-
-if TYPE_CHECKING:
-    from detox_lightning.ppo.module import PPOModule
+from detox_lightning.models.policy import Policy
+from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.ranks import Ranks
 
 
-def update(module: "PPOModule", experience: Experience) -> UpdateMeter:
-    """Takes the clipped steps that a rollout is good for.
+class UpdateOptions(NamedTuple):
+    """How a rollout is learned from.
 
-    What decides the way (leaving a mini-batch out, stopping early, giving up) is the same number on
-    every rank, read once a mini-batch, before its step.
-
-    Args:
-        module: Its policy learns, by its optimizer.
-        experience: ``b`` judged responses.
-
-    Raises:
-        TrainingError: If too many losses or gradients were not finite.
+    Attributes:
+        loss: What the update descends.
+        epochs: Passes over the rollout.
+        mini_batch_size: Responses of an optimizer step, on each rank.
+        longest: Tokens of the longest response that may be sampled.
+        max_grad_norm: Bound on the gradient's norm; None for none.
+        ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
+        early_stop_kl: The epochs end where the mean KL from the rollout's policy is above 1.5 times
+            this many nats a token; None for never.
     """
-    optimizer: Any = module.optimizers()
-    meter = UpdateMeter(module.loss)
-    ends = widths(experience.response_mask).cpu().int()
-    if not module.policy.is_full_precision:  # rounding is then another with every width
-        ends.fill_(experience.response_mask.shape[1])
-    alone = module.trainer.world_size == 1
-    for epoch in range(module.ppo_epochs):
-        order = module.shuffle(epoch, len(ends))
-        for rows in order.split(module.mini_batch_size):
 
-            def gradient(size: int, rows: Tensor = rows) -> tuple[LossTerms[float], float]:
-                optimizer.zero_grad()
-                return backward(module, list(experience.batches(rows, size, ends)))
-
-            means, norm = module.micro_batches.attempt(gradient, module.place, alone)
-            loss = total_loss(means, module.loss)
-            if not math.isfinite(loss + norm):
-                what = f"the loss is {loss}, the gradient's norm {norm}"
-                module.faults.leave_out(what, OF_PPO, rows)
-                meter.skipped += 1
-                continue
-            too_far = means.ratio > module.ratio_threshold
-            if not too_far:
-                optimizer.step()
-            meter.add(means, norm, too_far)
-        if module.early_stop_kl and means.policykl > 1.5 * module.early_stop_kl:
-            break
-    optimizer.zero_grad()
-    return meter
+    loss: PolicyLoss
+    epochs: int
+    mini_batch_size: int
+    longest: int
+    max_grad_norm: float | None
+    ratio_threshold: float
+    early_stop_kl: float | None
 
 
-def backward(
-    module: "PPOModule", micro_batches: list[Experience]
-) -> tuple[LossTerms[float], float]:
-    """Accumulates a mini-batch's gradient over micro-batches and ranks, and clips it.
+@dataclass
+class Learner:
+    """Takes the steps that a rollout is good for.
 
-    Args:
-        module: Whose gradient it is.
-        micro_batches: ``mini_batch_size`` rows, cut up.
-
-    Returns:
-        Means over all ranks' tokens, and the gradient's norm before clipping. The device is waited
-        for once, to read them.
+    Attributes:
+        policy: The model that learns.
+        optimizer: Steps its trainable parameters.
+        options: How a rollout is learned from.
+        ranks: The processes that learn together.
+        backward: Computes gradients of a loss, as the trainer wants it done.
+        leave_out: Told of a mini-batch that is left out as something of it is not finite: what was
+            seen, and its rows. It may raise.
+        micro_batches: Responses of one forward pass.
     """
-    count = torch.stack([batch.response_mask.sum() for batch in micro_batches]).sum()
-    tokens = module.sum(count).clamp(min=1)
-    # the strategy averages gradients over ranks; the loss is a mean over all ranks' tokens
-    scale = module.trainer.world_size / tokens
-    sums = torch.zeros(len(LossTerms._fields), device=module.device, dtype=torch.float32)
-    for number, micro_batch in enumerate(micro_batches, start=1):
-        with gradient_sync(module, number == len(micro_batches)):
-            output = module.policy(
-                micro_batch.prompt_ids,
-                micro_batch.prompt_mask,
-                micro_batch.response_ids,
-                entropy_gradient=module.loss.ent_coef > 0,
-            )
-            terms = ppo_loss(
-                output.logprobs, output.values, output.entropy, micro_batch, module.loss
-            )
-            sums += torch.stack(terms).detach()
-            module.manual_backward(total_loss(terms, module.loss) * scale)
-    norm = clip_grad_norm_(trainable_parameters(module), module.max_grad_norm or math.inf)
-    *means, norm = torch.cat([module.sum(sums) / tokens, norm[None]]).tolist()
-    return LossTerms(*means), norm
 
+    policy: Policy
+    optimizer: Any
+    options: UpdateOptions
+    ranks: Ranks
+    backward: Callable[[Tensor], None]
+    leave_out: Callable[[str, Tensor], None]
+    micro_batches: MicroBatches
 
-def gradient_sync(module: "PPOModule", now: bool) -> contextlib.AbstractContextManager[None]:
-    """Lets gradients travel between ranks only with a mini-batch's last micro-batch.
+    def learn(self, experience: Experience, orders: Iterable[Tensor], place: str) -> UpdateMeter:
+        """Goes over a rollout once for each order.
 
-    Args:
-        module: Whose gradients they are.
-        now: Whether this is the last.
-    """
-    block = getattr(module.trainer.strategy, "block_backward_sync", None)
-    return contextlib.nullcontext() if now or block is None else block()
+        What decides the way (leaving a mini-batch out, stopping early, giving up) is the same
+        number on every rank, read once a mini-batch, before its step.
+
+        Args:
+            experience: ``b`` responses.
+            orders: A permutation ``[b]`` of the rows for each epoch, on the CPU.
+            place: Where in the run, for messages.
+        """
+        meter = UpdateMeter(self.options.loss)
+        ends = widths(experience.response_mask).cpu().int()
+        if not self.policy.is_full_precision:  # rounding is then another with every width
+            ends.fill_(experience.response_mask.shape[1])
+        for order in orders:
+            for rows in order.split(self.options.mini_batch_size):
+
+                def gradient(size: int, rows: Tensor = rows) -> MiniBatchMeans:
+                    self.optimizer.zero_grad()
+                    return self.gradient(list(experience.batches(rows, size, ends)))
+
+                means = self.micro_batches.retry_with_half(gradient, place, self.ranks.number == 1)
+                loss = self.options.loss.total(means.terms)
+                if not math.isfinite(loss + means.grad_norm):
+                    what = f"the loss is {loss}, the gradient's norm {means.grad_norm}"
+                    self.leave_out(what, rows)
+                    meter.skipped += 1
+                    continue
+                is_too_far = means.statistics["policy/ratio"] > self.options.ratio_threshold
+                if not is_too_far:
+                    self.optimizer.step()
+                meter.add(means, is_too_far)
+            moved = means.statistics["policy/policykl"]
+            if self.options.early_stop_kl and moved > 1.5 * self.options.early_stop_kl:
+                break
+        self.optimizer.zero_grad()
+        return meter
+
+    def gradient(self, micro_batches: list[Experience]) -> MiniBatchMeans:
+        """Accumulates a mini-batch's gradient over micro-batches and ranks, and clips it.
+
+        The loss is Σ weights·loss / Σ divisor, both sums over all micro-batches and ranks.
+
+        Args:
+            micro_batches: ``mini_batch_size`` rows, cut up.
+
+        Returns:
+            Means over all ranks. The device is waited for once, to read them.
+        """
+        masks = [rows.response_mask for rows in micro_batches]
+        averages = [
+            token_weights(mask, self.options.loss.average, self.options.longest) for mask in masks
+        ]
+        tokens = torch.stack([mask.sum() for mask in masks]).sum()
+        units = torch.stack([share.divisor for share in averages]).sum()
+        units, tokens = self.ranks.sum(torch.stack([units, tokens])).clamp(min=1)
+        # The strategy averages gradients over ranks; times their number the average is a sum.
+        scale = self.ranks.number / units
+        totals: Any = 0.0
+        for number, (rows, share) in enumerate(zip(micro_batches, averages, strict=True), 1):
+            # gradients travel between ranks with the last micro-batch only
+            with nullcontext() if number == len(micro_batches) else self.ranks.unsynced():
+                sums = self._backward(rows, share.weights, scale)
+            figures = [*sums.terms.values(), *sums.statistics.values()]
+            totals = totals + torch.stack(figures).detach()
+        trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        norm = clip_grad_norm_(trainable, self.options.max_grad_norm or math.inf)
+        number_of_terms = len(sums.terms)
+        divisors = torch.stack([units] * number_of_terms + [tokens] * len(sums.statistics))
+        *means, grad_norm = torch.cat([self.ranks.sum(totals) / divisors, norm[None]]).tolist()
+        return MiniBatchMeans(
+            dict(zip(sums.terms, means[:number_of_terms], strict=True)),
+            dict(zip(sums.statistics, means[number_of_terms:], strict=True)),
+            grad_norm,
+        )
+
+    def _backward(self, rows: Experience, weights: Tensor, scale: Tensor) -> LossSums:
+        """Runs the policy over a micro-batch and adds up its gradient; gives its sums."""
+        output = self.policy(
+            rows.prompt_ids,
+            rows.prompt_mask,
+            rows.response_ids,
+            entropy_gradient=self.options.loss.coefficients.get("entropy", 0.0) != 0,
+        )
+        logprobs, values, entropy = output.logprobs, output.values, output.entropy
+        sums = self.options.loss(logprobs, values, entropy, rows, weights)
+        self.backward(self.options.loss.total(sums.terms) * scale)
+        statistics = token_statistics(logprobs, values, entropy, rows)
+        return LossSums(sums.terms, {**statistics, **sums.statistics})

@@ -1,4 +1,4 @@
-"""How many responses go through a model at once, and what happens when that is too many."""
+"""How many responses go through a model at once, and what happens where memory runs out."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class MicroBatches:
-    """The size of micro-batches, which is halved once where memory runs out.
+    """The size of micro-batches; it is halved once where memory runs out.
 
     Attributes:
         size: Responses a forward pass.
@@ -20,24 +20,19 @@ class MicroBatches:
     """
 
     def __init__(self, size: int):
-        """Begins with what was asked for.
-
-        Args:
-            size: Responses a forward pass.
-        """
         self.size = size
         self.halved = False
 
-    def attempt(self, work: Callable[[int], T], place: str, alone: bool) -> T:
-        """Does something, and does it again with half the size if there is too little memory.
+    def retry_with_half(self, work: Callable[[int], T], place: str, alone: bool) -> T:
+        """Does some work, and does it again with half the size if memory runs out.
 
         Args:
             work: Takes the size; may be broken off and begun anew.
             place: Where in the run, for the message.
-            alone: Whether this is the only process: others couldn't be told to begin anew.
+            alone: Whether this is the only process: others could not be told to begin anew.
 
         Raises:
-            TrainingError: If there is too little memory, and halving can't help or hasn't helped.
+            TrainingError: If memory runs out, and halving the size cannot help or has not helped.
         """
         while True:
             try:
@@ -46,8 +41,8 @@ class MicroBatches:
                 if not is_oom_error(error):
                     raise
                 if self.halved or self.size == 1 or not alone:
-                    said = OUT_OF_MEMORY.format(str(error).strip().splitlines()[0])
-                    raise TrainingError(f"{place}: {said}") from error
+                    message = OUT_OF_MEMORY.format(str(error).strip().splitlines()[0])
+                    raise TrainingError(f"{place}: {message}") from error
             # not in the block above: there the error keeps what the broken work had in memory
             garbage_collection_cuda()
             self.halved = True

@@ -1,74 +1,88 @@
 """Training stage 3: PPO on the policy's adapters, with a value head and a KL penalty."""
 
-import dataclasses
-import math
 import warnings
-from collections.abc import Mapping
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
-from detox_lightning.algorithm.experience import judge
+from detox_lightning.algorithm.experience import to_experience
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.algorithm.losses import PPOLoss
-from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
+from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
 from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
-from detox_lightning.algorithm.types import Experience, Rollout
+from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import InputError, TrainingError, check_divides
-from detox_lightning.evaluation.comparison import BatchComparison, Comparison, merge
-from detox_lightning.evaluation.evaluator import Evaluator
-from detox_lightning.evaluation.judge import Judge
-from detox_lightning.evaluation.meter import ResponseMeter
+from detox_lightning.errors import check_divides
+from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.plan import EvaluationPlan
-from detox_lightning.evaluation.statistics import flat, summarize
-from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.families.base import Family, family_of
-from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import Weights, load_tokenizer
+from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.policy import load_policy
-from detox_lightning.models.saving import save_model
-from detox_lightning.models.sharding import gathered, shard
-from detox_lightning.models.source import VALUE_HEAD, Start, adapter_facts, find_start
-from detox_lightning.ppo.checks import check_batch_size, check_run, check_shardable
-from detox_lightning.ppo.clock import Stopwatch
-from detox_lightning.ppo.learner import update
+from detox_lightning.ppo.actor import Actor, place_of
+from detox_lightning.ppo.checks import check_batch_size, check_loss
+from detox_lightning.ppo.clock import Clock
+from detox_lightning.ppo.learner import Learner, UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.policy_stage import PolicyStage
+from detox_lightning.ppo.ranks import ranks_of
+from detox_lightning.ppo.reporting import Curves, NewestRollout, rollout_report
 from detox_lightning.rewards import Reward
-from detox_lightning.rollout import NO_GRADIENT, Responses, Samples, measure, respond, score
-from detox_lightning.seeding import derive_seed, global_seed, seeded
-from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
-from detox_lightning.stages.devices import choose_kernels
-from detox_lightning.stages.faults import Faults, begin_rollout, is_sound
+from detox_lightning.seeding import derive_seed, global_seed
+from detox_lightning.stages.faults import CAUSES_IN_PPO, Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.stages.stop_iteration import not_the_end
 
-OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # what only a value head gives meaning
 
-
-class PPOModule(LightningModule):
+class PPOModule(PolicyStage):
     """Makes a model write what a reward likes, without going far from how it began.
 
     Proximal policy optimization (https://arxiv.org/abs/1707.06347) on LoRA adapters with a value
     head: sample responses, score them, charge for the KL divergence from the reference, and take
-    clipped steps.
-    """
+    clipped steps. The constructor only takes names; models are opened when a run begins.
 
-    stage_name = "ppo"
-    labels = None
+    Args:
+        policy: The model to begin from, which is also the reference: a base or fine-tuned
+            model, which gets a fresh adapter; an adapter, which is trained on (its base is
+            found in its config); or a checkpoint ``*.ckpt`` with an adapter, of the supervised
+            stage or of this one. Hub id, local folder, file or ``demo:NAME``.
+        reward: What a response is worth.
+        lora: The fresh adapter; a loaded adapter keeps its own shape. null: all weights are
+            trained, at the price of a frozen copy of the model as reference.
+        adapter: An adapter on ``policy`` to train on, where its config doesn't name its base.
+        weights: How the base's weights are opened.
+        sampling: How responses are sampled.
+        ppo_epochs: Passes over each rollout.
+        mini_batch_size: Responses per optimizer step, on each rank.
+        micro_batch_size: Responses per forward pass, to save memory; the gradient is that of
+            the mini-batch. null: the mini-batch.
+        kl: The KL penalty and its controller.
+        scores: What happens to the scores before they become rewards.
+        advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
+        loss: What the update descends; null: :class:`PPOLoss` with its defaults. Options without a
+            class path are those of :class:`PPOLoss`.
+        max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
+            never.
+        ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
+        early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is
+            above 1.5 times this many nats a token; null for never.
+        max_faults: Rollouts of the whole run that may be left out, or some of their
+            mini-batches, because a score, a loss or a gradient is not finite; what they were
+            made of is written into the folder ``faults`` of the run. One more ends the run.
+        optimizer: Gets the adapters' and the value head's parameters.
+        schedule: Of the learning rate; a step is a rollout.
+        evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
+        gradient_checkpointing: Compute activations again in the backward pass, to save memory.
+        seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
+
+    Raises:
+        InputError: If sizes do not divide, if nothing measures toxicity, or if loss and advantage
+            do not go together.
+    """
 
     def __init__(
         self,
@@ -84,7 +98,7 @@ class PPOModule(LightningModule):
         kl: KLPenalty = KLPenalty(),  # noqa: B008
         scores: ScoreShaping = ScoreShaping(),  # noqa: B008
         advantage: AdvantageEstimator | None = None,
-        loss: PPOLoss = PPOLoss(),  # noqa: B008
+        loss: PPOLoss | PolicyLoss | None = None,
         max_grad_norm: PositiveFloat | None = 1.0,
         ratio_threshold: PositiveFloat = 10.0,
         early_stop_kl: PositiveFloat | None = None,
@@ -95,237 +109,99 @@ class PPOModule(LightningModule):
         gradient_checkpointing: bool = False,
         seed: NonNegativeInt | None = None,
     ):
-        """Notes what to train; weights are opened when training begins.
-
-        Args:
-            policy: The model to begin from, which is also the reference: a base or fine-tuned
-                model, which gets a fresh adapter; an adapter, which is trained on (its base is
-                found in its config); or a checkpoint ``*.ckpt`` with an adapter, of the supervised
-                stage or of this one. Hub id, local folder, file or ``demo:NAME``.
-            reward: What a response is worth.
-            lora: The fresh adapter; a loaded adapter keeps its own shape. null: all weights are
-                trained, at the price of a frozen copy of the model as reference.
-            adapter: An adapter on ``policy`` to train on, where its config doesn't name its base.
-            weights: How the base's weights are opened.
-            sampling: How responses are sampled.
-            ppo_epochs: Passes over each rollout.
-            mini_batch_size: Responses per optimizer step, on each rank.
-            micro_batch_size: Responses per forward pass, to save memory; the gradient is that of
-                the mini-batch. null: the mini-batch.
-            kl: The KL penalty and its controller.
-            scores: What happens to the scores before they become rewards.
-            advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
-            loss: Constants of the loss.
-            max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
-                never.
-            ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
-            early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is
-                above 1.5 times this many nats a token; null for never.
-            max_faults: Rollouts of the whole run that may be left out, or some of their
-                mini-batches, because a score, a loss or a gradient is not finite; what they were
-                made of is written into the folder ``faults`` of the run. One more ends the run.
-            optimizer: Gets the adapters' and the value head's parameters.
-            schedule: Of the learning rate; a step is a rollout.
-            evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
-            gradient_checkpointing: Compute activations again in the backward pass, to save memory.
-            seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
-
-        Raises:
-            InputError: If the sizes don't divide, or nothing measures toxicity.
-        """
         super().__init__()
         with warnings.catch_warnings():  # a reward holds a name until it loads: it may be copied
             warnings.filterwarnings("ignore", "Attribute 'reward' is an instance")
             self.save_hyperparameters()
         self.automatic_optimization = False
-        self.strict_loading = False
         self.base_or_policy, self.adapter = policy, adapter
         self.policy_name = policy if adapter is None else adapter
-        self.weights = weights
+        self.weights, self.lora, self.sampling = weights, lora, sampling
         self.reward, self.needs = reward, reward.needs
-        self.lora = lora
-        self.sampling = sampling
-        self.ppo_epochs = ppo_epochs
-        self.mini_batch_size = mini_batch_size
+        self.kl, self.shaping, self.moments = kl, scores, RunningMoments()
+        self.advantage = advantage or GAE()
+        self.options = UpdateOptions(
+            loss=loss or PPOLoss(),
+            epochs=ppo_epochs,
+            mini_batch_size=mini_batch_size,
+            longest=sampling.limits[1],
+            max_grad_norm=max_grad_norm,
+            ratio_threshold=ratio_threshold,
+            early_stop_kl=early_stop_kl,
+        )
         self.micro_batches = MicroBatches(micro_batch_size or mini_batch_size)
         self.faults = Faults(max_faults)
-        self.kl = kl
-        self.scores = scores
-        self.advantage = advantage or GAE()
-        self.loss = loss
-        self.max_grad_norm = max_grad_norm
-        self.ratio_threshold = ratio_threshold
-        self.early_stop_kl = early_stop_kl
-        self.schedule_name = schedule.name
+        self.schedule = schedule
         self.optimization = StepwiseOptimization(optimizer, schedule)
-        self.plan = evaluation
-        self.judge = Judge(evaluation, reward)
-        self.meter = ResponseMeter()
-        self.pieces: list[BatchComparison] = []
-        self.comparison: Comparison | None = None
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
+        self.examiner = Examiner(evaluation, reward, sampling, self.seed)
+        self.curves = Curves(self.advantage.uses_values)
         self.kl_coef: float = kl.coef
-        self.moments = RunningMoments()
-        self.rollouts = 0
-        self.policy: Any = None
-        self.tokenizer: Any = None
-        self.samples: Samples | None = None
-        self.logged: list[str] = []  # names of a rollout's figures
-        longest = evaluation.max_new_tokens
-        if longest is not None and longest < sampling.min_new_tokens:
-            raise InputError(
-                f"model.evaluation.max_new_tokens={longest} is below "
-                f"model.sampling.min_new_tokens={sampling.min_new_tokens}: raise it"
-            )
-        if evaluation.asks_reference and sampling.temperature != 1:
-            raise InputError(
-                "model.evaluation.perplexity_model=reference: with "
-                f"model.sampling.temperature={sampling.temperature} it would be another model's; "
-                "name a model's folder or hub id, or give temperature=1"
-            )
-        check_divides(
-            "model.micro_batch_size",
-            self.micro_batch_size,
-            "model.mini_batch_size",
-            mini_batch_size,
-        )
-
-    # -- the algorithm
+        size = self.micro_batches.size
+        check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
+        check_loss(self.options.loss, self.advantage)
 
     @not_the_end
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """One rollout and the updates from it: the algorithm, top to bottom.
+        """Samples one rollout, scores it, and takes the steps that it is good for.
 
         Args:
-            batch: ``b`` prompts.
+            batch: Prompts; each gets ``advantage.responses_per_prompt`` responses, which makes
+                ``b`` responses of up to ``t`` tokens.
             batch_idx: Place in the epoch.
         """
-        watch = Stopwatch(self.device)
-        check_batch_size(self, len(batch.prompts))
-        batch = batch.repeated(self.advantage.responses_per_prompt)
-        with watch("rollout"):
-            responses = self.respond(batch)
-        begin_rollout(self, batch, responses)
-        with watch("score"):
-            parts = self.score(batch, responses)
-        with watch("update"):
-            rollout = self.measure(batch, responses, self.reward.total(parts))
-            has_eos = responses.has_eos(self.policy.eos_token_ids)
-            learned = self.learn(rollout, has_eos) if is_sound(self, rollout, parts) else None
-        if learned is None:
-            self.log_rollout({}, watch)
-        else:
-            self.conclude(rollout, *learned, parts, has_eos, watch)
+        clock, moments, number = Clock(self.device), replace(self.moments), self.rollouts
+        k = self.advantage.responses_per_prompt
+        check_batch_size(self.options.mini_batch_size, len(batch.prompts), k)
+        prompts = batch.repeated(k)
+
+        # 1. Sample responses; the noise is a function of (seed, rollout, rank).
+        with clock("rollout"):
+            responses = self.actor.respond_to(prompts, number)
+
+        # 2. Score the texts: every part of the reward, and their total, [b].
+        with clock("score"):
+            scores = self.actor.scores_of(prompts, responses, number)
+
+        with clock("update"):
+            # 3. Log-probabilities under policy and reference, values, KL: all [b, t].
+            rollout, is_finite = self.actor.rollout_of(prompts, responses, scores, number)
+            if is_finite:
+                # 4. Token rewards r_j = -β·kl_j, plus the score at the last token; advantages.
+                experience = to_experience(
+                    rollout, self.kl_coef, self.advantage, self.shaping, moments, self.ranks.sum
+                )
+                self.faults.add(advantages=experience.advantages, returns=experience.returns)
+                # 5. Epochs × mini-batches × micro-batches; each step is on sums over all ranks.
+                update = self.learner.learn(experience, self.orders(rollout), self.place)
+
+        # 6. β ← β·(1 + clip(KL/target - 1, ±0.2)·n/horizon), for n responses on all ranks.
+        metrics: dict[str, float] = {}
+        if is_finite:
+            metrics = rollout_report(
+                rollout, experience, scores, update, self.kl_coef, self.ranks.sum
+            )
+            count = len(rollout.scores) * self.ranks.number
+            self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], count)
+            if update.rows:  # scores that nothing was learned from change nothing later
+                self.moments = moments
+        self.log_rollout(metrics, clock)
         self.learning_rate.step()
-        self.samples = Samples(
-            batch.prompts,
-            responses.texts,
-            rollout.scores.tolist(),
-            rollout.response_mask.sum(dim=1).tolist(),
-            torch.where(rollout.response_mask, rollout.kl, 0).sum(dim=1).tolist(),
-        )
+        self.newest = NewestRollout(prompts, responses, rollout)
         self.rollouts += 1
-
-    def learn(self, rollout: Rollout, has_eos: Tensor) -> tuple[Experience, UpdateMeter]:
-        """Judges a rollout and takes the steps that it is good for.
-
-        Args:
-            rollout: ``b`` responses.
-            has_eos: ``[b]``, True where the response ended by itself.
-        """
-        moments = dataclasses.replace(self.moments)
-        experience = judge(
-            rollout, has_eos, self.kl_coef, self.advantage, self.scores, self.moments, self.sum
-        )
-        self.faults.add(advantages=experience.advantages, returns=experience.returns)
-        meter = update(self, experience)
-        if not meter.rows:  # what nothing was learned from changes nothing that comes after it
-            self.moments = moments
-        return experience, meter
-
-    def conclude(
-        self,
-        rollout: Rollout,
-        experience: Experience,
-        meter: UpdateMeter,
-        parts: dict[str, Tensor],
-        has_eos: Tensor,
-        watch: Stopwatch,
-    ) -> None:
-        """Logs what was learned, and adapts what a nat costs.
-
-        Args:
-            rollout: ``b`` responses.
-            experience: The same, judged.
-            meter: What the mini-batches reported.
-            parts: What the scores are made of, each ``[b]``, by name.
-            has_eos: ``[b]``.
-            watch: Timed the rollout's parts.
-        """
-        metrics = rollout_metrics(rollout, experience, parts, has_eos, self.kl_coef, self.sum)
-        metrics |= meter.metrics(metrics["ppo/returns/var"])
-        if not self.advantage.uses_values:
-            metrics = {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
-        self.log_rollout(metrics, watch)
-        responses_on_all_ranks = len(rollout.scores) * self.trainer.world_size
-        kl = metrics["objective/kl"]
-        self.kl_coef = self.kl.next_coef(self.kl_coef, kl, responses_on_all_ranks)
-
-    def respond(self, batch: PromptBatch) -> Responses:
-        """Samples this rollout's responses; the noise is a function of seed, rollout and rank.
-
-        Args:
-            batch: ``b`` prompts.
-        """
-        limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", self.rollouts))
-        seed = derive_seed(self.seed, "rollout", self.rollouts, self.global_rank)
-        with seeded(seed, self.device), gathered(self):
-            draws = TorchDraws()
-            choose = self.sampling.choose(self.policy.eos_token_ids, draws)
-            prompts = self.policy.read(batch.prompt_ids, batch.prompt_mask)
-            noted = draws if self.policy.notes_exactly and self.kl.estimator != "full" else None
-            return respond(self.policy, self.tokenizer, prompts, choose, limit, noted)
-
-    def score(self, batch: PromptBatch, responses: Responses) -> dict[str, Tensor]:
-        """What the reward says, by its parts' names, each ``[b]``; see :func:`score`."""
-        try:
-            return score(self.reward, batch, responses, self.place)
-        except TrainingError as error:
-            self.faults.keep(str(error))
-            raise
-
-    def measure(self, batch: PromptBatch, responses: Responses, scores: Tensor) -> Rollout:
-        """What policy and reference say of responses; see :func:`measure`."""
-
-        def work(size: int) -> Rollout:
-            with gathered(self):
-                return measure(self.policy, batch, responses, scores, self.kl.estimator, size)
-
-        return self.micro_batches.attempt(work, self.place, self.trainer.world_size == 1)
 
     @property
     def place(self) -> str:
         """Where in the run it is, for messages."""
-        return f"rollout {self.rollouts}"
+        return place_of(self.rollouts)
 
-    @property
-    def micro_batch_size(self) -> int:
-        """Responses a forward pass."""
-        return self.micro_batches.size
-
-    def shuffle(self, epoch: int, size: int) -> Tensor:
-        """The order of this rank's responses in one pass of the update.
-
-        Args:
-            epoch: Which pass, from 0.
-            size: ``b``.
-
-        Returns:
-            ``[b]`` a permutation, on the CPU.
-        """
-        seed = derive_seed(self.seed, "shuffle", self.rollouts, epoch, self.global_rank)
-        return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    def orders(self, rollout: Rollout) -> Iterator[Tensor]:
+        """The order of this rank's responses in each epoch of the update: ``[b]``, on the CPU."""
+        for epoch in range(self.options.epochs):
+            seed = derive_seed(self.seed, "shuffle", self.rollouts, epoch, self.global_rank)
+            generator = torch.Generator().manual_seed(seed)
+            yield torch.randperm(len(rollout.scores), generator=generator)
 
     @property
     def learning_rate(self) -> LambdaLR:
@@ -334,245 +210,44 @@ class PPOModule(LightningModule):
         assert isinstance(schedule, LambdaLR)
         return schedule
 
-    def sum(self, x: Tensor) -> Tensor:
-        """The sum of a tensor over all ranks: one collective, no barrier that a GPU waits at."""
-        total = x.clone()
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(total)
-        return total
-
-    def log_rollout(self, metrics: dict[str, float], watch: Stopwatch) -> None:
+    def log_rollout(self, metrics: dict[str, float], clock: Clock) -> None:
         """Logs a rollout; a few figures go to the progress bar, too.
 
         Args:
-            metrics: Of the rollout; none if it was left out: they are NaN, or Lightning would log
-                those of the rollout before once more.
-            watch: Timed the rollout's parts.
+            metrics: Its figures; empty if it was left out.
+            clock: Timed its parts.
         """
-        metrics = {**dict.fromkeys(self.logged, math.nan), **metrics}
-        self.logged = list(metrics)
-        metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
-        metrics["ppo/faults"] = float(self.faults.count)
-        metrics["step"] = self.rollouts + 1.0  # the x-axis: rollouts done
-        self.log_dict({**metrics, **watch.metrics(metrics.get("tokens/total"))}, batch_size=1)
-        bar = {"kl": "objective/kl", "score": "objective/scores_mean"}
-        shown = {short: metrics[name] for short, name in bar.items() if name in metrics}
-        shown["rollouts"] = self.rollouts + 1.0
-        self.log_dict(shown, prog_bar=True, logger=False, batch_size=1)
-
-    # -- evaluation
-
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judges a sampled response of the policy to each prompt."""
-        self.meter.update(self.evaluator.validate(batch))
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs ``val/…``."""
-        means = {f"val/{name}": mean for name, mean in self.meter.compute().items()}
-        self.log_global({**means, "step": float(self.rollouts)})
-        self.meter.reset()
-
-    def log_global(self, figures: Mapping[str, float | Tensor]) -> None:
-        """Logs what is the same on all ranks."""
-        self.log_dict(figures, sync_dist=True)
-
-    def on_test_start(self) -> None:
-        """Warns where nothing was trained."""
-        self.warn_untrained()
-
-    def on_predict_start(self) -> None:
-        """Warns where nothing was trained."""
-        self.warn_untrained()
-
-    def warn_untrained(self) -> None:
-        """Says so if the policy is still what it began as."""
-        if not self.rollouts:
-            rank_zero_warn(
-                "the policy is as it was before training: give the trained one's --ckpt_path, "
-                "such as last"
-            )
-
-    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judges responses of reference and policy."""
-        self.pieces.append(self.evaluator.compare(batch))
-
-    def on_test_epoch_end(self) -> None:
-        """Puts the comparison together and logs it: ``test/…``, ``test/greedy/…``."""
-        self.comparison = merge(self.pieces, self.plan.decodings)
-        self.pieces.clear()
-        figures = flat(summarize(self.comparison, self.seed, intervals=False), "test")
-        self.log_global({**figures, "step": float(self.rollouts)})
-
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Answers prompts; see :meth:`Evaluator.predict`."""
-        return self.evaluator.predict(batch)
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What a test compares, and how: for its report."""
-        return {
-            "policy": self.policy_name,
-            "reward": self.reward.describe(),
-            **self.judge.describe(),
-            "seed": self.seed,
-            "samples": self.plan.samples,
-            "greedy": self.plan.greedy,
-            "max_new_tokens": self.plan.max_new_tokens or self.sampling.limits[1],
-            "min_new_tokens": self.sampling.min_new_tokens,
-            "temperature": self.sampling.temperature,
-            "top_k": self.sampling.top_k,
-            "top_p": self.sampling.top_p if self.plan.top_p is None else self.plan.top_p,
-        }
-
-    # -- models and state
-
-    @cached_property
-    def start(self) -> Start:
-        """Where the policy begins; found out when first asked for, which may take the hub."""
-        return find_start(self.base_or_policy, self.adapter, self.weights.revision)
-
-    @cached_property
-    def family(self) -> Family:
-        """What kind of model the policy is, by its base's config."""
-        return family_of(self.start.base, **self.tokenizer_options)
-
-    @property
-    def tokenizer_name(self) -> str:
-        """The model whose tokenizer the data must use: of an adapter, its base."""
-        return self.start.base
-
-    @property
-    def tokenizer_options(self) -> dict[str, Any]:
-        """How the data must open it."""
-        return {**self.weights.file_options, "revision": self.start.base_revision}
-
-    @property
-    def auto_class(self) -> str:
-        """The class of transformers that opens the policy's base."""
-        return self.family.auto_class
-
-    @property
-    def kl_target(self) -> float | None:
-        """Target of the adaptive KL coefficient, if it adapts."""
-        return self.kl.target
-
-    @property
-    def padding_side(self) -> Literal["left", "right"]:
-        """The side on which prompts are padded."""
-        return self.family.padding_side
-
-    @property
-    def export_name(self) -> str:
-        """What the folder is called that :meth:`export` writes."""
-        return "adapter" if self.policy.has_adapter else "model"
-
-    def setup(self, stage: str) -> None:
-        """Refuses what can't work, before any model is opened; see :func:`check_run`."""
-        check_run(self, stage)
-
-    def check_shardable(self) -> None:
-        """Refuses a base that can't be sharded, before it is opened; see there."""
-        check_shardable(self)
-
-    def configure_model(self) -> None:
-        """Opens policy, reward and toxicity classifier, once."""
-        if self.policy is not None:
-            return
-        choose_kernels()
-        self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
-        self.policy = load_policy(
-            self.start,
-            self.lora,
-            self.sampling,
-            self.advantage.uses_values,
-            self.weights,
-            None if self._trainer is None else self.trainer.strategy.root_device,
-            self.tokenizer,
-        )
-        refuse_broken_model("model.policy", self.policy_name, self.policy)
-        if self.gradient_checkpointing:
-            self.policy.enable_gradient_checkpointing()
-        if self.device_mesh is not None:
-            shard(self.policy, self.device_mesh["data_parallel"])
-        self.judge.load()
-        rank_zero_info(self.judge.heads())
-        self.evaluator = Evaluator(
-            self.plan,
-            self.policy,
-            self.tokenizer,
-            self.judge,
-            self.seed,
-            NO_GRADIENT * self.micro_batch_size,
-        )
-        # nothing changes them, and evaluation steps may not wait for other ranks
-        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer of adapters and value head, and its schedule."""
-        return self.optimization.configure(self)
-
-    def on_fit_start(self) -> None:
-        """Prints and logs how many parameters there are, and how many learn."""
-        counts = self.policy.parameter_counts()
-        rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
-        if self.policy.began_with_values and not self.rollouts:
-            rank_zero_info(f"The value head goes on from that of {self.policy_name}")
-        for logger in [] if self.rollouts else self.loggers:  # a run that goes on has logged them
-            logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
+        rate = float(self.learning_rate.get_last_lr()[0])
+        curves = self.curves.complete(metrics, rate, self.faults.count, self.rollouts + 1)
+        self.log_dict({**curves, **clock.metrics(curves.get("tokens/total"))}, batch_size=1)
+        bar = self.curves.progress_bar(curves)
+        self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint, and evaluates before the first update."""
-        self.optimization.let_flags_win(self)
+        """Evaluates before the first update."""
+        self.ranks = ranks_of(self.trainer)
+        self.actor = Actor(
+            self.policy,
+            self.tokenizer,
+            self.reward,
+            self.sampling,
+            self.kl.estimator,
+            self.ranks,
+            self.global_rank,
+            self.seed,
+            self.micro_batches,
+            self.faults,
+        )
+        self.learner = Learner(
+            self.policy,
+            self.optimizers(),
+            self.options,
+            self.ranks,
+            self.manual_backward,
+            lambda what, rows: self.faults.leave_out(what, CAUSES_IN_PPO, rows),
+            self.micro_batches,
+        )
         if self.rollouts == 0 and self.trainer.enable_validation:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
             self.trainer.training = True
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what learns, and the state of controller and moments."""
-        keep_trainable(self, checkpoint)
-        stamp(
-            checkpoint,
-            self.stage_name,
-            self.tokenizer_name,
-            policy=self.policy_name,
-            base_revision=self.start.base_revision,
-            lora=self.lora,
-            adapter=adapter_facts(self.policy.model),
-            rollouts=self.rollouts,
-            kl_coef=self.kl_coef,
-            moments=dataclasses.asdict(self.moments),
-            faults=self.faults.count,
-        )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
-        facts = check_stamp(checkpoint, self.stage_name, self.tokenizer_name)
-        check_trainable(
-            self,
-            checkpoint,
-            base=self.start.base,
-            base_revision=self.start.base_revision,
-            adapter=adapter_facts(self.policy.model),
-        )
-        self.rollouts = facts["rollouts"]
-        self.faults.count = facts.get("faults", 0)
-        if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
-            self.kl_coef = facts["kl_coef"]
-        if facts["policy"] != self.policy_name:
-            rank_zero_warn(
-                f"the checkpoint began from {facts['policy']!r}, this run's reference is "
-                f"{self.policy_name!r}: KL and rewards mean something else from here on"
-            )
-        self.moments = RunningMoments(**facts["moments"])
-
-    def export(self, folder: str | Path) -> None:
-        """Writes the adapter, the tokenizer and the value head as a folder that peft opens.
-
-        Args:
-            folder: Where to.
-        """
-        save_model(self.policy.model, self.tokenizer, folder)
-        self.policy.generation_config.save_pretrained(folder)
-        if self.policy.value_head is not None:
-            save_file(self.policy.value_head.state_dict(), Path(folder) / VALUE_HEAD)

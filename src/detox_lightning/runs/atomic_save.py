@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.runs.run_folders import is_running
-from detox_lightning.runs.foreign_paths import is_inside
 from detox_lightning.errors import TrainingError, causes
+from detox_lightning.runs.foreign_paths import is_inside
+from detox_lightning.runs.run_folders import is_running
 
 PARTIAL = ".partial"  # ends the name of what is still being written
 TORN = ".torn"  # ends the name of what was set aside

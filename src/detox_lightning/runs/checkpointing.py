@@ -10,10 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from detox_lightning.runs.foreign_paths import drop_foreign_paths
-from detox_lightning.runs.loop_state import settle
-from detox_lightning.runs.checkpoint_reading import name_checkpoints
-from detox_lightning.runs.signals import Requests, how_to_go_on, requeue
+from detox_lightning.errors import InputError, Stopped
 from detox_lightning.runs.atomic_save import (
     LAST,
     WholeCheckpointIO,
@@ -21,7 +18,11 @@ from detox_lightning.runs.atomic_save import (
     last_of,
     set_torn_aside,
 )
-from detox_lightning.errors import InputError, Stopped
+from detox_lightning.runs.checkpoint_reading import name_checkpoints
+from detox_lightning.runs.command_line import command_of
+from detox_lightning.runs.foreign_paths import drop_foreign_paths
+from detox_lightning.runs.loop_state import settle
+from detox_lightning.runs.signals import Requests, how_to_go_on, requeue
 
 
 class BoundedCheckpoint(ModelCheckpoint):
@@ -225,7 +226,8 @@ class BoundedCheckpoint(ModelCheckpoint):
         requeue(trainer, signum)
         # who ends sooner looks as if it had failed
         trainer.strategy.barrier("stopped")
-        words = getattr(trainer, "words", None)
+        made_by = command_of(trainer)
+        words = made_by.words if made_by else None
         raise Stopped(how_to_go_on(self.last_model_path or None, words), signum)
 
     def on_save_checkpoint(

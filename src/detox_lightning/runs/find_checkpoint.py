@@ -10,10 +10,10 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.utilities import rank_zero_warn
 
+from detox_lightning.errors import InputError
+from detox_lightning.runs.atomic_save import LAST, PREVIOUS, is_whole, previous_of
 from detox_lightning.runs.checkpoint_reading import check_form, done, last_activity, opened
 from detox_lightning.runs.resume_callback import RUN, is_alive
-from detox_lightning.runs.atomic_save import LAST, PREVIOUS, is_whole, previous_of
-from detox_lightning.errors import InputError
 
 CHECKPOINTS = "checkpoints"
 FOLDER_LOGGERS = ("TensorBoardLogger", "CSVLogger")  # whose runs' folders have names known before

@@ -9,9 +9,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detox_lightning.stages.plain import plain
+from detox_lightning.redaction import redact_words, without_passwords
 from detox_lightning.report.report_files import versions
-from detox_lightning.redaction import discreet_words, without_passwords
+from detox_lightning.runs.command_line import command_of
+from detox_lightning.stages.plain import plain
 
 KEY = "detox_lightning_origin"
 
@@ -57,9 +58,9 @@ def origin(trainer: Trainer) -> dict[str, Any]:
     Args:
         trainer: One of the command line has its words.
     """
-    words = getattr(trainer, "words", None)
+    made_by = command_of(trainer)
     return {
-        "command": command(sys.argv, "python") if words is None else command(words),
+        "command": command(made_by.words) if made_by else command(sys.argv, "python"),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
     }
@@ -72,4 +73,4 @@ def command(words: Sequence[str], program: str = "python -m detox_lightning") ->
         words: Its words after the program's name.
         program: What stands before them.
     """
-    return f"{program} {shlex.join(discreet_words(words))}"
+    return f"{program} {shlex.join(redact_words(words))}"

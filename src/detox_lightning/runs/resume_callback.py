@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.callbacks.averaging import KEY as AVERAGED
 from detox_lightning.callbacks.averaging import AveragingCallback
-from detox_lightning.runs.truncate_logs import cut_curves, put_rows_back
-from detox_lightning.runs.run_folders import log_folder, log_folders
-from detox_lightning.runs.loop_state import SETTLED, move, next_point, steps_logged
 from detox_lightning.errors import InputError
+from detox_lightning.runs.loop_state import SETTLED, move, next_point, steps_logged
+from detox_lightning.runs.run_folders import log_folder, log_folders
+from detox_lightning.runs.truncate_logs import cut_curves, put_rows_back
 from detox_lightning.stages.refused_callbacks import callbacks_of
 
 try:

@@ -17,8 +17,9 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from detox_lightning.runs.provenance import command
 from detox_lightning.data.loader_workers import SIGNALS
+from detox_lightning.runs.command_line import command_of
+from detox_lightning.runs.provenance import command
 
 
 class Requests:
@@ -107,7 +108,8 @@ def requeue(trainer: Trainer, signum: int) -> None:
     job = os.environ["SLURM_JOB_ID"]
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    if getattr(trainer, "begins_anew", False):
+    made_by = command_of(trainer)
+    if made_by is not None and not made_by.resumes:
         rank_zero_warn(
             f"SLURM is not asked to start job {job} again: its command would begin anew; "
             "give --ckpt_path last in it, or ckpt_path: last in its configuration"

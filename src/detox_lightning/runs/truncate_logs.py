@@ -8,9 +8,9 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from detox_lightning.runs.run_folders import refuse_unwritable
-from detox_lightning.runs.atomic_save import partial_of
 from detox_lightning.errors import InputError, explain
+from detox_lightning.runs.atomic_save import partial_of
+from detox_lightning.runs.run_folders import refuse_unwritable
 
 KEPT = ".metrics.csv.kept"
 

@@ -1,70 +1,76 @@
-"""What a checkpoint holds: the parameters that learn, and where they came from.
+"""Contents of a checkpoint: the parameters that learn, and the facts of the run that wrote them.
 
-A module calls :func:`keep_trainable` and :func:`stamp` when it saves, :func:`check_stamp` and
-:func:`check_trainable` when it loads. Everything is tensors and plain values, so that
-``torch.load(weights_only=True)`` opens it.
+A stage calls :func:`save_stage` when it saves and :func:`load_stage` when it loads. All contents
+are tensors and plain values, so that ``torch.load(weights_only=True)`` opens the file.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.finite import refuse_broken
+from detox_lightning.protocols import Stage
 from detox_lightning.redaction import without_secrets
 from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS,
     HYPER_PARAMETERS_OF_DATA,
+    differs,
+    misfits,
     tell_changes,
 )
-from detox_lightning.stages.misfit import differs, misfits
 from detox_lightning.stages.plain import plain
 
 KEY = "detox_lightning"
 VERSION = 1
-NUMBER = int | float
-# what counts and controls, of what kind it is and its least: or training would go wrong later
-FIGURES: dict[str, tuple[Any, float]] = {
-    "rollouts": (int, 0),
-    "faults": (int, 0),
-    "kl_coef": (NUMBER, 0),
-    "count": (NUMBER, 0),
-    "mean": (NUMBER, -math.inf),
-    "variance": (NUMBER, 0),
-}
 BROKEN = "the checkpoint is broken"
 BEFORE = "give one from before it, such as previous.ckpt"
 
+# Numbers among the facts that training would go wrong with: their type and lower bound.
+_NUMBER = int | float
+_NUMBERS: dict[str, tuple[Any, float]] = {
+    "rollouts": (int, 0),
+    "faults": (int, 0),
+    "kl_coef": (_NUMBER, 0),
+    "count": (_NUMBER, 0),
+    "mean": (_NUMBER, -math.inf),
+    "variance": (_NUMBER, 0),
+}
 
-class Broken(TrainingError):
-    """The weights are not finite, in all processes, as they are the same."""
+
+class BrokenCheckpoint(InputError):
+    """A checkpoint holds values that no run writes; whoever knows the file adds its name."""
+
+
+class _BrokenWeights(TrainingError):
+    """The weights are not finite, which all processes see, as their weights are equal."""
 
     by_all = True
 
 
-class BrokenCheckpoint(InputError):
-    """A checkpoint holds what no run has written so; who knows the file names it."""
+class _StageModule(Stage, Protocol):
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
-def trainable_names(module: LightningModule) -> list[str]:
-    """Names of the parameters that learn; of tied ones the first."""
+def trainable_names(module: nn.Module | _StageModule) -> list[str]:
+    """Returns the names of the parameters that learn; of tied parameters the first name."""
     return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
-def keep_trainable(module: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Reduces a checkpoint's ``state_dict`` to the parameters that learn.
+def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -> None:
+    """Reduces a checkpoint to the parameters that learn, and adds the facts of the run.
 
     Args:
-        module: Whose checkpoint it is.
+        module: The stage that saves.
         checkpoint: As Lightning hands it to ``on_save_checkpoint``; changed in place.
+        facts: What the stage needs to go on, besides stage, base and number of faults.
 
     Raises:
-        TrainingError: If they are not finite: nothing could go on from them.
+        TrainingError: If parameters are not finite: no run could go on from them.
     """
     state = checkpoint["state_dict"]
     checkpoint["state_dict"] = {name: state[name] for name in trainable_names(module)}
@@ -73,65 +79,69 @@ def keep_trainable(module: LightningModule, checkpoint: dict[str, Any]) -> None:
         "nothing is saved",
         "a step has broken them. Checkpoints are untouched: go on from one with --ckpt_path last, "
         "with a lower model.optimizer.lr",
-        Broken,
+        _BrokenWeights,
     )
+    checkpoint[KEY] = {
+        "version": VERSION,
+        "stage": module.stage_name,
+        "base": module.tokenizer_name,
+        "faults": module.faults.count,
+        **plain(facts),
+    }
+    for name in (HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA):
+        if name in checkpoint:
+            checkpoint[name] = without_secrets(plain(checkpoint[name]))
 
 
-def check_trainable(module: LightningModule, checkpoint: Mapping[str, Any], **facts: Any) -> None:
-    """Makes sure that a checkpoint holds just the parameters that learn here, in their shapes.
+def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+    """Checks that a checkpoint fits a stage, and restores the stage's number of faults.
 
-    Lightning then loads it non-strictly (the frozen base isn't in it), which alone would let
-    anything pass. What differs without changing a shape, such as the adapter's scale, is warned of.
+    Lightning then loads the weights non-strictly (the frozen base isn't in the file), which alone
+    would let anything pass. Differences that change no shape, such as the adapter's scale, are
+    warned of, and so are flags that have changed.
 
     Args:
-        module: With its weights built.
+        module: The stage that loads, with its weights built.
         checkpoint: As Lightning hands it to ``on_load_checkpoint``.
-        facts: What this run would stamp; see :func:`~detox_lightning.stages.misfit.misfits`.
+        facts: ``base_revision`` and ``adapter`` as this run would save them; see
+            :func:`~detox_lightning.stages.flag_changes.misfits`.
+
+    Returns:
+        The facts that :func:`save_stage` wrote.
 
     Raises:
-        InputError: If a name or a shape differs; it says which flags do, and the first few names.
-            Or if weights are not finite.
+        InputError: If the checkpoint is not of this package, of a later format, of another stage
+            or of other labels, or holds other parameters, values that are not finite, or facts
+            that no run writes.
     """
-    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    names = set(trainable_names(module))
-    here = {name: tuple(value.shape) for name, value in module.named_parameters() if name in names}
-    differing = [name for name in (*here, *saved) if here.get(name) != saved.get(name)]
-    its = checkpoint.get(KEY, {})
-    reasons = misfits(plain(facts), its, here, saved)
-    if not differing:
-        check_weights(module, checkpoint["state_dict"])
-        if reasons:
-            told = "; ".join(reasons)
-            rank_zero_warn(f"the checkpoint's weights mean something else in this run: {told}")
-        tell_changes(module, checkpoint)
-        return
-    if facts.get("base", its.get("base")) != its.get("base"):
-        reasons.insert(0, differs("the base", facts["base"], its["base"]))
-    differing = list(dict.fromkeys(differing))
-    shown = "; ".join(
-        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} here"
-        for name in differing[:3]
-    )
-    number = f"{len(differing)} parameter{'s differ' if len(differing) > 1 else ' differs'}"
-    raise InputError(
-        f"the checkpoint doesn't fit: {'; '.join(reasons) or 'it is of another model'}. {number} "
-        f"({shown}). It was made with {_origin(checkpoint)}: give the same flags, or leave out "
-        "--ckpt_path."
-    )
+    saved = _read_facts(checkpoint, module.stage_name)
+    if saved["base"] != module.tokenizer_name:
+        rank_zero_warn(
+            f"the checkpoint was made on {saved['base']!r}; its weights now go onto "
+            f"{module.tokenizer_name!r}"
+        )
+    if module.labels is not None and saved["labels"] != module.labels:
+        raise InputError(
+            f"labels={module.labels}: the checkpoint's are {saved['labels']}; give the same ones."
+        )
+    _check_parameters(module, checkpoint["state_dict"], saved, facts)
+    tell_changes(module, checkpoint)
+    module.faults.count = saved.get("faults", 0)
+    return saved
 
 
-def check_weights(module: LightningModule, weights: Mapping[str, Tensor]) -> None:
-    """Makes sure that weights are numbers that can be taken up as they are.
+def check_weights(module: nn.Module | _StageModule, weights: Mapping[str, Tensor]) -> None:
+    """Checks that weights can be loaded without loss, and are finite.
 
     Args:
-        module: Whose weights they are to be.
-        weights: By the names of parameters, in their shapes.
+        module: The module that would load them.
+        weights: By the names of its parameters, in their shapes.
 
     Raises:
-        BrokenCheckpoint: If some are of a kind of which a copy would lose something (whole or
+        BrokenCheckpoint: If some are of a type of which a copy would lose something (whole or
             complex numbers, numbers of 8 bits), or not finite.
     """
-    here = dict(module.named_parameters())
+    dtypes = {name: parameter.dtype for name, parameter in module.named_parameters()}
     for name, x in weights.items():
         is_number = x.is_floating_point() and x.element_size() > 1
         if not is_number or x.is_meta or x.layout is not torch.strided:
@@ -142,41 +152,15 @@ def check_weights(module: LightningModule, weights: Mapping[str, Tensor]) -> Non
                 f"{BEFORE}"
             )
     refuse_broken(
-        ((name, x.to(here[name].dtype)) for name, x in weights.items()),
+        ((name, x.to(dtypes[name])) for name, x in weights.items()),
         BROKEN,
         f"a step has broken them; {BEFORE}",
         BrokenCheckpoint,
     )
 
 
-def stamp(checkpoint: dict[str, Any], stage: str, base: str, **facts: Any) -> None:
-    """Writes what a checkpoint is, and makes its hyper-parameters plain values.
-
-    Args:
-        checkpoint: As Lightning hands it to ``on_save_checkpoint``; changed in place.
-        stage: ``supervised``, ``reward`` or ``ppo``.
-        base: Name of the model that training began from.
-        facts: What else the stage needs to go on: plain values and tensors.
-    """
-    checkpoint[KEY] = {"version": VERSION, "stage": stage, "base": base, **plain(facts)}
-    for name in (HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA):
-        if name in checkpoint:
-            checkpoint[name] = without_secrets(plain(checkpoint[name]))
-
-
-def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[str, Any]:
-    """Reads what :func:`stamp` wrote.
-
-    Args:
-        checkpoint: As Lightning hands it to ``on_load_checkpoint``.
-        stage: The stage that is loading.
-        base: Name of the model that this run begins from; a warning says where it is another one
-            (a folder may have been moved).
-
-    Raises:
-        InputError: If the checkpoint is not of this package, of a later format or another stage,
-            or a figure in it is none.
-    """
+def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """Returns what :func:`save_stage` wrote; raises an InputError if this stage can't use it."""
     facts: dict[str, Any] | None = checkpoint.get(KEY)
     if not isinstance(facts, dict) or not facts.keys() >= {"version", "stage", "base"}:
         raise InputError(
@@ -192,23 +176,44 @@ def check_stamp(checkpoint: Mapping[str, Any], stage: str, base: str) -> dict[st
             f"the checkpoint is of the {facts['stage']} stage, this is the {stage} stage. To begin "
             "from that stage's result, give its exported folder as the model, not as --ckpt_path."
         )
-    for name, figure in {**facts, **(facts.get("moments") or {})}.items():
-        if name not in FIGURES:
-            continue
-        kind, least = FIGURES[name]
-        if not (isinstance(figure, kind) and math.isfinite(figure) and figure >= least):
-            wanted = "a whole number" if kind is int else "a number"
-            wanted += " from 0 on" if least == 0 else ""
+    for name, value in {**facts, **(facts.get("moments") or {})}.items():
+        kind, least = _NUMBERS.get(name, (object, -math.inf))
+        if name in _NUMBERS and not (
+            isinstance(value, kind) and math.isfinite(value) and value >= least
+        ):
+            expected = "a whole number" if kind is int else "a number"
+            expected += " from 0 on" if least == 0 else ""
             raise BrokenCheckpoint(
-                f"{BROKEN}: its {name} is {figure!r}, where {wanted} is expected; {BEFORE}"
+                f"{BROKEN}: its {name} is {value!r}, where {expected} is expected; {BEFORE}"
             )
-    if facts["base"] != base:
-        rank_zero_warn(
-            f"the checkpoint was made on {facts['base']!r}; its weights now go onto {base!r}"
-        )
     return facts
 
 
-def _origin(checkpoint: Mapping[str, Any]) -> str:
-    facts = checkpoint.get(KEY, {})
-    return ", ".join(f"{key} {facts[key]!r}" for key in ("stage", "base", "lora") if key in facts)
+def _check_parameters(
+    module: _StageModule, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
+) -> None:
+    """Checks that a checkpoint's weights have the names and shapes of the parameters that learn."""
+    shapes = {name: tuple(x.shape) for name, x in weights.items()}
+    names = set(trainable_names(module))
+    here = {name: tuple(p.shape) for name, p in module.named_parameters() if name in names}
+    reasons = misfits(plain(facts), saved, here, shapes)
+    if here == shapes:
+        check_weights(module, weights)
+        if reasons:
+            rank_zero_warn(
+                f"the checkpoint's weights mean something else in this run: {'; '.join(reasons)}"
+            )
+        return
+    if saved["base"] != module.tokenizer_name:
+        reasons.insert(0, differs("the base", module.tokenizer_name, saved["base"]))
+    differing = [name for name in {**here, **shapes} if here.get(name) != shapes.get(name)]
+    shown = "; ".join(
+        f"{name}: {shapes.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} here"
+        for name in differing[:3]
+    )
+    number = f"{len(differing)} parameter{'s differ' if len(differing) > 1 else ' differs'}"
+    origin = ", ".join(f"{key} {saved[key]!r}" for key in ("stage", "base", "lora") if key in saved)
+    raise InputError(
+        f"the checkpoint doesn't fit: {'; '.join(reasons) or 'it is of another model'}. {number} "
+        f"({shown}). It was made with {origin}: give the same flags, or leave out --ckpt_path."
+    )

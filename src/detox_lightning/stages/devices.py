@@ -1,4 +1,4 @@
-"""Whether the devices that a run asks for are there, and which of their kernels are used."""
+"""Checks that the devices of a run are there, and chooses among their attention kernels."""
 
 import os
 import re
@@ -8,24 +8,24 @@ import torch
 
 from detox_lightning.errors import InputError
 
-KINDS = ("auto", "cpu", "gpu", "cuda", "mps")
-MOST_ON_FEW_CORES = 8  # processes, for trying out how several train
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+MAX_CPU_PROCESSES = 8  # on a machine with fewer cores, for trying out how several train
 
 
 def check_devices(trainer: Any) -> None:
-    """Refuses devices that aren't there.
+    """Refuses accelerators and devices that aren't there.
 
     Args:
-        trainer: Its configuration.
+        trainer: The trainer's configuration, with ``accelerator`` and ``devices``.
 
     Raises:
-        InputError: If they aren't.
+        InputError: If one isn't.
     """
-    kind, number = trainer.accelerator, trainer.devices
-    if isinstance(kind, str) and kind not in KINDS:
+    kind, devices = trainer.accelerator, trainer.devices
+    if isinstance(kind, str) and kind not in ACCELERATORS:
         raise InputError(
             f"trainer.accelerator={kind}: this package trains on CPUs, CUDA's GPUs and Apple's; "
-            f"give one of {', '.join(KINDS)}"
+            f"give one of {', '.join(ACCELERATORS)}"
         )
     is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind in ("gpu", *is_there) and not is_there.get(kind, any(is_there.values())):
@@ -33,68 +33,57 @@ def check_devices(trainer: Any) -> None:
             f"trainer.accelerator={kind}: torch sees no such device here; give cpu or auto, or "
             "look to the driver (nvidia-smi) and to CUDA_VISIBLE_DEVICES"
         )
-    if isinstance(number, str) and number != "auto" and not re.fullmatch(r"-1|[\d, ]+", number):
-        raise InputError(f"trainer.devices={number}: give how many, a list of them, -1 or auto")
-    if str(number) == "0" or (isinstance(number, int) and number < -1) or number == []:
-        raise InputError(f"trainer.devices={number}: give at least 1, -1 for all, or auto")
-    if kind == "cpu" or not any(is_there.values()):
-        check_processes(number)
-    elif kind != "mps" and is_there["cuda"]:
-        check_gpus(number, torch.cuda.device_count())
-
-
-def check_processes(number: int | str | list[int]) -> None:
-    """Refuses a number of processes that no CPU is asked for, before they are started.
-
-    Args:
-        number: What ``trainer.devices`` says.
-
-    Raises:
-        InputError: If it isn't one, or far above that of the cores.
-    """
-    if number == "auto":
+    if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-1|[\d, ]+", devices):
+        raise InputError(f"trainer.devices={devices}: give how many, a list of them, -1 or auto")
+    if str(devices) == "0" or (isinstance(devices, int) and devices < -1) or devices == []:
+        raise InputError(f"trainer.devices={devices}: give at least 1, -1 for all, or auto")
+    if devices == "auto":
         return
-    if not str(number).strip().isdecimal():
+    if kind == "cpu" or not any(is_there.values()):
+        _check_processes(devices, os.cpu_count() or 1)
+    elif kind != "mps" and is_there["cuda"]:
+        check_gpus(devices, torch.cuda.device_count())
+
+
+def _check_processes(devices: int | str | list[int], cores: int) -> None:
+    """Refuses a number of CPU processes that is none, or far above that of the cores."""
+    if not str(devices).strip().isdecimal():
         raise InputError(
-            f"trainer.devices={number}: on a CPU this is how many processes train; give a number, "
+            f"trainer.devices={devices}: on a CPU this is how many processes train; give a number, "
             "such as 1"
         )
-    if int(str(number)) > (most := max(MOST_ON_FEW_CORES, os.cpu_count() or 1)):
+    if int(str(devices)) > (most := max(MAX_CPU_PROCESSES, cores)):
         raise InputError(
-            f"trainer.devices={number}: each is a process here, and this machine has "
-            f"{os.cpu_count()} cores; give at most {most}"
+            f"trainer.devices={devices}: each is a process here, and this machine has {cores} "
+            f"cores; give at most {most}"
         )
 
 
-def check_gpus(number: int | str | list[int], there: int) -> None:
+def check_gpus(devices: int | str | list[int], available: int) -> None:
     """Refuses GPUs that aren't there.
 
     Args:
-        number: What ``trainer.devices`` says: how many, or which.
-        there: How many are.
+        devices: The flag ``trainer.devices``: how many GPUs, or which.
+        available: How many there are.
 
     Raises:
-        InputError: If one isn't there, or is asked for twice.
+        InputError: If one isn't there, or is named twice.
     """
-    if number == "auto":
-        return
-    is_list = isinstance(number, list) or "," in str(number)
-    parts = number if isinstance(number, list) else str(number).split(",")
-    given = [int(part) for part in parts if str(part).strip()]
-    if not is_list and given[0] > there:
-        raise InputError(f"trainer.devices={number}: torch sees {there} here; give at most {there}")
-    if is_list and (len(set(given)) < len(given) or not all(0 <= one < there for one in given)):
-        raise InputError(
-            f"trainer.devices={number}: torch sees {there} here, from 0 to {there - 1}; give each "
-            "once"
-        )
+    is_list = isinstance(devices, list) or "," in str(devices)
+    parts = devices if isinstance(devices, list) else str(devices).split(",")
+    numbers = [int(part) for part in parts if str(part).strip()]
+    seen = f"trainer.devices={devices}: torch sees {available} here"
+    if not is_list and numbers[0] > available:
+        raise InputError(f"{seen}; give at most {available}")
+    if (is_list and not set(numbers) <= set(range(available))) or len(set(numbers)) < len(numbers):
+        raise InputError(f"{seen}, from 0 to {available - 1}; give each once")
 
 
 def choose_kernels() -> None:
-    """Keeps cuDNN's attention out of a run, for all that the process does from now on.
+    """Disables cuDNN's attention for the rest of the process.
 
-    On recent GPUs torch prefers it in bfloat16. It plans anew for each shape, for a quarter of a
-    second and more (docs/benchmarks.md), and prompts and responses have other lengths in each
-    rollout. The kernels that are left do the same work.
+    On recent GPUs torch prefers it in bfloat16. It plans anew for each shape, which takes a quarter
+    of a second and more (docs/benchmarks.md), and the lengths of prompts and responses differ from
+    rollout to rollout. The kernels that are left do the same work.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -1,42 +1,40 @@
-"""What is not finite while training: left out, counted within a bound, kept to be looked at."""
+"""Numbers that are not finite while training: what had them is left out, counted and kept."""
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from detox_lightning.algorithm.types import Rollout
-from detox_lightning.batches import PromptBatch
+from detox_lightning.algorithm.masks import Reduce
 from detox_lightning.errors import TrainingError
-from detox_lightning.rollout import Responses, what_is_not_finite
 from detox_lightning.stages.optimization import trainable_parameters
-
-if TYPE_CHECKING:
-    from detox_lightning.ppo.module import PPOModule
 
 CAUSES = (
     "Likely causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
     "({clipping}), {stage}or half precision"
 )
-OF_PPO = CAUSES.format(
+CAUSES_IN_PPO = CAUSES.format(
     clipping="model.max_grad_norm",
     stage="scores far from 0 (model.scores.scale, model.scores.clip), ",
 )
-LOOK = "Look at the reward, at the rollout's texts and, in half precision, at model.weights.dtype"
-OF_OTHERS = CAUSES.format(clipping="trainer.gradient_clip_val", stage="")
+CAUSES_ELSEWHERE = CAUSES.format(clipping="trainer.gradient_clip_val", stage="")
+LOOK_AT_ROLLOUT = (
+    "Look at the reward, at the rollout's texts and, in half precision, at model.weights.dtype"
+)
 
 
 class Fault(NamedTuple):
-    """Something that went wrong, and the batch with which it did.
+    """Something that was not finite, and the batch that had it.
 
     Attributes:
         place: Where in the run: ``rollout 17``.
         what: What was seen: ``the loss is nan``.
-        tensors: By name, each ``[m, …]``.
-        texts: By name, each ``m`` texts.
+        tensors: ``[m, …]`` each, by name.
+        texts: ``m`` texts each, by name.
     """
 
     place: str
@@ -49,12 +47,12 @@ class Faults:
     """The faults of a run.
 
     Attributes:
-        count: Rollouts or steps of which something was left out so far.
-        kept: What is to be written to the disk.
+        count: Rollouts or steps of which something was left out so far; the same on every rank.
+        kept: Faults that a callback is to write to the disk.
     """
 
     def __init__(self, bound: int):
-        """Nothing has gone wrong yet.
+        """Sets the bound.
 
         Args:
             bound: How many rollouts or steps something may be left out of.
@@ -63,29 +61,29 @@ class Faults:
         self.count = 0
         self.kept: list[Fault] = []
         self.batches: list[Fault] = []
-        self.last = ""  # where something was left out last
+        self.last_place = ""  # where something was left out last
 
     def begin(self, place: str, texts: Mapping[str, list[str]], **tensors: Tensor) -> None:
-        """Says what is being worked on; at the same place, what else.
+        """Registers the current batch; a second call for the same place adds a batch to it.
 
         Args:
             place: Where in the run.
-            texts: By name, ``b`` each.
-            tensors: By name, each ``[b, …]``.
+            texts: ``b`` texts each, by name.
+            tensors: ``[b, …]`` each, by name.
         """
         others = [batch for batch in self.batches if batch.place == place]
         self.batches = [*others, Fault(place, "", tensors, dict(texts))]
 
     def add(self, **tensors: Tensor) -> None:
-        """Says what else is known by now of what is being worked on; see :meth:`begin`."""
+        """Adds tensors to the current batch, ``[b, …]`` each, by name."""
         self.batches[-1].tensors.update(tensors)
 
-    def keep(self, what: str, rows: Tensor | None = None) -> None:
-        """Keeps what is being worked on.
+    def record(self, what: str, rows: Tensor | None = None) -> None:
+        """Keeps the current batches for the disk.
 
         Args:
             what: What was seen.
-            rows: ``[m]`` those that it was seen with, on the CPU; None: all.
+            rows: ``[m]`` the rows that had it, on the CPU; None: all.
         """
         for place, _, tensors, texts in self.batches:
             if rows is not None:
@@ -95,27 +93,36 @@ class Faults:
             tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
             self.kept.append(Fault(place, what, tensors, dict(texts)))
 
+    @contextmanager
+    def recording_errors(self) -> Iterator[None]:
+        """A block whose TrainingError is recorded with the current batch before it goes on."""
+        try:
+            yield
+        except TrainingError as error:
+            self.record(str(error))
+            raise
+
     def leave_out(
         self, what: str, advice: str, rows: Tensor | None = None, is_here: bool = True
     ) -> None:
-        """Counts that something is left out, in all processes at once; once a rollout or step.
+        """Counts a rollout or step of which something is left out, on all ranks at once.
 
         Args:
             what: What was seen.
             advice: What usually helps.
-            rows: ``[m]`` those that it was seen with, on the CPU; None: all.
-            is_here: Whether it was seen in this process; if not, nothing is kept.
+            rows: ``[m]`` the rows that had it, on the CPU; None: all.
+            is_here: Whether it was seen on this rank; if not, nothing is recorded.
 
         Raises:
-            TrainingError: If there were too many.
+            TrainingError: If there are more faults than the bound.
         """
         place = self.batches[-1].place
-        if place == self.last:
+        if place == self.last_place:
             return
-        self.last = place
+        self.last_place = place
         self.count += 1
         if is_here:
-            self.keep(what, rows)
+            self.record(what, rows)
         if self.count > self.bound:
             error = TrainingError(
                 f"{place}: {what}. {advice}. This is fault {self.count} of the run, and "
@@ -125,54 +132,38 @@ class Faults:
             error.by_all = True
             raise error
 
+    def all_finite(self, what: str | None, reduce: Reduce, device: torch.device) -> bool:
+        """Agrees with the other ranks whether a rollout may be learned from; one collective.
+
+        Args:
+            what: What of the rollout is not finite on this rank; None: everything is finite.
+            reduce: Sum over ranks.
+            device: Where the sum is taken.
+
+        Returns:
+            False if anything is not finite on any rank: the rollout is left out on all.
+
+        Raises:
+            TrainingError: If there are more faults than the bound.
+        """
+        if not reduce(torch.tensor(float(what is not None), device=device)).item():
+            return True
+        elsewhere = "figures of another process are not finite"
+        self.leave_out(what or elsewhere, LOOK_AT_ROLLOUT, is_here=what is not None)
+        return False
+
     def guard(self, module: LightningModule, optimizer: Any) -> None:
         """Leaves out a step of Lightning's own loop whose gradient is not finite.
 
         Args:
-            module: Whose step it is.
-            optimizer: Its parameters without a gradient stay as they are.
+            module: The module whose step it is.
+            optimizer: Its optimizer; parameters without a gradient stay as they are.
 
         Raises:
-            TrainingError: If there were too many.
+            TrainingError: If there are more faults than the bound.
         """
         gradients = [p.grad for p in trainable_parameters(module) if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             optimizer.zero_grad()
-            self.leave_out(f"the gradient's norm is {norm}", OF_OTHERS)
-
-
-def begin_rollout(module: "PPOModule", batch: PromptBatch, responses: Responses) -> None:
-    """Tells what a rollout is made of, in case that something goes wrong with it.
-
-    Args:
-        module: Has the faults.
-        batch: ``b`` prompts.
-        responses: Their responses.
-    """
-    texts = {"prompts": batch.prompts, "references": batch.references}
-    ids = {"prompt_ids": batch.prompt_ids, "response_ids": responses.ids}
-    masks = {"prompt_mask": batch.prompt_mask, "response_mask": responses.mask}
-    module.faults.begin(module.place, {**texts, "responses": responses.texts}, **ids, **masks)
-
-
-def is_sound(module: "PPOModule", rollout: Rollout, parts: dict[str, Tensor]) -> bool:
-    """Whether all figures of a rollout are finite, on all ranks; else it is left out.
-
-    Args:
-        module: Has the faults.
-        rollout: ``b`` responses.
-        parts: What the scores are made of, each ``[b]``, by name.
-
-    Raises:
-        TrainingError: If too many were left out.
-    """
-    named = {f"scores.{name}": part for name, part in parts.items()}
-    module.faults.add(**rollout._asdict(), **named)
-    texts = module.faults.batches[-1].texts["responses"]
-    what = what_is_not_finite(rollout, parts, module.reward.name, texts)
-    unsound = module.sum(torch.tensor(float(what is not None), device=module.device)).item()
-    if unsound:
-        elsewhere = "figures of another process are not finite"
-        module.faults.leave_out(what or elsewhere, LOOK, is_here=what is not None)
-    return not unsound
+            self.leave_out(f"the gradient's norm is {norm}", CAUSES_ELSEWHERE)

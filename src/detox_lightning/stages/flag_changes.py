@@ -1,6 +1,6 @@
-"""What of a run's flags differs from those of the run whose checkpoint it takes, in one line."""
+"""Compares a run's flags with those of the run whose checkpoint it takes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from detox_lightning.redaction import without_secrets
 from detox_lightning.stages.plain import plain
 
-# what is told or refused otherwise, and what changes no number
-ASIDE = {
+# flags with messages of their own, and flags that change no number
+_NOT_COMPARED = {
     *("model.policy", "model.model", "model.adapter", "model.labels", "model.weights.revision"),
     *("model.micro_batch_size", "model.max_faults", "model.gradient_checkpointing"),
     *("data.source", "data.batch_size", "data.eval_batch_size", "data.num_workers"),
@@ -18,76 +18,78 @@ ASIDE = {
     *("model.lora.r", "model.lora.alpha", "model.lora.target_modules", "model.lora.options"),
     *("model.lora.modules_to_save",),
 }
-MEASURED = ("model.sampling", "model.reward", "data.")  # what tests and predictions depend on
-SIZES = ("data.num_samples", "data.num_eval_samples")  # and what they don't
+# the flags that tests and predictions depend on, and exceptions among them
+_MEASURED = ("model.sampling", "model.reward", "data.")
+_NOT_MEASURED = ("data.num_samples", "data.num_eval_samples")
 HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA = "hyper_parameters", "datamodule_hyper_parameters"
-MOST = 60  # characters of a value
+_MAX_SHOWN = 60  # characters of a value
+# peft's options that have no bearing on what the weights mean, or have messages of their own
+_NO_MISFIT = {
+    *("peft_type", "peft_version", "auto_mapping", "task_type", "inference_mode"),
+    *("base_model_name_or_path", "revision", "lora_dropout", "init_lora_weights"),
+}
+# peft's options that are told first, and have flags of their own beside model.lora.options
+_LORA_FLAGS = ("r", "lora_alpha", "target_modules", "modules_to_save")
 
 
 def tell_changes(module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Warns of flags that have other values than when the checkpoint was written.
 
     Args:
-        module: With its trainer.
+        module: A stage, with its trainer.
         checkpoint: As Lightning hands it to ``on_load_checkpoint``.
     """
     trainer = module._trainer
     verb = None if trainer is None else trainer.state.fn
     if verb is None:
         return
-    found: list[tuple[str, str, str]] = []
-    data = getattr(trainer, "datamodule", None)
-    for flag, of, key in (
+    changes: list[tuple[str, str, str]] = []
+    for flag, owner, key in (
         ("model", module, HYPER_PARAMETERS),
-        ("data", data, HYPER_PARAMETERS_OF_DATA),
+        ("data", getattr(trainer, "datamodule", None), HYPER_PARAMETERS_OF_DATA),
     ):
-        if of is not None and key in checkpoint:
-            found += differences(flag, dict(checkpoint[key]), dict(of.hparams))
+        if owner is not None and key in checkpoint:
+            changes += differences(flag, dict(checkpoint[key]), dict(owner.hparams))
     if verb != "fit":
-        found = [one for one in found if one[0].startswith(MEASURED) and one[0] not in SIZES]
-    if found:
-        told = ", ".join(f"{flag}: {old} → {new}" for flag, old, new in found)
-        wins = "the flags win" if verb == "fit" else "other things are measured than it was for"
-        rank_zero_warn(f"this differs from the checkpoint's run, and {wins}: {told}")
+        changes = [x for x in changes if x[0].startswith(_MEASURED) and x[0] not in _NOT_MEASURED]
+    if changes:
+        shown = ", ".join(f"{flag}: {old} → {new}" for flag, old, new in changes)
+        effect = "the flags win" if verb == "fit" else "other things are measured than it was for"
+        rank_zero_warn(f"this differs from the checkpoint's run, and {effect}: {shown}")
 
 
 def differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
-    """The flags whose values differ, and both values.
+    """Yields the flags whose values differ, and both values as text.
 
     Args:
-        flag: That has the values.
-        old: In the checkpoint: plain values; of a class, ``class_path`` and ``init_args``.
-        new: In this run.
+        flag: The flag that has the values.
+        old: The checkpoint's plain values; of a class, ``class_path`` and ``init_args``.
+        new: This run's values.
     """
     yield from _differences(flag, without_secrets(plain(old)), without_secrets(plain(new)))
 
 
 def _differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
-    if flag in ASIDE:
+    if flag in _NOT_COMPARED:
         return
-    if _class(old) != _class(new):
-        yield flag, _shown(old), _shown(new)
-    elif isinstance(old, dict) and isinstance(new, dict):
+    if _class(old) == _class(new) and isinstance(old, dict) and isinstance(new, dict):
         if _class(old):
             old, new = old.get("init_args") or {}, new.get("init_args") or {}
         for key in old:  # another version may know more
             if key in new and not key.startswith("_"):
                 yield from _differences(f"{flag}.{key}", old[key], new[key])
-    elif old != new and _is_told(old) and _is_told(new) and not _has_moved(old, new):
-        yield flag, _shown(old), _shown(new)
+    elif _class(old) != _class(new) or (old != new and not _are_alike(old, new)):
+        yield flag, _short(old), _short(new)
 
 
 def _class(value: Any) -> str | None:
     return value.get("class_path") if isinstance(value, dict) else None
 
 
-def _is_told(value: Any) -> bool:
-    """Whether a value's text says what it is, rather than where in memory it lies."""
-    return not (isinstance(value, str) and " at 0x" in value)
-
-
-def _has_moved(old: Any, new: Any) -> bool:
-    """Whether both are the same place, or the old one is gone and the new one has its name."""
+def _are_alike(old: Any, new: Any) -> bool:
+    """Whether texts tell a place in memory, or the same place on the disk, which may have moved."""
+    if any(isinstance(value, str) and " at 0x" in value for value in (old, new)):
+        return True
     if not (isinstance(old, str) and isinstance(new, str) and Path(new).exists()):
         return False
     if Path(old).exists():
@@ -95,12 +97,71 @@ def _has_moved(old: Any, new: Any) -> bool:
     return "/" in old and Path(old).name == Path(new).name
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
+def _short(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if kind := _class(value):
         return kind.rpartition(".")[2]
-    text = " ".join(f"{value:.6g}".split() if isinstance(value, float) else str(value).split())
-    return text if len(text) <= MOST else f"{text[:MOST]}…"
+    text = f"{value:.6g}" if isinstance(value, float) else " ".join(_text(value).split())
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def misfits(
+    here: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    names_here: Iterable[str],
+    names_saved: Iterable[str],
+) -> list[str]:
+    """Describes in a clause each what differs between a run and the weights in a checkpoint.
+
+    Args:
+        here: Facts that this run would stamp: ``base_revision``, ``adapter``. Only facts that both
+            have are compared.
+        saved: Facts stamped on the checkpoint.
+        names_here: Names of the trainable parameters.
+        names_saved: Names of the parameters in the checkpoint.
+    """
+    both = here.keys() & saved.keys()
+    clauses = []
+    if "base_revision" in both and here["base_revision"] != saved["base_revision"]:
+        clauses.append(
+            differs("the base's revision", here["base_revision"], saved["base_revision"])
+        )
+    if "adapter" in both:
+        clauses += _adapter_misfits(here["adapter"], saved["adapter"])
+    needed, held = (any("value_head." in name for name in xs) for xs in (names_here, names_saved))
+    if needed and not held:
+        clauses.append("model.advantage needs a value head here, and the checkpoint has none")
+    if held and not needed:
+        clauses.append("model.advantage needs no value head here, and the checkpoint has one")
+    return clauses
+
+
+def _adapter_misfits(
+    here: Mapping[str, Any] | None, saved: Mapping[str, Any] | None
+) -> Iterator[str]:
+    if here is None and saved is not None:
+        yield "model.lora is null here, and the checkpoint holds an adapter"
+    elif here is not None and saved is None:
+        yield "model.lora is given here, and the checkpoint holds a whole model (model.lora=null)"
+    elif here is not None and saved is not None:
+        both = (here.keys() & saved.keys()) - _NO_MISFIT
+        for name in [*(x for x in _LORA_FLAGS if x in both), *sorted(both.difference(_LORA_FLAGS))]:
+            if _comparable(here[name]) != _comparable(saved[name]):
+                option = name.removeprefix("lora_") if name in _LORA_FLAGS else f"options.{name}"
+                yield differs(f"model.lora.{option}", here[name], saved[name])
+
+
+def differs(flag: str, here: Any, saved: Any) -> str:
+    """Returns a clause that tells a flag's values in this run and in the checkpoint."""
+    return f"{flag} is {_text(here)} here, {_text(saved)} in the checkpoint"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple | set):
+        return f"[{', '.join(map(str, value))}]"
+    return "null" if value is None else str(value)
+
+
+def _comparable(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list | tuple | set) else value or None

@@ -1,7 +1,7 @@
-"""Optimizers and learning-rate schedules, and what of them survives in a checkpoint."""
+"""Optimizers and learning-rate schedules, and which of their values a checkpoint restores."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.number_bounds import check_options, refused
+from detox_lightning.stages.number_bounds import check_optimizer, refused_option
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,62 @@ class Schedule:
 CONSTANT = Schedule()
 
 
+class _Scheduler(LambdaLR):
+    """A scheduler whose flags win over the hyper-parameters that a checkpoint restores.
+
+    Lightning restores schedulers after optimizers. Moments and step counts then are the
+    checkpoint's; learning rate, betas and the like are those of this run, at the restored place of
+    the schedule. With the same flags nothing changes, to the bit.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]):
+        others = ("params", "param_names", "initial_lr")
+        self._flags = [
+            {name: value for name, value in group.items() if name not in others}
+            for group in optimizer.param_groups
+        ]
+        super().__init__(optimizer, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "_flags"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.base_lrs = [flags["lr"] for flags in self._flags]
+        # The very product that the scheduler itself formed on its last step.
+        self._last_lr = [
+            rate * factor(self.last_epoch)
+            for rate, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
+        groups = zip(self.optimizer.param_groups, self._flags, self._last_lr, strict=True)
+        for group, flags, rate in groups:
+            group.update({**flags, "initial_lr": flags["lr"], "lr": rate})
+
+
 def build_schedule(optimizer: Optimizer, schedule: Schedule, total_steps: float) -> LambdaLR:
-    """Makes the scheduler; neither its first nor its last step has a learning rate of 0.
+    """Builds a scheduler; neither its first nor its last step has a learning rate of 0.
+
+    It must be built before a checkpoint restores the optimizer: the optimizer's hyper-parameters
+    are those that the flags ask for, and win over the checkpoint's.
 
     With ``w`` steps of warm-up out of ``T``, step ``i`` has the factor ``(i + 1) / (w + 1)`` up to
     ``w``, where it is 1, and from there ``(T - i) / (T - w)`` (linear) or half a cosine.
 
     Args:
-        optimizer: Whose learning rate it scales.
+        optimizer: The optimizer whose learning rate it scales.
         schedule: The shape.
         total_steps: Number of steps of the whole training; infinite if it has no end.
 
     Raises:
         InputError: If a decay, or a warm-up given as a share, has no number of steps to go by.
     """
-    share = schedule.warmup_steps < 1
-    needs_end = schedule.name != "constant" or (share and schedule.warmup_steps > 0)
-    if needs_end and math.isinf(total_steps):
+    is_share = 0 < schedule.warmup_steps < 1
+    if math.isinf(total_steps) and (is_share or schedule.name != "constant"):
         raise InputError(
             f"schedule.name={schedule.name}, schedule.warmup_steps={schedule.warmup_steps} need a "
             "training of known length: set trainer.max_epochs or trainer.max_steps."
         )
-    warmup = schedule.warmup_steps * total_steps if share and needs_end else schedule.warmup_steps
-    warmup = math.floor(warmup)
+    warmup = math.floor(schedule.warmup_steps * (total_steps if is_share else 1))
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -69,94 +102,47 @@ def build_schedule(optimizer: Optimizer, schedule: Schedule, total_steps: float)
             return 1.0 - progress
         return 0.5 * (1.0 + math.cos(math.pi * progress))
 
-    return LambdaLR(optimizer, factor)
+    return _Scheduler(optimizer, factor)
 
 
 def trainable_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The parameters that an optimizer gets, in the module's order."""
+    """Returns the parameters that an optimizer gets, in the module's order."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def configured_hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Notes what the flags asked of a new optimizer, before a schedule or a checkpoint touches it.
-
-    Returns:
-        One dictionary a parameter group: ``lr``, ``betas``, ``weight_decay``, …
-    """
-    ours = ("params", "param_names", "initial_lr")
-    return [
-        {key: value for key, value in group.items() if key not in ours}
-        for group in optimizer.param_groups
-    ]
-
-
-def apply_configured_hyperparameters(
-    optimizer: Optimizer,
-    schedulers: Iterable[LambdaLR],
-    configured: Sequence[dict[str, Any]],
-) -> None:
-    """Lets the flags win over the hyper-parameters that a checkpoint brought back.
-
-    Moments and step counts stay the checkpoint's; learning rate, betas and the like become those
-    of this run, at the schedule's present place. With the same flags nothing changes, to the bit.
-
-    Args:
-        optimizer: With its state restored.
-        schedulers: Its schedules, with their states restored.
-        configured: From :func:`configured_hyperparameters`, of the new optimizer.
-    """
-    rates = [options["lr"] for options in configured]
-    for group, options in zip(optimizer.param_groups, configured, strict=True):
-        group.update(options, initial_lr=options["lr"])
-    for scheduler in schedulers:
-        scheduler.base_lrs = list(rates)
-        # The very product that the scheduler itself formed on its last step.
-        now = [
-            rate * factor(scheduler.last_epoch)
-            for rate, factor in zip(rates, scheduler.lr_lambdas, strict=True)
-        ]
-        for group, rate in zip(optimizer.param_groups, now, strict=True):
-            group["lr"] = rate
-        scheduler._last_lr = now
-
-
 def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
-    """Makes an optimizer of one small matrix, so that a mistake is told before models open.
+    """Makes an optimizer of one small matrix, so that mistakes are told before models open.
 
-    Those of torch also take a step, as the stage will ask them to.
+    Optimizers of torch also take a step, in the way the stage will ask them to.
 
     Args:
-        make_optimizer: See :class:`StepwiseOptimization`.
+        make_optimizer: Makes an optimizer of parameters.
         has_closure: Whether the stage gives each step a function that computes the loss.
 
     Raises:
-        InputError: If it can't be made, an option is no number that any run can work with, or it
-            takes no step.
+        InputError: If the optimizer can't be made or takes no step, or if an option is a number
+            that no run can work with.
     """
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.zeros(2, 2)
-    with told():
+    with _naming_option():
         optimizer = make_optimizer([parameter])
-    check_options(optimizer)
+    check_optimizer(optimizer)
     if type(optimizer).__module__.startswith("torch.optim"):
-        with told():
+        with _naming_option():
             optimizer.step(*([lambda: 0.0] if has_closure else []))
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Names the flag where an optimizer refuses to be made or to step.
-
-    Raises:
-        InputError: If it does.
-    """
+def _naming_option() -> Iterator[None]:
+    """Turns an optimizer's refusal to be made or to step into an InputError with the flag."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if option := refused(error):
+        if option := refused_option(error):
             raise InputError(
                 f"--model.optimizer.{option}: {reason}; give another number"
             ) from error
@@ -167,37 +153,28 @@ def told() -> Iterator[None]:
 
 
 class StepwiseOptimization:
-    """Optimizer and schedule of a stage; in PPO the stage itself steps it, once a rollout."""
+    """Optimizer and schedule of a stage; in PPO the stage itself steps it, once a rollout.
+
+    Args:
+        make_optimizer: Makes the optimizer of the parameters that learn.
+        schedule: How its learning rate rises and falls.
+    """
 
     def __init__(self, make_optimizer: OptimizerCallable, schedule: Schedule):
-        """Notes the settings.
-
-        Args:
-            make_optimizer: Makes the optimizer of the parameters that learn.
-            schedule: How its learning rate rises and falls.
-        """
         self.make_optimizer = make_optimizer
         self.schedule = schedule
-        self.configured: list[dict[str, Any]] = []
 
     def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """What the module's ``configure_optimizers`` returns.
+        """Returns the result of the module's ``configure_optimizers``.
 
         Raises:
             InputError: If the optimizer refuses these parameters.
         """
-        with told():
+        with _naming_option():
             optimizer = self.make_optimizer(trainable_parameters(module))
-        self.configured = configured_hyperparameters(optimizer)
         steps = module.trainer.estimated_stepping_batches
         scheduler = build_schedule(optimizer, self.schedule, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-    def let_flags_win(self, module: LightningModule) -> None:
-        """What the module's ``on_train_start`` does, after a checkpoint has been restored."""
-        trainer = module.trainer
-        schedulers: Any = [config.scheduler for config in trainer.lr_scheduler_configs]
-        apply_configured_hyperparameters(trainer.optimizers[0], schedulers, self.configured)

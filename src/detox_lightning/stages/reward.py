@@ -15,18 +15,15 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from detox_lightning.batches import LabeledBatch
 from detox_lightning.errors import InputError
+from detox_lightning.models.batching import count_positions
+from detox_lightning.models.classifier_heads import labels_of
 from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import (
-    Weights,
-    load_model,
-    load_tokenizer,
-)
+from detox_lightning.models.loading import Weights, load_config, load_model, load_tokenizer
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.text_padding import repadded
+from detox_lightning.models.text_padding import padding_id, repadded
 from detox_lightning.protocols import data_of
 from detox_lightning.seeding import derive_seed, global_seed
-from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
-from detox_lightning.stages.classifier_checks import check_labels, check_positions, name_padding
+from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -38,15 +35,16 @@ class RewardModule(LightningModule):
     """Fine-tunes a sequence classifier on labelled text.
 
     Logs ``train/loss``; under ``val/`` and ``test/`` loss, accuracy, F1 and AUROC. With two labels
-    the second is the one that F1 and AUROC look for; with more they are means over the labels.
+    the second is the one that F1 and AUROC look for; with more they are means over the labels. The
+    members are those of :class:`~detox_lightning.protocols.Stage`.
     """
 
     stage_name = "reward"
-    needs = ()
-    family = rollouts = samples = kl_target = comparison = None
-    export_name = "model"
     auto_class = "AutoModelForSequenceClassification"
     padding_side: Literal["left", "right"] = "right"
+    export_name = "model"
+    needs = ()
+    family = rollouts = samples = kl_target = comparison = None
 
     def __init__(
         self,
@@ -57,7 +55,7 @@ class RewardModule(LightningModule):
         weights: Weights = Weights(),  # noqa: B008
         max_faults: NonNegativeInt = 10,
     ):
-        """Notes names and settings; the weights load when a run begins.
+        """Stores names and settings; the weights load when a run begins.
 
         Args:
             model: Hub id or folder of an encoder, which gets a fresh head, or of a classifier of
@@ -95,20 +93,11 @@ class RewardModule(LightningModule):
                 "trained in it; give float32, with trainer.precision=bf16-mixed"
             )
         self.faults = Faults(max_faults)
+        self.about: dict[str, Any] = {}  # tests compare nothing
         self.mean_loss = MeanMetric()
         self.metrics = classification_metrics(len(labels))
         self.model: Any = None
         self.tokenizer: Any = None
-
-    @property
-    def seed(self) -> int:
-        """The seed of ``--seed_everything``."""
-        return global_seed()
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Nothing: a test compares no policy with a reference."""
-        return {}
 
     @property
     def tokenizer_name(self) -> str:
@@ -117,19 +106,24 @@ class RewardModule(LightningModule):
 
     @property
     def tokenizer_options(self) -> dict[str, Any]:
-        """How the data must open it."""
+        """Options with which the data must open that tokenizer."""
         return self.weights.file_options
 
+    @property
+    def seed(self) -> int:
+        """The seed of ``--seed_everything``."""
+        return global_seed()
+
     def setup(self, stage: str) -> None:
-        """Refuses what can't work, before any model is opened.
+        """Checks the run before any model is opened.
 
         Raises:
-            InputError: If the trainer is one that can't work.
+            InputError: If the trainer's options can't work.
         """
         check_conditions(self, stage, ("loss", *self.metrics))
 
     def check_shardable(self) -> None:
-        """Refuses the sharded strategy, which only PPO is made for."""
+        """Refuses ``trainer.strategy=sharded``, which is made for PPO alone."""
         raise not_shardable(self)
 
     def configure_model(self) -> None:
@@ -142,9 +136,10 @@ class RewardModule(LightningModule):
         if self.model is not None:
             return
         choose_kernels()
-        options = self.weights.file_options
-        check_labels(self.name, self.labels, **options)
-        self.tokenizer = load_tokenizer(self.name, padding_side=self.padding_side, **options)
+        _check_labels(self.name, self.labels, self.weights)
+        self.tokenizer = load_tokenizer(
+            self.name, padding_side=self.padding_side, **self.tokenizer_options
+        )
         model = load_model(
             self.auto_class,
             self.name,
@@ -154,9 +149,16 @@ class RewardModule(LightningModule):
             fresh_head=True,
             **self.weights.options,
         )
-        if (data := data_of(self._trainer)) is not None:
-            check_positions(self.name, model, data.max_prompt_tokens)
-        name_padding(model, self.tokenizer)
+        data, positions = data_of(self._trainer), count_positions(model)
+        if data is not None and positions is not None and data.max_prompt_tokens > positions:
+            raise InputError(
+                f"--data.max_tokens={data.max_prompt_tokens}: {self.name!r} reads {positions} "
+                "tokens at most; lower it to that"
+            )
+        if padding_id(model) is None:
+            # A decoder's head takes the token before the padding for a text's last, by the config.
+            pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+            model.config.get_text_config().pad_token_id = eos if pad is None else pad
         refuse_broken_model("model.model", self.name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
@@ -164,19 +166,14 @@ class RewardModule(LightningModule):
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer and its schedule."""
+        """Returns one optimizer of all parameters, and its schedule."""
         return self.optimization.configure(self)
 
-    def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint's hyper-parameters."""
-        self.optimization.let_flags_win(self)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes dropout's noise a function of the place in the run: a resumed run has it too."""
+    def on_train_batch_start(self, batch: LabeledBatch, batch_idx: int) -> None:
+        """Seeds dropout by the place in the run, so that a resumed run has the same dropout."""
         place = (self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
-        ids = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        self.faults.begin(f"step {self.global_step}", {}, **ids, labels=batch.labels)
+        torch.manual_seed(derive_seed(self.seed, "dropout", *place))
+        self.faults.begin(f"step {self.global_step}", {}, **batch._asdict())
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Leaves the step out if its gradient is not finite."""
@@ -184,7 +181,7 @@ class RewardModule(LightningModule):
         self.log("train/faults", float(self.faults.count))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores of the classes.
+        """Computes the scores of the classes.
 
         Args:
             input_ids: ``[b, s]``.
@@ -198,7 +195,7 @@ class RewardModule(LightningModule):
         return logits.float()
 
     def training_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy of the labels, mean over the texts."""
+        """Returns the cross-entropy of the labels, mean over the texts."""
         loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
@@ -208,88 +205,73 @@ class RewardModule(LightningModule):
         logits = self(batch.input_ids, batch.attention_mask)
         self.mean_loss.update(F.cross_entropy(logits, batch.labels), weight=len(batch.labels))
         probabilities = logits.softmax(-1)
-        binary = len(self.labels) == 2
-        self.metrics.update(probabilities[:, 1] if binary else probabilities, batch.labels)
+        is_binary = len(self.labels) == 2
+        self.metrics.update(probabilities[:, 1] if is_binary else probabilities, batch.labels)
+
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/``."""
-        self._log_metrics("val")
-
-    def test_step(self, batch: LabeledBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs ``test/``."""
-        self._log_metrics("test")
-
-    def predict_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
-        """Probabilities of the classes, ``[b, classes]``."""
-        return self(batch.input_ids, batch.attention_mask).softmax(-1)
-
-    def export(self, folder: str | Path) -> None:
-        """Writes the classifier with its tokenizer as a Hugging Face folder.
-
-        Args:
-            folder: Where to.
-        """
-        save_model(self.model, self.tokenizer, folder)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the parameters that learn, and notes what they are."""
-        keep_trainable(self, checkpoint)
-        stamp(
-            checkpoint,
-            self.stage_name,
-            self.name,
-            base_revision=self.weights.revision,
-            labels=self.labels,
-            faults=self.faults.count,
-        )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes sure that the checkpoint is one of this model's and of these labels.
-
-        Raises:
-            InputError: If it isn't.
-        """
-        facts = check_stamp(checkpoint, self.stage_name, self.name)
-        self.faults.count = facts.get("faults", 0)
-        if facts["labels"] != self.labels:
-            raise InputError(
-                f"labels={self.labels}: the checkpoint's are {facts['labels']}; give the same ones."
-            )
-        check_trainable(self, checkpoint, base=self.name, base_revision=self.weights.revision)
-
-    def _log_metrics(self, prefix: str) -> None:
+        """Logs the figures under ``val/``, or ``test/`` at the end of a test."""
         if not self.trainer.sanity_checking:  # two batches may well hold a single class
-            values = {"loss": self.mean_loss.compute(), **self.metrics.compute()}
-            self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+            figures = {"loss": self.mean_loss.compute(), **self.metrics.compute()}
+            prefix = "test" if self.trainer.testing else "val"
+            self.log_dict({f"{prefix}/{name}": figure for name, figure in figures.items()})
         self.mean_loss.reset()
         self.metrics.reset()
 
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
+        """Returns the probabilities of the classes, ``[b, classes]``."""
+        return self(batch.input_ids, batch.attention_mask).softmax(-1)
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the classifier with its tokenizer as a Hugging Face folder."""
+        save_model(self.model, self.tokenizer, folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the run's facts to the checkpoint."""
+        revision = self.weights.revision
+        save_stage(self, checkpoint, labels=self.labels, base_revision=revision)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint fits this model and these labels; see :func:`load_stage`."""
+        load_stage(self, checkpoint, base_revision=self.weights.revision)
+
 
 def classification_metrics(classes: int) -> MetricCollection:
-    """Accuracy, F1 and AUROC.
+    """Makes accuracy, F1 and AUROC.
 
     Args:
         classes: With 2 the metrics take the second's probability ``[b]``; with more, all of them
             ``[b, classes]``, and F1 and AUROC are means over the classes.
     """
-    from torchmetrics import classification as kinds
+    from torchmetrics.classification import AUROC, Accuracy, F1Score
 
+    task: dict[str, Any] = {"task": "multiclass", "num_classes": classes}
     if classes == 2:
-        return MetricCollection(
-            {
-                "accuracy": kinds.BinaryAccuracy(),
-                "f1": kinds.BinaryF1Score(),
-                "auroc": kinds.BinaryAUROC(),
-            }
-        )
+        task = {"task": "binary"}
     return MetricCollection(
         {
-            "accuracy": kinds.MulticlassAccuracy(classes, average="micro"),
-            "f1": kinds.MulticlassF1Score(classes, average="macro"),
-            "auroc": kinds.MulticlassAUROC(classes, average="macro"),
+            "accuracy": Accuracy(**task, average="micro"),
+            "f1": F1Score(**task, average="macro"),
+            "auroc": AUROC(**task, average="macro"),
         }
     )
+
+
+def _check_labels(name: str, labels: list[str], weights: Weights) -> None:
+    """Refuses to rename, swap or drop the classes of a model that is a classifier already.
+
+    Unnamed classes (``LABEL_0``) may be named.
+    """
+    config = load_config(name, **weights.file_options)
+    if not any("SequenceClassification" in kind for kind in config.architectures or []):
+        return
+    its_labels = labels_of(config, name)
+    is_unnamed = all(label.startswith("LABEL_") for label in its_labels)
+    if its_labels != labels and not (is_unnamed and len(its_labels) == len(labels)):
+        raise InputError(
+            f"labels={labels}: {name!r} is a classifier of {its_labels}, in this order. Give these "
+            "labels, or begin from an encoder without a head."
+        )

@@ -1,4 +1,4 @@
-"""What every stage asks of its trainer before any model is opened, and what it sets right there."""
+"""Checks of a run's trainer and data before any model is opened, shared by all stages."""
 
 import math
 from collections.abc import Collection
@@ -10,157 +10,144 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.precision import refuse_precision
+from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import data_of
 from detox_lightning.stages.optimization import try_out
 from detox_lightning.stages.refused_callbacks import are_known, callbacks_of, refuse_callbacks
 
-IN_PPO = {
-    "gradient_clip_val": "Give model.max_grad_norm",
-    "accumulate_grad_batches": "Responses of an optimizer step are model.mini_batch_size, of a "
-    "forward pass model.micro_batch_size: give these",
+# Flags of Lightning's own steps: their defaults, and what to give instead in PPO.
+NOT_IN_PPO: dict[str, tuple[tuple[Any, ...], str]] = {
+    "gradient_clip_val": ((None, 0), "Give model.max_grad_norm"),
+    "accumulate_grad_batches": (
+        (1,),
+        "Responses of an optimizer step are model.mini_batch_size, of a forward pass "
+        "model.micro_batch_size: give these",
+    ),
 }
+# By verb: the flags that bound a run, and what a bound of 0 would leave undone.
 BOUNDS = {
-    "fit": ("limit_train_batches", "max_epochs", "max_steps"),
-    "validate": ("limit_val_batches",),
-    "test": ("limit_test_batches",),
-    "predict": ("limit_predict_batches",),
+    "fit": (("limit_train_batches", "max_epochs", "max_steps"), "trained"),
+    "validate": (("limit_val_batches",), "measured"),
+    "test": (("limit_test_batches",), "measured"),
+    "predict": (("limit_predict_batches",), "predicted"),
 }
-DONE = {"fit": "trained", "validate": "measured", "test": "measured", "predict": "predicted"}
 NOTHING = "trainer.{}={}: nothing would be {}; give more, or leave it out"
 
 
-def check_conditions(module: Any, stage: str, figures: Collection[str]) -> None:
+def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
     """Refuses what can't work, and lowers what the data is too small for.
 
     Args:
-        module: A stage's, with its trainer.
-        stage: ``fit``, ``validate``, ``test`` or ``predict``.
-        figures: What its validation logs, without ``val/``.
+        module: A stage, with its trainer.
+        verb: ``fit``, ``validate``, ``test`` or ``predict``.
+        figures: Names of the figures that its validation logs, without ``val/``.
 
     Raises:
-        InputError: If the precision loses steps, or a callback or the optimizer can't work.
+        InputError: If the precision loses steps, nothing would be done, or a callback or the
+            optimizer can't work.
     """
     trainer = module.trainer
-    refuse_precision(trainer.precision)
-    refuse_nothing(trainer, stage)
-    if stage != "fit":
+    check_precision(trainer.precision)
+    refuse_nothing(trainer, verb)
+    if verb != "fit":
         return
     check_loop(trainer, module)
     data = data_of(trainer)
-    validates = None if data is None else bool(data.val_dataloader())
-    check_monitors(module, validates, [f"val/{name}" for name in figures])
+    validates = data is not None and bool(data.val_dataloader())
+    if data is not None:
+        _check_monitors(module, validates, [f"val/{name}" for name in figures])
     try_out(module.optimization.make_optimizer, module.automatic_optimization)
     if data is not None:
-        batches = len(data.train_dataloader())
-        limit = trainer.limit_train_batches
-        share = math.floor(batches * limit) if isinstance(limit, float) else min(batches, limit)
-        if batches and not share:
+        batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+        used = math.floor(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        if batches and not used:
             raise InputError(NOTHING.format("limit_train_batches", limit, "trained"))
-        fit_interval(trainer, share, bool(validates))
+        _fit_interval(trainer, used, validates)
     if trainer.fast_dev_run:  # it counts batches, and Lightning optimizer steps
         trainer.fit_loop.epoch_loop.max_steps = -1
 
 
 def check_loop(trainer: Trainer, module: LightningModule) -> None:
-    """Refuses callbacks and flags of Lightning's loop that can't do what they say.
+    """Refuses callbacks, and flags of Lightning's loop, that can't do what they say.
 
     Args:
-        trainer: What is asked.
-        module: What it would train.
+        trainer: Has the callbacks and the flags.
+        module: The module that it would train.
 
     Raises:
         InputError: If there is one.
     """
     refuse_callbacks(trainer, module.automatic_optimization)
-    if module.automatic_optimization:
-        return
-    defaults = {"gradient_clip_val": (None, 0), "accumulate_grad_batches": (1,)}
-    for name, remedy in IN_PPO.items():
-        if (value := getattr(trainer, name)) not in defaults[name]:
+    for name, (defaults, remedy) in NOT_IN_PPO.items():
+        value = getattr(trainer, name)
+        if not module.automatic_optimization and value not in defaults:
             raise InputError(f"trainer.{name}={value}: PPO takes its own steps. {remedy}")
 
 
-def refuse_nothing(trainer: Trainer, stage: str) -> None:
+def refuse_nothing(trainer: Trainer, verb: str) -> None:
     """Refuses a run that would end at once, and would look as if it had done something.
 
     Args:
-        trainer: Its bounds are looked at.
-        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        trainer: Has the bounds.
+        verb: ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
         InputError: If a bound is 0.
     """
-    bounds: dict[str, Any] = {name: getattr(trainer, name) for name in BOUNDS[stage]}
-    if stage == "fit":
-        for timer in callbacks_of(trainer):
-            if isinstance(timer, Timer):
-                bounds["max_time"] = timer._duration
-    for name, bound in bounds.items():
+    names, done = BOUNDS[verb]
+    bounds: list[tuple[str, Any]] = [(name, getattr(trainer, name)) for name in names]
+    if verb == "fit":
+        timers = [timer for timer in callbacks_of(trainer) if isinstance(timer, Timer)]
+        bounds += [("max_time", timer._duration) for timer in timers]
+    for name, bound in bounds:
         if bound == 0:
-            raise InputError(NOTHING.format(name, bound, DONE[stage]))
+            raise InputError(NOTHING.format(name, bound, done))
 
 
-def check_monitors(module: Any, validates: bool | None, figures: Collection[str]) -> None:
-    """Refuses callbacks that wait for a figure that no validation logs.
+def _check_monitors(module: Any, validates: bool, figures: Collection[str]) -> None:
+    """Refuses callbacks that monitor a figure which no validation logs.
 
-    Only where all that logs is this package's or Lightning's.
-
-    Args:
-        module: With its trainer.
-        validates: Whether there are validation rows; None: nobody knows.
-        figures: Names of what validation logs.
-
-    Raises:
-        InputError: If there is one.
+    Checks only where everything that logs is this package's or Lightning's.
     """
     callbacks = callbacks_of(module.trainer)
-    if validates is None or not are_known([module, *callbacks]):
+    if not are_known([module, *callbacks]):
         return
     for callback in callbacks:
-        name = getattr(callback, "monitor", None)
-        if not isinstance(name, str) or not name.startswith("val") or name in figures:
+        name = getattr(callback, "monitor", None)  # of whatever class of Lightning's
+        if not isinstance(name, str) or not name.startswith("val"):
             continue
         near = get_close_matches(name.replace("val_", "val/"), figures, 1, cutoff=0.8)
-        meant = f"did you mean {near[0]}?" if near else f"give one of {', '.join(figures)}"
-        raise InputError(
-            f"monitor={name} ({type(callback).__name__}): validation logs no such figure; {meant}"
-        )
-    for callback in callbacks:
-        name = getattr(callback, "monitor", None)
-        if name in figures and not validates:
-            raise InputError(
-                f"monitor={name} ({type(callback).__name__}): no validation would log it; give "
-                "data.validation_split, or another figure"
-            )
+        if name not in figures:
+            meant = f"did you mean {near[0]}?" if near else f"give one of {', '.join(figures)}"
+            reason = f"validation logs no such figure; {meant}"
+        elif not validates:
+            reason = "no validation would log it; give data.validation_split, or another figure"
+        else:
+            continue
+        raise InputError(f"monitor={name} ({type(callback).__name__}): {reason}")
 
 
-def fit_interval(trainer: Trainer, batches: int, validates: bool) -> None:
-    """Lowers an interval between validations that is longer than an epoch, and says so.
+def _fit_interval(trainer: Trainer, batches: int, validates: bool) -> None:
+    """Lowers an interval between validations that is longer than an epoch, with a warning.
 
-    Args:
-        trainer: Its ``val_check_interval`` and ``check_val_every_n_epoch`` are looked at.
-        batches: Of an epoch.
-        validates: Whether there are validation rows: if not, nothing is said.
+    Also warns if a run would end before its first validation. Without validation rows it is silent.
     """
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
-    interval: Any = getattr(trainer, "val_check_interval", None)  # None: it comes by the clock
-    is_long = isinstance(interval, int) and interval > batches
-    if every is not None and is_long:
+    interval: Any = getattr(trainer, "val_check_interval", None)  # absent: it goes by the clock
+    if every is not None and isinstance(interval, int) and interval > batches:
         trainer.val_check_interval = 1.0
         if validates:
             rank_zero_warn(
                 f"trainer.val_check_interval={interval} is more than an epoch's batches "
                 f"({batches}): validation comes after each epoch instead"
             )
-    if not validates or not epochs or epochs < 0:
+    if not validates or not epochs or epochs < 0 or (every is None and interval is None):
         return
-    if every is None and interval is None:
-        return
-    never = every > epochs if every is not None else interval > batches * epochs
-    if never:
-        flag = "val_check_interval" if every is None else "check_val_every_n_epoch"
+    flag, value, end = "val_check_interval", interval, batches * epochs
+    if every is not None:
+        flag, value, end = "check_val_every_n_epoch", every, epochs
+    if value > end:
         rank_zero_warn(
-            f"trainer.{flag}={interval if every is None else every}: the run ends before its first "
-            f"validation (trainer.max_epochs={epochs}, batches of an epoch: {batches})"
+            f"trainer.{flag}={value}: the run ends before its first validation "
+            f"(trainer.max_epochs={epochs}, batches of an epoch: {batches})"
         )

@@ -2,14 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detox_lightning.errors import TrainingError, raised_at
 
-if TYPE_CHECKING:
-    from detox_lightning.ppo.module import PPOModule
-
-Step = Callable[["PPOModule", Any, int], None]
+Step = Callable[[Any, Any, int], None]
 
 
 def never_the_end(place: str, work: Callable[[], None]) -> None:
@@ -45,11 +42,11 @@ def not_the_end(step: Step) -> Step:
     """The same of a step.
 
     Args:
-        step: A module's ``training_step``, in which code of the user's runs.
+        step: The ``training_step`` of a module with a ``place``; code of the user's runs in it.
     """
 
     @functools.wraps(step)
-    def whole(self: "PPOModule", batch: Any, batch_idx: int) -> None:
+    def whole(self: Any, batch: Any, batch_idx: int) -> None:
         never_the_end(self.place, lambda: step(self, batch, batch_idx))
 
     return whole

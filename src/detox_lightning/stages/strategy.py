@@ -1,4 +1,4 @@
-"""How several devices share the work: Lightning's strategies, and one with a sharded base."""
+"""Strategies for several devices: Lightning's own, and one that shards a frozen base."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,22 +28,19 @@ REFUSED = {
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP2 for a frozen base: in shards over all devices, gathered where it is needed.
 
-    What learns is whole on each device, begins as the first process's and gets the mean of all
-    processes' gradients, as in DDP; checkpoints are those of DDP. Throughout rollouts and
-    evaluation the base is gathered: processes may then be at different places.
+    The parameters that learn are whole on each device, begin as the first process's and get the
+    mean of all processes' gradients, as in DDP; checkpoints are those of DDP. Throughout rollouts
+    and evaluation the base is gathered: processes may then be at different places.
+
+    Args:
+        options: ``process_group_backend`` and ``timeout``, for Lightning's ModelParallelStrategy.
     """
 
     def __init__(self, **options: Any):
-        """Puts all devices in one row.
-
-        Args:
-            options: ``process_group_backend`` and ``timeout``, for Lightning's
-                ModelParallelStrategy.
-        """
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **options)
         self.in_sync = True
 
-    # what is saved is whole on each device: as if nothing were sharded
+    # All that is saved is whole on each device: as if nothing were sharded.
     restore_checkpoint_after_setup = Strategy.restore_checkpoint_after_setup
     lightning_restore_optimizer = Strategy.lightning_restore_optimizer
     lightning_module_state_dict = Strategy.lightning_module_state_dict
@@ -54,33 +51,27 @@ class ShardedStrategy(ModelParallelStrategy):
     load_checkpoint = Strategy.load_checkpoint
 
     def setup_environment(self) -> None:
-        """Refuses what can't be sharded, before anything is opened.
+        """Checks that the module can be sharded, before any model is opened.
 
         Raises:
-            InputError: If the module says so, or isn't made for it.
+            InputError: If it can't.
         """
-        stage = as_stage(self.lightning_module)
+        stage = as_stage(self._module)
         if stage is None:
-            raise not_shardable(self.lightning_module)
+            raise not_shardable(self._module)
         stage.check_shardable()
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
-        """Gives all processes the first one's adapter and value head to begin with."""
+        """Broadcasts the first process's adapter and value head."""
         super().setup(trainer)
-        for parameter in self.learning:
+        for parameter in trainable_parameters(self._module):
             torch.distributed.broadcast(parameter.data, src=0)
-
-    @property
-    def learning(self) -> list[torch.nn.Parameter]:
-        """What is whole on each device."""
-        assert self.lightning_module is not None
-        return trainable_parameters(self.lightning_module)
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Inside the block gradients add up without travelling."""
+        """A block in which gradients add up on each device without being averaged."""
         self.in_sync = False
         try:
             yield
@@ -88,18 +79,24 @@ class ShardedStrategy(ModelParallelStrategy):
             self.in_sync = True
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        """Averages the gradients that have added up, over processes."""
-        if self.in_sync:
-            average([p.grad for p in self.learning if p.grad is not None])
+        """Averages the accumulated gradients over processes, in one message."""
+        grads = [p.grad for p in trainable_parameters(self._module) if p.grad is not None]
+        if not self.in_sync or not grads:
+            return
+        flat = torch.cat([grad.flatten() for grad in grads])
+        flat /= torch.distributed.get_world_size()
+        torch.distributed.all_reduce(flat)
+        for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+            grad.copy_(mean.view_as(grad))
 
     def on_validation_start(self) -> None:
-        """Gathers the base: processes may have unequal numbers of batches."""
+        """Gathers the base, as processes may have unequal numbers of batches."""
         gather(self._module)
 
     on_test_start = on_predict_start = on_validation_start
 
     def on_validation_end(self) -> None:
-        """Gives it back."""
+        """Shards the base again."""
         release(self._module)
 
     on_test_end = on_predict_end = on_validation_end
@@ -111,27 +108,11 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def not_shardable(module: object) -> InputError:
-    """The error of a module that trains no frozen base."""
+    """Returns the error of a module that trains no frozen base."""
     return InputError(
         f"trainer.strategy={NAME}: {type(module).__name__} trains models that fit on one "
         "device; give ddp"
     )
-
-
-def average(tensors: list[Tensor]) -> None:
-    """Replaces tensors by their means over processes, in one message.
-
-    Args:
-        tensors: Changed in place; as many in each process, of the same shapes.
-    """
-    if not tensors:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    flat /= torch.distributed.get_world_size()
-    torch.distributed.all_reduce(flat)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
 
 
 def check_strategy(name: str) -> None:

@@ -16,26 +16,18 @@ from torchmetrics import MeanMetric
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge_meter import Rouge
-from detox_lightning.models.families.base import (
-    Family,
-    check_model,
-    check_positions,
-    family_of,
-)
+from detox_lightning.models.adapter_checkpoint import adapter_facts
+from detox_lightning.models.families.base import Family, base_model
 from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import Weights, check_vocabulary, load_tokenizer
+from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.source import Start, adapter_facts, find_start, open_start
-from detox_lightning.models.special_tokens import (
-    complete_special_tokens,
-    end_tokens,
-    without_marks,
-)
+from detox_lightning.models.source import ModelSource
+from detox_lightning.models.special_tokens import end_tokens, without_end_marks
 from detox_lightning.protocols import data_of
 from detox_lightning.rewards.rouge_reward import KINDS
 from detox_lightning.seeding import derive_seed, global_seed
-from detox_lightning.stages.checkpoint import check_stamp, check_trainable, keep_trainable, stamp
+from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
@@ -47,16 +39,13 @@ class SupervisedModule(LightningModule):
     """Fine-tunes a language model on prompts and summaries written by people.
 
     Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
-    summaries. Dropout is on while it trains.
-
-    Attributes:
-        needs: What rows of data may not lack.
+    summaries. Dropout is on while it trains. The members are those of
+    :class:`~detox_lightning.protocols.Stage`.
     """
 
     stage_name = "supervised"
     needs = ("summary",)
-    labels = None
-    rollouts = samples = kl_target = comparison = None
+    labels = rollouts = samples = kl_target = comparison = None
 
     def __init__(
         self,
@@ -69,7 +58,7 @@ class SupervisedModule(LightningModule):
         label_smoothing: ClosedUnitInterval = 0.0,
         max_faults: NonNegativeInt = 10,
     ):
-        """Notes names and settings; the weights load when a run begins.
+        """Stores names and settings; the weights load when a run begins.
 
         Args:
             model: Hub id or folder of the model to begin from, or of an adapter to train on; or a
@@ -96,45 +85,26 @@ class SupervisedModule(LightningModule):
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
         self.faults = Faults(max_faults)
+        self.about: dict[str, Any] = {}  # tests compare nothing
         self.mean_loss = MeanMetric()
         self.rouge = Rouge()
         self.model: Any = None
         self.tokenizer: Any = None
 
     @cached_property
-    def start(self) -> Start:
-        """Where the model begins; found out when first asked for, which may take the hub."""
-        return find_start(self.name, revision=self.weights.revision)
+    def source(self) -> ModelSource:
+        """Where the model comes from; found out when first needed, as it may ask the hub."""
+        return ModelSource.resolve(self.name, weights=self.weights)
 
-    @cached_property
+    @property
     def family(self) -> Family:
-        """What kind of model it is, by its base's config."""
-        return family_of(self.start.base, **self.tokenizer_options)
+        """The model's family."""
+        return self.source.family
 
     @property
     def auto_class(self) -> str:
-        """The class of transformers that opens the model."""
+        """Name of the ``transformers`` class that opens the model."""
         return self.family.auto_class
-
-    @property
-    def seed(self) -> int:
-        """The seed of ``--seed_everything``."""
-        return global_seed()
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Nothing: a test compares no policy with a reference."""
-        return {}
-
-    @property
-    def tokenizer_name(self) -> str:
-        """The model whose tokenizer the data must use; an adapter's is its base's."""
-        return self.start.base
-
-    @property
-    def tokenizer_options(self) -> dict[str, Any]:
-        """How the data must open it."""
-        return {**self.weights.file_options, "revision": self.start.base_revision}
 
     @property
     def padding_side(self) -> Literal["left", "right"]:
@@ -142,15 +112,31 @@ class SupervisedModule(LightningModule):
         return self.family.padding_side
 
     @property
+    def tokenizer_name(self) -> str:
+        """The model whose tokenizer the data must use; an adapter's is its base's."""
+        return self.source.base
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """Options with which the data must open that tokenizer."""
+        return self.source.tokenizer_options
+
+    @property
+    def seed(self) -> int:
+        """The seed of ``--seed_everything``."""
+        return global_seed()
+
+    @property
     def export_name(self) -> str:
-        """What the folder is called that :meth:`export` writes."""
-        return "adapter" if hasattr(self.model, "peft_config") else "model"
+        """Name of the folder that :meth:`export` writes: ``adapter`` or ``model``."""
+        has_adapter = self.lora is not None or self.source.has_adapter
+        return "adapter" if has_adapter else "model"
 
     def setup(self, stage: str) -> None:
-        """Refuses what can't work, before any model is opened.
+        """Checks the run before any model is opened.
 
         Raises:
-            InputError: If the trainer is one that can't work, or the model has too few positions.
+            InputError: If the trainer's options can't work, or the model has too few positions.
         """
         check_conditions(self, stage, ("loss", *KINDS))
         if (data := data_of(self.trainer)) is not None:
@@ -158,16 +144,10 @@ class SupervisedModule(LightningModule):
                 "model.max_new_tokens": self.max_new_tokens,
                 "data.max_target_tokens": data.max_target_tokens,
             }
-            check_positions(
-                self.family,
-                self.start.base,
-                data.max_prompt_tokens,
-                limits,
-                **self.tokenizer_options,
-            )
+            self.source.check_positions(data.max_prompt_tokens, limits)
 
     def check_shardable(self) -> None:
-        """Refuses the sharded strategy, which only PPO is made for."""
+        """Refuses ``trainer.strategy=sharded``, which is made for PPO alone."""
         raise not_shardable(self)
 
     def configure_model(self) -> None:
@@ -175,36 +155,21 @@ class SupervisedModule(LightningModule):
         if self.model is not None:
             return
         choose_kernels()
-        self.tokenizer = load_tokenizer(
-            self.tokenizer_name, padding_side=self.padding_side, **self.tokenizer_options
-        )
-        model = open_start(
-            self.start,
-            self.lora,
-            self.weights,
-            self.family.auto_class,
-            self.family.task_type,
-            None if self._trainer is None else self._trainer.strategy.root_device,
-        )
-        check_vocabulary(self.start.base, self.tokenizer, model)
-        complete_special_tokens(model, self.tokenizer, self.start.base)
+        self.tokenizer = self.source.load_tokenizer()
+        device = None if self._trainer is None else self._trainer.strategy.root_device
+        model = self.source.load(self.lora, device, self.tokenizer)
         refuse_broken_model("model.model", self.name, model)
-        check_model(self.family, model, self.start.base)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer of the parameters that learn, and its schedule."""
+        """Returns one optimizer of the parameters that learn, and its schedule."""
         return self.optimization.configure(self)
 
-    def on_train_start(self) -> None:
-        """Lets the flags win over a checkpoint's hyper-parameters."""
-        self.optimization.let_flags_win(self)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes dropout's noise a function of the place in the run: a resumed run has it too."""
+    def on_train_batch_start(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Seeds dropout by the place in the run, so that a resumed run has the same dropout."""
         place = (self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(derive_seed(global_seed(), "dropout", *place))
+        torch.manual_seed(derive_seed(self.seed, "dropout", *place))
         texts = {"prompts": batch.prompts, "references": batch.references}
         prompts = {"prompt_ids": batch.prompt_ids, "prompt_mask": batch.prompt_mask}
         targets = {"target_ids": batch.target_ids, "target_mask": batch.target_mask}
@@ -216,7 +181,7 @@ class SupervisedModule(LightningModule):
         self.log("train/faults", float(self.faults.count))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy of the reference summaries, mean over their tokens."""
+        """Returns the cross-entropy of the reference summaries, mean over their tokens."""
         loss = self._loss(batch, self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.prompts))
         return loss
@@ -226,25 +191,26 @@ class SupervisedModule(LightningModule):
         self.mean_loss.update(self._loss(batch), weight=batch.target_mask.sum())
         self.rouge.update(self.summarize(batch), batch.references)
 
+    test_step = validation_step
+
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/``."""
-        self._log_metrics("val")
+        """Logs the figures under ``val/``, or ``test/`` at the end of a test."""
+        rouge = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
+        figures = {"loss": self.mean_loss.compute(), **rouge}
+        prefix = "test" if self.trainer.testing else "val"
+        self.log_dict({f"{prefix}/{name}": figure for name, figure in figures.items()})
+        self.mean_loss.reset()
+        self.rouge.reset()
 
-    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs ``test/``."""
-        self._log_metrics("test")
+    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[str]:
-        """The batch's summaries."""
+        """Returns the batch's summaries."""
         return self.summarize(batch)
 
     @torch.no_grad()
     def summarize(self, batch: PromptBatch) -> list[str]:
-        """Greedy summaries.
+        """Writes greedy summaries.
 
         Args:
             batch: ``b`` prompts.
@@ -260,63 +226,40 @@ class SupervisedModule(LightningModule):
             num_beams=1,
         )
         ends = end_tokens(self.model.generation_config)
-        responses = self.family.responses(generated, batch.prompt_ids)
-        responses = without_marks(responses, ends, self.tokenizer)
+        responses = self.family.strip_prompt(generated, batch.prompt_ids)
+        responses = without_end_marks(responses, ends, self.tokenizer)
         texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         return texts
 
     def export(self, folder: str | Path) -> None:
-        """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder.
-
-        Args:
-            folder: Where to.
-        """
+        """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder."""
         save_model(self.model, self.tokenizer, folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the parameters that learn, and notes what they are."""
-        keep_trainable(self, checkpoint)
-        stamp(
-            checkpoint,
-            self.stage_name,
-            self.tokenizer_name,
-            model=self.name,
-            base_revision=self.start.base_revision,
-            lora=self.lora,
-            adapter=adapter_facts(self.model),
-            faults=self.faults.count,
-        )
+        """Reduces the checkpoint to the parameters that learn, and adds the run's facts."""
+        save_stage(self, checkpoint, model=self.name, lora=self.lora, **self._facts())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes sure that the checkpoint is one of this model's."""
-        facts = check_stamp(checkpoint, self.stage_name, self.tokenizer_name)
-        self.faults.count = facts.get("faults", 0)
-        check_trainable(
-            self,
-            checkpoint,
-            base=self.start.base,
-            base_revision=self.start.base_revision,
-            adapter=adapter_facts(self.model),
-        )
+        """Checks that the checkpoint fits this model; see :func:`load_stage`."""
+        load_stage(self, checkpoint, **self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """Returns what tells the base's weights and the adapter from others of the same shape."""
+        revision = self.source.base_revision
+        return {"base_revision": revision, "adapter": adapter_facts(self.model)}
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
+        """Returns the cross-entropy of a batch's targets, mean over their tokens."""
         if not batch.target_ids.shape[1]:
             raise InputError(
                 "--data: these prompts have no answers to learn from; the supervised stage takes "
                 "data with them, such as DialogueDataModule's"
             )
-        whole = not hasattr(self.model, "peft_config")
-        base = self.model if whole else self.model.get_base_model()  # whose arguments are known
-        logits, _ = self.family.forward(base, batch.prompt_ids, batch.prompt_mask, batch.target_ids)
+        logits, _ = self.family.forward(
+            base_model(self.model), batch.prompt_ids, batch.prompt_mask, batch.target_ids
+        )
         # By the mask and not by the id: T5's pad is also its decoder start.
         labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
         return F.cross_entropy(
             logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=label_smoothing
         )
-
-    def _log_metrics(self, prefix: str) -> None:
-        shared = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
-        values = {"loss": self.mean_loss.compute(), **shared}
-        self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
-        self.mean_loss.reset()
-        self.rouge.reset()

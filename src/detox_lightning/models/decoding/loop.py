@@ -69,7 +69,7 @@ def decode(
     rows = torch.arange(len(prompts.rows), device=prompts.rows.device)
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
-    cached, logits, states = family.begin(model, prompts)
+    cached, logits, states = family.prefill(model, prompts)
     decoder = static_steps.take_over(cached, limit) if static_steps else cached
     del cached  # a static decoder has a copy of its keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])

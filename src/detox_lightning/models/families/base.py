@@ -1,36 +1,46 @@
-"""What a family is, and which one a model belongs to."""
+"""What a family of language models gives, and what all families share."""
 
-from inspect import signature
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.decoder import Prefill
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
-from detox_lightning.models.families.decoder_only import DecoderOnly
-from detox_lightning.models.families.encoder_decoder import EncoderDecoder
-from detox_lightning.models.families.headless import HeadFunction
-from detox_lightning.models.loading import load_config
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts, deduplicate
 
-WRITES = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "EncoderDecoderModel", "MTModel")
+HeadFunction = Callable[[Tensor, Tensor, Tensor | None], Any]
+"""Takes the place of a model's head: a function of hidden states ``[m, t, d]``, the head's weight
+``[V, d]`` and its bias ``[V]`` or None."""
 
-WITHOUT_ATTENTION = ("mamba", "rwkv")
+# Settings by which models change their logits after the head. The dry run on two tokens may give
+# logits too small to show the change.
+LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
-class Family(Protocol):
-    """A kind of language model.
+class Family(ABC):
+    """A family of language models: how prompts and responses pass through its models.
 
     Attributes:
-        auto_class: Opens such models: ``AutoModelForSeq2SeqLM``, …
-        task_type: peft's name of the task.
-        padding_side: Where prompts are padded.
+        auto_class: Class of ``transformers`` that opens the models.
+        task_type: Name of the task in ``peft``.
+        padding_side: Side on which prompts are padded.
+        ends_prompts_with_eos: Whether a prompt keeps the EOS that its tokenizer appends.
+        adds_special_tokens_to_answers: Whether answers to learn from get the tokenizer's special
+            tokens, as a text of its own does.
+        shares_positions: Whether a prompt and its response are numbered as one text.
     """
 
     auto_class: str
     task_type: str
     padding_side: Literal["left", "right"]
+    ends_prompts_with_eos: bool
+    adds_special_tokens_to_answers: bool
+    shares_positions: bool
 
+    @abstractmethod
     def forward(
         self,
         model: Any,
@@ -39,7 +49,7 @@ class Family(Protocol):
         response_ids: Tensor,
         prompts: EncodedPrompts | None = None,
         head: HeadFunction | None = None,
-        share: bool = False,
+        deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
         """Runs the model over prompts and responses.
 
@@ -48,135 +58,103 @@ class Family(Protocol):
             prompt_ids: ``[m, s]``, of at least one token each.
             prompt_mask: ``[m, s]``.
             response_ids: ``[m, t]``.
-            prompts: Those prompts as :meth:`read` gives them; None: they are read now.
+            prompts: The same prompts as :meth:`encode_prompts` returned them; None: they are
+                encoded here.
             head: Takes the place of the model's head, whose weights are whole meanwhile even if
-                the model is sharded; None: the model makes logits.
-            share: Whether what is the same in several rows may be worked out once; rows then
-                depend on each other by rounding.
+                the model is sharded; None: the model computes logits.
+            deduplicate: Compute each distinct prompt once. Results may then differ from those of
+                each row on its own by rounding.
 
         Returns:
-            Logits ``[m, t, V]`` that predict the response tokens, or what ``head`` gave; and the
-            decoder's last hidden states ``[m, t, d]``.
+            Logits ``[m, t, V]`` that predict the response tokens, or the result of ``head``; and
+            the decoder's last hidden states ``[m, t, d]``.
         """
 
-    def read(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
-        """Lets a model read prompts as far as it can without the responses, equal ones once.
+    def encode_prompts(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
+        """Computes what does not depend on the responses to prompts ``[b, s]``, equal ones once.
 
-        Args:
-            model: The language model.
-            ids: ``[b, s]``.
-            mask: ``[b, s]``.
+        Columns that are padding in all prompts are left out.
+        """
+        return deduplicate(ids, mask)
 
-        Returns:
-            The prompts, without the columns that are padding to all of them.
+    @abstractmethod
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
+        """Takes the first step of decoding, once for each distinct prompt."""
+
+    def decode_texts(
+        self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
+    ) -> list[str]:
+        """Returns the responses ``[b, t]`` to prompts as text, without special tokens."""
+        return list(tokenizer.batch_decode(response_ids, skip_special_tokens=True))
+
+    @abstractmethod
+    def strip_prompt(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
+        """Returns the responses ``[b, t]`` in what ``generate`` made of prompts ``[b, s]``."""
+
+    def positions_needed(self, prompt: int, response: int) -> int:
+        """Returns the positions that a model needs for a prompt and a response of these lengths."""
+        return prompt + response if self.shares_positions else max(prompt, response)
+
+    @abstractmethod
+    def check_model(self, model: Any, name: str) -> None:
+        """Checks that the family's methods can run a model, with or without an adapter.
+
+        Raises:
+            InputError: If they can't; its message gives the model's ``name``.
         """
 
-    def begin(self, model: Any, prompts: EncodedPrompts) -> Prefill:
-        """Takes the first step of decoding, of equal prompts once.
+    @torch.no_grad()
+    def dry_run(self, model: Any, head: HeadFunction | None = None) -> Tensor:
+        """Returns the logits ``[1, 2, V]`` of a prompt and a response of two tokens each."""
+        two = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+        logits: Tensor = self.forward(model, two, torch.ones_like(two), two, head=head)[0]
+        return logits
 
-        Args:
-            model: The language model.
-            prompts: From :meth:`read`.
-        """
-
-    def texts(self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor) -> list[str]:
-        """Responses as text, special tokens left out.
-
-        Args:
-            tokenizer: The model's.
-            prompts: ``b`` of them, from :meth:`read`.
-            response_ids: ``[b, t]``.
-        """
-
-    def positions(self, prompt: int, response: int) -> int:
-        """How many positions a model needs for a prompt and a response of so many tokens."""
-
-    def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
-        """The response in what transformers' ``generate`` returned.
-
-        Args:
-            generated: ``[b, n]``.
-            prompt_ids: ``[b, s]`` what it was given.
-        """
+    def has_plain_head(self, model: Any) -> bool:
+        """Returns whether a model's head is frozen and computes a linear function, no more."""
+        layer = model.get_output_embeddings()
+        if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
+            return False
+        if any(parameter.requires_grad for parameter in layer.parameters()):
+            return False
+        config = model.config.get_text_config(decoder=True)
+        if any(getattr(config, name, None) not in (None, 1) for name in LOGIT_SETTINGS):
+            return False
+        ours, theirs = self.dry_run(model, nn.functional.linear), self.dry_run(model)
+        return torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
-def family_of(name: str, **options: Any) -> Family:
-    """The family of a model, by its config alone.
+def base_model(model: Any) -> Any:
+    """Returns the transformers model inside a model's adapters, if it has any."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+@contextmanager
+def replaced_head(model: Any, head: HeadFunction | None) -> Iterator[list[Any]]:
+    """Inside the block, ``head`` is called in place of a model's head.
 
     Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        options: ``revision``, ``trust_remote_code``.
+        model: From transformers; its head is linear.
+        head: The replacement; None: the model keeps its head.
 
-    Raises:
-        InputError: If there is no such model, or it is none that writes text.
+    Yields:
+        A list to which each result of ``head`` is appended.
     """
-    config = load_config(name, **options)
-    kinds = config.architectures or []
-    if kinds and not any(kind.endswith(WRITES) for kind in kinds):
-        raise InputError(
-            f"the model {name!r} is a {kinds[0]}, which doesn't write text: give a model such as "
-            "T5ForConditionalGeneration, GPT2LMHeadModel or LlamaForCausalLM"
-        )
-    if any(kind in config.model_type for kind in WITHOUT_ATTENTION):
-        raise InputError(
-            f"the model {name!r} is of the kind {config.model_type}, which keeps a state instead "
-            "of attending to what came before: such models are not supported. Give one such as "
-            "GPT-2, Llama or T5"
-        )
-    return EncoderDecoder() if config.is_encoder_decoder else DecoderOnly()
+    results: list[Any] = []
+    if head is None:
+        yield results
+        return
+    layer = model.get_output_embeddings()
 
+    def forward(hidden: Tensor) -> Tensor:
+        biases = [
+            x for x in (layer.bias, getattr(model, "final_logits_bias", None)) if x is not None
+        ]
+        results.append(head(hidden, layer.weight, sum(biases).flatten() if biases else None))
+        return hidden.new_zeros(1, 1)
 
-def check_model(family: Family, model: Any, name: str) -> None:
-    """Makes sure that a model is of the kind that its family knows.
-
-    Args:
-        family: Of the model.
-        model: From transformers, or with an adapter on it.
-        name: Its name, for the message.
-
-    Raises:
-        InputError: If it isn't.
-    """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    known = signature(base.forward).parameters
-    if family.padding_side == "left" and "logits_to_keep" not in known:
-        raise InputError(
-            f"the model {name!r} is a {type(base).__name__}, a kind of decoder-only model that is "
-            "not known here: its forward has no logits_to_keep. Give one such as GPT-2 or Llama"
-        )
-    if family.padding_side == "right":
-        rows = base.config.get_text_config(decoder=True).vocab_size
-        start = base.generation_config.decoder_start_token_id
-        start = getattr(base.config, "decoder_start_token_id", None) if start is None else start
-        if not isinstance(start, int) or not 0 <= start < rows:
-            raise InputError(
-                f"the model {name!r} doesn't say which of its {rows} tokens its decoder begins "
-                f"with (decoder_start_token_id: {start!r}): write it into its "
-                "generation_config.json; T5's is its pad_token_id"
-            )
-
-
-def check_positions(
-    family: Family, name: str, prompt: int, responses: dict[str, int], **options: Any
-) -> None:
-    """Makes sure that a model has positions for the longest prompt and response.
-
-    Args:
-        family: Of the model.
-        name: Hub id, local folder or ``demo:NAME``.
-        prompt: Tokens of the longest prompt.
-        responses: Of the longest response, by the flags that allow them.
-        options: ``revision``, ``trust_remote_code``.
-
-    Raises:
-        InputError: If it hasn't.
-    """
-    config = load_config(name, **options).get_text_config(decoder=True)
-    found = getattr(config, "max_position_embeddings", None)
-    flag = max(responses, key=lambda flag: responses[flag])
-    if found is not None and family.positions(prompt, responses[flag]) > found:
-        raise InputError(
-            f"data.max_prompt_tokens={prompt}, {flag}={responses[flag]}: {name!r} has {found} "
-            f"positions, which must hold "
-            f"{'both together' if family.padding_side == 'left' else 'either'}; lower them"
-        )
+    layer.forward = forward
+    try:
+        yield results
+    finally:
+        del layer.forward

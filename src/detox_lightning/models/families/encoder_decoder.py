@@ -1,10 +1,11 @@
-"""T5, BART, Pegasus: the prompt goes into the encoder, the response leaves the decoder."""
+"""T5, BART, Pegasus: the encoder gets the prompt, and the decoder writes the response."""
 
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from detox_lightning.errors import InputError
 from detox_lightning.models.batching import group_by_length, padding_budget
 from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
 from detox_lightning.models.decoding.encoded_prompts import (
@@ -12,15 +13,19 @@ from detox_lightning.models.decoding.encoded_prompts import (
     deduplicate,
     nonpad_columns,
 )
-from detox_lightning.models.families.headless import HeadFunction, replaced_head
+from detox_lightning.models.families.base import Family, HeadFunction, base_model, replaced_head
+from detox_lightning.models.special_tokens import decoder_start
 
 
-class EncoderDecoder:
-    """See :class:`~detox_lightning.models.families.base.Family`."""
+class EncoderDecoder(Family):
+    """Models with an encoder and a decoder; prompts are padded on the right."""
 
     auto_class = "AutoModelForSeq2SeqLM"
     task_type = "SEQ_2_SEQ_LM"
     padding_side: Literal["left", "right"] = "right"
+    ends_prompts_with_eos = True
+    adds_special_tokens_to_answers = True
+    shares_positions = False
 
     def forward(
         self,
@@ -30,75 +35,75 @@ class EncoderDecoder:
         response_ids: Tensor,
         prompts: EncodedPrompts | None = None,
         head: HeadFunction | None = None,
-        share: bool = False,
+        deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
-        """Runs the model over prompts and responses; prompts are shared as they are read."""
+        """Runs the model; encoded prompts are deduplicated in any case."""
         from transformers.modeling_outputs import BaseModelOutput
 
         start = model.generation_config.decoder_start_token_id
         first = torch.full_like(response_ids[:, :1], start)
         states, prompt_mask = prompts.expanded() if prompts else (None, prompt_mask)
-        with replaced_head(model, head) as given:
+        # without a mask, T5Gemma hides the padding token from itself, but not in decode steps
+        hides_padding = model.config.model_type == "t5gemma"
+        with replaced_head(model, head) as results:
             output = model(
                 input_ids=prompt_ids if states is None else None,
                 encoder_outputs=None if states is None else BaseModelOutput(states),
                 attention_mask=prompt_mask,
                 decoder_input_ids=torch.cat([first, response_ids[:, :-1]], dim=1),
+                decoder_attention_mask=torch.ones_like(response_ids) if hides_padding else None,
                 use_cache=False,
                 output_hidden_states=True,
             )
-        return given[0] if given else output.logits, output.decoder_hidden_states[-1]
+        return results[0] if results else output.logits, output.decoder_hidden_states[-1]
 
-    def read(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
-        """Lets the encoder read prompts, those of like length together."""
+    def encode_prompts(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
+        """Runs the encoder over the distinct prompts, in groups of about equal length."""
         tokens, real, rows = deduplicate(ids, mask)
         hidden: Tensor | None = None
         for group in group_by_length(real.sum(dim=1).tolist(), padding_budget(model)):
             columns = nonpad_columns(real[group])
-            part = model.get_encoder()(
+            states = model.get_encoder()(
                 input_ids=tokens[group][:, columns],
                 attention_mask=real[group][:, columns].long(),
             ).last_hidden_state
             if hidden is None:
-                hidden = part.new_zeros(*tokens.shape, part.shape[2])
-            hidden[torch.tensor(group)[:, None], columns.nonzero()[:, 0].cpu()] = part
+                hidden = states.new_zeros(*tokens.shape, states.shape[2])
+            hidden[torch.tensor(group)[:, None], columns.nonzero()[:, 0].cpu()] = states
         assert hidden is not None
         return EncodedPrompts(hidden, real, rows)
 
-    def begin(self, model: Any, prompts: EncodedPrompts) -> Prefill:
-        """Takes the first step, from the start token."""
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
+        """Runs the decoder over the start token."""
         steps = EncoderDecoderSteps(model, prompts.states, prompts.mask)
         start = model.generation_config.decoder_start_token_id
         logits, hidden = steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
         steps.select(prompts.rows)
         return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
 
-    def texts(self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor) -> list[str]:
-        """They are texts of their own."""
-        return list(tokenizer.batch_decode(response_ids, skip_special_tokens=True))
-
-    def positions(self, prompt: int, response: int) -> int:
-        """They are in stacks of their own."""
-        return max(prompt, response)
-
-    def responses(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
-        """The response in what ``generate`` returned: all but the decoder start token."""
+    def strip_prompt(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
+        """Returns all but the decoder start token."""
         return generated[:, 1:]
+
+    def check_model(self, model: Any, name: str) -> None:
+        """Checks that the model has a decoder start token."""
+        base = base_model(model)
+        rows = base.config.get_text_config(decoder=True).vocab_size
+        start = decoder_start(base)
+        if not isinstance(start, int) or not 0 <= start < rows:
+            raise InputError(
+                f"the model {name!r} doesn't say which of its {rows} tokens its decoder begins "
+                f"with (decoder_start_token_id: {start!r}): write it into its "
+                "generation_config.json; T5's is its pad_token_id"
+            )
 
 
 class EncoderDecoderSteps(CachedDecoder):
-    """Steps of a decoder that looks at what an encoder has read."""
+    """Decode steps of a decoder that attends to encoded prompts: states ``[r, s, d]`` and mask."""
 
     prompt_mask: Tensor
 
     def __init__(self, model: Any, states: Tensor, mask: Tensor):
-        """Notes what is answered.
-
-        Args:
-            model: From transformers.
-            states: ``[r, s, d]`` what its encoder says of the prompts.
-            mask: ``[r, s]``.
-        """
         from transformers import DynamicCache, EncoderDecoderCache
 
         decoder = model.config.get_text_config(decoder=True)
@@ -127,7 +132,7 @@ class EncoderDecoderSteps(CachedDecoder):
         """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
-        # what it says is in the cache by now: the shape is all that is still looked at
+        # the cache holds their keys and values by now: only the shape is still used
         self.states = self.states[:1].expand(len(rows), -1, -1)
 
     @property

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading, lora
-from detox_lightning.models.bases import Base, adapter_base
+from detox_lightning.models.adapter_config import Base, adapter_base
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
@@ -18,7 +18,7 @@ from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.saving import save_merged, save_model
 from detox_lightning.models.source import VALUE_HEAD as HEAD
-from detox_lightning.models.source import Start, find_start
+from detox_lightning.models.source import ModelSource
 from detox_lightning.stages.reward import RewardModule
 from detox_lightning.stages.supervised import SupervisedModule
 from ppo_toys import equal, fit, make_module
@@ -58,7 +58,7 @@ def supervised(folder: Path, model: str, lora: LoRA | None) -> tuple[SupervisedM
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_supervised_checkpoint(tiny_t5: str, tmp_path: Path, shape: str) -> None:
     module, checkpoint = supervised(tmp_path, tiny_t5, SHAPES[shape])
-    assert find_start(checkpoint) == Start(tiny_t5, checkpoint=checkpoint)
+    assert ModelSource.resolve(checkpoint) == ModelSource(tiny_t5, checkpoint=checkpoint)
     policy = load_policy(checkpoint, LoRA(r=16), Sampling())
     save_model(module.model, word_tokenizer(), tmp_path / "adapter")
     from_folder = load_policy(str(tmp_path / "adapter"), LoRA(), Sampling())
@@ -106,14 +106,19 @@ def test_an_adapter_on_the_base_one_gives(tiny_t5: str, tmp_path: Path) -> None:
     module, _ = supervised(tmp_path, tiny_t5, LoRA(r=2))
     save_model(module.model, word_tokenizer(), tmp_path / "adapter")
     adapter = str(tmp_path / "adapter")
-    start = find_start(tiny_t5, adapter)
-    assert start == Start(tiny_t5, adapter)
+    v1 = Weights(revision="v1")
+    source = ModelSource.resolve(tiny_t5, adapter)
+    assert source == ModelSource(tiny_t5, adapter)
     torch.testing.assert_close(
-        logprobs(load_policy(start, LoRA(), Sampling())),
+        logprobs(load_policy(source, LoRA(), Sampling())),
         logprobs(load_policy(adapter, LoRA(), Sampling())),
     )
-    assert find_start(adapter, revision="v1") == Start(tiny_t5, adapter, adapter_revision="v1")
-    assert find_start(tiny_t5, revision="v1") == Start(tiny_t5, base_revision="v1")
+    assert ModelSource.resolve(adapter, weights=v1) == ModelSource(
+        tiny_t5, adapter, adapter_revision="v1", weights=v1
+    )
+    assert ModelSource.resolve(tiny_t5, weights=v1) == ModelSource(
+        tiny_t5, base_revision="v1", weights=v1
+    )
 
 
 @pytest.fixture
@@ -145,13 +150,18 @@ def test_a_bases_revision_goes_wherever_its_adapter_goes(
     assert opened == [(kind, tiny_t5, "v1") for kind in kinds]
     assert adapter_base(adapter) == Base(tiny_t5, "v1")
 
-    assert find_start(checkpoint) == Start(tiny_t5, checkpoint=checkpoint, base_revision="v1")
-    assert find_start(checkpoint, revision="v2").base_revision == "v2"  # flags win
-    start = find_start(adapter, revision="mine")
-    assert start == Start(tiny_t5, adapter, base_revision="v1", adapter_revision="mine")
+    assert ModelSource.resolve(checkpoint) == ModelSource(
+        tiny_t5, checkpoint=checkpoint, base_revision="v1"
+    )
+    assert (
+        ModelSource.resolve(checkpoint, weights=Weights(revision="v2")).base_revision == "v2"
+    )  # flags win
+    weights = Weights(revision="mine")
+    source = ModelSource.resolve(adapter, weights=weights)
+    assert source == ModelSource(tiny_t5, adapter, None, "v1", "mine", weights)
     for begin, expected in (
-        (find_start(checkpoint), []),
-        (start, [("adapter", adapter, "mine")]),
+        (ModelSource.resolve(checkpoint), []),
+        (source, [("adapter", adapter, "mine")]),
     ):
         opened.clear()
         policy = load_policy(begin, LoRA(), Sampling())
@@ -229,13 +239,13 @@ def test_refusals(tiny_t5: str, whole: str, tmp_path: Path) -> None:
     ]
     for arguments, message in cases:
         with pytest.raises(InputError) as caught:
-            find_start(*arguments)
+            ModelSource.resolve(*arguments)
         assert str(caught.value) == message
 
 
 def test_a_whole_model_in_a_checkpoint_must_be_exported_first(whole: str) -> None:
     with pytest.raises(InputError) as caught:
-        find_start(whole)
+        ModelSource.resolve(whole)
     assert str(caught.value) == (
         f"{whole}: it holds a whole model and no adapter. Make a folder of it with `python -m "
         f"detox_lightning export --config CONFIG --ckpt_path {whole}`, where CONFIG is its run's "
@@ -261,7 +271,7 @@ def test_quantized_bases_take_adapters(tiny_classifier: str, tmp_path: Path) -> 
     plain.load_state_dict(checkpoint["state_dict"], strict=False)
     assert equal(plain.copies(), after)
     with pytest.raises(InputError, match="a quantized base can't be trained; give lora"):
-        load_policy("demo:policy", None, Sampling(), weights=weights)
+        load_policy(ModelSource.resolve("demo:policy", weights=weights), None, Sampling())
 
 
 def test_four_bits_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +294,7 @@ def test_the_base_must_stay_as_it_is(tiny_t5: str, option: dict[str, Any]) -> No
 
 def test_whole_models_are_trained_in_float32(tiny_t5: str) -> None:
     with pytest.raises(InputError, match=r"weights.dtype=bfloat16: small steps are lost"):
-        load_policy(tiny_t5, None, Sampling(), weights=Weights(dtype="bfloat16"))
+        load_policy(ModelSource(tiny_t5, weights=Weights(dtype="bfloat16")), None, Sampling())
     with pytest.raises(InputError, match=r"weights.dtype=bfloat16: small steps are lost"):
         SupervisedModule(tiny_t5, weights=Weights(dtype="bfloat16")).configure_model()
     with pytest.raises(InputError, match=r"weights.dtype=bfloat16: small steps are lost"):

@@ -1,0 +1,64 @@
+"""What a command changes in its process, and puts back when it ends."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import LogRecord, getLogger
+
+import torch
+
+from detox_lightning.models.weight_files import tell
+
+# warnings to hide: not actionable, or intended
+HIDDEN_WARNINGS = (
+    ".*is_gradient_checkpointing.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    r"Found \d+ module\(s\) in eval mode at the start of training.*",
+    ".*does not have many workers.*",
+    ".*ended before the epoch ended and your dataloader is not resumable.*",
+    ".*args parameter is intended to run from within Python.*",
+    "The dirpath has changed from.*",
+    "Checkpoint directory .* exists and is not empty.*",
+    "Experiment logs directory .* exists and is not empty.*",
+    "Using ModelCheckpoint with manual optimization and every_n_train_steps.*",
+    "Detected call of `lr_scheduler.step.*",  # where the first rollouts are left out
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
+)
+# advertisements, and what this package says in its own words
+HIDDEN_LOG_LINES = ("Tip: For seamless cloud", "Detected KeyboardInterrupt")
+SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Keeps a command's hidden warnings, seed and number of threads from the next command."""
+    seeds = {name: os.environ.get(name) for name in SEED_VARIABLES}
+    threads = torch.get_num_threads()
+    tell.cache_clear()  # each run is told anew
+    with warnings.catch_warnings():
+        for message in HIDDEN_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+        try:
+            yield
+        finally:
+            getLogger("lightning.pytorch.utilities.rank_zero").removeFilter(_is_news)
+            for name, value in seeds.items():
+                os.environ.pop(name, None)
+                os.environ |= {} if value is None else {name: value}
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+
+
+def quieten_transformers() -> None:
+    """Hides transformers' advice and the progress bars that last an instant."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _is_news(record: LogRecord) -> bool:
+    """Whether a log line tells of this run."""
+    return not any(line in record.getMessage() for line in HIDDEN_LOG_LINES)

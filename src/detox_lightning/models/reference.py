@@ -1,0 +1,154 @@
+"""A model to train, and the reference: the same model as it was when training began."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy, deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from detox_lightning.errors import InputError
+from detox_lightning.models.adapter_config import MERGE
+from detox_lightning.models.families.base import Family, base_model
+
+REFERENCE = "reference"  # the name of its adapter, if it has one
+CHANGES_BASE = ("pissa", "olora")  # ways to initialize a LoRA
+
+
+class ReferencedModel(nn.Module):
+    """A model to train with the model it began as, always in eval mode.
+
+    Dropout would turn the ratio of new to old probabilities into noise.
+
+    Args:
+        model: A ``PeftModel`` with the adapter ``default`` to train, and perhaps a frozen
+            ``reference``; or a model whose weights are all trained, which costs a frozen copy.
+    """
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+        self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
+        self.checkpoints_gradients = False
+
+    @property
+    def base(self) -> Any:
+        """The transformers model inside the adapters."""
+        return base_model(self.model)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, rather than the whole model."""
+        return hasattr(self.model, "peft_config")
+
+    def train(self, mode: bool = True) -> Any:
+        """Stays in eval mode; gradients flow all the same."""
+        return super().train(False)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside the block the model is the reference."""
+        if self.frozen is not None:
+            self.model, self.frozen = self.frozen, self.model
+            try:
+                yield
+            finally:
+                self.model, self.frozen = self.frozen, self.model
+            return
+        if REFERENCE not in self.model.peft_config:
+            with self.model.disable_adapter():
+                yield
+            return
+        self.model.set_adapter(REFERENCE, inference_mode=True)
+        try:
+            yield
+        finally:
+            self.model.set_adapter("default")
+
+    def reference_if(self, wanted: bool) -> AbstractContextManager[None]:
+        """:meth:`reference` if wanted, else a block that changes nothing."""
+        return self.reference() if wanted else nullcontext()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Makes the backward pass compute the layers' activations again.
+
+        transformers' own switch acts in train mode only, and this model stays in eval mode.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        self.checkpoints_gradients = True
+        for layer in self.base.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.forward = partial(_checkpointed, layer.forward)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Counts the model's trainable and all parameters, and the reference's trainable ones."""
+        named = list(self.model.named_parameters())
+        policy = [p for name, p in named if f".{REFERENCE}." not in name]
+        reference = [p for name, p in named if f".{REFERENCE}." in name]
+        counts = {
+            "policy_trainable": sum(p.numel() for p in policy if p.requires_grad),
+            "policy_total": sum(p.numel() for p in policy),
+            "reference_trainable": sum(p.numel() for p in reference if p.requires_grad),
+        }
+        if self.frozen is not None:
+            counts["reference_copy_bytes"] = sum(p.nbytes for p in self.frozen.parameters())
+        return counts
+
+
+def copy_adapter(model: Any, family: Family) -> None:
+    """Puts a frozen copy of a ``PeftModel``'s adapter ``default`` beside it, as the reference.
+
+    Raises:
+        InputError: If peft can't add a copy, or the copy changes the model's outputs.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    base, config = model.get_base_model(), model.peft_config["default"]
+    model.eval()
+    before = family.dry_run(base)
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    try:
+        model.add_adapter(REFERENCE, _config_of_copy(config))
+        set_peft_model_state_dict(model, saved, adapter_name=REFERENCE)
+        model.set_adapter(REFERENCE, inference_mode=True)
+        model.eval()
+        copied = family.dry_run(base)
+        model.set_adapter("default")
+    except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+        raise _refusal(config, str(error).strip().partition("\n")[0].rstrip(".")) from error
+    for key, parameter in model.named_parameters():
+        if REFERENCE in key.split("."):
+            parameter.requires_grad_(False)
+    if not (_are_close(before, copied) and _are_close(before, family.dry_run(base))):
+        raise _refusal(config, "putting the copy on changes the model")
+
+
+def _config_of_copy(config: Any) -> Any:
+    """A config that leaves the base alone: the adapter itself has changed the base already."""
+    config = copy(config)
+    config.inference_mode = True
+    if str(getattr(config, "init_lora_weights", "")).lower().startswith(CHANGES_BASE):
+        config.init_lora_weights = True
+    return config
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    # NaN is let pass: weights that are not finite have a message of their own
+    return torch.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True)
+
+
+def _refusal(config: Any, reason: str) -> InputError:
+    return InputError(
+        f"an adapter of the kind {config.peft_type.value} can't have a frozen copy beside it, as "
+        f"the reference is: {reason}. {MERGE}"
+    )
+
+
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)

@@ -1,0 +1,106 @@
+"""The actor collects rollouts: it samples responses, has them scored, and measures them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from detox_lightning.algorithm.kl import Estimator
+from detox_lightning.algorithm.types import Rollout
+from detox_lightning.batches import PromptBatch
+from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.policy import Policy
+from detox_lightning.models.sharding import gathered
+from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.ranks import Ranks
+from detox_lightning.rewards import Reward
+from detox_lightning.rollout import Responses, Scores, first_nonfinite, measure, sample, score
+from detox_lightning.seeding import derive_seed, seeded
+from detox_lightning.stages.faults import Faults
+
+
+@dataclass
+class Actor:
+    """Collects rollouts, numbered from 0, and registers them in case something is not finite.
+
+    Attributes:
+        policy: The model that is sampled from.
+        tokenizer: The policy's.
+        reward: What responses are worth.
+        sampling: How responses are sampled.
+        estimator: Estimates the KL divergence from the reference.
+        ranks: The processes that learn together.
+        rank: This process's place among them.
+        seed: Seed of all noise.
+        micro_batches: Responses of one forward pass.
+        faults: Told of what is not finite.
+    """
+
+    policy: Policy
+    tokenizer: Any
+    reward: Reward
+    sampling: Sampling
+    estimator: Estimator
+    ranks: Ranks
+    rank: int
+    seed: int
+    micro_batches: MicroBatches
+    faults: Faults
+
+    def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
+        """Samples responses; the noise is a function of (seed, rollout, rank).
+
+        Args:
+            prompts: ``b`` prompts.
+            number: Which rollout.
+        """
+        limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", number))
+        noise = derive_seed(self.seed, "rollout", number, self.rank)
+        record = self.policy.notes_exactly and self.estimator != "full"
+        with seeded(noise, prompts.prompt_ids.device), gathered(self.policy):
+            return sample(self.policy, self.tokenizer, prompts, self.sampling, limit, record)
+
+    def register(self, prompts: PromptBatch, responses: Responses, number: int) -> None:
+        """Tells what the current rollout is made of, in case something of it is not finite."""
+        texts = {"prompts": prompts.prompts, "references": prompts.references}
+        self.faults.begin(
+            place_of(number),
+            {**texts, "responses": responses.texts},
+            prompt_ids=prompts.prompt_ids,
+            response_ids=responses.ids,
+            prompt_mask=prompts.prompt_mask,
+            response_mask=responses.mask,
+        )
+
+    def scores_of(self, prompts: PromptBatch, responses: Responses, number: int) -> Scores:
+        """Has responses scored by the reward.
+
+        Raises:
+            TrainingError: If the reward fails; the rollout is kept.
+        """
+        self.register(prompts, responses, number)
+        with self.faults.recording_errors():
+            return score(self.reward, prompts, responses, place_of(number))
+
+    def rollout_of(
+        self, prompts: PromptBatch, responses: Responses, scores: Scores, number: int
+    ) -> tuple[Rollout, bool]:
+        """Measures responses, in smaller passes where memory runs out.
+
+        Returns:
+            The rollout, and whether it is finite on all ranks; if not, it is left out on all.
+        """
+
+        def in_passes_of(size: int) -> Rollout:
+            with gathered(self.policy):
+                return measure(self.policy, prompts, responses, scores.total, self.estimator, size)
+
+        is_alone = self.ranks.number == 1
+        rollout = self.micro_batches.retry_with_half(in_passes_of, place_of(number), is_alone)
+        parts = {f"scores.{name}": part for name, part in scores.parts.items()}
+        self.faults.add(**rollout._asdict(), **parts)
+        what = first_nonfinite(rollout, scores, self.reward.name, responses.texts)
+        return rollout, self.faults.all_finite(what, self.ranks.sum, scores.total.device)
+
+
+def place_of(number: int) -> str:
+    """Where in a run a rollout is, for messages."""
+    return f"rollout {number}"

@@ -1,0 +1,296 @@
+"""The policy as a stage: how it is opened, evaluated, saved and exported, however it is trained."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors.torch import save_file
+from torch import Tensor
+
+from detox_lightning.algorithm.advantages import AdvantageEstimator
+from detox_lightning.algorithm.kl import KLPenalty
+from detox_lightning.algorithm.shaping import RunningMoments
+from detox_lightning.batches import PromptBatch
+from detox_lightning.evaluation.comparison import Comparison
+from detox_lightning.evaluation.examiner import Examiner
+from detox_lightning.evaluation.meter import NAMES
+from detox_lightning.models.adapter_checkpoint import adapter_facts
+from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.families.base import Family
+from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.loading import Weights, load_tokenizer
+from detox_lightning.models.lora import LoRA
+from detox_lightning.models.policy import load_policy
+from detox_lightning.models.saving import save_model
+from detox_lightning.models.sharding import shard
+from detox_lightning.models.source import VALUE_HEAD, ModelSource
+from detox_lightning.ppo import checks
+from detox_lightning.ppo.learner import UpdateOptions
+from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.reporting import NewestRollout
+from detox_lightning.protocols import Samples, data_of
+from detox_lightning.rewards import Reward
+from detox_lightning.rollout import NO_GRADIENT
+from detox_lightning.stages.checkpoint import load_stage, save_stage
+from detox_lightning.stages.devices import choose_kernels
+from detox_lightning.stages.faults import Faults
+from detox_lightning.stages.optimization import Schedule, StepwiseOptimization
+from detox_lightning.stages.run_checks import check_conditions
+from detox_lightning.stages.strategy import check_strategy
+
+
+class PolicyStage(LightningModule):
+    """A policy, its reference and those that judge it. Its subclass says how the policy learns.
+
+    Attributes:
+        policy: The model, opened by :meth:`configure_model`; None before.
+        tokenizer: The policy's.
+        rollouts: Rollouts done.
+        kl_coef: The coefficient of the KL penalty.
+        moments: Running mean and variance of the scores.
+        examiner: Evaluates the policy.
+    """
+
+    stage_name = "ppo"
+    labels = None
+    base_or_policy: str
+    adapter: str | None
+    policy_name: str
+    weights: Weights
+    lora: LoRA | None
+    sampling: Sampling
+    reward: Reward
+    needs: Collection[str]
+    seed: int
+    kl: KLPenalty
+    advantage: AdvantageEstimator
+    options: UpdateOptions
+    micro_batches: MicroBatches
+    faults: Faults
+    schedule: Schedule
+    optimization: StepwiseOptimization
+    examiner: Examiner
+    gradient_checkpointing: bool
+    kl_coef: float
+    moments: RunningMoments
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False
+        self.rollouts = 0
+        self.newest: NewestRollout | None = None
+        self.policy: Any = None
+        self.tokenizer: Any = None
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """Where the policy comes from; found out when first needed, as it may ask the hub."""
+        return ModelSource.resolve(self.base_or_policy, self.adapter, self.weights)
+
+    @property
+    def family(self) -> Family:
+        """The policy's family."""
+        return self.source.family
+
+    @property
+    def auto_class(self) -> str:
+        """The class of transformers that opens the policy's base."""
+        return self.family.auto_class
+
+    @property
+    def padding_side(self) -> Literal["left", "right"]:
+        """The side on which prompts are padded."""
+        return self.source.padding_side
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The model whose tokenizer the data must use; an adapter's is its base's."""
+        return self.source.base
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """Options with which the data must open that tokenizer."""
+        return self.source.tokenizer_options
+
+    @property
+    def kl_target(self) -> float | None:
+        """Target of the adaptive KL coefficient, if it adapts."""
+        return self.kl.target
+
+    @property
+    def export_name(self) -> str:
+        """What the folder is called that :meth:`export` writes."""
+        return "adapter" if self.policy.has_adapter else "model"
+
+    def setup(self, stage: str) -> None:
+        """Refuses what can't work, before any model is opened.
+
+        Raises:
+            InputError: If sizes do not divide, the precision loses steps, the strategy or the
+                schedule can't work, a reward's name can't be shown, or the model has too few
+                positions.
+        """
+        check_conditions(self, stage, NAMES)
+        checks.check_reward_names(self.reward)
+        check_strategy(type(self.trainer.strategy).__name__)
+        data = data_of(self.trainer)
+        if data is not None:
+            limits = {
+                "model.sampling.max_new_tokens": self.sampling.limits[1],
+                "model.evaluation.max_new_tokens": self.examiner.plan.max_new_tokens or 0,
+            }
+            self.source.check_positions(data.max_prompt_tokens, limits)
+        if stage == "fit":
+            checks.warn_of_narrow_sampling(self.sampling)
+            checks.check_schedule(self.schedule.name, self.trainer.max_steps)
+            if data is not None:
+                k = self.advantage.responses_per_prompt
+                checks.check_batch_size(self.options.mini_batch_size, data.batch_size, k)
+
+    def check_shardable(self) -> None:
+        """Refuses a base that can't be sharded, before it is opened.
+
+        Raises:
+            InputError: If the base itself is trained, or quantized.
+        """
+        trains_whole_base = self.lora is None and not self.source.has_adapter
+        checks.check_shardable(trains_whole_base, self.weights.quantization)
+
+    def configure_model(self) -> None:
+        """Opens policy, reward and toxicity classifier, once."""
+        if self.policy is not None:
+            return
+        choose_kernels()
+        self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
+        self.policy = load_policy(
+            self.source,
+            self.lora,
+            self.sampling,
+            self.advantage.uses_values,
+            None if self._trainer is None else self.trainer.strategy.root_device,
+            self.tokenizer,
+        )
+        refuse_broken_model("model.policy", self.policy_name, self.policy)
+        if self.gradient_checkpointing:
+            self.policy.enable_gradient_checkpointing()
+        if self.device_mesh is not None:
+            shard(self.policy, self.device_mesh["data_parallel"])
+        size = NO_GRADIENT * self.micro_batches.size
+        self.examiner.load(self.policy, self.tokenizer, size)
+        rank_zero_info(self.examiner.judge.heads())
+        # nothing changes them, and evaluation steps may not wait for other ranks
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer of adapters and value head, and its schedule."""
+        return self.optimization.configure(self)
+
+    def on_fit_start(self) -> None:
+        """Prints and logs how many parameters there are, and how many learn."""
+        counts = self.policy.parameter_counts()
+        rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
+        if self.policy.began_with_values and not self.rollouts:
+            rank_zero_info(f"The value head goes on from that of {self.policy_name}")
+        for logger in [] if self.rollouts else self.loggers:  # a run that goes on has logged them
+            logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
+
+    @property
+    def samples(self) -> Samples | None:
+        """The newest rollout's texts; None before the first."""
+        return None if self.newest is None else self.newest.samples()
+
+    # -- evaluation
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Judges a sampled response of the policy to each prompt."""
+        self.examiner.validate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/…``."""
+        self.log_global(self.examiner.finish_validation())
+
+    def log_global(self, figures: Mapping[str, float | Tensor]) -> None:
+        """Logs figures that are the same on all ranks, at the rollouts done."""
+        self.log_dict({**figures, "step": float(self.rollouts)}, sync_dist=True)
+
+    def on_test_start(self) -> None:
+        """Warns if the policy is still as it was before training."""
+        if not self.rollouts:
+            rank_zero_warn(
+                "the policy is as it was before training: give the trained one's --ckpt_path, "
+                "such as last"
+            )
+
+    on_predict_start = on_test_start
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Judges responses of reference and policy."""
+        self.examiner.test(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Puts the comparison together and logs it: ``test/…``, ``test/greedy/…``."""
+        self.log_global(self.examiner.finish_test())
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Answers prompts; see :meth:`Examiner.predict`."""
+        return self.examiner.predict(batch)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The result of the last test; None before it."""
+        return self.examiner.comparison
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a test compares, and how: for its report."""
+        return {"policy": self.policy_name, **self.examiner.describe()}
+
+    # -- checkpoints and export
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what learns, and the state of controller and moments."""
+        save_stage(
+            self,
+            checkpoint,
+            policy=self.policy_name,
+            base_revision=self.source.base_revision,
+            lora=self.lora,
+            adapter=adapter_facts(self.policy.model),
+            rollouts=self.rollouts,
+            kl_coef=self.kl_coef,
+            moments=asdict(self.moments),
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
+        facts = load_stage(
+            self,
+            checkpoint,
+            base_revision=self.source.base_revision,
+            adapter=adapter_facts(self.policy.model),
+        )
+        self.rollouts = facts["rollouts"]
+        if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
+            self.kl_coef = facts["kl_coef"]
+        if facts["policy"] != self.policy_name:
+            rank_zero_warn(
+                f"the checkpoint began from {facts['policy']!r}, this run's reference is "
+                f"{self.policy_name!r}: KL and rewards mean something else from here on"
+            )
+        self.moments = RunningMoments(**facts["moments"])
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the adapter, the tokenizer and the value head as a folder that peft opens.
+
+        Args:
+            folder: Where to.
+        """
+        save_model(self.policy.model, self.tokenizer, folder)
+        self.policy.generation_config.save_pretrained(folder)
+        if self.policy.value_head is not None:
+            save_file(self.policy.value_head.state_dict(), Path(folder) / VALUE_HEAD)

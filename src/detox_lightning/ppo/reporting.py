@@ -1,0 +1,96 @@
+"""What a rollout reports: its curves, and its texts for people to read."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from detox_lightning.algorithm.masks import Reduce
+from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
+from detox_lightning.algorithm.types import Experience, Rollout
+from detox_lightning.batches import PromptBatch
+from detox_lightning.protocols import Samples
+from detox_lightning.rollout import Responses, Scores
+
+OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # curves that need a value head
+PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean", "rollouts": "step"}
+
+
+def rollout_report(
+    rollout: Rollout,
+    experience: Experience,
+    scores: Scores,
+    update: UpdateMeter,
+    kl_coef: float,
+    reduce: Reduce,
+) -> dict[str, float]:
+    """Figures of a rollout and its update over all ranks; one collective.
+
+    Args:
+        rollout: ``b`` responses.
+        experience: The same responses with their advantages and returns.
+        scores: Their scores.
+        update: What the mini-batches reported.
+        kl_coef: The coefficient of the KL penalty in this rollout.
+        reduce: Sum over ranks.
+    """
+    metrics = rollout_metrics(rollout, experience, scores.parts, kl_coef, reduce)
+    return metrics | update.metrics(metrics["ppo/returns/var"])
+
+
+class Curves:
+    """The figures that every rollout logs, also one that was left out."""
+
+    def __init__(self, has_values: bool):
+        """Begins without names.
+
+        Args:
+            has_values: Whether a value head learns.
+        """
+        self.has_values = has_values
+        self.names: list[str] = []
+
+    def complete(
+        self, metrics: dict[str, float], learning_rate: float, faults: int, rollouts: int
+    ) -> dict[str, float]:
+        """Adds what is known of every rollout, and NaN for figures that this one lacks.
+
+        Without NaN, Lightning would log the figures of the rollout before once more.
+
+        Args:
+            metrics: Figures of the rollout; empty if it was left out.
+            learning_rate: That of its update.
+            faults: Rollouts of which something was left out so far.
+            rollouts: Rollouts done, this one included: the x-axis.
+        """
+        if not self.has_values:
+            metrics = {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
+        metrics = {**dict.fromkeys(self.names, math.nan), **metrics}
+        self.names = list(metrics)
+        metrics["ppo/learning_rate"] = learning_rate
+        metrics["ppo/faults"] = float(faults)
+        metrics["step"] = float(rollouts)
+        return metrics
+
+    def progress_bar(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The figures that stand in the progress bar, by their short names."""
+        return {short: metrics[name] for short, name in PROGRESS_BAR.items() if name in metrics}
+
+
+class NewestRollout(NamedTuple):
+    """The newest rollout; its texts are put together only when somebody wants to read them."""
+
+    prompts: PromptBatch
+    responses: Responses
+    rollout: Rollout
+
+    def samples(self) -> Samples:
+        """Puts the texts together with their figures; waits for the device."""
+        rollout = self.rollout
+        return Samples(
+            self.prompts.prompts,
+            self.responses.texts,
+            rollout.scores.tolist(),
+            rollout.response_mask.sum(dim=1).tolist(),
+            torch.where(rollout.response_mask, rollout.kl, 0).sum(dim=1).tolist(),
+        )
