@@ -15,7 +15,7 @@ from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.batches import PromptBatch
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.recording import WARM_UP
+from detox_lightning.models.decoding.recorded_step import WARM_UP
 from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.lora import LoRA
@@ -80,7 +80,7 @@ def test_each_of_them_ends_a_response_as_in_generate(several: str) -> None:
     responses = generate(policy, word_tokenizer(), policy.encode_prompts(ids, mask), greedy, 40)
     for _ in range(3):  # while warming up, and played back
         ours = policy.generate(policy.encode_prompts(ids, mask), greedy, 40).ids
-    assert any(x.calls > WARM_UP for x in policy.recorder.recordings.values()) or len(ours) < 40
+    assert any(x.calls > WARM_UP for x in policy.static_steps.recorded.values()) or len(ours) < 40
     assert torch.equal(ours, expected)
     ends = policy.eos_token_ids
     assert len(ends) == 3
