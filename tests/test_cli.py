@@ -383,7 +383,7 @@ def test_flags_win_over_a_checkpoint(recipe: str, fitted: Path) -> None:
     assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-3
     flags = ("--model.optimizer.lr=0.5", "--model.ppo_epochs=1", "--trainer.max_epochs=2")
     cli = DetoxCLI(["fit", "--config", recipe, "--ckpt_path", str(fitted), *flags])
-    assert (cli.model.rollouts, cli.model.ppo_epochs) == (4, 1)
+    assert (cli.model.rollouts, cli.model.options.epochs) == (4, 1)
     (optimizer,) = cli.trainer.optimizers
     assert [group["lr"] for group in optimizer.param_groups] == [0.5]
     # two rollouts of 2 × 2 steps, two of 1 × 2: the optimizer's state is the checkpoint's

@@ -251,7 +251,7 @@ BOARD = "{class_path: TensorBoardLogger, init_args: {save_dir: c, name: d}}"
 )
 def test_where_last_is(flags: list[str], folder: str, pattern: str) -> None:
     place = find_place(printed("test", "--config", DEMO, *flags))
-    assert (place.root, place.last) == (Path(folder), pattern)
+    assert (place.root, place.pattern) == (Path(folder), pattern)
 
 
 def test_last_of_runs_in_one_folder_is_the_newest(recipe: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from command import run, tiny_recipe
 from detox_lightning.callbacks.averaging import KEY, AveragingCallback, trainable
 from detox_lightning.runs.checkpoint_reading import BrokenCheckpoint
+from detox_lightning.runs.resume_callback import ResumeCallback
 
 AVERAGED = "--trainer.callbacks+=detox_lightning.callbacks.averaging.AveragingCallback"
 HALF = (AVERAGED, "--trainer.callbacks.decay=0.5")
@@ -83,6 +84,19 @@ def test_broken_weights_beside_the_average_are_refused(
     with pytest.raises(BrokenCheckpoint, match=f"^the checkpoint is broken: {said}"):
         AveragingCallback().on_load_checkpoint(trainer, module, checkpoint)
     assert module.learns.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_a_run_without_the_callback_is_told_that_it_goes_on_from_the_average(
+    averages: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    loops = {"fit_loop": {}}
+    checkpoint = {"loops": loops, "callbacks": {"AveragingCallback": {"step": 2}}}
+    callbacks = [AveragingCallback()] if averages else []
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"), callbacks=callbacks)
+    ResumeCallback().on_load_checkpoint(trainer, LightningModule(), checkpoint)
+    told = [str(warning.message) for warning in recwarn]
+    assert any("averaged its weights" in line for line in told) is not averages
 
 
 class Seen(Callback):

@@ -287,7 +287,8 @@ def test_a_fault_s_files_stay_in_their_folder(tmp_path: Path) -> None:
     faults.begin("rollout ../../../x", {})
     faults.record("the loss is nan")
     trainer: Any = SimpleNamespace(global_rank=0, world_size=1)
-    assert len(list(callback.written(trainer, SimpleNamespace(faults=faults)))) == 1
+    stage = type("Stage", (), {"stage_name": "ppo", "faults": faults})()
+    assert len(list(callback.write_faults(trainer, stage))) == 1
     made = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {file.parent for file in made} == {callback.folder}
 

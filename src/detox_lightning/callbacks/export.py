@@ -13,7 +13,7 @@ from detox_lightning.errors import TrainingError
 from detox_lightning.models.finite import check_finite
 from detox_lightning.models.opening import is_local
 from detox_lightning.models.saving import save_merged
-from detox_lightning.protocols import CHECKPOINT_KEY
+from detox_lightning.protocols import CHECKPOINT_KEY, as_stage
 from detox_lightning.report.card import CardFacts, last_test, model_card
 from detox_lightning.runs.checkpoint_reading import blame_checkpoint, open_checkpoint
 from detox_lightning.runs.provenance import ORIGIN_KEY, training_origin
@@ -81,7 +81,7 @@ class ExportCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses what can't be sent to the hub or is of no use there, before training."""
-        if not is_trial(trainer):
+        if not is_trial(trainer) and as_stage(pl_module) is not None:
             self._check_options(pl_module)
 
     def _check_options(self, module: Any) -> None:
@@ -99,7 +99,7 @@ class ExportCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the folders, in one process; of a complete run only what is missing."""
-        if is_trial(trainer):
+        if is_trial(trainer) or as_stage(pl_module) is None:
             return
         root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
@@ -192,17 +192,16 @@ class ExportCallback(Callback):
         if not _is_export(folder):
             write_export(module, folder, self._card(facts, places))
         rank_zero_info(f"The trained model is in {folder}")
+        merged = next_free_path(_merged_beside(folder)) if self.merged and is_adapter else None
+        if merged is not None:
+            with atomic_folder(merged) as partial:
+                save_merged(folder, partial, module.auto_class, module.weights.trust_remote_code)
+                card = self._card(facts._replace(name=merged.name, kind="model"), places)
+                (partial / "README.md").write_text(card, encoding="utf8")
+            rank_zero_info(f"Merged with its base it is in {merged}")
         if self.push_to_hub and not (is_adapter and is_local(module.tokenizer_name)):
             upload(folder, self.push_to_hub)
-        if not (self.merged and is_adapter):
-            return
-        merged = next_free_path(_merged_beside(folder))
-        with atomic_folder(merged) as partial:
-            save_merged(folder, partial, module.auto_class, module.weights.trust_remote_code)
-            card = self._card(facts._replace(name=merged.name, kind="model"), places)
-            (partial / "README.md").write_text(card, encoding="utf8")
-        rank_zero_info(f"Merged with its base it is in {merged}")
-        if self.push_to_hub:
+        if self.push_to_hub and merged is not None:
             upload(merged, f"{self.push_to_hub}-{MERGED}")
 
     def _card(self, facts: CardFacts, places: list[str]) -> str:

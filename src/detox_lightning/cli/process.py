@@ -1,4 +1,4 @@
-"""What a command changes in its process, and puts back when it ends."""
+"""What a command changes in its process; all but transformers' logging it puts back."""
 
 import os
 import warnings

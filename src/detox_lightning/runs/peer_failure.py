@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from subprocess import Popen
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -18,7 +19,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from detox_lightning.errors import InputError, Stopped, TrainingError
 
 PERIOD = 1.0  # seconds between two looks at the parent process
-PATIENCE = 5.0  # seconds in which a process that has no parent may end by itself
+PATIENCE = 5.0  # seconds in which a process that waits for nobody may end by itself
 
 
 class PeerFailureCallback(Callback):
@@ -44,22 +45,29 @@ class PeerFailureCallback(Callback):
     ) -> None:
         """Names the rank in the message and ends the processes that this one has started."""
         self.ended.set()
-        is_by_all = isinstance(exception, TrainingError) and exception.by_all
-        if trainer.world_size == 1 or is_by_all or isinstance(exception, Stopped):
-            return  # alone, or in all processes, which end by themselves
         launcher = trainer.strategy.launcher
         started = launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
         children = list(started)
         started.clear()  # or Lightning, seeing one of them end, would kill this process
+        is_by_all = isinstance(exception, TrainingError) and exception.by_all
+        if trainer.world_size == 1 or is_by_all or isinstance(exception, Stopped):
+            return  # alone, or in all processes, which end by themselves
         if isinstance(exception, (InputError, TrainingError)):
             exception.args = (f"rank {trainer.global_rank}: {exception}",)
         elif isinstance(exception, RuntimeError):  # perhaps a connection that another has closed
-            time.sleep(PERIOD)  # its process ends a moment later
-            if failed := [rank for rank, child in enumerate(children, 1) if child.poll()]:
-                rank = trainer.global_rank + failed[0]
+            end = time.monotonic() + PATIENCE  # its process ends a moment later
+            while (failed := _first_failed(children)) is None and time.monotonic() < end:
+                time.sleep(PERIOD / 10)
+            if failed is not None:
+                rank = trainer.global_rank + failed
                 exception.__cause__ = TrainingError(f"rank {rank} has failed, as it says above")
         for child in children:
             child.kill()
+
+
+def _first_failed(children: "list[Popen[bytes]]") -> int | None:
+    """Returns the number, from 1, of the first process that has failed."""
+    return next((number for number, child in enumerate(children, 1) if child.poll()), None)
 
 
 def _end_with_parent(parent: int, ended: threading.Event) -> None:
