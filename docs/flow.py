@@ -1,13 +1,13 @@
-"""Draws a PPO step: ``python docs/flow.py`` writes docs/pictures/flow.svg.
+"""Draws a PPO step and the rooms of the package: ``python docs/flow.py`` writes both pictures.
 
-Its colours read on white and on black, as the page may be either.
+Their colours read on white and on black, as the page may be either.
 """
 
 from html import escape
 from pathlib import Path
 
-TARGET = Path(__file__).parent / "pictures" / "flow.svg"
-WIDTH, HEIGHT = 1000, 400
+PICTURES = Path(__file__).parent / "pictures"
+WIDTH = 1000
 DATA, MODEL, WORK = "#5b6b7a", "#8a5a9e", "#00796b"
 LINE = "#7a8694"
 Point = tuple[int, int]
@@ -19,10 +19,10 @@ def box(x: int, y: int, width: int, height: int, colour: str, *lines: str) -> st
     Args:
         x: Left edge.
         y: Upper edge.
-        width: Of the box.
-        height: Likewise.
-        colour: What it is filled with; text is white.
-        lines: Of text.
+        width: Width of the box.
+        height: Height of the box.
+        colour: Its filling; the text is white.
+        lines: Lines of text.
     """
     top = y + height / 2 - 9 * (len(lines) - 1) + 5
     text = "".join(
@@ -37,8 +37,8 @@ def arrow(*points: Point, label: str = "", at: Point | None = None) -> str:
     """A line with a head at its last point.
 
     Args:
-        points: Of the line.
-        label: What goes along it; ``|`` begins a new line.
+        points: Corners of the line.
+        label: Text beside it; ``|`` begins a new line.
         at: Where the label stands, in the middle of its text.
     """
     path = " ".join(f"{x},{y}" for x, y in points)
@@ -51,8 +51,8 @@ def arrow(*points: Point, label: str = "", at: Point | None = None) -> str:
     return drawn
 
 
-def main() -> str:
-    """The picture."""
+def step() -> str:
+    """The picture of a PPO step."""
     parts = [
         box(10, 100, 100, 70, DATA, "prompts", "[b, s]"),
         box(190, 100, 150, 70, WORK, "1 rollout", "policy samples"),
@@ -83,8 +83,45 @@ def main() -> str:
         f'<rect x="545" y="362" width="14" height="14" rx="3" fill="{DATA}"/>'
         f'<text x="565" y="374" fill="{LINE}" font-size="13">data</text>',
     ]
+    return svg(400, parts)
+
+
+def rooms() -> str:
+    """The picture of the rooms: each may import what lies below it."""
+    layers = [
+        [(WORK, "cli", "the command line")],
+        [
+            (WORK, "ppo", "the PPO stage"),
+            (WORK, "stages", "supervised, reward, shared parts"),
+            (WORK, "callbacks", "files and charts"),
+            (DATA, "data", "rows to batches"),
+        ],
+        [
+            (WORK, "evaluation", "judging, before against after"),
+            (WORK, "report", "page, card, pictures"),
+            (MODEL, "runs", "folders, checkpoints, going on"),
+        ],
+        [(WORK, "rollout", "sample, score, measure")],
+        [(WORK, "rewards", "what a text is worth"), (WORK, "models", "policy, adapters, decoding")],
+        [(WORK, "algorithm", "pure tensors: KL, advantages, losses, metrics")],
+    ]
+    parts = []
+    for row, layer in enumerate(layers):
+        width = (WIDTH - 20 - 12 * (len(layer) - 1)) // len(layer)
+        for column, (colour, *lines) in enumerate(layer):
+            parts.append(box(10 + column * (width + 12), 10 + 62 * row, width, 50, colour, *lines))
+    return svg(20 + 62 * len(layers), parts)
+
+
+def svg(height: int, parts: list[str]) -> str:
+    """A picture of some parts.
+
+    Args:
+        height: Height of the picture.
+        parts: Boxes and arrows.
+    """
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         'font-family="system-ui, Segoe UI, Helvetica, Arial, sans-serif" font-size="15">'
         '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
         f'markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="{LINE}"/></marker></defs>'
@@ -93,5 +130,6 @@ def main() -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(main(), encoding="utf8")
-    print(TARGET)
+    for name, picture in (("flow", step()), ("rooms", rooms())):
+        (PICTURES / f"{name}.svg").write_text(picture, encoding="utf8")
+        print(PICTURES / f"{name}.svg")

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 
 from detox_lightning.__main__ import main
 from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
+from detox_lightning.algorithm.group_losses import DrGRPOLoss, GRPOLoss, GSPOLoss
+from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
@@ -44,11 +46,14 @@ def trained(module: PPOModule) -> dict[str, Tensor]:
 # the last process's responses are the longest: the others' are padded less
 GROWING = tuple(row // 2 + 1 for row in range(ROWS))
 ENDING = tuple(1 if row < ROWS // 2 else 8 for row in range(ROWS))  # the first process's at once
-TELLINGS: dict[str, tuple[AdvantageEstimator, tuple[int, ...]]] = {
-    "GAE": (GAE(), GROWING),
-    "GAE, one rank's all short": (GAE(), ENDING),
-    "RLOO": (RLOO(k=2), GROWING),
-    "GRPO, one rank's all short": (GRPO(k=4), ENDING),
+TELLINGS: dict[str, tuple[AdvantageEstimator, tuple[int, ...], PolicyLoss]] = {
+    "GAE": (GAE(), GROWING, PPOLoss()),
+    "GAE, one rank's all short": (GAE(), ENDING, PPOLoss()),
+    "RLOO": (RLOO(k=2), GROWING, PPOLoss()),
+    "GRPO, one rank's all short": (GRPO(k=4), ENDING, PPOLoss()),
+    "mean per response": (GRPO(k=4), ENDING, GRPOLoss(kl_coef=0.1)),
+    "constant divisor": (RLOO(k=2), GROWING, DrGRPOLoss(kl_coef=0.1)),
+    "one ratio a response": (RLOO(k=2), GROWING, GSPOLoss(0.2, 0.3)),
 }
 
 
@@ -93,7 +98,7 @@ class Told(PPOModule):
 
     def orders(self, rollout: Rollout) -> Iterator[Tensor]:
         """Each mini-batch over all processes has the same rows, however many they are."""
-        for epoch in range(self.ppo_epochs):
+        for epoch in range(self.options.epochs):
             generator = torch.Generator().manual_seed(epoch)
             halves = torch.randperm(ROWS // 2, generator=generator).chunk(ROWS // MINI_BATCH)
             if len(rollout.scores) == ROWS // 2:
@@ -108,7 +113,7 @@ class Told(PPOModule):
 
 def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
     """Two rollouts on what is told, and what came of them in this process."""
-    advantage, lengths = TELLINGS[telling]
+    advantage, lengths, loss = TELLINGS[telling]
     with pytest.MonkeyPatch.context() as patch:
         to_experience = ppo_module.to_experience
 
@@ -128,6 +133,7 @@ def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
             micro_batch_size=2,
             optimizer=lambda params: torch.optim.SGD(params, lr=0.3),
             advantage=advantage,
+            loss=loss,
         )
         options = TWO if processes == 2 else {}
         trainer = make_trainer(folder, max_epochs=1, **options)

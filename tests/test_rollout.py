@@ -15,7 +15,7 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.judge import Judge
-from detox_lightning.models.decoding.draws import Draws
+from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.loop import Decoded
 from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
@@ -111,7 +111,7 @@ def test_what_is_noted_while_sampling_is_what_a_forward_pass_says(
     speaking.double()
     prompts = speaking.encode_prompts(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(1)
-    draws = Draws()
+    draws = TorchDraws()
     choose = sampling.choose(speaking.eos_token_ids, draws)
     responses = generate(speaking, TOKENIZER, prompts, choose, LIMIT, draws)
     now = speaking(BATCH.prompt_ids, BATCH.prompt_mask, responses.ids)

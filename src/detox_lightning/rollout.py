@@ -11,8 +11,8 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import is_any, mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.models.decoding.draws import Draws
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.draws import TorchDraws
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
@@ -86,7 +86,7 @@ def sample(
         limit: Tokens of the longest response.
         record: Whether log-probabilities and values are recorded while tokens are drawn.
     """
-    draws = Draws()
+    draws = TorchDraws()
     choose = sampling.choose(policy.eos_token_ids, draws)
     encoded = policy.encode_prompts(prompts.prompt_ids, prompts.prompt_mask)
     return generate(policy, tokenizer, encoded, choose, limit, draws if record else None)
@@ -95,10 +95,10 @@ def sample(
 def generate(
     policy: Policy,
     tokenizer: Any,
-    prompts: Prompts,
+    prompts: EncodedPrompts,
     choose: Choose,
     limit: int,
-    draws: Draws | None = None,
+    draws: TorchDraws | None = None,
 ) -> Responses:
     """Lets the policy answer prompts that it has read.
 
@@ -233,7 +233,7 @@ def evaluate_tokens(
     ids: Tensor,
     mask: Tensor,
     size: int | None = None,
-    prompts: Prompts | None = None,
+    prompts: EncodedPrompts | None = None,
 ) -> TokenStats:
     """Runs the policy, or the reference, over responses.
 

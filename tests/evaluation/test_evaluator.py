@@ -17,7 +17,7 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.rouge_meter import KINDS
 from detox_lightning.evaluation.statistics import summarize
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
@@ -168,7 +168,7 @@ def test_responses_are_made_in_batches(
     sizes: list[int] = []
     generate = policy.generate
 
-    def counted(prompts: Prompts, *args: Any) -> Tensor:
+    def counted(prompts: EncodedPrompts, *args: Any) -> Tensor:
         sizes.append(len(prompts.rows))
         return generate(prompts, *args)
 

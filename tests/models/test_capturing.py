@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from architectures import save_random
-from detox_lightning.models.decoding import cuda_graphs, loop
-from detox_lightning.models.decoding.cuda_graphs import Captured, waits_refused
-from detox_lightning.models.decoding.draws import PromptNoise
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding import cuda_graph, loop
+from detox_lightning.models.decoding.cuda_graph import Captured, waits_refused
+from detox_lightning.models.decoding.draws import GumbelDraws
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, Pace, decode
 from detox_lightning.models.decoding.merging import merged
 from detox_lightning.models.decoding.recording import Recorder
@@ -47,7 +47,7 @@ def like_a_graph(step: Any, inputs: list[Tensor]) -> Any:
 def as_on_a_gpu() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "PACES", {"cpu": GPU})
-        patch.setattr(cuda_graphs, "captured", like_a_graph)
+        patch.setattr(cuda_graph, "captured", like_a_graph)
         yield patch
 
 
@@ -92,14 +92,14 @@ class Said(NamedTuple):
     hidden: Tensor
 
 
-def read(policy: Policy) -> Prompts:
+def read(policy: Policy) -> EncodedPrompts:
     turned = (1,) if policy.family.padding_side == "left" else ()
     return policy.encode_prompts(IDS.flip(turned), MASK.flip(turned))
 
 
 def said(policy: Policy, plain: bool = False) -> Said:
     """Samples, half of them greedy, and what was noted of them."""
-    noise = PromptNoise(0, torch.arange(ROWS), torch.arange(ROWS) % 2)
+    noise = GumbelDraws(0, torch.arange(ROWS), torch.arange(ROWS) % 2)
     choose = Sampling().choose([1], noise)
     if plain:
         with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
@@ -110,7 +110,7 @@ def said(policy: Policy, plain: bool = False) -> Said:
     return noted(decoded, noise)
 
 
-def noted(decoded: Decoded, noise: PromptNoise) -> Said:
+def noted(decoded: Decoded, noise: GumbelDraws) -> Said:
     ids = decoded.ids
     real = (ids == 1).cumsum(dim=1) - (ids == 1).long() == 0
     logprobs = torch.stack(noise.logprobs[: ids.shape[1]], dim=1)
@@ -213,7 +213,7 @@ def test_what_cant_be_captured_goes_on_step_by_step(
     policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        patch.setattr(cuda_graphs, "captured", fails)
+        patch.setattr(cuda_graph, "captured", fails)
         for _ in range(2):
             check_equal(policy)
     about = [str(x.message) for x in told if "capture" in str(x.message)]

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from architectures import DECODER_ONLY, save_random
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
@@ -218,7 +218,9 @@ def test_a_response_is_the_text_that_stands_after_its_prompt() -> None:
         [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
-    prompts = Prompts(torch.tensor([[1, 0], [0, 3]]), torch.ones(2, 2).bool(), torch.tensor([1, 0]))
+    prompts = EncodedPrompts(
+        torch.tensor([[1, 0], [0, 3]]), torch.ones(2, 2).bool(), torch.tensor([1, 0])
+    )
     responses = torch.tensor([[1, 2, 3], [2, 1, 2]])
     assert fast.batch_decode(responses, skip_special_tokens=True) == ["mans", "s mans"]
     said = DecoderOnly().decode_texts(fast, prompts, responses)

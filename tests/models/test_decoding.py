@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, ProphetNetConfig
 
 from architectures import BART_LIKE, CONFIGS, DECODER_ONLY, TOKENS, save_random
-from detox_lightning.models.decoding.draws import Draws, PromptNoise
+from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws
 from detox_lightning.models.decoding.loop import decode
 from detox_lightning.models.decoding.recording import WARM_UP, Recorder, record
 from detox_lightning.models.decoding.sampling import Sampling, greedy
@@ -122,7 +122,7 @@ def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
         assert all(torch.equal(x, y) for x, y in zip(said[0], other, strict=True))
 
 
-class Multinomial(Draws):
+class Multinomial(TorchDraws):
     """Draws as ``generate`` does."""
 
     def __call__(
@@ -145,7 +145,7 @@ def test_samples_are_generate_s(policy: Policy) -> None:
 
 
 def test_log_probabilities_on_the_way_are_those_of_the_whole(policy: Policy) -> None:
-    noise = PromptNoise(0, torch.arange(6), torch.ones(6, dtype=torch.long))
+    noise = GumbelDraws(0, torch.arange(6), torch.ones(6, dtype=torch.long))
     ids = policy.generate(
         policy.encode_prompts(*prompts(policy)), Sampling().choose([1], noise), LIMIT
     ).ids
@@ -180,7 +180,7 @@ def test_rows_that_have_ended_are_dropped(
     sizes: list[int] = []
 
     def noise() -> Any:
-        noise = PromptNoise(0, torch.arange(24), torch.ones(24, dtype=torch.long))
+        noise = GumbelDraws(0, torch.arange(24), torch.ones(24, dtype=torch.long))
         choose = Sampling().choose([1], noise)
 
         def watched(logits: Tensor, rows: Tensor, step: int) -> Tensor:
@@ -201,7 +201,7 @@ def test_rows_that_have_ended_are_dropped(
 
 
 def one_of(row: int) -> Any:
-    noise = PromptNoise(0, torch.tensor([row]), torch.tensor([1]))
+    noise = GumbelDraws(0, torch.tensor([row]), torch.tensor([1]))
     return Sampling().choose([1], noise)
 
 
@@ -209,7 +209,7 @@ def test_equal_prompts_are_read_once_and_long_ones_apart(
     fond_of_eos: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "detox_lightning.models.families.encoder_decoder.free_padding", lambda model: 2
+        "detox_lightning.models.families.encoder_decoder.padding_budget", lambda model: 2
     )
     read_before: list[tuple[int, ...]] = []
     encoder = fond_of_eos.base.get_encoder()
@@ -235,7 +235,7 @@ def test_learning_from_prompts_read_apart_is_learning_from_all_at_once(
     weights = [p for name, p in policy.named_parameters() if p.requires_grad]
     found = []
     for slack in (0, 10**6):
-        monkeypatch.setattr(encoder_decoder, "free_padding", lambda model, slack=slack: slack)
+        monkeypatch.setattr(encoder_decoder, "padding_budget", lambda model, slack=slack: slack)
         for apart in (True, False):
             monkeypatch.setattr(Policy, "reads_apart", apart)
             said = policy(*rows)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detox_lightning.models.decoding import draws
-from detox_lightning.models.decoding.draws import Draws, drawn
+from detox_lightning.models.decoding.draws import TorchDraws, inverse_cdf
 from detox_lightning.models.decoding.sampling import Sampling
 
 MANY = 200_000
@@ -21,7 +21,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_tokens_come_as_often_as_their_probabilities_say() -> None:
     torch.manual_seed(0)
     p = torch.randn(1, 100).mul(1.5).softmax(dim=-1)
-    found = drawn(p.expand(MANY, -1)).bincount(minlength=100) / MANY
+    found = inverse_cdf(p.expand(MANY, -1)).bincount(minlength=100) / MANY
     deviations = (found - p[0]) / (p[0] * (1 - p[0]) / MANY).sqrt()
     assert deviations.square().mean() == pytest.approx(1, abs=0.5)  # chi-squared of 99 degrees
     assert deviations.abs().max() < 4.5
@@ -35,7 +35,7 @@ def test_what_is_impossible_never_comes(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(
             torch, "rand", lambda *size, share=share, **kind: torch.full(size, share, **kind)
         )
-        assert drawn(p).tolist() == [0, 17, 39]
+        assert inverse_cdf(p).tolist() == [0, 17, 39]
 
 
 @pytest.mark.usefixtures("ways")
@@ -44,12 +44,12 @@ def test_shares_of_one_lie_in_the_order_of_tokens(monkeypatch: pytest.MonkeyPatc
     p[:, 3], p[:, 20], p[:, 38] = 0.25, 0.5, 0.25
     shares = torch.tensor([[0.0], [0.24], [0.26], [0.74], [0.76]], dtype=torch.float64)
     monkeypatch.setattr(torch, "rand", lambda *size, **kind: shares)
-    assert drawn(p).tolist() == [3, 3, 20, 20, 38]
+    assert inverse_cdf(p).tolist() == [3, 3, 20, 20, 38]
 
 
 def test_log_probabilities_are_noted_where_a_row_was_asked() -> None:
     torch.manual_seed(0)
-    draws = Draws()
+    draws = TorchDraws()
     choose = Sampling(temperature=0.5, min_new_tokens=2).choose([1], draws)
     logits = torch.randn(2, 4, 6)
     asked = torch.arange(4), torch.tensor([3, 1])

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
 from detox_lightning.models.decoding import sampling
-from detox_lightning.models.decoding.draws import PromptNoise
+from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.sampling import Sampling, truncated
 
 V = 300
@@ -43,7 +43,7 @@ def test_noise_is_the_token_s_whoever_else_is_a_candidate() -> None:
     scores = spread(2.0)
     kept, tokens = truncated(scores, 0, 0.7)
     whole = on_their_places(kept, tokens)
-    few, all_ = PromptNoise(3, rows, ones), PromptNoise(3, rows, ones)
+    few, all_ = GumbelDraws(3, rows, ones), GumbelDraws(3, rows, ones)
     among_few = tokens.gather(1, few(kept, rows, 0, tokens)[:, None])[:, 0]
     assert torch.equal(among_few, all_(whole, rows, 0))
     torch.testing.assert_close(few.logprobs[0], all_.logprobs[0])

@@ -10,8 +10,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from conftest import save_classifier, word_tokenizer
+from detox_lightning.algorithm.advantages import Reinforce
+from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.algorithm.losses import PPOLoss
+from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
 from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
@@ -215,6 +217,30 @@ def test_micro_batches_give_the_mini_batchs_gradient(
     assert close(whole.gradients[0], split.gradients[0], atol=1e-6)
     for name in ("ppo/loss/total", "ppo/policy/entropy", "ppo/val/error"):
         assert split.metrics[name] == pytest.approx(whole.metrics[name], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [GRPOLoss(), DrGRPOLoss(kl_coef=0.1), GSPOLoss(0.2, 0.3), CISPOLoss(ent_coef=0.01)],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_micro_batches_give_every_losss_gradient(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path, loss: PolicyLoss
+) -> None:
+    options = {"loss": loss, "advantage": Reinforce()}
+    whole, split = (
+        one_update(tiny_t5, tiny_classifier, tmp_path, micro_batch_size=size, **options).watched[0]
+        for size in (8, 1)
+    )
+    assert max(gradient.abs().max() for gradient in whole.gradients[0].values()) > 1e-3
+    assert close(whole.gradients[0], split.gradients[0], atol=1e-6)
+    total = pytest.approx(whole.metrics["ppo/loss/total"], abs=1e-6)
+    assert split.metrics["ppo/loss/total"] == total
+
+
+def test_a_loss_without_values_wants_advantages_without(tiny_t5: str, tiny_classifier: str) -> None:
+    with pytest.raises(InputError, match=r"model\.loss=GRPOLoss trains no value head"):
+        make_module(tiny_t5, tiny_classifier, loss=GRPOLoss())
 
 
 def test_gradient_checkpointing_changes_nothing(

@@ -10,8 +10,8 @@ from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.comparison import BatchComparison, Figures
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
-from detox_lightning.models.decoding.draws import PromptNoise
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.draws import GumbelDraws
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.policy import Policy
 from detox_lightning.rollout import Responses, evaluate_tokens, generate
 
@@ -125,7 +125,7 @@ class Evaluator:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{k: v for k, v in row.items() if v or k != "reference"} for row in rows]
 
-    def read(self, batch: PromptBatch, side: Side) -> Prompts:
+    def read(self, batch: PromptBatch, side: Side) -> EncodedPrompts:
         """Lets one of the two read the prompts.
 
         Args:
@@ -136,7 +136,11 @@ class Evaluator:
             return self.policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
 
     def answer(
-        self, batch: PromptBatch, decodings: list[str], side: Side, prompts: Prompts | None = None
+        self,
+        batch: PromptBatch,
+        decodings: list[str],
+        side: Side,
+        prompts: EncodedPrompts | None = None,
     ) -> Answered:
         """Lets one of the two answer.
 
@@ -151,7 +155,7 @@ class Evaluator:
         """
         limit = self.plan.max_new_tokens or self.policy.sampling.limits[1]
         samples = torch.tensor([sample_number(decoding) for decoding in decodings])
-        noise = PromptNoise(self.seed, batch.places, samples.to(batch.places.device))
+        noise = GumbelDraws(self.seed, batch.places, samples.to(batch.places.device))
         choose = self.policy.sampling.choose(self.policy.eos_token_ids, noise, self.plan.top_p)
         prompts = prompts or self.read(batch, side)
         with self.policy.reference_if(side == "before"):
@@ -207,7 +211,7 @@ class Evaluator:
 
     @torch.no_grad()
     def reference_figures(
-        self, batch: PromptBatch, answered: Answered, reference: Prompts
+        self, batch: PromptBatch, answered: Answered, reference: EncodedPrompts
     ) -> Measured:
         """What the reference thinks of answers.
 

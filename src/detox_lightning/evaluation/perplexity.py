@@ -9,7 +9,13 @@ from torch.nn.utils.rnn import pad_sequence
 from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
-from detox_lightning.models.batching import alike, distinct_texts, encode, free_padding, token_limit
+from detox_lightning.models.batching import (
+    distinct_texts,
+    encode,
+    group_by_length,
+    padding_budget,
+    token_limit,
+)
 from detox_lightning.models.cutting import Cuts, shared
 from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import (
@@ -87,7 +93,7 @@ class Perplexity(nn.Module):
         lengths = [len(ids) for ids in encoded]
         tokens = torch.tensor(lengths, dtype=torch.long, device=device)
         nats = torch.zeros(len(distinct), device=device, dtype=torch.float32)
-        for batch in alike(lengths, free_padding(self.model), self.batch_size):
+        for batch in group_by_length(lengths, padding_budget(self.model), self.batch_size):
             nats[batch] = self._nats([encoded[place] for place in batch], skipped[batch])
         rows = rows.to(device)
         return nats[rows], (tokens - skipped)[rows]

@@ -17,9 +17,6 @@ VALUE_HEAD_PREFIX = "policy.value_head."
 def read_checkpoint(file: str) -> dict[str, Any]:
     """Reads a checkpoint that holds an adapter; its tensors stay on disk until they are used.
 
-    Args:
-        file: Its path.
-
     Raises:
         InputError: If there is no such file, or it isn't one.
     """
@@ -58,11 +55,7 @@ def adapter_facts(model: Any) -> dict[str, Any] | None:
 
 
 def restore_adapter(base: Any, file: str) -> Any:
-    """Puts a checkpoint's adapter on a base, under the name ``default``, to train it further.
-
-    Args:
-        base: A model from transformers; it is changed in place.
-        file: The checkpoint.
+    """Puts a checkpoint's adapter on a base, which it changes in place, to train it further.
 
     Raises:
         InputError: If the adapter doesn't fit the base.

@@ -15,23 +15,14 @@ MERGE = (
 
 
 class Base(NamedTuple):
-    """The base model of an adapter.
-
-    Attributes:
-        name: Hub id or local folder.
-        revision: Branch, tag or commit of a hub id; None: the newest.
-    """
+    """The base model of an adapter: a hub id with its revision, or a local folder."""
 
     name: str
     revision: str | None = None
 
 
 def adapter_base(name: str, revision: str | None = None) -> Base | None:
-    """Returns the base model that an adapter names, or None if ``name`` is no adapter.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        revision: Branch, tag or commit of a hub id.
+    """Returns the base model that the adapter ``name`` names, or None if it is no adapter.
 
     Raises:
         InputError: If there is no such folder and a hub id can't have this form, or if the
@@ -61,15 +52,15 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
 
 
 def check_adapter_kind(name: str, revision: str | None = None, with_copy: bool = False) -> None:
-    """Checks that an adapter can be trained further.
+    """Checks that an adapter can be trained further, and be copied to make the reference.
 
     Args:
-        name: Folder, hub id or ``demo:NAME``.
+        name: Hub id, local folder or ``demo:NAME``.
         revision: Branch, tag or commit of a hub id.
-        with_copy: Whether a frozen copy of the adapter, the reference, will be put beside it.
+        with_copy: Whether a frozen copy of the adapter will be put beside it.
 
     Raises:
-        InputError: If adapters of its kind can't be trained, or have no copy.
+        InputError: If adapters of its kind can't be trained or copied.
     """
 
     def check(located: str, **options: Any) -> None:

@@ -13,15 +13,11 @@ PREFIX = "base_model.model."  # of a base's weights in an adapter's file
 
 
 def changed_weights(base: Any, saved: Mapping[str, Tensor], name: str) -> set[str]:
-    """Returns the names of tensors of an adapter's file that are weights of its base, but changed.
-
-    Args:
-        base: A model from transformers, as it was saved.
-        saved: The adapter's file.
-        name: The adapter's name, for the message.
+    """Names the tensors of an adapter's file that are weights of its base, but changed.
 
     Raises:
-        InputError: If the file has embeddings for another number of tokens.
+        InputError: If the file has embeddings for another number of tokens; its message gives the
+            adapter's ``name``.
     """
     weights = dict(base.named_parameters(remove_duplicate=False))
     rows = base.get_input_embeddings().weight.shape[0]
@@ -44,13 +40,10 @@ def changed_weights(base: Any, saved: Mapping[str, Tensor], name: str) -> set[st
 
 
 def refuse_unreached(model: Any) -> None:
-    """Refuses a fresh adapter on embeddings that no text reaches: it would learn nothing.
-
-    Args:
-        model: A ``peft.PeftModel``.
+    """Refuses a ``PeftModel`` with a fresh adapter on embeddings that no text reaches.
 
     Raises:
-        InputError: If it has such a part.
+        InputError: If it has such a part, which would learn nothing.
     """
     for name, instead in _unreached(model).items():
         flag = "modules_to_save" if _is_copy(model.get_submodule(name)) else "target_modules"
@@ -61,11 +54,7 @@ def refuse_unreached(model: Any) -> None:
 
 
 def drop_unreached(model: Any) -> None:
-    """Removes the parts of an adapter on embeddings that no text reaches; they have no effect.
-
-    Args:
-        model: A ``peft.PeftModel``; it and its config are changed in place.
-    """
+    """Removes the parts of a ``PeftModel``'s adapter on embeddings that no text reaches."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = model.peft_config["default"]

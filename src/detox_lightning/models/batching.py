@@ -54,7 +54,7 @@ def encode(
     return encoded
 
 
-def free_padding(model: Any) -> int:
+def padding_budget(model: Any) -> int:
     """Tokens of padding that cost no more than to call a model once more.
 
     Args:
@@ -64,12 +64,12 @@ def free_padding(model: Any) -> int:
     return AGAIN + CALL.get(model.device.type, CALL["cuda"]) // (12 * width**2)
 
 
-def alike(lengths: list[int], slack: int, most: int | None = None) -> list[list[int]]:
+def group_by_length(lengths: list[int], slack: int, most: int | None = None) -> list[list[int]]:
     """Groups of rows of about equal lengths.
 
     Args:
         lengths: Of each row.
-        slack: Tokens of padding that don't matter; see :func:`free_padding`.
+        slack: Tokens of padding that don't matter; see :func:`padding_budget`.
         most: Rows of one group at most; None: as many as there are.
 
     Returns:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import (
     Text,
-    alike,
     distinct_texts,
     encode,
-    free_padding,
+    group_by_length,
+    padding_budget,
     token_limit,
 )
 from detox_lightning.models.classifier_heads import (
@@ -171,8 +171,8 @@ class TextClassifier(nn.Module):
         shape = len(texts), self.model.config.num_labels
         logits = torch.empty(shape, device=device, dtype=torch.float32)
         lengths = [len(ids) for ids in encoded]
-        slack = free_padding(self.model) if self.slack is None else self.slack
-        for rows in alike(lengths, slack, self.batch_size):
+        slack = padding_budget(self.model) if self.slack is None else self.slack
+        for rows in group_by_length(lengths, slack, self.batch_size):
             with padded(self.model, [encoded[row] for row in rows]) as (ids, mask):
                 output = self.model(input_ids=ids.to(device), attention_mask=mask.to(device))
             logits[torch.tensor(rows, device=device)] = output.logits.float()

@@ -1,5 +1,6 @@
 """The policy: a base model, its adapters and a value head."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -8,14 +9,14 @@ from torch import Tensor
 from detox_lightning.algorithm.lm_head import head_output
 from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import Kept, merged
 from detox_lightning.models.decoding.recording import Recorder
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.families.base import Family, HeadFunction, base_model
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.reference import ReferencedModel, copy_adapter
+from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
 from detox_lightning.models.source import ModelSource
 from detox_lightning.models.special_tokens import (
     end_tokens,
@@ -52,12 +53,10 @@ class Policy(ReferencedModel):
 
     def __init__(self, model: Any, family: Family, sampling: Sampling, value_head: bool = True):
         base = base_model(model)
-        generation_config, base.generation_config = (
-            base.generation_config,
-            plain_generation_config(base),
-        )
+        generation_config = base.generation_config
+        base.generation_config = plain_generation_config(base)
         super().__init__(model)
-        self.generation_config = generation_config  # to be saved with the model
+        self.generation_config = generation_config  # is saved with the model
         self.family = family
         self.sampling = sampling
         self.recorder = Recorder()
@@ -77,7 +76,7 @@ class Policy(ReferencedModel):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         entropy: bool = True,
         entropy_gradient: bool = False,
         deduplicate: bool = False,
@@ -123,7 +122,7 @@ class Policy(ReferencedModel):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         entropy_gradient: bool = False,
     ) -> tuple[PolicyOutput, Tensor]:
         """As :meth:`forward`, and ``[m, t, V]`` logits of the sampler's distribution."""
@@ -163,7 +162,7 @@ class Policy(ReferencedModel):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None,
+        prompts: EncodedPrompts | None,
         head: HeadFunction | None = None,
         deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
@@ -172,11 +171,8 @@ class Policy(ReferencedModel):
         # A layer that runs again in the backward pass would fill its cache again; and all ranks
         # must run a sharded model equally often.
         runs_again = self.checkpoints_gradients and torch.is_grad_enabled()
-        deduplicate = (
-            (deduplicate or self.is_full_precision)
-            and not runs_again
-            and not hasattr(self.base, "unshard")
-        )
+        may_deduplicate = not runs_again and not hasattr(self.base, "unshard")
+        deduplicate = may_deduplicate and (deduplicate or self.is_full_precision)
         return self.family.forward(
             self.base, prompt_ids, prompt_mask, response_ids, prompts, head, deduplicate
         )
@@ -197,17 +193,12 @@ class Policy(ReferencedModel):
         return self.value_head(hidden)
 
     @torch.no_grad()
-    def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
-        """Computes all that does not depend on the responses, once for each distinct prompt.
-
-        Args:
-            prompt_ids: ``[b, s]``.
-            prompt_mask: ``[b, s]``.
-        """
+    def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> EncodedPrompts:
+        """Computes what does not depend on the responses to prompts ``[b, s]``, equal ones once."""
         return self.family.encode_prompts(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, choose: Choose, limit: int) -> Decoded:
+    def generate(self, prompts: EncodedPrompts, choose: Choose, limit: int) -> Decoded:
         """Generates responses to prompts.
 
         Args:
@@ -219,23 +210,30 @@ class Policy(ReferencedModel):
         with merged(self.model, kept):
             return decode(self.base, self.family, prompts, choose, limit, self.recorder)
 
-    def decode_texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
-        """Returns responses as text, without special tokens and the tokens that ended them.
-
-        Args:
-            tokenizer: The model's tokenizer.
-            prompts: ``b`` prompts from :meth:`encode_prompts`.
-            response_ids: ``[b, t]``.
-        """
+    def decode_texts(
+        self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
+    ) -> list[str]:
+        """Returns responses ``[b, t]`` as text, without special tokens and end tokens."""
         response_ids = without_end_marks(response_ids, self.eos_token_ids, tokenizer)
         return self.family.decode_texts(tokenizer, prompts, response_ids)
 
     def parameter_counts(self) -> dict[str, int]:
-        """Counts trainable and all parameters, with and without value head."""
-        counts = super().parameter_counts()
+        """Counts trainable and all parameters, with and without value head; and the reference's."""
+        policy: Counter[bool] = Counter()  # by whether they are trainable
+        reference: Counter[bool] = Counter()
+        for name, parameter in self.model.named_parameters():
+            counter = reference if f".{REFERENCE}." in name else policy
+            counter[parameter.requires_grad] += parameter.numel()
         head = sum(p.numel() for p in self.value_head.parameters()) if self.value_head else 0
-        counts["with_value_head_trainable"] = counts["policy_trainable"] + head
-        counts["with_value_head_total"] = counts["policy_total"] + head
+        counts = {
+            "policy_trainable": policy[True],
+            "policy_total": policy.total(),
+            "with_value_head_trainable": policy[True] + head,
+            "with_value_head_total": policy.total() + head,
+            "reference_trainable": reference[True],
+        }
+        if self.frozen is not None:
+            counts["reference_copy_bytes"] = sum(p.nbytes for p in self.frozen.parameters())
         return counts
 
 

@@ -53,10 +53,7 @@ def check_precision(precision: object, flag: str = "trainer.precision") -> None:
 
 
 def check_trainable_dtype(weights: Weights) -> None:
-    """Refuses to train all weights of a model that is quantized or not held in float32.
-
-    Args:
-        weights: How the model's weights would be opened.
+    """Checks that weights are opened so that all of them can be trained.
 
     Raises:
         InputError: If they would be quantized, or in another precision than float32.

@@ -84,20 +84,6 @@ class ReferencedModel(nn.Module):
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.forward = partial(_checkpointed, layer.forward)
 
-    def parameter_counts(self) -> dict[str, int]:
-        """Counts the model's trainable and all parameters, and the reference's trainable ones."""
-        named = list(self.model.named_parameters())
-        policy = [p for name, p in named if f".{REFERENCE}." not in name]
-        reference = [p for name, p in named if f".{REFERENCE}." in name]
-        counts = {
-            "policy_trainable": sum(p.numel() for p in policy if p.requires_grad),
-            "policy_total": sum(p.numel() for p in policy),
-            "reference_trainable": sum(p.numel() for p in reference if p.requires_grad),
-        }
-        if self.frozen is not None:
-            counts["reference_copy_bytes"] = sum(p.nbytes for p in self.frozen.parameters())
-        return counts
-
 
 def copy_adapter(model: Any, family: Family) -> None:
     """Puts a frozen copy of a ``PeftModel``'s adapter ``default`` beside it, as the reference.

@@ -14,11 +14,7 @@ from detox_lightning.models.loading import load_model, load_tokenizer
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Writes a folder in Hugging Face format: safetensors, configs, tokenizer.
 
-    Args:
-        model: A model from transformers, or a ``PeftModel``, of which the adapter ``default`` is
-            written.
-        tokenizer: The model's tokenizer.
-        folder: Where to write; it is made if it isn't there.
+    Of a ``PeftModel`` the adapter ``default`` is written.
     """
     folder = Path(folder)
     adapters = getattr(model, "peft_config", None)
@@ -49,7 +45,7 @@ def save_merged(
 
     Args:
         adapter: Folder of the adapter, whose config names the base.
-        folder: Where to write; it is made if it isn't there.
+        folder: Where to write the plain model.
         auto_class: Class of ``transformers`` that opens the base: ``AutoModelForSeq2SeqLM``, …
         trust_remote_code: Run code that comes with the base.
 

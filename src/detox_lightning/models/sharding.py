@@ -58,9 +58,6 @@ def gather(module: nn.Module) -> None:
     """Makes all parameters whole in every process, until :func:`release`; collective.
 
     In between, forward passes don't communicate: processes may run different numbers of them.
-
-    Args:
-        module: With a sharded base somewhere inside; nothing happens if there is none.
     """
     for part in _shards(module):
         part.set_reshard_after_forward(False, recurse=False)

@@ -16,11 +16,7 @@ def end_tokens(config: Any) -> tuple[int, ...]:
 
 
 def padding_token(config: Any) -> int:
-    """Returns the token that pads responses; a mask, not the token, tells padding from text.
-
-    Args:
-        config: A generation config.
-    """
+    """Returns a generation config's padding token; masks tell padding from text, so any will do."""
     pad = config.pad_token_id
     return (*end_tokens(config), 0)[0] if pad is None else pad
 
@@ -54,15 +50,10 @@ def plain_generation_config(model: Any) -> Any:
 
 
 def complete_special_tokens(model: Any, tokenizer: Any, name: str) -> None:
-    """Uses the tokenizer's special tokens where a model's configs name none that it has.
-
-    Args:
-        model: From transformers; its generation config is changed in place.
-        tokenizer: The model's tokenizer.
-        name: The model's name, for the message.
+    """Completes a model's generation config with its tokenizer's special tokens.
 
     Raises:
-        InputError: If neither names an end token.
+        InputError: If neither names an end token; its message gives the model's ``name``.
     """
     config, rows = model.generation_config, model.get_input_embeddings().weight.shape[0]
     configs = model.config, model.config.get_text_config(decoder=True)
@@ -89,11 +80,6 @@ def without_end_marks(ids: Tensor, ends: Sequence[int], tokenizer: Any) -> Tenso
 
     Some chat models' tokenizers don't call the mark at the end of a turn special. An ordinary word
     that ends a response, such as a full stop, stays.
-
-    Args:
-        ids: ``[b, t]``.
-        ends: The tokens that end a response.
-        tokenizer: The model's tokenizer.
     """
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = tokenizer.all_special_ids

@@ -1,11 +1,14 @@
 """The actor collects rollouts: it samples responses, has them scored, and measures them."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from detox_lightning.algorithm.kl import Estimator
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
+from detox_lightning.errors import NoStopIteration
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.sharding import gathered
@@ -104,3 +107,18 @@ class Actor:
 def place_of(number: int) -> str:
     """Where in a run a rollout is, for messages."""
     return f"rollout {number}"
+
+
+def no_stop_iteration(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, int], None]:
+    """Turns a StopIteration of a user's reward or loss into an error; Lightning would end the data.
+
+    Args:
+        step: The ``training_step`` of a module that counts its ``rollouts``.
+    """
+
+    @functools.wraps(step)
+    def guarded(module: Any, batch: Any, batch_idx: int) -> None:
+        with NoStopIteration(place_of(module.rollouts)):
+            step(module, batch, batch_idx)
+
+    return guarded

@@ -23,7 +23,7 @@ from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
-from detox_lightning.ppo.actor import Actor, place_of
+from detox_lightning.ppo.actor import Actor, no_stop_iteration, place_of
 from detox_lightning.ppo.checks import check_batch_size, check_loss
 from detox_lightning.ppo.clock import Clock
 from detox_lightning.ppo.learner import Learner, UpdateOptions
@@ -35,7 +35,6 @@ from detox_lightning.rewards import Reward
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.faults import CAUSES_IN_PPO, Faults
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
-from detox_lightning.stages.stop_iteration import not_the_end
 
 
 class PPOModule(PolicyStage):
@@ -114,7 +113,7 @@ class PPOModule(PolicyStage):
             warnings.filterwarnings("ignore", "Attribute 'reward' is an instance")
             self.save_hyperparameters()
         self.automatic_optimization = False
-        self.base_or_policy, self.adapter = policy, adapter
+        self.model_name, self.adapter = policy, adapter
         self.policy_name = policy if adapter is None else adapter
         self.weights, self.lora, self.sampling = weights, lora, sampling
         self.reward, self.needs = reward, reward.needs
@@ -142,7 +141,7 @@ class PPOModule(PolicyStage):
         check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
         check_loss(self.options.loss, self.advantage)
 
-    @not_the_end
+    @no_stop_iteration
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples one rollout, scores it, and takes the steps that it is good for.
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -19,16 +18,13 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.meter import NAMES
-from detox_lightning.models.adapter_checkpoint import adapter_facts
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.families.base import Family
 from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import Weights, load_tokenizer
-from detox_lightning.models.lora import LoRA
+from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
-from detox_lightning.models.source import VALUE_HEAD, ModelSource
+from detox_lightning.models.source import VALUE_HEAD
 from detox_lightning.ppo import checks
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
@@ -39,12 +35,13 @@ from detox_lightning.rollout import NO_GRADIENT
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
+from detox_lightning.stages.language_model import LanguageModelStage
 from detox_lightning.stages.optimization import Schedule, StepwiseOptimization
 from detox_lightning.stages.run_checks import check_conditions
 from detox_lightning.stages.strategy import check_strategy
 
 
-class PolicyStage(LightningModule):
+class PolicyStage(LanguageModelStage, LightningModule):
     """A policy, its reference and those that judge it. Its subclass says how the policy learns.
 
     Attributes:
@@ -57,12 +54,7 @@ class PolicyStage(LightningModule):
     """
 
     stage_name = "ppo"
-    labels = None
-    base_or_policy: str
-    adapter: str | None
     policy_name: str
-    weights: Weights
-    lora: LoRA | None
     sampling: Sampling
     reward: Reward
     needs: Collection[str]
@@ -87,45 +79,10 @@ class PolicyStage(LightningModule):
         self.policy: Any = None
         self.tokenizer: Any = None
 
-    @cached_property
-    def source(self) -> ModelSource:
-        """Where the policy comes from; found out when first needed, as it may ask the hub."""
-        return ModelSource.resolve(self.base_or_policy, self.adapter, self.weights)
-
-    @property
-    def family(self) -> Family:
-        """The policy's family."""
-        return self.source.family
-
-    @property
-    def auto_class(self) -> str:
-        """The class of transformers that opens the policy's base."""
-        return self.family.auto_class
-
-    @property
-    def padding_side(self) -> Literal["left", "right"]:
-        """The side on which prompts are padded."""
-        return self.source.padding_side
-
-    @property
-    def tokenizer_name(self) -> str:
-        """The model whose tokenizer the data must use; an adapter's is its base's."""
-        return self.source.base
-
-    @property
-    def tokenizer_options(self) -> dict[str, Any]:
-        """Options with which the data must open that tokenizer."""
-        return self.source.tokenizer_options
-
     @property
     def kl_target(self) -> float | None:
         """Target of the adaptive KL coefficient, if it adapts."""
         return self.kl.target
-
-    @property
-    def export_name(self) -> str:
-        """What the folder is called that :meth:`export` writes."""
-        return "adapter" if self.policy.has_adapter else "model"
 
     def setup(self, stage: str) -> None:
         """Refuses what can't work, before any model is opened.
@@ -158,8 +115,7 @@ class PolicyStage(LightningModule):
         Raises:
             InputError: If the base itself is trained, or quantized.
         """
-        trains_whole_base = self.lora is None and not self.source.has_adapter
-        checks.check_shardable(trains_whole_base, self.weights.quantization)
+        checks.check_shardable(not self.has_adapter, self.weights.quantization)
 
     def configure_model(self) -> None:
         """Opens policy, reward and toxicity classifier, once."""
@@ -258,9 +214,8 @@ class PolicyStage(LightningModule):
             self,
             checkpoint,
             policy=self.policy_name,
-            base_revision=self.source.base_revision,
             lora=self.lora,
-            adapter=adapter_facts(self.policy.model),
+            **self.origin(self.policy.model),
             rollouts=self.rollouts,
             kl_coef=self.kl_coef,
             moments=asdict(self.moments),
@@ -268,12 +223,7 @@ class PolicyStage(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
-        facts = load_stage(
-            self,
-            checkpoint,
-            base_revision=self.source.base_revision,
-            adapter=adapter_facts(self.policy.model),
-        )
+        facts = load_stage(self, checkpoint, **self.origin(self.policy.model))
         self.rollouts = facts["rollouts"]
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
             self.kl_coef = facts["kl_coef"]

@@ -1,8 +1,7 @@
 """The supervised stage: teaches a language model to answer as people did."""
 
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +15,11 @@ from torchmetrics import MeanMetric
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.rouge_meter import Rouge
-from detox_lightning.models.adapter_checkpoint import adapter_facts
-from detox_lightning.models.families.base import Family, base_model
+from detox_lightning.models.families.base import base_model
 from detox_lightning.models.finite import refuse_broken_model
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
-from detox_lightning.models.source import ModelSource
 from detox_lightning.models.special_tokens import end_tokens, without_end_marks
 from detox_lightning.protocols import data_of
 from detox_lightning.rewards.rouge_reward import KINDS
@@ -30,12 +27,13 @@ from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.faults import Faults
+from detox_lightning.stages.language_model import LanguageModelStage
 from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
 from detox_lightning.stages.run_checks import check_conditions
 from detox_lightning.stages.strategy import not_shardable
 
 
-class SupervisedModule(LightningModule):
+class SupervisedModule(LanguageModelStage, LightningModule):
     """Fine-tunes a language model on prompts and summaries written by people.
 
     Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
@@ -45,7 +43,7 @@ class SupervisedModule(LightningModule):
 
     stage_name = "supervised"
     needs = ("summary",)
-    labels = rollouts = samples = kl_target = comparison = None
+    rollouts = samples = kl_target = comparison = None
 
     def __init__(
         self,
@@ -78,7 +76,7 @@ class SupervisedModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.strict_loading = False
-        self.name = model
+        self.model_name, self.adapter = model, None
         self.lora = LoRA(**lora) if isinstance(lora, dict) else lora  # a checkpoint holds a dict
         self.optimization = StepwiseOptimization(optimizer, schedule)
         self.weights = Weights(**weights) if isinstance(weights, dict) else weights
@@ -91,46 +89,10 @@ class SupervisedModule(LightningModule):
         self.model: Any = None
         self.tokenizer: Any = None
 
-    @cached_property
-    def source(self) -> ModelSource:
-        """Where the model comes from; found out when first needed, as it may ask the hub."""
-        return ModelSource.resolve(self.name, weights=self.weights)
-
-    @property
-    def family(self) -> Family:
-        """The model's family."""
-        return self.source.family
-
-    @property
-    def auto_class(self) -> str:
-        """Name of the ``transformers`` class that opens the model."""
-        return self.family.auto_class
-
-    @property
-    def padding_side(self) -> Literal["left", "right"]:
-        """The side on which prompts are padded."""
-        return self.family.padding_side
-
-    @property
-    def tokenizer_name(self) -> str:
-        """The model whose tokenizer the data must use; an adapter's is its base's."""
-        return self.source.base
-
-    @property
-    def tokenizer_options(self) -> dict[str, Any]:
-        """Options with which the data must open that tokenizer."""
-        return self.source.tokenizer_options
-
     @property
     def seed(self) -> int:
         """The seed of ``--seed_everything``."""
         return global_seed()
-
-    @property
-    def export_name(self) -> str:
-        """Name of the folder that :meth:`export` writes: ``adapter`` or ``model``."""
-        has_adapter = self.lora is not None or self.source.has_adapter
-        return "adapter" if has_adapter else "model"
 
     def setup(self, stage: str) -> None:
         """Checks the run before any model is opened.
@@ -158,7 +120,7 @@ class SupervisedModule(LightningModule):
         self.tokenizer = self.source.load_tokenizer()
         device = None if self._trainer is None else self._trainer.strategy.root_device
         model = self.source.load(self.lora, device, self.tokenizer)
-        refuse_broken_model("model.model", self.name, model)
+        refuse_broken_model("model.model", self.model_name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 
@@ -237,16 +199,13 @@ class SupervisedModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reduces the checkpoint to the parameters that learn, and adds the run's facts."""
-        save_stage(self, checkpoint, model=self.name, lora=self.lora, **self._facts())
+        save_stage(
+            self, checkpoint, model=self.model_name, lora=self.lora, **self.origin(self.model)
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that the checkpoint fits this model; see :func:`load_stage`."""
-        load_stage(self, checkpoint, **self._facts())
-
-    def _facts(self) -> dict[str, Any]:
-        """Returns what tells the base's weights and the adapter from others of the same shape."""
-        revision = self.source.base_revision
-        return {"base_revision": revision, "adapter": adapter_facts(self.model)}
+        load_stage(self, checkpoint, **self.origin(self.model))
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
         """Returns the cross-entropy of a batch's targets, mean over their tokens."""

@@ -11,7 +11,7 @@ UNIT = 2.0**-23
 BLOCK, MANY = 256, 4096  # tokens
 
 
-class Draws:
+class TorchDraws:
     """Samples with torch's own random numbers, one for each token.
 
     One object serves one batch of responses.
@@ -37,14 +37,14 @@ class Draws:
             tokens: ``[r, n]`` the candidates; None: the whole vocabulary.
         """
         p = scores.softmax(dim=-1)
-        chosen = drawn(p)
+        chosen = inverse_cdf(p)
         first = self.logprobs[0] if step else p.new_zeros(len(rows))
         self.logprobs.append(torch.zeros_like(first))
         self.logprobs[step][rows] = p.gather(1, chosen[:, None])[:, 0].log()
         return chosen
 
 
-class PromptNoise:
+class GumbelDraws:
     """Samples by adding Gumbel noise to the logits, whose largest is then taken.
 
     That is a draw from their distribution (the Gumbel-max trick,
@@ -94,7 +94,7 @@ class PromptNoise:
         return chosen
 
 
-def drawn(p: Tensor) -> Tensor:
+def inverse_cdf(p: Tensor) -> Tensor:
     """``[r]`` a token of each row's distribution ``p`` (``[r, V]``), by the inverse of its sums.
 
     One random number a row, where ``torch.multinomial`` takes one for each token of the
@@ -103,15 +103,15 @@ def drawn(p: Tensor) -> Tensor:
     """
     at = torch.rand(len(p), 1, device=p.device, dtype=torch.float64)
     if p.shape[1] <= MANY:
-        return placed(p, at)[0][:, 0]
+        return search(p, at)[0][:, 0]
     blocks = pad(p, (0, -p.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    block, rest = placed(blocks.sum(dim=2, dtype=torch.float64), at)
-    token, _ = placed(blocks[torch.arange(len(p), device=p.device), block[:, 0]], rest)
+    block, rest = search(blocks.sum(dim=2, dtype=torch.float64), at)
+    token, _ = search(blocks[torch.arange(len(p), device=p.device), block[:, 0]], rest)
     # of NaN it is any place: a loss that isn't finite will be noticed, an index error be a riddle
     return (block * BLOCK + token)[:, 0].clamp(max=p.shape[1] - 1)
 
 
-def placed(mass: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def search(mass: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """Where the sums of masses first exceed a share of their total.
 
     Args:

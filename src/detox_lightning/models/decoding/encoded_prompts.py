@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Prompts(NamedTuple):
+class EncodedPrompts(NamedTuple):
     """Prompts that a model has read, or is to read, equal ones once.
 
     Attributes:
@@ -20,22 +20,22 @@ class Prompts(NamedTuple):
     mask: Tensor
     rows: Tensor
 
-    def select(self, rows: Tensor) -> "Prompts":
+    def select(self, rows: Tensor) -> "EncodedPrompts":
         """Some rows of the batch."""
-        return Prompts(self.states, self.mask, self.rows[rows])
+        return EncodedPrompts(self.states, self.mask, self.rows[rows])
 
-    def used(self) -> "Prompts":
+    def without_unused(self) -> "EncodedPrompts":
         """Without the prompts that no row is of, and what is padding to all others."""
         kept, rows = self.rows.unique(return_inverse=True)
-        columns = filled(self.mask[kept])
-        return Prompts(self.states[kept][:, columns], self.mask[kept][:, columns], rows)
+        columns = nonpad_columns(self.mask[kept])
+        return EncodedPrompts(self.states[kept][:, columns], self.mask[kept][:, columns], rows)
 
     def expanded(self) -> tuple[Tensor, Tensor]:
         """States ``[b, s, …]`` and mask ``[b, s]`` of each row."""
         return self.states.index_select(0, self.rows), self.mask[self.rows]
 
 
-def distinct(ids: Tensor, mask: Tensor) -> Prompts:
+def deduplicate(ids: Tensor, mask: Tensor) -> EncodedPrompts:
     """Leaves out what was there before, and the columns that are padding to all.
 
     Args:
@@ -46,11 +46,11 @@ def distinct(ids: Tensor, mask: Tensor) -> Prompts:
         Prompts whose states are the tokens; 0 where there is none.
     """
     marked = torch.where(mask.bool(), ids, -1)
-    found, rows = torch.unique(marked[:, filled(mask.bool())], dim=0, return_inverse=True)
-    return Prompts(found.clamp(min=0), found.ge(0), rows)
+    found, rows = torch.unique(marked[:, nonpad_columns(mask.bool())], dim=0, return_inverse=True)
+    return EncodedPrompts(found.clamp(min=0), found.ge(0), rows)
 
 
-def filled(mask: Tensor) -> Tensor:
+def nonpad_columns(mask: Tensor) -> Tensor:
     """``[s]``, True at columns with a real token; there is always one, even of empty prompts."""
     columns = mask.any(dim=0)
     columns[0] |= not columns.any()

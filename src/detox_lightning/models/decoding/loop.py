@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import is_any, response_lengths
-from detox_lightning.models.decoding.encoded_prompts import Prompts
+from detox_lightning.models.decoding.decoder import Decoder
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.recording import Recorder
 from detox_lightning.models.decoding.sampling import Choose
-from detox_lightning.models.decoding.steps import Steps
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.special_tokens import end_tokens, padding_token
 
@@ -52,7 +52,7 @@ class Decoded(NamedTuple):
 def decode(
     model: Any,
     family: Family,
-    prompts: Prompts,
+    prompts: EncodedPrompts,
     choose: Choose,
     limit: int,
     recorder: Recorder | None = None,
@@ -73,7 +73,7 @@ def decode(
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
     plain, logits, states = family.prefill(model, prompts)
-    steps: Steps = (recorder and recorder.steps(plain, limit)) or plain
+    steps: Decoder = (recorder and recorder.steps(plain, limit)) or plain
     del plain  # recorded steps have a copy of its keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
     every, least = PACES.get(rows.device.type, PACE)

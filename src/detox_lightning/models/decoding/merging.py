@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding.cuda_graphs import kept_tensors
+from detox_lightning.models.decoding.cuda_graph import kept_tensors
 
 Kept = dict[tuple[str, torch.dtype, torch.device], Tensor]
 """Merged weights, by name and kind."""

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding import cuda_graphs
-from detox_lightning.models.decoding.cuda_graphs import Captured, kept_tensors
+from detox_lightning.models.decoding import cuda_graph
+from detox_lightning.models.decoding.cuda_graph import Captured, kept_tensors
+from detox_lightning.models.decoding.decoder import CachedDecoder, Step
 from detox_lightning.models.decoding.recordable import active, autocast, can_record, is_plain
-from detox_lightning.models.decoding.steps import Plain, Step
 
 WIDTH = 64  # keys are padded to multiples of this: prompts, and the room for responses
 MOST = 32  # recordings, of 4 MB and more each
@@ -94,7 +94,7 @@ class Recorder:
         wanted = model.device.type == "cuda" if self.capturing is None else self.capturing
         return wanted and can_record(model, to_capture=True)
 
-    def steps(self, plain: Plain, limit: int) -> "RecordedSteps | None":
+    def steps(self, plain: CachedDecoder, limit: int) -> "RecordedSteps | None":
         """Steps that go on from others.
 
         Args:
@@ -106,8 +106,10 @@ class Recorder:
             None where the model can't be recorded.
         """
         model = plain.model
-        if (self.captures(model) or can_record(model)) and is_plain([*plain.own, *plain.cross]):
-            function = plain.function()
+        if (self.captures(model) or can_record(model)) and is_plain(
+            [*plain.self_layers, *plain.cross_layers]
+        ):
+            function = plain.static_step()
             return function and RecordedSteps(self, plain, function, limit)
         return None
 
@@ -116,7 +118,7 @@ class Recorder:
 
         Args:
             model: From transformers.
-            step: Its decode step; see :meth:`Plain.function`.
+            step: Its decode step; see :meth:`CachedDecoder.static_step`.
             inputs: What it takes.
         """
         shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
@@ -124,7 +126,7 @@ class Recorder:
         if key not in self.recordings:
             # torch never gives a recording's memory back: one is not given up for another
             captures = self.captures(model)
-            wanted = len(self.recordings) < (cuda_graphs.MOST if captures else MOST)
+            wanted = len(self.recordings) < (cuda_graph.MOST if captures else MOST)
             make = partial(self._captured, model) if captures else record
             may = wanted and (captures or can_record(model))
             self.recordings[key] = Recording(
@@ -150,7 +152,7 @@ class RecordedSteps:
     """Steps that are played back; keys and values are written into tensors of a fixed size."""
 
     @kept_tensors()
-    def __init__(self, recorder: Recorder, plain: Plain, function: Step, limit: int):
+    def __init__(self, recorder: Recorder, plain: CachedDecoder, function: Step, limit: int):
         """Takes over keys and values.
 
         Args:
@@ -163,8 +165,8 @@ class RecordedSteps:
         self.done = plain.mask.shape[1]
         masks, kept = [], []
         for mask, layers, room in (
-            (plain.mask, plain.own, padded(self.done + limit - 1)),
-            (plain.prompt_mask, plain.cross, None),
+            (plain.mask, plain.self_layers, padded(self.done + limit - 1)),
+            (plain.prompt_mask, plain.cross_layers, None),
         ):
             if mask is not None:
                 size = room or padded(mask.shape[1])

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from detox_lightning.algorithm.logprobs import sampler_logits
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.draws import Draws, PromptNoise
+from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws
 
 FEW, MORE = 512, 8  # tokens among which a CPU looks first; so many times as many it looks at next
 
@@ -81,7 +81,7 @@ class Sampling:
     def choose(
         self,
         eos_token_ids: Sequence[int],
-        noise: Draws | PromptNoise | None = None,
+        noise: TorchDraws | GumbelDraws | None = None,
         top_p: float | None = None,
     ) -> Choose:
         """How the next tokens are picked.
@@ -92,7 +92,7 @@ class Sampling:
             top_p: Instead of this sampling's; None for that.
         """
         top_p = self.top_p if top_p is None else top_p
-        noise = noise or Draws()
+        noise = noise or TorchDraws()
 
         def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
             scores = sampler_logits(

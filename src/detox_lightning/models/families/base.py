@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from detox_lightning.models.decoding.encoded_prompts import Prompts, distinct
-from detox_lightning.models.decoding.steps import First
+from detox_lightning.models.decoding.decoder import Prefill
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts, deduplicate
 
 HeadFunction = Callable[[Tensor, Tensor, Tensor | None], Any]
 """Takes the place of a model's head: a function of hidden states ``[m, t, d]``, the head's weight
@@ -47,7 +47,7 @@ class Family(ABC):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         head: HeadFunction | None = None,
         deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
@@ -70,18 +70,20 @@ class Family(ABC):
             the decoder's last hidden states ``[m, t, d]``.
         """
 
-    def encode_prompts(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+    def encode_prompts(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
         """Computes what does not depend on the responses to prompts ``[b, s]``, equal ones once.
 
         Columns that are padding in all prompts are left out.
         """
-        return distinct(ids, mask)
+        return deduplicate(ids, mask)
 
     @abstractmethod
-    def prefill(self, model: Any, prompts: Prompts) -> First:
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
         """Takes the first step of decoding, once for each distinct prompt."""
 
-    def decode_texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+    def decode_texts(
+        self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
+    ) -> list[str]:
         """Returns the responses ``[b, t]`` to prompts as text, without special tokens."""
         return list(tokenizer.batch_decode(response_ids, skip_special_tokens=True))
 
@@ -129,11 +131,7 @@ def base_model(model: Any) -> Any:
 
 @contextmanager
 def replaced_head(model: Any, head: HeadFunction | None) -> Iterator[list[Any]]:
-    """Inside the block, ``head`` is called in place of a model's head.
-
-    Args:
-        model: From transformers; its head is linear.
-        head: The replacement; None: the model keeps its head.
+    """Inside the block, ``head`` takes the place of a model's linear head, if it isn't None.
 
     Yields:
         A list to which each result of ``head`` is appended.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.encoded_prompts import Prompts
-from detox_lightning.models.decoding.steps import First, Plain, Step, pairs
+from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
+from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.families.base import Family, HeadFunction, base_model, replaced_head
 
 
@@ -32,13 +32,13 @@ class DecoderOnly(Family):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         head: HeadFunction | None = None,
         deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
         """Runs the model over prompts, each followed by its response."""
         if prompts is not None:
-            prompts = prompts.used()
+            prompts = prompts.without_unused()
             if deduplicate and head and len(prompts.states) < len(response_ids):
                 return _forward_deduplicated(model, prompts, response_ids, head)
             prompt_ids, prompt_mask = prompts.expanded()
@@ -57,14 +57,16 @@ class DecoderOnly(Family):
         hidden = output.hidden_states[-1].index_select(1, predicting)
         return results[0] if results else output.logits, hidden
 
-    def prefill(self, model: Any, prompts: Prompts) -> First:
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
         """Runs the decoder over the prompts, whose last tokens predict the first of responses."""
         steps = DecoderOnlySteps(model, prompts.mask[:, :0])
         logits, hidden = steps.extend(prompts.states, prompts.mask)
         steps.keep(prompts.rows)
-        return First(steps, logits[prompts.rows], hidden[prompts.rows])
+        return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
 
-    def decode_texts(self, tokenizer: Any, prompts: Prompts, response_ids: Tensor) -> list[str]:
+    def decode_texts(
+        self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
+    ) -> list[str]:
         """Decodes responses after their prompts: some tokenizers drop a text's first blank."""
         last = prompts.states[prompts.rows, -1:]
         before, both, alone = (
@@ -91,7 +93,7 @@ class DecoderOnly(Family):
             )
 
 
-class DecoderOnlySteps(Plain):
+class DecoderOnlySteps(CachedDecoder):
     """Decode steps of a model without an encoder, with a mask ``[r, 0]`` at first."""
 
     def __init__(self, model: Any, mask: Tensor):
@@ -102,7 +104,7 @@ class DecoderOnlySteps(Plain):
         self.mask = mask.bool()
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
         return self.extend(tokens[:, None], torch.ones_like(tokens[:, None]).bool())
 
     def extend(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,22 +123,22 @@ class DecoderOnlySteps(Plain):
         return output.logits[:, -1], output.hidden_states[-1][:, -1]
 
     def keep(self, rows: Tensor) -> None:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
 
     @property
-    def own(self) -> list[Any]:
-        """See :class:`Plain`."""
+    def self_layers(self) -> list[Any]:
+        """See :class:`CachedDecoder`."""
         return list(self.cache.layers)
 
     @property
-    def cross(self) -> list[Any]:
-        """See :class:`Plain`; there is none."""
+    def cross_layers(self) -> list[Any]:
+        """See :class:`CachedDecoder`; there is none."""
         return []
 
-    def function(self) -> Step | None:
-        """See :class:`Plain`; None where positions can't be told to the model."""
+    def static_step(self) -> Step | None:
+        """See :class:`CachedDecoder`; None where positions can't be told to the model."""
         from transformers import DynamicCache
 
         from detox_lightning.models.decoding.cache_layers import Slots
@@ -162,7 +164,7 @@ class DecoderOnlySteps(Plain):
 
 
 def _forward_deduplicated(
-    model: Any, prompts: Prompts, response_ids: Tensor, head: HeadFunction
+    model: Any, prompts: EncodedPrompts, response_ids: Tensor, head: HeadFunction
 ) -> tuple[Any, Tensor]:
     """Computes each distinct prompt once; gradients flow through its cached keys and values."""
     from transformers import DynamicCache

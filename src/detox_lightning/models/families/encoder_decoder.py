@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.batching import alike, free_padding
-from detox_lightning.models.decoding.encoded_prompts import Prompts, distinct, filled
-from detox_lightning.models.decoding.steps import First, Plain, Step, pairs
+from detox_lightning.models.batching import group_by_length, padding_budget
+from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
+from detox_lightning.models.decoding.encoded_prompts import (
+    EncodedPrompts,
+    deduplicate,
+    nonpad_columns,
+)
 from detox_lightning.models.families.base import Family, HeadFunction, base_model, replaced_head
 from detox_lightning.models.special_tokens import decoder_start
 
@@ -29,7 +33,7 @@ class EncoderDecoder(Family):
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         response_ids: Tensor,
-        prompts: Prompts | None = None,
+        prompts: EncodedPrompts | None = None,
         head: HeadFunction | None = None,
         deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
@@ -53,29 +57,28 @@ class EncoderDecoder(Family):
             )
         return results[0] if results else output.logits, output.decoder_hidden_states[-1]
 
-    def encode_prompts(self, model: Any, ids: Tensor, mask: Tensor) -> Prompts:
+    def encode_prompts(self, model: Any, ids: Tensor, mask: Tensor) -> EncodedPrompts:
         """Runs the encoder over the distinct prompts, in groups of about equal length."""
-        tokens, real, rows = distinct(ids, mask)
+        tokens, real, rows = deduplicate(ids, mask)
         hidden: Tensor | None = None
-        for group in alike(real.sum(dim=1).tolist(), free_padding(model)):
-            columns = filled(real[group])
+        for group in group_by_length(real.sum(dim=1).tolist(), padding_budget(model)):
+            columns = nonpad_columns(real[group])
             states = model.get_encoder()(
-                input_ids=tokens[group][:, columns],
-                attention_mask=real[group][:, columns].long(),
+                input_ids=tokens[group][:, columns], attention_mask=real[group][:, columns].long()
             ).last_hidden_state
             if hidden is None:
                 hidden = states.new_zeros(*tokens.shape, states.shape[2])
             hidden[torch.tensor(group)[:, None], columns.nonzero()[:, 0].cpu()] = states
         assert hidden is not None
-        return Prompts(hidden, real, rows)
+        return EncodedPrompts(hidden, real, rows)
 
-    def prefill(self, model: Any, prompts: Prompts) -> First:
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
         """Runs the decoder over the start token."""
         steps = EncoderDecoderSteps(model, prompts.states, prompts.mask)
         start = model.generation_config.decoder_start_token_id
         logits, hidden = steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
         steps.keep(prompts.rows)
-        return First(steps, logits[prompts.rows], hidden[prompts.rows])
+        return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
 
     def strip_prompt(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
         """Returns all but the decoder start token."""
@@ -94,7 +97,7 @@ class EncoderDecoder(Family):
             )
 
 
-class EncoderDecoderSteps(Plain):
+class EncoderDecoderSteps(CachedDecoder):
     """Decode steps of a decoder that attends to encoded prompts: states ``[r, s, d]`` and mask."""
 
     prompt_mask: Tensor
@@ -110,7 +113,7 @@ class EncoderDecoderSteps(Plain):
         self.mask = mask.new_zeros(len(mask), 0, dtype=torch.bool)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
         from transformers.modeling_outputs import BaseModelOutput
 
         output = self.model(
@@ -125,24 +128,24 @@ class EncoderDecoderSteps(Plain):
         return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
 
     def keep(self, rows: Tensor) -> None:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
         # the cache holds their keys and values by now: only the shape is still used
         self.states = self.states[:1].expand(len(rows), -1, -1)
 
     @property
-    def own(self) -> list[Any]:
-        """See :class:`Plain`."""
+    def self_layers(self) -> list[Any]:
+        """See :class:`CachedDecoder`."""
         return list(self.cache.self_attention_cache.layers)
 
     @property
-    def cross(self) -> list[Any]:
-        """See :class:`Plain`."""
+    def cross_layers(self) -> list[Any]:
+        """See :class:`CachedDecoder`."""
         return list(self.cache.cross_attention_cache.layers)
 
-    def function(self) -> Step:
-        """See :class:`Plain`; the masks are the responses' and the prompts'."""
+    def static_step(self) -> Step:
+        """See :class:`CachedDecoder`; the masks are the responses' and the prompts'."""
         from transformers import DynamicCache, EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
 

@@ -6,24 +6,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding.draws import PromptNoise, gumbel, hashed
+from detox_lightning.models.decoding.draws import GumbelDraws, gumbel, hashed
 
 PROBABILITIES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 ROWS = 100_000
 
 
-def drawn(noise: PromptNoise, rows: int = ROWS) -> Tensor:
+def drawn(noise: GumbelDraws, rows: int = ROWS) -> Tensor:
     """The next token of each row, from the same four probabilities."""
     return pick(noise, PROBABILITIES.log().expand(rows, 4))
 
 
-def pick(noise: PromptNoise, logits: Tensor) -> Tensor:
+def pick(noise: GumbelDraws, logits: Tensor) -> Tensor:
     """The next token of each row."""
     return noise(logits, torch.arange(len(logits)), len(noise.logprobs))
 
 
-def noise_of(seed: int, rows: int = ROWS, sample: int = 1) -> PromptNoise:
-    return PromptNoise(seed, torch.arange(rows), torch.full((rows,), sample))
+def noise_of(seed: int, rows: int = ROWS, sample: int = 1) -> GumbelDraws:
+    return GumbelDraws(seed, torch.arange(rows), torch.full((rows,), sample))
 
 
 def shares(first: Tensor, second: Tensor) -> Tensor:
@@ -67,17 +67,17 @@ def test_draws_know_nothing_of_each_other() -> None:
 def test_a_row_s_noise_is_the_same_in_any_batch() -> None:
     logits = torch.randn(6, 50)
     places, samples = torch.tensor([7, 3, 9, 3, 1, 0]), torch.tensor([1, 2, 1, 1, 2, 3])
-    together = PromptNoise(5, places, samples)
+    together = GumbelDraws(5, places, samples)
     steps = [pick(together, logits) for _ in range(20)]
     for row in range(6):
-        alone = PromptNoise(5, places[[row]], samples[[row]])
+        alone = GumbelDraws(5, places[[row]], samples[[row]])
         assert [int(pick(alone, logits[[row]])) for _ in steps] == [int(x[row]) for x in steps]
 
 
 def test_rows_that_have_ended_may_be_left_out() -> None:
     logits = torch.randn(6, 50)
     places, samples = torch.arange(6), torch.ones(6, dtype=torch.long)
-    whole, some = PromptNoise(5, places, samples), PromptNoise(5, places, samples)
+    whole, some = GumbelDraws(5, places, samples), GumbelDraws(5, places, samples)
     left = torch.tensor([4, 1, 2])
     for step in range(20):
         assert torch.equal(whole(logits, places, step)[left], some(logits[left], left, step))
@@ -87,7 +87,7 @@ def test_rows_that_have_ended_may_be_left_out() -> None:
 
 def test_greedy_rows_get_none() -> None:
     logits = torch.randn(200, 50)
-    noise = PromptNoise(5, torch.arange(200), torch.arange(200) % 2)
+    noise = GumbelDraws(5, torch.arange(200), torch.arange(200) % 2)
     tokens = pick(noise, logits)
     likeliest = logits.argmax(dim=1)
     assert torch.equal(tokens[::2], likeliest[::2])
@@ -99,5 +99,5 @@ def test_greedy_rows_get_none() -> None:
 def test_what_is_impossible_stays_so() -> None:
     logits = torch.full((1000, 4), -torch.inf)
     logits[:, 2] = 0.0
-    noise = PromptNoise(5, torch.arange(1000), torch.ones(1000, dtype=torch.long))
+    noise = GumbelDraws(5, torch.arange(1000), torch.ones(1000, dtype=torch.long))
     assert (pick(noise, logits) == 2).all()

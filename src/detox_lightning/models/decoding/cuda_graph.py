@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding.steps import Step
+from detox_lightning.models.decoding.decoder import Step
 
 MOST = 16  # captured steps, each with room of its own for keys and values
 

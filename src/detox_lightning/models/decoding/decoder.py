@@ -9,7 +9,7 @@ from torch import Tensor
 Step = Callable[..., tuple[Tensor, Tensor]]
 
 
-class Steps(Protocol):
+class Decoder(Protocol):
     """A decoder under way."""
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,7 +22,7 @@ class Steps(Protocol):
         """Goes on with some of its rows, each as often as it is named."""
 
 
-class Plain(ABC):
+class CachedDecoder(ABC):
     """Steps with transformers' growing cache, and what a recording goes on from.
 
     Attributes:
@@ -37,24 +37,24 @@ class Plain(ABC):
 
     @abstractmethod
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
 
     @abstractmethod
     def keep(self, rows: Tensor) -> None:
-        """See :class:`Steps`."""
+        """See :class:`Decoder`."""
 
     @property
     @abstractmethod
-    def own(self) -> list[Any]:
+    def self_layers(self) -> list[Any]:
         """The cache's layers of self-attention."""
 
     @property
     @abstractmethod
-    def cross(self) -> list[Any]:
+    def cross_layers(self) -> list[Any]:
         """The cache's layers of attention to the prompts; none without an encoder."""
 
     @abstractmethod
-    def function(self) -> Step | None:
+    def static_step(self) -> Step | None:
         """The model's decode step as a function of tensors alone, if it can be one.
 
         Returns:
@@ -66,7 +66,7 @@ class Plain(ABC):
         """
 
 
-class First(NamedTuple):
+class Prefill(NamedTuple):
     """What the first step gave.
 
     Attributes:
@@ -75,7 +75,7 @@ class First(NamedTuple):
         hidden: ``[b, d]`` last hidden states.
     """
 
-    steps: Plain
+    steps: CachedDecoder
     logits: Tensor
     hidden: Tensor
 
