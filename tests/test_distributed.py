@@ -72,8 +72,12 @@ def outcome(run: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
     return {**saved["state_dict"], "kl_coef": saved["detox_lightning"]["kl_coef"]}, curves
 
 
+SLOW = pytest.mark.slow
+LAUNCHERS = ["torchrun", pytest.param("nodes", marks=SLOW), pytest.param("slurm", marks=SLOW)]
+
+
 @pytest.mark.usefixtures("ranks")
-@pytest.mark.parametrize("launcher", ["torchrun", "nodes", "slurm"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_whoever_starts_the_processes_the_run_is_the_same(folder: Path, launcher: str) -> None:
     flags = ["--trainer.devices=1", "--trainer.num_nodes=2"]
     if launcher == "torchrun":

@@ -109,6 +109,7 @@ def test_a_steps_own_figures_are_added_to_all() -> None:
     assert figures(metric) == pytest.approx(FIGURES, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_judge_as_one(tmp_path: Path) -> None:
     # uneven shares, the highest on either side, and one process without any
     shares = [[SIX[:4], SIX[4:]], [SIX[:5], SIX[5:]], [SIX, []]]

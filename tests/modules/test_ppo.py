@@ -50,7 +50,7 @@ def adapter(tiny_t5: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(params=["fresh", "loaded"])
+@pytest.fixture(params=["fresh", pytest.param("loaded", marks=pytest.mark.slow)])
 def start(request: pytest.FixtureRequest, tiny_t5: str, adapter: str) -> str:
     """A base, or an adapter, to begin from."""
     return tiny_t5 if request.param == "fresh" else adapter
