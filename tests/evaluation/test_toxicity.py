@@ -13,6 +13,7 @@ import odds
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.toxicity import Toxicity, ToxicityMetric
 from detox_lightning.models.classifier import TextClassifier
+from numerics import FLOAT32
 from odds import MAXIMUM, MEAN, RATIO, SIX, TOXICITY
 
 FIGURES = {"toxicity": MEAN, "max_toxicity": MAXIMUM, "toxicity_ratio": RATIO}
@@ -138,8 +139,8 @@ def test_a_classifier_from_a_folder(tiny_classifier: str, batch_size: int, batch
     metric.toxicity.classifier.model.register_forward_pre_hook(lambda *_: calls.append(None))
     fill(metric, 6)
     assert len(calls) == batches
-    assert figures(metric)["toxicity"] == pytest.approx(sum(values) / 6, abs=1e-5)
-    assert figures(metric)["max_toxicity"] == pytest.approx(max(values), abs=1e-5)
+    assert figures(metric)["toxicity"] == pytest.approx(sum(values) / 6, abs=FLOAT32)
+    assert figures(metric)["max_toxicity"] == pytest.approx(max(values), abs=FLOAT32)
 
 
 def test_opens_at_the_first_texts_and_is_no_model_itself(tiny_classifier: str) -> None:
@@ -183,7 +184,7 @@ def test_a_copy_goes_on_alone(tiny_classifier: str, again: object, first: int) -
     twin = again(metric)  # type: ignore[operator]
     twin.update(SIX[first:])
     whole = fill(ToxicityMetric(tiny_classifier), 6)
-    assert figures(twin) == pytest.approx(figures(whole), abs=1e-5)
+    assert figures(twin) == pytest.approx(figures(whole), abs=FLOAT32)
     assert int(metric.count) == first
     assert twin.toxicity.classifier is not metric.toxicity.classifier
 
