@@ -18,7 +18,7 @@ from detox_lightning.cli.parser import Parser, summarize
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
-from detox_lightning.models.weight_files import tell
+from detox_lightning.models.weight_files import warn_once
 from detox_lightning.rewards import ClassifierReward
 
 VERBS = ["fit", "validate", "test", "predict"]
@@ -176,7 +176,7 @@ def test_each_run_tells_its_warnings() -> None:
     class Telling(IdleCLI):
         def _run_subcommand(self, subcommand: str) -> None:
             for _ in range(2):
-                tell("its weights are pickled")
+                warn_once("its weights are pickled")
 
     for _ in range(2):
         with pytest.warns(UserWarning, match="its weights are pickled") as told:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import Callback, Trainer
 
     from detox_lightning.data.loaders import Loaders
     from detox_lightning.evaluation.comparison import Comparison
@@ -136,6 +136,11 @@ def as_stage(module: object) -> Stage | None:
 def stage_of(trainer: "Trainer | None") -> Stage | None:
     """Returns the stage that a trainer runs; None if its module is somebody else's."""
     return as_stage(getattr(trainer, "lightning_module", None))
+
+
+def callbacks_of(trainer: "Trainer") -> "list[Callback]":
+    """Returns a trainer's callbacks, which Lightning doesn't type."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def data_of(trainer: "Trainer | None") -> Data | None:

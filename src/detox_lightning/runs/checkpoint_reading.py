@@ -40,7 +40,7 @@ class BrokenCheckpoint(InputError):
     """A checkpoint holds what no run has written; whoever knows the file adds its name."""
 
 
-def unusable(checkpoint: object, reason: str) -> InputError:
+def _unusable(checkpoint: object, reason: str) -> InputError:
     """Returns the error for a checkpoint whose parts are not as a run wrote them."""
     return InputError(
         f"--ckpt_path {checkpoint}: nothing can go on from this checkpoint ({reason}); give one "
@@ -71,7 +71,7 @@ def blame_checkpoint(checkpoint: object) -> Iterator[None]:
         if checkpoint is None or is_lightnings or explain(error) is not None:
             raise
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise unusable(checkpoint, f"{type(error).__name__}: {reason}") from error
+        raise _unusable(checkpoint, f"{type(error).__name__}: {reason}") from error
 
 
 def open_checkpoint(checkpoint: Path) -> dict[str, Any]:
@@ -112,17 +112,17 @@ def check_parts(checkpoint: Path, verb: str) -> None:
     present = {name: types for name, types in _PERHAPS.items() if name in loaded}
     for name, (kind, inner) in (_ALWAYS | (_TO_TRAIN if verb == "fit" else {}) | present).items():
         if name not in loaded:
-            raise unusable(checkpoint, f"it has no {name}")
+            raise _unusable(checkpoint, f"it has no {name}")
         value = loaded[name]
         if not isinstance(value, kind):
-            raise unusable(checkpoint, f"its {name} is a {type(value).__name__}")
+            raise _unusable(checkpoint, f"its {name} is a {type(value).__name__}")
         items: Any = value.values() if isinstance(value, dict) else value if kind is list else ()
         for item in items:
             if not isinstance(item, inner):
-                raise unusable(checkpoint, f"in its {name} is a {type(item).__name__}")
+                raise _unusable(checkpoint, f"in its {name} is a {type(item).__name__}")
     if verb == "fit":
         for found in _not_counts(loaded["loops"].get("fit_loop", {})):
-            raise unusable(checkpoint, f"its loops count with a {found}")
+            raise _unusable(checkpoint, f"its loops count with a {found}")
 
 
 def _not_counts(state: Any, is_progress: bool = False) -> Iterator[str]:
@@ -151,11 +151,11 @@ def check_training_state(
     """
     for name in _LOOP_PARTS if loaded.get("loops") is not None else ():
         if name not in loaded["loops"]["fit_loop"]:
-            raise unusable(checkpoint, f"its loops have no {name}")
+            raise _unusable(checkpoint, f"its loops have no {name}")
     for name, expected in (("optimizer_states", len(optimizers)), ("lr_schedulers", schedules)):
         if name in loaded and len(loaded[name]) != expected:
             reason = f"it has {len(loaded[name])} {name} where {expected} are expected"
-            raise unusable(checkpoint, reason)
+            raise _unusable(checkpoint, reason)
     steps = effective_steps(loaded)
     for optimizer, state in zip(optimizers, loaded.get("optimizer_states", []), strict=False):
         for fault in optimizer_faults(state, optimizer, steps):

@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from detox_lightning.protocols import callbacks_of
+
 # In the state of a ModelCheckpoint: values that are paths, and a dictionary whose keys are paths
 _PATHS, _BEST = ("best_model_path", "kth_best_model_path", "last_model_path"), "best_k_models"
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+:")  # longer than the letter of a Windows drive
@@ -41,7 +43,7 @@ def drop_foreign_paths(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """
     states = checkpoint["callbacks"]
     of_run = getattr(trainer.checkpoint_callback, "dirpath", None)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         for key in {callback.state_key, callback._legacy_state_key} & set(states):
             folder = getattr(callback, "dirpath", None) or of_run
             foreign = list(_foreign_paths(callback, states[key], folder))

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.errors import InputError
-from detox_lightning.protocols import data_of
+from detox_lightning.protocols import callbacks_of, data_of
 from detox_lightning.runs.lightning_internals import (
     BETWEEN_BATCHES,
     batches_stepped,
@@ -106,7 +106,7 @@ class ResumeCallback(Callback):
         loops = checkpoint["loops"]["fit_loop"]
         self.steps = batches_stepped(loops) if BETWEEN_BATCHES in loops else None
         self.figures = _of_validation(checkpoint.get(FIGURES, {}))
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         if trainer.state.fn == "fit":
             averaging = "AveragingCallback"
             here = {callback.state_key for callback in callbacks}
@@ -154,7 +154,7 @@ def begin_fit(trainer: Any, checkpoint: str | None) -> None:
     """
     claim_version(trainer.loggers)
     if trainer.num_devices * trainer.num_nodes == 1:  # several processes lock when they have met
-        for callback in trainer.callbacks:
+        for callback in callbacks_of(trainer):
             if isinstance(callback, ResumeCallback):
                 callback.lock_folders(trainer, checkpoint)
     set_rows_aside(trainer.loggers)
@@ -166,5 +166,5 @@ def _of_validation(figures: Any) -> dict[str, float]:
 
 def _is_out_of_time(trainer: Trainer) -> bool:
     """Whether ``trainer.max_time``, which may be raised for the next start, has ended the run."""
-    timers = [x for x in trainer.callbacks if isinstance(x, Timer)]  # type: ignore[attr-defined]
+    timers = [x for x in callbacks_of(trainer) if isinstance(x, Timer)]
     return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from lightning.pytorch import Callback, Trainer, callbacks
+from lightning.pytorch import Trainer, callbacks
 
 from detox_lightning.errors import InputError
+from detox_lightning.protocols import callbacks_of
 
 AVERAGING = "Give detox_lightning.callbacks.averaging.AveragingCallback"
 # by class: the reason, and the remedy
@@ -47,11 +48,6 @@ def refuse_callbacks(trainer: Trainer, has_loss: bool) -> None:
         for kind, reason in refused.items():
             if isinstance(callback, kind):
                 raise InputError(f"trainer.callbacks: {type(callback).__name__}: {reason}")
-
-
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """Returns a trainer's callbacks, which Lightning doesn't type."""
-    return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def are_known(things: Iterable[object]) -> bool:

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
-from detox_lightning.protocols import data_of
+from detox_lightning.protocols import callbacks_of, data_of
 from detox_lightning.stages.optimization import try_out
-from detox_lightning.stages.refused_callbacks import are_known, callbacks_of, refuse_callbacks
+from detox_lightning.stages.refused_callbacks import are_known, refuse_callbacks
 
 # Flags of Lightning's own steps: their defaults, and what to give instead in PPO.
 NOT_IN_PPO: dict[str, tuple[tuple[Any, ...], str]] = {

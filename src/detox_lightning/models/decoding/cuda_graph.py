@@ -1,14 +1,11 @@
 """A decode step on a GPU: captured before its first call, launched as one CUDA graph from then on.
 
 On an H100, launching a step's kernels one by one from Python takes about ten times as long as the
-kernels do. A CUDA graph launches them all at once, but reads and writes the very addresses that it
-was captured with. The tensors that a step reads and writes are therefore kept from rollout to
-rollout and copied into; so are merged weights (see :mod:`.merging`). Nothing is compiled: that
-would save a quarter of a captured step in float32 and half of it in bfloat16, and takes half a
-minute for each shape of batch (docs/benchmarks.md).
-
-Other devices have no graphs. If they are told to capture, the step itself stands for its graph:
-that is how capturing is tested without a GPU.
+kernels do. A CUDA graph launches them all at once, but uses the very addresses that it was captured
+with: the tensors that a step reads and writes are kept from rollout to rollout and copied into, and
+so are merged weights (see :mod:`.merging`). To compile the step would save a quarter to a half of
+its time, and takes half a minute for each shape of batch (docs/benchmarks.md). On other devices
+the step itself stands for its graph: that is how capturing is tested without a GPU.
 """
 
 import warnings

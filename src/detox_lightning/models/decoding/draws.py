@@ -50,8 +50,7 @@ class GumbelDraws:
     noise give the same response for as long as their logits agree. One object serves one batch.
 
     Attributes:
-        logprobs: For each step ``[b]``: the log-probability of each row's token; 0 where a row was
-            left out.
+        logprobs: See :class:`TorchDraws`.
     """
 
     def __init__(self, seed: int, index: Tensor, samples: Tensor):

@@ -56,8 +56,7 @@ class StaticSteps:
         shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
         key = id(model), _active_adapters(model), _autocast_dtype(model), shapes
         if not self.captures(model):
-            is_kept = key in self.recorded or len(self.recorded) < MAX_RECORDED
-            if is_kept and _can_record(model):
+            if key in self.recorded or (len(self.recorded) < MAX_RECORDED and _can_record(model)):
                 return self.recorded.setdefault(key, RecordedStep(step)), inputs
         elif key in self.captured and self.captured[key].is_current:
             return self.captured[key], self.captured[key].fill(inputs)
