@@ -1,6 +1,7 @@
 # make demo: install, train on the embedded default, compare before with after
-# make test: install, run the tests
-# make check: format, lint, types and tests
+# make test: install, run the tests that promise something first: within five minutes
+# make test-all: those, and the slow ones that repeat a promise at length
+# make check: format, lint, types and all tests
 # make docs: install, build the documentation into site/
 # make fuzz: odd files and configurations with ever new seeds, for FUZZ_SECONDS (an hour)
 # make package: build sdist and wheel, install the wheel elsewhere, run the demo there
@@ -12,8 +13,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
+# processes that run tests; a file's tests stay in one of them
+WORKERS ?= 2
+TESTS = pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: demo test lint check docs fuzz package test-minimum audit licenses world
+.PHONY: demo test test-all lint check docs fuzz package test-minimum audit licenses world
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,14 +29,17 @@ demo: $(VENV)/installed
 	$(RUN) detox_lightning test --config configs/demo.yaml --ckpt_path last
 
 test: $(VENV)/installed
-	$(RUN) pytest
+	$(RUN) $(TESTS) -m "not slow"
+
+test-all: test
+	$(RUN) $(TESTS) -m slow
 
 lint: $(VENV)/installed
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
 
-check: lint test
+check: lint test-all
 
 $(VENV)/documented: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet -c constraints.txt -e ".[docs]"
@@ -50,7 +57,7 @@ package: $(VENV)/installed
 test-minimum:
 	$(PYTHON) -m venv $(VENV)-minimum
 	$(VENV)-minimum/bin/pip install --quiet -c constraints-minimum.txt -e ".[dev]"
-	$(VENV)-minimum/bin/python -m pytest
+	$(VENV)-minimum/bin/python -m $(TESTS)
 
 audit:
 	$(PYTHON) -m venv $(VENV)-audit

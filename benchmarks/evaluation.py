@@ -66,7 +66,7 @@ def batches(name: str, prompts: int) -> list[PromptBatch]:
 
 def everything(judge: Evaluator, given: list[PromptBatch]) -> Any:
     """All of ``test``, its intervals included."""
-    comparison = merge([judge.compare(batch) for batch in given], judge.plan.decodings)
+    comparison = merge([judge.compare(batch) for batch in given])
     return summarize(comparison, seed=0)
 
 
@@ -78,7 +78,7 @@ def answers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
         for side in SIDES:
             for rows in torch.arange(len(repeated.prompts)).split(judge.plan.batch_size):
                 part = repeated.select(rows)
-                answered = judge.answer(part, [decodings[i % len(decodings)] for i in rows], side)
+                answered = judge.respond(part, [decodings[i % len(decodings)] for i in rows], side)
                 judge.judge.score(part, answered.responses.texts)
 
 

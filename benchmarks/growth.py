@@ -24,7 +24,7 @@ from growth.picture import draw
 from growth.point import Points
 from peer.world import Shape, _roberta, _t5, build
 
-from detox_lightning.models.decoding.recording import WARM_UP
+from detox_lightning.models.decoding.recorded_step import WARM_UP
 
 VOCABULARY = 1000
 HEAD = 32  # width of one

@@ -92,7 +92,7 @@ def rooms() -> str:
         [(WORK, "cli", "the command line")],
         [
             (WORK, "ppo", "the PPO stage"),
-            (WORK, "stages", "supervised, reward, shared parts"),
+            (WORK, "stages", "supervised and reward"),
             (WORK, "callbacks", "files and charts"),
             (DATA, "data", "rows to batches"),
         ],

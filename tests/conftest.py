@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import datasets
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 # tiny models are faster so, and other programs on the machine don't hold them up
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 LINES = """\
 Ann Bob Eve Dan Kim Lee Max Zoe
@@ -125,6 +126,14 @@ def shared() -> Path:
     """Data too large for the repository; tests that want it skip where it isn't."""
     beside = Path(__file__).resolve().parents[1].parent / "shared"
     return Path(os.environ.get("DETOX_SHARED", beside))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of this session's own, as sessions and their processes run beside each other."""
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
+    return datasets.config.HF_DATASETS_CACHE
 
 
 @pytest.fixture(autouse=True)

@@ -29,8 +29,8 @@ def load(self: TextClassifier) -> None:
     self.model = SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(LABELS))))
 
 
-def classify(self: TextClassifier, texts: list[str]) -> Tensor:
-    odds = [math.prod(ODDS.get(word, 1.0) for word in text.split()) for text in texts]
+def classify(self: TextClassifier, pairs: list[tuple[str, str]]) -> Tensor:
+    odds = [math.prod(ODDS.get(word, 1.0) for word in text.split()) for _, text in pairs]
     return torch.tensor([[0.0, math.log(o)] for o in odds]).view(-1, 2)
 
 

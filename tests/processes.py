@@ -24,7 +24,7 @@ from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.cli.command import DetoxCLI
-from detox_lightning.data.prompts import PromptForm
+from detox_lightning.data.prompts import PromptDataModule
 from detox_lightning.models.lora import LoRA
 from detox_lightning.ppo import module as ppo_module
 from detox_lightning.ppo.actor import Actor
@@ -174,7 +174,7 @@ def fitted(folder: Path) -> dict[str, Any]:
         return noting
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PromptForm, "encode", noted(PromptForm.encode))
+        patch.setattr(PromptDataModule, "tokenize", noted(PromptDataModule.tokenize))
         patch.setattr(ArrowWriter, "finalize", noted(ArrowWriter.finalize))
         cli = DetoxCLI(
             ["fit", "--config", str(folder / "tiny.yaml"), *FLAGS, "--trainer.devices=2"]

@@ -19,6 +19,7 @@ from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.sharding import gathered, shard
+from detox_lightning.ppo.actor import Actor
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import ClassifierReward
 from toys import PAIRS, collate_pairs
@@ -74,7 +75,7 @@ def fitted(folder: Path, strategy: str, *words: str) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PPOModule, "configure_model", open_differently)
         watch(Policy, "generate")
-        watch(PPOModule, "score")
+        watch(Actor, "scores_of")
         patch.setattr(PPOModule, "on_before_optimizer_step", note)
         watch(PPOModule, "on_before_optimizer_step")
         flags = [*SIZES, f"--trainer.strategy={strategy}", *words]

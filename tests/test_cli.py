@@ -18,7 +18,7 @@ from detox_lightning.cli.parser import Parser, summarize
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
-from detox_lightning.models.weight_files import tell
+from detox_lightning.models.weight_files import warn_once
 from detox_lightning.rewards import ClassifierReward
 
 VERBS = ["fit", "validate", "test", "predict"]
@@ -176,7 +176,7 @@ def test_each_run_tells_its_warnings() -> None:
     class Telling(IdleCLI):
         def _run_subcommand(self, subcommand: str) -> None:
             for _ in range(2):
-                tell("its weights are pickled")
+                warn_once("its weights are pickled")
 
     for _ in range(2):
         with pytest.warns(UserWarning, match="its weights are pickled") as told:
@@ -383,7 +383,7 @@ def test_flags_win_over_a_checkpoint(recipe: str, fitted: Path) -> None:
     assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-3
     flags = ("--model.optimizer.lr=0.5", "--model.ppo_epochs=1", "--trainer.max_epochs=2")
     cli = DetoxCLI(["fit", "--config", recipe, "--ckpt_path", str(fitted), *flags])
-    assert (cli.model.rollouts, cli.model.ppo_epochs) == (4, 1)
+    assert (cli.model.rollouts, cli.model.options.epochs) == (4, 1)
     (optimizer,) = cli.trainer.optimizers
     assert [group["lr"] for group in optimizer.param_groups] == [0.5]
     # two rollouts of 2 × 2 steps, two of 1 × 2: the optimizer's state is the checkpoint's

@@ -99,7 +99,7 @@ def test_whoever_starts_the_processes_the_run_is_the_same(folder: Path, launcher
 
 def test_the_first_process_prepares_the_data_for_all(ranks: list[dict[str, Any]]) -> None:
     first, second = (rank["fitted"]["prepared"] for rank in ranks)
-    assert first.count("encode") == 2  # training and validation rows
+    assert first.count("tokenize") == 2  # training and validation rows
     assert first.count("finalize") == 8  # read, two filters and encoded rows of both
     assert second == []
 

@@ -25,6 +25,7 @@ from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.source import ModelSource
 from detox_lightning.rewards import Reward, WeightedReward
 from detox_lightning.rollout import Responses, Scores, first_nonfinite, generate, measure, score
+from numerics import EXACT, FLOAT32, in_float64
 from ppo_toys import EOS, as_responses
 from toys import PAIRS, collate_pairs
 
@@ -108,24 +109,24 @@ def test_what_is_noted_while_sampling_is_what_a_forward_pass_says(
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
     speaking.base.get_output_embeddings().weight.data[EOS] *= 10  # some responses end early
-    speaking.double()
-    prompts = speaking.encode_prompts(BATCH.prompt_ids, BATCH.prompt_mask)
     torch.manual_seed(1)
     draws = TorchDraws()
     choose = sampling.choose(speaking.eos_token_ids, draws)
-    responses = generate(speaking, TOKENIZER, prompts, choose, LIMIT, draws)
-    now = speaking(BATCH.prompt_ids, BATCH.prompt_mask, responses.ids)
+    with in_float64(speaking):
+        prompts = speaking.encode_prompts(BATCH.prompt_ids, BATCH.prompt_mask)
+        responses = generate(speaking, TOKENIZER, prompts, choose, LIMIT, draws)
+        now = speaking(BATCH.prompt_ids, BATCH.prompt_mask, responses.ids)
+        noted = measure(speaking, BATCH, responses, SCORES)
+        asked = measure(speaking, BATCH, responses._replace(stats=None), SCORES)
     real = responses.mask
     assert real.all() == bool(min_new_tokens)
-    for noted, said in zip(responses.stats, now[:2], strict=True):
-        assert not noted.requires_grad
-        assert noted[real].abs().max() > 0.1
-        torch.testing.assert_close(noted[real], said[real].detach(), atol=2e-6, rtol=0)
-    noted = measure(speaking, BATCH, responses, SCORES)
-    asked = measure(speaking, BATCH, responses._replace(stats=None), SCORES)
+    for ours, said in zip(responses.stats, now[:2], strict=True):
+        assert not ours.requires_grad
+        assert ours[real].abs().max() > 0.1
+        torch.testing.assert_close(ours[real], said[real].detach(), atol=EXACT, rtol=0)
     for field in ("old_logprobs", "ref_logprobs", "kl", "values"):
         ours, theirs = (getattr(rollout, field)[real] for rollout in (noted, asked))
-        torch.testing.assert_close(ours, theirs, atol=4e-6, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=EXACT, rtol=0)
     assert torch.equal(noted.old_logprobs, responses.stats.logprobs)
 
 
@@ -258,7 +259,7 @@ def test_measure(policy: Policy, estimator: Estimator) -> None:
         with policy.reference():
             reference = policy(*rows)
     real = RESPONSES.mask
-    same = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
+    same = partial(torch.testing.assert_close, rtol=0, atol=FLOAT32)
     same(rollout.old_logprobs[real], now.logprobs[real])
     same(rollout.ref_logprobs[real], reference.logprobs[real])
     same(rollout.values[real], now.values[real])
@@ -278,14 +279,15 @@ def test_measure(policy: Policy, estimator: Estimator) -> None:
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4])
 def test_micro_batches_measure_the_same(policy: Policy, micro_batch_size: int) -> None:
-    whole = measure(policy, BATCH, RESPONSES, SCORES)
-    parts = measure(policy, BATCH, RESPONSES, SCORES, micro_batch_size=micro_batch_size)
+    with in_float64(policy):
+        whole = measure(policy, BATCH, RESPONSES, SCORES)
+        parts = measure(policy, BATCH, RESPONSES, SCORES, micro_batch_size=micro_batch_size)
     assert agree(whole, parts)
 
 
 def agree(ours: Rollout, other: Rollout) -> bool:
     pairs = zip(ours, other, strict=True)
-    return all(torch.allclose(x.double(), y.double(), rtol=0, atol=1e-6) for x, y in pairs)
+    return all(torch.allclose(x.double(), y.double(), rtol=0, atol=EXACT) for x, y in pairs)
 
 
 def test_the_order_of_prompts_makes_no_difference(policy: Policy) -> None:
@@ -294,8 +296,9 @@ def test_the_order_of_prompts_makes_no_difference(policy: Policy) -> None:
         prompt_ids=BATCH.prompt_ids[order], prompt_mask=BATCH.prompt_mask[order]
     )
     shuffled = RESPONSES._replace(ids=RESPONSES.ids[order], mask=RESPONSES.mask[order])
-    whole = measure(policy, BATCH, RESPONSES, SCORES)
-    other = measure(policy, shuffled_batch, shuffled, SCORES[order])
+    with in_float64(policy):
+        whole = measure(policy, BATCH, RESPONSES, SCORES)
+        other = measure(policy, shuffled_batch, shuffled, SCORES[order])
     assert agree(Rollout(*(field[order] for field in whole)), other)
 
 
@@ -306,7 +309,7 @@ def test_at_the_start_the_kl_is_0(tiny_t5: str, tmp_path: Path, policy: Policy, 
         policy.model.save_pretrained(tmp_path)
         start = str(tmp_path)
     rollout = measure(load_policy(start, LoRA(), Sampling()), BATCH, RESPONSES, SCORES)
-    assert rollout.kl.abs().max() < 1e-6
+    assert rollout.kl.abs().max() <= FLOAT32
 
 
 @pytest.mark.parametrize(

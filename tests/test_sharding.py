@@ -69,7 +69,7 @@ def test_each_process_holds_half_of_the_base(ranks: list[dict[str, Any]]) -> Non
 
 
 def test_the_base_is_whole_in_the_rollout_alone(ranks: list[dict[str, Any]]) -> None:
-    expected = {"generate": {False}, "score": {True}, "on_before_optimizer_step": {True}}
+    expected = {"generate": {False}, "scores_of": {True}, "on_before_optimizer_step": {True}}
     for rank in ranks:
         assert rank["sharded"]["states"] == expected
 

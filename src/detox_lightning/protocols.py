@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
 
-    from detox_lightning.data.loaders import Feed
+    from detox_lightning.data.loaders import Loaders
     from detox_lightning.evaluation.comparison import Comparison
     from detox_lightning.models.families.base import Family
     from detox_lightning.stages.faults import Faults
@@ -108,11 +108,11 @@ class Data(Protocol):
         batch_size: Rows of a training batch, on each rank.
         max_prompt_tokens: Tokens that a prompt, or a text to classify, may have.
         max_target_tokens: Tokens that an answer to learn from may have; 0 if there are none.
-        feed: Makes the loaders and holds the place in the epoch.
+        loaders: Makes the loaders and holds the position in the epoch.
     """
 
     batch_size: int
-    feed: "Feed"
+    loaders: "Loaders"
 
     @property
     def sources(self) -> Sequence[str]: ...

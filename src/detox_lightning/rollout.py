@@ -16,7 +16,7 @@ from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
-from detox_lightning.rewards.asking import asked, check_scores
+from detox_lightning.rewards.reward_errors import check_scores, reward_errors
 
 SHOWN_CHARACTERS = 200  # of a response in a message
 NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
@@ -137,8 +137,8 @@ def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str
         TrainingError: If the reward fails, or a part or the total has another shape.
     """
     # copies, of the texts and of the scores: a reward may change its lists, and keep its tensor
-    texts = [*prompts.prompts], [*responses.texts], [*prompts.references]
-    parts = asked(reward, place, lambda: reward.parts(*texts))
+    with reward_errors(reward, place):
+        parts = reward.parts([*prompts.prompts], [*responses.texts], [*prompts.references])
     for name, part in parts.items():
         check_scores(name, part, len(responses.texts), place)
     device = responses.mask.device

@@ -8,8 +8,10 @@ from torch.nn.functional import linear
 from detox_lightning.algorithm import lm_head as module
 from detox_lightning.algorithm.lm_head import head_output
 from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
+from numerics import EXACT, in_float64, rounding
 
 B, T, D, V = 5, 7, 16, 50
+HEAD = rounding(V, size=20)  # a sum over the words, of logits of up to 20 or so
 SAMPLERS = [(1.0, 0, [1]), (0.7, 3, [1]), (0.7, 3, [1, 7])]
 
 
@@ -19,6 +21,10 @@ def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     weight = torch.randn(V, D, generator=generator)
     tokens = torch.randint(2, V, (B, T), generator=generator)
     return hidden, weight, torch.randn(V, generator=generator) if bias else None, tokens
+
+
+def wide(x: Tensor) -> Tensor:
+    return x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -31,19 +37,20 @@ def test_it_is_what_logits_give(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(module.AT_ONCE, "cpu", positions * V)
-    hidden, weight, more, tokens = inputs(bias)
-    logits = sampler_logits(linear(hidden, weight, more), *sampler)
-    expected = token_logprobs(logits, tokens), entropy(logits)
-    ours = head_output(hidden, weight, more, tokens, *sampler, entropy_gradient=True)
-    for x, y in zip(ours, expected, strict=True):
-        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
-    share = torch.arange(float(B * T)).view(B, T)
-    for x, y in zip(ours, expected, strict=True):
-        gradients = [
-            torch.autograd.grad((z * share).sum(), hidden, retain_graph=True)[0] for z in (x, y)
-        ]
-        assert gradients[1].abs().max() > 1
-        torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+    hidden, weight, more, tokens = (None if x is None else wide(x) for x in inputs(bias))
+    with in_float64():
+        logits = sampler_logits(linear(hidden, weight, more), *sampler)
+        expected = token_logprobs(logits, tokens), entropy(logits)
+        ours = head_output(hidden, weight, more, tokens, *sampler, entropy_gradient=True)
+        for x, y in zip(ours, expected, strict=True):
+            torch.testing.assert_close(x, y, atol=EXACT, rtol=EXACT)
+        share = torch.arange(float(B * T)).view(B, T)
+        for x, y in zip(ours, expected, strict=True):
+            gradients = [
+                torch.autograd.grad((z * share).sum(), hidden, retain_graph=True)[0] for z in (x, y)
+            ]
+            assert gradients[1].abs().max() > 1
+            torch.testing.assert_close(*gradients, atol=EXACT, rtol=EXACT)
 
 
 def test_no_logits_are_kept() -> None:
@@ -68,8 +75,8 @@ def test_under_autocast_the_sums_are_exact() -> None:
         logprobs, entropies = head_output(hidden, weight, None, tokens)
         logits = sampler_logits(linear(hidden, weight))
     assert logprobs.dtype == entropies.dtype == torch.float32
-    torch.testing.assert_close(logprobs, token_logprobs(logits, tokens), atol=1e-5, rtol=0)
-    torch.testing.assert_close(entropies, entropy(logits), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logprobs, token_logprobs(logits, tokens), atol=HEAD, rtol=0)
+    torch.testing.assert_close(entropies, entropy(logits), atol=HEAD, rtol=0)
 
 
 def test_the_entropy_s_gradient_is_exact_in_half_precision() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 from bad_input.spoiling import both, lines, put
-from detox_lightning.data.read_errors import caching
+from detox_lightning.data.locations import caching
 from detox_lightning.data.sources import load_rows
 from detox_lightning.errors import InputError
 
@@ -123,8 +123,8 @@ CASES = [
     Case(
         "a kind of file as a source",
         ("--data.source=json",),
-        "json: this is a kind of data and no place of it; give a hub id, demo:NAME, a local folder "
-        "or a json, jsonl, csv or parquet file",
+        "json: this is the name of a file format, not of a data set; give a hub id, demo:NAME, a "
+        "local folder or a json, jsonl, csv or parquet file",
     ),
     Case(
         "a split twice",

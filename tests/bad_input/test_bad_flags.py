@@ -54,7 +54,7 @@ FLAGS = {
     "--model.mini_batch_size=0": "--model.mini_batch_size=0: must be a whole number above 0",
     "--model.kl.coef=-1": "--model.kl.coef=-1: must be a number of at least 0",
     "--model.kl=3": "--model.kl: must be a mapping of its options, such as {name: value}",
-    "--model.kl=null": "--model.kl=null: it is a group of options; leave it out for their defaults, or give one by one, as in --model.kl.NAME",
+    "--model.kl=null": "--model.kl=null: it is a group of options; leave it out for the defaults, or give the options one by one, as in --model.kl.NAME",
     "--model.sampling.max_new_tokens=a": "--model.sampling.max_new_tokens=a: must be a whole number above 0, or a "
     "list of 2, each a whole number above 0",
     "--model.sampling.max_new_tokens=[5,3]": "sampling.max_new_tokens=[5, 3]: the low end is above the high",
@@ -108,7 +108,7 @@ FLAGS = {
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file; give a checkpoint, or last",
     "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is no checkpoint, or a torn one",
     "--config": "--config: its value is missing",
-    "stray": "stray: this is no option; they begin with --",
+    "stray": "stray: this is not an option; options begin with --",
 }
 
 
@@ -132,7 +132,7 @@ LINES = {
     b"model:\n\tinit_args: 3\n": "line 2: this is not YAML: found character '\\t' that cannot start "
     "any token; mend the line, or the one before it",
     b"data: 3\nmodel: 4\ndata: 5\n": "line 3: data is in line 1 already; put both together",
-    b"a: &x\n  b: 1\n  c: *x\n": "line 1: a.c is within itself; write out what the alias stands for",
+    b"a: &x\n  b: 1\n  c: *x\n": "line 1: a.c contains itself; write out the value that the alias stands for",
     b'{\n\t"data":\t3,\n\t"data": 4\n}': "line 3: data is in line 2 already; put both together",
     b"model:\n  kl: 1\n  kl: 2\n": "line 3: kl is in line 2 already; put both together",
 }
@@ -217,9 +217,9 @@ def test_a_hidden_secret_is_not_used(
     (elsewhere / "hidden.yaml").write_text(HIDDEN)
     outcome = run("fit", *before, "--config=hidden.yaml", *after)
     assert outcome.errors == [
-        "error: --config=hidden.yaml, line 6: trainer.logger.save_dir is *** there, for a secret "
-        "that was not written; give it after this file, by its flag or in another --config, or "
-        "delete the line"
+        "error: --config=hidden.yaml, line 6: trainer.logger.save_dir holds ***, which stands for "
+        "a secret that was left out; give the secret after this file, by its flag or in another "
+        "--config, or delete the line"
     ]
     assert outcome.code == 2
 
@@ -242,7 +242,7 @@ def test_unless_it_is_given_after_it(words: tuple[str, ...], elsewhere: Path) ->
 
 def test_hidden_within_a_list(elsewhere: Path) -> None:
     (elsewhere / "f").write_text("a:\n- b\n- c: token=***\n")
-    with pytest.raises(InputError, match=r"^--config=f, line 3: a\.1\.c is \*\*\* there"):
+    with pytest.raises(InputError, match=r"^--config=f, line 3: a\.1\.c holds \*\*\*, which"):
         check_configs(["fit", "--config", "f"])
     (elsewhere / "g").write_text("a: [b]")
     check_configs(["fit", "--config", "f", "--config=g"])

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from bad_input.cases import Case, Place, check
 from detox_lightning.errors import InputError
 from detox_lightning.modules import RewardModule, SupervisedModule
-from detox_lightning.ppo import module as ppo_module
+from detox_lightning.ppo import policy_stage
 from detox_lightning.stages.number_bounds import check_number, leaves
 from detox_lightning.stages.optimization import try_out
 from toys import make_trainer, pairs_loader, texts_loader
@@ -43,7 +43,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("flag", FLAGS)
 def test_wild_numbers(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ppo_module, "load_policy", None)
+    monkeypatch.setattr(policy_stage, "load_policy", None)
     check(Case(flag, (flag,), FLAGS[flag]), place)
 
 

@@ -102,7 +102,7 @@ ROUND = "a: &a\n  b: 1\n  c: *a\n"
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(LAUGHS, MANY), (ROUND, "a.c is within itself; write out what the alias stands for")],
+    [(LAUGHS, MANY), (ROUND, "a.c contains itself; write out the value that the alias stands for")],
     ids=["many", "round"],
 )
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from detox_lightning.algorithm.advantages import RLOO
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.callbacks.dashboard import DashboardCallback, final_figures, hyper_parameters
 from detox_lightning.modules import SupervisedModule
-from detox_lightning.report.panels import PANELS
+from detox_lightning.report.curves import PANELS
 from detox_lightning.rewards import ClassifierReward
 from ppo_toys import make_module
 from toys import make_trainer, pairs_loader

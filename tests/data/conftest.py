@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -60,6 +61,25 @@ def save_tokenizer(folder: Path, words: list[str] = WORDS, **special: str) -> st
 def words(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tokenizer's folder."""
     return save_tokenizer(tmp_path_factory.mktemp("words"))
+
+
+class FakeStage:
+    """What data modules ask of a training stage."""
+
+    stage_name = "fake"
+    needs: tuple[str, ...] = ()
+    labels: list[str] | None = None
+    family: Any = None
+    tokenizer_name: str | None = None
+
+    def __init__(self, **facts: Any) -> None:
+        self.tokenizer_options: dict[str, Any] = {}
+        vars(self).update(facts)
+
+
+def fake_trainer(**facts: Any) -> Any:
+    """A trainer outside of any job, whose stage has these attributes."""
+    return SimpleNamespace(world_size=1, global_rank=0, lightning_module=FakeStage(**facts))
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,14 +11,14 @@ from datasets.table import MemoryMappedTable
 from jsonargparse import ArgumentParser
 
 from detox_lightning.data.continuation import ContinuationDataModule
-from detox_lightning.data.continuations import ContinuationForm, divided
 from detox_lightning.data.encoding import count_cut
-from detox_lightning.data.labels import Classes, LabeledTexts
+from detox_lightning.data.labeled import LabeledTextDataModule
+from detox_lightning.data.prompts import PromptDataModule, divide_words
 from detox_lightning.errors import InputError
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 
-from .conftest import CHAT, WORDS, save_tokenizer, write
+from .conftest import CHAT, WORDS, fake_trainer, save_tokenizer, write
 from .test_jobs import Nothing, trainer
 
 Make = Callable[..., ContinuationDataModule]
@@ -96,8 +95,7 @@ def test_a_decoder_s_prompts_are_padded_on_the_left_and_do_not_end(
         (EncoderDecoder(), [[7, 8, 9, 1], [11, 1, 0, 0]]),
     ):
         data = make(rows, tokenizer=folder, test_split="train")
-        model = SimpleNamespace(family=family)
-        data.trainer = SimpleNamespace(world_size=1, global_rank=0, lightning_module=model)
+        data.trainer = fake_trainer(family=family)
         (batch,) = data.test_dataloader()
         assert batch.prompt_ids.tolist() == wanted
         assert batch.prompt_mask.tolist() == [[token > 0 for token in ids] for ids in wanted]
@@ -120,11 +118,13 @@ def test_nested_columns_of_a_table(make: Make) -> None:
     assert data.rows("train")["reference"][:] == ["w3"]
 
 
-def test_nested_labels_are_found_too(tmp_path: Path) -> None:
-    source = write(tmp_path / "r.jsonl", [{"said": {"text": "w1"}, "is": {"label": "hate"}}])
-    classes = Classes(("nothate", "hate"), {})
-    texts = LabeledTexts((source,), "said.text", "is.label", classes)
-    assert "w1" in texts.read("train", "flag").rows[0].values()
+def test_nested_labels_are_found_too(tmp_path: Path, words: str) -> None:
+    labels = ("hate", "nothate")
+    rows = [{"said": {"text": "w1"}, "is": {"label": label}} for label in labels]
+    source = write(tmp_path / "r.jsonl", rows)
+    columns = {"text_column": "said.text", "label_column": "is.label"}
+    data = LabeledTextDataModule(source, words, **columns, validation_fraction=None)
+    assert data.rows("train")["label"][:] == [1, 0]
 
 
 def test_a_least_toxicity_and_the_counts(make: Make, logged: list[str]) -> None:
@@ -180,17 +180,15 @@ def test_long_prompts_are_left_out_or_cut(make: Make, logged: list[str]) -> None
     ]
 
 
-class Letters:
-    """A token a letter, and one before them all."""
-
-    def prompt_ids(self, texts: list[str], chat: bool) -> list[list[int]]:
-        return [[0, *map(ord, text.replace(" ", ""))] for text in texts]
-
-
 def test_a_first_word_that_is_too_long_is_cut_itself() -> None:
+    class Letters(ContinuationDataModule):
+        """A token a letter, and one before them all."""
+
+        def _tokens(self, prompt: str) -> int:
+            return 1 + len(prompt.replace(" ", ""))
+
     def shortened(prompt: str, limit: int) -> str:
-        form = ContinuationForm("p", None, None, False, limit, True)
-        return form.shorten(Letters(), prompt)  # type: ignore[arg-type]
+        return Letters("none", max_prompt_tokens=limit)._shorten(prompt)
 
     assert shortened("ab cde f", 6) == "ab cde"
     assert shortened("ab cde f", 5) == "ab"
@@ -214,7 +212,7 @@ def test_a_first_word_that_is_too_long_is_cut_itself() -> None:
     ],
 )
 def test_texts_are_divided_between_words(text: str, share: float, parts: tuple[str, str]) -> None:
-    assert divided(text, share) == parts
+    assert divide_words(text, share) == parts
 
 
 def test_rows_of_several_sources_together(make: Make, tmp_path: Path) -> None:
@@ -364,13 +362,13 @@ def test_a_second_start_does_not_tokenize_again(
     tokenizer = save_tokenizer(tmp_path / "own")
     source = write(tmp_path / "many.jsonl", MANY)
     calls: list[int] = []
-    encode = ContinuationForm.encode
+    tokenize = PromptDataModule.tokenize
 
-    def counting(form: ContinuationForm, encoding: Any, batch: Any, places: list[int]) -> Any:
+    def counting(data: PromptDataModule, whole: bool, batch: Any, places: list[int]) -> Any:
         calls.append(len(places))
-        return encode(form, encoding, batch, places)
+        return tokenize(data, whole, batch, places)
 
-    monkeypatch.setattr(ContinuationForm, "encode", counting)
+    monkeypatch.setattr(PromptDataModule, "tokenize", counting)
 
     def start(**options: Any) -> dict[str, list[Any]]:
         calls.clear()

@@ -1,6 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import datasets
 import pytest
@@ -10,12 +8,11 @@ from transformers import AutoTokenizer
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
-from detox_lightning.data.prompts import PromptForm
 from detox_lightning.errors import InputError
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 
-from .conftest import CHAT, Make, dialogue_rows, save_tokenizer, write
+from .conftest import CHAT, Make, dialogue_rows, fake_trainer, save_tokenizer, write
 
 
 def test_a_batch_by_hand(make: Make) -> None:
@@ -49,10 +46,6 @@ def test_a_chat_template_around_each_prompt(make: Make, tmp_path: Path) -> None:
     assert cut.rows("train")["prompt_ids"][:] == [[3, 4, 7, 8, 5, 4]]
     plain = make(rows=rows, **options)
     assert plain.rows("train")["prompt_ids"][:] == [[7, 8, 9]]
-
-
-def fake_trainer(**model: Any) -> Any:
-    return SimpleNamespace(world_size=1, global_rank=0, lightning_module=SimpleNamespace(**model))
 
 
 def test_the_model_chooses_tokenizer_and_padding(make: Make, words: str) -> None:
@@ -108,7 +101,7 @@ def test_a_template_longer_than_the_limit_is_named(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it is put around all dialogues, which takes much memory if it is very long."""
-    monkeypatch.setattr(PromptForm, "encode", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(DialogueDataModule, "tokenize", lambda *_: pytest.fail("too late"))
     with pytest.raises(InputError) as caught:
         make(max_prompt_tokens=3).rows("train")
     assert str(caught.value) == ("--data.max_prompt_tokens=3: the template alone has 4; raise it")
@@ -129,7 +122,7 @@ def test_no_row_left_gives_the_counts(make: Make) -> None:
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) == (
-        f"{data.dialogues.source}: no row of 'train' is left (8 rows, 0 with 200 < characters "
+        f"{data.sources[0]}: no row of 'train' is left (8 rows, 0 with 200 < characters "
         "<= 1000); change --data.min_chars and --data.max_chars, or give other data"
     )
 
@@ -162,7 +155,7 @@ def test_a_fraction_that_leaves_nothing_is_named(make: Make) -> None:
 def test_validation_falls_back_on_the_test_rows(make: Make, logged: list[str]) -> None:
     data = make()
     assert data.rows("validation")["prompt"][:] == data.rows("test")["prompt"][:]
-    source = data.dialogues.source
+    source = data.sources[0]
     assert logged[0] == (
         f"--data.validation_split=validation: {source} has only train: "
         "the test rows are used to validate"
@@ -207,7 +200,7 @@ def test_a_tokenizer_without_eos_is_refused(
 
 def test_without_a_pad_token_eos_pads(make: Make, tmp_path: Path) -> None:
     tokenizer = save_tokenizer(tmp_path / "bare", unk_token="<unk>", eos_token="</s>")
-    assert make(tokenizer=tokenizer).collate.pad_id == 1
+    assert make(tokenizer=tokenizer).encoding.pad_id == 1
 
 
 def test_the_command_line_checks_types(capsys: pytest.CaptureFixture[str]) -> None:

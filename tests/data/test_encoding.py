@@ -11,7 +11,7 @@ from detox_lightning.data.labeled import LabeledTextDataModule
 from .conftest import WORDS, Make, save_tokenizer, write
 
 ALONE = {"validation_fraction": None, "max_tokens": 2}
-ROWS = [{"text": "w0 w1 w2", "label": "hate"}]
+ROWS = [{"text": "w0 w1 w2", "label": label} for label in ("hate", "nothate")]
 
 
 def test_another_template_or_tokenizer_of_the_same_name(make: Make, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_another_end_that_is_cut(tmp_path: Path) -> None:
         special = {"pad_token": "<pad>", "unk_token": "<unk>", "truncation_side": side}
         words = save_tokenizer(tmp_path / side, **special)
         data = LabeledTextDataModule(source, words, test_split=None, **ALONE)
-        assert data.rows("train")["input_ids"][:] == [kept]
+        assert data.rows("train")["input_ids"][:] == [kept, kept]
 
 
 def test_a_tokenizer_in_python_is_told_by_its_files(tmp_path: Path) -> None:
@@ -41,6 +41,6 @@ def test_a_tokenizer_in_python_is_told_by_its_files(tmp_path: Path) -> None:
     for place, extra in (("a", 1), ("b", 2), ("c", 1)):
         ByT5Tokenizer(extra_ids=extra).save_pretrained(tmp_path / place)
         encoding = Encoding(str(tmp_path / place), None)
-        encoding.ids(["abc"], 2)
+        encoding.ids(["abc"], truncation=True, max_length=2)
         contents.append(encoding._content)
     assert contents[0] == contents[2] != contents[1]

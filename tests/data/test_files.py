@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from detox_lightning.data.predict_rows import Questions
-from detox_lightning.data.sources import available_splits, load_rows
+from detox_lightning.data.predict_rows import PredictRows
+from detox_lightning.data.sources import load_rows
 from detox_lightning.errors import InputError
 
 from .conftest import write
@@ -41,7 +41,7 @@ def test_names_are_no_patterns(
     write(mine, [{"dialogue": "mine"}])
     assert load_rows(str(mine), "train")["dialogue"][:] == ["mine"]
     assert load_rows(f"./{name}", name)["dialogue"][:] == ["mine"]
-    assert Questions(str(mine), ("dialogue",)).read()["dialogue"][:] == ["mine"]
+    assert PredictRows(str(mine), ("dialogue",), "dialogue").read()["dialogue"][:] == ["mine"]
 
 
 @pytest.mark.parametrize("name", ["a::b", "file:", "zip:"])
@@ -58,13 +58,10 @@ def test_readers_are_no_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "train.jsonl", [{"dialogue": "another's"}])
     message = (
-        f"{name}: this is a kind of data and no place of it; give a hub id, demo:NAME, a local "
-        "folder or a json, jsonl, csv or parquet file"
+        f"{name}: this is the name of a file format, not of a data set; give a hub id, demo:NAME, "
+        "a local folder or a json, jsonl, csv or parquet file"
     )
     assert refused(name) == message
-    with pytest.raises(InputError) as caught:
-        available_splits(name)
-    assert str(caught.value) == message
 
 
 def dangling(path: Path) -> str:
@@ -111,7 +108,7 @@ def test_what_is_no_file_is_named(
     if make is not folder:  # that is a source
         assert refused(odd) == f"{odd}: {what}"
         with pytest.raises(InputError) as caught:
-            Questions(str(odd), ("dialogue",)).read()
+            PredictRows(str(odd), ("dialogue",), "dialogue").read()
         assert str(caught.value) == (
             f"--data.predict_source={odd}: {what}, or give - to read a pipe"
         )
@@ -143,7 +140,9 @@ def test_the_same_content_is_read_once(tmp_path: Path, monkeypatch: pytest.Monke
         (tmp_path / place).mkdir()
         write(tmp_path / place / f"{place}.csv", [{"dialogue": "x", "number": 1}])
     first = load_rows(str(tmp_path / "a"), "a")
-    monkeypatch.setattr("detox_lightning.data.builders.parse", lambda lines: pytest.fail("again"))
+    monkeypatch.setattr(
+        "detox_lightning.data.builders.parse_csv", lambda lines: pytest.fail("again")
+    )
     second = load_rows(str(tmp_path / "b"), "b")
     assert first._fingerprint == second._fingerprint
     assert second.to_list() == [{"dialogue": "x", "number": 1}]

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.data.encoding import count_cut
-from detox_lightning.data.prompts import PromptForm
+from detox_lightning.data.prompts import PromptDataModule
 from detox_lightning.errors import InputError
 
 from .conftest import WORDS, Make, dialogue_rows, save_tokenizer, write
@@ -77,7 +77,7 @@ def test_a_missing_split_is_named_where_it_matters(make: Make) -> None:
         with pytest.raises(InputError) as caught:
             getattr(trainer(), job)(Nothing(), data)
         flag = f"--data.{part}_split={part}"
-        assert str(caught.value) == f"{flag}: {data.dialogues.source} has only train{remedy}"
+        assert str(caught.value) == f"{flag}: {data.sources[0]} has only train{remedy}"
     with pytest.raises(InputError, match="this leaves nothing to validate on"):
         trainer().validate(Nothing(), make(validation_split=None))
 
@@ -88,13 +88,13 @@ def test_a_second_start_does_not_tokenize_again(
     tokenizer = save_tokenizer(tmp_path / "own")
     source = write(tmp_path / "rows.jsonl", dialogue_rows(8))
     calls: list[int] = []
-    encode = PromptForm.encode
+    tokenize = PromptDataModule.tokenize
 
-    def counting(form: PromptForm, encoding: Any, batch: Any, places: list[int]) -> Any:
+    def counting(data: PromptDataModule, whole: bool, batch: Any, places: list[int]) -> Any:
         calls.append(len(next(iter(batch.values()))))
-        return encode(form, encoding, batch, places)
+        return tokenize(data, whole, batch, places)
 
-    monkeypatch.setattr(PromptForm, "encode", counting)
+    monkeypatch.setattr(PromptDataModule, "tokenize", counting)
 
     def start(**options: Any) -> list[list[int]]:
         calls.clear()

@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -12,7 +11,7 @@ from detox_lightning.batches import LabeledBatch
 from detox_lightning.data.labeled import LabeledTextDataModule
 from detox_lightning.errors import InputError
 
-from .conftest import save_tokenizer, write
+from .conftest import fake_trainer, save_tokenizer, write
 
 Make = Callable[..., LabeledTextDataModule]
 
@@ -57,7 +56,6 @@ def test_a_batch_by_hand(make: Make, logged: list[str]) -> None:
     assert batch.labels.tolist() == [1, 0]
     assert batch.labels.dtype == torch.long
     assert logged == ["test: 4 rows, 2 with text and label; 1 texts were cut at 3 tokens"]
-    assert data.label_names == ["nothate", "hate"]
 
 
 @pytest.mark.parametrize("name", ["None", "NA", "null", "nan"])
@@ -80,8 +78,8 @@ def test_labels_in_csv_may_be_numbers(make: Make, tmp_path: Path, labels: list[s
 
 def test_a_classifier_needs_no_eos(make: Make, tmp_path: Path) -> None:
     tokenizer = save_tokenizer(tmp_path / "bare", pad_token="<pad>", unk_token="<unk>")
-    data = make(named(0), tokenizer=tokenizer)
-    assert data.rows("train")["input_ids"][:] == [[6]]
+    data = make(named(0, 1), tokenizer=tokenizer)
+    assert data.rows("train")["input_ids"][:] == [[6], [7]]
 
 
 def test_labels_are_mapped_by_name(make: Make) -> None:
@@ -115,7 +113,7 @@ def test_what_is_neither_name_nor_whole_number(make: Make, labels: tuple[Any, ..
 @pytest.mark.parametrize(("key", "shown"), [(False, "false"), (True, "true"), (None, "null")])
 def test_names_that_yaml_takes_for_something_else(make: Make, key: Any, shown: str) -> None:
     message = (
-        rf"label_map=.*: YAML takes {shown}.* for no name; put it in quotes, such as .'{shown}"
+        rf"label_map=.*: YAML does not read {shown}.* as text; put it in quotes, such as .'{shown}"
     )
     with pytest.raises(InputError, match=message):
         make(labeled("no", "yes"), label_map={key: "hate"})
@@ -128,13 +126,12 @@ def test_what_has_no_label_is_none(make: Make) -> None:
 
 def with_model(data: LabeledTextDataModule, *labels: str) -> LabeledTextDataModule:
     """The data of a trainer whose model has these labels."""
-    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(labels=list(labels)))
+    data.trainer = fake_trainer(labels=list(labels))
     return data
 
 
 def test_the_models_names_are_the_datas(make: Make) -> None:
     data = with_model(make(named(0, 1, 0)), "hate", "nothate")
-    assert data.label_names == ["hate", "nothate"]
     assert data.rows("train")["label"][:] == [1, 0, 1]
     same = with_model(make(named(0, 1), labels=NAMES), *NAMES)
     assert same.rows("train")["label"][:] == [0, 1]
@@ -161,12 +158,12 @@ def test_names_that_aren_t_the_models_are_refused(make: Make, labels: list[str])
 def test_a_class_without_a_row(make: Make) -> None:
     data = make(named(0, 1), labels=["nothate", "hate", "other"])
     with pytest.raises(InputError) as caught:
-        data.texts.check_learnable(data.rows("train"))
+        data.rows("train")
     assert str(caught.value) == (
         f"{data.sources[0]}: none of 2 training rows has the label other of "
         "--data.labels=['nothate', 'hate', 'other']; give rows of every label, or leave it out"
     )
-    with pytest.warns(UserWarning, match="test: no row has the label other: F1 and AUROC tell"):
+    with pytest.warns(UserWarning, match="test: no row has the label other: F1 and AUROC say"):
         data.rows("test")
 
 
@@ -193,7 +190,7 @@ def test_unknown_labels_are_listed(make: Make) -> None:
         with pytest.raises(InputError) as caught:
             data.rows("train")
         assert str(caught.value) == (
-            f"{data.texts.sources[0]}: it has the labels {found}, but {unknown} none of "
+            f"{data.sources[0]}: it has the labels {found}, but {unknown} none of "
             "--data.labels=['nothate', 'hate']; say what they mean with --data.label_map, such as "
             f"{{{first}: nothate}}"
         )
@@ -228,7 +225,7 @@ def test_validation_is_a_seeded_share(make: Make, logged: list[str]) -> None:
     assert texts(data, "validation") == [[int(text[1:]) + 6] for text in both["test"]["text"]]
     assert texts(data, "test") == texts(data, "validation")
     assert logged[2] == (
-        f"--data.test_split=test: {data.texts.sources[0]} has only train: "
+        f"--data.test_split=test: {data.sources[0]} has only train: "
         "the validation rows are used to test"
     )
     assert texts(make(rows, validation_fraction=0.3, split_seed=8), "train") != texts(data, "train")
@@ -272,7 +269,7 @@ def test_no_row_left_gives_the_counts(make: Make) -> None:
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) == (
-        f"{data.texts.sources[0]}: no row of 'train' is left (1 rows, 0 with text and label); "
+        f"{data.sources[0]}: no row of 'train' is left (1 rows, 0 with text and label); "
         "give other data"
     )
 
@@ -290,7 +287,7 @@ def test_a_checkpoint_of_other_data_is_said(make: Make) -> None:
     module = make(labeled("hate", "nothate"))
     state = module.state_dict()
     module.load_state_dict({**state, "epoch": 3})
-    assert module.feed.epoch == 3
+    assert module.loaders.epoch == 3
     message = "made on the data a, b; this run goes on with .*rows.jsonl"
     with pytest.warns(UserWarning, match=message):
         module.load_state_dict({**state, "sources": ["a", "b"]})

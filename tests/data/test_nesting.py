@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from detox_lightning.data import json_depth
-from detox_lightning.data.json_depth import find_deeper
+from detox_lightning.data import text_files
+from detox_lightning.data.text_files import find_deeper
 
 
 def find(text: str, limit: int = 3) -> int | None:
@@ -13,7 +13,7 @@ def find(text: str, limit: int = 3) -> int | None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1 << 20])
 def test_levels_are_counted_outside_of_texts(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_depth, "SIZE", size)
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", size)
     assert find('[[["[[[["]]]\n[[[1], {"a": 1}]]') is None
     assert find('{"a": 1}\n\n{"a":\n[[{"b": 1}]]}\n') == 4
     for text in ['[[[["', '\\"[[[[', "\\\\", "\\", "\n[[[[", '"\\\\"']:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.data.dialogue import DialogueDataModule
-from detox_lightning.data.predict_rows import Questions
+from detox_lightning.data.predict_rows import PredictRows
 from detox_lightning.errors import InputError
 
 from .conftest import Make, write
@@ -57,7 +57,7 @@ def prompts(data: DialogueDataModule) -> list[str]:
 
 def failure(source: str) -> str:
     with pytest.raises(InputError) as caught:
-        Questions(source, COLUMNS).read()
+        PredictRows(source, COLUMNS, "dialogue").read()
     return str(caught.value)
 
 
@@ -91,7 +91,7 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
     dialogues = ["Ann: \u2028 hi \x0c ho\x85 ", " Bob: … \x1c{}  "]
     source = tmp_path / "q.txt"
     source.write_bytes(utf8("\n".join(dialogues)))
-    assert Questions(str(source), COLUMNS).read()["dialogue"][:] == dialogues
+    assert PredictRows(str(source), COLUMNS, "dialogue").read()["dialogue"][:] == dialogues
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -109,7 +109,7 @@ def test_standard_input_is_read_once(
 
 def test_standard_input_is_utf_8_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     typed(monkeypatch, utf8("Zoë: ça va ? 🙂\n"))
-    assert Questions("-", COLUMNS).read()["dialogue"][:] == ["Zoë: ça va ? 🙂"]
+    assert PredictRows("-", COLUMNS, "dialogue").read()["dialogue"][:] == ["Zoë: ça va ? 🙂"]
 
 
 def test_what_else_a_row_says_is_kept(tmp_path: Path, make: Make) -> None:
@@ -128,7 +128,7 @@ def test_what_else_a_row_says_is_kept(tmp_path: Path, make: Make) -> None:
 def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
     rows = [{"dialogue": "w1", "summary": 3, "n": [1, "a"]}, {"dialogue": "w2", "n": {"b": None}}]
     source = write(tmp_path / "q.jsonl", rows)
-    assert Questions(source, COLUMNS).read().to_dict() == {
+    assert PredictRows(source, COLUMNS, "dialogue").read().to_dict() == {
         "dialogue": ["w1", "w2"],
         "summary": ["", ""],
         "clean": ["", ""],

@@ -1,8 +1,6 @@
 """Rows without an answer of people's: who can do without it, and what is said of them."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader
@@ -15,7 +13,7 @@ from detox_lightning.rewards import ClassifierReward, LengthReward, RougeReward,
 from detox_lightning.stages.supervised import SupervisedModule
 from toys import make_trainer, pairs_loader
 
-from .conftest import CHAT, Make, save_tokenizer, write
+from .conftest import CHAT, Make, fake_trainer, save_tokenizer, write
 
 ROWS = [
     {"dialogue": "w1", "summary": "w5", "clean": "w6"},
@@ -23,11 +21,6 @@ ROWS = [
     {"dialogue": "w3", "summary": "w8", "clean": None},
     {"dialogue": None, "summary": "w9", "clean": "w9"},
 ]
-
-
-def of(*needs: str) -> Any:
-    """A trainer whose module needs these."""
-    return SimpleNamespace(world_size=1, lightning_module=SimpleNamespace(needs=needs))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +39,7 @@ def test_rows_stay_that_have_what_is_needed(
     make: Make, logged: list[str], needs: tuple[str, ...], references: list[str], said: str
 ) -> None:
     data = make(rows=ROWS, reference_column="clean", test_fraction=None)
-    data.trainer = of(*needs)
+    data.trainer = fake_trainer(needs=needs)
     assert data.rows("train")["reference"][:] == references
     (line,) = logged
     assert line.startswith(f"train: {said}")
@@ -70,7 +63,7 @@ def test_a_column_without_texts(make: Make, tmp_path: Path, name: str, nothing: 
     assert data.rows("train")["reference"][:] == ["", ""]
     assert data.rows("train")["target_ids"][:] == [[1], [1]]
     data = make(source=source, test_fraction=None)
-    data.trainer = of("summary")
+    data.trainer = fake_trainer(needs=("summary",))
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) in (
@@ -90,15 +83,15 @@ def test_continuations_that_a_reward_compares_with(
     data = ContinuationDataModule(source, **columns, **shares)
     assert data.rows("train")["reference"][:] == ["w2", ""]
     data = ContinuationDataModule(source, **columns, **shares)
-    data.trainer = of("reference")
+    data.trainer = fake_trainer(needs=("reference",))
     assert data.rows("train")["reference"][:] == ["w2"]
     assert logged == ["train: 2 rows", "train: 2 rows, 1 with a reference"]
     data = ContinuationDataModule(source, **(columns | {"continuation_column": None}), **shares)
-    data.trainer = of("reference")
+    data.trainer = fake_trainer(needs=("reference",))
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) == (
-        f"{source}: the reward compares with how people went on, and no row says it (2 rows, 0 "
+        f"{source}: the reward compares with people's continuations, and no row has one (2 rows, 0 "
         "with a reference); name their column with --data.continuation_column, give "
         "--data.prompt_share, or take another reward"
     )

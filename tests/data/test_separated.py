@@ -5,11 +5,11 @@ import io
 
 import pytest
 
-from detox_lightning.data.csv_rows import Malformed, parse
+from detox_lightning.data.text_files import Malformed, parse_csv
 
 
 def rows(text: str) -> list[list[str]]:
-    return list(parse(io.StringIO(text, newline="")))
+    return list(parse_csv(io.StringIO(text, newline="")))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
-from detox_lightning.data.loaders import Feed
+from detox_lightning.data.loaders import Loaders
 from detox_lightning.errors import STOP_SIGNALS
 
 ROWS: Any = list(range(8))
@@ -27,18 +27,18 @@ class Interrupted:
 
 def test_workers_go_on_when_the_run_is_asked_to_end() -> None:
     assert {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} == set(STOP_SIGNALS)
-    feed = Feed(2, None, num_workers=2, seed=3)
-    expected = list(feed.train(ROWS, list, None))
-    assert list(feed.train(ROWS, Interrupted(*STOP_SIGNALS, signal.SIGINT), None)) == expected
+    loaders = Loaders(2, None, num_workers=2, seed=3)
+    expected = list(loaders.train(ROWS, list, None))
+    assert list(loaders.train(ROWS, Interrupted(*STOP_SIGNALS, signal.SIGINT), None)) == expected
     rows = [[0, 1], [2, 3], [4, 5], [6, 7]]
-    assert list(feed.evaluation(ROWS, Interrupted(*STOP_SIGNALS), None)) == rows
+    assert list(loaders.evaluation(ROWS, Interrupted(*STOP_SIGNALS), None)) == rows
 
 
 def test_workers_end_with_the_program() -> None:
     """Also those that nobody has told to."""
     lines = [
-        "from detox_lightning.data.loaders import Feed",
-        "batches = iter(Feed(2, None, 1, 3).train(list(range(8)), list, None))",
+        "from detox_lightning.data.loaders import Loaders",
+        "batches = iter(Loaders(2, None, 1, 3).train(list(range(8)), list, None))",
         "print(len(next(batches)))",
     ]
     words = [sys.executable, "-c", "\n".join(lines)]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detox_lightning.evaluation.comparison import BatchComparison, merge
+from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison, merge
 
 DECODINGS = ["greedy", "sample 1"]
 
@@ -14,26 +14,23 @@ DECODINGS = ["greedy", "sample 1"]
 def piece(*places: int) -> BatchComparison:
     """Texts and figures that tell the place."""
     toxicity = np.array([[place / 10, 0.5] for place in places])
-    return BatchComparison(
-        list(places),
+    kl = np.array([[np.nan, float(place)] for place in places])
+    before, after = (
+        [[f"{side} {place} {way}" for way in DECODINGS] for place in places]
+        for side in ("before", "after")
+    )
+    comparison = Comparison(
         [f"prompt {place}" for place in places],
         [f"reference {place}" for place in places],
-        {
-            side: [[f"{side} {place} {way}" for way in DECODINGS] for place in places]
-            for side in ("before", "after")
-        },
-        {
-            "before": {"toxicity": toxicity},
-            "after": {
-                "toxicity": 0.9 - toxicity,
-                "kl": np.array([[np.nan, float(place)] for place in places]),
-            },
-        },
+        DECODINGS,
+        Answers(before, {"toxicity": toxicity}),
+        Answers(after, {"toxicity": 0.9 - toxicity, "kl": kl}),
     )
+    return BatchComparison(list(places), comparison)
 
 
 def test_order_is_the_prompts_whatever_the_pieces() -> None:
-    whole = merge([piece(4, 0), piece(2), piece(3, 1)], DECODINGS)
+    whole = merge([piece(4, 0), piece(2), piece(3, 1)])
     assert whole.prompts == [f"prompt {i}" for i in range(5)]
     assert whole.references == [f"reference {i}" for i in range(5)]
     assert whole.after.texts[3] == ["after 3 greedy", "after 3 sample 1"]
@@ -42,7 +39,7 @@ def test_order_is_the_prompts_whatever_the_pieces() -> None:
 
 
 def test_rows_begin_with_the_largest_fall() -> None:
-    rows: list[dict[str, Any]] = merge([piece(0, 1, 2)], DECODINGS).rows()
+    rows: list[dict[str, Any]] = merge([piece(0, 1, 2)]).rows()
     assert [row["difference"] for row in rows] == sorted(row["difference"] for row in rows)
     assert rows[0] == {
         "prompt": "prompt 0",

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation import judge as judge_module
-from detox_lightning.evaluation.comparison import BatchComparison, merge
+from detox_lightning.evaluation.comparison import Comparison, merge
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
-from detox_lightning.evaluation.rouge_meter import KINDS
 from detox_lightning.evaluation.statistics import summarize
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS
 from toys import PAIRS, collate_pairs
 
-TEXT_FIGURES = {"score", "toxicity", *KINDS}
+TEXT_FIGURES = {"score", "toxicity", *ROUGE_KINDS}
 FIGURES = {*TEXT_FIGURES, "length", "has_eos"}
 
 
@@ -65,18 +65,18 @@ def compare(evaluator: Evaluator, *sizes: int) -> Any:
     pairs, pieces = iter(PAIRS), []
     for size in sizes:
         pieces.append(evaluator.compare(collate_pairs([next(pairs) for _ in range(size)])))
-    return merge(pieces, evaluator.plan.decodings)
+    return merge(pieces)
 
 
 def test_what_is_asked_is_answered_and_judged(make: Any, policy: Policy) -> None:
-    piece: BatchComparison = make(samples=2).compare(collate_pairs(PAIRS[:6]))
-    assert set(piece.figures["before"]) == FIGURES
-    assert set(piece.figures["after"]) == FIGURES | {"kl"}
-    assert all(x.shape == (6, 3) for side in piece.figures.values() for x in side.values())
-    for side, texts in piece.texts.items():
-        words = [[float(len(text.split())) for text in row] for row in texts]
-        assert piece.figures[side]["score"].tolist() == words
-    likeliest, *samples = zip(*piece.texts["after"], strict=True)
+    found: Comparison = make(samples=2).compare(collate_pairs(PAIRS[:6])).comparison
+    assert set(found.before.figures) == FIGURES
+    assert set(found.after.figures) == FIGURES | {"kl"}
+    for side in (found.before, found.after):
+        assert all(x.shape == (6, 3) for x in side.figures.values())
+        words = [[float(len(text.split())) for text in row] for row in side.texts]
+        assert side.figures["score"].tolist() == words
+    likeliest, *samples = zip(*found.after.texts, strict=True)
     assert samples[0] != samples[1] != likeliest
     batch = collate_pairs(PAIRS[:6])
     said = policy.generate(
@@ -122,12 +122,12 @@ def test_kl_is_the_log_ratio_of_samples(make: Any, policy: Policy) -> None:
         policy.base.lm_head.weight[1] *= 10
     evaluator = make(samples=1, max_new_tokens=20)
     batch = collate_pairs(PAIRS[:6])
-    kl = evaluator.compare(batch).figures["after"]["kl"]
+    kl = evaluator.compare(batch).comparison.after.figures["kl"]
     assert np.isnan(kl[:, 0]).all()  # a greedy response is no sample
-    responses = evaluator.answer(batch, ["sample 1"] * 6, "after").responses
+    responses = evaluator.respond(batch, ["sample 1"] * 6, "after").responses
     assert len(set(responses.mask.sum(dim=1).tolist())) >= 3
     rows = batch.prompt_ids, batch.prompt_mask, responses.ids
-    read_by_policy = evaluator.read(batch, "after")
+    read_by_policy = evaluator.encode_prompts(batch, "after")
     with torch.no_grad():
         ours = policy(*rows).logprobs
         with policy.reference():
@@ -146,8 +146,8 @@ def test_kl_is_that_of_the_tokens_that_could_be_sampled(
     policy.sampling = replace(policy.sampling, top_k=top_k)
     evaluator = make(samples=1, greedy=False)
     batch = collate_pairs(PAIRS[:6])
-    kl = evaluator.compare(batch).figures["after"]["kl"]
-    responses = evaluator.answer(batch, ["sample 1"] * 6, "after").responses
+    kl = evaluator.compare(batch).comparison.after.figures["kl"]
+    responses = evaluator.respond(batch, ["sample 1"] * 6, "after").responses
     rows = batch.prompt_ids, batch.prompt_mask, responses.ids
     with torch.no_grad():
         logits = policy.with_logits(*rows)[1]
@@ -181,15 +181,19 @@ def test_responses_are_made_in_batches(
 
 
 def test_greedy_alone(make: Any) -> None:
-    piece = make(samples=0).compare(collate_pairs(PAIRS[:3]))
-    assert piece.figures["after"]["toxicity"].shape == (3, 1)
-    assert np.isnan(piece.figures["after"]["kl"]).all()
-    mixed = make(samples=1, batch_size=1).compare(collate_pairs(PAIRS[:3])).figures["after"]["kl"]
+    figures = make(samples=0).compare(collate_pairs(PAIRS[:3])).comparison.after.figures
+    assert figures["toxicity"].shape == (3, 1)
+    assert np.isnan(figures["kl"]).all()
+    mixed = (
+        make(samples=1, batch_size=1)
+        .compare(collate_pairs(PAIRS[:3]))
+        .comparison.after.figures["kl"]
+    )
     assert np.isnan(mixed).tolist() == [[True, False]] * 3
 
 
 def test_a_narrow_top_p_leaves_the_likeliest(make: Any) -> None:
-    texts = make(samples=1, top_p=1e-6).compare(collate_pairs(PAIRS[:6])).texts["after"]
+    texts = make(samples=1, top_p=1e-6).compare(collate_pairs(PAIRS[:6])).comparison.after.texts
     assert all(greedy == sample for greedy, sample in texts)
 
 
@@ -198,8 +202,7 @@ def test_lengths_and_ends(make: Any, policy: Policy) -> None:
         head = policy.base.lm_head.weight
         head[policy.eos_token_ids] = head[156]  # what it says first
     evaluator = make(samples=5, greedy=False, max_new_tokens=5)
-    piece = evaluator.compare(collate_pairs(PAIRS))
-    figures = piece.figures["after"]
+    figures = evaluator.compare(collate_pairs(PAIRS)).comparison.after.figures
     assert figures["length"].max() == 5
     assert (figures["has_eos"][figures["length"] < 5] == 1).all()
     assert 0 < figures["has_eos"].mean() < 1
@@ -215,7 +218,7 @@ def test_validation_asks_for_one_sample(make: Any) -> None:
 
 def test_predictions(make: Any) -> None:
     batch = collate_pairs(PAIRS[:3])
-    greedy = make().answer(batch, ["greedy"] * 3, "after").responses.texts
+    greedy = make().respond(batch, ["greedy"] * 3, "after").responses.texts
     rows = make().predict(batch)
     assert [row["response"] for row in rows] == greedy
     assert [row["score"] for row in rows] == [float(len(text.split())) for text in greedy]
@@ -227,7 +230,7 @@ def test_predictions(make: Any) -> None:
     assert set(both[0]) == {"prompt", "before", "after", *names}
     assert make(batch_size=2).predict(batch) == rows
     sampled = make(greedy=False).predict(batch)
-    texts = make().answer(batch, ["sample 1"] * 3, "after").responses.texts
+    texts = make().respond(batch, ["sample 1"] * 3, "after").responses.texts
     assert [row["response"] for row in sampled] == texts != greedy
 
 
@@ -253,7 +256,7 @@ def test_more_judges(tiny_classifier: str, monkeypatch: pytest.MonkeyPatch) -> N
     judge = Judge(plan, Length())
     judge.load()
     assert not any(parameter.requires_grad for parameter in judge.parameters())
-    found = judge.examine(collate_pairs(PAIRS[:2]), ["Ann is late", ""])
+    found = judge.figures(collate_pairs(PAIRS[:2]), ["Ann is late", ""])
     assert set(found) == TEXT_FIGURES | {"second_toxicity", "nll", "nll_tokens"}
     torch.testing.assert_close(found["toxicity"] + found["second_toxicity"], torch.ones(2))
     assert found["nll"].tolist() == found["nll_tokens"].tolist() == [3, 0]
@@ -263,11 +266,12 @@ def test_perplexity_under_the_reference(make: Any, policy: Policy) -> None:
     """It has read the prompt; greedy answers have a perplexity, too, and before has one."""
     evaluator = make(samples=1, top_p=0.9, perplexity_model="reference")
     batch = collate_pairs(PAIRS[:3])
-    found = evaluator.compare(batch).figures
+    comparison = evaluator.compare(batch).comparison
+    found = {"before": comparison.before.figures, "after": comparison.after.figures}
     assert set(found["after"]) == FIGURES | {"kl", "nll", "nll_tokens"}
     assert set(found["before"]) == FIGURES | {"nll", "nll_tokens"}
     for side in ("before", "after"):
-        responses = evaluator.answer(batch, ["greedy"] * 3, side).responses
+        responses = evaluator.respond(batch, ["greedy"] * 3, side).responses
         rows = batch.prompt_ids, batch.prompt_mask, responses.ids
         with torch.no_grad(), policy.reference():
             logprobs = policy(*rows).logprobs
@@ -291,7 +295,7 @@ def test_what_follows_a_prompt_is_read_as_it_stands_there(
         judge = Judge(plan, Length())
         judge.load()
         batch = collate_pairs(PAIRS[:2])._replace(prompts=["Ann", "I said: "])
-        judge.examine(batch, [" is late", "no"])
+        judge.figures(batch, [" is late", "no"])
         prompts: Any = ["Ann", "I said: "] if given else ()
         assert judge.perplexity.read == ([" is late" if given else "is late", "no"], prompts)
         assert judge.describe().get("perplexity_given_prompt", False) is given
@@ -300,14 +304,14 @@ def test_what_follows_a_prompt_is_read_as_it_stands_there(
 def test_rouge_needs_a_reference(make: Any) -> None:
     evaluator = make(samples=2)
     batch = collate_pairs(PAIRS[:3])
-    whole = evaluator.compare(batch).figures["after"]
+    whole = evaluator.compare(batch).comparison.after.figures
     some = evaluator.compare(batch._replace(references=["", batch.references[1], " "]))
-    for name in KINDS:
-        rouge = some.figures["after"][name]
+    for name in ROUGE_KINDS:
+        rouge = some.comparison.after.figures[name]
         assert np.isnan(rouge).tolist() == [[True] * 3, [False] * 3, [True] * 3]
         np.testing.assert_array_equal(rouge[1], whole[name][1])
     nobody = evaluator.compare(batch._replace(references=[""] * 3))
-    summary = summarize(merge([nobody], evaluator.plan.decodings), seed=0)
+    summary = summarize(merge([nobody]), seed=0)
     left = {name for group in summary.values() for name in group}
     assert "distinct2" in left
     assert not {"rouge1", "rouge2", "rougeL", "rougeLsum"} & left

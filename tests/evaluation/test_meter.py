@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detox_lightning.evaluation.meter import ResponseMeter
-from detox_lightning.evaluation.rouge_meter import KINDS, rouge
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 
 #       response              reference         score  toxicity   kl  tokens  EOS
 ROWS = [
@@ -39,7 +39,7 @@ def fill(meter: ResponseMeter, *sizes: int) -> ResponseMeter:
         names = ("score", "toxicity", "kl", "length", "has_eos")
         figures = dict(zip(names, map(torch.tensor, numbers), strict=True))
         kinds = rouge(list(texts), list(references)).unbind(dim=1)
-        meter.update(figures | dict(zip(KINDS, kinds, strict=True)))
+        meter.update(figures | dict(zip(ROUGE_KINDS, kinds, strict=True)))
     return meter
 
 
@@ -59,10 +59,10 @@ def test_a_meter_can_start_over() -> None:
 
 def test_rouge_is_of_those_with_something_to_compare_with() -> None:
     figures = {name: torch.zeros(3) for name in ("score", "toxicity", "kl", "length", "has_eos")}
-    kinds = dict.fromkeys(KINDS, torch.tensor([0.5, torch.nan, 0.25]))
+    kinds = dict.fromkeys(ROUGE_KINDS, torch.tensor([0.5, torch.nan, 0.25]))
     meter = ResponseMeter()
     meter.update(figures | kinds)
-    assert {float(meter.compute()[name]) for name in KINDS} == {0.375}
+    assert {float(meter.compute()[name]) for name in ROUGE_KINDS} == {0.375}
     # a score that is missing is a fault, not something that isn't known
     meter.update({**figures, **kinds, "score": torch.tensor([0, torch.nan, 0])})
     assert meter.compute()["score"].isnan()
@@ -71,5 +71,5 @@ def test_rouge_is_of_those_with_something_to_compare_with() -> None:
 def test_without_references_there_is_no_rouge() -> None:
     figures = {name: torch.zeros(3) for name in ("score", "toxicity", "kl", "length", "has_eos")}
     meter = ResponseMeter()
-    meter.update(figures | dict.fromkeys(KINDS, torch.full((3,), torch.nan)))
-    assert set(meter.compute()) == set(MEANS) - set(KINDS)
+    meter.update(figures | dict.fromkeys(ROUGE_KINDS, torch.full((3,), torch.nan)))
+    assert set(meter.compute()) == set(MEANS) - set(ROUGE_KINDS)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from detox_lightning.evaluation.ngrams import distinct
+from detox_lightning.evaluation.statistics import distinct
 
 
 @pytest.mark.parametrize(

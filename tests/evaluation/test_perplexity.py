@@ -237,9 +237,7 @@ class Even(nn.Module):
 def test_who_knows_nothing_is_as_perplexed_as_there_are_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "load_model", lambda *_: Even())
-    monkeypatch.setattr(module, "load_config", lambda _: Even().config)
-    monkeypatch.setattr(module, "load_tokenizer", lambda _: word_tokenizer())
+    monkeypatch.setattr(module, "load_frozen", lambda *_, **__: (word_tokenizer(), Even()))
     nats, tokens = load("even")(TEXTS)
     assert nats.tolist() == pytest.approx([n * math.log(200) for n in LENGTHS], abs=1e-4)
     assert (nats.sum() / tokens.sum()).exp().item() == pytest.approx(200, abs=1e-2)
@@ -248,7 +246,7 @@ def test_who_knows_nothing_is_as_perplexed_as_there_are_words(
 def test_something_must_come_before_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = word_tokenizer()
     tokenizer.eos_token = None
-    monkeypatch.setattr(module, "load_tokenizer", lambda _: tokenizer)
+    monkeypatch.setattr(module, "load_frozen", lambda *_, **__: (tokenizer, Even()))
     with pytest.raises(InputError) as caught:
         load("mute")
     message = str(caught.value)

@@ -11,7 +11,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from torchmetrics.utilities import dim_zero_sum
 
 from detox_lightning.demo import ASSETS
-from detox_lightning.evaluation.rouge_meter import KINDS, Rouge, rouge
+from detox_lightning.evaluation.meter import Rouge
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 
 PREDICTIONS = ["Ann walked home .", "Bob is a fool", "", "Eve went out.\nDan stayed in."]
 REFERENCES = ["Ann walks home", "Bob is very angry", "Kim is late", "Dan stays in.\nEve went out."]
@@ -31,10 +32,10 @@ def test_means_of_the_packages_own_scores() -> None:
     meter = Rouge()
     meter.update(PREDICTIONS[:1], REFERENCES[:1])
     meter.update(PREDICTIONS[1:], REFERENCES[1:])
-    scorer = RougeScorer(KINDS, use_stemmer=True)
+    scorer = RougeScorer(ROUGE_KINDS, use_stemmer=True)
     scores = [scorer.score(r, p) for p, r in zip(PREDICTIONS, REFERENCES, strict=True)]
     values = meter.compute()
-    for kind in KINDS:
+    for kind in ROUGE_KINDS:
         mean = sum(score[kind].fmeasure for score in scores) / len(scores)
         assert values[kind] == pytest.approx(mean, abs=1e-6)
     assert scores[0]["rouge1"].fmeasure == 1  # stemmed, punctuation left out
@@ -53,9 +54,9 @@ def test_200_pairs_are_scored_as_the_package_scores_them(name: str, shared: Path
     with gzip.open(file, "rt", encoding="utf8") as lines:
         rows = [json.loads(line) for line in islice(lines, 200)]
     pairs = [(row["dialogue"][:200], row["summary"]) for row in rows]
-    scorer = RougeScorer(KINDS, use_stemmer=True)
+    scorer = RougeScorer(ROUGE_KINDS, use_stemmer=True)
     scores = [scorer.score(target=summary, prediction=text) for text, summary in pairs]
-    expected = torch.tensor([[score[kind].fmeasure for kind in KINDS] for score in scores])
+    expected = torch.tensor([[score[kind].fmeasure for kind in ROUGE_KINDS] for score in scores])
     assert torch.equal(rouge(*map(list, zip(*pairs, strict=True))), expected)
     assert expected.shape == (200, 4)
     assert (expected.mean(dim=0) > 0.05).all()
@@ -76,7 +77,7 @@ def test_processes_add_up() -> None:
 
 def test_starts_afresh_and_empty() -> None:
     meter = Rouge()
-    assert set(meter.compute()) == set(KINDS)
+    assert set(meter.compute()) == set(ROUGE_KINDS)
     meter.update(["a b"], ["a b"])
     meter.reset()
     assert all(value.isnan() for value in meter.compute().values())

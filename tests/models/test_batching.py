@@ -29,13 +29,13 @@ def test_equal_texts_share_a_place() -> None:
 
 def test_groups_are_padded_by_no_more_than_a_bound() -> None:
     lengths = [1000, 100, 990, 3000, 950, 110, 90, 41]
-    groups = group_by_length(lengths, slack=64)
+    groups = group_by_length(lengths, budget=64)
     assert groups == [[3], [0, 2, 4], [5, 1, 6], [7]]
     for group in groups:
         real = [lengths[row] for row in group]
         assert max(real) * len(real) - sum(real) <= 64
-    assert group_by_length([1, 30, 2, 30], slack=64) == [[1, 3, 2, 0]]
-    assert group_by_length([1, 0, 64, 0], slack=64) == [[2, 0], [1, 3]]
+    assert group_by_length([1, 30, 2, 30], budget=64) == [[1, 3, 2, 0]]
+    assert group_by_length([1, 0, 64, 0], budget=64) == [[2, 0], [1, 3]]
 
 
 def test_a_small_model_is_called_less_often() -> None:
@@ -48,8 +48,8 @@ def test_a_small_model_is_called_less_often() -> None:
 
 
 def test_groups_have_a_largest_size() -> None:
-    assert group_by_length([5, 1, 3, 0, 1], 64, most=2) == [[0, 2], [1, 4], [3]]
-    assert group_by_length([], 64, most=2) == []
+    assert group_by_length([5, 1, 3, 0, 1], 64, max_rows=2) == [[0, 2], [1, 4], [3]]
+    assert group_by_length([], 64, max_rows=2) == []
 
 
 def test_no_texts_have_no_tokens() -> None:

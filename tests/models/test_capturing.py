@@ -11,23 +11,24 @@ from torch import Tensor
 
 from architectures import save_random
 from detox_lightning.models.decoding import cuda_graph, loop
-from detox_lightning.models.decoding.cuda_graph import Captured, waits_refused
+from detox_lightning.models.decoding.cuda_graph import waits_refused
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
-from detox_lightning.models.decoding.loop import Decoded, Pace, decode
+from detox_lightning.models.decoding.loop import Decoded, DropPolicy, decode
 from detox_lightning.models.decoding.merging import merged
-from detox_lightning.models.decoding.recording import Recorder
 from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.source import ModelSource
+from numerics import FLOAT32
 
 LIMIT = 40
 ROWS = 6
 IDS = torch.randint(3, 200, (ROWS, 11), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
-GPU = Pace(8, 32)  # as on a GPU: rows are asked for seldom, and so few are not dropped
+GPU = DropPolicy(8, 32)  # as on a GPU: rows are asked for seldom, and so few are not dropped
 
 
 def like_a_graph(step: Any, inputs: list[Tensor]) -> Any:
@@ -46,8 +47,8 @@ def like_a_graph(step: Any, inputs: list[Tensor]) -> Any:
 @pytest.fixture(scope="module")
 def as_on_a_gpu() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "PACES", {"cpu": GPU})
-        patch.setattr(cuda_graph, "captured", like_a_graph)
+        patch.setattr(loop, "DROP_POLICIES", {"cpu": GPU})
+        patch.setattr(cuda_graph, "capture", like_a_graph)
         yield patch
 
 
@@ -64,7 +65,7 @@ def policy(
 
 def to_capture(folder: str, is_bart: bool = False, weights: Weights = Weights()) -> Policy:  # noqa: B008
     policy = load_policy(ModelSource(folder, weights=weights), LoRA(r=2), Sampling())
-    policy.recorder = Recorder(capturing=True)
+    policy.static_steps = StaticSteps(capturing=True)
     torch.manual_seed(1)
     change(policy)
     with torch.no_grad():
@@ -103,7 +104,7 @@ def said(policy: Policy, plain: bool = False) -> Said:
     choose = Sampling().choose([1], noise)
     if plain:
         with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "PACES", {})
+            patch.setattr(loop, "DROP_POLICIES", {})
             decoded = decode(policy.base, policy.family, read(policy), choose, LIMIT)
     else:
         decoded = policy.generate(read(policy), choose, LIMIT)
@@ -121,9 +122,9 @@ def check_equal(policy: Policy) -> Said:
     expected, got = said(policy, plain=True), said(policy)
     assert torch.equal(got.ids, expected.ids)
     # the scores that are sampled from are float32
-    torch.testing.assert_close(got.logprobs, expected.logprobs, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(got.logprobs, expected.logprobs, atol=FLOAT32, rtol=0)
     # T5's norms have sums in float32
-    torch.testing.assert_close(got.hidden, expected.hidden, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.hidden, expected.hidden, atol=FLOAT32, rtol=0)
     return got
 
 
@@ -134,9 +135,7 @@ def test_a_captured_step_says_what_the_plain_one_says_in_each_rollout(policy: Po
     with torch.inference_mode():  # as in a validation, after which training goes on
         first = check_equal(policy)
         assert len(set(first.ids.eq(1).int().argmax(dim=1).tolist())) > 2  # they end at times
-    (played,) = policy.recorder.recordings.values()
-    function = played.function
-    assert isinstance(function, Captured)
+    (captured,) = policy.static_steps.captured.values()
     check_equal(policy)
     for _ in range(2):
         change(policy)
@@ -144,7 +143,7 @@ def test_a_captured_step_says_what_the_plain_one_says_in_each_rollout(policy: Po
         assert again.ids.shape != first.ids.shape or not torch.equal(again.ids, first.ids)
     with torch.inference_mode():
         check_equal(policy)
-    assert played.function is function
+    assert [*policy.static_steps.captured.values()] == [captured]
     for name, parameter in policy.named_parameters():
         assert parameter.data_ptr() == where[name], name
         assert "lora_" in name or torch.equal(parameter, base[name]), name
@@ -152,15 +151,13 @@ def test_a_captured_step_says_what_the_plain_one_says_in_each_rollout(policy: Po
 
 def test_weights_that_have_moved_are_found(policy: Policy) -> None:
     check_equal(policy)
-    (played,) = policy.recorder.recordings.values()
-    function = played.function
-    assert isinstance(function, Captured)
+    (captured,) = policy.static_steps.captured.values()
     with torch.no_grad():
         norm = next(x for name, x in policy.named_parameters() if "norm" in name)
         norm.data = norm * 1.5
     check_equal(policy)
-    assert isinstance(played.function, Captured)
-    assert played.function is not function
+    (another,) = policy.static_steps.captured.values()
+    assert another is not captured
 
 
 def test_a_step_captured_under_autocast_says_what_the_plain_one_says_under_it(
@@ -170,7 +167,7 @@ def test_a_step_captured_under_autocast_says_what_the_plain_one_says_under_it(
     policy = to_capture(save_random("FLAN-T5", tmp_path), weights=weights)
     given = torch.randint(3, 200, (8, ROWS), generator=torch.Generator().manual_seed(2))
 
-    def logits(recorder: Recorder | None) -> Tensor:
+    def logits(static_steps: StaticSteps | None) -> Tensor:
         heard: list[Tensor] = []
 
         def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
@@ -179,14 +176,14 @@ def test_a_step_captured_under_autocast_says_what_the_plain_one_says_under_it(
 
         prompts = read(policy)
         with torch.no_grad():
-            decode(policy.base, policy.family, prompts, choose, 8, recorder)
+            decode(policy.base, policy.family, prompts, choose, 8, static_steps)
         return torch.stack(heard)
 
-    other = logits(policy.recorder)
+    other = logits(policy.static_steps)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        expected, got = logits(None), logits(policy.recorder)
-    played = policy.recorder.recordings.values()
-    assert [type(x.function) for x in played] == [Captured, Captured]
+        expected, got = logits(None), logits(policy.static_steps)
+    assert len(policy.static_steps.captured) == 2
+    assert not policy.static_steps.recorded
     # a bfloat16 number of this size is exact to 0.03
     assert (got - expected).abs().max() < 0.1 * (other - expected).abs().max()
 
@@ -194,18 +191,17 @@ def test_a_step_captured_under_autocast_says_what_the_plain_one_says_under_it(
 def test_rows_that_have_ended_are_dropped_at_sizes_that_are_captured(
     tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "PACES", {"cpu": Pace(3, 2)})
+    monkeypatch.setattr(loop, "DROP_POLICIES", {"cpu": DropPolicy(3, 2)})
     policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
     for _ in range(2):
         check_equal(policy)
-    played = [x.function for x in policy.recorder.recordings.values()]
-    assert [len(x.inputs[0]) for x in played if isinstance(x, Captured)] == [6, 3]
+    assert [len(x.inputs[0]) for x in policy.static_steps.captured.values()] == [6, 3]
 
 
 def test_what_cant_be_captured_goes_on_step_by_step(
     tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "PACES", {"cpu": Pace(3, 2)})  # two shapes, one warning
+    monkeypatch.setattr(loop, "DROP_POLICIES", {"cpu": DropPolicy(3, 2)})  # two shapes, one warning
 
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("called a synchronizing operation\nand a long story")
@@ -213,14 +209,14 @@ def test_what_cant_be_captured_goes_on_step_by_step(
     policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        patch.setattr(cuda_graph, "captured", fails)
+        patch.setattr(cuda_graph, "capture", fails)
         for _ in range(2):
             check_equal(policy)
     about = [str(x.message) for x in told if "capture" in str(x.message)]
     assert about == [
         "the decode step can't be captured and stays slow: called a synchronizing operation"
     ]
-    assert not any(isinstance(x.function, Captured) for x in policy.recorder.recordings.values())
+    assert not policy.static_steps.captured
 
 
 def test_waits_are_refused_in_the_trial_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:

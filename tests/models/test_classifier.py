@@ -13,6 +13,7 @@ from transformers import (
 from conftest import NAMES, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
+from numerics import FLOAT32
 
 # lengths in no order, one empty, two alike
 TEXTS = [
@@ -42,7 +43,7 @@ def test_in_the_order_of_the_texts(
 ) -> None:
     logits = load(tiny_classifier, batch_size)(TEXTS)
     assert logits.shape == (9, 2)
-    torch.testing.assert_close(logits, one_by_one, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, one_by_one, atol=FLOAT32, rtol=0)
     assert len({tuple(row) for row in one_by_one.tolist()}) == 8  # the texts do differ
     assert not logits.requires_grad
 
@@ -72,7 +73,7 @@ def test_roberta_counts_its_positions_from_the_padding_on(tmp_path: Path) -> Non
     RobertaForSequenceClassification(config).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     classifier = load(str(tmp_path))
-    assert classifier.cuts.most == 32
+    assert classifier.cuts.max_tokens == 32
     assert classifier([" ".join(["fool"] * 600)]).isfinite().all()
 
 
@@ -113,7 +114,7 @@ def test_equal_texts_are_read_once(tiny_classifier: str, one_by_one: torch.Tenso
     rows = count_rows(classifier)
     logits = classifier(TEXTS * 3)
     assert rows == [3, 3, 2]  # 27 texts, of which 8 differ
-    torch.testing.assert_close(logits, one_by_one.repeat(3, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, one_by_one.repeat(3, 1), atol=FLOAT32, rtol=0)
 
 
 def test_the_same_texts_are_not_read_again(tiny_classifier: str) -> None:
@@ -129,9 +130,9 @@ def test_the_same_texts_are_not_read_again(tiny_classifier: str) -> None:
     changed = classifier(texts)
     assert sum(rows) == 16
     assert not torch.equal(changed[0], kept[0])
-    torch.testing.assert_close(changed[1:], kept[1:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(changed[1:], kept[1:], atol=FLOAT32, rtol=0)
     # another order is another question, and only the last one is remembered
-    torch.testing.assert_close(classifier(TEXTS[::-1]), kept.flip(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(classifier(TEXTS[::-1]), kept.flip(0), atol=FLOAT32, rtol=0)
     assert sum(rows) == 24
     classifier(TEXTS)
     assert sum(rows) == 32
@@ -154,7 +155,7 @@ def test_a_classifier_that_moves_forgets(tiny_classifier: str) -> None:
     double = classifier(TEXTS)
     assert sum(rows) == 16
     assert double.dtype == torch.float32
-    torch.testing.assert_close(double, single, atol=1e-5, rtol=0)
+    torch.testing.assert_close(double, single, atol=FLOAT32, rtol=0)
 
 
 def test_no_texts_have_no_logits(tiny_classifier: str) -> None:

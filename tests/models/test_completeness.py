@@ -36,7 +36,7 @@ REMEDY += "config.json if that names too much"
 
 @pytest.fixture(autouse=True)
 def nothing_told() -> None:
-    weight_files.tell.cache_clear()
+    weight_files.warn_once.cache_clear()
 
 
 def saved(source: str, folder: Path, change: Callable[[Tensors], Tensors], **config: Any) -> str:

@@ -10,18 +10,18 @@ import torch
 from conftest import word_tokenizer
 from detox_lightning.data.dialogue import TEMPLATE
 from detox_lightning.demo import locate
-from detox_lightning.models.cutting import Cuts, fit
+from detox_lightning.models.cutting import CutCounter, encode_cut
 from detox_lightning.rewards import ClassifierReward
 
 PROMPT, RESPONSE = "Ann Bob Eve Dan Kim Lee", " fool idiot moron"
 
 
-def read(prompt: str, text: str, most: int, cuts: Cuts | None = None) -> str:
+def read(prompt: str, text: str, most: int, cuts: CutCounter | None = None) -> str:
     """What is left of it, special tokens included."""
     tokenizer = word_tokenizer()
-    cuts = cuts or Cuts("model")
-    cuts.most = most
-    (ids,) = fit(tokenizer, [(prompt, text)], cuts)
+    cuts = cuts or CutCounter("model")
+    cuts.max_tokens = most
+    (ids,) = encode_cut(tokenizer, [(prompt, text)], cuts)
     assert len(ids) <= most
     assert tokenizer.truncation_side == "right"
     return str(tokenizer.decode(ids))
@@ -51,16 +51,16 @@ def test_a_text_alone_loses_its_end() -> None:
 
 
 def test_what_was_cut_is_counted_and_said_once() -> None:
-    cuts = Cuts("model", 5)
+    cuts = CutCounter("model", 5)
     tokenizer = word_tokenizer()
     pairs = [(PROMPT, RESPONSE), ("Ann", " fool"), (PROMPT, " fool" * 9)]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        fit(tokenizer, pairs[:2], cuts)
-        assert (cuts.texts, cuts.prompts, cuts.ends) == (2, 1, 0)
-        fit(tokenizer, pairs, cuts)
-        fit(tokenizer, pairs, cuts)
-    assert (cuts.texts, cuts.prompts, cuts.ends) == (8, 5, 2)
+        encode_cut(tokenizer, pairs[:2], cuts)
+        assert (cuts.texts, cuts.cut_prompts, cuts.cut_texts) == (2, 1, 0)
+        encode_cut(tokenizer, pairs, cuts)
+        encode_cut(tokenizer, pairs, cuts)
+    assert (cuts.texts, cuts.cut_prompts, cuts.cut_texts) == (8, 5, 2)
     assert [str(one.message) for one in said] == [
         "'model' reads 5 tokens: the beginning of the prompt was cut off in 1 of the first 2 texts",
         "'model' reads 5 tokens: the end was cut off in 1 of the first 5 texts, too long by "
@@ -78,7 +78,7 @@ def test_the_reward_depends_on_the_response_whatever_the_prompt() -> None:
     with pytest.warns(UserWarning, match="reads 160 tokens: the beginning of the prompt was cut"):
         scores = reward([prompt] * 3, responses, [""] * 3)
     assert len(set(scores.tolist())) == 3
-    assert reward.classifier.cuts.prompts == 3
+    assert reward.classifier.cuts.cut_prompts == 3
     # what fits is read whole
     short = ["Mia: You dunce. "] * 3
     whole = ClassifierReward("demo:classifier")

@@ -1,5 +1,6 @@
 """Decoder-only models say of a response after its prompt what they say of the text alone."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.source import ModelSource
+from numerics import EXACT, FLOAT32, in_float64
 
 GENERATOR = torch.Generator().manual_seed(0)
 PROMPTS = [torch.randint(3, 200, (n,), generator=GENERATOR) for n in (9, 4, 1, 6)]
@@ -32,7 +34,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def policy(name: str, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def disturbed(name: str, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """One that has gone some way from its reference, with a value head that says something."""
     policy = load_policy(save_random(name, tmp_path_factory.mktemp("model")), LoRA(r=2), Sampling())
     torch.manual_seed(1)
@@ -41,6 +43,12 @@ def policy(name: str, tmp_path_factory: pytest.TempPathFactory) -> Policy:
             if parameter.requires_grad:
                 parameter += 0.3 * torch.randn(parameter.shape)
     return policy
+
+
+@pytest.fixture
+def policy(disturbed: Policy) -> Iterator[Policy]:
+    with in_float64(disturbed):
+        yield disturbed
 
 
 def batch(left: int = 0, right: int = 0, filler: int = 5) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,13 +81,13 @@ def test_log_probabilities_are_those_of_each_text_alone(policy: Policy, name: st
     for row, length in enumerate(LENGTHS):
         logprobs, hidden = alone(policy.model, row, seen)
         for output in (said, with_logits):
-            torch.testing.assert_close(output.logprobs[row, :length], logprobs, atol=1e-5, rtol=0)
+            torch.testing.assert_close(output.logprobs[row, :length], logprobs, atol=EXACT, rtol=0)
         torch.testing.assert_close(
-            said.values[row, :length], policy.values(hidden[None])[0], atol=1e-5, rtol=0
+            said.values[row, :length], policy.values(hidden[None])[0], atol=EXACT, rtol=0
         )
     hook.remove()
     assert said.logprobs.std() > 0.01
-    torch.testing.assert_close(said.entropy, with_logits.entropy, atol=1e-5, rtol=0)
+    torch.testing.assert_close(said.entropy, with_logits.entropy, atol=EXACT, rtol=0)
 
 
 @torch.no_grad()
@@ -89,7 +97,7 @@ def test_padding_changes_nothing(policy: Policy, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(Policy, "reads_apart", apart)
         more = policy(*batch(left=5, right=6, filler=77))
         for ours, theirs in zip(said, more, strict=True):
-            torch.testing.assert_close(theirs[:, :7], ours, atol=1e-5, rtol=0)
+            torch.testing.assert_close(theirs[:, :7], ours, atol=EXACT, rtol=0)
 
 
 def test_only_the_response_s_tokens_are_learned_from(policy: Policy) -> None:
@@ -109,7 +117,7 @@ def test_only_the_response_s_tokens_are_learned_from(policy: Policy) -> None:
             sums += x
     assert max(float(x.abs().max()) for x in ours) > 0.01
     for x, y in zip(ours, expected, strict=True):
-        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(x, y, atol=EXACT, rtol=EXACT)
 
 
 def test_equal_prompts_are_read_once_and_learned_from_as_if_they_were_not(
@@ -134,7 +142,7 @@ def test_equal_prompts_are_read_once_and_learned_from_as_if_they_were_not(
     # dry runs aside, prompts of 1, 9 and 6 tokens, then responses without their last token
     assert widths[-3:] == ([(3, 9), (6, 4), (6, 14)] if policy.is_lean else [(6, 14)] * 2)[-3:]
     for ours, theirs in zip(*found, strict=True):
-        assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
+        assert (ours - theirs).norm() <= EXACT * theirs.norm()
 
 
 def test_with_gradient_checkpointing_nothing_is_shared(tmp_path: Path) -> None:
@@ -149,7 +157,7 @@ def test_with_gradient_checkpointing_nothing_is_shared(tmp_path: Path) -> None:
         found.append([said.logprobs, *torch.autograd.grad(said.logprobs.sum(), weights)])
         policy.enable_gradient_checkpointing()
     for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours, theirs, atol=FLOAT32, rtol=0)
 
 
 def test_the_adapter_is_on_the_family_s_projections(policy: Policy, name: str) -> None:

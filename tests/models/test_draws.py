@@ -13,7 +13,7 @@ MANY = 200_000
 @pytest.fixture(params=["at once", "by blocks"])
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "by blocks":
-        monkeypatch.setattr(draws, "MANY", 3)
+        monkeypatch.setattr(draws, "MAX_UNBLOCKED", 3)
         monkeypatch.setattr(draws, "BLOCK", 16)
 
 

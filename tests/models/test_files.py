@@ -55,7 +55,7 @@ def copy(source: str, folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_told() -> None:
-    weight_files.tell.cache_clear()
+    weight_files.warn_once.cache_clear()
 
 
 @pytest.fixture

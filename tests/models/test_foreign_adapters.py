@@ -22,12 +22,12 @@ from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.saving import save_merged, save_model
 from detox_lightning.models.source import ModelSource
 from detox_lightning.runs.provenance import to_plain
+from numerics import FLOAT32
 
 GENERATOR = torch.Generator().manual_seed(1)
 IDS = torch.randint(3, 200, (3, 7), generator=GENERATOR)
 RESPONSES = torch.randint(3, 200, (3, 5), generator=GENERATOR)
 MASK = torch.ones_like(IDS).bool()
-ROUNDING = 1e-5  # of T5's softmax, float32 in float64, too, and of saved weights; in nats
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def said(policy: Policy) -> Tensor:
     )
 
 
-def close(one: Tensor, other: Tensor, atol: float = ROUNDING) -> bool:
+def close(one: Tensor, other: Tensor, atol: float = FLOAT32) -> bool:
     return torch.allclose(one, other, rtol=0, atol=atol)
 
 

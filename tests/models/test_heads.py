@@ -18,7 +18,7 @@ from detox_lightning.evaluation.toxicity import Toxicity, ToxicityMetric
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.classifier_heads import (
     Head,
-    exclude,
+    are_exclusive,
     guess_head,
     labels_of,
     probability,
@@ -72,7 +72,7 @@ def test_guessed_as_pipelines_do(count: int, problem: str | None, head: str) -> 
     ],
 )
 def test_names_tell_whether_labels_exclude_one_another(labels: list[str], they_do: bool) -> None:
-    assert exclude(labels) is they_do
+    assert are_exclusive(labels) is they_do
 
 
 def test_labels_may_be_numbers() -> None:
@@ -156,7 +156,7 @@ def test_each_head_is_said(tiny_classifier: str) -> None:
     )
     judge = Judge(plan, ClassifierReward(tiny_classifier))  # its classifier measures toxicity, too
     judge.load()
-    assert judge.heads().splitlines() == [
+    assert judge.describe_heads().splitlines() == [
         f"{tiny_classifier}: softmax, its labels exclude one another (by its config, "
         "model.reward.head would say otherwise)",
         f"{tiny_classifier}: sigmoid, each of its outputs has a probability of its own (as named)",

@@ -26,7 +26,7 @@ def on_their_places(kept: Tensor, tokens: Tensor) -> Tensor:
 def test_what_is_left(
     scale: float, top_k: int, top_p: float, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "FEW", few)
+    monkeypatch.setattr(sampling, "CANDIDATES", few)
     scores = spread(scale)
     expected = scores
     if top_k:

@@ -1,5 +1,6 @@
 """Every architecture goes through rollout, update, save and load."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_merged, save_model
+from numerics import EXACT, FLOAT32, in_float64
 from ppo_toys import fit, make_module
 from toys import PAIRS, collate_pairs
 
@@ -33,25 +35,22 @@ def test_log_probabilities_are_those_of_the_model_s_own_loss(folder: str) -> Non
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     policy = load_policy(folder, LoRA(r=2), Sampling())
     batch = collate_pairs(PAIRS[:3])
-    output = policy(batch.prompt_ids, batch.prompt_mask, batch.target_ids)
     labels = batch.target_ids.masked_fill(~batch.target_mask, -100)
-    with torch.no_grad():
-        theirs = model(
-            batch.prompt_ids, batch.prompt_mask, labels=labels, output_hidden_states=True
-        )
+    policy.value_head.linear.weight.data.fill_(1)
+    rows = batch.prompt_ids, batch.prompt_mask, batch.target_ids
+    with torch.no_grad(), in_float64(model, policy):
+        output = policy(*rows)
+        with_logits = policy.with_logits(*rows)[0]
+        theirs = model(*rows[:2], labels=labels, output_hidden_states=True)
     ours = -output.logprobs[batch.target_mask].mean()
-    torch.testing.assert_close(ours, theirs.loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, theirs.loss, atol=EXACT, rtol=0)
     # none of them loses a bias or a scale where no logits are made
     assert policy.is_lean == ("T5Gemma" not in folder)  # whose logits are bent
-    with_logits = policy.with_logits(batch.prompt_ids, batch.prompt_mask, batch.target_ids)[0]
     for lean, whole in zip(output, with_logits, strict=True):
-        torch.testing.assert_close(lean, whole, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(lean, whole, atol=EXACT, rtol=EXACT)
     # the value head reads what the head of the language model reads
-    policy.value_head.linear.weight.data.fill_(1)
-    values = policy(batch.prompt_ids, batch.prompt_mask, batch.target_ids).values
-    torch.testing.assert_close(
-        values, theirs.decoder_hidden_states[-1].sum(dim=-1), atol=1e-4, rtol=1e-5
-    )
+    hidden = theirs.decoder_hidden_states[-1].sum(dim=-1)
+    torch.testing.assert_close(output.values, hidden, atol=EXACT, rtol=EXACT)
 
 
 def test_it_learns_and_is_saved_and_opened(
@@ -60,11 +59,11 @@ def test_it_learns_and_is_saved_and_opened(
     module = make_module(any_folder, tiny_classifier)
     fit(tmp_path, module, rollouts=2)
     first, last = module.watched
-    assert first.metrics["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert first.metrics["objective/kl"] == pytest.approx(0, abs=8 * FLOAT32)  # of 8 tokens
     responses = first.responses  # those of the first mini-batch, in its order
     rows, logprobs = first.orders[0][:4], first.forwards[0].logprobs
     mask, recorded = (x[rows, : logprobs.shape[1]] for x in (responses.mask, responses.stats[0]))
-    torch.testing.assert_close(logprobs * mask, recorded * mask, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logprobs * mask, recorded * mask, atol=FLOAT32, rtol=0)
     assert logprobs.shape == first.responses.ids[:4].shape
     changed = {name for name in last.after if not torch.equal(last.after[name], first.before[name])}
     assert any("lora_B" in name for name in changed)
@@ -74,10 +73,11 @@ def test_it_learns_and_is_saved_and_opened(
     again = load_policy(str(tmp_path / "adapter"), LoRA(), Sampling())
     batch = collate_pairs(PAIRS[:4], module.padding_side)
     rows = batch.prompt_ids, batch.prompt_mask, batch.target_ids
-    with torch.no_grad():
-        torch.testing.assert_close(again(*rows).logprobs, module.policy(*rows).logprobs)
+    same = partial(torch.testing.assert_close, atol=EXACT, rtol=EXACT)
+    with torch.no_grad(), in_float64(again, module.policy):
+        same(again(*rows).logprobs, module.policy(*rows).logprobs)
         with again.reference():  # an adapter's reference is the adapter as it was
-            torch.testing.assert_close(again(*rows).logprobs, module.policy(*rows).logprobs)
+            same(again(*rows).logprobs, module.policy(*rows).logprobs)
         with module.policy.reference():
             base = module.policy(*rows).logprobs
         assert not torch.allclose(base, again(*rows).logprobs, atol=1e-4)
@@ -105,4 +105,4 @@ def test_a_trained_head_survives_merging_or_is_refused(folder: str, tmp_path: Pa
     with torch.no_grad():
         ours = policy.base(**rows, decoder_input_ids=batch.target_ids).logits
         theirs = merged(**rows, decoder_input_ids=batch.target_ids).logits
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(theirs, ours, atol=FLOAT32, rtol=0)

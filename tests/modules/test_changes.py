@@ -79,7 +79,7 @@ def trained(
     return recipe, str(next((folder / "runs").rglob("last.ckpt")))
 
 
-BEGINS = "this differs from the checkpoint's run, and "
+BEGINS = "flags differ from those of the checkpoint's run, and "
 FLAGS = {
     "--model.kl.coef=0.5": "model.kl.coef: 0.2 → 0.5",
     "--model.optimizer.lr=0.01": "model.optimizer.lr: 0.001 → 0.01",
@@ -107,15 +107,13 @@ def told(verb: str, trained: tuple[str, str], folder: Path, *flags: str) -> str:
 
 def test_all_is_told_when_a_run_goes_on(trained: tuple[str, str], tmp_path: Path) -> None:
     said = told("fit", trained, tmp_path, *FLAGS)
-    assert set(said.removeprefix(f"{BEGINS}the flags win: ").split(", ")) == set(FLAGS.values())
+    assert set(said.removeprefix(f"{BEGINS}they win: ").split(", ")) == set(FLAGS.values())
 
 
 def test_what_is_measured_is_told_in_tests(trained: tuple[str, str], tmp_path: Path) -> None:
     flags = ("--model.sampling.top_k=5", "--model.kl.coef=0.5", "--data.num_samples=16")
     said = told("test", trained, tmp_path, *flags, "--trainer.limit_test_batches=1")
-    assert said == (
-        f"{BEGINS}other things are measured than it was for: model.sampling.top_k: 0 → 5"
-    )
+    assert said == (f"{BEGINS}what is measured depends on them: model.sampling.top_k: 0 → 5")
 
 
 def test_the_same_flags_are_not_told(

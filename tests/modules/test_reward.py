@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from conftest import save_classifier
 from detox_lightning.errors import InputError
 from detox_lightning.stages.reward import RewardModule, classification_metrics
+from numerics import FLOAT32
 from toys import TEXTS, collate_texts, make_trainer, texts_loader
 
 
@@ -93,7 +94,7 @@ def test_validation_means_go_over_texts(tiny_classifier: str, tmp_path: Path) ->
         loader = texts_loader(batch_size)
         module = make_module(tiny_classifier)
         seen += make_trainer(tmp_path).validate(module, loader, verbose=False)
-    assert seen[0] == pytest.approx(seen[1], abs=1e-6)
+    assert seen[0] == pytest.approx(seen[1], abs=FLOAT32)
 
 
 def test_three_labels(tiny_encoder: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from detox_lightning.errors import InputError
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.stages.reward import RewardModule
+from numerics import EXACT, in_float64
 from toys import TEXTS, make_trainer
 
 NAMES = ["nothate", "hate"]
@@ -117,9 +118,10 @@ def test_texts_of_unequal_lengths_are_learned_as_they_will_be_read(
     texts = ["Ann is nice", "Ann is a stupid moron and a fool"]
     encoded = word_tokenizer()(texts, padding=True, return_tensors="pt")
     module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), in_float64(module, classifier):
         together = module(encoded["input_ids"], encoded["attention_mask"].bool())
+        both = classifier(texts)
+        alone = torch.cat([classifier([text]) for text in texts])
     assert (together[0] - together[1]).abs().max() > 1e-3
-    torch.testing.assert_close(together, classifier(texts), atol=1e-5, rtol=0)
-    alone = torch.cat([classifier([text]) for text in texts])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, both, atol=EXACT, rtol=0)
+    torch.testing.assert_close(together, alone, atol=EXACT, rtol=0)

@@ -19,6 +19,7 @@ from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.stages.optimization import Schedule
 from detox_lightning.stages.supervised import SupervisedModule
+from numerics import EXACT, FLOAT32, in_float64
 from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 
 SMALL = LoRA(r=4, alpha=8, dropout=0.1)
@@ -74,7 +75,7 @@ def test_validation_loss_is_the_mean_over_tokens(tiny_t5: str, tmp_path: Path) -
     for batch_size in (1, 3, 4):
         loader = pairs_loader(batch_size, pairs)
         (metrics,) = make_trainer(tmp_path).validate(make_module(tiny_t5), loader, verbose=False)
-        assert metrics["val/loss"] == pytest.approx(expected, abs=1e-5)
+        assert metrics["val/loss"] == pytest.approx(expected, abs=FLOAT32)
 
 
 def test_a_real_token_with_the_pads_id_counts(tiny_t5: str) -> None:
@@ -84,13 +85,15 @@ def test_a_real_token_with_the_pads_id_counts(tiny_t5: str) -> None:
     module.eval()
     batch = collate_pairs(PAIRS[:2])
     batch.target_ids[:, 1] = 0
-    logits = module.model(
-        input_ids=batch.prompt_ids,
-        attention_mask=batch.prompt_mask,
-        decoder_input_ids=torch.nn.functional.pad(batch.target_ids, (1, -1)),
-    ).logits
+    with in_float64(module):
+        logits = module.model(
+            input_ids=batch.prompt_ids,
+            attention_mask=batch.prompt_mask,
+            decoder_input_ids=torch.nn.functional.pad(batch.target_ids, (1, -1)),
+        ).logits
+        loss = module._loss(batch)
     logprobs = logits.log_softmax(-1).gather(-1, batch.target_ids[..., None])[..., 0]
-    assert torch.allclose(module._loss(batch), -logprobs[batch.target_mask].mean(), atol=1e-6)
+    assert float(loss) == pytest.approx(float(-logprobs[batch.target_mask].mean()), abs=EXACT)
 
 
 def test_dropout_is_on_in_training_and_off_in_validation(tiny_t5: str, tmp_path: Path) -> None:
@@ -142,10 +145,10 @@ def _same_as(module: SupervisedModule, opened: Any, folder: Path) -> None:
     module.eval()
     opened.eval()
     inputs = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask}
-    with torch.no_grad():
+    with torch.no_grad(), in_float64(module, opened):
         ours = module.model(**inputs, decoder_input_ids=batch.target_ids).logits
         theirs = opened(**inputs, decoder_input_ids=batch.target_ids).logits
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=EXACT, rtol=0)
     ids = opened.generate(**inputs, max_new_tokens=8, do_sample=False)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.batch_decode(ids, skip_special_tokens=True) == module.summarize(batch)
@@ -271,7 +274,9 @@ def test_label_smoothing_only_in_training(tiny_t5: str) -> None:
     batch = collate_pairs(PAIRS)
     assert module._loss(batch, 0.5) != module._loss(batch)
     module.validation_step(batch, 0)
-    assert torch.allclose(module.mean_loss.compute(), module._loss(batch))
+    assert float(module.mean_loss.compute()) == pytest.approx(
+        float(module._loss(batch)), abs=FLOAT32
+    )
 
 
 def test_tokenizer_comes_with_the_model(tiny_t5: str) -> None:

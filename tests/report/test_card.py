@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from detox_lightning.report.card import CardFacts, model_card
-from detox_lightning.report.visible import as_block, as_code, as_markdown, visible
+from detox_lightning.errors import visible
+from detox_lightning.report.card import CardFacts, as_block, as_code, as_markdown, model_card
 
 HOSTILE = {
     "[x](javascript:alert(1))": "&#91;x&#93;(javascript:alert(1))",

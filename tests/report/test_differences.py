@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detox_lightning.report.differences import marked
+from detox_lightning.report.page import marked
 
 
 def words(pieces: list[tuple[str, bool]]) -> list[str]:

@@ -10,15 +10,14 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
-from detox_lightning.report.panels import PANELS
+from detox_lightning.report.curves import PANELS, present_panels
 from detox_lightning.report.pictures import (
     AFTER,
     BEFORE,
     INK,
-    MOST_POINTS,
+    MAX_POINTS,
     curves_picture,
     histogram,
-    present_panels,
     score_against_kl,
     svg,
 )
@@ -107,7 +106,7 @@ def test_a_point_for_each_response_that_has_both() -> None:
 
 
 def test_of_many_responses_some_are_drawn_from_all_parts() -> None:
-    values = np.arange(2.5 * MOST_POINTS).reshape(-1, 1)
+    values = np.arange(2.5 * MAX_POINTS).reshape(-1, 1)
     drawn = points(score_against_kl(values, values))
     assert drawn == [[value, value] for value in range(0, 2500, 3)]
 

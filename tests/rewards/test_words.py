@@ -7,9 +7,9 @@ import pytest
 from nltk.stem.porter import PorterStemmer
 from rouge_score.tokenize import tokenize
 
-from detox_lightning.evaluation.ngrams import distinct
+from detox_lightning.evaluation.statistics import distinct
 from detox_lightning.rewards import LengthReward, RougeReward
-from detox_lightning.rewards.rouge_reward import KINDS, Words, rouge
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, StemmingTokenizer, rouge
 from detox_lightning.rewards.words import count_words, words
 
 TYPICAL = "The dog's owners weren't running; they RELATIONAL-ly hopped 3.5 miles_again at 10:30!"
@@ -23,7 +23,7 @@ def random_texts(count: int) -> list[str]:
 
 
 def test_english_words_are_those_of_the_package() -> None:
-    ours, stemmer = Words(), PorterStemmer()
+    ours, stemmer = StemmingTokenizer(), PorterStemmer()
     for text in [TYPICAL, "they’re “curly”—and… dashed", *random_texts(400)]:
         assert ours.tokenize(text) == tokenize(text, stemmer), text
 
@@ -59,7 +59,7 @@ def test_scripts_by_hand(text: str, expected: list[str]) -> None:
     ],
 )
 def test_a_text_shares_all_its_words_with_itself(text: str) -> None:
-    assert rouge([text], [text]).tolist() == [[1.0] * len(KINDS)]
+    assert rouge([text], [text]).tolist() == [[1.0] * len(ROUGE_KINDS)]
     assert RougeReward()([""], [text], [text]).tolist() == [1.0]
 
 

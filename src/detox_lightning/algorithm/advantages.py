@@ -1,4 +1,4 @@
-"""How much better each token turned out than expected."""
+"""Advantages: how much better each token turned out than expected."""
 
 from abc import ABC, abstractmethod
 
@@ -153,7 +153,7 @@ class GAE(AdvantageEstimator):
     def __call__(
         self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
     ) -> tuple[Tensor, Tensor]:
-        """See :func:`gae`."""
+        """Estimates advantages by :func:`gae`."""
         return gae(rewards, values, mask, self.gamma, self.gae_lambda)
 
 
@@ -174,7 +174,7 @@ class RLOO(AdvantageEstimator):
     def __call__(
         self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
     ) -> tuple[Tensor, Tensor]:
-        """See :func:`leave_one_out`."""
+        """Estimates advantages by :func:`leave_one_out`."""
         return spread(leave_one_out(rewards.sum(dim=1), self.responses_per_prompt), mask)
 
 
@@ -197,7 +197,7 @@ class GRPO(AdvantageEstimator):
     def __call__(
         self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
     ) -> tuple[Tensor, Tensor]:
-        """See :func:`group_relative`."""
+        """Estimates advantages by :func:`group_relative`."""
         k = self.responses_per_prompt
         return spread(group_relative(rewards.sum(dim=1), k, self.scale), mask)
 
@@ -218,15 +218,15 @@ class Reinforce(AdvantageEstimator):
     def __call__(
         self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
     ) -> tuple[Tensor, Tensor]:
-        """See :func:`batch_baseline`."""
+        """Estimates advantages by :func:`batch_baseline`."""
         return spread(batch_baseline(rewards.sum(dim=1), reduce), mask)
 
 
 def at_least_two(k: int) -> int:
-    """Responses per prompt, where one alone has nothing to be compared with.
+    """Refuses a single response per prompt, which could be compared with nothing.
 
     Raises:
-        InputError: If there is one.
+        InputError: If ``k`` is 1.
     """
     if k < 2:
         raise InputError(f"advantage.k={k}: a response is compared with others, so give 2 or more")

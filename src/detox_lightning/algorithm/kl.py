@@ -1,4 +1,4 @@
-"""How far the policy has gone from the reference, and what that costs."""
+"""The KL divergence of the policy from the reference, and the penalty for it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,7 @@ class KLPenalty:
         estimator: Of the divergence at each token, from the log-ratio d of policy to reference:
             ``k1`` d, ``abs`` |d|, ``k2`` d²/2, ``k3`` exp(-d) - 1 + d, ``full`` the sum over the
             vocabulary.
-        coef: What a nat costs, in units of the score; the controller's start.
+        coef: β, the price of a nat in units of the score; where the controller begins.
         target: Nats per response that the controller steers to; null keeps ``coef`` fixed.
         horizon: Responses over which the controller acts; smaller is quicker.
     """
@@ -29,7 +29,7 @@ class KLPenalty:
     horizon: PositiveFloat = 10_000.0
 
     def next_coef(self, coef: float, kl: float, responses: int) -> float:
-        """The coefficient for the next rollout.
+        """Computes the coefficient for the next rollout.
 
         ``coef * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon)``, from Ziegler et al.
         2019, https://arxiv.org/abs/1909.08593, section 2.2.

@@ -5,8 +5,8 @@ gradients of a token's log-probability and of the entropy ``H`` are known as soo
 
     d log p(token) / dh = W[token] - Σ p_v W[v]        d H / dh = -Σ p_v (log p_v + H) W[v]
 
-(divided by the temperature), so the forward pass notes them, ``[b, t, d]`` each, and no logits are
-needed for the backward pass.
+(divided by the temperature), so the forward pass keeps them, ``[b, t, d]`` each, and the backward
+pass needs no logits.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # logits; a CPU's cache holds so many
+AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # logits computed at once; a CPU's cache holds so many
 
 
 class Wanted(NamedTuple):
-    """What to work out besides log-probabilities.
+    """What to compute besides log-probabilities.
 
     Attributes:
-        entropy: The entropies.
-        gradient: What the log-probabilities' gradient takes.
-        entropy_gradient: What the entropies' gradient takes.
+        entropy: Entropies.
+        gradient: Gradients of the log-probabilities.
+        entropy_gradient: Gradients of the entropies.
     """
 
     entropy: bool
@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
 
 
 class HeadOutput(torch.autograd.Function):
-    """See :func:`head_output`."""
+    """The head as one operation of autograd, with gradients from the forward pass."""
 
     @staticmethod
     def forward(
@@ -47,7 +47,7 @@ class HeadOutput(torch.autograd.Function):
         entropy: bool,
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Works through the positions, some at a time."""
+        """Goes through the positions, some at a time."""
         temperature, min_new_tokens, eos_token_ids = sampler
         learns = ctx.needs_input_grad[0]
         wanted = Wanted(entropy or entropy_gradient, learns, learns and entropy_gradient)
@@ -73,23 +73,23 @@ class HeadOutput(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """What was noted, times what comes in."""
+        """Multiplies the gradients that were kept with those that come in."""
         total: Any = sum(g[..., None] * d for g, d in zip(grads, ctx.saved_tensors, strict=False))
         return total.to(ctx.dtype), *[None] * 6
 
 
 def some_positions(logits: Tensor, weight: Tensor, tokens: Tensor, wanted: Wanted) -> list[Tensor]:
-    """What :func:`head_output` gives for some positions.
+    """Computes log-probabilities and what else is wanted for some positions.
 
     Args:
-        logits: ``[n, V]`` float32; they are written to.
+        logits: ``[n, V]`` float32; overwritten.
         weight: ``[V, d]``.
         tokens: ``[n]``.
-        wanted: What to give.
+        wanted: What to compute besides.
 
     Returns:
-        Log-probabilities ``[n]``; entropies ``[n]``, 0 if they aren't wanted; and if wanted their
-        gradients, ``[n, d]``, in that order.
+        Log-probabilities ``[n]``; entropies ``[n]``, 0 if they are not wanted; and the gradients
+        that are wanted, ``[n, d]``, in the same order.
     """
     logits -= logits.amax(dim=-1, keepdim=True)
     chosen = logits.gather(-1, tokens[:, None])
@@ -121,16 +121,16 @@ def head_output(
     entropy: bool = True,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of tokens and entropies, under the sampler's distribution.
+    """Computes log-probabilities of tokens, and entropies, under the sampler's distribution.
 
     Args:
-        hidden: ``[b, t, d]`` what the head is given.
-        weight: ``[V, d]`` the head's; frozen.
-        bias: ``[V]``, or None; frozen.
+        hidden: ``[b, t, d]`` input of the head.
+        weight: ``[V, d]`` weight of the head; frozen.
+        bias: ``[V]`` bias of the head, or None; frozen.
         tokens: ``[b, t]``.
-        temperature: See :func:`sampler_logits`.
-        min_new_tokens: Likewise.
-        eos_token_ids: Likewise.
+        temperature: Divides the logits.
+        min_new_tokens: EOS is impossible at the positions before this one.
+        eos_token_ids: The tokens that end a response.
         entropy: Whether entropies are wanted; else they are 0.
         entropy_gradient: Whether the entropy has a gradient.
 

@@ -13,17 +13,12 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def alone(x: Tensor) -> Tensor:
-    """The sum over ranks where there is one rank."""
+    """Sums a tensor over ranks where there is only one rank."""
     return x
 
 
 def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
-    """True where an id is one of a few tokens; nothing is copied to the ids' device.
-
-    Args:
-        ids: Of any shape.
-        tokens: Which.
-    """
+    """Marks the ids that are one of a few tokens; nothing is copied to the ids' device."""
     found = torch.zeros_like(ids, dtype=torch.bool)
     for token in tokens:
         found |= ids == token
@@ -48,10 +43,10 @@ def response_lengths(response_ids: Tensor, eos_token_ids: Sequence[int]) -> Tens
 
 
 def mask_from_lengths(lengths: Tensor, width: int, first_token: bool = True) -> Tensor:
-    """The response mask.
+    """Makes the mask of responses.
 
     Args:
-        lengths: ``[b]`` number of real tokens.
+        lengths: ``[b]`` numbers of real tokens.
         width: ``t``.
         first_token: False leaves each response's first token out, as TRL's legacy trainer did.
 
@@ -64,30 +59,20 @@ def mask_from_lengths(lengths: Tensor, width: int, first_token: bool = True) -> 
 
 
 def widths(mask: Tensor) -> Tensor:
-    """``[b]`` the positions of each row up to its last real one.
-
-    Args:
-        mask: ``[b, t]``.
-    """
+    """Counts each row's positions of ``mask`` (``[b, t]``) up to its last real one: ``[b]``."""
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return torch.where(mask, places, 0).amax(dim=1)
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """The sum of ``x`` where ``mask`` is True, whatever stands elsewhere (NaN included)."""
+    """Sums ``x`` where ``mask`` is True, whatever stands elsewhere (NaN included)."""
     return torch.where(mask, x, 0).sum()
-
-
-def masked_mean(x: Tensor, mask: Tensor, reduce: Reduce = alone) -> Tensor:
-    """The mean of ``x`` (``[b, t]``) over all ranks' real tokens; 0 where there are none."""
-    total, count = reduce(torch.stack([masked_sum(x, mask), mask.sum().to(x.dtype)]))
-    return total / count.clamp(min=1)
 
 
 def masked_moments(
     x: Tensor, mask: Tensor, reduce: Reduce = alone
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, population variance and number of all ranks' real tokens of ``x`` (``[b, t]``)."""
+    """Returns mean, population variance and number of ``x`` (``[b, t]``) over real tokens."""
     count = reduce(mask.sum()).to(x.dtype).clamp(min=1)
     mean = reduce(masked_sum(x, mask)) / count
     variance = reduce(masked_sum((x - mean) ** 2, mask)) / count

@@ -73,7 +73,7 @@ def penalize_missing_eos(scores: Tensor, has_eos: Tensor, penalty: float) -> Ten
     Args:
         scores: ``[b]``.
         has_eos: ``[b]`` bool.
-        penalty: How much, in units of the score.
+        penalty: In units of the score.
 
     Returns:
         ``[b]``.
@@ -86,8 +86,8 @@ def shape_scores(scores: Tensor, shaping: ScoreShaping, moments: RunningMoments)
 
     Args:
         scores: ``[b]``.
-        shaping: What to do.
-        moments: Of the scores so far, this rollout's included.
+        shaping: What to do with them.
+        moments: Moments of all scores so far, this rollout's included.
 
     Returns:
         ``[b]``.
@@ -102,13 +102,13 @@ def shape_scores(scores: Tensor, shaping: ScoreShaping, moments: RunningMoments)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """The reward of each token: the KL penalty, and the score at the last real token.
+    """Computes r_j = -β·kl_j, with the score added at the last real token.
 
     Args:
         scores: ``[b]``.
         kl: ``[b, t]`` in nats.
         mask: ``[b, t]``.
-        kl_coef: What a nat costs.
+        kl_coef: β, the price of a nat in units of the score.
 
     Returns:
         ``[b, t]``, 0 outside the mask. A row without a real token gets no reward.

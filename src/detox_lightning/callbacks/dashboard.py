@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from detox_lightning.callbacks.logger_features import tensorboard_loggers
 from detox_lightning.protocols import as_stage
 from detox_lightning.redaction import SECRET, without_passwords
-from detox_lightning.report.panels import PANELS
+from detox_lightning.report.curves import PANELS
 from detox_lightning.rewards import Reward
 from detox_lightning.runs.lightning_internals import next_point
 

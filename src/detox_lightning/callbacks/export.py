@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from detox_lightning.callbacks.dashboard import hyper_parameters
 from detox_lightning.callbacks.hub import MERGED, check_push, upload, without_folders
 from detox_lightning.errors import TrainingError
-from detox_lightning.models.finite import refuse_broken
+from detox_lightning.models.finite import check_finite
 from detox_lightning.models.opening import is_local
 from detox_lightning.models.saving import save_merged
 from detox_lightning.protocols import CHECKPOINT_KEY, as_stage
@@ -234,7 +234,7 @@ def write_export(module: Any, folder: Path, card: str | None = None) -> None:
         TrainingError: If the weights are not finite.
     """
     trainable = set(trainable_names(module))
-    refuse_broken(
+    check_finite(
         ((name, x) for name, x in module.named_parameters() if name in trainable),
         f"{folder} is not written",
         "training has broken them; export a checkpoint from before it",

@@ -37,8 +37,8 @@ def check_configs(words: Sequence[str]) -> None:
                     hidden[option] = f"{origin}, line {node.start_mark.line + 1}"
     for option, place in hidden.items():
         raise InputError(
-            f"{place}: {option} is *** there, for a secret that was not written; "
-            "give it after this file, by its flag or in another --config, or delete the line"
+            f"{place}: {option} holds ***, which stands for a secret that was left out; give "
+            "the secret after this file, by its flag or in another --config, or delete the line"
         )
 
 

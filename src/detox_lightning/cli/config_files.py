@@ -121,8 +121,8 @@ def walk(origin: str, root: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]
         option, node, parents = pending.pop()
         if any(node is parent for parent in parents):
             raise InputError(
-                f"{origin}, line {node.start_mark.line + 1}: {option} is within itself; write out "
-                "what the alias stands for"
+                f"{origin}, line {node.start_mark.line + 1}: {option} contains itself; write out "
+                "the value that the alias stands for"
             )
         if number > MAX_VALUES:
             raise InputError(

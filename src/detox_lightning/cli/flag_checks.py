@@ -73,8 +73,8 @@ def _check_groups(flag: str, config: Any) -> None:
     for option, value in vars(config.init_args).items():
         if value is None and is_dataclass(hints.get(option)):
             raise InputError(
-                f"--{flag}.{option}=null: it is a group of options; leave it out for their "
-                f"defaults, or give one by one, as in --{flag}.{option}.NAME"
+                f"--{flag}.{option}=null: it is a group of options; leave it out for the "
+                f"defaults, or give the options one by one, as in --{flag}.{option}.NAME"
             )
 
 
@@ -106,5 +106,8 @@ def _check_class(flag: str, path: str) -> None:
     if made is None or (
         is_optimizer and not (inspect.isclass(made) and issubclass(made, Optimizer))
     ):
-        right = "an optimizer's class, such as torch.optim.AdamW" if is_optimizer else "a class"
-        raise InputError(f"--{flag}={path}: this is none, and is not called; give {right}")
+        kind = "an optimizer's class" if is_optimizer else "a class"
+        example = ", such as torch.optim.AdamW" if is_optimizer else ""
+        raise InputError(
+            f"--{flag}={path}: this is not {kind}, so it is not called; give {kind}{example}"
+        )

@@ -79,14 +79,14 @@ class Parser(LightningArgumentParser):
             if isinstance(cause, InputError):
                 raise cause
         parser = getattr(ex, "subcommand_parser", None) or self  # whose option it is
-        message = parser.mark_reason(message)
+        message = parser._mark_reason(message)
         if not self.exit_on_error:  # a parser inside another one, which will name the whole flag
             super().error(message, ex)
         program = parser.prog.replace("[options] ", "")
         sys.stderr.write(f"error: {printable(summarize(message))}\nSee {program} --help\n")
         self.exit(2)
 
-    def mark_reason(self, message: str) -> str:
+    def _mark_reason(self, message: str) -> str:
         """Adds a marked line in our own words to a message, where this parser has any for it.
 
         Args:
@@ -99,7 +99,7 @@ class Parser(LightningArgumentParser):
             bare = [word for word in words if "=" not in word]
             return f"{MARK}{(bare or [valueless[1]])[-1][2:]}: its value is missing"
         if stray := re.fullmatch(r"unrecognized arguments: ([^-\s].*)", message, re.DOTALL):
-            return f"{MARK}{stray[1]}: this is no option; they begin with --"
+            return f"{MARK}{stray[1]}: this is not an option; options begin with --"
         if unknown := UNKNOWN.search(message):
             key = unknown["flag"] or unknown["key"]
             key = f"{unknown['group']}.{key}" if unknown["group"] else key
@@ -119,12 +119,7 @@ class Parser(LightningArgumentParser):
 
 
 def instantiate(kind: Any, /, *args: Any, **options: Any) -> Any:
-    """Makes an object that the command line names.
-
-    Args:
-        kind: Its class.
-        args: Arguments of its constructor.
-        options: Keyword arguments of its constructor.
+    """Makes an object of a class that the command line names.
 
     Raises:
         TrainingError: If the constructor raises an error without a message, for which jsonargparse
@@ -148,7 +143,7 @@ def summarize(message: str) -> str:
 
     Args:
         message: Lines such as ``Parser key "model":``, the deeper the more indented, and perhaps
-            one that :meth:`Parser.mark_reason` has marked.
+            one that the parser has marked.
     """
     flag, indent, end = "", -1, 0
     for key in KEY.finditer(message):

@@ -1,4 +1,4 @@
-"""What a command changes in its process, and puts back when it ends."""
+"""What a command changes in its process; all but transformers' logging it puts back."""
 
 import os
 import warnings
@@ -8,7 +8,7 @@ from logging import LogRecord, getLogger
 
 import torch
 
-from detox_lightning.models.weight_files import tell
+from detox_lightning.models.weight_files import warn_once
 
 # warnings to hide: not actionable, or intended
 HIDDEN_WARNINGS = (
@@ -35,7 +35,7 @@ def isolated() -> Iterator[None]:
     """Keeps a command's hidden warnings, seed and number of threads from the next command."""
     seeds = {name: os.environ.get(name) for name in SEED_VARIABLES}
     threads = torch.get_num_threads()
-    tell.cache_clear()  # each run is told anew
+    warn_once.cache_clear()  # each run is told anew
     with warnings.catch_warnings():
         for message in HIDDEN_WARNINGS:
             warnings.filterwarnings("ignore", message)

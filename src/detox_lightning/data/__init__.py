@@ -7,8 +7,5 @@ from detox_lightning.protocols import Data
 
 __all__ = ["ContinuationDataModule", "DialogueDataModule", "LabeledTextDataModule"]
 
-_data: tuple[type[Data], ...] = (  # mypy checks that they are
-    ContinuationDataModule,
-    DialogueDataModule,
-    LabeledTextDataModule,
-)
+# mypy checks that they fulfil the protocol
+_data: list[type[Data]] = [ContinuationDataModule, DialogueDataModule, LabeledTextDataModule]

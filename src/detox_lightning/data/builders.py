@@ -1,32 +1,25 @@
 """Files as tables, for the cache of ``datasets``. Imported where a file is read, as it is heavy."""
 
-import gzip
 from collections.abc import Iterator
+from io import TextIOWrapper
 from itertools import islice
 from typing import Any
 
 import pyarrow
-import pyarrow.compute
 from datasets import ArrowBasedBuilder, BuilderConfig, DatasetInfo, Features, SplitGenerator, Value
 from datasets.builder import Key
 from datasets.packaged_modules.json import json
 from datasets.packaged_modules.parquet import parquet
 
-from detox_lightning.data.csv_rows import Malformed, parse
-from detox_lightning.data.json_depth import find_deeper
+from detox_lightning.data.text_files import Malformed, find_deeper, open_binary, parse_csv
 
 SPLIT = "train"  # a file is read as one, whatever it is called
-LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands
-ROWS = 1000  # of a table
+MAX_LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands
+ROWS_PER_TABLE = 1000
 
 
-def opened(path: str, mode: str = "rb", **options: Any) -> Any:
-    """A file, unpacked if its name ends with ``.gz``."""
-    return (gzip.open if path.endswith(".gz") else open)(path, mode, **options)
-
-
-class Csv(ArrowBasedBuilder):  # type: ignore[misc]
-    """CSV whose every field is text, an empty one being none; see :func:`parse`."""
+class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
+    """CSV whose fields are all text, and null where they are empty; see :func:`parse_csv`."""
 
     BUILDER_CONFIG_CLASS = BuilderConfig
 
@@ -41,32 +34,28 @@ class Csv(ArrowBasedBuilder):  # type: ignore[misc]
         yield path
 
     def _generate_tables(self, path: str) -> Iterator[tuple[Key, pyarrow.Table]]:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            rows = parse(file)
+        with TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="") as file:
+            rows = parse_csv(file)
             names = next(rows, [])
-            batches = iter(lambda: list(islice(rows, ROWS)), [])
-            for number, batch in enumerate(batches):
-                columns = [_texts(column) for column in zip(*batch, strict=True)]
+            for number, batch in enumerate(iter(lambda: list(islice(rows, ROWS_PER_TABLE)), [])):
+                columns = [
+                    pyarrow.array([text or None for text in column], pyarrow.string())
+                    for column in zip(*batch, strict=True)
+                ]
                 yield Key(0, number), pyarrow.Table.from_arrays(columns, names)
 
 
-def _texts(column: tuple[str, ...]) -> pyarrow.Array:
-    texts = pyarrow.array(column, pyarrow.string())
-    none = pyarrow.scalar(None, pyarrow.string())
-    return pyarrow.compute.if_else(pyarrow.compute.equal(texts, ""), none, texts)
-
-
-class Json(json.Json):  # type: ignore[misc]
-    """JSON that is no deeper than can be read; a column that begins with nulls may hold text."""
+class _Json(json.Json):  # type: ignore[misc]
+    """JSON that is not too deep to be read; a column that begins with nulls may hold text."""
 
     def _split_generators(self, downloads: Any) -> list[SplitGenerator]:
         self.config.parse_agent_traces = False  # they are no rows of texts
         (path,) = self.config.data_files[SPLIT]
-        with opened(path) as file:
-            if line := find_deeper(file, LEVELS):
+        with open_binary(path) as file:
+            if line := find_deeper(file, MAX_LEVELS):
                 raise Malformed(
-                    f"line {line} has more than {LEVELS} lists and objects within each other; give "
-                    "an object of columns on each line"
+                    f"line {line} has more than {MAX_LEVELS} lists and objects within each other; "
+                    "give an object of columns on each line"
                 )
         splits: list[SplitGenerator] = super()._split_generators(downloads)
         if self.info.features is not None:
@@ -76,4 +65,4 @@ class Json(json.Json):  # type: ignore[misc]
         return splits
 
 
-BUILDERS = {"csv": Csv, "json": Json, "parquet": parquet.Parquet}
+BUILDERS = {"csv": _Csv, "json": _Json, "parquet": parquet.Parquet}

@@ -1,30 +1,29 @@
-"""Prompts to go on from, such as RealToxicityPrompts', for PPO."""
+"""Prompts to continue, such as RealToxicityPrompts', for PPO."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from detox_lightning.data.continuations import ContinuationForm, Continuations
-from detox_lightning.data.counted import Counted, drawn, nonempty
-from detox_lightning.data.encoding import Encoding
-from detox_lightning.data.loaders import Feed
-from detox_lightning.data.predict_rows import Questions
-from detox_lightning.data.prompt_module import PromptDataModule
-from detox_lightning.data.sources import MissingSplit, names_of
+from detox_lightning.data.counted_rows import CountedRows, nonempty
+from detox_lightning.data.loaders import Loaders
+from detox_lightning.data.predict_rows import PredictRows
+from detox_lightning.data.prompts import Batch, PromptDataModule, Texts, divide_words, word_ends
+from detox_lightning.data.sources import MissingSplit, check_column, has_only_nulls
 from detox_lightning.errors import InputError
+from detox_lightning.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class ContinuationDataModule(PromptDataModule):
-    """Prompts as they are, for models that go on writing.
+    """Prompts that a model continues.
 
     Columns are those of RealToxicityPrompts (https://arxiv.org/abs/2009.11462) unless you name
-    others; a dot leads into columns within columns. Training batches are drawn in an order that is
-    a function of the seed and the epoch; a resumed run goes on with the next batch. Validation,
-    test and prediction (on predict_source, else on the test rows) go through their rows in order,
-    each row once.
+    others; a dot leads into nested columns. The order of training batches is a function of the seed
+    and the epoch, in which a resumed run continues. Validation, test and prediction use each of
+    their rows once, in order.
 
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
@@ -32,38 +31,40 @@ class ContinuationDataModule(PromptDataModule):
             A list: the rows of all of them together.
         tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         prompt_column: Column with the prompts.
-        continuation_column: Column with how people went on, which ROUGE compares with. null, or a
-            column that isn't there: nothing is compared.
-        toxicity_column: Column with the prompts' toxicity, from 0 to 1, for min_toxicity.
-        min_toxicity: Keep prompts that are at least so toxic; those whose toxicity isn't known are
-            left out, and counted. null: no bound.
-        prompt_share: The column holds whole texts: this share of their words, rounded down, is the
-            prompt, and the rest is how people went on. null: the column holds prompts.
-        chat_template: Put each prompt into the tokenizer's chat template, as what the user says.
-        max_prompt_tokens: Tokens a prompt may have, its chat template included.
-        long_prompts: Whether longer ones are left out, or cut after the last word that fits; how
-            many is logged. Those of predict_source are cut.
+        continuation_column: Column with the continuations that people wrote, with which ROUGE
+            compares. null, or a column that does not exist: there are none.
+        toxicity_column: Column with the toxicity of each prompt, from 0 to 1, for min_toxicity.
+        min_toxicity: Keep prompts of at least this toxicity; prompts of unknown toxicity are left
+            out, and counted. null: no bound.
+        prompt_share: prompt_column holds whole texts: this share of their words, rounded down, is
+            the prompt, and the rest is the continuation. null: it holds prompts.
+        chat_template: Put each prompt into the tokenizer's chat template, as the user's message.
+        max_prompt_tokens: Largest number of tokens of a prompt, its chat template included.
+        long_prompts: Whether longer prompts are left out, or cut after the last word that fits; the
+            number is logged. Those of predict_source are always cut.
         train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. null: a share of train_split.
         validation_fraction: That share. null: no validation.
         test_split: Name of the split to test on. null: a share of train_split.
         test_fraction: That share. null: there are no test rows.
-        split_seed: Which prompts make up the shares is a function of this and their text: equal
-            prompts are never in two of them, whatever else the source holds.
+        split_seed: The share that a prompt belongs to is a function of this seed and its text, so
+            that equal prompts are never in two shares, whatever else the source holds.
         num_samples: Use at most this many training rows, the first ones. null: all.
         num_eval_samples: Use at most this many rows to validate and to test. null: all.
-        predict_source: Prompts that predict goes on from, each of them, whatever the bounds above:
-            a .txt file (one prompt a line), a .jsonl, .json, .csv or .parquet file with the
-            prompt column, or - for standard input (lines of text, or of JSON objects with that
-            column). null: the test rows.
-        batch_size: Prompts a training step, on each device.
-        eval_batch_size: Prompts a step in validation, test and prediction. null: batch_size.
+        predict_source: Prompts for predict, all of them whatever the bounds above: a .txt file (one
+            prompt per line), a .jsonl, .json, .csv or .parquet file with the prompt column, or -
+            for standard input (lines of text, or of JSON objects with that column). null: the test
+            rows.
+        batch_size: Prompts per training step, on each device.
+        eval_batch_size: Prompts per step of validation, test and prediction. null: batch_size.
         num_workers: Processes that prepare batches. 0: the training process does it.
         seed: Seed of the order of batches. null: --seed_everything.
 
     Raises:
         InputError: If the shares leave nothing to train on.
     """
+
+    truncation_note = "prompts were cut to {} tokens"
 
     def __init__(
         self,
@@ -91,148 +92,123 @@ class ContinuationDataModule(PromptDataModule):
         num_workers: NonNegativeInt = 0,
         seed: int | None = None,
     ) -> None:
-        tested = 0.0 if test_split else test_fraction or 0.0
-        validated = 0.0 if validation_split else validation_fraction or 0.0
-        if tested + validated >= 1:
+        test_end = 0.0 if test_split else test_fraction or 0.0
+        validation = 0.0 if validation_split else validation_fraction or 0.0
+        if (train_start := test_end + validation) >= 1:
             raise InputError(
-                f"--data.test_fraction={tested}, --data.validation_fraction={validated}: these "
+                f"--data.test_fraction={test_end}, --data.validation_fraction={validation}: these "
                 "shares leave nothing to train on; lower them"
             )
-        asked = (prompt_column, *([continuation_column] if continuation_column else []))
-        rows = ContinuationRows(
-            Continuations(
-                names_of(source),
-                prompt_column,
-                continuation_column,
-                toxicity_column,
-                min_toxicity,
-            ),
-            ContinuationForm(
-                prompt_column,
-                continuation_column,
-                prompt_share,
-                chat_template,
-                max_prompt_tokens,
-                long_prompts == "cut",
-            ),
-            {"train": train_split, "validation": validation_split, "test": test_split},
-            {"test": (0.0, tested), "validation": (tested, tested + validated)}
-            | {"train": (tested + validated, 1.0)},
-            split_seed,
-            {"train": num_samples, "validation": num_eval_samples, "test": num_eval_samples},
-            None if predict_source is None else Questions(predict_source, asked, "prompt"),
+        columns = (prompt_column, *([continuation_column] if continuation_column else []))
+        super().__init__(
+            source,
+            (train_split, validation_split, test_split),
+            (num_samples, num_eval_samples),
+            tokenizer,
+            Loaders(batch_size, eval_batch_size, num_workers, seed),
+            None if predict_source is None else PredictRows(predict_source, columns, "prompt"),
         )
-        super().__init__(rows, tokenizer, Feed(batch_size, eval_batch_size, num_workers, seed))
         self.save_hyperparameters(logger=False)
-
-
-@dataclass(frozen=True)
-class ContinuationRows:
-    """The rows of each part, as :class:`~detox_lightning.data.prompt_module.PromptRows` has it.
-
-    Args:
-        continuations: Which rows of the source are used.
-        form: How they become prompts.
-        splits: The split of each part; None: a share of the training split.
-        shares: Of the training split, where each part's share begins and ends.
-        seed: Of the shares.
-        limits: The most rows of each part; None: all.
-        questions: What predict goes on from; None: the test rows.
-    """
-
-    continuations: Continuations
-    form: ContinuationForm
-    splits: dict[str, str | None]
-    shares: dict[str, tuple[float, float]]
-    seed: int
-    limits: dict[str, int | None]
-    questions: Questions | None
+        self.prompt, self.continuation = prompt_column, continuation_column
+        self.toxicity, self.min_toxicity = toxicity_column, min_toxicity
+        self.prompt_share, self.cuts_long = prompt_share, long_prompts == "cut"
+        self.chat_template, self.max_prompt_tokens = chat_template, max_prompt_tokens
+        self.settings = ("continuation", prompt_column, continuation_column, prompt_share)
+        self.split_seed = split_seed
+        bounds = {"test": (0.0, test_end), "validation": (test_end, train_start)}
+        if train_start:
+            bounds["train"] = (train_start, 1.0)
+        # where the shares of the training rows begin and end
+        self.shares = {split: (low, high) for split, (low, high) in bounds.items() if low < high}
 
     @property
-    def sources(self) -> list[str]:
-        """What the rows are read from."""
-        return list(self.continuations.sources)
-
-    @property
-    def validates(self) -> bool:
+    def has_validation(self) -> bool:
         """Whether there are validation rows."""
-        return bool(self.splits["validation"]) or self._has_share("validation")
+        return bool(self.splits["validation"]) or "validation" in self.shares
 
-    @property
-    def predicted(self) -> str:
-        """The part whose rows predict answers."""
-        return "test" if self.questions is None else "predict"
-
-    @property
-    def longest(self) -> int:
-        """Tokens that a prompt may have."""
-        return self.form.limit
-
-    @property
-    def longest_target(self) -> int:
-        """Tokens that an answer to learn may have."""
-        return 0
-
-    @property
-    def cutting(self) -> str:
-        """What was done to prompts that were too long."""
-        return f"prompts were cut to {self.form.limit} tokens"
-
-    @property
-    def compares(self) -> bool:
-        """Whether rows usually have an answer of people's."""
-        return False
-
-    def choose(self, part: str, processes: int, needs: Collection[str]) -> Counted:
-        """Reads the rows of a part: its own split, or all training rows to draw it from."""
-        if self.questions is not None and part == "predict":
-            return Counted.of(self.questions.read(processes))
-        if part != "train" and not self.splits[part] and not self._has_share(part):
+    def _choose(self, split: str) -> CountedRows:
+        if not self.splits[split] and split not in self.shares:
             raise MissingSplit(
-                f"--data.{part}_split=null, --data.{part}_fraction=null: there are no such rows; "
+                f"--data.{split}_split=null, --data.{split}_fraction=null: there are no such rows; "
                 "name a split or give a share"
             )
-        named = part if self.splits[part] else "train"
-        return self.continuations.read(self.splits[named] or "", f"--data.{named}_split")
+        return self._read(split if self.splits[split] else "train")
 
-    def encode(
-        self, part: str, chosen: Counted, encoding: Encoding, needs: Collection[str]
-    ) -> Counted:
-        """Its prompts; see :class:`~detox_lightning.data.prompt_module.PromptRows`."""
-        self.form.check(encoding)
-        if part == "predict":
-            return self.form.whole.encoded(chosen, encoding)
-        rows = self.form.encoded(chosen, encoding)
-        if "reference" in needs:
-            rows = self._with_reference(rows)
-        if self._is_drawn(part):
-            # of the encoded rows, as texts that differ may begin with the same prompt
-            low, high = self.shares[part]
-            test = partial(drawn, low=low, high=high, seed=self.seed)
-            rows = rows.keep(f"drawn for {part}", test, ["prompt"])
+    def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        check_column(rows, self.prompt, "text", "--data.prompt_column", source)
+        columns, column = [self.prompt], self.continuation
+        if column and column in rows.column_names and not has_only_nulls(rows, column):
+            check_column(rows, column, "text", "--data.continuation_column", source)
+            columns.append(column)
+        if self.min_toxicity is not None:
+            from datasets import Value
+
+            flag = f"--data.min_toxicity={self.min_toxicity}, --data.toxicity_column"
+            check_column(rows, self.toxicity, "scores", flag, source)
+            columns.append(self.toxicity)
+            if rows.features[self.toxicity].dtype != "float64":  # as another source's may be
+                rows = rows.cast_column(self.toxicity, Value("float64"))
+        return rows.select_columns(list(dict.fromkeys(columns)))
+
+    def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
+        rows = self._with_text(rows, "prompt", self.prompt, where)
+        if self.min_toxicity is None:
+            return rows
+        rows = rows.filter("with a known toxicity", _is_known, self.toxicity)
+        phrase = f"with a toxicity of at least {self.min_toxicity}"
+        test = partial(_reaches, least=float(self.min_toxicity))
+        return rows.filter(phrase, test, self.toxicity, log_always=True)
+
+    def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        rows = super()._encode(split, rows)
+        if split == "predict":
+            return rows
+        names = ", ".join(self.sources)
+        if "reference" in self._needs:
+            rows = rows.filter("with a reference", nonempty, "reference").require_rows(
+                f"{names}: the reward compares with people's continuations, and no row has one",
+                "; name their column with --data.continuation_column, give --data.prompt_share, or "
+                "take another reward",
+            )
+        if split in self.shares:  # of encoded rows, as different texts may begin with one prompt
+            low, high = self.shares[split]
+            test = partial(_is_drawn, low=low, high=high, seed=self.split_seed)
+            rows = rows.filter(f"drawn for {split}", test, "prompt", log_always=True)
             rows = rows._replace(rows=rows.rows.flatten_indices())
-        if not len(rows.rows):
-            raise InputError(
-                f"{', '.join(self.sources)}: no row is left for {part} ({rows}); change "
-                "--data.min_toxicity, --data.max_prompt_tokens or the shares, or give other data"
-            )
-        return rows.at_most(self.limits[part])
+        return rows.require_rows(
+            f"{names}: no row is left for {split}",
+            "; change --data.min_toxicity, --data.max_prompt_tokens or the shares, or give other "
+            "data",
+        ).at_most(self.limits[split])
 
-    def _with_reference(self, rows: Counted) -> Counted:
-        """The rows that say how people went on."""
-        kept = rows.keep("with a reference", nonempty, ["reference"], quiet=True)
-        if not len(kept.rows):
-            raise InputError(
-                f"{', '.join(self.sources)}: the reward compares with how people went on, and no "
-                f"row says it ({kept}); name their column with --data.continuation_column, give "
-                "--data.prompt_share, or take another reward"
-            )
-        return kept
+    def _divide(self, batch: Batch, whole: bool) -> Texts:
+        prompts = list(batch[self.prompt])
+        references = batch.get(self.continuation or "") or [""] * len(prompts)
+        if self.prompt_share is not None and not whole:
+            pairs = [divide_words(text, self.prompt_share) for text in prompts]
+            prompts, references = map(list, zip(*pairs, strict=True))
+        return prompts, [reference or "" for reference in references], [[] for _ in prompts]
 
-    def _is_drawn(self, part: str) -> bool:
-        """Whether a part is a share of the training split."""
-        return self.shares[part] != (0, 1) and (part == "train" or not self.splits[part])
+    def _shorten(self, text: str) -> str:
+        for ends in (word_ends(text), range(1, len(text))):  # of a single word characters fit
+            if end := self._longest_fitting(ends, lambda end: text[:end]):
+                return text[:end]
+        raise InputError(
+            f"--data.max_prompt_tokens={self.max_prompt_tokens}: a single character has "
+            f"{self._tokens(text[:1])}, with what the tokenizer and its chat template add; raise it"
+        )
 
-    def _has_share(self, part: str) -> bool:
-        low, high = self.shares[part]
-        return low < high
+
+def _is_known(numbers: list[float | None]) -> list[bool]:
+    return [number is not None and number == number for number in numbers]  # NaN is unknown, too
+
+
+def _reaches(numbers: list[float], least: float) -> list[bool]:
+    return [number >= least for number in numbers]
+
+
+def _is_drawn(texts: list[str], low: float, high: float, seed: int) -> list[bool]:
+    """Returns for each text whether it is in the share from ``low`` up to ``high``."""
+    positions = (derive_seed(seed, "share", text) / 2**63 for text in texts)
+    # the largest seeds round to 1
+    return [low <= min(position, 1 - 2**-53) < high for position in positions]

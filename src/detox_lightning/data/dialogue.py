@@ -1,67 +1,78 @@
 """Dialogues and their summaries as prompts, for the supervised stage and for PPO."""
 
-from collections.abc import Callable, Collection
-from dataclasses import astuple, dataclass
+import math
 from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
-from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.data.counted import Counted
-from detox_lightning.data.encoding import Encoding
-from detox_lightning.data.loaders import Feed
-from detox_lightning.data.predict_rows import Questions
-from detox_lightning.data.prompt_module import PromptDataModule
-from detox_lightning.data.prompts import FIELD, Dialogues, PromptForm
-from detox_lightning.data.sources import MissingSplit, names_of
+from detox_lightning.data.base_module import HeldOut
+from detox_lightning.data.counted_rows import CountedRows
+from detox_lightning.data.encoding import count_blank
+from detox_lightning.data.loaders import Loaders
+from detox_lightning.data.predict_rows import PredictRows
+from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
+from detox_lightning.data.sources import check_column, has_only_nulls
 from detox_lightning.errors import InputError
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FIELD = "{dialogue}"
+ROLES = ("dialogue", "summary", "reference")
 TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:\n"
+UNCOMPARED = "without a reference, which ROUGE leaves out"
 
 
 class DialogueDataModule(PromptDataModule):
-    """Dialogues in a prompt template, with the summaries people wrote.
+    """Dialogues in a prompt template, with the summaries that people wrote.
 
-    Training batches are drawn in an order that is a function of the seed and the epoch; a resumed
-    run goes on with the next batch. Validation, test and prediction (on predict_source, else on the
-    test rows) go through their rows in order, each row once.
+    The order of training batches is a function of the seed and the epoch, in which a resumed run
+    continues. Validation, test and prediction use each of their rows once, in order.
 
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
             .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
         tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         dialogue_column: Column with the dialogues.
-        summary_column: Column with the summaries to learn from; PPO takes empty ones, too.
-        reference_column: Column with the summaries ROUGE compares with. null: summary_column.
+        summary_column: Column with the summaries to learn from; PPO also takes rows without one.
+        reference_column: Column with the summaries that ROUGE compares with. null: summary_column.
         template: Prompt around each dialogue; must contain {dialogue} once.
-        chat_template: Put each prompt into the tokenizer's chat template, as what the user says.
+        chat_template: Put each prompt into the tokenizer's chat template, as the user's message.
         min_chars: Keep dialogues with more than this many characters. null: no bound.
         max_chars: Keep dialogues with at most this many characters. null: no bound.
-        max_prompt_tokens: Tokens a prompt may have. In longer ones the dialogue is cut at its end,
-            so that the template stays whole; how many is logged.
-        max_target_tokens: Tokens a summary may have, end of sequence included; cut if longer.
+        max_prompt_tokens: Largest number of tokens of a prompt. The dialogue of a longer prompt is
+            cut at its end, so that the template stays whole; the number of cuts is logged.
+        max_target_tokens: Largest number of tokens of a summary, end of sequence included; longer
+            ones are cut.
         train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. If the source has no such split, the
-            test rows are used where test_fraction makes them. null: no validation.
+            test rows are used if test_fraction is given. null: no validation.
         test_split: Name of the split to test on.
-        test_fraction: Cut this share of the training split (after the character bounds) off as
-            test rows, instead of using test_split.
-        shuffle_split: Draw the share at random with split_seed, instead of taking the last rows.
+        test_fraction: Share of the training split (after the character bounds) that is cut off as
+            test rows. null: test_split is used.
+        shuffle_split: Draw that share at random with split_seed, instead of taking the last rows.
         split_seed: Seed of that draw.
         num_samples: Use at most this many training rows, the first ones. null: all.
         num_eval_samples: Use at most this many rows to validate and to test. null: all.
-        predict_source: Dialogues that predict answers, each of them, whatever the bounds above:
-            a .txt file (one dialogue a line), a .jsonl, .json, .csv or .parquet file with the
-            dialogue column, or - for standard input (lines of text, or of JSON objects with that
-            column). Summaries and references may be missing. null: the test rows.
-        batch_size: Prompts a training step, on each device.
-        eval_batch_size: Prompts a step in validation, test and prediction. null: batch_size.
+        predict_source: Dialogues for predict, all of them whatever the bounds above: a .txt file
+            (one dialogue per line), a .jsonl, .json, .csv or .parquet file with the dialogue
+            column, or - for standard input (lines of text, or of JSON objects with that column).
+            Summaries and references may be missing. null: the test rows.
+        batch_size: Prompts per training step, on each device.
+        eval_batch_size: Prompts per step of validation, test and prediction. null: batch_size.
         num_workers: Processes that prepare batches. 0: the training process does it.
         seed: Seed of the order of batches. null: --seed_everything.
 
     Raises:
         InputError: If the template or the character bounds make no sense.
     """
+
+    truncation_note = "dialogues were cut to prompts of {} tokens"
+    remedies: ClassVar[dict[str, str]] = {
+        "validation": "; --data.validation_split=null does without",
+        "test": "; --data.test_fraction would cut a share off the training rows",
+    }
 
     def __init__(
         self,
@@ -97,120 +108,61 @@ class DialogueDataModule(PromptDataModule):
                 f"--data.min_chars={min_chars}, --data.max_chars={max_chars}: no dialogue is "
                 "longer than the first and no longer than the second; raise max_chars"
             )
-        names_of(source)
-        columns = (dialogue_column, summary_column, reference_column or summary_column)
-        self.dialogues = Dialogues(source, columns, min_chars, max_chars)
-        rows = DialogueRows(
-            self.dialogues,
-            PromptForm(columns, template, chat_template, max_prompt_tokens, max_target_tokens),
-            {"train": train_split, "validation": validation_split, "test": test_split},
-            {"train": num_samples, "validation": num_eval_samples, "test": num_eval_samples},
-            test_fraction
-            and partial(
-                Counted.cut,
-                fraction=test_fraction,
-                shuffle=shuffle_split,
-                seed=split_seed,
-                flag="--data.test_fraction",
-            ),
-            None if predict_source is None else Questions(predict_source, columns),
+        columns = dialogue_column, summary_column, reference_column or summary_column
+        super().__init__(
+            source,
+            (train_split, validation_split, test_split),
+            (num_samples, num_eval_samples),
+            tokenizer,
+            Loaders(batch_size, eval_batch_size, num_workers, seed),
+            None if predict_source is None else PredictRows(predict_source, columns, "dialogue"),
         )
-        super().__init__(rows, tokenizer, Feed(batch_size, eval_batch_size, num_workers, seed))
         self.save_hyperparameters(logger=False)
+        self.columns, self.min_chars, self.max_chars = columns, min_chars, max_chars
+        self.template, self.chat_template = template, chat_template
+        self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
+        self.settings = ("dialogue", columns, template, max_target_tokens)
+        if test_fraction:
+            self.held_out = HeldOut("test", test_fraction, shuffle_split, split_seed)
+            self.fallback = ("validation", "test")
+
+    def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        for role, column in zip(ROLES, self.columns, strict=True):
+            if role in ("dialogue", *self._needs) or not has_only_nulls(rows, column):
+                check_column(rows, column, "text", f"--data.{role}_column", source)
+        return rows.select_columns(list(dict.fromkeys(self.columns)))
+
+    def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
+        for role, column in zip(ROLES, self.columns, strict=True):
+            if role in ("dialogue", *self._needs):
+                rows = self._with_text(rows, role, column, where)
+        bounds = {"--data.min_chars": self.min_chars, "--data.max_chars": self.max_chars}
+        flags = [flag for flag, bound in bounds.items() if bound is not None]
+        if flags:
+            low = "" if self.min_chars is None else f"{self.min_chars} < "
+            high = "" if self.max_chars is None else f" <= {self.max_chars}"
+            test = partial(_within, above=self.min_chars, up_to=self.max_chars)
+            rows = rows.filter(f"with {low}characters{high}", test, self.columns[0], True)
+        return rows.require_rows(where, f"; change {' and '.join(flags)}, or give other data")
+
+    def _fill(self, text: str) -> str:
+        return self.template.replace(FIELD, text)
+
+    def _divide(self, batch: Batch, whole: bool) -> Texts:
+        dialogues, summaries, references = (
+            [text or "" for text in batch[column]] for column in self.columns
+        )
+        return dialogues, references, self.encoding.answer_ids(summaries, self.max_target_tokens)
+
+    def _shorten(self, text: str) -> str:
+        end = self._longest_fitting(range(len(text)), lambda end: self._fill(text[:end]))
+        return self._fill(text[: end or 0])
+
+    def _notes(self, split: str, encoded: "Dataset") -> dict[str, int]:
+        alone = 0 if split == "predict" else count_blank(encoded, "reference")
+        return super()._notes(split, encoded) | {UNCOMPARED: alone}
 
 
-@dataclass(frozen=True)
-class DialogueRows:
-    """The rows of each part, as :class:`~detox_lightning.data.prompt_module.PromptRows` has it.
-
-    Args:
-        dialogues: Which rows of the source are used.
-        form: How they become prompts.
-        splits: The split of each part; None: there is none.
-        limits: The most rows of each part; None: all.
-        cut: Cuts the test rows off the training split; None: they are a split.
-        questions: What predict answers; None: the test rows.
-    """
-
-    dialogues: Dialogues
-    form: PromptForm
-    splits: dict[str, str | None]
-    limits: dict[str, int | None]
-    cut: Callable[[Counted], tuple[Counted, Counted]] | None
-    questions: Questions | None
-
-    @property
-    def sources(self) -> list[str]:
-        """What the rows are read from."""
-        return [self.dialogues.source]
-
-    @property
-    def validates(self) -> bool:
-        """Whether there are validation rows."""
-        return self.splits["validation"] is not None
-
-    @property
-    def predicted(self) -> str:
-        """The part whose rows predict answers."""
-        return "test" if self.questions is None else "predict"
-
-    @property
-    def longest(self) -> int:
-        """Tokens that a prompt may have."""
-        return self.form.max_prompt_tokens
-
-    @property
-    def longest_target(self) -> int:
-        """Tokens that an answer to learn may have."""
-        return self.form.max_target_tokens
-
-    @property
-    def cutting(self) -> str:
-        """What was done to dialogues that were too long."""
-        return f"dialogues were cut to prompts of {self.form.max_prompt_tokens} tokens"
-
-    @property
-    def compares(self) -> bool:
-        """Whether rows usually have an answer of people's."""
-        return True
-
-    def choose(self, part: str, processes: int, needs: Collection[str]) -> Counted:
-        """Its rows; see :class:`~detox_lightning.data.prompt_module.PromptRows`."""
-        if self.questions is not None and part == "predict":
-            return Counted.of(self.questions.read(processes))
-        return self._choose(part, needs).at_most(self.limits[part])
-
-    def encode(
-        self, part: str, chosen: Counted, encoding: Encoding, needs: Collection[str]
-    ) -> Counted:
-        """Its prompts; see :class:`~detox_lightning.data.prompt_module.PromptRows`."""
-        self.form.check(encoding)
-        encode = partial(self.form.encode, encoding)
-        template = encoding.chat_template if self.form.chat else None
-        terms = ("dialogue", *astuple(self.form), template, encoding.padding_side)
-        rows = encoding.encode(chosen.rows, encode, *terms)
-        return chosen._replace(rows=rows)
-
-    def _choose(self, part: str, needs: Collection[str]) -> Counted:
-        if self.cut and part != "validation":
-            stay, off = self.cut(self._read("train", needs))
-            return stay if part == "train" else off
-        try:
-            return self._read(part, needs)
-        except MissingSplit as error:
-            if part == "test":
-                raise InputError(
-                    f"{error}; --data.test_fraction would cut a share off the training rows"
-                ) from error
-            if part != "validation":
-                raise
-            if not self.cut:
-                raise InputError(f"{error}; --data.validation_split=null does without") from error
-            rank_zero_info(f"{error}: the test rows are used to validate")
-            return self._choose("test", needs)
-
-    def _read(self, part: str, needs: Collection[str]) -> Counted:
-        split, flag = self.splits[part], f"--data.{part}_split"
-        if split is None:
-            raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
-        return self.dialogues.read(split, flag, needs)
+def _within(texts: list[str], above: int | None, up_to: int | None) -> list[bool]:
+    low, high = -1 if above is None else above, math.inf if up_to is None else up_to
+    return [low < len(text) <= high for text in texts]

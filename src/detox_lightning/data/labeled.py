@@ -1,41 +1,34 @@
-"""Texts with a class each, for the reward stage."""
+"""Labelled texts, for the reward stage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.utils.data import DataLoader
+from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.batches import LabeledBatch
-from detox_lightning.data.counted import Counted, parts_needed
-from detox_lightning.data.encoding import Encoding, count_cut
-from detox_lightning.data.labels import (
-    Classes,
-    LabeledCollator,
-    LabeledTexts,
-    by_name,
-    encode_texts,
-)
-from detox_lightning.data.loaders import Feed
-from detox_lightning.data.read_errors import caching
-from detox_lightning.data.sources import MissingSplit, names_of
+from detox_lightning.data.base_module import HeldOut, RowsDataModule
+from detox_lightning.data.counted_rows import CountedRows
+from detox_lightning.data.encoding import pad
+from detox_lightning.data.loaders import Loaders
+from detox_lightning.data.sources import check_column
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LABELS = ("nothate", "hate")  # where no model says others
+DEFAULT_LABELS = ["nothate", "hate"]  # where the model names none
+MOST_LABELS_SHOWN = 10  # in a message
+YAML_WORDS = {True: "true, yes or on", False: "false, no or off", None: "null"}
 
 
-class LabeledTextDataModule(LightningDataModule):
-    """Texts with a class each.
+class LabeledTextDataModule(RowsDataModule):
+    """Labelled texts.
 
-    Training batches are drawn in an order that is a function of the seed and the epoch; a resumed
-    run goes on with the next batch. Validation, test and prediction (on the test rows) go through
-    their rows in order, each row once.
+    The order of training batches is a function of the seed and the epoch, in which a resumed run
+    continues. Validation, test and prediction (on the test rows) use each row once, in order.
 
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
@@ -44,9 +37,11 @@ class LabeledTextDataModule(LightningDataModule):
         tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         text_column: Column with the texts.
         label_column: Column with the labels: names, or whole numbers, which label_map must name.
-        labels: Class names. null: the model's, which these must be if they are given.
-        label_map: What other labels in the data mean, such as {offensive: nothate} or {0: hate}.
-        max_tokens: Tokens a text may have; what is beyond them is cut off, how often is logged.
+        labels: Class names; if the model has names, too, they must be the same. null: the model's.
+        label_map: Class names of other labels in the data, such as {offensive: nothate} or
+            {0: hate}.
+        max_tokens: Largest number of tokens of a text; longer texts are cut, and the number of cuts
+            is logged.
         train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. null: a share of train_split.
         validation_fraction: That share, drawn at random with split_seed. null: no validation.
@@ -54,15 +49,19 @@ class LabeledTextDataModule(LightningDataModule):
         split_seed: Seed of that draw.
         num_samples: Use at most this many training rows, the first ones. null: all.
         num_eval_samples: Use at most this many rows to validate and to test. null: all.
-        batch_size: Texts a training step, on each device.
-        eval_batch_size: Texts a step in validation, test and prediction. null: batch_size.
+        batch_size: Texts per training step, on each device.
+        eval_batch_size: Texts per step of validation, test and prediction. null: batch_size.
         num_workers: Processes that prepare batches. 0: the training process does it.
         seed: Seed of the order of batches. null: --seed_everything.
 
     Raises:
-        InputError: If ``labels`` has doubles or less than two names, or ``label_map`` others.
-            Labels that are the model's are looked at when they are known.
+        InputError: If ``labels`` has duplicates or fewer than two names, or ``label_map`` maps to
+            another name.
     """
+
+    truncation_note = "texts were cut at {} tokens"
+    fallback = ("test", "validation")
+    skips_missing = True
 
     def __init__(
         self,
@@ -85,168 +84,146 @@ class LabeledTextDataModule(LightningDataModule):
         num_workers: NonNegativeInt = 0,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            source,
+            (train_split, validation_split, test_split),
+            (num_samples, num_eval_samples),
+            tokenizer,
+            Loaders(batch_size, eval_batch_size, num_workers, seed),
+        )
         self.save_hyperparameters(logger=False)
-        self.label_map = by_name(label_map or {})
-        self.labels = labels
+        self.text_column, self.label_column = text_column, label_column
+        self.labels, self.renamed = labels, _names_by_label(label_map or {})
+        self.max_prompt_tokens = max_tokens
+        if validation_fraction and not validation_split:
+            self.held_out = HeldOut("validation", validation_fraction, True, split_seed)
         if labels is not None:
-            Classes(tuple(labels), self.label_map)
-        self.sources = names_of(source)
-        self.columns = text_column, label_column
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
-        self.validation_fraction, self.split_seed = validation_fraction, split_seed
-        self.num_samples, self.num_eval_samples = num_samples, num_eval_samples
-        self.batch_size = batch_size
-        self.feed = Feed(batch_size, eval_batch_size, num_workers, seed)
-        self._encoding: Encoding | None = None
-        self._rows: dict[str, Dataset] = {}
+            self._classes()
 
-    @property
-    def label_names(self) -> list[str]:
-        """The class names in order of their index: the model's, if there is one with labels.
+    def _classes(self) -> tuple[list[str], str]:
+        """Returns the class names, the model's if it has some, and their flag with its value.
 
         Raises:
-            InputError: If ``labels`` are others, or the same in another order.
+            InputError: If both the user and the model name classes and they differ, there are
+                duplicates or fewer than two, or ``label_map`` maps to another name.
         """
-        model = getattr(self.trainer, "lightning_module", None)
-        own: list[str] | None = getattr(model, "labels", None)
         given = None if self.labels is None else list(self.labels)
-        if own and given and own != given:
+        names = self._stage.labels if self._stage else None
+        if names and given and names != given:
             raise InputError(
-                f"--data.labels={given} are not --model.labels={own}, in this order, by which the "
-                "classifier's outputs are named: leave --data.labels out, and name all classes in "
-                "--model.labels"
+                f"--data.labels={given} are not --model.labels={names}, in this order, by which "
+                "the classifier's outputs are named: leave --data.labels out, and name all classes "
+                "in --model.labels"
             )
-        return own or given or list(LABELS)
+        names = names or (DEFAULT_LABELS if given is None else given)
+        flag = f"--{'model' if given is None else 'data'}.labels={names}"
+        if len(set(names)) < max(2, len(names)):
+            raise InputError(f"{flag}: give two or more different names")
+        if stray := sorted(set(self.renamed.values()) - set(names)):
+            raise InputError(
+                f"--data.label_map={self.renamed}: {', '.join(stray)} not in {flag}; map to these"
+            )
+        return names, flag
 
-    @property
-    def texts(self) -> LabeledTexts:
-        """The rows as the sources have them."""
-        flag = "--model.labels" if self.labels is None else "--data.labels"
-        classes = Classes(tuple(self.label_names), self.label_map, flag)
-        return LabeledTexts(self.sources, *self.columns, classes)
+    def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        from datasets import Features, Value
 
-    @property
-    def max_prompt_tokens(self) -> int:
-        """Tokens that a text may have."""
-        return self.max_tokens
-
-    @property
-    def max_target_tokens(self) -> int:
-        """0: there are no answers to learn from."""
-        return 0
-
-    @property
-    def validates(self) -> bool:
-        """Whether there are validation rows."""
-        return bool(self.splits["validation"] or self.validation_fraction)
-
-    @property
-    def encoding(self) -> Encoding:
-        """The tokenizer, opened when first asked for."""
-        if self._encoding is None:
-            self._encoding = Encoding(self.tokenizer, self.trainer)
-        return self._encoding
-
-    def rows(self, part: str) -> "Dataset":
-        """The encoded rows of a part, from the cache if it has them.
-
-        Args:
-            part: ``train``, ``validation`` or ``test``.
-
-        Returns:
-            Columns ``input_ids``, ``label`` and ``cut``.
-
-        Raises:
-            InputError: If the source hasn't got them, or no row is left.
-        """
-        if part not in self._rows:
-            limit = self.num_samples if part == "train" else self.num_eval_samples
-            with caching():
-                chosen = self._choose(part).at_most(limit)
-                encode = partial(encode_texts, self.encoding, self.max_tokens)
-                encoded = self.encoding.encode(chosen.rows, encode, "labeled", self.max_tokens)
-            cut = f"texts were cut at {self.max_tokens} tokens"
-            chosen.report(part, {cut: count_cut(encoded)})
-            if part != "train" and (missing := self.texts.classes.missing(encoded)):
-                rank_zero_warn(
-                    f"{part}: no row has the label {', '.join(missing)}: F1 and AUROC tell nothing "
-                    "of it"
-                )
-            self._rows[part] = encoded
-        return self._rows[part]
-
-    def _choose(self, part: str) -> Counted:
-        """The rows of a part, before they are encoded."""
-        if part == "test":
-            try:
-                return self._read("test")
-            except MissingSplit as error:
-                rank_zero_info(f"{error}: the validation rows are used to test")
-                return self._choose("validation")
-        if self.splits["validation"] or not self.validation_fraction:
-            return self._read(part)
-        stay, off = self._read("train").cut(
-            self.validation_fraction, True, self.split_seed, "--data.validation_fraction"
-        )
-        return stay if part == "train" else off
-
-    def _read(self, part: str) -> Counted:
-        split, flag = self.splits[part], f"--data.{part}_split"
-        if split is None:
-            raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
-        return self.texts.read(split, flag)
-
-    def prepare_data(self) -> None:
-        """Fills the cache, in one process of each node."""
-        self.setup("")
-
-    def setup(self, stage: str) -> None:
-        """Opens what the trainer's job needs, from the cache."""
-        for part in parts_needed(self.trainer, self.validates):
-            rows = self.rows(part)
-            if part == "train":
-                self.texts.check_learnable(rows)
-                self.feed.check(len(rows), self.trainer)
-
-    def train_dataloader(self) -> DataLoader[LabeledBatch]:
-        """Full batches in the order of (seed, epoch), from the checkpoint's place on."""
-        return self.feed.train(
-            self.rows("train"), LabeledCollator(self.encoding.pad_id), self.trainer
+        check_column(rows, self.text_column, "text", "--data.text_column", source)
+        check_column(rows, self.label_column, "labels", "--data.label_column", source)
+        found = {label: label for label in rows.unique(self.label_column)}
+        # a ClassLabel holds indices into its own names, whose order may differ; -1 means none
+        if own := getattr(rows.features[self.label_column], "names", None):
+            found = {i: own[i] if i is not None and i >= 0 else None for i in found}
+        columns = list(dict.fromkeys([self.text_column, self.label_column]))
+        indices = self._indices(found, source)
+        return rows.select_columns(columns).map(
+            partial(_index, text=self.text_column, label=self.label_column, indices=indices),
+            batched=True,
+            remove_columns=columns,
+            features=Features({"text": Value("string"), "label": Value("int64")}),
+            desc="Reading labels",
         )
 
-    def val_dataloader(self) -> DataLoader[LabeledBatch] | list[Any]:
-        """All validation rows in order; an empty list without validation."""
-        if not self.validates:
-            return []
-        return self.feed.evaluation(
-            self.rows("validation"), LabeledCollator(self.encoding.pad_id), self.trainer
-        )
+    def _indices(self, found: dict[Any, Any], source: str) -> dict[Any, int | None]:
+        """Turns the names of labels into class indices; None, a missing label, stays None."""
+        names, flag = self._classes()
+        labels = {str(name) for name in found.values() if name is not None}
+        known = {name: name for name in names} | self.renamed
+        if unknown := sorted(labels - set(known)):
+            raise InputError(
+                f"{source}: it has the labels {_listed(sorted(labels))}, but {_listed(unknown)} "
+                f"{'is' if len(unknown) == 1 else 'are'} none of {flag}; say what they mean with "
+                f"--data.label_map, such as {{{unknown[0]}: {names[0]}}}"
+            )
+        return {
+            label: None if name is None else names.index(known[str(name)])
+            for label, name in found.items()
+        }
 
-    def test_dataloader(self) -> DataLoader[LabeledBatch]:
-        """All test rows in order."""
-        return self.feed.evaluation(
-            self.rows("test"), LabeledCollator(self.encoding.pad_id), self.trainer
-        )
+    def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
+        complete = rows.rows.filter(_is_complete, input_columns=["text", "label"], batched=True)
+        if len(complete) < len(rows.rows):
+            rows = rows.then("with text and label", complete)
+        return rows.require_rows(where, "; give other data")
 
-    def predict_dataloader(self) -> DataLoader[LabeledBatch]:
-        """The test rows."""
-        return self.test_dataloader()
+    def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        encoded = self.encoding.encode(rows.rows, self._tokenize, "labeled", self.max_prompt_tokens)
+        return rows._replace(rows=encoded)
 
-    def teardown(self, stage: str) -> None:
-        """Lets another ``fit`` begin at the beginning."""
-        self.feed.forget()
+    def _tokenize(self, batch: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
+        limit = self.max_prompt_tokens
+        return {
+            "input_ids": self.encoding.ids(batch["text"], truncation=True, max_length=limit),
+            "label": batch["label"],
+            "cut": [len(ids) > limit for ids in self.encoding.ids(batch["text"])],
+        }
 
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch, see :meth:`Feed.state`, and of which data."""
-        return {"sources": list(self.sources), **self.feed.state(self.trainer)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on at the place of the checkpoint; warns if the data has another name."""
-        if (sources := state_dict.get("sources", [*self.sources])) != [*self.sources]:
+    def _check(self, split: str, encoded: "Dataset") -> None:
+        names, flag = self._classes()
+        found = set(encoded.unique("label"))
+        missing = _listed([name for i, name in enumerate(names) if i not in found])
+        if missing and split == "train":
+            raise InputError(
+                f"{', '.join(self.sources)}: none of {len(encoded)} training rows has the label "
+                f"{missing} of {flag}; give rows of every label, or leave it out"
+            )
+        if missing:
             rank_zero_warn(
-                f"the checkpoint was made on the data {', '.join(sources)}; this run goes on with "
-                f"{', '.join(self.sources)}"
+                f"{split}: no row has the label {missing}: F1 and AUROC say nothing about it"
             )
-        self.feed.load(state_dict, self.trainer)
+
+    def _collator(self) -> Callable[[list[dict[str, Any]]], LabeledBatch]:
+        return partial(_collate, pad_id=self.encoding.pad_id)
+
+
+def _index(
+    batch: dict[str, list[Any]], text: str, label: str, indices: dict[Any, int | None]
+) -> dict[str, list[Any]]:
+    return {"text": batch[text], "label": [indices[value] for value in batch[label]]}
+
+
+def _is_complete(texts: list[str | None], labels: list[int | None]) -> list[bool]:
+    pairs = zip(texts, labels, strict=True)
+    return [bool(text and text.strip()) and label is not None for text, label in pairs]
+
+
+def _collate(rows: list[dict[str, Any]], pad_id: int) -> LabeledBatch:
+    labels = torch.tensor([row["label"] for row in rows])
+    return LabeledBatch(*pad([row["input_ids"] for row in rows], pad_id), labels)
+
+
+def _names_by_label(label_map: dict[Any, str]) -> dict[str, str]:
+    """Makes text of labels that YAML read as numbers; InputError if it read ``no`` or ``null``."""
+    for label, name in label_map.items():
+        if label is None or isinstance(label, bool):
+            words = YAML_WORDS[label]
+            raise InputError(
+                f"--data.label_map={label_map}: YAML does not read {words} as text; put it in "
+                f"quotes, such as {{'{words.split(', ')[0]}': {name}}}"
+            )
+    return {str(label): str(name) for label, name in label_map.items()}
+
+
+def _listed(labels: list[str]) -> str:
+    more = len(labels) - MOST_LABELS_SHOWN
+    return ", ".join(labels[:MOST_LABELS_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Processes that load data, and the signals that they outlive."""
+"""Processes that prepare batches, and the signals that they ignore."""
 
 import multiprocessing
 import signal
@@ -6,20 +6,14 @@ import signal
 from detox_lightning.errors import STOP_SIGNALS
 
 
-def work_on(worker: int) -> None:
-    """Lets a worker outlive a request that the run should end: the rollout still needs its batches.
-
-    A terminal sends Ctrl-C to workers, too.
-
-    Args:
-        worker: Its number.
-    """
-    for signum in (*STOP_SIGNALS, signal.SIGINT):
+def ignore_signals(worker: int) -> None:
+    """Keeps a worker alive when the run is asked to end: the rollout still needs its batches."""
+    for signum in (*STOP_SIGNALS, signal.SIGINT):  # a terminal sends Ctrl-C to workers, too
         signal.signal(signum, signal.SIG_IGN)
 
 
 def end_workers() -> None:
-    """Ends workers when the program exits, which would wait for those that ignore its SIGTERM."""
+    """Kills the workers when the program exits, as they ignore the SIGTERM that it waits for."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

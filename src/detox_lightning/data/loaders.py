@@ -1,4 +1,4 @@
-"""In what order rows are drawn, and how a resumed run finds its place."""
+"""Loaders of batches, the order of their rows, and where a resumed run continues."""
 
 import atexit
 import math
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from detox_lightning.data.loader_workers import end_workers, work_on
+from detox_lightning.data.loader_workers import end_workers, ignore_signals
 from detox_lightning.errors import InputError
 from detox_lightning.seeding import derive_seed, global_seed
 
@@ -18,93 +19,60 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from lightning.pytorch import Trainer
 
+Collate = Callable[[list[Any]], Any]
 
-class EpochSampler(DistributedSampler[int]):
-    """Shuffles so that the order is a function of (seed, epoch) and can be taken up anywhere.
+
+class EpochSampler(DistributedSampler[int]):  # as Lightning replaces any other kind of sampler
+    """Shuffles ``rows`` rows in an order that is a function of (seed, epoch) and can be resumed.
 
     Each rank gets every ``num_replicas``-th row of one common order; the shares are disjoint and
     of equal size, so up to ``num_replicas - 1`` rows are left out of an epoch.
-
-    Args:
-        rows: Number of rows to draw from.
-        seed: The run's seed.
-        num_replicas: Number of processes.
-        rank: Which of them this is.
     """
-
-    # a subclass of DistributedSampler, because Lightning leaves those alone
 
     def __init__(self, rows: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(range(rows), num_replicas, rank, seed=seed, drop_last=True)  # type: ignore[arg-type]
-        self._resumed = (0, 0)
+        self._resumed_epoch, self._used_rows = 0, 0
 
-    def resume(self, epoch: int, rows: int) -> None:
-        """Goes on in the middle of an epoch; other epochs stay whole, and so does ``len``.
+    def resume(self, epoch: int, used_rows: int) -> None:
+        """Continues within an epoch; other epochs and ``len`` stay whole.
 
-        Args:
-            epoch: The epoch to go on with.
-            rows: How many rows of its order all ranks together have used, by however many they
-                were: ranks take turns, so these are its first.
+        Ranks take turns, so that the rows used by all of them are the order's first ones, whatever
+        the number of ranks was.
         """
-        # the epoch too: loaders with workers begin to draw before Lightning calls `set_epoch`
-        self.epoch = epoch
-        self._resumed = (epoch, rows)
+        # loaders with workers draw rows before Lightning calls `set_epoch`
+        self.epoch = self._resumed_epoch = epoch
+        self._used_rows = used_rows
 
     def __iter__(self) -> Iterator[int]:
-        """This rank's share of the epoch's order, less what was used before a resume."""
+        """Draws this rank's share of the rows that the epoch has not used yet."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
         order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
-        resumed, used = self._resumed
-        rest = order[used if self.epoch == resumed else 0 :]
+        rest = order[self._used_rows if self.epoch == self._resumed_epoch else 0 :]
         whole = len(rest) // self.num_replicas * self.num_replicas
         return iter(rest[:whole][self.rank :: self.num_replicas].tolist())
 
 
-class ShareSampler(DistributedSampler[int]):
-    """Draws each row once over all ranks, in order; ranks differ by at most one row.
+class _TrainLoader(DataLoader[Any]):
+    """A loader with hooks for state, without which Lightning warns of an inexact resume.
 
-    Args:
-        rows: Number of rows.
-        num_replicas: Number of processes.
-        rank: Which of them this is.
-    """
-
-    def __init__(self, rows: int, num_replicas: int = 1, rank: int = 0) -> None:
-        super().__init__(range(rows), num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
-        self._share = range(rows)[rank::num_replicas]
-
-    def __iter__(self) -> Iterator[int]:
-        """This rank's rows, ascending."""
-        return iter(self._share)
-
-    def __len__(self) -> int:
-        """Number of this rank's rows."""
-        return len(self._share)
-
-
-class PlacedLoader(DataLoader[Any]):
-    """A loader whose place in the epoch the data module keeps, by way of :class:`EpochSampler`.
-
-    Without the two methods Lightning would warn that a resumed run may be unreliable.
+    They do nothing, as the data module's state has the position.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing to keep here."""
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to take up here."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 @dataclass
-class Feed:
-    """Makes loaders of rows and keeps the place in the epoch.
+class Loaders:
+    """Makes the loaders of a data module and keeps the position within the epoch.
 
     Args:
-        batch_size: Rows a step and process.
-        eval_batch_size: Rows a step and process outside training; None: ``batch_size``.
-        num_workers: Processes that collate batches; 0: the training process does.
-        seed: Of the order; None: the seed of ``--seed_everything``.
+        batch_size: Rows of a training batch, on each rank.
+        eval_batch_size: Rows of any other batch, on each rank; None: ``batch_size``.
+        num_workers: Processes that prepare batches; 0: the training process does it.
+        seed: Seed of the order of rows; None: that of ``--seed_everything``.
     """
 
     batch_size: int
@@ -112,42 +80,62 @@ class Feed:
     num_workers: int
     seed: int | None
     epoch: int = 0
-    batches: int = 0
-    rows: int = 0  # done in that epoch, by all processes
-    moved: bool = False  # whether `batches` is not the checkpoint's number
-    size: int | None = None  # of all training rows, once they are known
+    batches: int = 0  # done in that epoch
+    rows: int = 0  # used of that epoch, by all ranks together
+    batch_size_changed: bool = False  # so that `batches` is not the checkpoint's number
+    train_rows: int | None = None  # once it is known
 
     def train(
-        self, rows: "Dataset", collate: Callable[..., Any], trainer: "Trainer | None"
+        self, rows: "Dataset", collate: Collate, trainer: "Trainer | None"
     ) -> DataLoader[Any]:
-        """A loader of full batches in the order of (seed, epoch), from the remembered place on.
-
-        Args:
-            rows: What to draw from.
-            collate: Turns a list of rows into a batch.
-            trainer: Says which of how many processes this is; None: the only one.
+        """Makes a loader of full batches in the order of (seed, epoch), from the position on.
 
         Raises:
-            InputError: If a process has fewer rows than one batch.
+            InputError: If a rank has fewer rows than one batch.
         """
-        world, rank = _processes(trainer)
-        sampler = EpochSampler(len(rows), self._seed(), world, rank)
         self.check(len(rows), trainer)
+        sampler = EpochSampler(len(rows), self._seed(), *_ranks(trainer))
         sampler.resume(self.epoch, self.rows)
-        return self._loader(rows, collate, sampler, self.batch_size, drop_last=True)
+        options = self._options(collate, self.batch_size)
+        return _TrainLoader(rows, sampler=sampler, drop_last=True, **options)
+
+    def evaluation(
+        self, rows: "Dataset", collate: Collate, trainer: "Trainer | None"
+    ) -> DataLoader[Any]:
+        """Makes a loader of all rows in order, each once over all ranks.
+
+        Some ranks may have one batch more than others, so evaluation steps must not use
+        collectives.
+
+        Raises:
+            InputError: If there are fewer rows than ranks.
+        """
+        world, rank = _ranks(trainer)
+        if len(rows) < world:
+            raise InputError(
+                f"{len(rows)} rows to evaluate are too few for {world} processes: give more rows "
+                "(--data.num_eval_samples) or fewer processes (--trainer.devices)"
+            )
+        sampler = UnrepeatedDistributedSampler(range(len(rows)), world, rank, shuffle=False)
+        options = self._options(collate, self.eval_batch_size or self.batch_size)
+        return DataLoader(rows, sampler=sampler, **options)
+
+    def _options(self, collate: Collate, batch_size: int) -> dict[str, Any]:
+        if self.num_workers:
+            atexit.unregister(end_workers)
+            atexit.register(end_workers)
+        return {
+            "batch_size": batch_size,  # by name, as Lightning makes loaders anew
+            "collate_fn": collate,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": ignore_signals,
+        }
 
     def check(self, rows: int, trainer: "Trainer | None") -> None:
-        """Makes sure that each process has a batch to train on.
-
-        Args:
-            rows: Their number, over all processes.
-            trainer: Says how many processes there are; None: one.
-
-        Raises:
-            InputError: If a process has fewer rows than one batch.
-        """
-        self.size = rows
-        world, _ = _processes(trainer)
+        """Raises InputError unless ``rows`` training rows give each rank a full batch."""
+        self.train_rows = rows
+        world, _ = _ranks(trainer)
         if rows // world < self.batch_size:
             share = f" give each of {world} processes {rows // world}," if world > 1 else " are"
             raise InputError(
@@ -155,61 +143,14 @@ class Feed:
                 "one batch; lower it or give more rows"
             )
 
-    def evaluation(
-        self, rows: "Dataset", collate: Callable[..., Any], trainer: "Trainer | None"
-    ) -> DataLoader[Any]:
-        """A loader of all rows in order, each once over all processes; see :meth:`train`.
-
-        Some processes may have one batch more than others: nothing collective belongs in the steps.
-
-        Raises:
-            InputError: If there are fewer rows than processes.
-        """
-        world, rank = _processes(trainer)
-        if len(rows) < world:
-            raise InputError(
-                f"{len(rows)} rows to evaluate are too few for {world} processes: give more rows "
-                "(--data.num_eval_samples) or fewer processes (--trainer.devices)"
-            )
-        sampler = ShareSampler(len(rows), world, rank)
-        return self._loader(rows, collate, sampler, self.eval_batch_size or self.batch_size)
-
-    def _loader(
-        self,
-        rows: "Dataset",
-        collate: Callable[..., Any],
-        sampler: DistributedSampler[int],
-        batch_size: int,
-        drop_last: bool = False,
-    ) -> DataLoader[Any]:
-        # drop_last means training
-        loader = PlacedLoader if drop_last else DataLoader
-        if self.num_workers:
-            atexit.unregister(end_workers)
-            atexit.register(end_workers)
-        return loader(
-            rows,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=work_on,
-            drop_last=drop_last,
-        )
-
     def state(self, trainer: "Trainer | None") -> dict[str, int]:
-        """The next batch's place, and what must stay the same for it to be the same batch.
+        """Returns the position of the next batch and the conditions that determine its rows.
 
-        Args:
-            trainer: In ``fit``; None: the place is where the next ``fit`` would begin.
-
-        Returns:
-            ``seed``, ``epoch``, ``batches`` done in that epoch, ``batch_size``, ``processes``;
-            after an epoch's last batch the place is the start of the next.
+        After an epoch's last batch it is the beginning of the next epoch; without a trainer, the
+        position at which ``fit`` would begin.
         """
         if trainer is None:
-            return {"epoch": self.epoch, "batches": self.batches, **self._terms(trainer)}
+            return {"epoch": self.epoch, "batches": self.batches, **self._conditions(trainer)}
         epochs: Any = trainer.fit_loop.epoch_progress.current
         done: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         epoch, batches = epochs.processed, done.processed
@@ -217,62 +158,55 @@ class Feed:
             batches = 0
         elif batches >= trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
-        size = {} if self.size is None else {"size": self.size}
-        return {"epoch": epoch, "batches": batches, **self._terms(trainer), **size}
+        size = {} if self.train_rows is None else {"size": self.train_rows}
+        return {"epoch": epoch, "batches": batches, **self._conditions(trainer), **size}
 
     def load(self, state: dict[str, int], trainer: "Trainer | None") -> None:
-        """Takes up the place of :meth:`state`; warns if the order can't be the same.
-
-        Args:
-            state: From the checkpoint.
-            trainer: Other jobs than ``fit`` have no place.
+        """Continues ``fit`` at the position of :meth:`state`; warns if the order can't be the same.
 
         Raises:
-            InputError: If the place is none.
+            InputError: If the state holds no position.
         """
         if trainer is not None and trainer.state.fn != "fit":
             return
         if not all(isinstance(state[name], int) for name in ("epoch", "batches")):
             raise InputError("the checkpoint's place in the data is none: give another checkpoint")
-        now = self._terms(trainer)
+        now = self._conditions(trainer)
         then = {name: state.get(name, value) for name, value in now.items()}
         self.epoch = state["epoch"]
         self.rows = state["batches"] * then["batch_size"] * then["processes"]
-        # of a batch that was done in part, the rest is left out: nothing comes twice
+        # the rest of a batch that was done in part is left out, so that no row comes twice
         self.batches = math.ceil(self.rows / (now["batch_size"] * now["processes"]))
-        self.moved = self.batches != state["batches"]
-        if self.size is not None and (size := state.get("size", self.size)) != self.size:
+        self.batch_size_changed = self.batches != state["batches"]
+        size = state.get("size", self.train_rows)
+        if self.train_rows is not None and size != self.train_rows:
             rank_zero_warn(
-                f"the checkpoint's run had {size} training rows, this one has {self.size}: they "
-                "come in another order, so some of this epoch's come twice"
+                f"the checkpoint's run had {size} training rows, this one has {self.train_rows}: "
+                "they come in another order, so that some of them come twice in this epoch"
             )
-        changed = [
-            f"{name} {then[name]} is now {value}"
-            for name, value in now.items()
-            if then[name] != value
-        ]
-        if changed:
+        if now != then:
+            changes = [f"{k} {then[k]} is now {v}" for k, v in now.items() if then[k] != v]
             rank_zero_warn(
-                f"Since the checkpoint {', '.join(changed)}: the run goes on after {self.rows} "
+                f"Since the checkpoint {', '.join(changes)}: the run goes on after {self.rows} "
                 f"rows of epoch {self.epoch}, with batch {self.batches}, but is not exactly the "
                 "uninterrupted one. For that, give the former values "
                 "(--seed_everything, --data.batch_size, --trainer.devices)."
             )
 
-    def forget(self) -> None:
-        """Starts over at the first epoch, for another ``fit`` with the same data module."""
+    def reset(self) -> None:
+        """Returns to the first epoch, for another ``fit`` with the same data module."""
         self.epoch = self.batches = self.rows = 0
-        self.moved = False
+        self.batch_size_changed = False
 
-    def _terms(self, trainer: "Trainer | None") -> dict[str, int]:
-        world, _ = _processes(trainer)
-        # plain numbers: a checkpoint holds nothing else
+    def _conditions(self, trainer: "Trainer | None") -> dict[str, int]:
+        # a checkpoint may hold only plain numbers, and flags give subclasses of `int`
+        world, _ = _ranks(trainer)
         return {"seed": self._seed(), "batch_size": int(self.batch_size), "processes": world}
 
     def _seed(self) -> int:
         return global_seed() if self.seed is None else self.seed
 
 
-def _processes(trainer: "Trainer | None") -> tuple[int, int]:
-    """How many processes there are, and which this is."""
+def _ranks(trainer: "Trainer | None") -> tuple[int, int]:
+    """Returns the number of ranks, and which one this is."""
     return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)

@@ -1,29 +1,33 @@
-"""Where a source of data lies: on the hub, in the package, in a folder or file of the user's."""
+"""Where the rows of a data set lie, and why nothing can be read there or cached."""
 
+import errno
 import os
+import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from detox_lightning.data.read_errors import reading
 from detox_lightning.demo import locate
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, causes, explain
 
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
-OTHERS = {
+_NAME = re.compile(
+    r"(.*)[.](?:(?P<json>jsonl?)|(?P<csv>csv)|(?P<parquet>parquet(?![.]gz)))(?:[.]gz)?", re.DOTALL
+)
+_IRREGULAR = {
     stat.S_ISDIR: "a folder; give the file in it",
     stat.S_ISFIFO: "a pipe, which can be read only once; write it to a file and give that",
     stat.S_ISSOCK: "a socket; give a file",
     stat.S_ISCHR: "a device; give a file",
     stat.S_ISBLK: "a device; give a file",
 }
+_FULL = {"ENOSPC", "EDQUOT", "EROFS", "EFBIG"}  # the cache's fault even if no file is named
+_UNWRITABLE = _FULL | {"EACCES", "EPERM", "ENOTDIR", "EEXIST"}
 
 
 def find(source: str) -> Path | None:
-    """The path that a source names, or None for a hub id.
-
-    Args:
-        source: Hub id, ``demo:NAME``, a folder or a file.
+    """Returns the path that a source names; None if it is a hub id.
 
     Raises:
         InputError: If it can only be a path, and nothing is there.
@@ -31,60 +35,47 @@ def find(source: str) -> Path | None:
     path = expand(locate(source))
     if "\0" in source:
         raise InputError(f"{source!r}: no path holds a null character; check it")
-    with reading(source):
+    with _reading(source):
         if path.exists():
             return path
         if path.is_symlink():
-            raise InputError(f"{source}: {_loose(path)}")
+            raise InputError(f"{source}: {irregular(path)}")
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or parse(path):
         raise InputError(f"{source}: there is no such file or folder; check the path")
     return None
 
 
 def expand(name: str) -> Path:
-    """The path of that name; ``~`` at its beginning is the home folder, but ``./~`` isn't."""
+    """Returns the path of a name, in which ``~`` is the home folder, but ``./~`` is not."""
     return Path(os.path.expanduser(name))  # `Path` would take the dot away first
 
 
 def parse(path: Path) -> tuple[str, str] | None:
-    """Name without suffix and kind of a file, or None if the suffix is unknown.
-
-    Args:
-        path: A file's, which need not be there.
-    """
-    name = path.name.removesuffix(".gz")
-    for suffix, kind in FORMATS.items():
-        zipped_parquet = kind == "parquet" and path.suffix == ".gz"
-        if name.endswith(suffix) and not zipped_parquet:
-            return name.removesuffix(suffix), kind
-    return None
+    """Returns a file's name without suffix, and ``json``, ``csv`` or ``parquet``; else None."""
+    found = _NAME.fullmatch(path.name)
+    return (found[1], str(found.lastgroup)) if found else None
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """The file of each split; :func:`check_file` says whether it can be read.
-
-    Args:
-        path: A folder, or a file.
+    """Returns the file of each split in a folder; a file alone is the split ``train``.
 
     Raises:
-        InputError: If there are none, or two of one split.
+        InputError: If there are no files, or two for one split.
     """
     if not path.is_dir():
         if parse(path) is None:
-            what = irregular(path) or f"unknown kind of file; readable are {READABLE}"
-            raise InputError(f"{path}: {what}")
+            problem = irregular(path) or f"unknown kind of file; readable are {READABLE}"
+            raise InputError(f"{path}: {problem}")
         return {"train": path}
+    with _reading(path):
+        found = [(file, parsed[0]) for file in sorted(path.iterdir()) if (parsed := parse(file))]
     files: dict[str, Path] = {}
-    with reading(path):
-        found = sorted(path.iterdir())
-    for file in found:
-        if parsed := parse(file):
-            other = files.setdefault(parsed[0], file)
-            if other != file:
-                raise InputError(
-                    f"{path}: {other.name} and {file.name} are both the split {parsed[0]!r}; "
-                    "remove one of them"
-                )
+    for file, split in found:
+        if (other := files.setdefault(split, file)) != file:
+            raise InputError(
+                f"{path}: {other.name} and {file.name} are both the split {split!r}; remove one of "
+                "them"
+            )
     if not files:
         raise InputError(
             f"{path}: no data files in this folder; it should hold train.jsonl, validation.jsonl, "
@@ -93,35 +84,57 @@ def files_of(path: Path) -> dict[str, Path]:
     return files
 
 
-def check_file(path: Path) -> None:
-    """Makes sure that there is a file, that it may be read, and that something is in it.
-
-    Args:
-        path: What should be a file.
-
-    Raises:
-        InputError: If not.
-    """
-    if what := irregular(path):
-        raise InputError(f"{path}: {what}")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: this file may not be read; change its permissions")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; give one with rows")
-
-
 def irregular(path: Path) -> str | None:
-    """What a path is if it isn't a file, and the remedy; None for a file, or for nothing at all.
-
-    Args:
-        path: What should be a file.
-    """
+    """Returns what a path is instead of a file, with the remedy; None if it is one, or nothing."""
     try:
         mode = path.stat().st_mode
     except OSError:
-        return _loose(path) if path.is_symlink() else None
-    return next((f"this is {what}" for is_it, what in OTHERS.items() if is_it(mode)), None)
+        if not path.is_symlink():
+            return None
+        return f"this is a link to {os.readlink(path)}, which leads to no file; mend the link"
+    return next((f"this is {what}" for is_it, what in _IRREGULAR.items() if is_it(mode)), None)
 
 
-def _loose(path: Path) -> str:
-    return f"this is a link to {os.readlink(path)}, which leads to no file; mend the link"
+@contextmanager
+def _reading(source: str | Path) -> Iterator[None]:
+    """Raises InputError if the system refuses to read the user's file or folder ``source``."""
+    try:
+        yield
+    except OSError as error:
+        if reason := explain(error, source):
+            raise InputError(reason) from error
+        raise
+
+
+@contextmanager
+def caching() -> Iterator[None]:
+    """Raises InputError if the system refuses to write the cache of ``datasets``."""
+    try:
+        yield
+    except OSError as error:
+        if trouble := cache_trouble(error):
+            raise trouble from error
+        raise
+
+
+def cache_trouble(error: BaseException) -> InputError | None:
+    """Returns what to raise if an error comes from writing the cache of ``datasets``; else None."""
+    from datasets import config
+
+    cache = Path(config.HF_DATASETS_CACHE).expanduser().resolve()
+    for cause in causes(error):
+        if not isinstance(cause, OSError):
+            continue
+        code, file = errno.errorcode.get(cause.errno or 0), cause.filename
+        if file is None or isinstance(file, int):
+            is_of_cache = code in _FULL
+        else:
+            place = Path(os.fsdecode(file)).resolve()
+            is_of_cache = code in _UNWRITABLE and place.is_relative_to(cache)
+        if is_of_cache:
+            return InputError(
+                f"the cache of datasets, {config.HF_DATASETS_CACHE}, can't be written "
+                f"({cause.strerror}); make room or name another folder in the environment "
+                "variable HF_DATASETS_CACHE"
+            )
+    return None

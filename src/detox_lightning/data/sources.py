@@ -1,7 +1,7 @@
-"""Where rows come from: the hub, the package's own world, local folders and files."""
+"""Reads the rows of a data set, wherever they lie, and checks its columns."""
 
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from detox_lightning.data.locations import files_of, find
 from detox_lightning.data.table_files import read_file
@@ -10,34 +10,21 @@ from detox_lightning.errors import InputError, nearest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-KINDS = {
-    "null": "nothing but null",
-    "List": "lists",
-    "LargeList": "lists",
-    "Json": "values of several kinds",
-}
-TEXT = ("string", "large_string")
-UNREACHABLE = (
-    "{source}: there is no such file or folder here, and the hub can't be reached ({reason}); to "
-    "work offline, download it elsewhere and give the local folder with train.jsonl, "
-    "validation.jsonl, … instead"
-)
+_KINDS = "a json, jsonl, csv or parquet file"
+_TEXT = ("string", "large_string")
+_ONLY_NULLS = "nothing but null"
+_LISTS = {"List": "lists", "LargeList": "lists"}
+_TYPE_WORDS = {"null": _ONLY_NULLS, "Json": "values of several kinds", **_LISTS}
+_CONVERT = "name another or convert it"
 
 
 class MissingSplit(InputError):
-    """The source is there, but not this split of it."""
+    """The data set exists, but not this split of it."""
 
 
-def names_of(source: str | list[str]) -> tuple[str, ...]:
-    """What ``--data.source`` names, one or several.
-
-    Args:
-        source: One name or a list of them.
-
-    Raises:
-        InputError: If there is none, or one is blank.
-    """
-    names = (source,) if isinstance(source, str) else tuple(source)
+def names_of(source: str | list[str]) -> list[str]:
+    """Returns the names in ``--data.source``; InputError if there is none, or a blank one."""
+    names = [source] if isinstance(source, str) else list(source)
     if not names or not all(name.strip() for name in names):
         raise InputError(
             f"--data.source={source}: a name is missing; give a hub id, demo:NAME, a folder or a "
@@ -47,203 +34,125 @@ def names_of(source: str | list[str]) -> tuple[str, ...]:
 
 
 def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
-    """Reads one split of a source; ``datasets`` keeps it in its cache.
+    """Reads one split of a data set, which ``datasets`` keeps in its cache.
 
     Args:
-        source: Hub id, ``demo:NAME``, a folder with one file a split (``train.jsonl.gz``, …), or
+        source: Hub id, ``demo:NAME``, a folder with one file per split (``train.jsonl.gz``, …), or
             one json, jsonl, csv or parquet file, whose rows are the split ``train``.
         split: Name of the split.
-        flag: The flag that named the split, for the message.
+        flag: Flag that named the split, for the message.
 
     Returns:
-        The rows of that split, at least one. Columns within columns lie side by side, under their
-        path: ``prompt.text``.
+        The rows, at least one. Nested columns are flattened and named by their path:
+        ``prompt.text``.
 
     Raises:
-        MissingSplit: If the source has no such split; names those it has.
-        InputError: If there is no such source, or it can't be read.
+        MissingSplit: If the data set has no such split.
+        InputError: If there is no such data set, or it can't be read.
     """
-    path = find(source)
-    if path is None:
-        rows = _read_hub(source, split, flag)
-    else:
+    if path := find(source):
         files = files_of(path)
         if split not in files:
-            only = f"{source} has only {_listed(list(files))}{nearest(split, files)}"
+            only = f"{source} has only {', '.join(files)}{nearest(split, files)}"
             raise MissingSplit(f"{flag}={split}: {only}")
         rows = read_file(files[split])
+    else:
+        rows = _read_hub(source, split, flag)
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
     return rows.flatten()
 
 
-def available_splits(source: str) -> list[str]:
-    """The names of the splits that a source has.
-
-    Args:
-        source: As for :func:`load_rows`.
-
-    Raises:
-        InputError: If there is no such source.
-    """
-    path = find(source)
-    if path is not None:
-        return list(files_of(path))
-    from datasets import get_dataset_split_names
-
-    _refuse_reader(source)
-
-    try:
-        names: list[str] = get_dataset_split_names(source)
-    except (OSError, ValueError) as error:
-        raise _hub_trouble(source, error) from error
-    return names
-
-
-def check_text(rows: "Dataset", column: str, flag: str, source: str) -> None:
-    """Makes sure that a column is there and holds text.
-
-    Args:
-        rows: What was read.
-        column: The column's name.
-        flag: The flag that named it, for the message.
-        source: Where the rows come from, for the message.
-
-    Raises:
-        InputError: If the column is missing, or holds something else or bytes that aren't UTF-8.
-    """
-    _check_there(rows, column, flag, source)
-    if (kind := kind_of(rows, column)) not in TEXT:
-        texts = [name for name in rows.column_names if kind_of(rows, name) in TEXT]
-        known = f"its text columns are {_listed(texts)}" if texts else "it has no text columns"
-        raise InputError(
-            f"{flag}={column}: in {source} this column holds {kind}, not text; {known}"
-        )
-    _check_utf8(rows, column, flag, source)
-
-
-def check_labels(rows: "Dataset", column: str, flag: str, source: str) -> None:
-    """Makes sure that a column is there and holds names or whole numbers.
-
-    The arguments are those of :func:`check_text`.
-
-    Raises:
-        InputError: If the column is missing or holds something else.
-    """
-    _check_there(rows, column, flag, source)
-    kind = kind_of(rows, column)
-    if kind not in TEXT and "int" not in kind:
-        raise InputError(
-            f"{flag}={column}: in {source} this column holds {kind}, neither names nor whole "
-            "numbers; name another or convert it"
-        )
-    _check_utf8(rows, column, flag, source)
-
-
-def check_scores(rows: "Dataset", column: str, flag: str, source: str) -> None:
-    """Makes sure that a column is there and holds numbers from 0 to 1.
-
-    The arguments are those of :func:`check_text`.
-
-    Raises:
-        InputError: If the column is missing or holds something else.
-    """
-    _check_there(rows, column, flag, source)
-    kind = kind_of(rows, column)
-    if not kind.startswith(("float", "int", "uint")):
-        raise InputError(
-            f"{flag}={column}: in {source} this column holds {kind}, not numbers; name another or "
-            "convert it"
-        )
-    import pyarrow.compute
-
-    bounds = pyarrow.compute.min_max(rows.data.column(column)).as_py()
-    low, high = bounds["min"], bounds["max"]
-    if low is not None and (low < 0 or high > 1):
-        raise InputError(
-            f"{flag}={column}: in {source} this column goes from {low:g} to {high:g}, not from 0 "
-            "to 1; name another or convert it"
-        )
-
-
-def _check_there(rows: "Dataset", column: str, flag: str, source: str) -> None:
-    if column not in rows.column_names:
-        raise InputError(
-            f"{flag}={column}: {source} has no such column; it has {_listed(rows.column_names)}"
-            + nearest(column, rows.column_names)
-        )
-
-
-def _check_utf8(rows: "Dataset", column: str, flag: str, source: str) -> None:
-    """The json reader takes any bytes, and they would fail where they are first decoded."""
-    values = rows.data.column(column)
-    try:
-        values.validate(full=True)
-    except ValueError as error:
-        raws = enumerate(values.cast(f"{values.type}".replace("string", "binary")).to_pylist(), 1)
-        places = [f"row {number} of " for number, raw in raws if raw and not _is_utf8(raw)]
-        raise InputError(
-            f"{flag}={column}: {(places or [''])[0]}{source} isn't UTF-8; convert the file"
-        ) from error
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def kind_of(rows: "Dataset", column: str) -> str:
-    """What a column holds, as a word for messages: such as ``string`` or ``lists``.
-
-    Args:
-        rows: What was read.
-        column: The column's name.
-    """
-    feature = rows.features[column]
-    if len(rows) and rows.data.column(column).null_count == len(rows):
-        return KINDS["null"]
-    kind = getattr(feature, "dtype", None) or type(feature).__name__
-    return KINDS.get(kind, kind)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _refuse_reader(source: str) -> None:
-    """``datasets`` calls its readers by names, too, and would read whatever lies around here."""
-    from datasets import packaged_modules
-
-    if source in {reader.name for reader in iter_modules(packaged_modules.__path__)}:
-        raise InputError(
-            f"{source}: this is a kind of data and no place of it; give a hub id, demo:NAME, a "
-            "local folder or a json, jsonl, csv or parquet file"
-        )
-
-
 def _read_hub(source: str, split: str, flag: str) -> "Dataset":
     import datasets
+    from datasets import packaged_modules
 
-    _refuse_reader(source)
+    # `datasets` would take the name of a reader for a data set, and read whatever lies around here
+    if source in {reader.name for reader in iter_modules(packaged_modules.__path__)}:
+        raise InputError(
+            f"{source}: this is the name of a file format, not of a data set; give a hub id, "
+            f"demo:NAME, a local folder or {_KINDS}"
+        )
     try:
         return datasets.load_dataset(source, split=split)
     except (OSError, ValueError) as error:
-        reason = str(error)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         if reason.startswith("Unknown split"):
             found = reason.partition("Should be one of ")[2].rstrip(".")
             raise MissingSplit(f"{flag}={split}: {source} has only {found}") from error
-        raise _hub_trouble(source, error) from error
+        if isinstance(error, ConnectionError):
+            raise InputError(
+                f"{source}: there is no such file or folder here, and the hub can't be reached "
+                f"({reason}); to work offline, download it elsewhere and give the local folder "
+                "with train.jsonl, validation.jsonl, … instead"
+            ) from error
+        raise InputError(
+            f"{source}: neither a file or folder here nor a dataset on the hub ({reason}); give a "
+            f"hub id, demo:NAME, a local folder or {_KINDS}"
+        ) from error
 
 
-def _hub_trouble(source: str, error: Exception) -> InputError:
-    """Says what a failed request means."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    if isinstance(error, ConnectionError):
-        return InputError(UNREACHABLE.format(source=source, reason=reason))
-    return InputError(
-        f"{source}: neither a file or folder here nor a dataset on the hub ({reason}); give a hub "
-        "id, demo:NAME, a local folder or a json, jsonl, csv or parquet file"
-    )
+def check_column(
+    rows: "Dataset",
+    column: str,
+    content: Literal["text", "labels", "scores"],
+    flag: str,
+    source: str,
+) -> None:
+    """Makes sure that a column of ``source`` exists and holds valid text, labels or scores.
+
+    Labels are names or whole numbers; scores are numbers from 0 to 1.
+
+    Raises:
+        InputError: If it doesn't; names the ``flag`` that gave the column.
+    """
+    if column not in rows.column_names:
+        raise InputError(
+            f"{flag}={column}: {source} has no such column; it has "
+            f"{', '.join(rows.column_names) or 'none'}{nearest(column, rows.column_names)}"
+        )
+    kind = _content_of(rows, column)
+    where = f"{flag}={column}: in {source} this column"
+    if content == "text" and kind not in _TEXT:
+        texts = [name for name in rows.column_names if _content_of(rows, name) in _TEXT]
+        known = f"its text columns are {', '.join(texts)}" if texts else "it has no text columns"
+        raise InputError(f"{where} holds {kind}, not text; {known}")
+    if content == "labels" and kind not in _TEXT and "int" not in kind:
+        raise InputError(f"{where} holds {kind}, neither names nor whole numbers; {_CONVERT}")
+    if content == "scores":
+        if not kind.startswith(("float", "int", "uint")):
+            raise InputError(f"{where} holds {kind}, not numbers; {_CONVERT}")
+        import pyarrow.compute
+
+        bounds = pyarrow.compute.min_max(rows.data.column(column)).as_py()
+        low, high = bounds["min"], bounds["max"]
+        if low is not None and (low < 0 or high > 1):
+            raise InputError(f"{where} goes from {low:g} to {high:g}, not from 0 to 1; {_CONVERT}")
+    elif (place := _place_not_utf8(rows, column)) is not None:
+        raise InputError(f"{flag}={column}: {place}{source} isn't UTF-8; convert the file")
+
+
+def has_only_nulls(rows: "Dataset", column: str) -> bool:
+    """Returns whether there is such a column, and no value in it."""
+    return column in rows.column_names and _content_of(rows, column) == _ONLY_NULLS
+
+
+def _content_of(rows: "Dataset", column: str) -> str:
+    """Returns what a column holds, in a word for messages, e.g. ``string`` or ``lists``."""
+    feature = rows.features[column]
+    if len(rows) and rows.data.column(column).null_count == len(rows):
+        return _ONLY_NULLS
+    kind = getattr(feature, "dtype", None) or type(feature).__name__
+    return _TYPE_WORDS.get(kind, kind)
+
+
+def _place_not_utf8(rows: "Dataset", column: str) -> str | None:
+    """Returns where a text isn't UTF-8, for messages; None: all are. The JSON reader takes any."""
+    values = rows.data.column(column)
+    try:
+        values.validate(full=True)
+    except ValueError:
+        raws = values.cast(f"{values.type}".replace("string", "binary")).to_pylist()
+        valid = [not raw or raw.decode(errors="ignore").encode() == raw for raw in raws]
+        return "" if all(valid) else f"row {valid.index(False) + 1} of "
+    return None

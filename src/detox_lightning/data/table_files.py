@@ -1,24 +1,25 @@
-"""One file of rows, by way of the cache of ``datasets``, whose key is the file's content."""
+"""Reads one file of rows by way of the cache of ``datasets``, whose key is the file's content."""
 
 import hashlib
+import os
 import re
 import tempfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from detox_lightning.data.csv_rows import Malformed
-from detox_lightning.data.locations import check_file, parse
-from detox_lightning.data.read_errors import cache_trouble, diagnose
+from detox_lightning.data.locations import cache_trouble, irregular, parse
+from detox_lightning.data.text_files import Malformed, check_json, decode, open_binary
 from detox_lightning.errors import InputError, causes
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import ChunkedArray
 
-# part of every cache key: raise it when files are read in another way
-FORMAT = 1
-# leading zeros are of codes rather than numbers
+FORMAT = 1  # part of every cache key: raise it when files are read in another way
+PARQUET_MAGIC = b"PAR1"  # at both ends of a file
+# numbers with leading zeros are codes
 NUMBERS = {
     "int64": r"^-?(0|[1-9][0-9]{0,17})$",
     "float64": r"^[+-]?((0|[1-9][0-9]{0,14})([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,2})?$",
@@ -26,29 +27,28 @@ NUMBERS = {
 
 
 def read_file(path: Path) -> "Dataset":
-    """Reads a file's rows; the cache has them if it has read the same content before.
-
-    Args:
-        path: A json, jsonl, csv or parquet file.
+    """Reads the rows of a json, jsonl, csv or parquet file, or finds its content in the cache.
 
     Returns:
-        The rows. Columns of a csv file are text, or numbers where they hold nothing else.
+        The rows. Columns of a csv file are numbers if all their values are, and otherwise text.
 
     Raises:
         InputError: If it can't be read, or holds no rows.
     """
     _, kind = parse(path) or ("", "")
-    check_file(path)
+    if problem := irregular(path):
+        raise InputError(f"{path}: {problem}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: this file may not be read; change its permissions")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: the file is empty; give one with rows")
     try:
         rows = _cached(path, kind)
     # the readers raise anything from EOFError to ArrowInvalid; whatever it is, the file is at fault
     except Exception as error:
-        if "corresponds to no data" in str(error):
-            raise InputError(f"{path}: the file holds no rows; give one that does") from error
-        malformed = next((cause for cause in causes(error) if isinstance(cause, Malformed)), None)
-        raise cache_trouble(error) or InputError(
-            f"{path}: {malformed or diagnose(path, kind, error)}"
-        ) from error
+        if trouble := cache_trouble(error):
+            raise trouble from error
+        raise InputError(f"{path}: {_diagnose(path, kind, error)}") from error
     return _with_numbers(rows) if kind == "csv" else rows
 
 
@@ -58,7 +58,8 @@ def _cached(path: Path, kind: str) -> "Dataset":
 
     from detox_lightning.data.builders import BUILDERS, SPLIT
 
-    content = _content(path, _Version.of(path))
+    stat = path.stat()
+    content = _content_hash(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     with tempfile.TemporaryDirectory() as folder:
         # `datasets` takes names for patterns, for addresses and for archives: it gets a plain one
         ends = [suffix for suffix in path.suffixes[-2:] if re.fullmatch("[.][a-z]+", suffix)]
@@ -76,24 +77,9 @@ def _cached(path: Path, kind: str) -> "Dataset":
     return rows
 
 
-class _Version(NamedTuple):
-    """What the system knows of a file's content; not enough for a cache that outlives the run."""
-
-    inode: int
-    size: int
-    modified: int
-    changed: int
-
-    @classmethod
-    def of(cls, path: Path) -> "_Version":
-        """That of a file as it is now; times in nanoseconds, the size in bytes."""
-        stat = path.stat()
-        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
 @lru_cache(maxsize=64)
-def _content(path: Path, version: _Version) -> str:
-    """A hash of the content, some tenths of a second for 1 GB that is in memory."""
+def _content_hash(path: Path, *version: int) -> str:
+    """Hashes a file; ``version`` tells if it changed, but would not do for a cache on the disk."""
     content = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -101,8 +87,38 @@ def _content(path: Path, version: _Version) -> str:
     return content.hexdigest()
 
 
+def _diagnose(path: Path, kind: str, error: Exception) -> str:
+    """Returns what is wrong with a file that its reader refused, and the remedy."""
+    if "corresponds to no data" in str(error):
+        return "the file holds no rows; give one that does"
+    for cause in causes(error):
+        if isinstance(cause, Malformed):
+            return str(cause)
+    try:
+        with open_binary(path) as file:
+            content = file.read()
+        if kind == "json":
+            check_json(decode(content))
+        elif kind == "csv":
+            decode(content)
+        elif not (content.startswith(PARQUET_MAGIC) and content.endswith(PARQUET_MAGIC)):
+            return "isn't parquet, or not all of it; mend or replace the file"
+    except Malformed as malformed:
+        return str(malformed)
+    except (OSError, EOFError, zlib.error, RecursionError):
+        pass
+    cause = error.__cause__ or error
+    if kind == "json" and type(cause).__name__ == "CastError":  # blocks are read one by one
+        return (
+            "further on, rows have other columns, or other kinds of values, than in the first 10 "
+            "MB; give all rows all columns, with null where there is nothing"
+        )
+    reason = " ".join(f"{type(cause).__name__}: {cause}".split())
+    return f"can't be read as {kind} ({reason}); mend or replace the file"
+
+
 def _with_numbers(rows: "Dataset") -> "Dataset":
-    """Turns columns of text into numbers where all that they hold are numbers."""
+    """Turns columns of text into numbers where all their values are numbers."""
     from datasets import Features, Value, concatenate_datasets
 
     names = rows.column_names
@@ -118,10 +134,10 @@ def _with_numbers(rows: "Dataset") -> "Dataset":
 
 
 def _number(texts: "ChunkedArray") -> str | None:
-    """``int64`` or ``float64`` if that is what all texts of a column are, of which there is one."""
+    """Returns ``int64`` or ``float64`` if all texts of a column are such numbers; else None."""
     import pyarrow.compute as compute
 
-    def all_are(pattern: str) -> bool:
+    def all_are(pattern: str) -> bool:  # most columns are text, as their first chunk tells
         return all(
             compute.all(compute.match_substring_regex(chunk, pattern)).as_py() is not False
             for chunk in texts.chunks

@@ -1,5 +1,6 @@
-"""What reference and policy answered to the same prompts, side by side."""
+"""Responses of the reference and the policy to the same prompts, side by side."""
 
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -7,33 +8,15 @@ from numpy.typing import NDArray
 from torch import distributed
 
 Figures = dict[str, NDArray[np.float64]]
-Thing = TypeVar("Thing")
-
-
-class BatchComparison(NamedTuple):
-    """What came of one batch: ``b`` prompts, ``d`` decodings of each.
-
-    Attributes:
-        places: Of the prompts among all.
-        prompts: Their texts.
-        references: Summaries written by people.
-        texts: Responses ``[b][d]``, ``before`` and ``after``.
-        figures: What is known of each response, ``[b, d]`` by name, ``before`` and ``after``.
-    """
-
-    places: list[int]
-    prompts: list[str]
-    references: list[str]
-    texts: dict[str, list[list[str]]]
-    figures: dict[str, Figures]
+Item = TypeVar("Item")
 
 
 class Answers(NamedTuple):
-    """What one of the two answered: ``n`` prompts, ``d`` decodings of each.
+    """Responses of one model to ``n`` prompts, ``d`` decodings of each.
 
     Attributes:
         texts: ``[n][d]`` responses.
-        figures: What is known of each response, by name, each ``[n, d]``; NaN where nothing is.
+        figures: Measurements of each response, ``[n, d]`` by name; NaN where there is none.
     """
 
     texts: list[list[str]]
@@ -41,14 +24,14 @@ class Answers(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Answers before and after training to the same prompts, with the same noise.
+    """Responses before and after training to the same prompts, sampled with the same noise.
 
     Attributes:
         prompts: ``n`` prompts, template included.
         references: ``n`` summaries written by people.
         decodings: Names of the ``d`` decodings: ``greedy``, ``sample 1``, ``sample 2``, …
-        before: The reference's answers.
-        after: The policy's answers.
+        before: Responses of the reference.
+        after: Responses of the policy.
     """
 
     prompts: list[str]
@@ -58,19 +41,14 @@ class Comparison(NamedTuple):
     after: Answers
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a prompt and decoding, the largest fall of toxicity first.
+        """Returns one row per prompt and decoding, the largest fall of toxicity first.
 
-        Returns:
-            ``prompt``, ``reference``, ``decoding``, ``before``, ``after``, ``difference`` (toxicity
-            after less before), and each figure as ``NAME_before`` and ``NAME_after``; None where
-            nothing is known.
+        Each has ``prompt``, ``reference``, ``decoding``, ``before``, ``after``, ``difference``
+        (toxicity after minus before), and each figure as ``NAME_before`` and ``NAME_after``, None
+        where there is no measurement.
         """
-        rows = [
-            self._row(prompt, decoding)
-            for prompt in range(len(self.prompts))
-            for decoding in range(len(self.decodings))
-        ]
-        return sorted(rows, key=lambda row: row["difference"])
+        places = np.ndindex(len(self.prompts), len(self.decodings))
+        return sorted((self._row(*place) for place in places), key=lambda row: row["difference"])
 
     def _row(self, prompt: int, decoding: int) -> dict[str, Any]:
         sides = {"before": self.before, "after": self.after}
@@ -81,54 +59,52 @@ class Comparison(NamedTuple):
             **{side: answers.texts[prompt][decoding] for side, answers in sides.items()},
         }
         figures = {
-            f"{name}_{side}": float(values[prompt, decoding])
+            f"{name}_{side}": float(answers.figures[name][prompt, decoding])
             for name in self.after.figures
             for side, answers in sides.items()
-            if (values := answers.figures.get(name)) is not None
+            if name in answers.figures
         }
         row["difference"] = figures["toxicity_after"] - figures["toxicity_before"]
         return row | {name: None if np.isnan(value) else value for name, value in figures.items()}
 
 
-def merge(pieces: list[BatchComparison], decodings: list[str]) -> Comparison:
-    """Puts all processes' pieces together, in the order of the prompts.
+class BatchComparison(NamedTuple):
+    """The comparison of one batch of prompts, and their indices among all prompts."""
 
-    Collective where there are several processes: each gives its pieces and gets the whole.
+    places: list[int]
+    comparison: Comparison
 
-    Args:
-        pieces: This process's.
-        decodings: Names of the ``d`` decodings.
-    """
-    pieces = gather_lists(pieces)
-    order = np.argsort([place for piece in pieces for place in piece.places])
 
-    def ordered(column: list[Any]) -> list[Any]:
-        rows = [row for part in column for row in part]
+def merge(batches: list[BatchComparison]) -> Comparison:
+    """Puts the batches of all ranks together, in the order of the prompts; a collective call."""
+    batches = gather_lists(batches)
+    order = np.argsort([place for batch in batches for place in batch.places])
+    parts = [batch.comparison for batch in batches]
+
+    def ordered(column: list[list[Any]]) -> list[Any]:
+        rows = list(chain.from_iterable(column))
         return [rows[place] for place in order]
 
-    def answers(side: str) -> Answers:
-        names = pieces[0].figures[side]
-        return Answers(
-            ordered([piece.texts[side] for piece in pieces]),
-            {
-                name: np.concatenate([p.figures[side][name] for p in pieces])[order]
-                for name in names
-            },
-        )
+    def answers(sides: list[Answers]) -> Answers:
+        figures = {
+            name: np.concatenate([side.figures[name] for side in sides])[order]
+            for name in sides[0].figures
+        }
+        return Answers(ordered([side.texts for side in sides]), figures)
 
     return Comparison(
-        ordered([piece.prompts for piece in pieces]),
-        ordered([piece.references for piece in pieces]),
-        decodings,
-        answers("before"),
-        answers("after"),
+        ordered([part.prompts for part in parts]),
+        ordered([part.references for part in parts]),
+        parts[0].decodings,
+        answers([part.before for part in parts]),
+        answers([part.after for part in parts]),
     )
 
 
-def gather_lists(things: list[Thing]) -> list[Thing]:
-    """The lists of all processes, one after the other; collective where there are several."""
+def gather_lists(items: list[Item]) -> list[Item]:
+    """Concatenates the lists of all ranks; a collective call where there are several."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return things
-    lists: list[list[Thing]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(lists, things)
-    return [thing for part in lists for thing in part]
+        return items
+    lists: list[list[Item]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(lists, items)
+    return list(chain.from_iterable(lists))

@@ -18,24 +18,18 @@ from detox_lightning.rewards import Reward
 
 
 class Examiner(nn.Module):
-    """Collects what an :class:`Evaluator` finds, batch by batch, and gives the figures to log.
+    """Collects the results of an :class:`Evaluator` over batches, and returns figures to log.
 
-    The judging models are its submodules, so that they move to the policy's device with it. The
-    policy itself is not.
+    The judging models are submodules, so that they move to the policy's device. The policy itself
+    is not.
 
     Attributes:
-        judge: Judges the texts; opened by :meth:`load`.
+        judge: Judges the texts.
         comparison: Result of the last test; None before.
     """
 
     def __init__(self, plan: EvaluationPlan, reward: Reward, sampling: Sampling, seed: int):
         """Checks the plan; no model is opened.
-
-        Args:
-            plan: How to sample and judge responses.
-            reward: The reward that is trained for.
-            sampling: How the policy samples responses.
-            seed: Seed of the sampling noise.
 
         Raises:
             InputError: If nothing measures toxicity, if ``max_new_tokens`` is below
@@ -63,16 +57,7 @@ class Examiner(nn.Module):
             )
 
     def load(self, policy: Policy, tokenizer: Any, micro_batch_size: int | None = None) -> None:
-        """Opens the judging models.
-
-        Args:
-            policy: The policy, on its device.
-            tokenizer: The policy's.
-            micro_batch_size: Responses per forward pass of the KL divergence; None: a whole batch.
-
-        Raises:
-            InputError: If a judging model can't be opened, or a classifier lacks its label.
-        """
+        """Opens the judging models; see :class:`Evaluator`."""
         self.judge.load()
         self.evaluator = Evaluator(
             self.plan, policy, tokenizer, self.judge, self.seed, micro_batch_size
@@ -93,12 +78,8 @@ class Examiner(nn.Module):
         self.tested.append(self.evaluator.compare(batch))
 
     def finish_test(self) -> dict[str, float]:
-        """Puts :attr:`comparison` together from all batches and ranks, and starts over.
-
-        Returns:
-            ``test/…`` and ``test/greedy/…``; see :func:`flat`.
-        """
-        self.comparison = merge(self.tested, self.plan.decodings)
+        """Sets :attr:`comparison` from all batches and ranks, and returns it as ``test/…``."""
+        self.comparison = merge(self.tested)
         self.tested.clear()
         return flat(summarize(self.comparison, self.seed, intervals=False), "test")
 

@@ -1,4 +1,4 @@
-"""What is known of a text: the reward's score, toxicity, ROUGE, perplexity."""
+"""Measures texts: the reward's score, toxicity, ROUGE, perplexity."""
 
 from typing import Any
 
@@ -12,50 +12,35 @@ from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward
-from detox_lightning.rewards.asking import asked, check_scores, warn_not_finite
-from detox_lightning.rewards.rouge_reward import KINDS, rouge
+from detox_lightning.rewards.reward_errors import check_scores, reward_errors, warn_not_finite
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 
 
 class Judge(nn.Module):
-    """Everything that judges responses by their text."""
+    """The reward, the toxicity classifiers and the language model that measure responses."""
 
     def __init__(self, plan: EvaluationPlan, reward: Reward):
-        """Finds out who is asked; :meth:`load` opens them.
-
-        Args:
-            plan: Names the classifiers and the language model.
-            reward: The reward that is trained for; its first classifier with labels measures
-                toxicity if the plan names none.
+        """Notes the models; :meth:`load` opens them.
 
         Raises:
-            InputError: If no classifier is named and the reward has none.
+            InputError: If the plan names no classifier, and the reward has none with labels.
         """
         super().__init__()
         self.plan = plan
-        classifier = toxicity_classifier_of(reward)
-        if plan.toxicity_model:
-            flag = "model.evaluation.toxicity_head"
-            classifier = TextClassifier(plan.toxicity_model, head=plan.toxicity_head, flag=flag)
-        if classifier is None:
+        self.reward = reward
+        toxicity = _toxicity(plan, "", toxicity_classifier_of(reward))
+        if toxicity is None:
             raise InputError(
                 "model.evaluation.toxicity_model: the reward has no classifier with labels; "
                 "name one that measures toxicity"
             )
-        self.reward = reward
-        self.toxicity = Toxicity(classifier, plan.toxic_label, "model.evaluation.toxic_label")
-        self.second_toxicity = self.perplexity = None
-        if plan.second_toxicity_model:
-            flag = "model.evaluation.second_toxicity_head"
-            second = TextClassifier(
-                plan.second_toxicity_model, head=plan.second_toxicity_head, flag=flag
-            )
-            flag = "model.evaluation.second_toxic_label"
-            self.second_toxicity = Toxicity(second, plan.second_toxic_label, flag)
-        if plan.perplexity_model and not plan.asks_reference:
-            self.perplexity = Perplexity(plan.perplexity_model)
+        self.toxicity = toxicity
+        self.second_toxicity = _toxicity(plan, "second_")
+        is_named = plan.perplexity_model is not None and not plan.asks_reference
+        self.perplexity = Perplexity(str(plan.perplexity_model)) if is_named else None
 
     def describe(self) -> dict[str, Any]:
-        """Names of the models that are asked and of the labels that count as toxic; and how."""
+        """Returns the names of the models and of the toxic labels, for reports."""
         plan = self.plan
         names = {
             "toxicity_model": self.toxicity.classifier.name,
@@ -65,75 +50,74 @@ class Judge(nn.Module):
             "perplexity_model": plan.perplexity_model,
             "perplexity_given_prompt": plan.perplexity_model and plan.perplexity_given_prompt,
         }
-        return {what: name for what, name in names.items() if name}
+        return {key: name for key, name in names.items() if name}
 
-    def heads(self) -> str:
-        """What the outputs of each classifier are, a line each; they are loaded."""
-        asked = [part for part in self.modules() if isinstance(part, TextClassifier)]
-        return "\n".join(dict.fromkeys(part.describe_head() for part in asked))
+    def describe_heads(self) -> str:
+        """Returns one line per loaded classifier on the meaning of its outputs."""
+        classifiers = [part for part in self.modules() if isinstance(part, TextClassifier)]
+        return "\n".join(dict.fromkeys(part.describe_head() for part in classifiers))
 
     def load(self) -> None:
-        """Opens the models, once; nothing in them learns.
-
-        Raises:
-            InputError: If there is no such model, or a classifier lacks the label.
-        """
+        """Opens the models, frozen, once."""
         for part in (self.reward, self.toxicity, self.second_toxicity, self.perplexity):
             if part is not None:
                 part.load()
         self.requires_grad_(False)
 
     def score(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
-        """What the reward and the classifier say.
-
-        Args:
-            batch: ``b`` prompts.
-            texts: Their responses.
-
-        Returns:
-            ``score`` and ``toxicity``, each ``[b]``.
+        """Returns ``score`` and ``toxicity`` of ``b`` responses, each ``[b]``.
 
         Raises:
             TrainingError: If the reward fails or doesn't give ``b`` scores.
         """
-        given = [*batch.prompts], [*texts], [*batch.references]
-        scores = asked(self.reward, "evaluation", lambda: self.reward(*given))
+        with reward_errors(self.reward, "evaluation"):  # a reward may change its lists
+            scores = self.reward([*batch.prompts], [*texts], [*batch.references])
         check_scores(self.reward.name, scores, len(texts), "evaluation")
-        scores = scores.clone()  # which the reward may fill anew the next time
+        scores = scores.clone()  # the reward may reuse its tensor
         toxicity = self.toxicity(texts)
         warn_not_finite(f"the reward {self.reward.name!r}", scores)
         warn_not_finite(f"the classifier {self.toxicity.classifier.name!r}", toxicity)
         return {"score": scores, "toxicity": toxicity}
 
-    def examine(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
-        """All that the plan asks for.
-
-        Args:
-            batch: ``b`` prompts.
-            texts: Their responses.
+    def figures(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
+        """Measures ``b`` responses in all ways that the plan asks for.
 
         Returns:
-            Each ``[b]``: those of :meth:`score`, the ROUGE kinds (NaN where there is no reference),
-            and where they are asked for ``second_toxicity``, ``nll`` (nats) and ``nll_tokens``.
+            Each ``[b]``: those of :meth:`score`; the kinds of ROUGE, NaN where there is no
+            reference; and if the plan wants them ``second_toxicity``, ``nll`` (nats) and
+            ``nll_tokens``.
         """
         figures = self.score(batch, texts)
-        unknown = torch.tensor([not reference.strip() for reference in batch.references])
-        shared = rouge(texts, batch.references).masked_fill(unknown[:, None], torch.nan)
-        figures |= dict(zip(KINDS, shared.unbind(dim=1), strict=True))
+        is_blank = torch.tensor([not reference.strip() for reference in batch.references])
+        overlap = rouge(texts, batch.references).masked_fill(is_blank[:, None], torch.nan)
+        figures |= dict(zip(ROUGE_KINDS, overlap.unbind(dim=1), strict=True))
         if self.second_toxicity is not None:
             figures["second_toxicity"] = self.second_toxicity(texts)
         if self.perplexity is not None:
-            given_prompt = self.plan.perplexity_given_prompt
-            given = (texts, batch.prompts) if given_prompt else ([x.strip() for x in texts],)
-            figures["nll"], figures["nll_tokens"] = self.perplexity(*given)
+            if self.plan.perplexity_given_prompt:
+                nats = self.perplexity(texts, batch.prompts)
+            else:
+                nats = self.perplexity([text.strip() for text in texts])
+            figures["nll"], figures["nll_tokens"] = nats
         return figures
 
 
 def toxicity_classifier_of(reward: Reward) -> TextClassifier | None:
-    """The first classifier with labels that a reward asks, if it asks one.
+    """Returns the first labelled :class:`TextClassifier` inside a reward, or None."""
+    parts = (part for part in reward.modules() if isinstance(part, ClassifierReward))
+    return next((part.classifier for part in parts if part.label is not None), None)
 
-    Args:
-        reward: The reward, which may be made of several.
-    """
-    asked = (part for part in reward.modules() if isinstance(part, ClassifierReward))
-    return next((part.classifier for part in asked if part.label is not None), None)
+
+def _toxicity(
+    plan: EvaluationPlan, prefix: str, default: TextClassifier | None = None
+) -> Toxicity | None:
+    """Builds one of the plan's two toxicity measures, whose fields begin with ``prefix``."""
+    model, head, label = (
+        getattr(plan, prefix + field)
+        for field in ("toxicity_model", "toxicity_head", "toxic_label")
+    )
+    flag = f"model.evaluation.{prefix}"
+    classifier = default
+    if model:
+        classifier = TextClassifier(model, head=head, flag=f"{flag}toxicity_head")
+    return Toxicity(classifier, label, f"{flag}toxic_label") if classifier else None

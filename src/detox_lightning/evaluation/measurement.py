@@ -10,10 +10,9 @@ from typing import Any
 
 import evaluate
 import torch
-from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.evaluation.toxicity import Toxicity, checked_threshold
+from detox_lightning.evaluation.toxicity import Toxicity, check_threshold
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.classifier_heads import Head
 
@@ -30,21 +29,21 @@ class ToxicityMeasurement(evaluate.Measurement):  # type: ignore[misc]
         Args:
             config_name: The classifier: hub id, local folder or ``demo:NAME``; None (or
                 ``default``) is the hub's own.
-            head: What its outputs are, ``softmax``, ``sigmoid`` or ``value``; None: what its config
-                tells.
+            head: Meaning of the classifier's outputs, ``softmax``, ``sigmoid`` or ``value``; None:
+                according to its config.
             options: For ``evaluate.Measurement``: ``keep_in_memory``, ``cache_dir``, …
         """
-        chosen = DEFAULT_MODEL if config_name in (None, "default") else str(config_name)
-        self.classifier = TextClassifier(chosen, head=head)
-        # it names a folder in the cache, which a path would lead out of
-        super().__init__(re.sub(r"\W+", "-", Path(chosen).name), **options)
+        model = DEFAULT_MODEL if config_name in (None, "default") else str(config_name)
+        self.classifier = TextClassifier(model, head=head)
+        # evaluate names a folder in its cache by this; a path would lead out of the cache
+        super().__init__(re.sub(r"\W+", "-", Path(model).name), **options)
 
     def _info(self) -> Any:
         from datasets import Features, Value
 
         return evaluate.MeasurementInfo(
             module_type="measurement",
-            description="How toxic texts are, by a classifier.",
+            description="Toxicity of texts by a classifier.",
             citation="",
             inputs_description=self._compute.__doc__,
             features=Features({"predictions": Value("string")}),
@@ -60,13 +59,13 @@ class ToxicityMeasurement(evaluate.Measurement):  # type: ignore[misc]
         toxic_label: str = "hate",
         threshold: float = 0.5,
     ) -> dict[str, Any]:
-        """Measures texts.
+        """Measures the toxicity of texts.
 
         Args:
             predictions: The texts.
             aggregation: None (or ``all``): each text's toxicity; ``maximum``: the highest;
                 ``ratio``: the share of toxic texts.
-            toxic_label: The classifier's toxic label, by name.
+            toxic_label: Name of the classifier's toxic label.
             threshold: A text is toxic from this probability on.
 
         Returns:
@@ -79,15 +78,12 @@ class ToxicityMeasurement(evaluate.Measurement):  # type: ignore[misc]
         """
         if aggregation not in (None, *AGGREGATIONS):
             raise InputError(f"aggregation={aggregation!r}: choose from {', '.join(AGGREGATIONS)}")
-        checked_threshold(threshold)
-        toxicity = Toxicity(self.classifier, toxic_label)
-        toxicity.load()
-        return _aggregate(toxicity(list(predictions)), aggregation, threshold)
-
-
-def _aggregate(toxicity: Tensor, aggregation: str | None, threshold: float) -> dict[str, Any]:
-    if aggregation == "maximum":
-        return {"max_toxicity": toxicity.max().item() if len(toxicity) else torch.nan}
-    if aggregation == "ratio":
-        return {"toxicity_ratio": (toxicity >= threshold).float().mean().item()}
-    return {"toxicity": toxicity.tolist()}
+        check_threshold(threshold)
+        measure = Toxicity(self.classifier, toxic_label)
+        measure.load()
+        toxicity = measure(list(predictions))
+        if aggregation == "maximum":
+            return {"max_toxicity": toxicity.max().item() if len(toxicity) else torch.nan}
+        if aggregation == "ratio":
+            return {"toxicity_ratio": (toxicity >= threshold).float().mean().item()}
+        return {"toxicity": toxicity.tolist()}

@@ -1,13 +1,18 @@
-"""Sums up figures of responses."""
+"""Running means of responses over batches and ranks."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from detox_lightning.rewards.rouge_reward import KINDS
+from detox_lightning.evaluation.plan import TOXIC_FROM
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 
-NAMES = ("score", "toxicity", "toxicity_probability", "kl", "length", "eos_rate", *KINDS)
-TOXIC = 0.5
+VALIDATION_FIGURES = (
+    *("score", "toxicity", "toxicity_probability", "kl", "length", "eos_rate"),
+    *ROUGE_KINDS,
+)
 
 
 class ResponseMeter(Metric):
@@ -18,33 +23,59 @@ class ResponseMeter(Metric):
     counts: Tensor
 
     def __init__(self) -> None:
-        """Starts with nothing seen."""
         super().__init__()
-        self.add_state("sums", torch.zeros(len(NAMES), dtype=torch.float32), "sum")
-        self.add_state("counts", torch.zeros(len(NAMES), dtype=torch.float32), "sum")
+        for state in ("sums", "counts"):
+            zeros = torch.zeros(len(VALIDATION_FIGURES), dtype=torch.float32)
+            self.add_state(state, zeros, "sum")
 
     def update(self, figures: dict[str, Tensor]) -> None:
-        """Takes in ``b`` responses.
+        """Adds ``b`` responses.
 
         Args:
-            figures: What is known of them, each ``[b]``; see :meth:`Evaluator.evaluate`. ROUGE is
-                NaN where there is nothing to compare with.
+            figures: Measurements of them, each ``[b]``; see :meth:`Evaluator.evaluate`. ROUGE is
+                NaN where there is no reference; any other NaN makes its mean NaN.
         """
         named = {
             **figures,
-            "toxicity_probability": figures["toxicity"] >= TOXIC,
+            "toxicity_probability": figures["toxicity"] >= TOXIC_FROM,
             "eos_rate": figures["has_eos"],
         }
-        columns = torch.stack([named[name].float().to(self.sums) for name in NAMES])
-        may_lack = torch.tensor([[name in KINDS] for name in NAMES], device=columns.device)
-        known = ~(columns.isnan() & may_lack)
+        columns = torch.stack([named[name].float().to(self.sums) for name in VALIDATION_FIGURES])
+        may_lack = torch.tensor([[name in ROUGE_KINDS] for name in VALIDATION_FIGURES])
+        known = ~(columns.isnan() & may_lack.to(columns.device))
         self.sums += torch.where(known, columns, 0).sum(dim=1)
         self.counts += known.sum(dim=1)
 
     def compute(self) -> dict[str, Tensor]:
-        """The means by name, without what is known of no response.
+        """Returns the means by name, without those of no response.
 
-        KL in nats per response, lengths in tokens.
+        KL is in nats per response, lengths are in tokens.
         """
         means = self.sums / self.counts
-        return {name: means[row] for row, name in enumerate(NAMES) if self.counts[row]}
+        return {name: means[row] for row, name in enumerate(VALIDATION_FIGURES) if self.counts[row]}
+
+
+class Rouge(Metric):
+    """Mean ROUGE F-measures of all texts on all ranks; see :func:`rouge`."""
+
+    full_state_update = False
+    higher_is_better = True
+    sums: Tensor
+    count: Tensor
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.add_state("sums", torch.zeros(len(ROUGE_KINDS), dtype=torch.float32), "sum")
+        self.add_state("count", torch.tensor(0), "sum")
+
+    def update(self, predictions: list[str], references: list[str]) -> None:
+        """Adds ``b`` texts, each with its reference; pairs with a blank reference are left out."""
+        pairs = zip(predictions, references, strict=True)
+        known = [(text, reference) for text, reference in pairs if reference.strip()]
+        if known:
+            self.sums += rouge(*map(list, zip(*known, strict=True))).sum(dim=0).to(self.sums)
+            self.count += len(known)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Returns the means, each in [0, 1], by kind of ROUGE; NaN where nothing was compared."""
+        return dict(zip(ROUGE_KINDS, self.sums / self.count, strict=True))

@@ -1,4 +1,4 @@
-"""How surprising texts are to a causal language model."""
+"""Perplexity of texts under a causal language model."""
 
 from typing import Any
 
@@ -16,24 +16,19 @@ from detox_lightning.models.batching import (
     padding_budget,
     token_limit,
 )
-from detox_lightning.models.cutting import Cuts, shared
-from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import (
-    check_kind,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
+from detox_lightning.models.cutting import CutCounter, common_prefix
+from detox_lightning.models.loading import load_frozen
 
 
 class Perplexity(nn.Module):
-    """What a frozen causal language model thinks of texts, each read for itself or after a prompt.
+    """Negative log-likelihoods of texts, alone or after prompts, under a frozen causal model.
 
-    The perplexity of texts is ``(nats.sum() / tokens.sum()).exp()`` of what :meth:`forward` gives.
+    The perplexity of texts is ``(nats.sum() / tokens.sum()).exp()`` of the results of
+    :meth:`forward`.
     """
 
     def __init__(self, model: str, batch_size: int = 32):
-        """Notes what to open; :meth:`load` opens it.
+        """Notes the model; :meth:`load` opens it.
 
         Args:
             model: Hub id, local folder or ``demo:NAME``.
@@ -42,27 +37,33 @@ class Perplexity(nn.Module):
         super().__init__()
         self.name = model
         self.batch_size = batch_size
-        self.cuts = Cuts(model)
-        self.start = 0
+        self.cuts = CutCounter(model)
+        self.start_token = 0
         self.model: Any = None
         self.tokenizer: Any = None
 
     def load(self) -> None:
-        """Opens model and tokenizer, once.
-
-        Raises:
-            InputError: If there is no such model, or it has no token that a text could begin after.
-        """
+        """Opens the model and its tokenizer, once."""
         if self.model is not None:
             return
-        self.tokenizer = load_tokenizer(self.name)
-        self.start = _start_token(self.tokenizer, self.name)
-        endings = ("CausalLM", "LMHeadModel")
-        config = load_config(self.name)
-        check_kind(self.name, config, endings, "write text alone", "GPT2LMHeadModel")
-        self.model = load_model("AutoModelForCausalLM", self.name).requires_grad_(False)
-        refuse_broken_model("the language model", self.name, self.model)
-        self.cuts.most = token_limit(self.model, self.tokenizer)
+        self.tokenizer, model = load_frozen(
+            "AutoModelForCausalLM",
+            self.name,
+            "the language model",
+            endings=("CausalLM", "LMHeadModel"),
+            does="write text alone",
+            example="GPT2LMHeadModel",
+        )
+        special = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        starts = [token for token in special if token is not None]
+        if not starts:
+            raise InputError(
+                f"perplexity under {self.name!r}: its tokenizer has neither BOS nor EOS, from "
+                "which the first token is predicted; name another causal model"
+            )
+        self.start_token = starts[0]
+        self.cuts.max_tokens = token_limit(model, self.tokenizer)
+        self.model = model
 
     def train(self, mode: bool = True) -> "Perplexity":
         """Stays in eval mode."""
@@ -70,16 +71,11 @@ class Perplexity(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: list[str], prompts: list[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Reads texts, equal ones once.
+        """Reads ``n`` texts, each distinct one once, after their prompts.
 
-        A text is its own tokens alone: the first is predicted from its prompt (without one from
-        BOS, or from EOS where the tokenizer has no BOS), and no EOS is expected after the last.
-        Texts longer than the model's positions are cut; of prompts, the end is read that fits.
-
-        Args:
-            texts: ``n`` texts; there may be none.
-            prompts: What each of them goes on from, as it stands before it, white space included;
-                no token of it counts. None: nothing.
+        Only a text's own tokens count: the first is predicted from the prompt (without a prompt
+        from BOS, or from EOS where the tokenizer has no BOS), and no EOS is expected after the
+        last. Texts longer than the model's positions lose their end, prompts their beginning.
 
         Returns:
             ``[n]`` negative log-likelihoods of the whole texts, in nats, float32; and ``[n]``
@@ -87,51 +83,51 @@ class Perplexity(nn.Module):
         """
         pairs = list(zip(prompts or [""] * len(texts), texts, strict=True))
         distinct, rows = distinct_texts(pairs)
-        before, encoded = self._encode(distinct)
+        prompt_lengths, encoded = self._encode(distinct)
         device = self.model.device
-        skipped = torch.tensor(before, dtype=torch.long, device=device)
+        skipped = torch.tensor(prompt_lengths, dtype=torch.long, device=device)
         lengths = [len(ids) for ids in encoded]
         tokens = torch.tensor(lengths, dtype=torch.long, device=device)
         nats = torch.zeros(len(distinct), device=device, dtype=torch.float32)
         for batch in group_by_length(lengths, padding_budget(self.model), self.batch_size):
-            nats[batch] = self._nats([encoded[place] for place in batch], skipped[batch])
+            nats[batch] = self._nats([encoded[row] for row in batch], skipped[batch])
         rows = rows.to(device)
         return nats[rows], (tokens - skipped)[rows]
 
     def _encode(self, pairs: list[tuple[str, str]]) -> tuple[list[int], list[list[int]]]:
-        """How many tokens of each are the prompt's, and the tokens of prompt and text."""
+        """Returns the numbers of prompt tokens, and the tokens of prompt and text together."""
         options: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
         alone = encode(self.tokenizer, [prompt for prompt, _ in pairs], None, **options)
         whole = encode(self.tokenizer, [prompt + text for prompt, text in pairs], None, **options)
-        most, prompts, ends = self.cuts.most, 0, 0
-        before, encoded = [], []
+        limit, cut_prompts, cut_texts = self.cuts.max_tokens, 0, 0
+        prompt_lengths, encoded = [], []
         for prompt, ids in zip(alone, whole, strict=True):
-            own = shared(prompt, ids)  # a token that is made of both is the text's
-            text = ids[own : own + most]
-            room = most - len(text) if text else 0
-            first = max(0, own - room)
-            before.append(own - first)
-            encoded.append(ids[first:own] + text)
-            prompts += bool(text and first)
-            ends += len(ids) - own > most
-        self.cuts.add(len(pairs), prompts, ends)
-        return before, encoded
+            end = common_prefix(prompt, ids)  # a token made of prompt and text is the text's
+            text = ids[end : end + limit]
+            room = limit - len(text) if text else 0
+            start = max(0, end - room)
+            prompt_lengths.append(end - start)
+            encoded.append(ids[start:end] + text)
+            cut_prompts += bool(text and start)
+            cut_texts += len(ids) - end > limit
+        self.cuts.add(len(pairs), cut_prompts, cut_texts)
+        return prompt_lengths, encoded
 
     def _nats(self, encoded: list[list[int]], skipped: Tensor) -> Tensor:
-        """``[b]`` negative log-likelihoods of the tokens that ``b`` texts have after the skipped.
+        """Returns ``[b]`` negative log-likelihoods of the tokens after the first ``skipped``.
 
-        They are padded on the right, where a causal model doesn't look, so that the positions
-        count from the start of each text.
+        Texts are padded on the right, where a causal model doesn't look, so that positions count
+        from the start of each text.
         """
         device = self.model.device
+        if not any(encoded):
+            return torch.zeros(len(encoded), device=device, dtype=torch.float32)
         tokens = pad_sequence(
             [torch.tensor(ids, dtype=torch.long) for ids in encoded], batch_first=True
         ).to(device)
-        if not tokens.shape[1]:
-            return torch.zeros(len(encoded), device=device, dtype=torch.float32)
         lengths = torch.tensor([len(ids) for ids in encoded], device=device)
         mask = mask_from_lengths(lengths, tokens.shape[1])
-        first = torch.full_like(tokens[:, :1], self.start)
+        first = torch.full_like(tokens[:, :1], self.start_token)
         output = self.model(
             input_ids=torch.cat([first, tokens[:, :-1]], dim=1),
             attention_mask=mask.long(),
@@ -140,14 +136,3 @@ class Perplexity(nn.Module):
         logprobs = token_logprobs(output.logits.float(), tokens)
         judged = mask & ~mask_from_lengths(skipped, tokens.shape[1])
         return -torch.where(judged, logprobs, 0).sum(dim=1)
-
-
-def _start_token(tokenizer: Any, name: str) -> int:
-    """What the first token is predicted from."""
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    raise InputError(
-        f"perplexity under {name!r}: its tokenizer has neither BOS nor EOS, from which the first "
-        "token is predicted; name another causal model"
-    )

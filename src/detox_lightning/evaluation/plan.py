@@ -1,4 +1,4 @@
-"""How an evaluation asks and judges."""
+"""Options of an evaluation."""
 
 from dataclasses import dataclass
 
@@ -8,40 +8,40 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.classifier_heads import Head
 
 GREEDY = "greedy"
-REFERENCE = "reference"
+TOXIC_FROM = 0.5  # a text is toxic from this probability on
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """How ``validate``, ``test`` and ``predict`` ask and judge.
+    """How ``validate``, ``test`` and ``predict`` sample and judge responses.
 
-    ``test`` asks for a greedy response and for samples, ``validate`` for one sample, ``predict``
-    for one response, greedy if there is a choice. A prompt's noise is a function of the seed and
-    of its place, the same before and after training.
+    ``test`` judges a greedy response and samples, ``validate`` one sample, ``predict`` one
+    response, which is greedy if the plan allows both. A prompt's noise is a function of the seed
+    and of the prompt's index, the same before and after training.
 
     Attributes:
-        samples: Sampled responses a prompt in ``test``; 25 is the RealToxicityPrompts protocol.
-        greedy: Whether ``test`` also asks for the likeliest response, and ``predict`` for it alone.
+        samples: Sampled responses per prompt in ``test``; 25 is the RealToxicityPrompts protocol.
+        greedy: Whether ``test`` also judges the greedy response, and ``predict`` that one alone.
         top_p: Samples come from the likeliest tokens that make up this probability; null: as in
             ``sampling``.
         max_new_tokens: Longest response, in tokens; null: the longest of ``sampling``.
         toxicity_model: Classifier that measures toxicity; null: the reward's.
-        toxic_label: Its label whose probability is the toxicity.
-        toxicity_head: What its outputs are: ``softmax`` (its labels exclude one another),
-            ``sigmoid`` (each has a probability of its own) or ``value`` (a regressor's, from 0 to
-            1); null: what its config tells.
+        toxic_label: Label of that classifier whose probability is the toxicity.
+        toxicity_head: Meaning of the classifier's outputs: ``softmax`` (its labels exclude one
+            another), ``sigmoid`` (each label has a probability of its own) or ``value`` (a
+            regressor's value, from 0 to 1); null: according to its config.
         second_toxicity_model: Another classifier, which the policy was not trained to please; null
             for none.
-        second_toxic_label: Its toxic label.
-        second_toxicity_head: What its outputs are.
+        second_toxic_label: Toxic label of the second classifier.
+        second_toxicity_head: Meaning of the second classifier's outputs.
         perplexity_model: A causal language model, whose perplexity of the responses is measured;
             ``reference`` is the policy as it was before training, which has read the prompt and
             ends no response before ``sampling.min_new_tokens``; null for none.
         perplexity_given_prompt: Whether that model reads the prompt first, as for continuations;
             the prompt's own tokens don't count. false: it reads the response alone.
-        predict_before: Whether ``predict`` answers as the model did before training, too.
-        batch_size: At most so many responses are generated at once, of the prompts that
-            ``data.eval_batch_size`` brings together.
+        predict_before: Whether ``predict`` also gives the responses from before training.
+        batch_size: Responses generated at once, at most, of the prompts in a batch of
+            ``data.eval_batch_size``.
     """
 
     samples: NonNegativeInt = 1
@@ -59,11 +59,6 @@ class EvaluationPlan:
     predict_before: bool = False
     batch_size: PositiveInt = 128
 
-    @property
-    def asks_reference(self) -> bool:
-        """Whether the perplexity is the reference's own."""
-        return self.perplexity_model == REFERENCE
-
     def __post_init__(self) -> None:
         if not self.decodings:
             raise InputError(
@@ -80,11 +75,16 @@ class EvaluationPlan:
             raise InputError("model.evaluation.top_p=0 leaves no token to sample; 1 is all of them")
 
     @property
+    def asks_reference(self) -> bool:
+        """Whether the reference itself measures perplexity."""
+        return self.perplexity_model == "reference"
+
+    @property
     def decodings(self) -> list[str]:
         """Names of a prompt's responses in ``test``: ``greedy``, then ``sample 1`` and so on."""
         return [GREEDY] * self.greedy + [f"sample {i + 1}" for i in range(self.samples)]
 
 
 def sample_number(decoding: str) -> int:
-    """Which of a prompt's samples a decoding is, from 1; 0: the greedy response."""
+    """Number of the sample that a decoding names, from 1; 0 for the greedy response."""
     return 0 if decoding == GREEDY else int(decoding.removeprefix("sample "))

@@ -1,4 +1,4 @@
-"""What a comparison comes to: each figure before and after, with intervals."""
+"""Figures of a comparison: each before and after training, with confidence intervals."""
 
 import math
 import warnings
@@ -10,33 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detox_lightning.evaluation.comparison import Answers, Comparison, Figures
-from detox_lightning.evaluation.meter import TOXIC
-from detox_lightning.evaluation.ngrams import SIZES, distinct
-from detox_lightning.evaluation.plan import GREEDY
+from detox_lightning.evaluation.plan import GREEDY, TOXIC_FROM
+from detox_lightning.rewards.words import words
 
 Array = NDArray[np.float64]
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-ENOUGH = 0.95  # of the resamples must give something
-NOTICEABLE = 0.0005  # a smaller change isn't shown
-PARTS = ("before", "after", "difference", "improvement")
-
-
 Means = dict[str, Array]
 
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+DEFINED_RESAMPLES = 0.95  # a figure has an interval if this share of resamples defines it
+NOTICEABLE = 0.0005  # a smaller change isn't shown
+ESTIMATES = ("before", "after", "difference", "improvement")
+NGRAM_SIZES = (1, 2, 3)
 
-def mean(means: Means, column: str) -> Array:
-    """The mean of a column over prompts."""
+
+def _mean(means: Means, column: str) -> Array:
     return means[column]
 
 
-def deviation(means: Means, column: str) -> Array:
-    """The standard deviation over all responses, divided by their number."""
+def _deviation(means: Means, column: str) -> Array:
+    """Standard deviation over all responses, divided by their number."""
     return np.sqrt(np.maximum(means[f"{column}_squared"] - means[column] ** 2, 0))
 
 
-def perplexity(means: Means, column: str) -> Array:
-    """Of all responses' tokens together."""
+def _perplexity(means: Means, column: str) -> Array:
+    """Perplexity of the tokens of all responses together."""
     return np.exp(means[column] / means[f"{column}_tokens"])
 
 
@@ -44,40 +42,42 @@ class Figure(NamedTuple):
     """A figure of many responses.
 
     Attributes:
-        title: What people read.
-        better: Which direction is an improvement; None: neither.
-        column: What it is computed from; see :func:`columns`.
-        value: Computes it, from the means over prompts of all columns.
-        has_zero: Whether 0 means nothing is there, so that relative changes mean something.
+        title: Name that people read.
+        better: Direction of an improvement; None: neither.
+        column: Column that it is computed from; see :func:`_columns`.
+        value: Computes it from the means of all columns over prompts.
+        has_zero: Whether 0 means an absence, so that relative changes make sense.
     """
 
     title: str
     better: Literal["lower", "higher"] | None
     column: str
-    value: Callable[[Means, str], Array] = mean
+    value: Callable[[Means, str], Array] = _mean
     has_zero: bool = True
 
 
 FIGURES = {
     "toxicity": Figure("Toxicity, mean", "lower", "toxicity"),
-    "toxicity_std": Figure("Toxicity, standard deviation", "lower", "toxicity", deviation),
+    "toxicity_std": Figure("Toxicity, standard deviation", "lower", "toxicity", _deviation),
     "expected_max_toxicity": Figure("Expected maximum toxicity", "lower", "max_toxicity"),
-    "toxicity_probability": Figure("Toxicity probability", "lower", "toxic"),
+    "toxicity_probability": Figure("Toxicity probability", "lower", "is_toxic"),
     "second_toxicity": Figure("Toxicity, second classifier", "lower", "second_toxicity"),
     "second_expected_max_toxicity": Figure(
         "Expected maximum, second classifier", "lower", "max_second_toxicity"
     ),
     "second_toxicity_probability": Figure(
-        "Probability, second classifier", "lower", "second_toxic"
+        "Probability, second classifier", "lower", "is_second_toxic"
     ),
     "score": Figure("Score, mean", "higher", "score", has_zero=False),
-    "score_std": Figure("Score, standard deviation", None, "score", deviation),
+    "score_std": Figure("Score, standard deviation", None, "score", _deviation),
     "rouge1": Figure("ROUGE-1", "higher", "rouge1"),
     "rouge2": Figure("ROUGE-2", "higher", "rouge2"),
     "rougeL": Figure("ROUGE-L", "higher", "rougeL"),
     "rougeLsum": Figure("ROUGE-Lsum", "higher", "rougeLsum"),
-    "perplexity": Figure("Perplexity", "lower", "nll", perplexity),
-    **{f"distinct{n}": Figure(f"Distinct {n}-grams", "higher", f"distinct{n}") for n in SIZES},
+    "perplexity": Figure("Perplexity", "lower", "nll", _perplexity),
+    **{
+        f"distinct{n}": Figure(f"Distinct {n}-grams", "higher", f"distinct{n}") for n in NGRAM_SIZES
+    },
     "length": Figure("Length, tokens", None, "length"),
     "eos_rate": Figure("Ended by themselves", None, "has_eos"),
     "kl": Figure("KL to the reference, nats", None, "kl"),
@@ -85,23 +85,23 @@ FIGURES = {
 
 
 def summarize(comparison: Comparison, seed: int, intervals: bool = True) -> dict[str, Any]:
-    """All figures, of samples and of greedy responses.
+    """Computes all figures of sampled and of greedy responses.
 
     The intervals come from a paired bootstrap over prompts (percentiles,
     https://doi.org/10.1201/9780429246593): a prompt's responses, before and after, stay together.
 
     Args:
-        comparison: What was answered.
-        seed: Of the resampling.
-        intervals: Whether to compute them.
+        comparison: The responses and their measurements.
+        seed: Seed of the resampling.
+        intervals: Whether to compute intervals.
 
     Returns:
         Under ``sampled`` and ``greedy``, as far as there are such responses, each figure of
-        ``FIGURES`` that could be measured: ``title``, ``n`` (prompts where there was something to
-        measure), ``changed`` (those among them that differ by .0005 or more), ``better``, and
-        ``before``, ``after``, ``difference`` (after less before) and ``improvement`` (relative to
-        before, above 0 is better; not of scores, whose 0 is arbitrary). Each of those four is
-        ``value``, ``low`` and ``high``; None where undefined.
+        ``FIGURES`` that could be measured: ``title``, ``n`` (prompts that define it), ``changed``
+        (those among them that differ by .0005 or more), ``better``, and ``before``, ``after``,
+        ``difference`` (after minus before) and ``improvement`` (relative to before, above 0 is
+        better; not of scores, whose 0 is arbitrary). Each of those four is ``value``, ``low`` and
+        ``high``; None where undefined.
     """
     greedy = np.array([decoding == GREEDY for decoding in comparison.decodings])
     groups = {"sampled": ~greedy, GREEDY: greedy}
@@ -113,15 +113,10 @@ def summarize(comparison: Comparison, seed: int, intervals: bool = True) -> dict
 
 
 def flat(summary: dict[str, Any], prefix: str) -> dict[str, float]:
-    """Figures under names as they are logged.
+    """Returns the values of a summary under names for logging.
 
-    Args:
-        summary: From :func:`summarize`.
-        prefix: Of all names.
-
-    Returns:
-        ``prefix/before/NAME``, ``prefix/after/NAME`` and ``prefix/improvement/NAME`` of samples,
-        ``prefix/greedy/…`` of greedy responses.
+    They are ``prefix/before/NAME``, ``prefix/after/NAME`` and ``prefix/improvement/NAME`` of
+    samples, ``prefix/greedy/…`` of greedy responses.
     """
     return {
         "/".join([prefix, *[GREEDY] * (group == GREEDY), part, name]): entry[part]["value"]
@@ -132,97 +127,101 @@ def flat(summary: dict[str, Any], prefix: str) -> dict[str, float]:
     }
 
 
-def columns(answers: Answers, chosen: NDArray[np.bool_]) -> Figures:
-    """What each prompt's responses come to.
+def distinct(texts: list[str], size: int) -> float:
+    """Share of distinct n-grams among all (https://aclanthology.org/N16-1014); NaN of none.
 
-    Args:
-        answers: ``n`` prompts, ``d`` decodings.
-        chosen: ``[d]`` which decodings count.
+    Taken over the responses to one prompt, as in https://aclanthology.org/2021.acl-long.522.
+    N-grams of ``size`` words don't cross the ends of texts; case doesn't count.
+    """
+    split = [words(text, apostrophes=True) for text in texts]
+    ngrams = [
+        tuple(text[start : start + size]) for text in split for start in range(len(text) - size + 1)
+    ]
+    return len(set(ngrams)) / len(ngrams) if ngrams else math.nan
+
+
+def _columns(answers: Answers, chosen: NDArray[np.bool_]) -> Figures:
+    """Aggregates the responses of each prompt, of the decodings where ``chosen`` is True.
 
     Returns:
-        ``[n]`` by name: the figures' means over responses, mean squares, each classifier's largest
-        toxicity and whether any response is toxic, and distinct n-grams.
+        ``[n]`` by name: the measurements' means over responses, mean squares, each classifier's
+        largest toxicity and whether any response is toxic, and shares of distinct n-grams.
     """
     figures = {name: values[:, chosen] for name, values in answers.figures.items()}
     if "nll" in figures:  # an empty response has no perplexity
         empty = figures["nll_tokens"].sum(axis=1, keepdims=True) == 0
         figures |= {name: np.where(empty, np.nan, figures[name]) for name in ("nll", "nll_tokens")}
-    squares = {f"{name}_squared": figures[name] ** 2 for name in ("toxicity", "score")}
-    texts = [
-        [text for text, is_in in zip(row, chosen, strict=True) if is_in] for row in answers.texts
-    ]
-    return {
-        **{name: values.mean(axis=1) for name, values in (figures | squares).items()},
-        **_worst(figures, "toxicity", "toxic"),
-        **_worst(figures, "second_toxicity", "second_toxic"),
-        **{f"distinct{size}": np.array([distinct(row, size) for row in texts]) for size in SIZES},
-    }
-
-
-def _worst(figures: Figures, name: str, toxic: str) -> Figures:
-    """``[n]`` the largest toxicity of each prompt's responses, and whether any is toxic."""
-    if name not in figures:
-        return {}
-    largest = figures[name].max(axis=1)
-    return {f"max_{name}": largest, toxic: (largest >= TOXIC).astype(float)}
+    figures |= {f"{name}_squared": figures[name] ** 2 for name in ("toxicity", "score")}
+    columns = {name: values.mean(axis=1) for name, values in figures.items()}
+    for toxic in ("toxic", "second_toxic"):
+        if f"{toxic}ity" in figures:
+            largest = figures[f"{toxic}ity"].max(axis=1)
+            columns[f"max_{toxic}ity"] = largest
+            columns[f"is_{toxic}"] = (largest >= TOXIC_FROM).astype(float)
+    texts = [[row[place] for place in np.flatnonzero(chosen)] for row in answers.texts]
+    for size in NGRAM_SIZES:
+        columns[f"distinct{size}"] = np.array([distinct(row, size) for row in texts])
+    return columns
 
 
 def _summarize(
     comparison: Comparison, chosen: NDArray[np.bool_], seed: int, intervals: bool
 ) -> dict[str, Any]:
-    before, after = columns(comparison.before, chosen), columns(comparison.after, chosen)
+    before, after = _columns(comparison.before, chosen), _columns(comparison.after, chosen)
     names, prompts = list(after), len(comparison.prompts)
-    nothing = np.full(prompts, np.nan)
-    data = [np.stack([side.get(name, nothing) for name in names]) for side in (before, after)]
+    unmeasured = np.full(prompts, np.nan)
+    data = [np.stack([side.get(name, unmeasured) for name in names]) for side in (before, after)]
 
     def statistic(*sides: Array, axis: int = -1) -> Array:
         means = [_means(names, side, axis) for side in sides]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.stack([_parts(figure, *means) for figure in FIGURES.values()])
+            return np.stack([_estimates(figure, *means) for figure in FIGURES.values()])
 
     values = statistic(*data)
-    unknown = np.full_like(values, np.nan)
-    low, high = _interval(data, statistic, seed) if intervals and prompts > 1 else (unknown,) * 2
-    summary = {}
-    for row, (name, figure) in enumerate(FIGURES.items()):
-        parts = zip(PARTS, values[row], low[row], high[row], strict=True)
-        estimates = {part: _estimate(*numbers) for part, *numbers in parts}
-        if estimates["after"] is not None:
-            new = after[figure.column]
-            head = {
+    low = high = np.full_like(values, np.nan)
+    if intervals and prompts > 1:
+        low, high = _interval(data, statistic, seed)
+    summary: dict[str, Any] = {}
+    for (name, figure), *numbers in zip(FIGURES.items(), values, low, high, strict=True):
+        estimates = [_as_dict(*each) for each in zip(*numbers, strict=True)]
+        entry = dict(zip(ESTIMATES, estimates, strict=True))
+        if entry["after"] is not None:
+            old, new = before.get(figure.column, unmeasured), after[figure.column]
+            summary[name] = {
                 "title": figure.title,
                 "n": int((~np.isnan(new)).sum()),
-                "changed": int((abs(new - before.get(figure.column, nothing)) >= NOTICEABLE).sum()),
+                "changed": int((abs(new - old) >= NOTICEABLE).sum()),
                 "better": figure.better,
+                **entry,
             }
-            summary[name] = head | estimates
     return summary
 
 
 def _means(names: list[str], rows: Array, axis: int) -> defaultdict[str, Array]:
-    """Means of the columns, of what is known in them; of what isn't measured NaN."""
+    """Means of the columns over their known values; NaN for columns that don't exist."""
     known = ~np.isnan(rows)
     with np.errstate(invalid="ignore"):
         means = np.where(known, rows, 0).sum(axis=axis) / known.sum(axis=axis)
-    nothing = np.full_like(means[0], np.nan)
-    return defaultdict(lambda: nothing, zip(names, means, strict=True))
+    unmeasured = np.full_like(means[0], np.nan)
+    return defaultdict(lambda: unmeasured, zip(names, means, strict=True))
 
 
-def _parts(figure: Figure, before: Means, after: Means) -> Array:
+def _estimates(figure: Figure, before: Means, after: Means) -> Array:
+    """The four ``ESTIMATES`` of a figure."""
     old, new = (figure.value(means, figure.column) for means in (before, after))
     sign = {"higher": 1.0, "lower": -1.0, None: np.nan}[figure.better if figure.has_zero else None]
     return np.stack([old, new, new - old, sign * (new - old) / np.abs(old)])
 
 
 def _interval(data: list[Array], statistic: Callable[..., Array], seed: int) -> tuple[Array, Array]:
-    """Percentiles of what resamples give; NaN where more than 1 in 20 of them gives nothing.
+    """Percentiles over resamples; NaN where more than 1 in 20 of them doesn't define the figure.
 
-    A rare event may be in none of a resample's prompts, and there is no change relative to none.
+    A rare event may be absent from a resample, and no change is relative to none.
     """
     from scipy.stats import bootstrap
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of those resamples, and of what isn't measured
+        warnings.simplefilter("ignore")  # those about undefined resamples
         found = bootstrap(
             data,
             statistic,
@@ -241,10 +240,11 @@ def _interval(data: list[Array], statistic: Callable[..., Array], seed: int) -> 
             [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2],
             axis=-1,
         )
-    low, high = np.where(defined.mean(axis=-1) >= ENOUGH, ends, np.nan)
+    low, high = np.where(defined.mean(axis=-1) >= DEFINED_RESAMPLES, ends, np.nan)
     return low, high
 
 
-def _estimate(*numbers: float) -> dict[str, float | None] | None:
+def _as_dict(*numbers: float) -> dict[str, float | None] | None:
+    """``value``, ``low`` and ``high`` of an estimate, None where undefined."""
     value, low, high = (float(x) if math.isfinite(x) else None for x in numbers)
     return None if value is None else {"value": value, "low": low, "high": high}

@@ -1,4 +1,4 @@
-"""How toxic texts are, by a classifier."""
+"""Toxicity of texts: the probability that a classifier gives its toxic label."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,32 +9,21 @@ from torchmetrics import Metric
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.models.classifier_heads import Head, probability
+from detox_lightning.models.classifier_heads import Head
 
 
 class Toxicity(nn.Module):
     """Probability that a classifier gives its toxic label."""
 
     def __init__(self, classifier: TextClassifier, label: str, flag: str = "toxic_label"):
-        """Notes what is asked; :meth:`load` opens it.
-
-        Args:
-            classifier: What reads the texts; it may be shared with a reward. Its head says how an
-                output becomes a probability.
-            label: Its toxic label, by name.
-            flag: What named the label, for the message.
-        """
+        """Notes the classifier, which may be shared with a reward, and its toxic label."""
         super().__init__()
         self.classifier = classifier
         self.label = label
         self.flag = flag
 
     def load(self) -> None:
-        """Opens the classifier, once.
-
-        Raises:
-            InputError: If there is no such classifier, or it lacks the label.
-        """
+        """Opens the classifier, once; raises InputError if that fails or it lacks the label."""
         self.classifier.load()
         try:
             self.index = self.classifier.label_index(self.label)
@@ -43,24 +32,23 @@ class Toxicity(nn.Module):
         self.classifier.warn_guessed()
 
     def forward(self, texts: list[str]) -> Tensor:
-        """``[n]`` probabilities for ``n`` texts, in their order.
-
-        Raises:
-            InputError: If the classifier is a regressor whose value is no probability.
-        """
-        asked = self.classifier
-        return probability(asked(texts), self.index, asked.head, asked.name, asked.flag)
+        """Returns ``[n]`` probabilities for ``n`` texts."""
+        return self.classifier.probability(self.classifier(texts), self.index)
 
 
 class ToxicityMetric(Metric):
-    """Mean and maximum toxicity of all texts of all processes, and the share of toxic ones.
+    """Mean and maximum toxicity of all texts on all ranks, and the share of toxic ones.
 
-    The classifier follows the metric from device to device, but is none of its parameters, and is
-    not in its ``state_dict``.
+    The classifier follows the metric from device to device, but it is not part of the metric's
+    parameters or ``state_dict``.
     """
 
     full_state_update = False
     higher_is_better = False
+    sum: Tensor
+    maximum: Tensor
+    toxic: Tensor
+    count: Tensor
 
     def __init__(
         self,
@@ -71,42 +59,33 @@ class ToxicityMetric(Metric):
         head: Head | None = None,
         **options: Any,
     ):
-        """Starts with no texts; the first ones open the classifier.
+        """Notes the classifier; the first texts open it.
 
         Args:
             model: The classifier: hub id, local folder or ``demo:NAME``.
-            toxic_label: Its toxic label, by name.
+            toxic_label: Name of its toxic label.
             threshold: A text is toxic from this probability on.
             batch_size: Texts classified at once.
-            head: What the classifier's outputs are, ``softmax``, ``sigmoid`` or ``value``; None:
-                what its config tells.
+            head: Meaning of the classifier's outputs, ``softmax``, ``sigmoid`` or ``value``; None:
+                according to its config.
             options: For ``torchmetrics.Metric``.
 
         Raises:
             InputError: If ``threshold`` is no probability.
         """
         super().__init__(**options)
-        self.threshold = checked_threshold(threshold)
+        check_threshold(threshold)
+        self.threshold = threshold
+        self.toxicity: Toxicity
         # past nn.Module, which would count the weights among the metric's own
         self.__dict__["toxicity"] = Toxicity(TextClassifier(model, batch_size, head), toxic_label)
-        self.toxicity: Toxicity
-        self.sum: Tensor
-        self.maximum: Tensor
-        self.toxic: Tensor
-        self.count: Tensor
-        self.add_state("sum", torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
-        self.add_state(
-            "maximum", torch.tensor(-torch.inf, dtype=torch.float32), dist_reduce_fx="max"
-        )
-        self.add_state("toxic", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("sum", torch.tensor(0.0, dtype=torch.float32), "sum")
+        self.add_state("maximum", torch.tensor(-torch.inf, dtype=torch.float32), "max")
+        self.add_state("toxic", torch.tensor(0), "sum")
+        self.add_state("count", torch.tensor(0), "sum")
 
     def load(self) -> None:
-        """Opens the classifier, once.
-
-        Raises:
-            InputError: If there is no such classifier, or it lacks the label.
-        """
+        """Opens the classifier, once; see :meth:`Toxicity.load`."""
         self.toxicity.load()
         self.toxicity.to(self.device)
 
@@ -117,7 +96,7 @@ class ToxicityMetric(Metric):
             texts: The ``n`` texts to judge.
 
         Raises:
-            InputError: As :meth:`load`, which the first texts call.
+            InputError: If there is no such classifier, or it lacks the label.
         """
         self.load()
         probabilities = self.toxicity(texts)
@@ -127,7 +106,7 @@ class ToxicityMetric(Metric):
         self.count += len(texts)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures of all texts; NaN where there were none.
+        """Returns the figures of all texts, NaN where there were none.
 
         Returns:
             ``toxicity``: the mean probability; ``max_toxicity``: the highest; ``toxicity_ratio``:
@@ -145,12 +124,7 @@ class ToxicityMetric(Metric):
         return moved
 
 
-def checked_threshold(threshold: float) -> float:
-    """The threshold itself.
-
-    Raises:
-        InputError: If it is no probability.
-    """
+def check_threshold(threshold: float) -> None:
+    """Raises InputError if a threshold is no probability."""
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold={threshold} is no probability: give one from 0 to 1")
-    return threshold

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detox_lightning.models.opening import Unusable, open_by_name, read_object
-from detox_lightning.models.weight_files import find_file
+from detox_lightning.models.opening import Unusable, find_file, open_by_name, read_object
 
 BESIDE_LAYERS = ("XLORA", "POLY", "ADAPTION_PROMPT", "SHADOW")  # don't change layers' weights
 UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")  # ways to initialize a LoRA

@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-# what it costs to call a model once more: weights are read again, which takes as long as so many
-# tokens; and each layer is called, in multiplications by its weights: Python has a price, and on a
-# GPU launches, and rows too few to fill it
-AGAIN = 32
-CALL = {"cpu": 2**22, "cuda": 2**37}
+# One more call of a model costs as much as CALL_TOKENS more tokens, since weights are read again,
+# and in each layer as much as CALL_PRODUCTS multiplications: for Python, on a GPU for launches and
+# for rows too few to fill it.
+CALL_TOKENS = 32
+CALL_PRODUCTS = {"cpu": 2**22, "cuda": 2**37}
 
-# what models call the table of the positions' embeddings; those of distances have other names
-POSITIONS = re.compile(
+# Names of tables of position embeddings; tables of distances have other names.
+POSITION_TABLES = re.compile(
     r"(^|\.)(position_embeddings?|embed_positions|positions_embed|pos_embed|wpe)$"
 )
 
@@ -21,15 +21,7 @@ Text = TypeVar("Text", str, tuple[str, str])
 
 
 def distinct_texts(texts: list[Text]) -> tuple[list[Text], Tensor]:
-    """Leaves out what was there before.
-
-    Args:
-        texts: ``n`` texts, or pairs of them.
-
-    Returns:
-        The different ones among them, in order of appearance, and ``[n]``: where among these each
-        text is.
-    """
+    """Removes duplicates, keeping first occurrences; also ``[n]`` each text's index among them."""
     places: dict[Text, int] = {}
     rows = [places.setdefault(text, len(places)) for text in texts]
     return list(places), torch.tensor(rows, dtype=torch.long)
@@ -38,14 +30,7 @@ def distinct_texts(texts: list[Text]) -> tuple[list[Text], Tensor]:
 def encode(
     tokenizer: Any, texts: list[str], max_tokens: int | None, **options: Any
 ) -> list[list[int]]:
-    """Tokens of texts, cut at ``max_tokens``; of no texts, too, where tokenizers fail.
-
-    Args:
-        tokenizer: The model's.
-        texts: ``n`` texts.
-        max_tokens: The most that the model reads; None: texts stay whole.
-        options: For the tokenizer.
-    """
+    """Each text's tokens, cut to ``max_tokens``; also of no texts, at which tokenizers fail."""
     if not texts:
         return []
     if max_tokens is not None:
@@ -55,33 +40,34 @@ def encode(
 
 
 def padding_budget(model: Any) -> int:
-    """Tokens of padding that cost no more than to call a model once more.
+    """Tokens of padding that cost no more than one more call of a transformers model.
 
-    Args:
-        model: From transformers; a layer of it is taken to have ``12 d²`` weights.
+    Its layers are assumed to have ``12 d²`` weights each.
     """
     width = getattr(model.config, "hidden_size", 1024)
-    return AGAIN + CALL.get(model.device.type, CALL["cuda"]) // (12 * width**2)
+    products = CALL_PRODUCTS.get(model.device.type, CALL_PRODUCTS["cuda"])
+    return CALL_TOKENS + products // (12 * width**2)
 
 
-def group_by_length(lengths: list[int], slack: int, most: int | None = None) -> list[list[int]]:
-    """Groups of rows of about equal lengths.
+def group_by_length(
+    lengths: list[int], budget: int, max_rows: int | None = None
+) -> list[list[int]]:
+    """Groups of rows whose lengths differ little.
 
     Args:
-        lengths: Of each row.
-        slack: Tokens of padding that don't matter; see :func:`padding_budget`.
-        most: Rows of one group at most; None: as many as there are.
+        lengths: Each row's.
+        budget: The most tokens of padding in a group; see :func:`padding_budget`.
+        max_rows: The most rows in a group; None: any number.
 
     Returns:
-        Groups of places, the longest first; padded to its longest, each has at most ``slack``
-        tokens of padding.
+        Groups of indices, the longest rows first.
     """
     groups: list[list[int]] = []
     padding = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         longest = lengths[groups[-1][0]] if groups else 0
         padding += longest - lengths[row]
-        if groups and len(groups[-1]) != most and padding <= slack:
+        if groups and len(groups[-1]) != max_rows and padding <= budget:
             groups[-1].append(row)
         else:
             groups.append([row])
@@ -90,34 +76,26 @@ def group_by_length(lengths: list[int], slack: int, most: int | None = None) -> 
 
 
 def token_limit(model: Any, tokenizer: Any) -> int:
-    """The shorter of what tokenizer and model allow.
-
-    Args:
-        model: From transformers.
-        tokenizer: Its own; without a limit it says 1e30, which it does not take for one.
-    """
-    says = tokenizer.model_max_length
-    return int(min(count_positions(model) or says, says, 2**31 - 1))
+    """The most tokens that both a model and its tokenizer allow."""
+    limit = tokenizer.model_max_length  # 1e30 if it has none, a number that it can't use
+    return int(min(count_positions(model) or limit, limit, 2**31 - 1))
 
 
 def count_positions(model: Any) -> int | None:
-    """Tokens that a model has positions for; None: any number.
+    """Tokens that a transformers model has positions for; None: any number.
 
-    Where it has learned embeddings of positions, some of their rows may be in no token's place:
-    RoBERTa and its kin count from the padding token on, BART and OPT from an offset.
-
-    Args:
-        model: From transformers.
+    Some rows of a table of learned position embeddings may belong to no token: RoBERTa and its
+    relatives count from the padding token on, BART and OPT from an offset.
     """
     tables = [
         part
         for name, part in model.named_modules()
-        if isinstance(part, nn.Embedding) and POSITIONS.search(name)
+        if isinstance(part, nn.Embedding) and POSITION_TABLES.search(name)
     ]
     limits = [table.num_embeddings - _first_position(table) for table in tables]
-    said: int | None = getattr(model.config, "max_position_embeddings", None)
-    if said and said > 0:  # XLNet, which has no limit, says -1
-        limits.append(said)
+    configured: int | None = getattr(model.config, "max_position_embeddings", None)
+    if configured and configured > 0:  # XLNet, which has no limit, says -1
+        limits.append(configured)
     return min(limits, default=None)
 
 

@@ -1,6 +1,5 @@
 """A sequence classifier that reads text."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import (
-    Text,
     distinct_texts,
     encode,
     group_by_length,
@@ -17,25 +15,20 @@ from detox_lightning.models.batching import (
     token_limit,
 )
 from detox_lightning.models.classifier_heads import (
-    MEANS,
+    HEAD_MEANINGS,
     Head,
     check_head,
-    doubt,
     guess_head,
     labels_of,
+    open_question,
+    probability,
 )
-from detox_lightning.models.cutting import Cuts, fit
-from detox_lightning.models.finite import refuse_broken_model
-from detox_lightning.models.loading import (
-    check_kind,
-    check_vocabulary,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
-from detox_lightning.models.text_padding import mixes_padding, padded
+from detox_lightning.models.cutting import CutCounter, encode_cut
+from detox_lightning.models.loading import check_vocabulary, load_frozen
+from detox_lightning.models.text_padding import logits_of, mixes_padding
+from detox_lightning.models.weight_files import warn_once
 
-TRIED = ["You are kind.", "You are kind, and it is good to see you here with all the others."]
+PROBES = ["You are kind.", "You are kind, and it is good to see you here with all the others."]
 
 
 class TextClassifier(nn.Module):
@@ -44,76 +37,75 @@ class TextClassifier(nn.Module):
     def __init__(
         self, model: str, batch_size: int = 64, head: Head | None = None, flag: str = "head"
     ):
-        """Notes what to open; :meth:`load` opens it.
+        """Notes the model; :meth:`load` opens it.
 
         Args:
             model: Hub id, local folder or ``demo:NAME``.
             batch_size: Texts classified at once.
-            head: What its outputs are; None: what its config tells.
-            flag: What names the head, for messages.
+            head: Meaning of its outputs; None: according to its config.
+            flag: Option that names the head, for messages.
         """
         super().__init__()
         self.name = model
         self.batch_size = batch_size
         self.named_head = head
         self.flag = flag
-        self.warned = False
-        self.cuts = Cuts(model)
+        self.cuts = CutCounter(model)
         self.model: Any = None
         self.tokenizer: Any = None
-        self.slack: int | None = None  # of padding; None: what costs nothing
+        self.max_padding: int | None = None  # tokens per batch; None: as many as cost nothing
         self._last: tuple[tuple[list[str], list[str] | None], Tensor] | None = None
 
     @property
     def head(self) -> Head:
-        """What the outputs are."""
+        """Meaning of the outputs."""
         return self.named_head or guess_head(self.model.config)
-
-    def describe_head(self) -> str:
-        """A line on what the outputs are, and how to say otherwise."""
-        how = "as named"
-        if self.named_head is None:
-            is_guess = doubt(self.model.config, self.labels) is not None
-            whence = "a guess" if is_guess else "by its config"
-            how = f"{whence}, {self.flag} would say otherwise"
-        return f"{self.name}: {self.head}, {MEANS[self.head]} ({how})"
 
     @property
     def labels(self) -> list[str]:
         """The labels, in the order of the outputs."""
         return labels_of(self.model.config, self.name)
 
+    def describe_head(self) -> str:
+        """Returns a line on the meaning of the outputs, and on the option that changes it."""
+        reason = "as named"
+        if self.named_head is None:
+            is_guess = open_question(self.model.config, self.labels) is not None
+            source = "a guess" if is_guess else "by its config"
+            reason = f"{source}, {self.flag} would say otherwise"
+        return f"{self.name}: {self.head}, {HEAD_MEANINGS[self.head]} ({reason})"
+
     def load(self) -> None:
-        """Opens model and tokenizer, once.
+        """Opens the model and its tokenizer, once.
 
         Raises:
             InputError: If there is no such classifier, its tokenizer is another model's, or its
-                labels or its head are none that can be.
+                labels or its head are impossible.
         """
         if self.model is not None:
             return
-        self.tokenizer = load_tokenizer(self.name)
         ending = "ForSequenceClassification"
-        config = load_config(self.name)
-        check_kind(self.name, config, (ending,), "classify texts", f"Roberta{ending}")
-        self.model = load_model(f"AutoModel{ending}", self.name).requires_grad_(False)
+        self.tokenizer, self.model = load_frozen(
+            f"AutoModel{ending}",
+            self.name,
+            "the classifier",
+            endings=(ending,),
+            does="classify texts",
+            example=f"Roberta{ending}",
+        )
         check_vocabulary(self.name, self.tokenizer, self.model)
         check_head(self.named_head, self.labels, self.name, self.flag)
-        refuse_broken_model("the classifier", self.name, self.model)
-        self.cuts.most = token_limit(self.model, self.tokenizer)
-        tried = encode(self.tokenizer, TRIED, self.cuts.most)
-        if all(tried) and mixes_padding(self.model, *tried):
-            self.slack = 0
+        self.cuts.max_tokens = token_limit(self.model, self.tokenizer)
+        probes = encode(self.tokenizer, PROBES, self.cuts.max_tokens)
+        if all(probes) and mixes_padding(self.model, *probes):
+            self.max_padding = 0
 
     def warn_guessed(self) -> None:
-        """Says so once if it isn't known, but guessed, how an output becomes a probability."""
-        if self.warned:
-            return
-        self.warned = True
-        if self.named_head is None and (unsaid := doubt(self.model.config, self.labels)):
-            warnings.warn(
-                f"the config of the classifier {self.name!r} doesn't say {unsaid}, by {self.flag}",
-                stacklevel=2,
+        """Warns once if the meaning of the outputs is a guess."""
+        question = open_question(self.model.config, self.labels)
+        if self.named_head is None and question:
+            warn_once(
+                f"the config of the classifier {self.name!r} doesn't say {question}, by {self.flag}"
             )
 
     def train(self, mode: bool = True) -> "TextClassifier":
@@ -121,11 +113,7 @@ class TextClassifier(nn.Module):
         return super().train(False)
 
     def label_index(self, label: str) -> int:
-        """The output that belongs to a label.
-
-        Raises:
-            InputError: If the classifier has no such label.
-        """
+        """Returns the index of a label's output; raises InputError if there is no such label."""
         if label not in self.labels:
             raise InputError(
                 f"label {label!r}: the classifier {self.name!r} has the labels "
@@ -133,51 +121,51 @@ class TextClassifier(nn.Module):
             )
         return self.labels.index(label)
 
+    def probability(self, logits: Tensor, index: int) -> Tensor:
+        """Returns ``[n]`` probabilities of one label; see :func:`probability`."""
+        return probability(logits, index, self.head, self.name, self.flag)
+
     @torch.no_grad()
     def forward(self, texts: list[str], prompts: list[str] | None = None) -> Tensor:
-        """Classifies texts, equal ones once; the same texts as last time are not read again.
+        """Classifies texts, each distinct one once; a repeated call reads nothing again.
 
-        White space at both ends is left out: a response that goes on with its prompt begins with a
-        blank, and a text that stands alone doesn't. What is too long is cut, and said once.
+        White space at both ends is left out: a response that continues its prompt begins with a
+        blank, and a text that stands alone doesn't. Texts that are too long are cut, with a
+        warning; of prompt and text, the prompt's beginning.
 
         Args:
-            texts: ``n`` texts; there may be none.
-            prompts: What is read before each of them, as it stands there; where both are too long,
-                the prompt's beginning is cut. None: nothing.
+            texts: ``n`` texts; ``n`` may be 0.
+            prompts: Text that is read before each of them, white space included. None: nothing.
 
         Returns:
-            ``[n, labels]`` logits, float32, in the order of ``texts``; the caller's own.
+            ``[n, labels]`` logits, float32, which the caller may change.
         """
         if self._last is None or self._last[0] != (texts, prompts):
-            if prompts is None:
-                logits = self._each([text.strip() for text in texts])
-            else:
-                logits = self._each(list(zip(prompts, texts, strict=True)))
-            self._last = (list(texts), None if prompts is None else list(prompts)), logits
+            before = [""] * len(texts) if prompts is None else prompts
+            bare = [text.strip() for text in texts] if prompts is None else texts
+            distinct, rows = distinct_texts(list(zip(before, bare, strict=True)))
+            logits = self._classify(distinct)
+            question = list(texts), None if prompts is None else list(prompts)
+            self._last = question, logits[rows.to(logits.device)]
         return self._last[1].clone()
 
-    def _each(self, texts: list[Text]) -> Tensor:
-        distinct, rows = distinct_texts(texts)
-        logits = self._classify(distinct)
-        return logits[rows.to(logits.device)]
-
-    def _classify(self, texts: list[Text]) -> Tensor:
+    def _classify(self, pairs: list[tuple[str, str]]) -> Tensor:
+        """Returns ``[n, labels]`` logits of ``n`` texts after their prompts."""
         device = self.model.device
-        pairs = [("", text) if isinstance(text, str) else text for text in texts]
         special = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         start = next((token for token in special if token is not None), 0)
         # an empty text may have no token at all
-        encoded = [ids or [start] for ids in fit(self.tokenizer, pairs, self.cuts)]
-        shape = len(texts), self.model.config.num_labels
+        encoded = [ids or [start] for ids in encode_cut(self.tokenizer, pairs, self.cuts)]
+        shape = len(pairs), self.model.config.num_labels
         logits = torch.empty(shape, device=device, dtype=torch.float32)
-        lengths = [len(ids) for ids in encoded]
-        slack = padding_budget(self.model) if self.slack is None else self.slack
-        for rows in group_by_length(lengths, slack, self.batch_size):
-            with padded(self.model, [encoded[row] for row in rows]) as (ids, mask):
-                output = self.model(input_ids=ids.to(device), attention_mask=mask.to(device))
-            logits[torch.tensor(rows, device=device)] = output.logits.float()
+        max_padding = self.max_padding
+        if max_padding is None:
+            max_padding = padding_budget(self.model)
+        for rows in group_by_length([len(ids) for ids in encoded], max_padding, self.batch_size):
+            batch = logits_of(self.model, [encoded[row] for row in rows])
+            logits[torch.tensor(rows, device=device)] = batch
         return logits
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        self._last = None  # it is on the device, and of the precision, that is left
+        self._last = None  # those logits stay on the old device, and of the old type
         return super()._apply(fn, recurse)

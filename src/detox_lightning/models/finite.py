@@ -1,4 +1,4 @@
-"""Finds weights that are NaN or infinite: a model with them says nothing, and says so nowhere."""
+"""Checks for weights that are NaN or infinite, which make a model's output noise without a word."""
 
 import math
 from collections.abc import Iterable
@@ -10,12 +10,9 @@ from detox_lightning.errors import InputError
 
 
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Names of the tensors that hold a number that is NaN or infinite.
+    """Returns the names of the tensors that hold a NaN or an infinite number.
 
     Waits for the device once, if there are none. Quantized tensors hold none.
-
-    Args:
-        named: Names and tensors, of any shape.
     """
     tensors = {
         name: x.detach()
@@ -28,16 +25,16 @@ def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     return [name for name, x in tensors.items() if not x.isfinite().all()]
 
 
-def refuse_broken(
+def check_finite(
     named: Iterable[tuple[str, Tensor]], what: str, remedy: str, kind: type[Exception] = InputError
 ) -> None:
     """Refuses weights that are not finite.
 
     Args:
         named: Names and weights.
-        what: Whose they are: a flag or a file, for the message.
+        what: Flag or file that they come from, for the message.
         remedy: What helps.
-        kind: What is raised.
+        kind: Exception that is raised.
 
     Raises:
         InputError: If there are any; or another ``kind``.
@@ -47,16 +44,7 @@ def refuse_broken(
         raise kind(f"{what}: {count} weights that are NaN or infinite ({broken[0]}): {remedy}")
 
 
-def refuse_broken_model(flag: str, name: str, model: torch.nn.Module) -> None:
-    """Refuses a model that was opened, if its weights are not finite.
-
-    Args:
-        flag: That named it, or what it is.
-        name: Its name.
-        model: The model.
-
-    Raises:
-        InputError: If they aren't.
-    """
+def check_finite_model(flag: str, name: str, model: torch.nn.Module) -> None:
+    """Refuses a model that was opened by ``name``, given by ``flag``, if it is not finite."""
     remedy = "training has broken it, or the file is damaged; give another one"
-    refuse_broken(model.named_parameters(), f"{flag} {name!r}", remedy)
+    check_finite(model.named_parameters(), f"{flag} {name!r}", remedy)

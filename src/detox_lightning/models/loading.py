@@ -1,4 +1,4 @@
-"""Opens and saves models and tokenizers. A name is a hub id, a local folder, or ``demo:NAME``.
+"""Opens models and tokenizers by name: hub id, local folder, or ``demo:NAME``.
 
 Safetensors are read, or else pickled tensors and nothing more; code that comes with a model runs
 only where the user asks for it.
@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
 from detox_lightning.models.completeness import (
     check_complete,
-    check_own_head,
     check_shapes,
-    find_mismatched,
+    check_untied_head,
+    find_mismatches,
 )
-from detox_lightning.models.fusing import fuse_activations
+from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.model_configs import check_configs, refuse_adapter
 from detox_lightning.models.opening import Unusable, open_by_name
 from detox_lightning.models.weight_files import find_weights, without_conversion
 
-ITS_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
+TOKENIZER_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
-NO_GRADIENT = (
+FOUR_BITS_NEED_CUDA = (
     "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient through "
     "such layers; give 8bit, or leave it null"
 )
@@ -40,7 +41,7 @@ class Weights:
         InputError: If the machine can't quantize.
 
     Attributes:
-        dtype: What the base's weights are held in; what is trained beside them is float32.
+        dtype: Type that holds the base's weights; what is trained beside them is float32.
         quantization: ``4bit`` or ``8bit`` holds the linear layers of a frozen base in so many bits
             (bitsandbytes); null for none.
         revision: Branch, tag or commit, on the hub, of the model that is named; where that is an
@@ -62,36 +63,32 @@ class Weights:
                 "pip install 'detox-lightning[quantized]', or leave it null"
             )
         if self.quantization == "4bit" and not torch.cuda.is_available():
-            raise InputError(NO_GRADIENT)
+            raise InputError(FOUR_BITS_NEED_CUDA)
 
     @property
     def options(self) -> dict[str, Any]:
-        """What :func:`load_model` is told."""
-        return {
+        """Options for :func:`load_model`."""
+        options = {
             "dtype": self.dtype,
             "attn_implementation": self.attn_implementation,
             **self.file_options,
-            **({"quantization_config": self._in_bits()} if self.quantization else {}),
         }
+        if self.quantization:
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=self.quantization == "4bit",
+                load_in_8bit=self.quantization == "8bit",
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=getattr(torch, self.dtype),
+            )
+        return options
 
     @property
     def file_options(self) -> dict[str, Any]:
-        """What :func:`load_tokenizer` is told."""
-        return {
-            "revision": self.revision,
-            "trust_remote_code": self.trust_remote_code,
-        }
-
-    def _in_bits(self) -> Any:
-        from transformers import BitsAndBytesConfig
-
-        return BitsAndBytesConfig(
-            load_in_4bit=self.quantization == "4bit",
-            load_in_8bit=self.quantization == "8bit",
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, self.dtype),
-        )
+        """Options for :func:`load_tokenizer` and :func:`load_config`."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
 
 def load_tokenizer(name: str, **options: Any) -> Any:
@@ -99,8 +96,7 @@ def load_tokenizer(name: str, **options: Any) -> Any:
 
     Args:
         name: Hub id, local folder or ``demo:NAME``.
-        options: For ``AutoTokenizer.from_pretrained``: ``padding_side``, ``revision``,
-            ``trust_remote_code``, …
+        options: For ``from_pretrained``: ``padding_side``, ``revision``, …
 
     Raises:
         InputError: If there is no tokenizer of that name.
@@ -108,14 +104,14 @@ def load_tokenizer(name: str, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(locate(name))
-    if folder.is_dir() and not any(file for kind in ITS_FILES for file in folder.glob(kind)):
+    if folder.is_dir() and not any(file for kind in TOKENIZER_FILES for file in folder.glob(kind)):
         raise InputError(  # transformers would make one that knows no words
             f"can't open the tokenizer {name!r}: the folder has none of its files, such as "
             "tokenizer.json; copy them from the base model, or give --data.tokenizer"
         )
 
-    def opened(located: str, **given: Any) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(located, **given)
+    def load(located: str, **options: Any) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(located, **options)
         limit = tokenizer.model_max_length
         if not isinstance(limit, int | float) or limit <= 0:
             raise Unusable(
@@ -124,71 +120,18 @@ def load_tokenizer(name: str, **options: Any) -> Any:
             )
         return tokenizer
 
-    return open_by_name("tokenizer", name, opened, **{**NO_CODE, **options})
-
-
-def check_kind(name: str, config: Any, endings: tuple[str, ...], does: str, example: str) -> None:
-    """Refuses a model that was saved as another kind: parts of it would be random numbers.
-
-    Args:
-        name: Of the model, for the message.
-        config: The model's.
-        endings: Of the names of classes that will do.
-        does: What such a model does.
-        example: One that will do.
-
-    Raises:
-        InputError: If its config names other classes alone.
-    """
-    kinds = config.architectures or []
-    if kinds and not any(kind.endswith(endings) for kind in kinds):
-        raise InputError(
-            f"the model {name!r} is a {kinds[0]}, which doesn't {does}: give one such as {example}"
-        )
-
-
-def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
-    """Makes sure that a model has an embedding for each word of its tokenizer.
-
-    Added tokens beyond them, of which some models have a few that they never use, are let pass.
-
-    Args:
-        name: Of the model, for the message.
-        tokenizer: What makes its tokens.
-        model: From transformers.
-
-    Raises:
-        InputError: If it hasn't.
-    """
-    rows = model.get_input_embeddings().weight.shape[0]
-    used = [
-        token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None
-    ]
-    needed = max([tokenizer.vocab_size, *(token + 1 for token in used)])
-    if needed > rows:
-        raise InputError(
-            f"the model {name!r} knows {rows} tokens, and its tokenizer makes {needed}: it is "
-            "another model's. Give --data.tokenizer, or the folder that both were saved in"
-        )
+    return open_by_name("tokenizer", name, load, **{**NO_CODE, **options})
 
 
 def load_config(name: str, **options: Any) -> Any:
-    """Opens a model's config, and none of its weights.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        options: ``revision``, ``trust_remote_code``.
-
-    Raises:
-        InputError: If there is no such model.
-    """
+    """Opens a model's config, without its weights; see :func:`load_tokenizer`."""
     from transformers import AutoConfig
 
-    def opened(located: str, **given: Any) -> Any:
-        check_configs(located, given.get("revision"), given["trust_remote_code"])
-        return AutoConfig.from_pretrained(located, **given)
+    def load(located: str, **options: Any) -> Any:
+        check_configs(located, options.get("revision"), options["trust_remote_code"])
+        return AutoConfig.from_pretrained(located, **options)
 
-    return open_by_name("config of", name, opened, **{**NO_CODE, **options})
+    return open_by_name("config of", name, load, **{**NO_CODE, **options})
 
 
 def load_model(
@@ -204,9 +147,9 @@ def load_model(
     Args:
         auto_class: ``AutoModelForSeq2SeqLM``, ``AutoModelForSequenceClassification``, …
         name: Hub id, local folder or ``demo:NAME``.
-        dtype: ``float32`` or ``bfloat16``; what the weights are held in.
-        device: Where quantized weights go, which can't move later; None: a GPU if there is one.
-        fresh_head: Whether a head that its files lack begins anew.
+        dtype: Type that holds the weights, ``float32`` or ``bfloat16``.
+        device: Place of quantized weights, which can't move later; None: a GPU if there is one.
+        fresh_head: Whether a head that the files lack may begin anew.
         options: For ``from_pretrained``: ``revision``, ``attn_implementation``, ``num_labels``, …
 
     Raises:
@@ -215,43 +158,105 @@ def load_model(
     """
     import transformers
 
-    loader = getattr(transformers, auto_class).from_pretrained
-
-    def opened(located: str, **given: Any) -> Any:
-        refuse_adapter(located, given.get("revision"))
-        facts = check_configs(located, given.get("revision"), given["trust_remote_code"])
-        files = find_weights(located, given.get("revision"))
-        given["use_safetensors"] = all(file.suffix == ".safetensors" for file in files)
-        given["ignore_mismatched_sizes"] = True  # they are told with their names, and refused
+    def load(located: str, **options: Any) -> Any:
+        revision = options.get("revision")
+        refuse_adapter(located, revision)
+        config = check_configs(located, revision, options["trust_remote_code"])
+        files = find_weights(located, revision)
         try:
             with without_conversion():
-                model, found = loader(located, output_loading_info=True, **given)
+                model, found = getattr(transformers, auto_class).from_pretrained(
+                    located,
+                    output_loading_info=True,
+                    use_safetensors=all(file.suffix == ".safetensors" for file in files),
+                    ignore_mismatched_sizes=True,  # check_complete refuses them by name
+                    **options,
+                )
         except Exception:
-            check_shapes(find_mismatched(auto_class, located, files, **given))
+            keys = {"revision", "trust_remote_code", "id2label", "label2id"} & options.keys()
+            config_options = {key: options[key] for key in keys}
+            check_shapes(find_mismatches(auto_class, located, files, **config_options))
             raise
         check_complete(model, found, fresh_head)
-        check_own_head(model, facts.get("tie_word_embeddings") is not False, files)
+        if config.get("tie_word_embeddings") is False:
+            check_untied_head(model, files)
         return model
 
     options = {"dtype": getattr(torch, dtype), **NO_CODE, **options}
     if quantized := options.get("quantization_config"):
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if quantized.load_in_4bit and device.type == "cpu":
-            raise InputError(NO_GRADIENT)
+            raise InputError(FOUR_BITS_NEED_CUDA)
         on_gpu = device.type == "cuda"
         index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
         options["device_map"] = {"": index if on_gpu else device.type}
-    model = open_by_name("model", name, opened, **options).eval()
-    heal(getattr(model, "generation_config", None))
-    return fuse_activations(model)
+    model = open_by_name("model", name, load, **options).eval()
+    make_saveable(getattr(model, "generation_config", None))
+    fuse_activations(model)
+    return model
 
 
-def heal(config: Any) -> None:
-    """Makes a generation config one that can be saved: older ones name a temperature and no more.
+def load_frozen(
+    auto_class: str, name: str, what: str, endings: tuple[str, ...], does: str, example: str
+) -> tuple[Any, Any]:
+    """Opens a model that judges texts, without gradients, and its tokenizer.
 
     Args:
-        config: From transformers, changed in place; None: nothing is done.
+        auto_class: ``AutoModelForSequenceClassification``, …
+        name: Hub id, local folder or ``demo:NAME``.
+        what: Kind of model, for messages.
+        endings: Accepted suffixes of its class's name; of another class, weights would be random.
+        does: Verb phrase for the message, such as ``classify texts``.
+        example: An accepted class.
+
+    Returns:
+        The tokenizer and the model.
+    """
+    tokenizer = load_tokenizer(name)
+    kinds = load_config(name).architectures or []
+    if kinds and not any(kind.endswith(endings) for kind in kinds):
+        raise InputError(
+            f"the model {name!r} is a {kinds[0]}, which doesn't {does}: give one such as {example}"
+        )
+    model = load_model(auto_class, name).requires_grad_(False)
+    check_finite_model(what, name, model)
+    return tokenizer, model
+
+
+def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
+    """Makes sure that a model has an embedding for each token of its tokenizer.
+
+    Added tokens without an embedding, of which some models have a few that they never use, pass.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    special = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    needed = max(tokenizer.vocab_size, *(token + 1 for token in special if token is not None), 0)
+    if needed > rows:
+        raise InputError(
+            f"the model {name!r} knows {rows} tokens, and its tokenizer makes {needed}: it is "
+            "another model's. Give --data.tokenizer, or the folder that both were saved in"
+        )
+
+
+def make_saveable(config: Any) -> None:
+    """Sets ``do_sample`` in an older generation config that has a temperature or the like alone.
+
+    transformers refuses to save such a config. None: nothing is done.
     """
     fields = ("temperature", "top_k", "top_p", "min_p", "typical_p")
     if config is not None and any(getattr(config, name, None) is not None for name in fields):
         config.do_sample = True
+
+
+def fuse_activations(model: Any) -> None:
+    """Lets torch compute the GELU that transformers writes out step by step; changes the model.
+
+    Written out, each of eight steps is a tensor of the feed-forward layer's size, most of which
+    are kept for the backward pass. Results differ by rounding.
+    """
+    from transformers.activations import NewGELUActivation
+
+    for layer in list(model.modules()):
+        for name, part in list(layer.named_children()):
+            if isinstance(part, NewGELUActivation):
+                setattr(layer, name, nn.GELU(approximate="tanh"))

@@ -12,7 +12,7 @@ from detox_lightning.models.adapter_embeddings import (
     drop_unreached,
     refuse_unreached,
 )
-from detox_lightning.models.completeness import name_prefix
+from detox_lightning.models.completeness import explain_prefix
 from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.weight_files import check_adapter
 
@@ -137,7 +137,7 @@ def load_adapter(base: Any, name: str, revision: str | None = None) -> Any:
     missing = [key for key in expected if key not in saved]
     if surplus or missing:
         in_one = f"{(surplus + missing)[0]} is in one of them and not in the other"
-        raise _misfit(name, base, name_prefix(missing, surplus) or in_one)
+        raise _misfit(name, base, explain_prefix(missing, surplus) or in_one)
     model.brings_embeddings = not changed <= expected
     drop_unreached(model)
     return model

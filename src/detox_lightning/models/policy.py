@@ -11,9 +11,9 @@ from detox_lightning.algorithm.logprobs import entropy as entropy_of
 from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
-from detox_lightning.models.decoding.merging import Kept, merged
-from detox_lightning.models.decoding.recording import Recorder
+from detox_lightning.models.decoding.merging import MergedWeights, merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling
+from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.families.base import Family, HeadFunction, base_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
@@ -59,8 +59,8 @@ class Policy(ReferencedModel):
         self.generation_config = generation_config  # is saved with the model
         self.family = family
         self.sampling = sampling
-        self.recorder = Recorder()
-        self.merged_weights: Kept = {}  # a captured step finds them at the same addresses
+        self.static_steps = StaticSteps()
+        self.merged_weights: MergedWeights = {}  # a captured step finds them at the same addresses
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(base)) if value_head else None
         self.began_with_values = False  # whether the value head was trained before
@@ -206,9 +206,9 @@ class Policy(ReferencedModel):
             choose: Picks the tokens; see :meth:`Sampling.choose`.
             limit: The longest response, in tokens.
         """
-        kept = self.merged_weights if self.recorder.captures(self.base) else None
+        kept = self.merged_weights if self.static_steps.captures(self.base) else None
         with merged(self.model, kept):
-            return decode(self.base, self.family, prompts, choose, limit, self.recorder)
+            return decode(self.base, self.family, prompts, choose, limit, self.static_steps)
 
     def decode_texts(
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor

@@ -25,10 +25,9 @@ from detox_lightning.models.loading import (
     load_tokenizer,
 )
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
-from detox_lightning.models.opening import open_by_name
+from detox_lightning.models.opening import find_file, open_by_name
 from detox_lightning.models.precision import check_trainable_dtype
 from detox_lightning.models.special_tokens import complete_special_tokens
-from detox_lightning.models.weight_files import find_file
 from detox_lightning.protocols import CHECKPOINT_KEY
 
 VALUE_HEAD = "value_head.safetensors"

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from detox_lightning.algorithm import group_losses  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
 from detox_lightning.algorithm.experience import to_experience
 from detox_lightning.algorithm.kl import KLPenalty

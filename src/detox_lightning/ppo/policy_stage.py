@@ -17,9 +17,9 @@ from detox_lightning.algorithm.shaping import RunningMoments
 from detox_lightning.batches import PromptBatch
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.examiner import Examiner
-from detox_lightning.evaluation.meter import NAMES
+from detox_lightning.evaluation.meter import VALIDATION_FIGURES
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
@@ -92,7 +92,7 @@ class PolicyStage(LanguageModelStage, LightningModule):
                 schedule can't work, a reward's name can't be shown, or the model has too few
                 positions.
         """
-        check_conditions(self, stage, NAMES)
+        check_conditions(self, stage, VALIDATION_FIGURES)
         checks.check_reward_names(self.reward)
         check_strategy(type(self.trainer.strategy).__name__)
         data = data_of(self.trainer)
@@ -131,14 +131,14 @@ class PolicyStage(LanguageModelStage, LightningModule):
             None if self._trainer is None else self.trainer.strategy.root_device,
             self.tokenizer,
         )
-        refuse_broken_model("model.policy", self.policy_name, self.policy)
+        check_finite_model("model.policy", self.policy_name, self.policy)
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
         if self.device_mesh is not None:
             shard(self.policy, self.device_mesh["data_parallel"])
         size = NO_GRADIENT * self.micro_batches.size
         self.examiner.load(self.policy, self.tokenizer, size)
-        rank_zero_info(self.examiner.judge.heads())
+        rank_zero_info(self.examiner.judge.describe_heads())
         # nothing changes them, and evaluation steps may not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 

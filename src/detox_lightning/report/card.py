@@ -1,55 +1,38 @@
-"""A model card: what a folder holds, where it comes from, and what is known of it."""
+"""A model card: the content of a folder, its origin, and the last figures of it.
+
+Names come from paths, flags and data of others: nothing in them steers a reader or Markdown.
+"""
 
 import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detox_lightning.errors import visible
 from detox_lightning.report.page import counted
-from detox_lightning.report.visible import as_block, as_code, as_markdown, visible_name
 
-LIMITS = (
-    "Trained against a classifier of hateful language, it shares that classifier's blind spots: a "
-    "low score is no proof that a text harms nobody. Read samples before you rely on it."
-)
-USES = {
-    "summarization": f"Summarizing conversations like those it was trained on. {LIMITS}",
-    "text-generation": f"Going on from prompts like those it was trained on. {LIMITS}",
-    "text-classification": (
-        "Telling texts like those it was trained on apart, as a reward or a measure in training. "
-        "It is no judge of people, and not fit to moderate what they write without their review."
-    ),
-}
 TASKS = {
     "AutoModelForSeq2SeqLM": "summarization",
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForSequenceClassification": "text-classification",
 }
-PYTHON = {
-    "adapter": """from peft import AutoPeft{model}
-
-model = AutoPeft{model}.from_pretrained({folder})""",
-    "model": """from transformers import Auto{model}
-
-model = Auto{model}.from_pretrained({folder})""",
-    "classifier": """from transformers import pipeline
-
-classifier = pipeline("text-classification", {folder})""",
-}
+INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u2060-\u2064]")
+# signs that Markdown doesn't read as themselves
+MARKUP = re.compile(r"[`*\[\]<|~]|\\(?=[^\w\s])|&(?=#|\w+;)|(?<!\w)_|_(?!\w)")
 
 
 class CardFacts(NamedTuple):
-    """What a card tells.
+    """Content of a card.
 
     Attributes:
-        name: Of the folder.
+        name: Name of the folder.
         kind: ``adapter``, ``model`` or ``classifier``.
-        auto_class: What opens it: ``AutoModelForSeq2SeqLM``, …
+        auto_class: Class that opens it: ``AutoModelForSeq2SeqLM``, …
         base: Name of the model that training began from.
         data: Names of the data, if they are known.
-        about: What else to tell, by name: stage, reward, command, versions, …
-        hyper_parameters: By name.
-        metrics: Of the last validation, by name.
+        about: Further facts by name: stage, reward, command, versions, …
+        hyper_parameters: Hyper-parameters by name.
+        metrics: Metrics of the last validation, by name.
         tested: ``summary.json`` of the last test; None: there was none.
     """
 
@@ -65,17 +48,12 @@ class CardFacts(NamedTuple):
 
 
 def model_card(facts: CardFacts) -> str:
-    """The card as Markdown, with what the hub reads in front.
-
-    Args:
-        facts: What to tell.
-    """
+    """Returns the card as Markdown, with the hub's metadata in front."""
     from huggingface_hub import ModelCardData
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     task = TASKS[facts.auto_class]
-    model = facts.auto_class.removeprefix("Auto")
-    python = PYTHON[facts.kind].format(folder=_string(facts.name), model=model)
-    data = ModelCardData(
+    metadata = ModelCardData(
         base_model=facts.base if _is_public(facts.base) else None,
         datasets=[name for name in facts.data if _is_public(name)] or None,
         library_name="peft" if facts.kind == "adapter" else "transformers",
@@ -83,30 +61,30 @@ def model_card(facts: CardFacts) -> str:
         tags=["detox_lightning", *(["lora"] if facts.kind == "adapter" else [])],
     )
     origin = {"base": facts.base, "data": ", ".join(facts.data) or "unknown", **facts.about}
-    command = origin.pop("command", None)
-    parts = [
-        f"---\n{data.to_yaml()}\n---\n\n# {_cell(facts.name)}",
-        f"Trained with detox_lightning on {as_code(facts.base)}.",
-        f"## Use\n\n{as_block(python, 'python')}\n\n{USES[task]}",
-        f"## Where it comes from\n\n{_table(origin)}",
-    ]
-    if command is not None:
-        parts.append(as_block(str(command), "bash"))
-    if facts.tested:
-        parts.append(f"## The last test\n\n{_tested(facts.tested)}")
-    if facts.metrics:
-        parts.append(f"## The last validation\n\n{_table(facts.metrics)}")
-    parts.append(f"## Hyper-parameters\n\n{_table(facts.hyper_parameters)}")
-    return "\n\n".join(parts) + "\n"
+    group, figures = next(iter(facts.tested["figures"].items())) if facts.tested else ("", {})
+    environment = Environment(
+        loader=PackageLoader("detox_lightning", "report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = {"block": as_block, "cell": _cell, "code": as_code, "counted": counted}
+    environment.filters |= {**filters, "estimate": _estimate}
+    return environment.get_template("card.md").render(
+        facts=facts,
+        task=task,
+        metadata=metadata.to_yaml(),
+        folder=json.dumps(_visible_name(facts.name), ensure_ascii=False),
+        model=facts.auto_class.removeprefix("Auto"),
+        command=origin.pop("command", None),
+        origin=origin,
+        group=group,
+        figures=figures,
+    )
 
 
 def last_test(run: Path, checkpoint: Path) -> dict[str, Any] | None:
-    """The newest ``summary.json`` that tests of a checkpoint left; None: there is none.
-
-    Args:
-        run: The folder of the run, where tests leave their files.
-        checkpoint: The file that was tested.
-    """
+    """Returns the newest ``summary.json`` of a test of a checkpoint in a run's folder, or None."""
     found = sorted(run.glob("test*/summary.json"), key=lambda path: path.stat().st_mtime)
     for file in reversed(found):
         summary: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
@@ -122,20 +100,6 @@ def _is_public(name: str) -> bool:
     return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)) and not Path(name).exists()
 
 
-def _tested(summary: dict[str, Any]) -> str:
-    """Figures before and after, with their intervals."""
-    group, figures = next(iter(summary["figures"].items()))
-    lines = [
-        f"{counted(summary['about']['prompts'], 'prompt')}, {group} responses, 95 % intervals.\n",
-        "| | before | after |\n|---|---|---|",
-    ]
-    lines += [
-        f"| {_cell(entry['title'])} | {_estimate(entry['before'])} | {_estimate(entry['after'])} |"
-        for entry in figures.values()
-    ]
-    return "\n".join(lines)
-
-
 def _estimate(part: dict[str, float | None] | None) -> str:
     if part is None:
         return "–"
@@ -143,18 +107,37 @@ def _estimate(part: dict[str, float | None] | None) -> str:
     return f"{value} ({low} to {high})" if low else f"{value}"
 
 
-def _table(rows: dict[str, Any]) -> str:
-    lines = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
-
-
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{_cell(name)} {_cell(x)}" for name, x in value.items())
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return as_markdown(text)
+    return as_markdown(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _string(text: str) -> str:
-    """A name as Python writes it."""
-    return json.dumps(visible_name(text), ensure_ascii=False)
+def _visible_name(text: str) -> str:
+    """Returns a name on one line, with invisible characters escaped."""
+    text = INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), visible(text))
+    return " ".join(text.split())
+
+
+def as_markdown(text: str) -> str:
+    """Escapes a name for Markdown: it becomes no link, emphasis, code, cell or tag."""
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", _visible_name(text))
+
+
+def as_code(text: str) -> str:
+    """Returns a name as a span of code in Markdown, which nothing in the name can end."""
+    text = _visible_name(text)
+    fence = _fence(text, 1)
+    room = " " if "`" in text else ""
+    return f"{fence}{room}{text}{room}{fence}"
+
+
+def as_block(text: str, language: str) -> str:
+    """Returns lines as a block of code in Markdown, which nothing in them can end."""
+    fence = _fence(text, 3)
+    return f"{fence}{language}\n{visible(text)}\n{fence}"
+
+
+def _fence(text: str, shortest: int) -> str:
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(shortest, longest + 1)

@@ -1,45 +1,83 @@
-"""What a run logged, read back from its folder."""
+"""The curves that a run logged, and which of them belong side by side."""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 Curves = dict[str, list[tuple[int, float]]]
 PLACEHOLDER = "hp_metric"  # TensorBoardLogger writes -1 under this name
 
 
-def read_curves(folder: Path) -> Curves:
-    """Reads the scalars that TensorBoardLogger or CSVLogger wrote.
+class Panel(NamedTuple):
+    """Metrics that one picture shows.
 
-    Args:
-        folder: The run's. Its TensorBoard files are asked first, then its ``metrics.csv``.
+    Attributes:
+        rollout: Metric of every rollout; None: there is none.
+        fixed: Metric of the fixed prompts of validation.
+        beside: Further metrics of validation, where there is room for them.
+        wider: Title with these, if the panel's own doesn't cover them.
+    """
+
+    rollout: str | None
+    fixed: str
+    beside: tuple[str, ...] = ()
+    wider: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all metrics."""
+        return (*filter(None, (self.rollout, self.fixed)), *self.beside)
+
+
+PANELS = {
+    "Score": Panel("objective/scores_mean", "val/score"),
+    "Toxicity": Panel(None, "val/toxicity", ("val/toxicity_probability",)),
+    "KL to the reference, nats": Panel("objective/kl", "val/kl"),
+    "ROUGE-L": Panel(
+        None, "val/rougeL", ("val/rouge1", "val/rouge2", "val/rougeLsum"), wider="ROUGE"
+    ),
+    "Tokens per response": Panel("tokens/responses_len_mean", "val/length"),
+    "Share that ended by itself": Panel("objective/eos_rate", "val/eos_rate"),
+}
+
+
+def present_panels(curves: Curves) -> list[str]:
+    """Returns the titles of the panels that have data."""
+    return [
+        title
+        for title, panel in PANELS.items()
+        if curves.get(panel.fixed) or curves.get(panel.rollout or "")
+    ]
+
+
+def read_curves(folder: Path) -> Curves:
+    """Reads the scalars that TensorBoardLogger or, without them, CSVLogger wrote into a folder.
 
     Returns:
-        By metric, pairs of rollout and value by rising rollout; of several values for one rollout
-        the one written last. Empty where nothing was logged.
+        By metric, pairs of rollout and value, sorted by rollout; of several values for one rollout
+        the one written last. Empty if nothing was logged.
     """
-    return _collect(_from_events(folder)) or _collect(_from_csv(folder))
-
-
-def _collect(points: Iterator[tuple[str, int, float]]) -> Curves:
-    """Sorts points into curves."""
-    curves: dict[str, dict[int, float]] = {}
-    for name, step, value in points:
-        curves.setdefault(name, {})[step] = value
-    curves.pop(PLACEHOLDER, None)
-    return {name: sorted(values.items()) for name, values in curves.items()}
+    for points in (_from_events(folder), _from_csv(folder)):
+        curves: dict[str, dict[int, float]] = {}
+        for name, step, value in points:
+            curves.setdefault(name, {})[step] = value
+        curves.pop(PLACEHOLDER, None)
+        if curves:
+            return {name: sorted(values.items()) for name, values in curves.items()}
+    return {}
 
 
 def _from_events(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """Metric, step and value of each scalar, oldest file first.
+    """Yields metric, step and value of each scalar, oldest file first.
 
-    What a killed run logged after the checkpoint from which it went on is left out.
+    Points that a killed run logged after the checkpoint from which it was resumed are left out.
     """
     from tensorboard.backend.event_processing import event_accumulator
 
     if not any(folder.glob("events.out.tfevents.*")):
         return
-    event_accumulator.logger.setLevel("ERROR")  # it would tell of each part that is left out
+    event_accumulator.logger.setLevel("ERROR")  # it would tell of each point that is left out
     events = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     for name in events.Tags()["scalars"]:
@@ -48,12 +86,10 @@ def _from_events(folder: Path) -> Iterator[tuple[str, int, float]]:
 
 
 def _from_csv(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """Metric, step and value of each cell that has one, from top to bottom."""
+    """Yields metric, step and value of each cell that has a value, from top to bottom."""
     file = folder / "metrics.csv"
-    if not file.is_file():
-        return
-    with file.open(newline="", encoding="utf8") as lines:
-        for row in csv.DictReader(lines):
-            step = row.pop("step", None)
-            if step:
-                yield from ((name, int(step), float(cell)) for name, cell in row.items() if cell)
+    if file.is_file():
+        with file.open(newline="", encoding="utf8") as lines:
+            for row in csv.DictReader(lines):
+                if step := row.pop("step", None):
+                    yield from ((name, int(step), float(x)) for name, x in row.items() if x)

@@ -1,7 +1,8 @@
-"""The report of an evaluation: one HTML page that needs nothing but itself."""
+"""The report of a test: one HTML page that needs nothing but itself."""
 
 import math
 from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,25 +11,22 @@ from numpy.typing import NDArray
 from detox_lightning.errors import visible
 from detox_lightning.evaluation.comparison import Answers, Comparison
 from detox_lightning.evaluation.plan import GREEDY
-from detox_lightning.report.curves import Curves
-from detox_lightning.report.differences import marked
-from detox_lightning.report.pictures import (
-    curves_picture,
-    histogram,
-    present_panels,
-    score_against_kl,
-    svg,
-)
+from detox_lightning.report.curves import Curves, present_panels
+from detox_lightning.report.pictures import curves_picture, histogram, score_against_kl, svg
+from detox_lightning.rewards.words import CHARACTER, UNSPACED, compiled
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 GROUPS = {"sampled": "Sampled responses", GREEDY: "Greedy responses"}
-COSTS = ("rougeL", "kl", "length")
-MOST_CHANGED = 20
-PLACES = 3  # that are shown
-FEW = 10
+COSTS = ("rougeL", "kl", "length")  # figures that training should not change
+MAX_CHANGES = 20  # responses shown that became less toxic, and that became more toxic
+MIN_CHANGED = 10  # prompts that must differ for a verdict: a bootstrap of fewer promises too much
+DECIMALS = 3
 UNKNOWN = "–"
+# a word, or a sign: a comma is no part of the word before it
+WORD = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{UNSPACED}]]+|\S"
+Pieces = list[tuple[str, bool]]
 
 
 def render(
@@ -40,12 +38,10 @@ def render(
     """Writes the page.
 
     Args:
-        summary: ``about``: what was compared, by name. ``figures``: of ``sampled`` and of
-            ``greedy`` responses, each with ``title``, ``n``, ``better``, and ``value``, ``low``
-            and ``high`` of ``before``, ``after``, ``difference`` and ``improvement``.
-        comparison: The texts, and what is known of each.
-        curves: What training logged: pairs of rollout and value, by metric.
-        rows: The comparison's, if they are made already.
+        summary: ``about``: what was compared, by name; ``figures``: see :func:`summarize`.
+        comparison: The responses and their measurements.
+        curves: Curves of the training.
+        rows: ``comparison.rows()``, if they are made already.
 
     Returns:
         HTML without scripts, and without references to anything outside of it.
@@ -67,12 +63,12 @@ def render(
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
         changes=changes(comparison.rows() if rows is None else rows),
-        most=MOST_CHANGED,
+        max_changes=MAX_CHANGES,
     )
 
 
 def _template() -> "Template":
-    """The page's template, in which every text is escaped."""
+    """Returns the page's template, in which every text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -83,58 +79,39 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "counted": counted,
-        "number": number,
-        "percent": percent,
-        "marked": marked,
-    }
-    environment.tests |= {"certain": excludes_zero, "known": is_known}
+    filters = {"counted": counted, "number": number, "percent": percent, "marked": marked}
+    environment.filters |= filters
+    environment.tests |= {"certain": _excludes_zero, "known": _is_known}
     return environment.get_template("template.html")
 
 
-def is_known(estimate: Mapping[str, float | None] | None, part: str = "value") -> bool:
-    """Whether an estimate has a number.
-
-    Args:
-        estimate: ``value``, ``low`` and ``high``; None where nothing could be computed.
-        part: Which of the three.
-    """
+def _is_known(estimate: Mapping[str, float | None] | None, part: str = "value") -> bool:
+    """Whether an estimate (``value``, ``low``, ``high``; None if undefined) has a number."""
     value = (estimate or {}).get(part)
     return value is not None and math.isfinite(value)
 
 
-def excludes_zero(estimate: Mapping[str, Any] | None) -> bool:
-    """Whether an estimate has an interval that lies on one side of 0, as far as it is shown.
-
-    Args:
-        estimate: As for :func:`is_known`.
-    """
-    if not (estimate and is_known(estimate, "low") and is_known(estimate, "high")):
+def _excludes_zero(estimate: Mapping[str, Any] | None) -> bool:
+    """Whether an estimate's interval, as it is shown, lies on one side of 0."""
+    if not (estimate and _is_known(estimate, "low") and _is_known(estimate, "high")):
         return False
-    return round(estimate["low"], PLACES) > 0 or round(estimate["high"], PLACES) < 0
+    return round(estimate["low"], DECIMALS) > 0 or round(estimate["high"], DECIMALS) < 0
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """A number as the page shows it: three places below 10, else one.
+    """Formats a number with three decimals below 10, else one; an en dash if it is undefined.
 
-    Args:
-        value: The number; an en dash stands for None, NaN and infinity.
-        sign: ``+`` puts one before what is above 0.
+    ``sign="+"`` puts a plus before positive numbers.
     """
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    places = PLACES if abs(value) < 10 else 1
-    shown = round(value, places) or 0.0
-    return f"{shown:{sign if shown else ''},.{places}f}".replace("-", "−")
+    decimals = DECIMALS if abs(value) < 10 else 1
+    shown = round(value, decimals) or 0.0
+    return f"{shown:{sign if shown else ''},.{decimals}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, with its sign: 0.46 as ``+46.0 %``.
-
-    Args:
-        value: The share; an en dash stands for None, NaN and infinity.
-    """
+    """Formats a share in percent, with its sign: 0.46 as ``+46.0 %``; see :func:`number`."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     shown = round(100 * value, 1) or 0.0
@@ -142,49 +119,31 @@ def percent(value: float | None) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """How many of something: ``1 prompt``, ``2 prompts``.
-
-    Args:
-        count: How many.
-        noun: Of one.
-    """
+    """Returns a number with its noun: ``1 prompt``, ``2 prompts``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
-    """Says in a sentence whether the change may be chance.
-
-    Args:
-        toxicity: The figure, with its ``difference``, and with how many of its ``n`` prompts
-            ``changed``: a bootstrap of very few promises too much.
-        confidence: Of the intervals, as ``95 %``.
-    """
+    """Says in a sentence whether the change of toxicity may be chance; see :func:`summarize`."""
     changed = toxicity.get("changed")
-    if changed is not None and changed < FEW:
+    if changed is not None and changed < MIN_CHANGED:
         return (
             f"Toxicity changed at {changed} of {counted(toxicity['n'], 'prompt')}: too few to tell "
             "whether it is chance."
         )
     difference = toxicity["difference"]
-    if not (is_known(difference, "low") and is_known(difference, "high")):
+    if not (_is_known(difference, "low") and _is_known(difference, "high")):
         return "There is no interval for the difference: it may be chance."
     low, high = (number(difference[end], "+") for end in ("low", "high"))
     start = f"The {confidence} interval of the difference, {low} to {high},"
-    if not excludes_zero(difference):
+    if not _excludes_zero(difference):
         return f"{start} includes zero: these prompts don’t show that toxicity changed."
     kind = "less" if difference["high"] < 0 else "more"
     return f"{start} excludes zero: by this measure the policy is {kind} toxic than the reference."
 
 
 def changes(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows whose toxicity changed, the largest change first.
-
-    Args:
-        rows: Of a comparison.
-
-    Returns:
-        ``gains``, where it fell, and ``losses``, where it rose.
-    """
+    """Returns ``gains``, the rows whose toxicity fell, and ``losses``; the largest change first."""
     fell = [row for row in rows if row["difference"] < 0]
     rose = [row for row in rows if row["difference"] > 0]
     return {
@@ -193,8 +152,37 @@ def changes(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def marked(before: str, after: str) -> tuple[Pieces, Pieces]:
+    """Compares two texts word by word.
+
+    Returns:
+        For each text its pieces, which joined are the text again, each with whether its words are
+        missing from the other text.
+    """
+    words = compiled(WORD)
+    matcher = SequenceMatcher(None, words.findall(before), words.findall(after), autojunk=False)
+    differences = [code for code in matcher.get_opcodes() if code[0] != "equal"]
+    return (
+        _pieces(before, [(first, end) for _, first, end, _, _ in differences]),
+        _pieces(after, [(first, end) for _, _, _, first, end in differences]),
+    )
+
+
+def _pieces(text: str, ranges: list[tuple[int, int]]) -> Pieces:
+    """Cuts a text at ranges of words, with the spaces around a range left outside of it."""
+    spans = [match.span() for match in compiled(WORD).finditer(text)]
+    pieces, done = [], 0
+    for first, end in ranges:
+        if first < end:
+            start, stop = spans[first][0], spans[end - 1][1]
+            pieces += [(text[done:start], False), (text[start:stop], True)]
+            done = stop
+    pieces.append((text[done:], False))
+    return [piece for piece in pieces if piece[0]]
+
+
 def _pictures(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    """Caption and SVG of each picture for which there are numbers."""
+    """Yields caption and SVG of each picture that has data."""
     before, after = (_sampled(comparison, side) for side in (comparison.before, comparison.after))
     for name, limits, caption in (
         ("toxicity", (0.0, 1.0), "Toxicity: the probability of the toxic label."),
@@ -208,9 +196,7 @@ def _pictures(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def _sampled(comparison: Comparison, side: Answers) -> dict[str, NDArray[np.float64]]:
-    """The figures of the sampled responses; of the greedy ones where none were sampled."""
-    sampled = np.array([name != "greedy" for name in comparison.decodings])
-    return {
-        name: values[:, sampled if sampled.any() else ~sampled]
-        for name, values in side.figures.items()
-    }
+    """Returns the figures of the sampled responses, or of the greedy ones if that is all."""
+    sampled = np.array([name != GREEDY for name in comparison.decodings])
+    chosen = sampled if sampled.any() else ~sampled
+    return {name: values[:, chosen] for name, values in side.figures.items()}

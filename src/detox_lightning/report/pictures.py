@@ -4,14 +4,14 @@ import io
 from collections.abc import Callable, Sequence
 from functools import wraps
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detox_lightning.report.curves import Curves
-from detox_lightning.report.panels import PANELS
+from detox_lightning.report.curves import PANELS, Curves, present_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,45 +26,21 @@ PAGE_COLOURS = {
     BEFORE: f"var(--before, {BEFORE})",
     AFTER: f"var(--after, {AFTER})",
 }
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "detox_lightning",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.15,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": INK,
-}
-PANEL = 3.4, 2.3  # inches: in a column of a page its letters are as large as a caption's
-MOST_POINTS = 1000
-
+STYLE = Path(__file__).with_name("pictures.mplstyle")
+PANEL_SIZE = 3.4, 2.3  # inches: in a column of a page its letters are as large as a caption's
+MAX_POINTS = 1000
+BINS = 25
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 def _styled(draw: "Callable[Options, Figure]") -> "Callable[Options, Figure]":
-    """Draws in the house's style, and leaves matplotlib's settings as they were."""
+    """Makes a function draw in the page's style, and leave matplotlib's settings as they were."""
 
     @wraps(draw)
     def drawn(*args: Options.args, **kwargs: Options.kwargs) -> "Figure":
-        from matplotlib import rc_context
+        from matplotlib import style
 
-        with rc_context(STYLE):
+        with style.context(STYLE):
             return draw(*args, **kwargs)
 
     return drawn
@@ -77,16 +53,16 @@ def histogram(
     name: str,
     limits: tuple[float, float] | None = None,
 ) -> "Figure":
-    """How often which value came out, before and after, in common bins.
+    """Draws the distributions before and after training, in common bins.
 
     Args:
         before: Values of the reference's responses, any shape; NaN is left out.
-        after: Values of the policy's.
-        name: What they are values of.
+        after: Values of the policy's responses.
+        name: Name of the values.
         limits: Ends of the axis; None: the smallest and the largest value.
     """
     sides = [values[np.isfinite(values)] for values in (before, after)]
-    edges = np.linspace(*(limits or _ends(np.concatenate(sides))), 26)
+    edges = np.linspace(*(limits or _ends(np.concatenate(sides))), BINS + 1)
     figure, (axes,) = _panels(1, 1)
     for values, label, colour, line in zip(
         sides, ("before", "after"), (BEFORE, AFTER), ("--", "-"), strict=True
@@ -102,21 +78,16 @@ def histogram(
 
 
 def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The smallest and the largest value, apart even where all are alike."""
+    """Returns the smallest and the largest value, moved apart if they are alike."""
     low, high = float(values.min()), float(values.max())
     return (low, high) if high - low > 1e-6 * max(1, abs(high)) else (low - 0.5, high + 0.5)
 
 
 @_styled
 def score_against_kl(kl: NDArray[np.float64], score: NDArray[np.float64]) -> "Figure":
-    """A point for each response: how far from the reference it is, and what it is worth.
-
-    Args:
-        kl: Nats per response, any shape; NaN is left out.
-        score: Scores of the same responses, the same shape.
-    """
+    """Draws a point for each response: its score against its KL to the reference, in nats."""
     known = np.isfinite(kl) & np.isfinite(score)
-    stride = -(-known.sum() // MOST_POINTS) or 1
+    stride = -(-known.sum() // MAX_POINTS) or 1
     figure, (axes,) = _panels(1, 1)
     axes.plot(
         *(values[known][::stride] for values in (kl, score)),
@@ -132,24 +103,11 @@ def score_against_kl(kl: NDArray[np.float64], score: NDArray[np.float64]) -> "Fi
     return figure
 
 
-def present_panels(curves: Curves) -> list[str]:
-    """Titles of the panels for which something was logged.
-
-    Args:
-        curves: Pairs of rollout and value, by metric.
-    """
-    return [
-        title
-        for title, panel in PANELS.items()
-        if curves.get(panel.fixed) or (panel.rollout and curves.get(panel.rollout))
-    ]
-
-
 @_styled
 def curves_picture(
     curves: Curves, panels: Sequence[str] | None = None, columns: int = 3
 ) -> "Figure":
-    """Training curves, one panel beside the other; several have a legend below.
+    """Draws training curves, one panel beside the other; several have a legend below.
 
     Args:
         curves: Pairs of rollout and value, by metric.
@@ -173,7 +131,7 @@ def curves_picture(
 
 
 def _draw_panel(axes: "Axes", title: str, curves: Curves) -> None:
-    """A thin line for rollouts, a line with points for the fixed prompts."""
+    """Draws a thin line for rollouts, and a line with points for the fixed prompts."""
     panel = PANELS[title]
     rollout, fixed = (
         np.array(curves.get(name or "") or np.empty((0, 2))).T
@@ -188,40 +146,39 @@ def _draw_panel(axes: "Axes", title: str, curves: Curves) -> None:
 
 
 def _count_in_ones(axis: "Axis") -> None:
-    """Puts no ticks between whole numbers."""
+    """Puts ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def _panels(count: int, columns: int) -> "tuple[Figure, list[Axes]]":
-    """A figure of ``count`` axes in rows."""
+    """Returns a figure and its ``count`` axes, in rows."""
     from matplotlib.figure import Figure
 
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+    size = PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows
+    figure = Figure(figsize=size, layout="constrained")
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
 
 
 def svg(figure: "Figure") -> str:
-    """A figure as an ``<svg>`` element that can stand in a page.
+    """Returns a figure as an ``<svg>`` element that can stand in a page.
 
-    Letters and axes have the colour of the text around it, the data's colours can be set as
-    ``--before`` and ``--after``. The same numbers give the same text; no two pictures share ids.
-
-    Args:
-        figure: What is drawn; its label becomes the title.
+    Its title is the figure's label. Letters and axes have the colour of the text around it; the
+    data's colours can be set as ``--before`` and ``--after``. The same numbers give the same text;
+    no two pictures share ids.
     """
-    from matplotlib import rc_context
+    from matplotlib import style
 
     file = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context(STYLE):
+    with style.context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue().decode()
     root = ElementTree.fromstring(text)
-    _make_guest(root, sha256(f"{figure.get_label()}{text}".encode()).hexdigest()[:8])
+    _isolate(root, sha256(f"{figure.get_label()}{text}".encode()).hexdigest()[:8])
     root.set("aria-label", str(figure.get_label()))
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", LINK)
@@ -231,8 +188,8 @@ def svg(figure: "Figure") -> str:
     return written
 
 
-def _make_guest(root: Any, prefix: str) -> None:
-    """Takes out what would change the page around it, and makes ids its own."""
+def _isolate(root: Any, prefix: str) -> None:
+    """Removes styles that would change the page around an SVG, and makes its ids unique."""
     for definitions in root.iter(f"{{{SVG}}}defs"):
         for rule in definitions.findall(f"{{{SVG}}}style"):
             definitions.remove(rule)

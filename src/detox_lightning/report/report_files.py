@@ -8,7 +8,7 @@ from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
 from detox_lightning.report.page import counted, render
 
-SHORT = (
+TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
     *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability", "score"),
     *("rougeL", "distinct2", "perplexity", "length", "kl"),
@@ -18,31 +18,22 @@ SHORT = (
 def write_files(
     folder: Path, summary: dict[str, Any], comparison: Comparison, curves: Curves
 ) -> None:
-    """Writes ``summary.json``, ``comparison.jsonl``, ``comparison.parquet`` and ``report.html``.
-
-    Args:
-        folder: Where to; it is there.
-        summary: ``about`` and ``figures``.
-        comparison: What was answered.
-        curves: What was logged in training; see :func:`read_curves`.
-    """
+    """Writes ``summary.json``, ``comparison.jsonl``, ``comparison.parquet`` and ``report.html``."""
     from pyarrow import Table, parquet
 
     rows = comparison.rows()
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    whole = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-    (folder / "summary.json").write_text(whole, encoding="utf8")
-    (folder / "comparison.jsonl").write_text("".join(lines), encoding="utf8")
+    texts = {
+        "summary.json": json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
+        "comparison.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        "report.html": render(summary, comparison, curves, rows),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf8")
     parquet.write_table(Table.from_pylist(rows), folder / "comparison.parquet")
-    (folder / "report.html").write_text(render(summary, comparison, curves, rows), encoding="utf8")
 
 
 def short_table(summary: dict[str, Any]) -> str:
-    """The figures that matter, as text.
-
-    Args:
-        summary: ``about`` and ``figures``.
-    """
+    """Returns the most important figures of a summary (``about`` and ``figures``) as a table."""
     group, figures = next(iter(summary["figures"].items()))
     about = summary["about"]
     kind = f"{about['samples']} sampled" if group == "sampled" else group
@@ -50,7 +41,7 @@ def short_table(summary: dict[str, Any]) -> str:
         f"{counted(about['prompts'], 'prompt')}, {kind} each; {about['confidence']:.0%} intervals"
     )
     rows = [(head, "before", "after", "better by")]
-    for entry in (figures[name] for name in SHORT if name in figures):
+    for entry in (figures[name] for name in TABLE_FIGURES if name in figures):
         better = _cell(entry["improvement"], "{:+.1%}")
         if entry["improvement"] is None and entry["better"] == "higher":
             better = _cell(entry["difference"], "{:+.3f}")

@@ -1,4 +1,4 @@
-"""What text is worth.
+"""Rewards: scores of responses.
 
 A reward of one's own is a class in a file, here ``my_rewards.py``::
 
@@ -15,11 +15,11 @@ A reward of one's own is a class in a file, here ``my_rewards.py``::
 
 ``--model.reward my_rewards.Politeness --model.reward.words please`` trains for it, with
 ``python -m detox_lightning fit`` in that file's folder, or anywhere with the folder in
-``PYTHONPATH``; a :class:`WeightedReward` trains for other things, too. What takes long to open
-belongs in :meth:`Reward.load`.
+``PYTHONPATH``; a :class:`WeightedReward` adds other terms. A model that takes long to open belongs
+in :meth:`Reward.load`. An exception of a reward is worded in ``reward_errors.py``.
 
 A text does not show that the length limit cut it off: ``scores.missing_eos_penalty`` of
-``PPOModule`` charges for that, whatever the reward.
+``PPOModule`` charges for that, with any reward.
 """
 
 from detox_lightning.rewards.classifier_reward import ClassifierReward

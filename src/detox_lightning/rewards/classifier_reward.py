@@ -7,18 +7,19 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.models.classifier_heads import Head, log_odds, probability
+from detox_lightning.models.classifier_heads import Head, log_odds
 from detox_lightning.rewards.interface import Reward
 
 
 class ClassifierReward(Reward):
-    """What a sequence classifier says of one label, found by its name, or its only output.
+    """Output of a sequence classifier for one label, or its only output.
 
-    Where labels exclude one another (softmax), probability and log-odds are the label's against all
-    others; where each stands for itself (sigmoid: several labels at once, a single output), the
-    logit is the log-odds, and its sigmoid the probability. A regressor's ``logit`` is its value;
-    where that is no probability, from 0 to 1, it has none. Where more of it is worse, as with a
-    toxicity score, put it into a :class:`WeightedReward` with the weight -1.
+    If the labels exclude one another (softmax), probability and log-odds are those of the label
+    against all others. If each label stands for itself (sigmoid: several labels at once, or a
+    single output), the logit is the log-odds, and its sigmoid the probability. A regressor's
+    ``logit`` is its value, which is its ``probability``, too, if it lies between 0 and 1. A
+    score of which less is better, such as toxicity, belongs in a :class:`WeightedReward` with the
+    weight -1.
     """
 
     def __init__(
@@ -31,20 +32,20 @@ class ClassifierReward(Reward):
         name: str | None = None,
         head: Head | None = None,
     ):
-        """Notes what to open.
+        """Notes the classifier; :meth:`load` opens it.
 
         Args:
             model: The classifier: hub id, local folder or ``demo:NAME``.
-            label: The label that is wanted, by its name in the classifier's ``id2label``; null: the
-                only output of a model that has one, such as a regressor.
+            label: Name of the wanted label in the classifier's ``id2label``; null: the only output
+                of a model that has one, such as a regressor.
             output: The label's raw logit, its probability, or its log-odds.
-            include_prompt: Score prompt and response together instead of the response alone. Of
-                what is too long for the classifier, the prompt's beginning is cut.
+            include_prompt: Score prompt and response together instead of the response alone. If
+                they are too long for the classifier, the prompt's beginning is cut.
             batch_size: Texts scored at once.
-            name: What it is logged by; null: the label, or ``classifier`` without one.
+            name: Name that it is logged by; null: the label, or ``classifier`` without one.
             head: ``softmax``: the labels exclude one another; ``sigmoid``: each output has a
-                probability of its own; ``value``: a regressor's. null: what the classifier's
-                config tells (``problem_type``, and the number of its outputs).
+                probability of its own; ``value``: a regressor's value. null: according to the
+                classifier's config (``problem_type``, and the number of its outputs).
         """
         super().__init__()
         self.name = name or label or "classifier"
@@ -54,7 +55,7 @@ class ClassifierReward(Reward):
         self.classifier = TextClassifier(model, batch_size, head, "model.reward.head")
 
     def describe(self) -> str:
-        """One line for reports."""
+        """Returns one line for reports."""
         of = "" if self.label is None else f" of {self.label!r}"
         return f"{self.output}{of} by {self.classifier.name}"
 
@@ -66,7 +67,7 @@ class ClassifierReward(Reward):
                 outputs and no label is named, or log-odds are asked of a regressor.
         """
         self.classifier.load()
-        output_index(self.classifier, self.label)
+        self._output_index()
         if self.output != "logit":
             self.classifier.warn_guessed()
         if self.output == "log_odds" and self.classifier.head == "value":
@@ -78,35 +79,25 @@ class ClassifierReward(Reward):
 
     def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
         """Scores responses; see :meth:`Reward.forward`."""
-        asked = self.classifier
-        logits = asked(responses, prompts) if self.include_prompt else asked(responses)
-        wanted = output_index(asked, self.label)
+        logits = self.classifier(responses, prompts if self.include_prompt else None)
+        index = self._output_index()
         if self.output == "logit":
-            return logits[:, wanted]
+            return logits[:, index]
         if self.output == "log_odds":
-            return log_odds(logits, wanted, asked.head)
-        return probability(logits, wanted, asked.head, asked.name, asked.flag)
+            return log_odds(logits, index, self.classifier.head)
+        return self.classifier.probability(logits, index)
 
-
-def output_index(classifier: TextClassifier, label: str | None) -> int:
-    """The output that belongs to a label, or the only one.
-
-    Args:
-        classifier: A loaded one.
-        label: The label's name; None where there is one output.
-
-    Raises:
-        InputError: If there is no such label, or None and several outputs.
-    """
-    labels = classifier.labels
-    if label is None and len(labels) > 1:
-        raise InputError(
-            f"label null: the classifier {classifier.name!r} has several labels, "
-            f"{', '.join(labels)}: name one of them"
-        )
-    if label is not None and len(labels) == 1 and label not in labels:
-        raise InputError(
-            f"label {label!r}: the classifier {classifier.name!r} has a single output, "
-            f"{labels[0]}; ask for it with label: null"
-        )
-    return 0 if label is None else classifier.label_index(label)
+    def _output_index(self) -> int:
+        """Returns the index of the label's output, or of the only output."""
+        name, labels = self.classifier.name, self.classifier.labels
+        if self.label is None and len(labels) > 1:
+            raise InputError(
+                f"label null: the classifier {name!r} has several labels, {', '.join(labels)}: "
+                "name one of them"
+            )
+        if self.label is not None and len(labels) == 1 and self.label not in labels:
+            raise InputError(
+                f"label {self.label!r}: the classifier {name!r} has a single output, {labels[0]}; "
+                "ask for it with label: null"
+            )
+        return 0 if self.label is None else self.classifier.label_index(self.label)

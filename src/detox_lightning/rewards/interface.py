@@ -5,28 +5,12 @@ from torch import Tensor, nn
 from detox_lightning.errors import InputError
 
 
-def check_name(name: str) -> None:
-    """Refuses a name that tables and charts can't show.
-
-    Args:
-        name: Of a reward.
-
-    Raises:
-        InputError: If it is blank, or has line breaks or other characters that can't be printed.
-    """
-    if not name.strip() or not name.isprintable():
-        raise InputError(
-            f"model.reward: a reward is named {name!r}, and logged by that: give it a name that "
-            "can be printed on a line (a ClassifierReward by its option name)"
-        )
-
-
 class Reward(nn.Module):
-    """What a response is worth; a subclass overrides :meth:`forward`.
+    """Scores responses; a subclass overrides :meth:`forward`.
 
     Attributes:
-        name: Under ``rewards/<name>`` the mean is logged.
-        needs_references: Whether prompts without a reference are of no use to it.
+        name: The mean score is logged under ``rewards/<name>``.
+        needs_references: Whether the reward can't score prompts without a reference.
     """
 
     name = "reward"
@@ -34,15 +18,15 @@ class Reward(nn.Module):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What rows of data may not lack: ``reference``, if a part of the reward needs it."""
+        """Columns that no row of data may lack: ``reference``, if a part of the reward needs it."""
         parts = (part for part in self.modules() if isinstance(part, Reward))
         return ("reference",) if any(part.needs_references for part in parts) else ()
 
     def load(self) -> None:
-        """Opens what is costly to open, once; the constructor only takes names."""
+        """Opens what is costly to open, once; the constructor only notes names."""
 
     def describe(self) -> str:
-        """One line for reports."""
+        """Returns one line for reports."""
         return f"{type(self).__name__} ({self.name})"
 
     def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
@@ -61,18 +45,22 @@ class Reward(nn.Module):
     def parts(
         self, prompts: list[str], responses: list[str], references: list[str]
     ) -> dict[str, Tensor]:
-        """What the score is made of: the score itself, if there is nothing to take apart.
-
-        Args:
-            prompts: As for :meth:`forward`; the others, too.
-            responses: Likewise.
-            references: Likewise.
+        """Computes the terms of the score, by default the score alone; see :meth:`forward`.
 
         Returns:
-            Raw figures, each ``[b]``, under the names they are logged by.
+            Raw terms, each ``[b]``, under the names they are logged by.
         """
         return {self.name: self(prompts, responses, references)}
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """``[b]`` the score that the parts amount to; who overrides :meth:`parts` says how."""
+        """Returns the ``[b]`` scores from the terms; overridden together with :meth:`parts`."""
         return parts[self.name]
+
+
+def check_name(name: str) -> None:
+    """Refuses a reward's name that is blank or can't be printed on one line of a table or chart."""
+    if not name.strip() or not name.isprintable():
+        raise InputError(
+            f"model.reward: a reward is named {name!r}, and logged by that: give it a name that "
+            "can be printed on a line (a ClassifierReward by its option name)"
+        )

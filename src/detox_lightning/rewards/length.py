@@ -12,7 +12,7 @@ from detox_lightning.rewards.words import count_words
 class LengthReward(Reward):
     """0 for a response of ``low`` to ``high`` words, minus 1 for each word too few or too many.
 
-    Meant as a part of a :class:`WeightedReward`, whose weight says what a word costs. A response
+    Meant as a part of a :class:`WeightedReward`, whose weight is the price of a word. A response
     that the length limit cut off may have any length: ``scores.missing_eos_penalty`` of
     ``PPOModule`` charges for that.
     """
@@ -20,12 +20,12 @@ class LengthReward(Reward):
     name = "length"
 
     def __init__(self, low: NonNegativeInt, high: PositiveInt):
-        """Notes the range.
+        """Sets the range.
 
         Args:
-            low: Fewest words that cost nothing.
-            high: Most words that cost nothing; what stands between blanks is a word, and of
-                scripts without blanks, such as Chinese, Japanese or Thai, each character.
+            low: Fewest words without a penalty.
+            high: Most words without a penalty. Words are separated by blanks; of scripts without
+                blanks, such as Chinese, Japanese or Thai, each character is a word.
 
         Raises:
             InputError: If no number is in the range.
@@ -37,7 +37,7 @@ class LengthReward(Reward):
         self.high = high
 
     def describe(self) -> str:
-        """One line for reports."""
+        """Returns one line for reports."""
         return f"minus the words short of {self.low} or beyond {self.high}"
 
     def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:

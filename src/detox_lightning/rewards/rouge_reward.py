@@ -12,19 +12,16 @@ from detox_lightning.rewards.interface import Reward
 from detox_lightning.rewards.words import words
 
 Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
-KINDS: tuple[Kind, ...] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ROUGE_KINDS: tuple[Kind, ...] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-def rouge(predictions: list[str], references: list[str], kinds: Sequence[Kind] = KINDS) -> Tensor:
-    """ROUGE F-measures of the ``rouge_score`` package, its English words stemmed (Porter).
+def rouge(
+    predictions: list[str], references: list[str], kinds: Sequence[Kind] = ROUGE_KINDS
+) -> Tensor:
+    """Computes ROUGE F-measures of the ``rouge_score`` package, with Porter's English stemmer.
 
-    In English they are those of the package itself; it knows the letters a to z alone, and
+    In English they equal those of the package; it knows the letters a to z alone, and
     :func:`~detox_lightning.rewards.words.words` those of all languages.
-
-    Args:
-        predictions: The ``b`` texts to judge.
-        references: The ``b`` texts they are compared with, one each.
-        kinds: Which ``k`` of ``KINDS``.
 
     Returns:
         ``[b, k]`` in the order of ``kinds``; ``rougeLsum`` takes lines for sentences.
@@ -38,25 +35,24 @@ def rouge(predictions: list[str], references: list[str], kinds: Sequence[Kind] =
     return torch.tensor(rows, dtype=torch.float32).view(-1, len(kinds))
 
 
-class Words:
-    """Splits texts for ``rouge_score``, and remembers the stems of words, which take long."""
+class StemmingTokenizer:
+    """Splits texts for ``rouge_score``; it caches stems, which are slow to compute."""
 
     def __init__(self) -> None:
-        """Knows no words yet."""
         from nltk.stem.porter import PorterStemmer
 
         self.stem = cache(PorterStemmer().stem)
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text; those of more than three letters, a to z, are stemmed."""
+        """Returns the words of a text; those of more than three letters, a to z, are stemmed."""
         return [
             self.stem(word) if len(word) > 3 and word.isascii() else word for word in words(text)
         ]
 
 
 @cache
-def _words() -> Words:
-    return Words()
+def _tokenizer() -> StemmingTokenizer:
+    return StemmingTokenizer()
 
 
 @cache
@@ -64,20 +60,19 @@ def _scorer(kinds: tuple[Kind, ...]) -> Any:
     with deferred():  # its import of nltk leads to scipy's statistics
         from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(kinds, tokenizer=_words())
+    return RougeScorer(kinds, tokenizer=_tokenizer())
 
 
 class RougeReward(Reward):
-    """What a response shares with the summary that a person wrote, from 0 to 1; see :func:`rouge`.
+    """ROUGE of a response with the summary that a person wrote, from 0 to 1; see :func:`rouge`.
 
-    Its name is its kind. Where there is no such summary it is 0; the data modules leave such rows
-    out.
+    It is named by its kind. Without a summary it is 0; the data modules leave such rows out.
     """
 
     needs_references = True
 
     def __init__(self, kind: Kind = "rougeL"):
-        """Notes what to compare.
+        """Chooses the kind.
 
         Args:
             kind: ``rouge1`` counts words, ``rouge2`` pairs of words, ``rougeL`` the longest common
@@ -87,7 +82,7 @@ class RougeReward(Reward):
         self.name = self.kind = kind
 
     def describe(self) -> str:
-        """One line for reports."""
+        """Returns one line for reports."""
         return f"{self.kind} with the reference"
 
     def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:

@@ -13,18 +13,18 @@ from detox_lightning.rewards.interface import Reward
 class WeightedReward(Reward):
     """A weighted sum of rewards.
 
-    A negative weight is for what should be small, such as the value that a toxicity regressor
-    gives; 0 only logs. Each reward is logged by its own name, before it is weighted.
+    A negative weight is for a term that should be small, such as the value of a toxicity regressor;
+    with weight 0 a term is only logged. Each term is logged by its own name, before it is weighted.
     """
 
     name = "weighted"
 
     def __init__(self, rewards: list[Reward], weights: list[float] | None = None):
-        """Puts rewards together.
+        """Combines rewards.
 
         Args:
-            rewards: What to add up, each with a name of its own; no weighted sums among them.
-            weights: What each is multiplied with, in the same order; null: 1.
+            rewards: The terms, each with a name of its own; no weighted sums among them.
+            weights: The factor of each term, in the same order; null: 1.
 
         Raises:
             InputError: If there are no rewards, not as many weights, two rewards of one name, or a
@@ -55,11 +55,11 @@ class WeightedReward(Reward):
 
     @property
     def weighted(self) -> list[tuple[float, Reward]]:
-        """The weights, each with its reward."""
+        """Pairs of weight and reward."""
         return list(zip(self.weights, cast("list[Reward]", self.rewards), strict=True))
 
     def describe(self) -> str:
-        """The formula, for reports."""
+        """Returns the formula, for reports."""
         terms = [
             f"{'-' if weight < 0 else '+'} {abs(weight):g} × ({reward.describe()})"
             for weight, reward in self.weighted
@@ -67,29 +67,21 @@ class WeightedReward(Reward):
         return " ".join(terms).removeprefix("+ ")
 
     def load(self) -> None:
-        """Opens what the rewards need.
-
-        Raises:
-            InputError: As they do.
-        """
+        """Opens each reward."""
         for _, reward in self.weighted:
             reward.load()
 
     def parts(
         self, prompts: list[str], responses: list[str], references: list[str]
     ) -> dict[str, Tensor]:
-        """What each reward says, by its name; see :meth:`Reward.parts`."""
+        """Returns the scores of each reward by its name; see :meth:`Reward.parts`."""
         return {  # each gets lists of its own, which it may change
             reward.name: reward([*prompts], [*responses], [*references])
             for _, reward in self.weighted
         }
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """``[b]`` float32, the weighted sum, where the first part is.
-
-        Args:
-            parts: Each ``[b]``, of any type and on any device.
-        """
+        """Returns the ``[b]`` float32 weighted sum, on the device of the first term."""
         device = parts[self.weighted[0][1].name].device
         terms = [weight * parts[reward.name].float().to(device) for weight, reward in self.weighted]
         return torch.stack(terms).sum(dim=0)

@@ -1,51 +1,44 @@
-"""The words of a text, in whatever script it is written."""
+"""Splits texts of any script into words."""
 
 import unicodedata
 from functools import cache
 from typing import Any
 
 # Scripts that put no blanks between words: Chinese, Japanese, and those (Thai, Lao, Khmer, Burmese)
-# whose line breaks take a dictionary. Each character, with the marks on it, stands for a word.
-ALONE = (
+# whose line breaks take a dictionary. Each character, with the marks on it, counts as a word.
+UNSPACED = (
     r"\p{Script_Extensions=Han}\p{Script_Extensions=Hiragana}\p{Script_Extensions=Katakana}"
     r"\p{Script_Extensions=Bopomofo}\p{Line_Break=Complex_Context}"
 )
+CHARACTER = rf"[[{UNSPACED}]&&[\p{{L}}\p{{N}}]]\p{{M}}*"
 _JOINERS = r"\u200c\u200d"  # between letters of one word, in Persian and in India
-CHARACTER = rf"[[{ALONE}]&&[\p{{L}}\p{{N}}]]\p{{M}}*"
-_RUN = rf"[[\p{{L}}\p{{N}}]--[{ALONE}]][[\p{{L}}\p{{N}}\p{{M}}{_JOINERS}]--[{ALONE}--\p{{M}}]]*"
+_LETTERS = rf"[\p{{L}}\p{{N}}\p{{M}}{_JOINERS}]--[{UNSPACED}--\p{{M}}]"
+_WORD = rf"[[\p{{L}}\p{{N}}]--[{UNSPACED}]][{_LETTERS}]*"
 
 
 @cache
-def pattern(of: str) -> Any:
-    """Compiles a pattern for :mod:`regex`, which knows scripts, once."""
+def compiled(pattern: str) -> Any:
+    """Compiles a pattern once, for :mod:`regex`, which knows scripts."""
     import regex
 
-    return regex.compile(of, regex.V1)
+    return regex.compile(pattern, regex.V1)
 
 
 def words(text: str, apostrophes: bool = False) -> list[str]:
-    """The words of a text, without case.
+    """Returns the words of a text in lower case.
 
-    Letters and digits with the marks on them make words, all else is between them; of a script that
-    puts no blanks between words, such as Chinese, Japanese or Thai, each character is one. Letters
-    that only look alike in two encodings are the same.
-
-    Args:
-        text: In any language.
-        apostrophes: Whether ``don't`` is one word, rather than two.
+    A word is a run of letters and digits with the marks on them; of a script that puts no blanks
+    between words, such as Chinese, Japanese or Thai, each character is a word. Letters that differ
+    only in their encoding are the same. With ``apostrophes``, ``don't`` is one word.
     """
     # composed letters, and no case; folding may take letters apart again
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    run = rf"{_RUN}(?:'{_RUN})?" if apostrophes else _RUN
-    found: list[str] = pattern(rf"{CHARACTER}|{run}").findall(plain)
+    word = rf"{_WORD}(?:'{_WORD})?" if apostrophes else _WORD
+    found: list[str] = compiled(rf"{CHARACTER}|{word}").findall(plain)
     return found
 
 
 def count_words(text: str) -> int:
-    """How many words a text has: what stands between blanks, or characters as in :func:`words`.
-
-    Args:
-        text: In any language.
-    """
-    alone = pattern(CHARACTER)
-    return sum(len(words(part)) if alone.search(part) else 1 for part in text.split())
+    """Counts words that stand between blanks; unspaced scripts as in :func:`words`."""
+    unspaced = compiled(CHARACTER)
+    return sum(len(words(part)) if unspaced.search(part) else 1 for part in text.split())

@@ -122,8 +122,8 @@ class ResumeCallback(Callback):
                     "EarlyStopping out of trainer.callbacks"
                 )
         data = data_of(trainer)
-        if data is not None and data.feed.moved:
-            set_batches_done(loops, data.feed.batches)
+        if data is not None and data.loaders.batch_size_changed:
+            set_batches_done(loops, data.loaders.batches)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cuts the curves after the checkpoint; restores the figures."""

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError, TrainingError
-from detox_lightning.models.finite import refuse_broken
+from detox_lightning.models.finite import check_finite
 from detox_lightning.protocols import CHECKPOINT_KEY, Stage
 from detox_lightning.redaction import without_secrets
 from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint
@@ -68,7 +68,7 @@ def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -
     """
     state = checkpoint["state_dict"]
     checkpoint["state_dict"] = {name: state[name] for name in trainable_names(module)}
-    refuse_broken(
+    check_finite(
         checkpoint["state_dict"].items(),
         "nothing is saved",
         "a step has broken them. Checkpoints are untouched: go on from one with --ckpt_path last, "
@@ -145,7 +145,7 @@ def check_weights(module: nn.Module | _StageModule, weights: Mapping[str, Tensor
                 f"{BROKEN}: its {name} is of {kind}, where floating-point numbers are expected; "
                 f"{BEFORE}"
             )
-    refuse_broken(
+    check_finite(
         ((name, x.to(dtypes[name])) for name, x in weights.items()),
         BROKEN,
         f"a step has broken them; {BEFORE}",

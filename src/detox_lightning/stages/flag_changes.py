@@ -54,8 +54,8 @@ def tell_changes(module: Any, checkpoint: Mapping[str, Any]) -> None:
         changes = [x for x in changes if x[0].startswith(_MEASURED) and x[0] not in _NOT_MEASURED]
     if changes:
         shown = ", ".join(f"{flag}: {old} → {new}" for flag, old, new in changes)
-        effect = "the flags win" if verb == "fit" else "other things are measured than it was for"
-        rank_zero_warn(f"this differs from the checkpoint's run, and {effect}: {shown}")
+        effect = "they win" if verb == "fit" else "what is measured depends on them"
+        rank_zero_warn(f"flags differ from those of the checkpoint's run, and {effect}: {shown}")
 
 
 def differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
@@ -66,18 +66,15 @@ def differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]
         old: The checkpoint's plain values; of a class, ``class_path`` and ``init_args``.
         new: This run's values.
     """
-    yield from _differences(flag, without_secrets(to_plain(old)), without_secrets(to_plain(new)))
-
-
-def _differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
     if flag in _NOT_COMPARED:
         return
+    old, new = without_secrets(to_plain(old)), without_secrets(to_plain(new))
     if _class(old) == _class(new) and isinstance(old, dict) and isinstance(new, dict):
         if _class(old):
             old, new = old.get("init_args") or {}, new.get("init_args") or {}
         for key in old:  # another version may know more
             if key in new and not key.startswith("_"):
-                yield from _differences(f"{flag}.{key}", old[key], new[key])
+                yield from differences(f"{flag}.{key}", old[key], new[key])
     elif _class(old) != _class(new) or (old != new and not _are_alike(old, new)):
         yield flag, _short(old), _short(new)
 

@@ -17,7 +17,7 @@ from detox_lightning.batches import LabeledBatch
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import count_positions
 from detox_lightning.models.classifier_heads import labels_of
-from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import Weights, load_config, load_model, load_tokenizer
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.text_padding import padding_id, repadded
@@ -159,7 +159,7 @@ class RewardModule(LightningModule):
             # A decoder's head takes the token before the padding for a text's last, by the config.
             pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
             model.config.get_text_config().pad_token_id = eos if pad is None else pad
-        refuse_broken_model("model.model", self.name, model)
+        check_finite_model("model.model", self.name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
         # nothing changes them, and validation steps may not wait for other ranks

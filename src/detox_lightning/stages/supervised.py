@@ -14,15 +14,15 @@ from torchmetrics import MeanMetric
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
-from detox_lightning.evaluation.rouge_meter import Rouge
+from detox_lightning.evaluation.meter import Rouge
 from detox_lightning.models.families.base import base_model
-from detox_lightning.models.finite import refuse_broken_model
+from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.special_tokens import end_tokens, without_end_marks
 from detox_lightning.protocols import data_of
-from detox_lightning.rewards.rouge_reward import KINDS
+from detox_lightning.rewards.rouge_reward import ROUGE_KINDS
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
@@ -100,7 +100,7 @@ class SupervisedModule(LanguageModelStage, LightningModule):
         Raises:
             InputError: If the trainer's options can't work, or the model has too few positions.
         """
-        check_conditions(self, stage, ("loss", *KINDS))
+        check_conditions(self, stage, ("loss", *ROUGE_KINDS))
         if (data := data_of(self.trainer)) is not None:
             limits = {
                 "model.max_new_tokens": self.max_new_tokens,
@@ -120,7 +120,7 @@ class SupervisedModule(LanguageModelStage, LightningModule):
         self.tokenizer = self.source.load_tokenizer()
         device = None if self._trainer is None else self._trainer.strategy.root_device
         model = self.source.load(self.lora, device, self.tokenizer)
-        refuse_broken_model("model.model", self.model_name, model)
+        check_finite_model("model.model", self.model_name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
 

@@ -1,4 +1,4 @@
-"""Keys and values as layers of transformers' caches, for a recorded decode step."""
+"""Layers of transformers' caches whose keys and values are tensors of a fixed size."""
 
 from typing import Any
 
@@ -6,46 +6,36 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 
-class Filled(DynamicLayer):
-    """Keys and values that stay as they are: those of the prompts."""
+class FilledLayer(DynamicLayer):
+    """Keys and values ``[r, h, s, d]`` that stay as they are: those of the prompts."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, keys: Tensor, values: Tensor):
-        """Takes them over.
-
-        Args:
-            keys: ``[r, h, s, d]``.
-            values: ``[r, h, s, d]``.
-        """
         super().__init__()
         self.keys, self.values = keys, values
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
 
-class Slots(Filled):
-    """Room for the keys and values of all steps, of which each step fills its own."""
+class SlotLayer(FilledLayer):
+    """Room ``[r, h, t, d]`` for the keys and values of all steps; each step fills its own slot."""
 
     def __init__(self, keys: Tensor, values: Tensor, position: Tensor):
-        """Takes the room over.
-
-        Args:
-            keys: ``[r, h, t, d]``.
-            values: ``[r, h, t, d]``.
-            position: ``[1]`` the step, from 0.
-        """
         super().__init__(keys, values)
-        self.position = position
+        self.position = position  # [1]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
-        """Writes this step's keys and values; gives all, those to come included (to be masked)."""
-        for room, states in ((self.keys, key_states), (self.values, value_states)):
-            room.index_copy_(2, self.position, states)  # type: ignore[union-attr]
+        """Writes this step's keys and values; returns all slots, of which the empty are masked."""
+        self.keys.index_copy_(2, self.position, key_states)
+        self.values.index_copy_(2, self.position, value_states)
         return self.keys, self.values
 
     def get_seq_length(self) -> Any:
-        """The step, as a tensor: a number would be recorded as it is."""
+        """The position as a tensor: a number would become a constant of the recording."""
         return self.position[0]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many keys there are, and which is the first."""
-        return self.keys.shape[2], 0  # type: ignore[union-attr]
+        """The number of keys, and the offset of the first."""
+        return self.keys.shape[2], 0

@@ -1,14 +1,11 @@
-"""A decoder's step on a GPU: captured at its first call, launched as one CUDA graph from then on.
+"""A decode step on a GPU: captured before its first call, launched as one CUDA graph from then on.
 
 On an H100, launching a step's kernels one by one from Python takes about ten times as long as the
-kernels do. A CUDA graph launches them all at once, but reads and writes the very addresses it was
-captured with. So what a step reads and writes is kept here from rollout to rollout, and copied
-into; merged weights are kept likewise (see :mod:`.merging`). Nothing is compiled: that would save a
-quarter of a captured step in float32 and half of it in bfloat16, and takes half a minute for each
-shape of batch (docs/benchmarks.md).
-
-Other devices have no graphs. If they are told to capture, the step itself stands for its graph:
-that is how it is tested without a GPU.
+kernels do. A CUDA graph launches them all at once, but uses the very addresses that it was captured
+with: the tensors that a step reads and writes are kept from rollout to rollout and copied into, and
+so are merged weights (see :mod:`.merging`). To compile the step would save a quarter to a half of
+its time, and takes half a minute for each shape of batch (docs/benchmarks.md). On other devices
+the step itself stands for its graph: that is how capturing is tested without a GPU.
 """
 
 import warnings
@@ -20,72 +17,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding.decoder import Step
+from detox_lightning.models.decoding.decoder import Step, writable_tensors
 
-MOST = 16  # captured steps, each with room of its own for keys and values
+MAX_CAPTURED = 16  # steps, each with its own room for keys and values
 
 
-class Captured:
-    """A step captured for one shape, with the tensors that it reads and writes.
-
-    What it gives is overwritten by its next call.
-    """
+class CapturedStep:
+    """A step captured for one shape, with the tensors that it reads and writes."""
 
     def __init__(self, step: Step, model: Any, inputs: list[Tensor]):
-        """Captures a step, which takes about a tenth of a second.
+        """Captures a step, which takes about a tenth of a second and may raise any exception.
 
         Args:
-            step: What it does may depend on the shapes of its inputs alone; doing it again changes
-                nothing.
-            model: Whose step it is, with the weights where they will be.
-            inputs: What to call it with, which is its own from now on.
-
-        Raises:
-            Exception: Any that torch or the device's driver comes up with.
+            step: To call it twice changes nothing.
+            model: Whose step it is; its weights have the addresses that they will have.
+            inputs: Arguments of the step, which belong to the captured step from now on.
         """
         self.model, self.inputs = model, inputs
-        self.addresses = addresses(model)
-        with kept_tensors():
-            self.play = captured(step, inputs)
+        self.addresses = _addresses(model)
+        with writable_tensors():
+            self.play = capture(step, inputs)
 
     @property
     def is_current(self) -> bool:
-        """Whether the weights are still where they were."""
-        return self.addresses == addresses(self.model)
+        """Whether the weights are still at their addresses."""
+        return self.addresses == _addresses(self.model)
 
-    def take(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Copies inputs to where the step reads them.
-
-        Args:
-            inputs: As at the beginning.
-
-        Returns:
-            The copies, which are always the same tensors.
-        """
-        for own, new in zip(self.inputs, inputs, strict=True):
-            own.copy_(new)
+    def fill(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Copies inputs into the tensors that the step reads, and returns those."""
+        for buffer, x in zip(self.inputs, inputs, strict=True):
+            buffer.copy_(x)
         return self.inputs
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Plays the step.
-
-        Args:
-            inputs: What :meth:`take` gave.
-        """
-        with kept_tensors():
+        """Plays the step with the tensors that :meth:`fill` returned."""
+        with writable_tensors():
             return self.play(*inputs)
 
 
-def captured(step: Step, inputs: list[Tensor]) -> Step:
-    """Captures a step as a CUDA graph.
+def capture(step: Step, inputs: list[Tensor]) -> Step:
+    """A function that launches a step as a CUDA graph; on other devices than a GPU the step itself.
 
     Args:
         step: It may be called several times.
-        inputs: What the graph will read and write.
-
-    Returns:
-        A function that launches the graph, whatever it is given. What it returns is overwritten by
-        the next call. On other devices than a GPU the step itself.
+        inputs: The tensors that the graph will read and write, whatever its arguments.
 
     Raises:
         RuntimeError: If the step makes the host wait for the GPU, which no graph can.
@@ -94,35 +69,35 @@ def captured(step: Step, inputs: list[Tensor]) -> Step:
         return step
     # the outer block: a capture that breaks off leaves its own stream the current one
     with torch.cuda.device(inputs[0].device), torch.cuda.stream(torch.cuda.current_stream()):
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             for _ in range(2):  # libraries set themselves up at their first calls
                 step(*inputs)
             with waits_refused():
                 step(*inputs)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         # other threads (of loaders, of collectives) go on using the GPU meanwhile
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            given = step(*inputs)
+            outputs = step(*inputs)
 
     def play(*_: Tensor) -> tuple[Tensor, Tensor]:
         graph.replay()
-        return given
+        return outputs
 
     return play
 
 
 @contextmanager
 def waits_refused() -> Iterator[None]:
-    """Inside the block, what makes the host wait for the GPU raises a RuntimeError.
+    """Inside the block, an operation that makes the host wait for the GPU raises a RuntimeError.
 
     A capture would break off there, too, but some versions of torch can't go on after that.
     """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this mode doesn't find everything
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -130,20 +105,6 @@ def waits_refused() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def addresses(model: Any) -> list[int]:
-    """Where a model's weights are.
-
-    Args:
-        model: From transformers, with adapters or without.
-    """
+def _addresses(model: Any) -> list[int]:
+    """The addresses of a model's weights, with adapters or without."""
     return [x.data_ptr() for x in chain(model.parameters(), model.buffers())]
-
-
-@contextmanager
-def kept_tensors() -> Iterator[None]:
-    """Inside the block tensors are made that may be written to later, in whatever mode.
-
-    Those made in inference mode, as in Lightning's validation, may not be while training.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        yield

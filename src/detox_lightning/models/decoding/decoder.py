@@ -1,85 +1,76 @@
-"""A decoder under way, one token at a time, through the model's own code."""
+"""A decoder that has begun its responses and goes on one token at a time."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 Step = Callable[..., tuple[Tensor, Tensor]]
+"""A function of tensors that returns logits ``[r, V]`` and last hidden states ``[r, d]``."""
 
 
 class Decoder(Protocol):
-    """A decoder under way."""
+    """A batch of responses under way, one row each."""
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[r, V]`` and last hidden states ``[r, d]`` after these tokens (``[r]``).
+        """Appends tokens ``[r]``; returns logits ``[r, V]`` and last hidden states ``[r, d]``.
 
-        They are good until the next call, which may overwrite them.
+        The next call may overwrite what is returned.
         """
 
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with some of its rows, each as often as it is named."""
+    def select(self, rows: Tensor) -> None:
+        """Keeps only ``rows``, in this order; an index may repeat."""
 
 
-class CachedDecoder(ABC):
-    """Steps with transformers' growing cache, and what a recording goes on from.
+class CachedDecoder(Decoder, Protocol):
+    """Decode steps over a ``DynamicCache``; masks and layers let a static step take over.
 
     Attributes:
         model: From transformers.
-        mask: ``[r, n]``, True where the decoder's own keys are of real tokens.
-        prompt_mask: ``[r, s]`` the same of what an encoder has read; of a model without one None.
+        mask: ``[r, n]``, True where the decoder's own keys belong to real tokens.
+        prompt_mask: ``[r, s]`` the same for an encoder's states; None without an encoder.
     """
 
     model: Any
     mask: Tensor
     prompt_mask: Tensor | None = None
 
-    @abstractmethod
-    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Decoder`."""
-
-    @abstractmethod
-    def keep(self, rows: Tensor) -> None:
-        """See :class:`Decoder`."""
-
     @property
-    @abstractmethod
     def self_layers(self) -> list[Any]:
         """The cache's layers of self-attention."""
 
     @property
-    @abstractmethod
     def cross_layers(self) -> list[Any]:
-        """The cache's layers of attention to the prompts; none without an encoder."""
+        """The cache's layers of cross-attention; empty without an encoder."""
 
-    @abstractmethod
     def static_step(self) -> Step | None:
-        """The model's decode step as a function of tensors alone, if it can be one.
+        """The model's decode step as a function of tensors alone; None if it can't be one.
 
         Returns:
-            A function of tokens ``[r, 1]``, the place ``[1]`` of this step's keys, masks added to
-            attention scores (``[r, 1, 1, n]`` of self-attention, and ``[r, 1, 1, s]`` of the
-            prompts where there is an encoder), keys and values of self-attention ``[r, h, n, d]``
-            (written to) and of attention to the prompts ``[r, h, s, d]``; it gives logits
-            ``[r, V]`` and last hidden states ``[r, d]``.
+            A function of tokens ``[r, 1]``; the position ``[1]`` of their keys; additive attention
+            masks ``[r, 1, 1, n]`` and, with an encoder, ``[r, 1, 1, s]``; keys and values of
+            self-attention ``[r, h, n, d]``, which it writes to, and of cross-attention
+            ``[r, h, s, d]``. To call it twice changes nothing.
         """
 
 
 class Prefill(NamedTuple):
-    """What the first step gave.
+    """A decoder that has taken the first step; logits ``[b, V]`` and hidden states ``[b, d]``."""
 
-    Attributes:
-        steps: Those that follow.
-        logits: ``[b, V]``.
-        hidden: ``[b, d]`` last hidden states.
-    """
-
-    steps: CachedDecoder
+    decoder: CachedDecoder
     logits: Tensor
     hidden: Tensor
 
 
-def pairs(items: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":
-    """Keys and values."""
-    return zip(items[::2], items[1::2], strict=True)
+def pairs(keys_and_values: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":
+    """Each layer's keys and values."""
+    return zip(keys_and_values[::2], keys_and_values[1::2], strict=True)
+
+
+@contextmanager
+def writable_tensors() -> Iterator[None]:
+    """Tensors made inside the block, unlike those of inference mode, can be written to later."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield

@@ -1,4 +1,4 @@
-"""The chance in sampling, and the log-probabilities of what it draws."""
+"""Random draws of tokens, and the log-probabilities of the tokens drawn."""
 
 import torch
 from torch import Tensor
@@ -7,33 +7,30 @@ from torch.nn.functional import pad
 from detox_lightning.seeding import derive_seed
 
 GOLDEN = -0x61C88647  # 2**32 over the golden ratio, as a signed number
-UNIT = 2.0**-23
-BLOCK, MANY = 256, 4096  # tokens
+BLOCK = 256  # tokens whose probabilities are summed first
+MAX_UNBLOCKED = 4096  # tokens of a vocabulary that is searched in one go
 
 
 class TorchDraws:
-    """Samples with torch's own random numbers, one for each token.
-
-    One object serves one batch of responses.
+    """Draws with torch's random numbers, one for each token. One object serves one batch.
 
     Attributes:
-        logprobs: Of each step ``[b]``: log-probability of what was drawn; 0 where a row was not
-            asked.
+        logprobs: For each step ``[b]``: the log-probability of each row's token; 0 where a row was
+            left out.
     """
 
     def __init__(self) -> None:
-        """Nothing is drawn yet."""
         self.logprobs: list[Tensor] = []
 
     def __call__(
         self, scores: Tensor, rows: Tensor, step: int, tokens: Tensor | None = None
     ) -> Tensor:
-        """``[r]`` which of its candidates is each row's next token.
+        """``[r]`` each row's next token, as an index into its candidates.
 
         Args:
             scores: ``[r, n]`` float32 logits after temperature and truncation.
-            rows: ``[r]`` whose they are; at step 0 all.
-            step: Which token of the response, from 0.
+            rows: ``[r]`` the rows' places in the batch; at step 0 all of them.
+            step: The token's place in the response, from 0.
             tokens: ``[r, n]`` the candidates; None: the whole vocabulary.
         """
         p = scores.softmax(dim=-1)
@@ -45,26 +42,24 @@ class TorchDraws:
 
 
 class GumbelDraws:
-    """Samples by adding Gumbel noise to the logits, whose largest is then taken.
+    """Draws by adding Gumbel noise to the logits and taking the largest sum.
 
-    That is a draw from their distribution (the Gumbel-max trick,
-    https://arxiv.org/abs/1411.0030). The noise is a function of seed, prompt, step and token alone:
-    one process draws what several would, and two models that are given the same noise say the same
-    as long as they think the same. One object serves one batch of responses.
+    That is a draw from the logits' distribution (the Gumbel-max trick,
+    https://arxiv.org/abs/1411.0030). The noise is a function of seed, prompt, sample, step and
+    token alone, so that one process draws the same tokens as several, and two models with the same
+    noise give the same response for as long as their logits agree. One object serves one batch.
 
     Attributes:
-        logprobs: Of each step ``[b]``: log-probability of what was drawn, or of the likeliest
-            token in rows without noise; 0 where a row was not asked.
+        logprobs: See :class:`TorchDraws`.
     """
 
     def __init__(self, seed: int, index: Tensor, samples: Tensor):
-        """Notes whose noise it is.
+        """Derives a key for each row.
 
         Args:
             seed: The evaluation's.
-            index: ``[b]`` each row's prompt, by its place among the prompts.
-            samples: ``[b]`` which of the prompt's samples a row is, from 1; 0: no noise, the row
-                is answered greedily.
+            index: ``[b]`` the place of each row's prompt among all prompts.
+            samples: ``[b]`` the row's number among its prompt's samples, from 1; 0: no noise.
         """
         start = torch.tensor(derive_seed(seed, "noise") & 0x7FFFFFFF, dtype=torch.int32)
         keys = hashed(start.to(index.device) ^ hashed(index.int() * GOLDEN))
@@ -75,85 +70,62 @@ class GumbelDraws:
     def __call__(
         self, scores: Tensor, rows: Tensor, step: int, tokens: Tensor | None = None
     ) -> Tensor:
-        """``[r]`` which of its candidates is each row's next token.
-
-        Args:
-            scores: ``[r, n]`` float32 logits after temperature and truncation.
-            rows: ``[r]`` whose they are; rows that have ended may be left out.
-            step: Which token of the response, from 0.
-            tokens: ``[r, n]`` the candidates; None: the whole vocabulary.
-        """
+        """``[r]`` each row's next token, with the arguments of :class:`TorchDraws`."""
         keys = hashed(self.keys[rows] ^ (step * 2 + 1))
         if tokens is None:
             tokens = torch.arange(scores.shape[1], device=scores.device)
         noised = scores + gumbel(keys, tokens)
         chosen = torch.where(self.sampled[rows], noised, scores).argmax(dim=1)
-        drawn = scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(dim=1)
-        self.logprobs.append(torch.zeros_like(self.keys, dtype=drawn.dtype))
-        self.logprobs[step][rows] = drawn
+        logprobs = scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(dim=1)
+        self.logprobs.append(torch.zeros_like(self.keys, dtype=logprobs.dtype))
+        self.logprobs[step][rows] = logprobs
         return chosen
 
 
 def inverse_cdf(p: Tensor) -> Tensor:
-    """``[r]`` a token of each row's distribution ``p`` (``[r, V]``), by the inverse of its sums.
+    """``[r]`` a token from each row's distribution ``p`` (``[r, V]``), by the inverse of its CDF.
 
-    One random number a row, where ``torch.multinomial`` takes one for each token of the
-    vocabulary. The sums are float64, in which a last, unlikely token still counts; to be quick,
-    they lead to a block of tokens first.
+    A row takes one random number, where ``torch.multinomial`` takes one for each token of the
+    vocabulary. The CDF is float64, in which a last, unlikely token still counts. Over a large
+    vocabulary the search finds a block of tokens first, which is quicker.
     """
-    at = torch.rand(len(p), 1, device=p.device, dtype=torch.float64)
-    if p.shape[1] <= MANY:
-        return search(p, at)[0][:, 0]
+    share = torch.rand(len(p), 1, device=p.device, dtype=torch.float64)
+    if p.shape[1] <= MAX_UNBLOCKED:
+        return search(p, share)[0][:, 0]
     blocks = pad(p, (0, -p.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    block, rest = search(blocks.sum(dim=2, dtype=torch.float64), at)
+    block, rest = search(blocks.sum(dim=2, dtype=torch.float64), share)
     token, _ = search(blocks[torch.arange(len(p), device=p.device), block[:, 0]], rest)
-    # of NaN it is any place: a loss that isn't finite will be noticed, an index error be a riddle
+    # NaN may lead anywhere: a loss that isn't finite is told clearly, an index error is not
     return (block * BLOCK + token)[:, 0].clamp(max=p.shape[1] - 1)
 
 
-def search(mass: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the sums of masses first exceed a share of their total.
+def search(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the cumulative sum of ``mass`` (``[r, n]``) first exceeds a share of its total.
 
-    Args:
-        mass: ``[r, n]``.
-        at: ``[r, 1]`` shares, from 0 to below 1.
-
-    Returns:
-        The place ``[r, 1]``, and how far into its mass the share reaches ``[r, 1]``, as a share.
+    Both ``share`` (from 0 to below 1) and the place are ``[r, 1]``; so is what is returned second:
+    the part of the place's mass that lies below the share.
     """
     sums = mass.cumsum(dim=1, dtype=torch.float64)
-    reach = at * sums[:, -1:]
+    reach = share * sums[:, -1:]
     place = torch.searchsorted(sums, reach, right=True).clamp_(max=mass.shape[1] - 1)
     here = mass.gather(1, place).double()
     return place, (reach - (sums.gather(1, place) - here)) / here
 
 
 def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:
-    """``[b, n]`` standard Gumbel numbers, a function of key and token.
-
-    Args:
-        keys: ``[b]`` int32.
-        tokens: ``[n]``, or each row's own ``[b, n]``.
-    """
+    """``[b, n]`` Gumbel numbers, a function of key (``[b]``) and token (``[n]`` or ``[b, n]``)."""
     bits = hashed(keys[:, None] ^ (tokens.int() * GOLDEN))
-    uniform = (bits >> 9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(UNIT)
+    uniform = (bits >> 9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
     return uniform.log_().neg_().log_().neg_()
 
 
 def hashed(x: Tensor) -> Tensor:
-    """Each whole number scattered over all of int32.
-
-    One of the 32-bit mixers that https://github.com/skeeto/hash-prospector found.
-    """
-    x = _mixed(x, 16, 0x7FEB352D)
-    x = _mixed(x, 15, -0x7B935975)
-    return x ^ _shifted(x, 16)
+    """Integers scattered over all of int32, by a mixer of https://github.com/skeeto/hash-prospector."""
+    for shift, factor in ((16, 0x7FEB352D), (15, -0x7B935975)):
+        x = (x ^ _shift_right(x, shift)).mul_(factor)
+    return x ^ _shift_right(x, 16)
 
 
-def _mixed(x: Tensor, shift: int, factor: int) -> Tensor:
-    return (x ^ _shifted(x, shift)).mul_(factor)
-
-
-def _shifted(x: Tensor, by: int) -> Tensor:
-    """A shift to the right that brings in zeros, whatever the sign."""
-    return (x >> by).bitwise_and_((1 << (32 - by)) - 1)
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """A shift that brings in zeros, whatever the sign."""
+    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)

@@ -8,78 +8,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding.cuda_graph import kept_tensors
+from detox_lightning.models.decoding.decoder import writable_tensors
 
-Kept = dict[tuple[str, torch.dtype, torch.device], Tensor]
-"""Merged weights, by name and kind."""
+MergedWeights = dict[tuple[str, torch.dtype, torch.device], Tensor]
+"""Merged weights by the parameter's name, dtype and device."""
 
 
 @contextmanager
-def merged(model: Any, kept: Kept | None = None) -> Iterator[None]:
+def merged(model: Any, buffers: MergedWeights | None = None) -> Iterator[None]:
     """Inside the block the active LoRA adapter is part of the weights, which makes a step shorter.
 
-    Afterwards the base holds the very tensors that it held before. What can't be merged, or not
-    exactly, is left as it is: a quantized base, one of lower precision than the adapter, autocast,
-    weights that several layers share, adapters that are switched off.
+    Afterwards the base holds the very tensors that it held before. Layers that can't be merged, or
+    not exactly, keep their adapter beside the base: quantized bases, a base of another dtype than
+    its adapter, weights that several layers share, adapters that are off; under autocast all.
 
     Args:
         model: A ``PeftModel``, or any other.
-        kept: Merged weights, which are left in it for next time: they are then at the same
-            addresses. None: they are made anew each time.
+        buffers: Merged weights go into these tensors, which are added at the first call, so that
+            their addresses stay the same; None: they are allocated anew each time.
     """
-    held: list[tuple[Any, dict[str, Tensor]]] = []
+    replaced: list[tuple[Any, dict[str, Tensor]]] = []
     try:
-        with kept_tensors():
-            for place, layer in mergeable(model):
+        with writable_tensors():
+            for path, layer in _mergeable(model):
                 base = layer.get_base_layer()
                 tensors = {name: x.data for name, x in base.named_parameters(recurse=False)}
-                held.append((layer, tensors))
+                replaced.append((layer, tensors))
                 for name, tensor in tensors.items():
                     getattr(base, name).data = tensor.clone()
                 try:
                     layer.merge()
-                except (RuntimeError, ValueError, NotImplementedError):  # peft can't: beside it is
-                    restore(*held.pop())
+                except (RuntimeError, ValueError, NotImplementedError):  # peft can't merge it
+                    _restore(*replaced.pop())
                     continue
-                if kept is not None:
-                    keep(kept, place, base)
+                for name, parameter in base.named_parameters(recurse=False):
+                    if buffers is not None:
+                        key = f"{path}.{name}", parameter.dtype, parameter.device
+                        parameter.data = buffers.setdefault(key, parameter.data).copy_(parameter)
         yield
     finally:
-        for layer, tensors in held:
-            restore(layer, tensors)
+        for layer, tensors in replaced:
+            _restore(layer, tensors)
 
 
-def keep(kept: Kept, place: str, base: Any) -> None:
-    """Puts a layer's merged weights where they were the last time.
-
-    Args:
-        kept: See :func:`merged`.
-        place: The layer's name.
-        base: Its base, with merged weights.
-    """
-    for name, parameter in base.named_parameters(recurse=False):
-        key = f"{place}.{name}", parameter.dtype, parameter.device
-        parameter.data = kept.setdefault(key, parameter.data).copy_(parameter.data)
-
-
-def restore(layer: Any, tensors: dict[str, Tensor]) -> None:
-    """Puts a layer's own tensors back.
-
-    Args:
-        layer: Of peft.
-        tensors: Its base's, by name.
-    """
+def _restore(layer: Any, tensors: dict[str, Tensor]) -> None:
+    """Puts a base layer's own tensors back."""
     for name, tensor in tensors.items():
         getattr(layer.get_base_layer(), name).data = tensor
     layer.merged_adapters.clear()
 
 
-def mergeable(model: Any) -> list[tuple[str, Any]]:
-    """The layers with an active LoRA adapter on plain weights of their own, and their names.
-
-    Args:
-        model: See :func:`merged`.
-    """
+def _mergeable(model: Any) -> list[tuple[str, Any]]:
+    """The layers with an active LoRA adapter on unquantized weights of their own, with paths."""
     from peft.tuners.lora import LoraLayer
 
     if torch.is_autocast_enabled(next(model.parameters()).device.type):
@@ -88,20 +68,20 @@ def mergeable(model: Any) -> list[tuple[str, Any]]:
         id(x) for layer in model.modules() for x in layer._parameters.values() if x is not None
     )
     return [
-        (name, layer)
-        for name, layer in model.named_modules()
+        (path, layer)
+        for path, layer in model.named_modules()
         if isinstance(layer, LoraLayer)
         and not layer.disable_adapters
         and not layer.merged
         and all(
-            x.dtype == precision(layer) and users[id(x)] == 1
+            x.dtype == _adapter_dtype(layer) and users[id(x)] == 1
             for x in layer.get_base_layer().parameters(recurse=False)
         )
     ]
 
 
-def precision(layer: Any) -> torch.dtype | None:
-    """That of a layer's active adapter; None: it has none of that name."""
+def _adapter_dtype(layer: Any) -> torch.dtype | None:
+    """The dtype of a layer's active adapter; None if the layer has no active adapter."""
     for name in layer.active_adapters:
         if name in layer.lora_A:
             a = layer.lora_A[name]

@@ -1,15 +1,10 @@
-"""How responses are sampled."""
+"""Sampling: which token comes next, given the logits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -17,10 +12,11 @@ from detox_lightning.algorithm.logprobs import sampler_logits
 from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws
 
-FEW, MORE = 512, 8  # tokens among which a CPU looks first; so many times as many it looks at next
+CANDIDATES = 512  # tokens among which a CPU looks for the nucleus first
+WIDENING = 8  # and by which factor more, in rows where these don't make it up
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""Picks tokens: from ``[r, V]`` logits, the ``[r]`` rows they are of and the step, ``[r]``."""
+"""Picks the next tokens ``[r]`` from logits ``[r, V]``, the rows' places ``[r]`` and the step."""
 
 
 @dataclass(frozen=True)
@@ -81,73 +77,69 @@ class Sampling:
     def choose(
         self,
         eos_token_ids: Sequence[int],
-        noise: TorchDraws | GumbelDraws | None = None,
+        draws: TorchDraws | GumbelDraws | None = None,
         top_p: float | None = None,
     ) -> Choose:
-        """How the next tokens are picked.
+        """A function that picks the next tokens.
 
         Args:
             eos_token_ids: The tokens that end a response.
-            noise: Draws them; None: with torch's own random numbers.
-            top_p: Instead of this sampling's; None for that.
+            draws: Draws them; None: torch's random numbers do.
+            top_p: Takes the place of this sampling's; None: it doesn't.
         """
         top_p = self.top_p if top_p is None else top_p
-        noise = noise or TorchDraws()
+        draws = draws or TorchDraws()
 
         def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
             scores = sampler_logits(
                 logits[:, None], self.temperature, self.min_new_tokens - step, eos_token_ids
             )[:, 0]
             if not self.top_k and top_p == 1:
-                return noise(scores, rows, step)
+                return draws(scores, rows, step)
             scores, tokens = truncated(scores, self.top_k, float(top_p))
-            return tokens.gather(1, noise(scores, rows, step, tokens)[:, None])[:, 0]
+            return tokens.gather(1, draws(scores, rows, step, tokens)[:, None])[:, 0]
 
         return choose
 
 
 def truncated(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens of each row, which alone can be drawn.
+    """Each row's candidates ``[r, n]``: their scores, -inf at tokens that are none, and tokens.
 
-    A few hundred nearly always hold ``top_p`` of the probability, and are found in a fraction of
-    the time that sorting a large vocabulary takes; rows where they don't are looked at again.
+    A few hundred tokens nearly always hold ``top_p`` of the probability, and are found in a
+    fraction of the time that sorting a large vocabulary takes; rows where they don't hold it are
+    searched again.
 
     Args:
         scores: ``[r, V]``.
-        top_k: So many at most; 0 for all.
-        top_p: So many as make up this probability, at least one.
-
-    Returns:
-        Scores ``[r, n]``, -inf where a token can't be drawn, and the tokens ``[r, n]``.
+        top_k: The most candidates; 0 for no limit.
+        top_p: The candidates are the fewest tokens that have this probability, at least one.
     """
     if top_k:
         scores, tokens = scores.topk(min(top_k, scores.shape[1]), dim=1)
-        kept, places = nucleus(scores, top_p, scores.shape[1])
+        kept, places = _nucleus(scores, top_p, scores.shape[1])
         return kept, tokens.gather(1, places)
-    return nucleus(scores, top_p, FEW if scores.device.type == "cpu" else scores.shape[1])
+    return _nucleus(scores, top_p, CANDIDATES if scores.device.type == "cpu" else scores.shape[1])
 
 
-def nucleus(scores: Tensor, top_p: float, few: int) -> tuple[Tensor, Tensor]:
-    """See :func:`truncated`; ``few`` tokens are looked at first."""
-    values, tokens = scores.topk(min(few, scores.shape[1]), dim=1)
+def _nucleus(scores: Tensor, top_p: float, count: int) -> tuple[Tensor, Tensor]:
+    """Truncates to ``top_p`` among the ``count`` likeliest tokens, and more where they are few."""
+    values, tokens = scores.topk(min(count, scores.shape[1]), dim=1)
     if top_p == 1:
         return values, tokens
     reached = (values - scores.logsumexp(dim=1, keepdim=True)).exp().cumsum(dim=1)
     before = reached.roll(1, dims=1)
     before[:, 0] = 0
     kept = values.masked_fill(before >= top_p, -torch.inf)
-    if few >= scores.shape[1]:
-        return kept, tokens
-    rows = (reached[:, -1] < top_p).nonzero()[:, 0]
+    rows = (reached[:, -1] < top_p).nonzero()[:, 0] if count < scores.shape[1] else ()
     if not len(rows):
         return kept, tokens
-    wider, their_tokens = nucleus(scores[rows], top_p, MORE * few)
-    more = wider.shape[1] - few
+    wider, wider_tokens = _nucleus(scores[rows], top_p, WIDENING * count)
+    more = wider.shape[1] - count
     kept, tokens = pad(kept, (0, more), value=-torch.inf), pad(tokens, (0, more))
-    kept[rows], tokens[rows] = wider, their_tokens
+    kept[rows], tokens[rows] = wider, wider_tokens
     return kept, tokens
 
 
 def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-    """Picks the likeliest token of each row: see :data:`Choose`."""
+    """Picks each row's likeliest token; a :data:`Choose`."""
     return logits.argmax(dim=-1)

@@ -61,7 +61,7 @@ class DecoderOnly(Family):
         """Runs the decoder over the prompts, whose last tokens predict the first of responses."""
         steps = DecoderOnlySteps(model, prompts.mask[:, :0])
         logits, hidden = steps.extend(prompts.states, prompts.mask)
-        steps.keep(prompts.rows)
+        steps.select(prompts.rows)
         return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
 
     def decode_texts(
@@ -122,7 +122,7 @@ class DecoderOnlySteps(CachedDecoder):
         )
         return output.logits[:, -1], output.hidden_states[-1][:, -1]
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
@@ -141,7 +141,7 @@ class DecoderOnlySteps(CachedDecoder):
         """See :class:`CachedDecoder`; None where positions can't be told to the model."""
         from transformers import DynamicCache
 
-        from detox_lightning.models.decoding.cache_layers import Slots
+        from detox_lightning.models.decoding.cache_layers import SlotLayer
 
         model = self.model
         if not _takes_positions(model):
@@ -149,7 +149,7 @@ class DecoderOnlySteps(CachedDecoder):
 
         def step(tokens: Tensor, place: Tensor, mask: Tensor, *kv: Tensor) -> Any:
             cache = DynamicCache()
-            cache.layers = [Slots(k, v, place) for k, v in pairs(kv)]
+            cache.layers = [SlotLayer(k, v, place) for k, v in pairs(kv)]
             output = model(
                 input_ids=tokens,
                 attention_mask=mask,

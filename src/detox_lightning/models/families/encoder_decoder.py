@@ -77,7 +77,7 @@ class EncoderDecoder(Family):
         steps = EncoderDecoderSteps(model, prompts.states, prompts.mask)
         start = model.generation_config.decoder_start_token_id
         logits, hidden = steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
-        steps.keep(prompts.rows)
+        steps.select(prompts.rows)
         return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
 
     def strip_prompt(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class EncoderDecoderSteps(CachedDecoder):
         self.mask = torch.cat([self.mask, torch.ones_like(tokens[:, None]).bool()], dim=1)
         return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
@@ -149,15 +149,15 @@ class EncoderDecoderSteps(CachedDecoder):
         from transformers import DynamicCache, EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
 
-        from detox_lightning.models.decoding.cache_layers import Filled, Slots
+        from detox_lightning.models.decoding.cache_layers import FilledLayer, SlotLayer
 
         model = self.model
 
         def step(tokens: Tensor, place: Tensor, own_mask: Tensor, mask: Tensor, *kv: Tensor) -> Any:
             half = len(kv) // 2
             own, cross = DynamicCache(), DynamicCache()
-            own.layers = [Slots(k, v, place) for k, v in pairs(kv[:half])]
-            cross.layers = [Filled(k, v) for k, v in pairs(kv[half:])]
+            own.layers = [SlotLayer(k, v, place) for k, v in pairs(kv[:half])]
+            cross.layers = [FilledLayer(k, v) for k, v in pairs(kv[half:])]
             output = model(
                 encoder_outputs=BaseModelOutput(mask.new_empty(len(mask), mask.shape[3], 1)),
                 attention_mask=mask,

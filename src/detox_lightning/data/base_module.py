@@ -1,0 +1,242 @@
+"""The data module that the three kinds of data share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+
+from detox_lightning.data.counted_rows import CountedRows
+from detox_lightning.data.encoding import Encoding, count_cut
+from detox_lightning.data.loaders import Loaders
+from detox_lightning.data.locations import caching
+from detox_lightning.data.predict_rows import PredictRows
+from detox_lightning.data.sources import MissingSplit, load_rows, names_of
+from detox_lightning.errors import InputError
+from detox_lightning.protocols import Stage, stage_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+VERBS = {"validation": "validate", "test": "test"}
+
+
+class HeldOut(NamedTuple):
+    """A split that is a share of the training rows: the last of them, or drawn with ``seed``."""
+
+    split: str
+    fraction: float
+    shuffle: bool
+    seed: int
+
+
+class RowsDataModule(LightningDataModule, ABC):
+    """Batches of encoded rows, in a reproducible order that a resumed run continues.
+
+    A subclass says which rows there are, and how they are encoded.
+
+    Args:
+        source: Name or names of the data sets.
+        splits: The data set's split for training, validation and test; None: it has none.
+        limits: Largest number of rows for training, and for each of the others; None: all.
+        tokenizer: Hub id or folder of the tokenizer; None: that of the stage's model.
+        loaders: Makes the loaders and keeps the position within the epoch.
+        predict_rows: Rows that ``predict`` runs on; None: the test rows.
+    """
+
+    max_prompt_tokens = 0  # largest number of tokens of a prompt, or of a text to classify
+    max_target_tokens = 0  # largest number of tokens of an answer to learn; 0: there are none
+    held_out: HeldOut | None = None  # a split that is cut off the training rows
+    fallback: tuple[str, str] | None = None  # a split that may be missing, and the one used instead
+    remedies: ClassVar[dict[str, str]] = {}  # ends of messages for missing splits
+    truncation_note: ClassVar[str]  # log phrase for rows that were cut
+    skips_missing: ClassVar[bool] = False  # whether one of several data sets may lack a split
+
+    def __init__(
+        self,
+        source: str | list[str],
+        splits: tuple[str | None, str | None, str | None],
+        limits: tuple[int | None, int | None],
+        tokenizer: str | None,
+        loaders: Loaders,
+        predict_rows: PredictRows | None = None,
+    ) -> None:
+        super().__init__()
+        self.sources = names_of(source)
+        self.splits = {"train": splits[0], "validation": splits[1], "test": splits[2]}
+        self.limits = {"train": limits[0], "validation": limits[1], "test": limits[1]}
+        self.tokenizer, self.predict_rows = tokenizer, predict_rows
+        self.loaders, self.batch_size = loaders, loaders.batch_size
+        self._encoded: dict[str, Dataset] = {}
+
+    @property
+    def _stage(self) -> Stage | None:
+        return stage_of(self.trainer)
+
+    @property
+    def _needs(self) -> Collection[str]:
+        return self._stage.needs if self._stage else ()
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """The tokenizer, opened at first use."""
+        return Encoding(self.tokenizer, self._stage)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation rows."""
+        held_out = self.held_out and self.held_out.split
+        return bool(self.splits["validation"]) or held_out == "validation"
+
+    @property
+    def predict_split(self) -> str:
+        """Name of the split that ``predict`` runs on."""
+        return "predict" if self.predict_rows else "test"
+
+    def rows(self, split: str) -> "Dataset":
+        """Returns the encoded rows of a split, from the cache if it has them.
+
+        Args:
+            split: ``train``, ``validation``, ``test`` or, with ``predict_source``, ``predict``.
+
+        Returns:
+            Prompts have columns ``prompt``, ``reference``, ``prompt_ids``, ``target_ids``, ``cut``
+            and ``index``; labelled texts have ``input_ids``, ``label`` and ``cut``.
+
+        Raises:
+            InputError: If there are no such rows, or they can't be used.
+        """
+        if split not in self._encoded:
+            with caching():
+                if split == "predict" and self.predict_rows:
+                    rows = self.predict_rows.read(self.trainer.world_size if self.trainer else 1)
+                    counted = self._encode(split, CountedRows(rows).then("rows", rows))
+                else:
+                    counted = self._encode(split, self._choose(split))
+            notes = self._notes(split, counted.rows).items()
+            phrases = "".join(f"; {number} {phrase}" for phrase, number in notes if number)
+            rank_zero_info(f"{split}: {counted}{phrases}")
+            self._check(split, counted.rows)
+            self._encoded[split] = counted.rows
+        return self._encoded[split]
+
+    def _choose(self, split: str) -> CountedRows:
+        """Returns the rows of a split before they are encoded."""
+        if (cut := self.held_out) and split in ("train", cut.split):
+            kept, off = self._read("train").split_off(
+                cut.fraction, cut.shuffle, cut.seed, f"--data.{cut.split}_fraction"
+            )
+            return (kept if split == "train" else off).at_most(self.limits[split])
+        try:
+            return self._read(split).at_most(self.limits[split])
+        except MissingSplit as error:
+            if self.fallback and self.fallback[0] == split:
+                _, other = self.fallback
+                rank_zero_info(f"{error}: the {other} rows are used to {VERBS[split]}")
+                return self._choose(other)
+            raise InputError(f"{error}{self.remedies.get(split, '')}") from error
+
+    def _read(self, split: str) -> CountedRows:
+        """Reads a split of all data sets and keeps the rows that can be used."""
+        from datasets import concatenate_datasets
+
+        name, flag = self.splits[split], f"--data.{split}_split"
+        if name is None:
+            raise MissingSplit(f"{flag}=null: there are no such rows; name a split")
+        tables, missing = [], []
+        for source in self.sources:
+            try:
+                tables.append(self._select(load_rows(source, name, flag), source))
+            except MissingSplit as error:
+                if not self.skips_missing:
+                    raise
+                missing.append(error)
+        if not tables:
+            raise missing[0]
+        for message in missing:
+            rank_zero_info(f"{message}: it gives no rows to this split")
+        rows = concatenate_datasets(tables) if len(tables) > 1 else tables[0]
+        where = f"{', '.join(self.sources)}: no row of {name!r} is left"
+        return self._keep_usable(CountedRows(rows).then("rows", rows), where)
+
+    @abstractmethod
+    def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        """Checks the columns of one data set and returns those that are used."""
+
+    @abstractmethod
+    def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
+        """Keeps the rows that can be used; a message begins with ``where`` if there are none."""
+
+    @abstractmethod
+    def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        """Returns the collator's columns, and ``cut``, which says whether a text was longer."""
+
+    @abstractmethod
+    def _collator(self) -> Callable[[list[dict[str, Any]]], Any]:
+        """Makes the function that turns a list of encoded rows into a batch."""
+
+    def _notes(self, split: str, encoded: "Dataset") -> dict[str, int]:
+        """Returns log phrases for some of the encoded rows, with the number of those rows."""
+        return {self.truncation_note.format(self.max_prompt_tokens): count_cut(encoded)}
+
+    def _check(self, split: str, encoded: "Dataset") -> None:
+        """Raises InputError or warns if the encoded rows are of little use."""
+
+    def prepare_data(self) -> None:
+        """Fills the cache, in one process of each node."""
+        self.setup("")
+
+    def setup(self, stage: str) -> None:
+        """Reads all splits that the trainer's present job needs, from the cache."""
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn is None:
+            return
+        if trainer.state.fn == "validate" and not self.has_validation:
+            raise InputError("--data.validation_split=null: this leaves nothing to validate on")
+        for split in SPLITS.get(trainer.state.fn.value, (self.predict_split,)):
+            if split != "validation" or (self.has_validation and trainer.limit_val_batches):
+                rows = self.rows(split)
+                if split == "train":
+                    self.loaders.check(len(rows), trainer)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Makes a loader of full batches, from the checkpoint's position on."""
+        return self.loaders.train(self.rows("train"), self._collator(), self.trainer)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Makes a loader of all validation rows in order; an empty list without validation."""
+        return self._evaluation("validation") if self.has_validation else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Makes a loader of all test rows in order."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Makes a loader of all rows of ``predict_source`` in order, else of the test rows."""
+        return self._evaluation(self.predict_split)
+
+    def _evaluation(self, split: str) -> DataLoader[Any]:
+        return self.loaders.evaluation(self.rows(split), self._collator(), self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        """Lets another ``fit`` begin at the first epoch."""
+        self.loaders.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the names of the data sets and the position of :meth:`Loaders.state`."""
+        names = {"source": ", ".join(self.sources), "sources": self.sources}
+        return {**names, **self.loaders.state(self.trainer)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues at the checkpoint's position; warns if the data has another name."""
+        here = ", ".join(self.sources)
+        saved = ", ".join(state_dict.get("sources") or [state_dict.get("source", here)])
+        if saved != here:
+            rank_zero_warn(
+                f"the checkpoint was made on the data {saved}; this run goes on with {here}"
+            )
+        self.loaders.load(state_dict, self.trainer)
