@@ -163,10 +163,7 @@ def check_training_state(
 
 
 def effective_steps(checkpoint: Mapping[str, Any]) -> int:
-    """Returns how many steps have surely changed an optimizer's state.
-
-    Lightning counts the ones that were left out, too.
-    """
+    """Returns how many steps have surely changed the weights; Lightning counts faults, too."""
     if "MixedPrecision" in checkpoint:  # its scaler leaves out some and doesn't count them
         return 0
     faults = checkpoint.get(CHECKPOINT_KEY, {}).get("faults", 0)
@@ -174,12 +171,9 @@ def effective_steps(checkpoint: Mapping[str, Any]) -> int:
 
 
 def optimizer_faults(saved: Mapping[str, Any], optimizer: Optimizer, steps: int) -> Iterator[str]:
-    """Yields what is wrong with an optimizer's state that torch would take up all the same.
+    """Yields what is wrong with an optimizer's state after ``steps`` and yet loaded by torch.
 
-    Args:
-        saved: The state in a checkpoint; torch itself refuses other numbers of parameters.
-        optimizer: Is to take it up.
-        steps: Taken before, as :func:`effective_steps` counts them.
+    Torch itself refuses states of another number of parameters.
     """
     state, groups = saved["state"], saved["param_groups"]
     keeps_state = any(group.get(name) for group in groups for name in _KEEP_STATE)

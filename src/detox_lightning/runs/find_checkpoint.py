@@ -121,11 +121,7 @@ def _resume_last_run(config: Any) -> None:
 
 
 def last_checkpoint(place: Place) -> Path:
-    """Returns the newest run's newest undamaged checkpoint.
-
-    Raises:
-        InputError: If there is none.
-    """
+    """Returns the newest run's newest undamaged checkpoint, or raises an InputError."""
     folders = [folder for folder in place.folders() if any(folder.glob("*.ckpt"))]
     found = newest_whole(max(folders, key=_last_saved)) if folders else None
     if found is None:
@@ -137,13 +133,9 @@ def last_checkpoint(place: Place) -> Path:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """Returns ``last.ckpt``, or if that is damaged the newest checkpoint before it.
+    """Returns a folder's ``last.ckpt``, or if that is damaged the newest checkpoint before it.
 
-    Args:
-        folder: Of checkpoints, perhaps of several runs.
-
-    Returns:
-        None if there are no checkpoints.
+    Several runs may have used the folder. None if there are no checkpoints.
 
     Raises:
         InputError: If all are damaged.
@@ -212,9 +204,6 @@ def _use_version(trainer: Any, version: str) -> None:
 
 def find_place(config: Any) -> Place:
     """Returns where runs keep their checkpoints, by ``checkpoint.dirpath`` or the first logger.
-
-    Args:
-        config: The verb's configuration.
 
     Raises:
         InputError: If the logger's folders have no names that are known beforehand, or the folder
