@@ -32,7 +32,7 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.setattr(find_checkpoint, "last_checkpoint", lambda place: Path("last.ckpt"))
-    monkeypatch.setattr(find_checkpoint, "check_form", lambda checkpoint, verb: None)
+    monkeypatch.setattr(find_checkpoint, "check_parts", lambda checkpoint, verb: None)
 
 
 def header(path: Path) -> list[str]:

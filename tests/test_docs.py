@@ -84,8 +84,10 @@ def needed(words: list[str]) -> set[str]:
     """The models and data that words amount to; all is made that they need, nothing loaded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find_checkpoint, "last_checkpoint", lambda place: Path("last.ckpt"))
-        patch.setattr(find_checkpoint, "check_form", lambda checkpoint, verb: None)
-        patch.setattr(find_checkpoint, "go_on", lambda config: config.update(None, "ckpt_path"))
+        patch.setattr(find_checkpoint, "check_parts", lambda checkpoint, verb: None)
+        patch.setattr(
+            find_checkpoint, "_resume_last_run", lambda config: config.update(None, "ckpt_path")
+        )
         return named(IdleCLI([*words, ANYWHERE]).config[words[0]].as_dict())
 
 
