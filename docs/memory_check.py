@@ -116,7 +116,6 @@ class Peak(TorchDispatchMode):
     """Notes how many bytes the tensors that operations make hold at most, all at once."""
 
     def __init__(self, known: set[int]) -> None:
-        """Leaves out storages that are ``known``."""
         super().__init__()
         self.known = known
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}

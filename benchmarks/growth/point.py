@@ -31,7 +31,6 @@ class Rows:
     """Asks for all rounds, and keeps the answers."""
 
     def __init__(self) -> None:
-        """Nothing as yet."""
         self.rows: list[dict[str, Any]] = []
 
     def wait(self) -> None:
