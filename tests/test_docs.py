@@ -264,9 +264,10 @@ def test_the_reference_names_what_there_is() -> None:
 
 
 @pytest.mark.usefixtures("docs")
-def test_the_picture_is_the_script_s() -> None:
+def test_the_pictures_are_those_of_the_script() -> None:
     flow = importlib.import_module("flow")
-    assert flow.TARGET.read_text("utf8") == flow.main()
+    for stem, picture in (("flow", flow.step()), ("rooms", flow.rooms())):
+        assert (flow.PICTURES / f"{stem}.svg").read_text("utf8") == picture
 
 
 @pytest.mark.usefixtures("docs")
