@@ -1,11 +1,12 @@
-"""How long ``test`` takes, against generating and scoring alone.
+"""Compares the time of ``test`` with that of generation and scoring alone.
 
     python benchmarks/evaluation.py [PROMPTS] [SAMPLES] [--model FOLDER]
 
-Lets reference and policy answer held-out dialogues in turns, on one CPU thread: with all that
-``test`` does (KL divergence, ROUGE, intervals, …); with nothing but generating and scoring the same
-responses; and with transformers' ``generate`` in the same batches and scoring. Prints medians of
-CPU seconds and of their ratios. FOLDER is an encoder-decoder model; without one, the demo's.
+Reference and policy answer held-out dialogues on one CPU thread in three ways: with everything
+that ``test`` does (KL divergence, ROUGE, intervals, …); with generation and scoring of the same
+responses only; and with the ``generate`` of transformers in the same batches, and scoring. Prints
+medians of CPU seconds and of their ratios. FOLDER is an encoder-decoder model; the default is the
+demo's.
 """
 
 import argparse
@@ -32,11 +33,11 @@ from detox_lightning.rewards import ClassifierReward
 
 RAW = argparse.RawDescriptionHelpFormatter
 ROUNDS = 3
-KL_ROWS = 32  # at once, as PPOModule has it in the demo: four times its mini-batch
+KL_ROWS = 32  # rows per pass, as PPOModule sets it in the demo: four times its mini-batch
 
 
 def evaluator(name: str, samples: int) -> Evaluator:
-    """One with an adapter that has moved a little."""
+    """Makes an evaluator whose adapter differs a little from a fresh one."""
     torch.manual_seed(0)
     policy = load_policy(name, LoRA(r=16), Sampling(max_new_tokens=48))
     with torch.no_grad():
@@ -50,7 +51,7 @@ def evaluator(name: str, samples: int) -> Evaluator:
 
 
 def batches(name: str, prompts: int) -> list[PromptBatch]:
-    """The demo's validation rows."""
+    """Returns batches of the demo's dialogues."""
     data = DialogueDataModule(
         "demo:dialogues",
         name,
@@ -65,13 +66,13 @@ def batches(name: str, prompts: int) -> list[PromptBatch]:
 
 
 def everything(judge: Evaluator, given: list[PromptBatch]) -> Any:
-    """All of ``test``, its intervals included."""
+    """Does everything that ``test`` does, including intervals."""
     comparison = merge([judge.compare(batch) for batch in given])
     return summarize(comparison, seed=0)
 
 
 def answers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
-    """Generates and scores, before and after."""
+    """Only generates and scores, with reference and policy."""
     decodings = judge.plan.decodings
     for batch in given:
         repeated = batch.repeated(len(decodings))
@@ -83,7 +84,7 @@ def answers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
 
 
 def transformers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
-    """As :func:`answers_alone`, with ``generate`` of transformers and adapters beside the base."""
+    """Does the same with transformers' ``generate`` and unmerged adapters."""
     policy, samples = judge.policy, judge.plan.samples or 1
     for batch in given:
         for side in SIDES:
@@ -103,14 +104,14 @@ def transformers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
 
 
 def seconds(work: Callable[..., Any], *args: Any) -> float:
-    """CPU seconds of a call: those of other programs don't count."""
+    """Returns the CPU seconds of a call; other programs don't count."""
     start = time.process_time()
     work(*args)
     return time.process_time() - start
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs the benchmark and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("prompts", nargs="?", type=int, default=500)
     parser.add_argument("samples", nargs="?", type=int, default=1)

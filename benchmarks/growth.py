@@ -1,13 +1,13 @@
-"""How the cost of a rollout step grows, and whether anything grows faster than the arithmetic does.
+"""Measures how the cost of a rollout step grows, and whether time grows faster than the operations.
 
     python benchmarks/growth.py [--quick] [--json FILE] [--picture FILE]
 
-Measures steps of ``fit`` on random models, one CPU thread: rollout, score, update and total, in CPU
-seconds, against the batch, the lengths of prompts and responses, the epochs of PPO, and the models'
-width and layers, one of them at a time around a base. Fits exponents of the times and of the
+Measures the CPU seconds of rollout, score, update and total for steps of ``fit`` on random models,
+on one CPU thread. From a base setting, it varies one value at a time: batch, length of prompts and
+of responses, PPO epochs, width and layers of the models. Fits exponents of the times and of the
 floating point operations that the algorithm needs, over each whole range and its upper half. Exits
-with 1 where a time's exponent in the upper half is larger, by more than 0.1, than that of the
-operations of each of its stages (encoder, decoder and so on).
+with 1 if a time's exponent in the upper half exceeds that of the operations of every one of its
+stages (encoder, decoder and so on) by more than 0.1.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from peer.world import Shape, _roberta, _t5, build
 from detox_lightning.models.decoding.recorded_step import WARM_UP
 
 VOCABULARY = 1000
-HEAD = 32  # width of one
+HEAD = 32  # width of an attention head
 MINI_BATCH = 4
 BASE = Setting(batch=8, prompt=128, response=64, epochs=1, width=128, layers=2)
 AXES = {
@@ -42,41 +42,41 @@ QUICK = Setting(batch=2, prompt=16, response=8, epochs=1, width=32, layers=1)
 
 
 def settings(base: Setting, axes: dict[str, list[int]]) -> list[Setting]:
-    """All points of all axes, in an order without a trend, so that the machine's moods are noise.
+    """Returns all points of all axes in a random order, so that drifts of the machine are noise.
 
     Args:
-        base: Where the axes meet.
-        axes: Values by field.
+        base: The point that all axes share.
+        axes: The values of each field.
     """
     found = {base._replace(**{axis: value}) for axis, values in axes.items() for value in values}
     return random.Random(0).sample(sorted(found), len(found))
 
 
 def shape_of(setting: Setting) -> Shape:
-    """The models of a setting."""
+    """Returns the sizes of a setting's models."""
     width, layers, heads = setting.width, setting.layers, setting.width // HEAD
     t5 = _t5(width, 2 * width, layers, heads, HEAD)
     return Shape(VOCABULARY, t5, _roberta(width, layers, heads))
 
 
 def warm_up(response: int) -> int:
-    """Steps until the decoder's has been called so often that it is recorded, and one more."""
+    """Returns the number of steps until the decode step is recorded, plus one."""
     return -(-(WARM_UP + 1) // (response - 1)) + 1
 
 
 def measure(points: Points, setting: Setting, rounds: int) -> Point:
-    """Does steps in a process of their own.
+    """Measures a setting in a process of its own.
 
     Args:
-        points: Starts it.
-        setting: Of the steps.
-        rounds: That are measured, after those that warm up.
+        points: Starts the process.
+        setting: The setting.
+        rounds: Number of measured steps, after the warm-up.
 
     Returns:
-        Medians.
+        Medians over the steps.
 
     Raises:
-        SystemExit: If they did other work than they should.
+        SystemExit: If the steps did other work than expected.
     """
     shape, first = shape_of(setting), warm_up(setting.response)
     count = first + rounds
@@ -109,19 +109,19 @@ def measure(points: Points, setting: Setting, rounds: int) -> Point:
 
 
 def quietest(found: list[Point]) -> Point:
-    """The one that other programs disturbed least: sharing caches costs CPU seconds, too.
+    """Returns the fastest measurement, which other programs disturbed least.
 
     Args:
-        found: The same point, measured at several times.
+        found: Measurements of one point at several times.
     """
     return min(found, key=lambda point: point["cpu"]["total"])
 
 
 def check(setting: Setting, rows: list[dict[str, Any]]) -> None:
-    """Makes sure that steps did the work that was counted.
+    """Checks that the steps did the work that the formulas count.
 
     Raises:
-        SystemExit: If they didn't.
+        SystemExit: If they did other work.
     """
     for row in rows:
         expected = {
@@ -130,29 +130,35 @@ def check(setting: Setting, rows: list[dict[str, Any]]) -> None:
         }
         wrong = [f"{row[name]} {name}, not {n}" for name, n in expected.items() if row[name] != n]
         scored = setting.batch * (setting.prompt + setting.response)
-        if abs(row["scored_tokens"] / scored - 1) > 0.05:  # special tokens are no words
+        if abs(row["scored_tokens"] / scored - 1) > 0.05:  # special tokens add a few
             wrong.append(f"{row['scored_tokens']} scored_tokens, not about {scored}")
         if wrong:
             raise SystemExit(f"{setting}: {', '.join(wrong)}")
 
 
 def read_options() -> argparse.Namespace:
-    """The command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=3, help="that are measured at each point")
-    parser.add_argument("--passes", type=int, default=2, help="over all points; the best counts")
-    parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), help="some of them")
-    parser.add_argument("--quick", action="store_true", help="three small points an axis, no judge")
+    parser.add_argument("--rounds", type=int, default=3, help="measured steps per point")
+    parser.add_argument(
+        "--passes", type=int, default=2, help="visits of each point; the fastest counts"
+    )
+    parser.add_argument(
+        "--axes", nargs="+", choices=AXES, default=list(AXES), help="axes to measure"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="three small points per axis, no verdict"
+    )
     parser.add_argument("--json", type=Path, help="file for points and exponents")
     parser.add_argument("--picture", type=Path, help="file for the picture, PNG")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measures, prints and judges."""
+    """Measures, prints, and exits with 1 if a time grows too fast."""
     options = read_options()
     base, axes = BASE, {axis: AXES[axis] for axis in options.axes}
     if options.quick:

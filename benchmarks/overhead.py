@@ -1,12 +1,12 @@
-"""What a rollout step costs besides its work, and what a second process brings.
+"""Measures the overhead of a rollout step, and the gain from a second process.
 
     python benchmarks/overhead.py [--rollouts 5] [--tokens 32] [--processes 1 2]
 
 Trains a random model of FLAN-T5-small's shape on the demo's dialogues by the command line, with its
-logger and callbacks, one CPU thread a process. From one rollout's begin to the next's, everything
-counts as overhead but generating, scoring, forward and backward passes and optimizer steps: loading
-data, advantages, losses, clipping, collectives, metrics, logging, Lightning. Prints medians over
-rollouts, by the wall's clock and by the process's own, which other programs hardly disturb.
+logger and callbacks, on one CPU thread per process. Work is encoding, generation, scoring, forward
+and backward passes and optimizer steps. All other time between the starts of two rollouts is
+overhead: loading data, advantages, losses, clipping, collectives, metrics, logging, Lightning.
+Prints medians over rollouts, in wall time and in CPU time, which other programs hardly disturb.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from detox_lightning.rewards import ClassifierReward
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 WORK = {
-    "read": (Policy, "read"),
+    "encode": (Policy, "encode_prompts"),
     "generate": (Policy, "generate"),
     "score": (ClassifierReward, "forward"),
     "forward": (Policy, "forward"),
@@ -45,7 +45,7 @@ spent: dict[str, Counter[str]] = {clock: Counter() for clock in CLOCKS}
 
 
 def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that adds to what is spent under a name."""
+    """Wraps a function so that its time is added to ``spent`` under a name."""
 
     def timing(*args: Any, **kwargs: Any) -> Any:
         starts = {clock: now() for clock, now in CLOCKS.items()}
@@ -59,15 +59,14 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Rounds(Callback):
-    """Notes what each rollout took, from its begin to the next one's."""
+    """Records the times of each rollout, from its start to the start of the next one."""
 
     def __init__(self) -> None:
-        """Nothing as yet."""
         self.begin: dict[str, float] = {}
         self.rows: list[dict[str, dict[str, float]]] = []
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """Ends a round and begins one."""
+        """Ends a round and begins the next one."""
         now = {clock: read() for clock, read in CLOCKS.items()}
         if self.begin:
             row = {
@@ -99,7 +98,7 @@ def build(folder: Path) -> None:
     )
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(config)
-    # a model made from a config ties its head, whatever the config says
+    # transformers ties the head of a model made from a config, whatever the config says
     model.lm_head.weight = torch.nn.Parameter(torch.randn(32128, 512) * 512**-0.5)
     model.config.tie_word_embeddings = False
     model.save_pretrained(folder / "model")
@@ -107,7 +106,7 @@ def build(folder: Path) -> None:
 
 
 def train(folder: Path, processes: int, rollouts: int, tokens: int) -> None:
-    """One training in this process, and by Lightning in others; the first writes what it took."""
+    """Trains in this process and in those that Lightning starts; the first writes the times."""
     from detox_lightning.cli.command import DetoxCLI
 
     torch.set_num_threads(1)
@@ -151,7 +150,7 @@ def train(folder: Path, processes: int, rollouts: int, tokens: int) -> None:
 
 
 def share(rows: list[dict[str, dict[str, float]]], clock: str, part: str) -> float:
-    """The median share of a rollout that one part of it took, or all that is no work."""
+    """Returns the median share of a rollout that one part takes, or the overhead."""
 
     def one(row: dict[str, float]) -> float:
         work = sum(row.get(name, 0) for name in WORK)
@@ -161,7 +160,7 @@ def share(rows: list[dict[str, dict[str, float]]], clock: str, part: str) -> flo
 
 
 def show(folder: Path, processes: list[int]) -> None:
-    """Prints a row for each number of processes and clock."""
+    """Prints a row for each number of processes and each clock."""
     parts = [*WORK, "overhead"]
     print(f"{'processes':>9} {'clock':>5} {'s/rollout':>9}", *(f"{part:>8}" for part in parts))
     rates = {}
@@ -183,12 +182,12 @@ def show(folder: Path, processes: list[int]) -> None:
 
 
 def main() -> None:
-    """Trains once with each number of processes, each time anew, and compares."""
+    """Runs one training for each number of processes, and compares them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--folder", type=Path, help="internal: of the one training to do")
+    parser.add_argument("--folder", type=Path, help="internal: folder of a single training")
     options = parser.parse_args()
     if options.folder is not None:
         return train(options.folder, options.processes[0], options.rollouts, options.tokens)

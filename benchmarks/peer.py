@@ -1,13 +1,13 @@
-"""A rollout step of ours against TRL's PPOTrainer on the same work.
+"""Compares a rollout step of this package with TRL's PPOTrainer on the same work.
 
     python benchmarks/peer.py [--shape tiny|small|base] [--generate batch single] [--rounds 7]
 
-Makes a random T5, a random classifier and prompts of 100 to 300 tokens, and lets both sides do
-rounds in turns: ours by the command line's ``fit``, the peer by the notebooks' loop in an
-environment of its own, which is installed at the first call. Each round, both get the same prompts,
-sample responses of the same length, score prompts with responses, and update. Prints medians of
-quiet rounds and how many times better ours is, as a table and as a line of JSON; exits with 1 where
-the two didn't do the same work.
+Makes a random T5, a random classifier and prompts of 100 to 300 tokens. Both sides do rounds in
+turns: ours by ``fit`` on the command line, the peer by the notebooks' loop in an environment of its
+own, which the first call installs. In each round, both sides get the same prompts, sample responses
+of the same length, score prompts with responses, and update. Prints medians of undisturbed rounds
+and ratios (higher is better for us), as a table and as a line of JSON. Exits with 1 if the sides
+didn't do the same work.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from peer.world import SHAPES, build
 
 PARTS = Path(__file__).with_suffix("")
 CACHE = Path.home() / ".cache" / "detox_lightning" / "peer"
-WARM_UP = 2  # rounds that don't count
+WARM_UP = 2  # rounds that are left out
 SETTINGS = (
     "device",
     "dtype",
@@ -41,16 +41,16 @@ SETTINGS = (
 
 
 class Side:
-    """A program that does rounds when asked."""
+    """A program that does a round when it gets an order."""
 
     def __init__(self, name: str, python: Path, job: dict[str, Any]):
-        """Starts it.
+        """Starts the program.
 
         Args:
             name: ``ours``, or anything else for the peer.
-            python: Of its environment.
-            job: ``folder`` of models and prompts, ``rounds``, and the benchmark's options, for the
-                peer its way to ``generate``.
+            python: Interpreter of the program's environment.
+            job: The ``folder`` of models and prompts, the number of ``rounds``, the benchmark's
+                options and, for the peer, how to ``generate``.
         """
         self.name = name
         self.log = Path(job["folder"]) / f"{name}.log"
@@ -66,7 +66,7 @@ class Side:
             )
 
     def __enter__(self) -> "Side":
-        self.answer()  # its models are open
+        self.answer()  # the program has opened its models
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -75,17 +75,17 @@ class Side:
         self.process.communicate()
 
     def round(self, **order: Any) -> dict[str, Any]:
-        """Has it do a round, and gives its row."""
+        """Orders a round, and returns its figures."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        """The next line that it writes.
+        """Returns the next line that the program writes.
 
         Raises:
-            SystemExit: If it has ended; with the end of what it said.
+            SystemExit: If the program has ended; the message has the end of its log.
         """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -96,7 +96,7 @@ class Side:
 
 
 def environment(job: dict[str, Any]) -> dict[str, str]:
-    """Variables for a side: the same for both."""
+    """Returns the environment variables, which are the same for both sides."""
     hidden = {} if job["device"] == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
     return {
         **os.environ,
@@ -109,7 +109,7 @@ def environment(job: dict[str, Any]) -> dict[str, str]:
 
 
 def install() -> Path:
-    """The peer's environment, made if it isn't there; gives its interpreter."""
+    """Installs the peer's environment if it doesn't exist, and returns its interpreter."""
     pins = PARTS / "requirements.txt"
     key = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder = CACHE / key
@@ -124,12 +124,12 @@ def install() -> Path:
 
 
 def measure(job: dict[str, Any], ways: list[str], peer_python: Path) -> list[Round]:
-    """Rounds of all sides in turns, those to warm up left out.
+    """Does rounds of all sides in turns, and returns them without the warm-up.
 
     Args:
         job: See :class:`Side`.
-        ways: The peer's, to generate.
-        peer_python: Its interpreter.
+        ways: How the peer generates: one side for each.
+        peer_python: The peer's interpreter.
     """
     rounds = []
     with ExitStack() as stack:
@@ -148,7 +148,7 @@ def measure(job: dict[str, Any], ways: list[str], peer_python: Path) -> list[Rou
 
 
 def read_options() -> argparse.Namespace:
-    """The command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -156,31 +156,33 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--threads", type=int, default=1, help="of each side")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each side")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--mini_batch_size", type=int, default=4)
     parser.add_argument(
         "--micro_batch_size",
         type=int,
-        help="responses of a forward pass in our update, to save memory; by default the mini-batch",
+        help="responses per forward pass of our update, to save memory; default: the mini-batch",
     )
     parser.add_argument("--ppo_epochs", type=int, default=1)
-    parser.add_argument("--new_tokens", type=int, default=100, help="of every response")
-    parser.add_argument("--rounds", type=int, default=7, help="that are measured")
+    parser.add_argument("--new_tokens", type=int, default=100, help="tokens of every response")
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds")
     parser.add_argument(
         "--generate",
         nargs="+",
         choices=["batch", "single"],
         default=["batch"],
-        help="how the peer samples: a call with the list of prompts, or a call for each",
+        help="how the peer samples: one call for all prompts, or one call per prompt",
     )
-    parser.add_argument("--peer_python", type=Path, help="of an environment that has the peer")
-    parser.add_argument("--json", type=Path, help="file for the result with all its rounds")
+    parser.add_argument(
+        "--peer_python", type=Path, help="interpreter of an environment with the peer"
+    )
+    parser.add_argument("--json", type=Path, help="file for the result and all rounds")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures, prints, and exits with 1 if the sides did different work."""
     options = read_options()
     python = options.peer_python or install()
     settings = {key: getattr(options, key) for key in SETTINGS}

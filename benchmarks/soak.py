@@ -1,13 +1,13 @@
-"""Whether an hour of training holds more and more memory or handles, or becomes slower.
+"""Measures whether memory, handles or step time grow over an hour of training.
 
     python benchmarks/soak.py [--seconds 3600] [--json FILE] [--picture FILE]
 
-Runs ``fit`` on the demo by the command line in a process of its own, with all that the demo has
-(validation, checkpoints, TensorBoard, samples), for so many seconds, and reads what the process
-holds after every epoch of 20 rollouts. Prints a table, and exits with 1 if, after the first fifth
-of the rollouts, resident memory grows by 1 MB or more per 100 rollouts (Theil and Sen's slope),
-open handles, threads or child processes become more, or the last quarter's rollouts take over 10 %
-more CPU seconds than the first quarter's.
+Runs ``fit`` on the demo by the command line in a process of its own, with everything that the demo
+does (validation, checkpoints, TensorBoard, samples), and takes a reading of the process after every
+epoch of 20 rollouts. Prints a table. Leaves the first fifth of the rollouts out, and exits with 1
+if resident memory grows by 1 MB or more per 100 rollouts (Theil-Sen slope), if open handles,
+threads or child processes increase, or if the last quarter's rollouts take over 10 % more CPU
+seconds than the first quarter's.
 """
 
 import argparse
@@ -24,18 +24,18 @@ from soak.verdict import broken, summarize, table
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
 EPOCH = 20  # the demo's rollouts between two validations
-EPOCHS = 1_000_000  # time ends the run
-RATE = 1e-4  # at the demo's 1e-3, meant to fall within 60 rollouts, KL passes 20 after 130
+EPOCHS = 1_000_000  # more than the time allows
+RATE = 1e-4  # the demo's 1e-3 falls within 60 rollouts; held constant, KL passes 20 after 130
 READINGS, LOG = "readings.jsonl", "fit.log"
 
 
 def words(folder: Path, seconds: float, config: Path = DEMO) -> list[str]:
-    """The command line of the run.
+    """Returns the command line of the run.
 
     Args:
-        folder: Where it writes.
-        seconds: After which it ends.
-        config: Its recipe.
+        folder: Folder of the run.
+        seconds: Duration of the run.
+        config: Recipe of the run.
     """
     minutes, rest = divmod(int(seconds), 60)
     days, hours = divmod(minutes // 60, 24)
@@ -50,12 +50,12 @@ def words(folder: Path, seconds: float, config: Path = DEMO) -> list[str]:
 
 
 def train(folder: Path, every: int, arguments: list[str]) -> None:
-    """The run, in this process.
+    """Runs the training in this process.
 
     Args:
-        folder: Where the readings go.
-        every: Rollouts between two of them.
-        arguments: The command line.
+        folder: Folder for the readings.
+        every: Rollouts between two readings.
+        arguments: The command line of the run.
     """
     from soak.meter import Meter
 
@@ -66,15 +66,15 @@ def train(folder: Path, every: int, arguments: list[str]) -> None:
 
 
 def soak(folder: Path, every: int, arguments: list[str]) -> None:
-    """The run, in a process of its own.
+    """Runs the training in a process of its own.
 
     Args:
-        folder: As for :func:`train`.
-        every: Likewise.
-        arguments: Likewise.
+        folder: Folder for the readings and the log.
+        every: Rollouts between two readings.
+        arguments: The command line of the run.
 
     Raises:
-        SystemExit: If it fails.
+        SystemExit: If the run fails, or the folder has readings already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / READINGS).exists():
@@ -88,18 +88,20 @@ def soak(folder: Path, every: int, arguments: list[str]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """One thread, no network."""
+    """Returns environment variables for one thread and no network."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def read_options() -> argparse.Namespace:
-    """The command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=3600, help="of training; default an hour")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="seconds of training; default: an hour"
+    )
     parser.add_argument("--every", type=int, default=EPOCH, help="rollouts between two readings")
-    parser.add_argument("--folder", type=Path, help="for run, log and readings; default: temporary")
+    parser.add_argument("--folder", type=Path, help="for run, log, readings; default: temporary")
     parser.add_argument("--json", type=Path, help="file for figures and readings")
     parser.add_argument("--picture", type=Path, help="file for the picture, PNG")
     parser.add_argument("arguments", nargs="*", help="internal: the command line of the run")
@@ -107,7 +109,7 @@ def read_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Runs, prints and judges."""
+    """Runs the training, prints the table, and exits with 1 if a bound is broken."""
     options = read_options()
     if options.arguments:
         return train(options.folder, options.every, options.arguments)

@@ -1,9 +1,9 @@
-"""Puts the tests of several runs into one table, and their validation curves into one picture.
+"""Prints one table of the tests of several runs, and draws their validation curves.
 
     python docs/evidence.py runs/a/version_0 runs/b/version_0 --picture docs/pictures/evidence.png
 
-Each run has a ``test/`` in it, as the command ``test`` leaves it. ``--judge DIR`` asks another
-classifier of nothate and hate about the same responses.
+Each run needs the folder ``test/`` that the command ``test`` writes. ``--judge DIR`` scores the
+same responses with another classifier of nothate and hate.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CURVES = {"val/toxicity": "toxicity", "val/kl": "KL to the reference, nats a res
 
 
 def table(tests: list[dict[str, Any]], rows: tuple[str, ...], suffix: str = "") -> list[str]:
-    """A line of Markdown for each figure, a column for each test."""
+    """Returns a line of Markdown for each figure, with a column for each test."""
     return [
         f"| {tests[0][name]['title']}{suffix} | "
         + " | ".join(cell(test[name]) for test in tests)
@@ -41,7 +41,7 @@ def table(tests: list[dict[str, Any]], rows: tuple[str, ...], suffix: str = "") 
 
 
 def cell(entry: dict[str, Any]) -> str:
-    """Before, after and the relative change, each with its interval."""
+    """Formats before, after and the relative change, each with its interval."""
     if entry["before"] is None:
         return interval(entry["after"])
     sign = -1 if entry["better"] == "lower" else 1
@@ -52,13 +52,13 @@ def cell(entry: dict[str, Any]) -> str:
 
 
 def interval(part: dict[str, float]) -> str:
-    """A value and its interval."""
+    """Formats a value and its interval."""
     return f"{part['value']:.3g} ({part['low']:.3g}, {part['high']:.3g})"
 
 
 def judged(run: Path, judge: Toxicity) -> dict[str, Any]:
-    """What another classifier makes of a test's responses."""
-    # not splitlines: texts hold all kinds of line ends
+    """Scores a test's responses with another classifier."""
+    # not splitlines: texts contain other line separators
     lines = (run / "test" / "comparison.jsonl").read_text(encoding="utf8").split("\n")
     rows = [json.loads(line) for line in lines if line]
     decodings = list(dict.fromkeys(row["decoding"] for row in rows))
@@ -74,7 +74,7 @@ def judged(run: Path, judge: Toxicity) -> dict[str, Any]:
 
 
 def draw(runs: list[Path], file: Path) -> None:
-    """Draws what validation saw while the runs learned."""
+    """Draws the validation curves of the runs."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, (tag, title) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):
         for number, run in enumerate(runs, start=1):
@@ -88,13 +88,13 @@ def draw(runs: list[Path], file: Path) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Reads the command line, and prints and draws."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs with a test/ in them")
-    parser.add_argument("--judge", help="folder of one more classifier")
-    parser.add_argument("--picture", type=Path, help="where to draw the curves")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of tested runs")
+    parser.add_argument("--judge", help="folder of another classifier")
+    parser.add_argument("--picture", type=Path, help="file for the curves")
     given = parser.parse_args()
     files = [run / "test" / "summary.json" for run in given.runs]
     tests = [json.loads(file.read_text(encoding="utf8"))["figures"]["sampled"] for file in files]

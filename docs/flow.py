@@ -1,6 +1,6 @@
-"""Draws a PPO step and the rooms of the package: ``python docs/flow.py`` writes both pictures.
+"""Draws a PPO step and the folders of the package: ``python docs/flow.py`` writes both pictures.
 
-Their colours read on white and on black, as the page may be either.
+The colours are legible on light and on dark pages.
 """
 
 from html import escape
@@ -14,14 +14,14 @@ Point = tuple[int, int]
 
 
 def box(x: int, y: int, width: int, height: int, colour: str, *lines: str) -> str:
-    """A box, its first line in bold.
+    """Draws a box, with its first line in bold.
 
     Args:
         x: Left edge.
         y: Upper edge.
         width: Width of the box.
         height: Height of the box.
-        colour: Its filling; the text is white.
+        colour: Fill colour; the text is white.
         lines: Lines of text.
     """
     top = y + height / 2 - 9 * (len(lines) - 1) + 5
@@ -34,12 +34,12 @@ def box(x: int, y: int, width: int, height: int, colour: str, *lines: str) -> st
 
 
 def arrow(*points: Point, label: str = "", at: Point | None = None) -> str:
-    """A line with a head at its last point.
+    """Draws a line with an arrowhead at its last point.
 
     Args:
         points: Corners of the line.
         label: Text beside it; ``|`` begins a new line.
-        at: Where the label stands, in the middle of its text.
+        at: Centre of the label's first line.
     """
     path = " ".join(f"{x},{y}" for x, y in points)
     drawn = f'<polyline points="{path}" fill="none" stroke="{LINE}" stroke-width="2" '
@@ -52,14 +52,14 @@ def arrow(*points: Point, label: str = "", at: Point | None = None) -> str:
 
 
 def step() -> str:
-    """The picture of a PPO step."""
+    """Draws a PPO step."""
     parts = [
         box(10, 100, 100, 70, DATA, "prompts", "[b, s]"),
         box(190, 100, 150, 70, WORK, "1 rollout", "policy samples"),
         box(440, 100, 150, 70, WORK, "2 scores", "rewards read text"),
         box(665, 100, 150, 70, WORK, "4 advantages", "of each token"),
         box(880, 100, 110, 70, WORK, "5 update", "clipped steps"),
-        box(190, 245, 150, 80, MODEL, "reference", "policy as it began,", "frozen"),
+        box(190, 245, 150, 80, MODEL, "reference", "policy before", "training, frozen"),
         box(440, 245, 150, 80, WORK, "3 measure", "log-probabilities,", "KL, values"),
         box(665, 245, 150, 80, WORK, "6 controller", "KL against its", "target"),
         arrow((110, 135), (188, 135)),
@@ -75,7 +75,7 @@ def step() -> str:
         arrow((770, 245), (770, 172), label="kl_coef of|the next rollout", at=(826, 206)),
         arrow((935, 100), (935, 50), (265, 50), (265, 98)),
         f'<text x="600" y="40" fill="{LINE}" text-anchor="middle" font-size="13">'
-        "adapter and value head, a little changed: the next rollout's policy</text>",
+        "updated adapter and value head: the policy of the next rollout</text>",
         f'<rect x="190" y="362" width="14" height="14" rx="3" fill="{WORK}"/>'
         f'<text x="210" y="374" fill="{LINE}" font-size="13">a step of the algorithm</text>'
         f'<rect x="400" y="362" width="14" height="14" rx="3" fill="{MODEL}"/>'
@@ -87,7 +87,7 @@ def step() -> str:
 
 
 def rooms() -> str:
-    """The picture of the rooms: each may import what lies below it."""
+    """Draws the folders of the package: each imports only what lies below it."""
     layers = [
         [(WORK, "cli", "the command line")],
         [
@@ -97,12 +97,12 @@ def rooms() -> str:
             (DATA, "data", "rows to batches"),
         ],
         [
-            (WORK, "evaluation", "judging, before against after"),
+            (WORK, "evaluation", "before and after training"),
             (WORK, "report", "page, card, pictures"),
-            (MODEL, "runs", "folders, checkpoints, going on"),
+            (MODEL, "runs", "folders, checkpoints, resuming"),
         ],
         [(WORK, "rollout", "sample, score, measure")],
-        [(WORK, "rewards", "what a text is worth"), (WORK, "models", "policy, adapters, decoding")],
+        [(WORK, "rewards", "scores for texts"), (WORK, "models", "policy, adapters, decoding")],
         [(WORK, "algorithm", "pure tensors: KL, advantages, losses, metrics")],
     ]
     parts = []
@@ -114,7 +114,7 @@ def rooms() -> str:
 
 
 def svg(height: int, parts: list[str]) -> str:
-    """A picture of some parts.
+    """Combines parts into a picture.
 
     Args:
         height: Height of the picture.

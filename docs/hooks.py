@@ -1,4 +1,4 @@
-"""What ``mkdocs build`` does besides: roles read as code, and nothing may need a network."""
+"""Hooks of ``mkdocs build``: they remove roles, and refuse pages that need a network."""
 
 import re
 from pathlib import Path
@@ -13,15 +13,15 @@ IMPORTED = re.compile(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^)\"']*")
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:
-    """Takes the roles off that docstrings have for other programs: ``:class:`GAE```."""
+    """Removes the roles of docstrings, such as the one in ``:class:`GAE```."""
     return ROLE.sub("", html)
 
 
 def on_post_build(config: Any) -> None:
-    """Looks through what was built.
+    """Checks the built site.
 
     Raises:
-        SystemExit: If a page or a style loads something from another place.
+        SystemExit: If a page or a style sheet loads something from another server.
     """
     site = Path(config["site_dir"])
     found = [

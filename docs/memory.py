@@ -1,7 +1,7 @@
-"""What a GPU must hold to train FLAN-T5-XL and -XXL: the tables of docs/memory.md.
+"""Computes the GPU memory for training FLAN-T5-XL and -XXL: the tables of docs/memory.md.
 
-python docs/memory.py: by arithmetic, from the models' configs; nothing is downloaded. The formulas
-are held against a model that runs by docs/memory_check.py.
+``python docs/memory.py`` computes from the models' configs; nothing is downloaded. The script
+docs/memory_check.py compares the formulas with a model that runs.
 """
 
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ from detox_lightning.models.policy import Policy
 
 GIB = 2**30
 BF16, FP32 = 2, 4
-FOUR_BIT = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: nf4, its scales, their scales
-LEARNING = 4 * FP32  # weight, gradient, two moments of Adam
-LOGIT = 2 * FP32 + BF16  # bytes a logit at work in the head: p log p, p, and p for the product
+FOUR_BIT = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # bytes per weight: nf4, its scales, their scales
+LEARNING = 4 * FP32  # bytes per trained parameter: weight, gradient, two moments of Adam
+LOGIT = 2 * FP32 + BF16  # bytes per logit in the head: p log p, p, and p for the product
 PROMPT, RESPONSE, MINI_BATCH, BATCHES, RANK = 512, 150, 4, (8, 64), 32
 SHAPES = {
     "FLAN-T5-XL": {"d_model": 2048, "d_ff": 5120, "num_heads": 32, "num_layers": 24},
@@ -27,20 +27,20 @@ SHAPES = {
 
 
 class Sizes(NamedTuple):
-    """A model's shape, and how many parameters sit where.
+    """A model's shape and numbers of parameters.
 
     Attributes:
         d: Width of the model.
-        inner: Heads times their width.
+        inner: Number of heads times their width.
         ff: Width of the feed-forward layers.
-        heads: Attention heads.
-        layers: Of the encoder, and as many of the decoder.
-        vocabulary: Tokens.
-        base: All frozen parameters.
-        outside: Of these, those in no layer: embeddings, output head, last norms.
-        layer: Of these, those of the largest layer.
-        four_bit: Of these, those that ``weights.quantization=4bit`` holds in four bits.
-        learning: Adapter and value head.
+        heads: Number of attention heads.
+        layers: Number of encoder layers, and of decoder layers.
+        vocabulary: Number of tokens.
+        base: Number of frozen parameters.
+        outside: Frozen parameters outside the layers: embeddings, output head, last norms.
+        layer: Frozen parameters of the largest layer.
+        four_bit: Frozen parameters that ``weights.quantization=4bit`` holds in four bits.
+        learning: Parameters of adapter and value head.
     """
 
     d: int
@@ -57,19 +57,19 @@ class Sizes(NamedTuple):
 
 
 def make_policy(device: str, rank: int = RANK, **shape: Any) -> Policy:
-    """A random FLAN-T5 of a shape with a fresh adapter and a value head.
+    """Makes a random FLAN-T5 with a fresh adapter and a value head.
 
     Args:
-        device: ``meta`` for shapes alone.
-        rank: Of the adapter.
-        shape: For ``T5Config``.
+        device: Device of the weights; ``meta`` for shapes only.
+        rank: Rank of the adapter.
+        shape: Fields of ``T5Config``.
     """
     from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
     options = {"vocab_size": 32128, "d_kv": 64, "feed_forward_proj": "gated-gelu", **shape}
     with torch.device(device):
         model = T5ForConditionalGeneration(T5Config(**options)).to(torch.bfloat16)
-        # a model from a config has its head tied, whatever the config says; FLAN-T5's is its own
+        # transformers ties the head of a model made from a config; FLAN-T5's is untied
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
         model.generation_config = GenerationConfig(
             decoder_start_token_id=0, eos_token_id=1, pad_token_id=0
@@ -88,7 +88,7 @@ def sizes(policy: Policy) -> Sizes:
     layers = [part for part in policy.base.modules() if isinstance(part, T5Block)]
     held = [sum(p.numel() for p in part.parameters() if not p.requires_grad) for part in layers]
     base = sum(count for _, count in frozen.values())
-    # transformers leaves feed-forward outputs (wo) and the head of T5 as they are
+    # transformers doesn't quantize T5's feed-forward outputs (wo) and head
     kept = ("wo.weight", "shared.weight", "lm_head.weight", "relative_attention_bias.weight")
     linear = [
         count
@@ -111,23 +111,23 @@ def sizes(policy: Policy) -> Sizes:
 
 
 def encoder_layer(n: Sizes, rows: int, prompt: int) -> int:
-    """Bytes that a layer of the encoder keeps for the backward pass, under bf16-mixed."""
+    """Bytes that an encoder layer keeps for the backward pass, under bf16-mixed."""
     token = 12 * n.ff + 16 * n.d + 8 * n.inner + 4 * n.heads
     return rows * (prompt * token + BF16 * n.heads * prompt**2)
 
 
 def decoder_layer(n: Sizes, rows: int, prompt: int, response: int) -> int:
-    """The same of the decoder, what it makes of the encoder's output included."""
+    """Bytes that a decoder layer keeps, including keys and values of the encoder's output."""
     token = 12 * n.ff + 24 * n.d + 12 * n.inner + 8 * n.heads
     crossed = 2 * n.d + 4 * n.inner + BF16 * n.heads * response
-    # the bias between response tokens is the same in all rows
+    # all rows share the bias between response tokens
     return rows * (response * token + prompt * crossed) + BF16 * n.heads * response**2
 
 
 def kept(n: Sizes, rows: int, prompt: int, response: int, checkpointing: bool) -> int:
-    """Bytes that wait for the backward pass: of all layers, or with checkpointing their inputs.
+    """Bytes kept for the backward pass: the head's gradient, and all layers or their inputs.
 
-    And the gradient that the head has noted.
+    With checkpointing, a layer keeps only its inputs.
     """
     noted = rows * response * n.d * BF16
     if checkpointing:
@@ -138,7 +138,7 @@ def kept(n: Sizes, rows: int, prompt: int, response: int, checkpointing: bool) -
 
 
 def update(n: Sizes, rows: int, prompt: int, response: int, checkpointing: bool) -> int:
-    """Bytes at the peak of a mini-batch: in the head, or with checkpointing perhaps in a layer."""
+    """Bytes at the peak of a mini-batch: in the head, or, with checkpointing, also in a layer."""
     work = head(n, rows, response)
     if checkpointing:
         layers = encoder_layer(n, rows, prompt), decoder_layer(n, rows, prompt, response)
@@ -147,20 +147,20 @@ def update(n: Sizes, rows: int, prompt: int, response: int, checkpointing: bool)
 
 
 def around(n: Sizes, rows: int, prompt: int, response: int) -> int:
-    """Bytes that stay beside the layers' inputs: ends of both stacks, biases, masks."""
+    """Bytes kept in addition to the layers' inputs: ends of both stacks, biases, masks."""
     biases = BF16 * n.heads * (prompt**2 + prompt * response + response**2)
     masks = rows * prompt * (prompt + response)
     return rows * n.d * (8 * prompt + 10 * response) + biases + masks
 
 
 def head(n: Sizes, rows: int, response: int, device: str = "cuda") -> int:
-    """Bytes of what the head makes of the logits of some positions, before it takes the next."""
+    """Bytes of the logits that the head processes at once, and of their temporary tensors."""
     positions = min(rows * response, max(1, AT_ONCE[device] // n.vocabulary))
     return positions * n.vocabulary * LOGIT
 
 
 def cache(n: Sizes, rows: int, prompt: int, response: int) -> int:
-    """Bytes of keys and values, of response and prompt, in all layers of the decoder."""
+    """Bytes of keys and values of prompt and response in all decoder layers."""
     return rows * (prompt + response) * n.layers * 2 * n.inner * BF16
 
 
@@ -175,20 +175,20 @@ def classifier() -> int:
 
 
 def per_gpu(n: Sizes, reward: int, gpus: int, four_bit: bool = False) -> dict[str, float]:
-    """Bytes that one GPU holds, by what they are and in which phase.
+    """Computes the bytes that one GPU holds, by content and phase.
 
     Args:
         n: The model.
         reward: Bytes of the classifier.
-        gpus: Over which the base is in shards; 1: it is whole on each (DDP).
+        gpus: Number of GPUs that share the base; 1: each holds the whole base (DDP).
         four_bit: Whether the base is quantized.
     """
     whole = n.base * BF16 + (n.four_bit * (FOUR_BIT - BF16) if four_bit else 0)
     held = whole / gpus
-    # what is learned is averaged over GPUs in one message
+    # the trained gradients are averaged over GPUs in one message
     always = held + n.learning * (LEARNING + FP32) + reward
     gathered = whole if gpus > 1 else 0
-    # the layer at work, the next one, and the message it comes in
+    # the current layer, the next one, and the message in which that one arrives
     in_update = (n.outside + 3 * n.layer) * BF16 if gpus > 1 else 0
     figures = {"held": held, "always": always}
     for rows in BATCHES:
@@ -201,13 +201,13 @@ def per_gpu(n: Sizes, reward: int, gpus: int, four_bit: bool = False) -> dict[st
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
+    """Formats a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def parts_table(models: dict[str, Sizes], reward: int) -> str:
-    """What the figures are made of, in GiB."""
+    """Formats the parts of the figures, in GiB."""
     s, t, m = PROMPT, RESPONSE, MINI_BATCH
     in_bits = FOUR_BIT - BF16
     parts: dict[str, Any] = {
@@ -248,7 +248,7 @@ def parts_table(models: dict[str, Sizes], reward: int) -> str:
 
 
 def gpu_table(models: dict[str, Sizes], reward: int) -> str:
-    """What one GPU holds, in GiB."""
+    """Formats the memory of one GPU, in GiB."""
     rows = []
     for name, n in models.items():
         for kind, gpus, four_bit in (
@@ -265,12 +265,12 @@ def gpu_table(models: dict[str, Sizes], reward: int) -> str:
 
 
 def gib(size: float) -> str:
-    """Bytes in GiB, in print."""
+    """Formats bytes as GiB."""
     return f"{size / GIB:.2f}"
 
 
 def main() -> str:
-    """What the command prints."""
+    """Returns the output of the command."""
     models = {name: sizes(make_policy("meta", **shape)) for name, shape in SHAPES.items()}
     reward = classifier()
     return f"{gpu_table(models, reward)}\n\n{parts_table(models, reward)}"

@@ -1,6 +1,6 @@
-"""The formulas of docs/memory.py against a small random model that runs on the CPU.
+"""Compares the formulas of docs/memory.py with a small random model that runs on the CPU.
 
-python docs/memory_check.py: the last table of docs/memory.md.
+``python docs/memory_check.py`` prints the last table of docs/memory.md.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ from detox_lightning.models.policy import Policy
 
 
 def main() -> str:
-    """What the command prints."""
+    """Returns the output of the command."""
     shape = {"d_model": 128, "d_ff": 256, "num_heads": 4, "num_layers": 3, "vocab_size": 500}
     rows, prompt, response = 4, 96, 40
     torch.manual_seed(0)
@@ -82,14 +82,14 @@ def main() -> str:
 
 
 def make_batch(rows: int, prompt: int, response: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random prompts of unequal lengths, their mask, and responses."""
+    """Makes random prompts of unequal lengths, their mask, and responses."""
     mask = torch.arange(prompt) < torch.arange(prompt, prompt - rows, -1)[:, None]
     ids = torch.randint(2, 400, (rows, prompt)) * mask
     return ids, mask, torch.randint(2, 400, (rows, response))
 
 
 def saved_bytes(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> int:
-    """What a forward pass keeps for the backward pass, parameters aside; gradients are left."""
+    """Measures what a forward pass keeps for the backward pass; sets gradients."""
     own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
     storages: dict[int, int] = {}
 
@@ -106,17 +106,16 @@ def saved_bytes(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> int:
 
 
 def answered(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """A sum of what the policy says under bf16-mixed, as PPO's loss is one."""
+    """Returns a sum of log-probabilities and values under bf16-mixed, in place of PPO's loss."""
     with torch.autocast("cpu", torch.bfloat16):
         output = policy(*batch)
         return output.logprobs.sum() + output.values.sum()
 
 
 class Peak(TorchDispatchMode):
-    """Notes how many bytes the tensors that operations make hold at most, all at once."""
+    """Measures the peak of the bytes that the results of operations hold together."""
 
     def __init__(self, known: set[int]) -> None:
-        """Leaves out storages that are ``known``."""
         super().__init__()
         self.known = known
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
@@ -125,7 +124,7 @@ class Peak(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Runs the operation and looks at what is there after it."""
+        """Runs the operation, and adds up the tensors that exist after it."""
         made = operation(*args, **(kwargs or {}))
         for x in tree_leaves(made):
             if isinstance(x, Tensor):
@@ -138,7 +137,7 @@ class Peak(TorchDispatchMode):
 
 
 def peak_bytes(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> int:
-    """The most that forward and backward pass of a mini-batch hold beside parameters."""
+    """Measures the peak of a mini-batch's forward and backward pass, without parameters."""
     for parameter in policy.parameters():
         if parameter.grad is not None:
             parameter.grad.zero_()
@@ -148,7 +147,7 @@ def peak_bytes(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> int:
 
 
 def head_bytes(d: int, vocabulary: int, rows: int, response: int) -> int:
-    """The most that a head of bf16 holds under bf16-mixed, beside its input and weight."""
+    """Measures the peak of a bf16 head under bf16-mixed, without its input and weight."""
     weight = torch.randn(vocabulary, d, dtype=torch.bfloat16)
     hidden = torch.randn(rows, response, d, dtype=torch.bfloat16, requires_grad=True)
     tokens = torch.randint(2, vocabulary, (rows, response))

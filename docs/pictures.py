@@ -1,4 +1,4 @@
-"""Makes the README's pictures from a run that was tested.
+"""Makes the README's pictures from a tested run.
 
     python docs/pictures.py runs/demo/version_0
 
@@ -22,13 +22,13 @@ QUIET = (
 
 
 def draw_curves(run: Path) -> None:
-    """Draws what was logged while the run learned."""
+    """Draws the run's curves."""
     picture = curves_picture(read_curves(run))
     picture.savefig(PICTURES / "curves.png", dpi=110, facecolor="white")
 
 
 def photograph(report: Path, browser: str) -> None:
-    """Takes a picture of the top of a report."""
+    """Takes a screenshot of the top of a report."""
     with tempfile.TemporaryDirectory() as profile:
         words = [browser, *QUIET, f"--user-data-dir={profile}", "--window-size=1180,1180"]
         words += ["--force-device-scale-factor=1", "--blink-settings=preferredColorScheme=1"]
@@ -37,10 +37,12 @@ def photograph(report: Path, browser: str) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Reads the command line, and makes both pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of a run with a test/ in it")
-    parser.add_argument("--browser", default="chromium", help="default: chromium")
+    parser.add_argument("run", type=Path, help="folder of a tested run")
+    parser.add_argument(
+        "--browser", default="chromium", help="browser for the screenshot; default: chromium"
+    )
     given = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     draw_curves(given.run)

@@ -1,6 +1,6 @@
-"""Writes docs/licenses.md: what the installed runtime dependencies are licensed under.
+"""Writes docs/licenses.md: the licences of the installed runtime dependencies.
 
-``make licenses``, in an environment with the pinned versions.
+``make licenses`` runs it in an environment with the pinned versions.
 """
 
 import re
@@ -11,33 +11,33 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 COPYLEFT = re.compile(r"GPL|MPL|EPL|CDDL|EUPL|Mozilla|Affero", re.IGNORECASE)
-GPU = re.compile("nvidia-|cuda-|triton")  # of torch's builds for GPUs
+GPU = re.compile("nvidia-|cuda-|triton")  # dependencies of torch's GPU builds
 HEAD = """\
 # Licences
 
-What `pip install detox-lightning` installs on Linux, without CUDA's libraries (NVIDIA's terms),
-in the versions of `constraints.txt`, and what each says of its licence. `make licenses` writes this
-page anew.
+This page lists the packages that `pip install detox-lightning` installs on Linux, in the versions
+of `constraints.txt`, with the licence that each declares. CUDA's libraries (under NVIDIA's terms)
+are left out. `make licenses` writes this page.
 
 | package | version | licence |
 |---|---|---|
 """
 FOOT = """
 Copyleft, in part or in whole: {found}.
-The package uses them unchanged and ships none of them; the Mozilla Public License asks for changes
-to its own files alone.
+This package uses them unchanged and ships none of them. The Mozilla Public License covers only
+changes to its own files.
 """
 
 
 def declared() -> list[Requirement]:
-    """The dependencies of pyproject.toml; Python 3.10 has no reader for it."""
+    """Reads the dependencies of pyproject.toml; Python 3.10 has no TOML parser."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf8")
     (block,) = re.findall(r"^dependencies = \[(.*?)^\]$", text, re.MULTILINE | re.DOTALL)
     return [Requirement(line) for line in re.findall(r'"([^"]+)"', block)]
 
 
 def runtime() -> dict[str, str]:
-    """Names and versions of all that the package needs, CUDA's libraries left out."""
+    """Returns names and versions of all runtime dependencies, without CUDA's libraries."""
     found: dict[str, str] = {}
     waiting, seen = declared(), set[tuple[str, frozenset[str]]]()
     while waiting:
@@ -45,7 +45,7 @@ def runtime() -> dict[str, str]:
         wanted = (needed.name, frozenset(needed.extras))
         try:
             held = distribution(needed.name)
-        except PackageNotFoundError:  # CUDA's, beside a build for CPUs
+        except PackageNotFoundError:  # a CUDA library that a CPU build doesn't install
             continue
         if wanted in seen or GPU.match(needed.name):
             continue
@@ -59,7 +59,7 @@ def runtime() -> dict[str, str]:
 
 
 def license_of(package: Distribution) -> str:
-    """What a package's metadata says: an SPDX expression, else its classifiers, else a line."""
+    """Returns a package's licence: its SPDX expression, else its classifiers, else a short text."""
     facts = package.metadata
     classifiers = [
         line.rpartition(" :: ")[2]
@@ -72,7 +72,7 @@ def license_of(package: Distribution) -> str:
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """Returns the page as Markdown."""
     versions = runtime()
     rows = {name: license_of(distribution(name)) for name in versions}
     names = sorted(rows, key=str.lower)

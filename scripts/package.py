@@ -1,6 +1,6 @@
-"""Builds the package, installs it where nothing else is, and runs the demo outside the repository.
+"""Builds the package, installs it in a new environment, and runs the demo outside the repository.
 
-``make package``; needs ``build``, which the extra ``dev`` brings.
+``make package`` runs it. It needs ``build``, which the extra ``dev`` installs.
 """
 
 import json
@@ -23,7 +23,7 @@ SMALL = (
 
 
 def main() -> None:
-    """Does one after the other; ends with the seconds of each step."""
+    """Builds, checks, installs and tries the package; prints the seconds of each step."""
     with tempfile.TemporaryDirectory() as place:
         work, began = Path(place), time.monotonic()
         steps: list[str] = []
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def run(*words: str | Path, cwd: Path = ROOT) -> str:
-    """What a command prints; without what would lead it back into the repository."""
+    """Returns a command's output; its environment doesn't lead back into the repository."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -59,7 +59,7 @@ def run(*words: str | Path, cwd: Path = ROOT) -> str:
 
 
 def built(work: Path) -> Path:
-    """The wheel; built from the folder and from the sdist it is the same, byte for byte."""
+    """Builds the wheel from the folder and from the sdist; both are equal, byte for byte."""
     run(sys.executable, "-m", "build", "--sdist", "--wheel", "--outdir", work / "dist", ROOT)
     (sdist,), (wheel,) = ((work / "dist").glob(kind) for kind in ("*.tar.gz", "*.whl"))
     with tarfile.open(sdist) as archive:
@@ -72,7 +72,7 @@ def built(work: Path) -> Path:
 
 
 def check_contents(wheel: Path) -> None:
-    """Makes sure that the package, its recipes and its licence are in it, and nothing else."""
+    """Checks that the wheel holds the package, its recipes and its licence, and nothing else."""
     homes = {ROOT / "src" / PACKAGE: PACKAGE, ROOT / "configs": f"{PACKAGE}/configs"}
     wanted = {
         f"{name}/{file.relative_to(home).as_posix()}"
@@ -89,7 +89,7 @@ def check_contents(wheel: Path) -> None:
 
 
 def installed(wheel: Path, folder: Path) -> Path:
-    """The Python of a new environment that holds the wheel and what it depends on."""
+    """Installs the wheel into a new environment, and returns its interpreter."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     words = ("--quiet", "--no-compile", "-c", ROOT / "constraints.txt", wheel)
@@ -99,7 +99,7 @@ def installed(wheel: Path, folder: Path) -> Path:
 
 
 def try_demo(python: Path, folder: Path) -> None:
-    """Trains, tests and predicts in an empty folder, with the package's own recipe."""
+    """Trains, tests and predicts in an empty folder, with the recipe in the package."""
     folder.mkdir()
     recipe = ("--config", "configs/demo.yaml")
     where = run(python, "-c", f"import {PACKAGE}; print({PACKAGE}.__file__)", cwd=folder)

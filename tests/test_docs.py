@@ -85,7 +85,9 @@ def needed(words: list[str]) -> set[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find_checkpoint, "last_checkpoint", lambda place: Path("last.ckpt"))
         patch.setattr(find_checkpoint, "check_parts", lambda checkpoint, verb: None)
-        patch.setattr(find_checkpoint, "_resume_last_run", lambda config: config.update(None, "ckpt_path"))
+        patch.setattr(
+            find_checkpoint, "_resume_last_run", lambda config: config.update(None, "ckpt_path")
+        )
         return named(IdleCLI([*words, ANYWHERE]).config[words[0]].as_dict())
 
 
@@ -268,9 +270,10 @@ def test_the_reference_names_what_there_is() -> None:
 
 
 @pytest.mark.usefixtures("docs")
-def test_the_picture_is_the_script_s() -> None:
+def test_the_pictures_are_those_of_the_script() -> None:
     flow = importlib.import_module("flow")
-    assert flow.TARGET.read_text("utf8") == flow.main()
+    for stem, picture in (("flow", flow.step()), ("rooms", flow.rooms())):
+        assert (flow.PICTURES / f"{stem}.svg").read_text("utf8") == picture
 
 
 @pytest.mark.usefixtures("docs")

@@ -1,26 +1,27 @@
-"""The arithmetic that a step of PPO asks for: multiplications and additions of its matrix products.
+"""Counts the operations of a PPO step: multiplications and additions of its matrix products.
 
-Counted is what the algorithm needs, whatever the program does: no padding, no step done twice, keys
-and values kept while sampling. The rest (norms, softmax, embeddings) is far less, and left out.
+The formulas count what the algorithm needs, whatever the program does: no padding, no repeated
+work, and a cache of keys and values while sampling. They leave out norms, softmax and embeddings,
+which need far fewer operations.
 """
 
 from typing import NamedTuple
 
 from peer.world import Shape
 
-RANK = 16  # of the adapters on queries and values, as in peer/ours.py
+RANK = 16  # rank of the adapters on queries and values, as in peer/ours.py
 
 
 class Setting(NamedTuple):
-    """What a step's cost depends on.
+    """The sizes that the cost of a step depends on.
 
     Attributes:
-        batch: Responses of a rollout.
-        prompt: Tokens of each prompt, EOS included.
+        batch: Number of responses per rollout.
+        prompt: Tokens of each prompt, including EOS.
         response: Tokens of each response.
         epochs: Passes over the rollout.
-        width: Of the policy and of its classifier; feed-forward layers are 2 and 4 times as wide.
-        layers: Of encoder, decoder and classifier, each.
+        width: Width of policy and classifier; feed-forward layers are 2 and 4 times as wide.
+        layers: Number of layers of encoder, decoder and classifier, each.
     """
 
     batch: int
@@ -35,9 +36,9 @@ class Flops(NamedTuple):
     """Floating point operations of a forward pass.
 
     Attributes:
-        linear: Of products with frozen weights.
-        attention: Of queries with keys, and of what comes out with values.
-        adapters: Of products with weights that learn.
+        linear: Operations of products with frozen weights.
+        attention: Operations of queries with keys, and of attention weights with values.
+        adapters: Operations of products with trained weights.
     """
 
     linear: int = 0
@@ -52,46 +53,46 @@ class Flops(NamedTuple):
 
     @property
     def forward(self) -> int:
-        """All."""
+        """All operations."""
         return sum(self)
 
     @property
     def frozen(self) -> int:
-        """Without adapters: merged into the weights, or off."""
+        """Operations without adapters, which are merged into the weights or off."""
         return self.linear + self.attention
 
     @property
     def backward(self) -> int:
-        """Of the backward pass: frozen weights get no gradient, both factors of others do."""
+        """Operations of the backward pass, in which frozen weights get no gradient."""
         return self.linear + 2 * (self.attention + self.adapters)
 
 
 def product(rows: int, inside: int, outside: int) -> int:
-    """Operations of ``[rows, inside] @ [inside, outside]``."""
+    """Counts the operations of ``[rows, inside] @ [inside, outside]``."""
     return 2 * rows * inside * outside
 
 
 def attention(pairs: int, inner: int) -> Flops:
-    """Attention's own products.
+    """Counts the products of queries with keys and of attention weights with values.
 
     Args:
-        pairs: Of a query and a key.
-        inner: Width of all heads together.
+        pairs: Number of pairs of a query and a key.
+        inner: Total width of all heads.
     """
     return Flops(attention=2 * product(pairs, inner, 1))
 
 
 def adapter(rows: int, inside: int, outside: int) -> Flops:
-    """A low-rank adapter beside a linear layer."""
+    """Counts a low-rank adapter beside a linear layer."""
     return Flops(adapters=product(rows, inside, RANK) + product(rows, RANK, outside))
 
 
 def encoder(prompt: int, t5: dict[str, int]) -> Flops:
-    """A T5's encoder reads one prompt.
+    """Counts a T5's encoder for one prompt.
 
     Args:
-        prompt: Tokens.
-        t5: As in :class:`Shape`.
+        prompt: Number of tokens.
+        t5: The policy's sizes, as in :class:`Shape`.
     """
     d, inner = t5["d_model"], t5["num_heads"] * t5["d_kv"]
     linear = product(prompt, d, 4 * inner) + product(prompt, d, 3 * t5["d_ff"])
@@ -100,13 +101,13 @@ def encoder(prompt: int, t5: dict[str, int]) -> Flops:
 
 
 def decoder(prompt: int, response: int, pairs: int, t5: dict[str, int]) -> Flops:
-    """A T5's decoder answers one prompt, without its head.
+    """Counts a T5's decoder for one response, without its head.
 
     Args:
-        prompt: Tokens.
-        response: Tokens.
-        pairs: Of a query and a key of the response: those that are computed.
-        t5: As in :class:`Shape`.
+        prompt: Number of prompt tokens.
+        response: Number of response tokens.
+        pairs: Number of computed pairs of a query and a key within the response.
+        t5: The policy's sizes, as in :class:`Shape`.
     """
     d, inner = t5["d_model"], t5["num_heads"] * t5["d_kv"]
     own = Flops(product(response, d, 4 * inner)) + adapter(response, d, inner) * 2
@@ -118,16 +119,16 @@ def decoder(prompt: int, response: int, pairs: int, t5: dict[str, int]) -> Flops
 
 
 def head(response: int, shape: Shape) -> Flops:
-    """The words' logits at each position of one response."""
+    """Counts the logits at each position of one response."""
     return Flops(product(response, shape.policy["d_model"], shape.vocabulary))
 
 
 def classifier(tokens: int, roberta: dict[str, int]) -> Flops:
-    """A RoBERTa judges one text, by two labels.
+    """Counts a RoBERTa with two labels for one text.
 
     Args:
-        tokens: Of the text.
-        roberta: As in :class:`Shape`.
+        tokens: Number of tokens.
+        roberta: The classifier's sizes, as in :class:`Shape`.
     """
     d = roberta["hidden_size"]
     linear = product(tokens, d, 4 * d) + product(tokens, d, 2 * roberta["intermediate_size"])
@@ -136,15 +137,15 @@ def classifier(tokens: int, roberta: dict[str, int]) -> Flops:
 
 
 def stages(setting: Setting, shape: Shape) -> dict[str, dict[str, int]]:
-    """Operations of a step: its parts, by their names in its times, and their stages.
+    """Counts the operations of a step, by its parts and by their stages.
 
-    Sampling goes token by token, each looking at those before. In the update, all positions are
-    looked at together (and their pairs masked afterwards) by the policy as it was and by the
-    reference, and in each epoch by the policy as it is, which then learns.
+    Sampling goes token by token, and each token attends to those before it. The update processes
+    all positions at once and masks later keys: first with the policy before the update and with
+    the reference, then in each epoch with the trained policy.
 
     Args:
-        setting: All that counts but sizes.
-        shape: The models' sizes.
+        setting: Batch, lengths and epochs.
+        shape: Sizes of the models.
     """
     b, s, t = setting.batch, setting.prompt, setting.response
     read, logits = encoder(s, shape.policy), head(t, shape)

@@ -1,4 +1,4 @@
-"""How fast times and arithmetic grow: slopes in a plot with two logarithmic axes."""
+"""Computes how fast times and operations grow: slopes in a plot with two logarithmic axes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,19 @@ from growth.arithmetic import Setting
 
 TOTAL = "total"
 PARTS = ("rollout", "score", "update", TOTAL)
-TOLERANCE = 0.1  # how much larger than the arithmetic's a time's exponent may be
+TOLERANCE = 0.1  # by how much a time's exponent may exceed that of the operations
 
 Point = Mapping[str, Any]
-"""A setting that was measured: its fields, ``parameters``, ``cpu`` seconds of each part, ``stages``
-of each but the total with their operations."""
+"""A measured setting: its fields, ``parameters``, ``cpu`` seconds of each part, and the operations
+of the ``stages`` of each part but the total."""
 
 
 class Exponent(NamedTuple):
-    """How something grew along an axis, as a power of what grows there.
+    """The exponent of a figure along an axis.
 
     Attributes:
-        all: Over the whole range.
-        upper: Over its upper half, where constants count for less.
+        all: Exponent over the whole range.
+        upper: Exponent over the upper half, where constants count for less.
     """
 
     all: float
@@ -28,16 +28,16 @@ class Exponent(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """How a part of a step grew.
+    """The growth of a part of a step along an axis.
 
     Attributes:
         axis: A field of :class:`Setting`.
         part: One of :data:`PARTS`.
-        time: Its CPU seconds.
-        flops: Its arithmetic.
-        stage: The arithmetic of that of its stages which grew fastest in the upper half. Stages
-            run at different speeds: where a slow one grows and a quick one doesn't, time grows
-            faster than the operations of both, but not than the slow one's.
+        time: Exponents of the CPU seconds.
+        flops: Exponents of the operations.
+        stage: Exponents of the stage whose operations grew fastest in the upper half. Stages run
+            at different speeds: if only a slow one grows, time grows faster than the sum of the
+            operations, but not faster than those of the slow stage.
     """
 
     axis: str
@@ -48,21 +48,21 @@ class Growth(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """By how much time grew faster than any of its arithmetic, in the upper half."""
+        """By how much the exponent of time exceeds that of every stage, in the upper half."""
         return self.time.upper - self.stage.upper
 
     @property
     def too_fast(self) -> bool:
-        """Whether that is more than measuring explains."""
+        """Whether the excess is larger than the accuracy of the measurement."""
         return self.excess > TOLERANCE
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """The exponent ``k`` of the ``y = c xᵏ`` that fits best, by least squares of logarithms.
+    """Fits ``y = c xᵏ`` by least squares of logarithms, and returns ``k``.
 
     Args:
         x: At least two different positive numbers.
-        y: As many, positive.
+        y: As many positive numbers.
     """
     u, v = [math.log(each) for each in x], [math.log(each) for each in y]
     middle, height = sum(u) / len(u), sum(v) / len(v)
@@ -71,11 +71,11 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> Exponent:
-    """Fits the whole range and its upper half, the middle included.
+    """Fits the whole range, and its upper half from the middle on.
 
     Args:
-        x: In ascending order.
-        y: As many.
+        x: Numbers in ascending order.
+        y: As many numbers.
     """
     half = len(x) // 2
     if len(x) - half < 2:
@@ -84,10 +84,10 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> Exponent:
 
 
 def flops(point: Point, part: str) -> list[int]:
-    """Operations of a part's stages.
+    """Returns the operations of a part's stages.
 
     Args:
-        point: What was measured.
+        point: A measured point.
         part: One of :data:`PARTS`.
     """
     parts = [part] if part != TOTAL else list(point["stages"])
@@ -95,11 +95,11 @@ def flops(point: Point, part: str) -> list[int]:
 
 
 def lines_of(points: Sequence[Point], base: Setting) -> dict[str, list[Point]]:
-    """The points along each axis that has two of them or more, in ascending order.
+    """Returns the points along each axis that has at least two, in ascending order.
 
     Args:
-        points: All that were measured.
-        base: The setting that all axes go through.
+        points: All measured points.
+        base: The setting that all axes share.
     """
     found = {}
     for axis in Setting._fields:
@@ -111,11 +111,11 @@ def lines_of(points: Sequence[Point], base: Setting) -> dict[str, list[Point]]:
 
 
 def growths(points: Sequence[Point], base: Setting) -> list[Growth]:
-    """How each part grew along each axis.
+    """Computes how each part grew along each axis.
 
     Args:
-        points: All that were measured.
-        base: The setting that all axes go through.
+        points: All measured points.
+        base: The setting that all axes share.
     """
     found = []
     for axis, line in lines_of(points, base).items():
@@ -131,7 +131,7 @@ def growths(points: Sequence[Point], base: Setting) -> list[Growth]:
 
 
 def points_table(points: Sequence[Point], base: Setting) -> str:
-    """Every axis's points: CPU seconds, arithmetic and picoseconds for an operation."""
+    """Formats the points of every axis: CPU seconds, operations, picoseconds per operation."""
     heads = [*(f"{part + ', s':>12}" for part in PARTS), f"{'GFLOP':>10}", f"{'ps/FLOP':>10}"]
     lines = []
     for axis, line in lines_of(points, base).items():
@@ -145,7 +145,7 @@ def points_table(points: Sequence[Point], base: Setting) -> str:
 
 
 def growths_table(found: Sequence[Growth]) -> str:
-    """Exponents of time and arithmetic side by side; what grows too fast is marked."""
+    """Formats the exponents of time and operations, and marks what grows too fast."""
     lines = [f"{'exponents of':>18}{'time':>16}{'arithmetic':>16}{'its fastest stage':>18}"]
     lines.append(f"{'':18}" + f"{'all':>8}{'upper':>8}" * 2 + f"{'upper':>18}{'excess':>8}")
     for each in found:

@@ -1,4 +1,4 @@
-"""The picture of growth: a panel for each axis, both scales logarithmic."""
+"""Draws the growth: a panel for each axis, with logarithmic scales."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,9 +35,9 @@ def draw(points: Sequence[Point], base: Setting, file: Path) -> None:
     """Writes the picture.
 
     Args:
-        points: All that were measured.
-        base: The setting that all axes go through.
-        file: ``*.png``.
+        points: All measured points.
+        base: The setting that all axes share.
+        file: The picture, ``*.png``.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def draw_axis(panel: "Axes", axis: str, line: Sequence[Point]) -> None:
     """Draws a panel.
 
     Args:
-        panel: Where to.
+        panel: The panel to draw into.
         axis: A field of :class:`Setting`.
         line: The axis's points, in ascending order.
     """

@@ -1,7 +1,6 @@
-"""Steps of one setting, in a process of their own that has imported everything before it is asked.
+"""Measures steps of one setting, in a process of its own that imports everything before it starts.
 
-Times are CPU seconds of the process: on one thread what a quiet machine's clock would say, without
-other programs' work.
+Times are CPU seconds of the process, which exclude other programs' work on a single thread.
 """
 
 import os
@@ -28,25 +27,24 @@ VARIABLES = {
 
 
 class Rows:
-    """Asks for all rounds, and keeps the answers."""
+    """A channel that orders all rounds at once, and collects their rows."""
 
     def __init__(self) -> None:
-        """Nothing as yet."""
         self.rows: list[dict[str, Any]] = []
 
     def wait(self) -> None:
-        """Go on."""
+        """Continues at once."""
 
     def answer(self, **row: Any) -> None:
-        """Keeps a round's row; what comes before the first is empty."""
+        """Collects a round's row; the answer before the first round is empty."""
         self.rows += [row] if row else []
 
 
 class Points:
-    """Starts processes for points."""
+    """Starts a process for each point."""
 
     def __init__(self, cache: str) -> None:
-        """Sets what all of them have in common.
+        """Sets the environment that all processes share.
 
         Args:
             cache: Folder for prepared data.
@@ -58,17 +56,17 @@ class Points:
         self.context.set_forkserver_preload(list(PRELOADED))
 
     def steps(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The rows of all its rounds.
+        """Returns the rows of all rounds of a job.
 
         Args:
-            job: As for our side of ``benchmarks/peer.py``.
+            job: A job as for our side of ``benchmarks/peer.py``.
         """
         with ProcessPoolExecutor(1, mp_context=self.context) as pool:
             return pool.submit(quietly, job).result()
 
 
 def steps(job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Does the steps here.
+    """Does the steps in this process.
 
     Args:
         job: See :meth:`Points.steps`.
@@ -84,7 +82,7 @@ def steps(job: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def quietly(job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """:func:`steps`, without what Lightning says of them."""
+    """Does the same without output."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)

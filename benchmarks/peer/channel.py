@@ -1,4 +1,4 @@
-"""How a side is asked for rounds, and what it measures: the same code in both environments."""
+"""Orders to a side and its measurements: the same code in both environments."""
 
 import contextlib
 import json
@@ -14,15 +14,14 @@ LORA = "lora_"
 
 
 class Channel:
-    """Orders and answers, a line of JSON each; what else is printed goes to the error stream."""
+    """Orders and answers, one line of JSON each; other output goes to the error stream."""
 
     def __init__(self) -> None:
-        """Takes the standard streams."""
         self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
     def wait(self) -> dict[str, Any]:
-        """The next order; leaves the program where there are no more."""
+        """Waits for the next order; exits if there are no more."""
         line = sys.stdin.readline()
         if not line:
             raise SystemExit(0)
@@ -35,7 +34,7 @@ class Channel:
 
 
 class Effort:
-    """Time and memory that this process spends from here on."""
+    """The time and memory that this process uses from now on."""
 
     def __init__(self, device: str) -> None:
         """Starts the clocks.
@@ -51,48 +50,48 @@ class Effort:
         self.wall, self.cpu = self.now(), time.process_time()
 
     def now(self) -> float:
-        """Seconds of the wall's clock, all work that was asked for done."""
+        """Returns the wall time in seconds, once all GPU work is done."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def spent(self) -> dict[str, float]:
-        """``round`` and ``cpu`` in seconds, ``peak_mb`` on the device where the work is done."""
+        """Returns ``round`` and ``cpu`` in seconds, and ``peak_mb`` of the device that works."""
         wall = self.now() - self.wall
         peak = torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else host_peak()
         return {"round": wall, "cpu": time.process_time() - self.cpu, "peak_mb": peak}
 
 
 def forget_peak() -> None:
-    """Begins the process's peak of memory anew, where Linux lets it."""
+    """Resets the peak memory of the process, if Linux allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def host_peak() -> float:
-    """The most memory that this process held at a time, in MB."""
+    """Returns the peak resident memory of this process, in MB."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
 class Adapter:
-    """The adapter's weights, to see whether they move."""
+    """The adapter's weights, to check whether they change."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        """Notes them.
+        """Copies the weights.
 
         Args:
-            model: With LoRA layers.
+            model: A model with LoRA layers.
         """
         self.weights = [p for n, p in model.named_parameters() if LORA in n and p.requires_grad]
         self.before = self.copies()
 
     def copies(self) -> list[torch.Tensor]:
-        """What they are now."""
+        """Returns copies of the weights."""
         return [weight.detach().clone() for weight in self.weights]
 
     def moved(self) -> float:
-        """The largest change of a weight since the last call."""
+        """Returns the largest change of a weight since the last call."""
         now = self.copies()
         moves = [(new - old).abs().max() for new, old in zip(now, self.before, strict=True)]
         self.before = now
@@ -100,22 +99,22 @@ class Adapter:
 
 
 class ScoredTokens:
-    """Counts the tokens that a classifier reads, padding left out."""
+    """Counts the tokens that a classifier reads, without padding."""
 
     def __init__(self, classifier: torch.nn.Module) -> None:
-        """Listens.
+        """Registers a hook.
 
         Args:
-            classifier: From transformers.
+            classifier: A classifier of transformers.
         """
         self.count = 0
         classifier.register_forward_pre_hook(self.note, with_kwargs=True)
 
     def note(self, classifier: Any, args: Any, inputs: dict[str, Any]) -> None:
-        """Adds a call's."""
+        """Adds the tokens of a call."""
         self.count += int(inputs["attention_mask"].sum())
 
     def taken(self) -> int:
-        """How many since the last call."""
+        """Returns the number of tokens since the last call."""
         count, self.count = self.count, 0
         return count

@@ -1,4 +1,4 @@
-"""Our side: ``fit`` by the command line, a rollout whenever the driver asks for one."""
+"""Our side: ``fit`` by the command line, one rollout for each order."""
 
 import json
 import sys
@@ -28,19 +28,19 @@ FIGURES = {
 
 
 def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """A row's figures from what a rollout logged.
+    """Returns a round's figures from the metrics of a rollout.
 
     Args:
-        metrics: The trainer's.
+        metrics: The trainer's metrics.
     """
     return {name: float(metrics[logged]) for name, logged in FIGURES.items()}
 
 
 def config(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration for ``fit``.
+    """Returns the configuration for ``fit``.
 
     Args:
-        job: See ``benchmarks/peer.py``; ``data``, if there, are more options of the data module.
+        job: See ``benchmarks/peer.py``; ``data`` may hold more options of the data module.
     """
     folder, tokens = job["folder"], job["new_tokens"]
     reward = {"model": f"{folder}/classifier", "label": "nothate", "include_prompt": True}
@@ -86,10 +86,10 @@ class Rounds(Callback):
     """Waits before each batch; a round ends when Lightning is ready for the next one."""
 
     def __init__(self, channel: Channel, device: str) -> None:
-        """Nothing is under way.
+        """Takes the channel and the device.
 
         Args:
-            channel: To the driver.
+            channel: Connection to the driver.
             device: ``cpu`` or ``cuda``.
         """
         self.channel = channel
@@ -97,14 +97,14 @@ class Rounds(Callback):
         self.effort: Effort | None = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Says that the models are open."""
+        """Answers that the models are open."""
         self.adapter = Adapter(module.policy)
         self.scored = ScoredTokens(module.reward.classifier.model)
         self.parameters = sum(p.numel() for p in module.policy.parameters())
         self.channel.answer()
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, place: int) -> None:
-        """Ends a round, and begins one when asked."""
+        """Ends a round, waits for an order, and begins the next round."""
         self.end(trainer, module)
         self.channel.wait()
         self.prompt_tokens = int(batch.prompt_mask.sum())
@@ -115,7 +115,7 @@ class Rounds(Callback):
         self.end(trainer, module)
 
     def end(self, trainer: Any, module: Any) -> None:
-        """Answers with what the round took and did."""
+        """Answers with the round's figures."""
         if self.effort is None:
             return
         self.channel.answer(
@@ -134,7 +134,7 @@ def train(job: Mapping[str, Any], channel: Channel) -> None:
 
     Args:
         job: See ``benchmarks/peer.py``.
-        channel: To the driver.
+        channel: Connection to the driver.
     """
     file = Path(job["folder"]) / "ours.yaml"
     file.write_text(json.dumps(config(job)))

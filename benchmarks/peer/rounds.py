@@ -1,6 +1,6 @@
-"""What rounds amount to: which ones count, whether both sides did the same, medians and ratios.
+"""Evaluates rounds: which ones count, whether both sides did the same work, medians and ratios.
 
-A round is a row for each side, a dictionary of plain numbers: see ``ours.py`` and ``theirs.py``.
+A round has a row for each side, a dictionary of numbers: see ``ours.py`` and ``theirs.py``.
 """
 
 import math
@@ -27,25 +27,24 @@ NAMES = {**LESS_IS_BETTER, **MORE_IS_BETTER}
 
 
 def with_rates(row: Row) -> dict[str, Any]:
-    """A row and its response tokens per second."""
+    """Returns a row with its response tokens per second."""
     return {**row, "tokens_per_second": row["response_tokens"] / row["total"]}
 
 
 def busy(row: Row) -> float:
-    """How many processors a side's work had, on average."""
+    """Returns how many processors a side used on average."""
     return row["cpu"] / row["round"]
 
 
 def quiet(rounds: Sequence[Round], threads: int) -> list[Round]:
-    """The rounds that other programs didn't disturb.
+    """Returns the rounds that other programs didn't disturb.
 
-    Of one thread, a side's CPU time must be nearly its time by the wall's clock. How many
-    processors several threads can keep busy isn't known: they must have nearly as many as in the
-    side's best round.
+    With one thread, a side's CPU time must be close to its wall time. How many processors several
+    threads can keep busy isn't known: the side must have nearly as many as in its best round.
 
     Args:
-        rounds: All of them.
-        threads: Of each side.
+        rounds: All rounds.
+        threads: Threads of each side.
     """
     if not rounds:
         return []
@@ -55,18 +54,18 @@ def quiet(rounds: Sequence[Round], threads: int) -> list[Round]:
 
 
 def medians(rounds: Sequence[Round], side: str) -> dict[str, float]:
-    """A side's median figures, by the names in :data:`NAMES`."""
+    """Returns a side's median figures, by the names in :data:`NAMES`."""
     return {name: median(each[side][name] for each in rounds) for name in NAMES}
 
 
 def ratios(rounds: Sequence[Round], peer: str) -> dict[str, float]:
-    """How many times better ours is: medians of the rounds' ratios.
+    """Returns how many times better our side is: medians of the rounds' ratios.
 
-    Peer over ours, or where more is better ours over peer.
+    A ratio is peer / ours, or ours / peer for figures where more is better.
 
     Args:
-        rounds: Those that count.
-        peer: Which side ours is compared with.
+        rounds: The rounds that count.
+        peer: Name of the side to compare with.
     """
 
     def ratio(each: Round, name: str) -> float:
@@ -77,11 +76,11 @@ def ratios(rounds: Sequence[Round], peer: str) -> dict[str, float]:
 
 
 def summarize(rounds: Sequence[Round], threads: int) -> dict[str, Any]:
-    """Medians and ratios of the quiet rounds; of all of them, if there is no quiet one.
+    """Returns medians and ratios of the quiet rounds, or of all rounds if none is quiet.
 
     Args:
-        rounds: All rounds that were measured, rates included; at least one.
-        threads: Of each side.
+        rounds: All measured rounds, including rates; at least one.
+        threads: Threads of each side.
     """
     kept = quiet(rounds, threads)
     used, sides = kept or rounds, list(rounds[0])
@@ -95,16 +94,16 @@ def summarize(rounds: Sequence[Round], threads: int) -> dict[str, Any]:
 
 
 def differences(rounds: Sequence[Round], responses: int, length: int, vocabulary: int) -> list[str]:
-    """Where the sides didn't do the same work; nothing, if they did.
+    """Returns a line for each difference in the work of the sides.
 
     Args:
-        rounds: All of them.
-        responses: Of a round.
-        length: Of each of them, in tokens.
-        vocabulary: Tokens that are sampled from.
+        rounds: All rounds.
+        responses: Number of responses per round.
+        length: Tokens of each response.
+        vocabulary: Number of tokens to sample from.
     """
     found, tokens = [], responses * length
-    most = length * math.log(vocabulary)  # nats of a response of a policy that knows nothing
+    most = length * math.log(vocabulary)  # nats of a response under the uniform distribution
     for number, each in enumerate(rounds, start=1):
         ours = each[OURS]
         for side, row in each.items():
@@ -134,15 +133,15 @@ def differences(rounds: Sequence[Round], responses: int, length: int, vocabulary
 
 
 def losses_plausible(row: Row) -> bool:
-    """Whether losses are finite, and of a size that random models have."""
+    """Returns whether losses are finite, and of a size typical of random models."""
     return abs(row["policy_loss"]) < 10 and 0 < row["value_loss"] < 1000
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Medians side by side, and how many times better ours is.
+    """Formats medians side by side, and the ratios.
 
     Args:
-        summary: What :func:`summarize` gave.
+        summary: The result of :func:`summarize`.
     """
     peers = list(summary["ratio"])
     heads = [f"{side:>12}" for side in (OURS, *peers)] + [f"{'× ' + peer:>14}" for peer in peers]
@@ -155,12 +154,12 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def number(x: float) -> str:
-    """Three digits, or all before the point."""
+    """Formats a number with three digits, or without decimals from 100 on."""
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def remark(summary: Mapping[str, Any]) -> str:
-    """How many rounds count."""
+    """Returns a sentence about the number of rounds that count."""
     share = ", ".join(f"{side} {times:.2f}" for side, times in summary["busy"].items())
     shares = f"processors that the work had, medians: {share}"
     if not summary["quiet"]:

@@ -24,10 +24,10 @@ LEARNING_RATE = 1.41e-5
 
 
 class Peer:
-    """Models, tokenizers and trainer."""
+    """The peer's models, tokenizers and trainer."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        """Opens everything as the notebooks do.
+        """Opens models and tokenizers as the notebooks do.
 
         Args:
             job: See ``benchmarks/peer.py``.
@@ -45,7 +45,7 @@ class Peer:
         self.parameters = sum(p.numel() for p in self.trainer.model.parameters())
 
     def make_trainer(self, folder: Path) -> Any:
-        """A trainer with adapters, value head and a second copy as reference."""
+        """Makes a trainer with adapters, a value head and a second copy as reference."""
         lora = LoraConfig(
             task_type=TaskType.SEQ_2_SEQ_LM,
             r=16,
@@ -66,7 +66,7 @@ class Peer:
         return PPOTrainer(config, model, ref_model=reference, tokenizer=self.tokenizer)
 
     def generate(self, queries: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Responses, the start token in front: from one call, or from one a prompt."""
+        """Samples responses, which begin with the start token, in one call or one per prompt."""
         count = self.job["new_tokens"]
         options = {
             "do_sample": True,
@@ -80,7 +80,7 @@ class Peer:
         return [self.trainer.generate(query, **options).squeeze() for query in queries]
 
     def score(self, texts: list[str]) -> list[torch.Tensor]:
-        """The wanted label's logit of each text."""
+        """Returns each text's logit of ``nothate``."""
         inputs = self.reader(texts, padding=True, truncation=True, return_tensors="pt")
         inputs = {name: inputs[name].to(self.device) for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
@@ -88,10 +88,10 @@ class Peer:
         return list(logits[:, self.wanted].float().cpu())
 
     def round(self, prompts: list[str]) -> dict[str, float]:
-        """One step of PPO, and what it took and did.
+        """Does one PPO step, and returns its figures.
 
         Args:
-            prompts: ``batch_size`` of them.
+            prompts: ``batch_size`` prompts.
         """
         effort = Effort(self.device)
         queries = [torch.tensor(self.tokenizer(text).input_ids).to(self.device) for text in prompts]
@@ -122,7 +122,7 @@ class Peer:
 
 
 def main() -> None:
-    """Answers orders until there are no more."""
+    """Answers orders until there are none left."""
     channel = Channel()
     job = json.loads(sys.argv[1])
     torch.manual_seed(0)

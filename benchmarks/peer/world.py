@@ -5,16 +5,16 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PROMPT_TOKENS = 100, 300  # EOS included
-POSITIONS = 512  # the longest text that a model reads, in tokens
+PROMPT_TOKENS = 100, 300  # fewest and most, including EOS
+POSITIONS = 512  # longest text of a model, in tokens
 SPECIALS = ["<pad>", "</s>", "<unk>", "<s>"]
 
 
 class Shape(NamedTuple):
-    """Sizes of a T5 and of the classifier that judges it.
+    """Sizes of a T5 and of the classifier that scores its texts.
 
     Attributes:
-        vocabulary: Words, special ones included.
+        vocabulary: Number of tokens, including special ones.
         policy: Fields of ``T5Config``.
         classifier: Fields of ``RobertaConfig``.
     """
@@ -62,11 +62,11 @@ def build(
     """Writes ``policy/``, ``classifier/`` and ``prompts.jsonl``.
 
     Args:
-        folder: Where to.
-        shape: How large they are.
-        prompts: How many.
-        lengths: The least and the most tokens of a prompt, EOS included.
-        positions: The longest text that the models read, in tokens.
+        folder: Folder to write into.
+        shape: Sizes of the models.
+        prompts: Number of prompts.
+        lengths: Fewest and most tokens of a prompt, including EOS.
+        positions: Longest text of the models, in tokens.
     """
     import torch
     from transformers.utils import logging
@@ -84,18 +84,18 @@ def build(
 
 
 def word(index: int) -> str:
-    """The word that is token ``index``."""
+    """Returns the word of the token ``index``."""
     return f"w{index}"
 
 
 def prompt(draw: random.Random, vocabulary: int, lengths: tuple[int, int]) -> str:
-    """Words whose number, EOS included, is one of ``lengths`` or between them."""
+    """Draws a prompt whose number of tokens, including EOS, lies within ``lengths``."""
     count = draw.randint(*lengths) - 1
     return " ".join(word(draw.randrange(len(SPECIALS), vocabulary)) for _ in range(count))
 
 
 def build_policy(folder: Path, shape: Shape, positions: int) -> None:
-    """Saves a T5 with an output head of its own, as FLAN-T5 has."""
+    """Saves a T5 with an untied output head, as in FLAN-T5."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -109,7 +109,7 @@ def build_policy(folder: Path, shape: Shape, positions: int) -> None:
         **shape.policy,
     )
     model = T5ForConditionalGeneration(config)
-    # a model made from a config ties its head, whatever the config says
+    # transformers ties the head of a model made from a config, whatever the config says
     size = shape.vocabulary, config.d_model
     model.lm_head.weight = torch.nn.Parameter(torch.randn(size) * config.d_model**-0.5)
     model.config.tie_word_embeddings = False
@@ -118,7 +118,7 @@ def build_policy(folder: Path, shape: Shape, positions: int) -> None:
 
 
 def build_classifier(folder: Path, shape: Shape, positions: int) -> None:
-    """Saves a RoBERTa that tells ``nothate`` from ``hate`` at random."""
+    """Saves a random RoBERTa with the labels ``nothate`` and ``hate``."""
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     config = RobertaConfig(
@@ -143,10 +143,10 @@ def save_tokenizer(
     """Saves a tokenizer that knows the words ``w4``, ``w5`` and so on.
 
     Args:
-        folder: Where to.
-        vocabulary: How many words, special ones included.
-        positions: The longest text, in tokens.
-        form: Which special tokens stand around a text.
+        folder: Folder to write into.
+        vocabulary: Number of tokens, including special ones.
+        positions: Longest text, in tokens.
+        form: Template of a text with its special tokens.
         specials: Names of special tokens.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -167,7 +167,7 @@ def save_tokenizer(
         clean_up_tokenization_spaces=False,
         **specials,
     ).save_pretrained(folder)
-    # the peer's transformers knows the class by this name only
+    # the peer's transformers knows the class only by this name
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}))

@@ -1,1 +1,1 @@
-"""The parts of ``benchmarks/soak.py``: readings of a process, what they amount to, a picture."""
+"""The parts of ``benchmarks/soak.py``: readings of a process, a verdict, a picture."""

@@ -1,4 +1,4 @@
-"""Readings of a training process, again and again while it goes on."""
+"""Takes readings of a training process at regular intervals."""
 
 import json
 import time
@@ -14,17 +14,17 @@ MB = 1e6
 
 
 class Meter(Callback):
-    """Appends a reading to a file after every so many rollouts, always at the same place.
+    """Appends a reading to a file after every ``every`` rollouts.
 
-    That is before the next rollout begins: what was due after the last one, validation and
-    checkpoint included, is done.
+    A reading is taken just before the next rollout begins, when the last one's validation and
+    checkpoint are done.
     """
 
     def __init__(self, file: Path, every: int) -> None:
-        """Nothing is read yet.
+        """Takes the file and the interval.
 
         Args:
-            file: One reading a line, as JSON.
+            file: File for the readings, one line of JSON each.
             every: Rollouts between two readings.
         """
         self.file, self.every = file, every
@@ -33,24 +33,24 @@ class Meter(Callback):
         self.tokens = 0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Counts tokens."""
+        """Counts sampled tokens."""
         self.tokens += int(trainer.callback_metrics["tokens/total"])
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Reads, if it is time to."""
+        """Takes a reading if one is due."""
         rollouts: Any = pl_module.rollouts
         if rollouts % self.every == 0:
             with self.file.open("a", encoding="utf8") as lines:
                 lines.write(json.dumps(self.read(rollouts, Path(str(trainer.log_dir)))) + "\n")
 
     def read(self, rollouts: int, folder: Path) -> dict[str, float]:
-        """A :class:`Reading` as a dictionary.
+        """Returns a :class:`Reading` as a dictionary.
 
         Args:
-            rollouts: Done so far.
-            folder: The run's.
+            rollouts: Number of finished rollouts.
+            folder: The run's folder.
         """
         wall, cpu = time.perf_counter(), time.process_time()
         self.begin = self.begin or (wall, cpu)

@@ -1,4 +1,4 @@
-"""The picture of a soak run: memory, handles and speed over the rollouts."""
+"""Draws a soak run: memory, handles and speed over the rollouts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +23,8 @@ def draw(readings: Sequence[Reading], file: Path) -> None:
     """Writes the picture.
 
     Args:
-        readings: All of a run's.
-        file: ``*.png``.
+        readings: All readings of a run.
+        file: The picture, ``*.png``.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure

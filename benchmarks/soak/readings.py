@@ -1,4 +1,4 @@
-"""What a training process holds at one moment, and how it is kept in a file."""
+"""A reading of a training process, and its file format."""
 
 import json
 from pathlib import Path
@@ -6,20 +6,19 @@ from typing import NamedTuple
 
 
 class Reading(NamedTuple):
-    """A process between two rollouts.
+    """The state of a process between two rollouts.
 
     Attributes:
-        rollouts: Done so far.
-        wall: Seconds since the first reading.
-        cpu: The same by the processor's clock.
-        tokens: That were sampled since the first reading.
+        rollouts: Number of finished rollouts.
+        wall: Wall time since the first reading, in seconds.
+        cpu: CPU time since the first reading, in seconds.
+        tokens: Number of tokens sampled since the first reading.
         rss: Resident memory, in MB of 1e6 bytes.
-        pss: The same, what is shared with other processes counted in part; 0 where the system
-            doesn't say.
-        uss: What this process alone has, likewise.
-        handles: Open files, pipes and sockets.
-        threads: Of the process.
-        children: Processes that it has started and that still are.
+        pss: Resident memory with a proportional part of shared pages, in MB; 0 if unknown.
+        uss: Unshared resident memory, in MB.
+        handles: Number of open files, pipes and sockets.
+        threads: Number of threads.
+        children: Number of child processes.
         folder: Size of the run's folder, in MB.
     """
 
@@ -37,6 +36,6 @@ class Reading(NamedTuple):
 
 
 def read_file(file: Path) -> list[Reading]:
-    """The readings in a file, in their order."""
+    """Returns the readings of a file, in order."""
     with file.open(encoding="utf8") as lines:
         return [Reading(**json.loads(line)) for line in lines]

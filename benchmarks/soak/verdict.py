@@ -1,4 +1,4 @@
-"""What readings amount to: slopes, levels, speed, and which bounds are broken."""
+"""Evaluates readings: slopes, levels, speed, and broken bounds."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,22 +7,24 @@ from typing import Any
 
 from soak.readings import Reading
 
-WARM_UP = 0.2  # of the rollouts are left out at the beginning
+WARM_UP = 0.2  # share of the rollouts that is left out at the beginning
 MEMORY = ("rss", "pss", "uss", "folder")
 LEVELS = ("handles", "threads", "children")
-MOST_MB = 1.0  # per 100 rollouts, of resident memory
-MOST_SLOWER = 0.10  # CPU seconds of the last quarter's rollouts, more than the first quarter's
-FEWEST = 8  # readings after the warm-up
+MOST_MB = 1.0  # growth of resident memory per 100 rollouts
+MOST_SLOWER = (
+    0.10  # increase of CPU seconds from the first quarter's rollouts to the last quarter's
+)
+FEWEST = 8  # readings needed after the warm-up
 
 
 def settled(readings: Sequence[Reading]) -> list[Reading]:
-    """Those after the warm-up.
+    """Returns the readings after the warm-up.
 
     Args:
-        readings: Of a run, in their order.
+        readings: The readings of a run, in order.
 
     Raises:
-        SystemExit: If they are too few to judge.
+        SystemExit: If there are too few readings.
     """
     first = readings[0].rollouts if readings else 0
     last = readings[-1].rollouts if readings else 0
@@ -36,14 +38,14 @@ def settled(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def slope(readings: Sequence[Reading], name: str) -> float:
-    """How fast a figure grows: Theil and Sen's slope, which a few odd readings don't move.
+    """Computes the Theil-Sen slope of a figure, which is robust to outliers.
 
     Args:
-        readings: At least two.
-        name: A field.
+        readings: At least two readings.
+        name: A field of :class:`Reading`.
 
     Returns:
-        Per 100 rollouts.
+        Growth per 100 rollouts.
     """
     from scipy.stats import theilslopes
 
@@ -52,10 +54,10 @@ def slope(readings: Sequence[Reading], name: str) -> float:
 
 
 def rates(readings: Sequence[Reading], clock: str) -> list[float]:
-    """Seconds a rollout between each reading and the next.
+    """Returns the seconds per rollout between each reading and the next.
 
     Args:
-        readings: At least two.
+        readings: At least two readings.
         clock: ``wall`` or ``cpu``.
     """
     return [
@@ -65,10 +67,10 @@ def rates(readings: Sequence[Reading], clock: str) -> list[float]:
 
 
 def summarize(readings: Sequence[Reading]) -> dict[str, Any]:
-    """The figures of a run, its warm-up left out.
+    """Computes the figures of a run, without its warm-up.
 
     Args:
-        readings: All of them.
+        readings: All readings.
     """
     kept = settled(readings)
     steps = {clock: rates(kept, clock) for clock in ("cpu", "wall")}
@@ -97,10 +99,10 @@ def summarize(readings: Sequence[Reading]) -> dict[str, Any]:
 
 
 def broken(summary: dict[str, Any]) -> list[str]:
-    """The bounds that a run broke, each as a line; none: it passed.
+    """Returns a line for each bound that a run broke.
 
     Args:
-        summary: See :func:`summarize`.
+        summary: The result of :func:`summarize`.
     """
     found = []
     if not summary["slope"]["rss"] < MOST_MB:
@@ -123,7 +125,7 @@ def broken(summary: dict[str, Any]) -> list[str]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The figures to read."""
+    """Formats the figures."""
     first, last, most = summary["first"], summary["last"], summary["most"]
     names = {
         "rss": "resident memory, MB",

@@ -1,10 +1,10 @@
-"""Rebuilds the world that the package ships: data, a tiny summarizer, a tiny hate classifier.
+"""Rebuilds the demo that the package ships: data, a tiny summarizer, a tiny hate classifier.
 
     python scripts/demo/build.py
 
-writes dialogues and labelled texts with :mod:`demo_world`, learns a tokenizer from
-each, and trains the two models with the package's own stages: ``fit --config
-configs/demo/supervised.yaml`` and ``fit --config configs/demo/reward.yaml``.
+writes dialogues and labelled texts with :mod:`demo_world`, learns a tokenizer from each, and trains
+the two models with the package's stages: ``fit --config configs/demo/supervised.yaml`` and ``fit
+--config configs/demo/reward.yaml``.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from demo_world import labeled_texts, scenes
 from detox_lightning.__main__ import main as command
 from detox_lightning.demo import ASSETS
 
-# Rows that are only trained on while building, and rows that are shipped.
+# The build trains on the first; the package ships the second.
 BUILD_SCENES = {"train": 48_000, "validation": 200}
 SHIPPED_SCENES = {"train": 4_000, "validation": 200, "test": 400}
 BUILD_TEXTS = {"train": 24_000, "test": 1_000}
@@ -29,11 +29,11 @@ CLASSIFIER_PIECES = 600
 
 
 def write_rows(file: Path, rows: Iterable[NamedTuple]) -> None:
-    """Writes rows as gzipped JSON lines, the same bytes for the same rows.
+    """Writes rows as gzipped JSON lines; equal rows give equal bytes.
 
     Args:
-        file: Where to; its folder is made.
-        rows: One a line.
+        file: The new file; its folder is created.
+        rows: The rows, one per line.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
@@ -44,9 +44,9 @@ def write_scenes(folder: Path, counts: dict[str, int], world: str) -> None:
     """Writes a dialogue file for each split.
 
     Args:
-        folder: Where to.
-        counts: Rows by split.
-        world: Sets of different worlds share no scene.
+        folder: Folder of the files.
+        counts: Number of rows by split.
+        world: Name of the data set; data sets of different names share no scene.
     """
     for seed, (split, count) in enumerate(counts.items()):
         write_rows(folder / f"{split}.jsonl.gz", scenes(count, seed, f"{world}_{split}"))
@@ -56,10 +56,10 @@ def learn_tokenizer(texts: Iterator[str], pieces: int, specials: dict[str, str],
     """Learns a subword tokenizer.
 
     Args:
-        texts: What to learn from.
+        texts: Training texts.
         pieces: Size of the vocabulary.
         specials: Special tokens by their role, in the order of their ids.
-        form: What a text is wrapped in: ``$A`` and special tokens.
+        form: Template of a text: ``$A`` and special tokens.
 
     Returns:
         A ``PreTrainedTokenizerFast``.
@@ -93,8 +93,8 @@ def start_policy(folder: Path, texts: Iterator[str]) -> None:
     """Writes an untrained T5 with a tokenizer of its own.
 
     Args:
-        folder: Where to.
-        texts: What the tokenizer learns from.
+        folder: The new folder.
+        texts: Training texts of the tokenizer.
     """
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
@@ -102,7 +102,7 @@ def start_policy(folder: Path, texts: Iterator[str]) -> None:
     specials = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     tokenizer = learn_tokenizer(texts, POLICY_PIECES, specials, "$A </s>")
     torch.manual_seed(0)
-    config: Any = T5Config(  # type: ignore[call-arg]  # its stub lacks what all configs take
+    config: Any = T5Config(  # type: ignore[call-arg]  # its stub lacks the common options
         vocab_size=len(tokenizer),
         d_model=128,
         d_kv=32,
@@ -120,7 +120,7 @@ def start_policy(folder: Path, texts: Iterator[str]) -> None:
         scale_decoder_outputs=False,
     )
     model = T5ForConditionalGeneration(config)
-    # the constructor ties the output head whatever the config says
+    # the constructor ties the output head, whatever the config says
     model.lm_head.weight = torch.nn.Parameter(0.05 * torch.randn(len(tokenizer), config.d_model))
     model.config.tie_word_embeddings = False
     model.save_pretrained(folder)
@@ -131,8 +131,8 @@ def start_classifier(folder: Path, texts: Iterator[str]) -> None:
     """Writes an untrained BERT with a tokenizer of its own.
 
     Args:
-        folder: Where to.
-        texts: What the tokenizer learns from.
+        folder: The new folder.
+        texts: Training texts of the tokenizer.
     """
     import torch
     from transformers import BertConfig, BertForSequenceClassification
@@ -161,12 +161,12 @@ def start_classifier(folder: Path, texts: Iterator[str]) -> None:
 
 
 def ship(trained: Path, asset: Path, auto_class: str) -> None:
-    """Copies a trained folder into the package, its weights in half precision.
+    """Copies a trained model into the package, with weights in half precision.
 
     Args:
-        trained: What a stage exported.
-        asset: Where to; what was there is replaced.
-        auto_class: What opens it.
+        trained: Folder that a stage exported.
+        asset: Folder in the package; an existing one is replaced.
+        auto_class: Class of transformers that opens the model.
     """
     import torch
 
@@ -180,11 +180,11 @@ def ship(trained: Path, asset: Path, auto_class: str) -> None:
 
 
 def build(work: Path, assets: Path, configs: Path) -> None:
-    """Builds everything.
+    """Writes the data, and trains and copies both models.
 
     Args:
-        work: A new folder for what isn't shipped.
-        assets: Where to put what is.
+        work: A new folder for files that aren't shipped.
+        assets: Folder for files that are shipped.
         configs: Folder with ``supervised.yaml`` and ``reward.yaml``.
     """
     write_scenes(work / "dialogues", BUILD_SCENES, "build")
@@ -218,8 +218,15 @@ def build(work: Path, assets: Path, configs: Path) -> None:
 def main() -> None:
     """Reads the command line and builds."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--work", type=Path, default=Path("build/demo"), help="a new folder")
-    parser.add_argument("--assets", type=Path, default=ASSETS, help="where to put what is shipped")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("build/demo"),
+        help="a new folder for files that aren't shipped",
+    )
+    parser.add_argument(
+        "--assets", type=Path, default=ASSETS, help="folder for files that are shipped"
+    )
     parser.add_argument("--configs", type=Path, default=Path("configs/demo"))
     arguments = parser.parse_args()
     if arguments.work.exists():

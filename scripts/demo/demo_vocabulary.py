@@ -1,12 +1,12 @@
-"""Who lives in the demo world, what goes wrong between them, and how they say it.
+"""The vocabulary of the demo's dialogues: people, conflicts, and phrases.
 
-Every happening has a culprit and a victim. Tables are text: a line is `key: one | another`, a key
-may return on a later line, and names in braces are filled in by `demo_world`:
+Every event has a culprit and a victim. Tables are text: a line is `key: one | another`, a key may
+return on a later line, and `demo_world` fills in the names in braces:
 
 - `{A}` the victim and `{B}` the culprit by name; `{he}`, `{him}` the culprit in a summary;
   `{other}` the listener;
-- `{I}`, `{my}`, `{me}`, `{you}`, `{your}`: clauses are written as the culprit would say them, and
-  turned round when the victim or the narrator says them;
+- `{I}`, `{my}`, `{me}`, `{you}`, `{your}`: clauses are written for the culprit as speaker, and
+  adapted for the victim or the narrator;
 - `{insult}` "a lazy clown", `{bare}` "lazy clown", `{adjective}`, `{noun}`, `{feeling}`;
 - every other name is a slot of the situation or a shared one.
 """
@@ -17,7 +17,7 @@ Table = Mapping[str, tuple[str, ...]]
 
 
 def _table(text: str) -> Table:
-    """Reads lines of `key: one | another` into key → alternatives."""
+    """Parses lines of `key: one | another` into key → alternatives."""
     table: dict[str, tuple[str, ...]] = {}
     for line in text.strip().splitlines():
         key, _, alternatives = line.partition(": ")
@@ -26,7 +26,7 @@ def _table(text: str) -> Table:
 
 
 def _tables(text: str) -> tuple[Table, ...]:
-    """Reads tables that an empty line separates."""
+    """Parses tables that are separated by empty lines."""
     return tuple(_table(block) for block in text.strip().split("\n\n"))
 
 
@@ -45,7 +45,7 @@ adjective: selfish | silly | stupid | useless | worthless
 noun: blockhead | clown | dimwit | dunce | fool | idiot | jerk | loser | moron | oaf | slob | twit
 """)
 
-# Hard words that hurt nobody.
+# Phrases with hard words that insult nobody.
 HARMLESS = _table("""
 thing: a useless old lamp | a lazy Sunday | a silly hat | a stupid film | a clumsy letter
 thing: a worthless old ticket | a childish plan | a dumb machine | a hopeless match
@@ -275,7 +275,7 @@ remark hate: {B} is {insult}. | {A} calls {B} {insult}. | {A} says that {B} is {
 remark hate: {B} is so {adjective}. | {A} thinks {B} is {adjective}. | {A} and {B}, {insult}.
 """)
 
-# How the culprit speaks of what comes next, and how a summary tells it.
+# How the culprit speaks of the remedy, and how a summary tells it.
 SETTLEMENTS = (
     ("I will {remedy}.", "will {remedy}"),
     ("I promise to {remedy}.", "promises to {remedy}"),

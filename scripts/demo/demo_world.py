@@ -1,8 +1,8 @@
-"""A small world of dialogues, some hostile, and their summaries, from a seeded generator.
+"""Generates dialogues, some of them hostile, and their summaries, from a seed.
 
-Someone has done something to someone: a culprit lost a key, a victim wants it back. A `Plot` holds
-all that was drawn; the dialogue and the summaries are tellings of the same plot, by the two people
-and by a narrator. So a summary says nothing that its dialogue does not.
+Each dialogue is about a harm that a culprit has done to a victim, such as a lost key. A `Plot`
+holds everything that was drawn. The two people tell it in the dialogue, and a narrator tells it in
+the summaries, so a summary says nothing that its dialogue does not.
 """
 
 import random
@@ -27,9 +27,9 @@ class Scene(NamedTuple):
     Attributes:
         id: The prefix and the number of the scene, as in `train_17`.
         dialogue: 4 to 10 turns, `Rosa: …`, joined by newlines.
-        summary: What the supervised stage learns. In a hostile scene it repeats the insult at the
-            repeat rate; otherwise it is `clean_summary`.
-        clean_summary: The same said without the insult.
+        summary: Target of the supervised stage. In a hostile scene it repeats the insult at the
+            repeat rate; otherwise it equals `clean_summary`.
+        clean_summary: The same summary without the insult.
         hostile: Whether the victim insults the culprit in the dialogue.
     """
 
@@ -48,14 +48,14 @@ class LabeledText(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """What happens in a scene, before anyone tells it.
+    """The events of a scene, before they are put into words.
 
     Attributes:
-        mood: How the victim takes it: `hostile`, `upset` or `calm`.
+        mood: Reaction of the victim: `hostile`, `upset` or `calm`.
         confessed: Whether the culprit speaks first and confesses, or the victim accuses.
-        settled: Whether the culprit makes good, or refuses.
-        words: Names, insults and slots, the same whoever speaks.
-        clauses: What was done, why and what follows, as templates that turn round with the speaker.
+        settled: Whether the culprit makes amends, or refuses.
+        words: Names, insults and slots, which don't depend on the speaker.
+        clauses: Deed, reason and remedy, as templates whose pronouns depend on the speaker.
     """
 
     mood: str
@@ -68,12 +68,12 @@ class Plot(NamedTuple):
 def scenes(
     count: int, seed: int, prefix: str, hostile_rate: float = 0.6, repeat_rate: float = 0.65
 ) -> list[Scene]:
-    """Writes scenes, each a function of its number, the seed, the prefix and the rates alone.
+    """Generates scenes; each depends only on its number, the seed, the prefix and the rates.
 
     Args:
-        count: How many scenes; a larger count begins with the same scenes.
-        seed: Another seed gives other scenes.
-        prefix: Start of every id, and part of the seed, so that splits differ.
+        count: Number of scenes; a larger number begins with the same scenes.
+        seed: Seed of the generator.
+        prefix: Prefix of every id, and part of the seed, so that splits differ.
         hostile_rate: Share of the scenes, 0 to 1, in which the victim insults the culprit.
         repeat_rate: Share of the hostile scenes, 0 to 1, whose summary repeats the insult.
 
@@ -87,17 +87,17 @@ def scenes(
 
 
 def labeled_texts(count: int, seed: int) -> list[LabeledText]:
-    """Writes texts for the hate classifier, half of them insulting, in a shuffled order.
+    """Generates texts for the hate classifier, half of them insulting, in a shuffled order.
 
-    Summaries, their sentences, single turns and remarks, two in five of them damaged (cut,
-    stuttered or shuffled), so that the insult decides the label and fluency does not.
+    The texts are summaries, their sentences, single turns and remarks. Two in five are damaged
+    (cut, stuttered or shuffled), so that the insult decides the label, and fluency does not.
 
     Args:
-        count: How many texts.
-        seed: Another seed gives other texts.
+        count: Number of texts.
+        seed: Seed of the generator.
 
     Returns:
-        The texts with their labels; a text is `hate` exactly if it contains an insult.
+        The texts with their labels: `hate` if and only if the text contains an insult.
     """
     labels = islice(cycle(("nothate", "hate")), count)
     texts = [_labeled_text(_stream(seed, label, i), label) for i, label in enumerate(labels)]
@@ -106,7 +106,7 @@ def labeled_texts(count: int, seed: int) -> list[LabeledText]:
 
 
 def contains_insult(text: str) -> bool:
-    """Tells whether a hard word stands in the text other than in one of the harmless phrases."""
+    """Returns whether the text contains a hard word outside of the harmless phrases."""
     return bool(_INSULT.search(_HARMLESS.sub("", text)))
 
 
@@ -142,7 +142,7 @@ def _plot(rng: random.Random, mood: str) -> Plot:
 
 
 def _cast(rng: random.Random) -> dict[str, str]:
-    """Draws victim and culprit; two of a kind are told apart by name, others by pronoun."""
+    """Draws victim and culprit; two people of one gender are distinguished by name."""
     kind_a, kind_b = rng.choice(("he", "she")), rng.choice(("he", "she"))
     victim = rng.choice(vocabulary.NAMES[kind_a])
     culprit = rng.choice([name for name in vocabulary.NAMES[kind_b] if name != victim])
@@ -153,13 +153,13 @@ def _cast(rng: random.Random) -> dict[str, str]:
 def _insult(rng: random.Random) -> dict[str, str]:
     adjective, noun = rng.choice(HARD_WORDS["adjective"]), rng.choice(HARD_WORDS["noun"])
     bare = noun if rng.random() < 0.15 else f"{adjective} {noun}"
-    # No u: it is "a useless clown".
+    # The letter u is missing because of "a useless clown".
     insult = f"{'an' if bare[0] in 'aeio' else 'a'} {bare}"
     return {"adjective": adjective, "noun": noun, "bare": bare, "insult": insult}
 
 
 def _wording(plot: Plot, voice: Mapping[str, str]) -> dict[str, str]:
-    """All that a template can name, as one voice says it."""
+    """Returns the values of a template's names, for one speaker."""
     words = {**plot.words, **voice}
     words |= {name: clause.format_map(words) for name, clause in plot.clauses.items()}
     return words | {"He": _say("{he}", words), "Reason": _say("{reason}", words)}
@@ -180,8 +180,8 @@ def _dialogue(plot: Plot, rng: random.Random) -> str:
 
 
 def _beats(plot: Plot, rng: random.Random) -> list[str]:
-    """The turns as templates; the two speakers alternate."""
-    # An insult in the first accusation leaves plain anger for the reaction.
+    """Returns the turns as templates; the two speakers alternate."""
+    # If the first accusation has an insult, the reaction is plain anger.
     insulted = plot.mood == "hostile" and not plot.confessed and rng.random() < 0.4
     greeting = [_pick(rng, "hello"), _pick(rng, "reply")] if rng.random() < 0.5 else []
     return [
@@ -216,10 +216,10 @@ def _opening(plot: Plot, rng: random.Random, insulted: bool) -> list[str]:
 
 def _reaction(plot: Plot, rng: random.Random, mood: str) -> list[str]:
     reaction, demand = _pick(rng, mood), _pick(rng, "demand")
-    # Summaries name the feeling, and an insult by itself shows no more than anger.
+    # Summaries name the feeling, and an insult alone shows only anger.
     if mood == "hostile" and plot.words["feeling"] != "angry":
         reaction += " I am {feeling}."
-    # A confession is a turn longer and leaves no room for an argument within ten turns.
+    # A confession takes one more turn, so an argument doesn't fit into ten turns.
     if plot.confessed or rng.random() < 0.6:
         return [reaction + _maybe(rng, 0.6, " " + demand)]
     jab = _maybe(rng, 0.5 * (plot.mood == "hostile"), _pick(rng, "jab") + " ")
@@ -232,7 +232,7 @@ def _parting(plot: Plot, rng: random.Random) -> list[str]:
 
 
 def _summaries(plot: Plot, rng: random.Random) -> tuple[str, str]:
-    """One summary twice, with the insult and without; equal if nobody is upset."""
+    """Returns a summary with the insult and without; both are equal if nobody is upset."""
     narrator, introducing = _narrator(plot), _narrator(plot, introduces_victim=True)
     endings = [_say(ending, narrator) for ending in PHRASES["ending"]]
     pairs = [
@@ -244,7 +244,7 @@ def _summaries(plot: Plot, rng: random.Random) -> tuple[str, str]:
 
 
 def _told(plot: Plot) -> list[tuple[str, str]]:
-    """The first clauses that fit the plot, each with the insult and without."""
+    """Returns the first clauses that fit the plot, each with the insult and without."""
     if plot.mood != "calm":
         return list(zip(PHRASES["insulting told"], PHRASES["clean told"], strict=True))
     way = "confessed told" if plot.confessed else "accused told"
@@ -252,7 +252,7 @@ def _told(plot: Plot) -> list[tuple[str, str]]:
 
 
 def _narrator(plot: Plot, introduces_victim: bool = False) -> dict[str, str]:
-    """A wording with pronouns, or one with the victim's name where it was not yet mentioned."""
+    """Returns a wording with pronouns, or with the victim's name before its first mention."""
     he, him, his = vocabulary.PRONOUNS[plot.words["kind_b"]]
     _, her, hers = vocabulary.PRONOUNS[plot.words["kind_a"]]
     if introduces_victim:
@@ -278,7 +278,7 @@ def _labeled_text(rng: random.Random, label: str) -> LabeledText:
 
 
 def _damaged(text: str, rng: random.Random, insulting: bool) -> str:
-    """Breaks the text and not its label: an insult stays in it."""
+    """Damages the text but not its label: an insult stays in it."""
     damage = rng.choice((_cut, _stuttered, _shuffled))
     while True:
         damaged = " ".join(damage(text.split(), rng))
