@@ -71,7 +71,7 @@ def test_it_learns_and_is_saved_and_opened(
 
     module.export(tmp_path / "adapter")
     again = load_policy(str(tmp_path / "adapter"), LoRA(), Sampling())
-    batch = collate_pairs(PAIRS[:4], module.padding_side)
+    batch = collate_pairs(PAIRS[:4], module.source.family.padding_side)
     rows = batch.prompt_ids, batch.prompt_mask, batch.target_ids
     same = partial(torch.testing.assert_close, atol=EXACT, rtol=EXACT)
     with torch.no_grad(), in_float64(again, module.policy):

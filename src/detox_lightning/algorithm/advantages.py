@@ -135,18 +135,17 @@ def spread(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class GAE(AdvantageEstimator):
-    """Generalized advantage estimation: one response a prompt, and a value head to learn from."""
+    """Generalized advantage estimation: one response a prompt, and a value head to learn from.
+
+    Args:
+        gamma: Discount of a reward one token later.
+        gae_lambda: 0 trusts the value head, 1 the rewards.
+    """
 
     uses_values = True
     whitens = True
 
     def __init__(self, gamma: ClosedUnitInterval = 1.0, gae_lambda: ClosedUnitInterval = 0.95):
-        """Sets the two discounts.
-
-        Args:
-            gamma: Discount of a reward one token later.
-            gae_lambda: 0 trusts the value head, 1 the rewards.
-        """
         self.gamma = gamma
         self.gae_lambda = gae_lambda
 
@@ -158,17 +157,16 @@ class GAE(AdvantageEstimator):
 
 
 class RLOO(AdvantageEstimator):
-    """REINFORCE leave-one-out: a prompt's other responses are the baseline; no value head."""
+    """REINFORCE leave-one-out: a prompt's other responses are the baseline; no value head.
+
+    Args:
+        k: Responses per prompt, at least 2.
+
+    Raises:
+        InputError: If ``k`` is 1.
+    """
 
     def __init__(self, k: PositiveInt = 4):
-        """Sets the number of responses.
-
-        Args:
-            k: Responses per prompt, at least 2.
-
-        Raises:
-            InputError: If ``k`` is 1.
-        """
         self.responses_per_prompt = at_least_two(k)
 
     def __call__(
@@ -179,18 +177,17 @@ class RLOO(AdvantageEstimator):
 
 
 class GRPO(AdvantageEstimator):
-    """Group-relative policy optimization: rewards standardized per prompt; no value head."""
+    """Group-relative policy optimization: rewards standardized per prompt; no value head.
+
+    Args:
+        k: Responses per prompt, at least 2.
+        scale: Divide by the standard deviation of each prompt's rewards.
+
+    Raises:
+        InputError: If ``k`` is 1.
+    """
 
     def __init__(self, k: PositiveInt = 4, scale: bool = True):
-        """Sets the number of responses.
-
-        Args:
-            k: Responses per prompt, at least 2.
-            scale: Divide by the standard deviation of each prompt's rewards.
-
-        Raises:
-            InputError: If ``k`` is 1.
-        """
         self.responses_per_prompt = at_least_two(k)
         self.scale = scale
 
@@ -203,16 +200,15 @@ class GRPO(AdvantageEstimator):
 
 
 class Reinforce(AdvantageEstimator):
-    """REINFORCE with the batch's mean reward as the baseline; no value head."""
+    """REINFORCE with the batch's mean reward as the baseline; no value head.
+
+    Args:
+        k: Responses per prompt.
+    """
 
     whitens = True
 
     def __init__(self, k: PositiveInt = 1):
-        """Sets the number of responses.
-
-        Args:
-            k: Responses per prompt.
-        """
         self.responses_per_prompt = k
 
     def __call__(

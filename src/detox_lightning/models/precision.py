@@ -52,19 +52,24 @@ def check_precision(precision: object, flag: str = "trainer.precision") -> None:
         )
 
 
-def check_trainable_dtype(weights: Weights) -> None:
+def check_trainable_dtype(weights: Weights, is_classifier: bool = False) -> None:
     """Checks that weights are opened so that all of them can be trained.
+
+    Args:
+        weights: How they are opened.
+        is_classifier: Whether they are a classifier's, which can't get an adapter instead.
 
     Raises:
         InputError: If they would be quantized, or in another precision than float32.
     """
+    kind, lora = ("classifier", "") if is_classifier else ("base", "give lora, or ")
     if weights.quantization:
         raise InputError(
-            f"weights.quantization={weights.quantization}: a quantized base can't be trained; give "
-            "lora, or leave quantization null"
+            f"weights.quantization={weights.quantization}: a quantized {kind} can't be trained; "
+            f"{lora}leave quantization null"
         )
     if weights.dtype != "float32":
         raise InputError(
             f"weights.dtype={weights.dtype}: small steps are lost in weights that are trained in "
-            "it; give lora, or float32 with trainer.precision=bf16-mixed"
+            f"it; {lora or 'give '}float32 with trainer.precision=bf16-mixed"
         )

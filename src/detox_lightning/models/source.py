@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -136,14 +136,10 @@ class ModelSource:
             )
         return EncoderDecoder() if self.config.is_encoder_decoder else DecoderOnly()
 
-    @property
-    def padding_side(self) -> Literal["left", "right"]:
-        """The side on which prompts are padded."""
-        return self.family.padding_side
-
     def load_tokenizer(self) -> Any:
         """Opens the base's tokenizer, which pads on the family's side."""
-        return load_tokenizer(self.base, padding_side=self.padding_side, **self.tokenizer_options)
+        side = self.family.padding_side
+        return load_tokenizer(self.base, padding_side=side, **self.tokenizer_options)
 
     def check_positions(self, prompt: int, responses: dict[str, int]) -> None:
         """Checks that the base has positions for the longest prompt and the longest response.

@@ -8,14 +8,13 @@ import torch
 
 
 class Clock:
-    """Seconds spent in named blocks; waits for the GPU at the end of each, where there is one."""
+    """Seconds spent in named blocks; waits for the GPU at the end of each, where there is one.
+
+    Args:
+        device: Where the work is done.
+    """
 
     def __init__(self, device: torch.device):
-        """Starts the total.
-
-        Args:
-            device: Where the work is done.
-        """
         self.device = device
         self.seconds: dict[str, float] = {}
         self.start = time.perf_counter()

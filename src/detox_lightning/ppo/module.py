@@ -34,8 +34,8 @@ from detox_lightning.ppo.ranks import ranks_of
 from detox_lightning.ppo.reporting import Curves, NewestRollout, rollout_report
 from detox_lightning.rewards import Reward
 from detox_lightning.seeding import derive_seed, global_seed
-from detox_lightning.stages.faults import CAUSES_IN_PPO, Faults
-from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.stages.faults import CAUSES_IN_PPO
+from detox_lightning.stages.optimization import CONSTANT, Schedule
 
 
 class PPOModule(PolicyStage):
@@ -109,14 +109,14 @@ class PPOModule(PolicyStage):
         gradient_checkpointing: bool = False,
         seed: NonNegativeInt | None = None,
     ):
-        super().__init__()
+        super().__init__(policy, weights, optimizer, schedule, max_faults)
         with warnings.catch_warnings():  # a reward holds a name until it loads: it may be copied
             warnings.filterwarnings("ignore", "Attribute 'reward' is an instance")
             self.save_hyperparameters()
         self.automatic_optimization = False
-        self.model_name, self.adapter = policy, adapter
+        self.policy = None
         self.policy_name = policy if adapter is None else adapter
-        self.weights, self.lora, self.sampling = weights, lora, sampling
+        self.adapter, self.lora, self.sampling = adapter, lora, sampling
         self.reward, self.needs = reward, reward.needs
         self.kl, self.shaping, self.moments = kl, scores, RunningMoments()
         self.advantage = advantage or GAE()
@@ -130,9 +130,6 @@ class PPOModule(PolicyStage):
             early_stop_kl=early_stop_kl,
         )
         self.micro_batches = MicroBatches(micro_batch_size or mini_batch_size)
-        self.faults = Faults(max_faults)
-        self.schedule = schedule
-        self.optimization = StepwiseOptimization(optimizer, schedule)
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
         self.examiner = Examiner(evaluation, reward, sampling, self.seed)

@@ -5,9 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,14 +32,12 @@ from detox_lightning.rewards import Reward
 from detox_lightning.rollout import NO_GRADIENT
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
-from detox_lightning.stages.faults import Faults
-from detox_lightning.stages.language_model import LanguageModelStage
-from detox_lightning.stages.optimization import Schedule, StepwiseOptimization
 from detox_lightning.stages.run_checks import check_conditions
+from detox_lightning.stages.stage_module import StageModule
 from detox_lightning.stages.strategy import check_strategy
 
 
-class PolicyStage(LanguageModelStage, LightningModule):
+class PolicyStage(StageModule):
     """A policy, its reference and those that judge it. Its subclass says how the policy learns.
 
     Attributes:
@@ -63,21 +59,13 @@ class PolicyStage(LanguageModelStage, LightningModule):
     advantage: AdvantageEstimator
     options: UpdateOptions
     micro_batches: MicroBatches
-    faults: Faults
-    schedule: Schedule
-    optimization: StepwiseOptimization
     examiner: Examiner
     gradient_checkpointing: bool
     kl_coef: float
     moments: RunningMoments
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.strict_loading = False
-        self.rollouts = 0
-        self.newest: NewestRollout | None = None
-        self.policy: Any = None
-        self.tokenizer: Any = None
+    policy: Any
+    rollouts: int = 0
+    newest: NewestRollout | None = None
 
     @property
     def kl_target(self) -> float | None:
@@ -122,13 +110,13 @@ class PolicyStage(LanguageModelStage, LightningModule):
         if self.policy is not None:
             return
         choose_kernels()
-        self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
+        self.tokenizer = load_tokenizer(self.source.base, **self.source.tokenizer_options)
         self.policy = load_policy(
             self.source,
             self.lora,
             self.sampling,
             self.advantage.uses_values,
-            None if self._trainer is None else self.trainer.strategy.root_device,
+            self.root_device,
             self.tokenizer,
         )
         check_finite_model("model.policy", self.policy_name, self.policy)
@@ -141,10 +129,6 @@ class PolicyStage(LanguageModelStage, LightningModule):
         rank_zero_info(self.examiner.judge.describe_heads())
         # nothing changes them, and evaluation steps may not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer of adapters and value head, and its schedule."""
-        return self.optimization.configure(self)
 
     def on_fit_start(self) -> None:
         """Prints and logs how many parameters there are, and how many learn."""

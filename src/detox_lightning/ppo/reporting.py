@@ -39,14 +39,13 @@ def rollout_report(
 
 
 class Curves:
-    """The figures that every rollout logs, also one that was left out."""
+    """The figures that every rollout logs, also one that was left out.
+
+    Args:
+        has_values: Whether a value head learns.
+    """
 
     def __init__(self, has_values: bool):
-        """Begins without names.
-
-        Args:
-            has_values: Whether a value head learns.
-        """
         self.has_values = has_values
         self.names: list[str] = []
 

@@ -78,7 +78,7 @@ def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -
     checkpoint[CHECKPOINT_KEY] = {
         "version": VERSION,
         "stage": module.stage_name,
-        "base": module.tokenizer_name,
+        "base": module.source.base,
         "faults": module.faults.count,
         **to_plain(facts),
     }
@@ -109,10 +109,10 @@ def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any
             that no run writes.
     """
     saved = _read_facts(checkpoint, module.stage_name)
-    if saved["base"] != module.tokenizer_name:
+    if saved["base"] != module.source.base:
         rank_zero_warn(
             f"the checkpoint was made on {saved['base']!r}; its weights now go onto "
-            f"{module.tokenizer_name!r}"
+            f"{module.source.base!r}"
         )
     if module.labels is not None and saved["labels"] != module.labels:
         raise InputError(
@@ -196,8 +196,8 @@ def _check_parameters(
                 f"the checkpoint's weights mean something else in this run: {'; '.join(reasons)}"
             )
         return
-    if saved["base"] != module.tokenizer_name:
-        reasons.insert(0, differs("the base", module.tokenizer_name, saved["base"]))
+    if saved["base"] != module.source.base:
+        reasons.insert(0, differs("the base", module.source.base, saved["base"]))
     differing = [name for name in {**here, **shapes} if here.get(name) != shapes.get(name)]
     shown = "; ".join(
         f"{name}: {shapes.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} here"

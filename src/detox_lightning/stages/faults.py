@@ -49,14 +49,12 @@ class Faults:
     Attributes:
         count: Rollouts or steps of which something was left out so far; the same on every rank.
         kept: Faults that a callback is to write to the disk.
+
+    Args:
+        bound: How many rollouts or steps something may be left out of.
     """
 
     def __init__(self, bound: int):
-        """Sets the bound.
-
-        Args:
-            bound: How many rollouts or steps something may be left out of.
-        """
         self.bound = bound
         self.count = 0
         self.kept: list[Fault] = []

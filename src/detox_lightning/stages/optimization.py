@@ -152,29 +152,15 @@ def _naming_option() -> Iterator[None]:
         ) from error
 
 
-class StepwiseOptimization:
-    """Optimizer and schedule of a stage; in PPO the stage itself steps it, once a rollout.
+def configure_optimizer(
+    module: LightningModule, make_optimizer: OptimizerCallable, schedule: Schedule
+) -> OptimizerLRScheduler:
+    """Returns the result of a module's ``configure_optimizers``.
 
-    Args:
-        make_optimizer: Makes the optimizer of the parameters that learn.
-        schedule: How its learning rate rises and falls.
+    Raises:
+        InputError: If the optimizer refuses these parameters.
     """
-
-    def __init__(self, make_optimizer: OptimizerCallable, schedule: Schedule):
-        self.make_optimizer = make_optimizer
-        self.schedule = schedule
-
-    def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """Returns the result of the module's ``configure_optimizers``.
-
-        Raises:
-            InputError: If the optimizer refuses these parameters.
-        """
-        with _naming_option():
-            optimizer = self.make_optimizer(trainable_parameters(module))
-        steps = module.trainer.estimated_stepping_batches
-        scheduler = build_schedule(optimizer, self.schedule, steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+    with _naming_option():
+        optimizer = make_optimizer(trainable_parameters(module))
+    scheduler = build_schedule(optimizer, schedule, module.trainer.estimated_stepping_batches)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

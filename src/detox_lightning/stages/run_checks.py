@@ -56,7 +56,7 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
     validates = data is not None and bool(data.val_dataloader())
     if data is not None:
         _check_monitors(module, validates, [f"val/{name}" for name in figures])
-    try_out(module.optimization.make_optimizer, module.automatic_optimization)
+    try_out(module.make_optimizer, module.automatic_optimization)
     if data is not None:
         batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
         used = math.floor(batches * limit) if isinstance(limit, float) else min(batches, limit)
