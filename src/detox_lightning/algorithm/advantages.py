@@ -120,16 +120,8 @@ def batch_baseline(totals: Tensor, reduce: Reduce = alone) -> Tensor:
     return totals - total / count
 
 
-def spread(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives a response's advantage to each of its tokens; there are no values to return.
-
-    Args:
-        advantages: ``[b]``.
-        mask: ``[b, t]``.
-
-    Returns:
-        Advantages and returns, ``[b, t]``.
-    """
+def _spread(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives responses' advantages ``[b]`` to all their tokens, ``[b, t]``; the returns are 0."""
     spread_out = torch.where(mask, advantages[:, None], 0)
     return spread_out, torch.zeros_like(spread_out)
 
@@ -167,13 +159,13 @@ class RLOO(AdvantageEstimator):
     """
 
     def __init__(self, k: PositiveInt = 4):
-        self.responses_per_prompt = at_least_two(k)
+        self.responses_per_prompt = _at_least_two(k)
 
     def __call__(
         self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
     ) -> tuple[Tensor, Tensor]:
         """Estimates advantages by :func:`leave_one_out`."""
-        return spread(leave_one_out(rewards.sum(dim=1), self.responses_per_prompt), mask)
+        return _spread(leave_one_out(rewards.sum(dim=1), self.responses_per_prompt), mask)
 
 
 class GRPO(AdvantageEstimator):
@@ -188,7 +180,7 @@ class GRPO(AdvantageEstimator):
     """
 
     def __init__(self, k: PositiveInt = 4, scale: bool = True):
-        self.responses_per_prompt = at_least_two(k)
+        self.responses_per_prompt = _at_least_two(k)
         self.scale = scale
 
     def __call__(
@@ -196,7 +188,7 @@ class GRPO(AdvantageEstimator):
     ) -> tuple[Tensor, Tensor]:
         """Estimates advantages by :func:`group_relative`."""
         k = self.responses_per_prompt
-        return spread(group_relative(rewards.sum(dim=1), k, self.scale), mask)
+        return _spread(group_relative(rewards.sum(dim=1), k, self.scale), mask)
 
 
 class Reinforce(AdvantageEstimator):
@@ -215,15 +207,11 @@ class Reinforce(AdvantageEstimator):
         self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
     ) -> tuple[Tensor, Tensor]:
         """Estimates advantages by :func:`batch_baseline`."""
-        return spread(batch_baseline(rewards.sum(dim=1), reduce), mask)
+        return _spread(batch_baseline(rewards.sum(dim=1), reduce), mask)
 
 
-def at_least_two(k: int) -> int:
-    """Refuses a single response per prompt, which could be compared with nothing.
-
-    Raises:
-        InputError: If ``k`` is 1.
-    """
+def _at_least_two(k: int) -> int:
+    """Refuses a single response per prompt, which could be compared with nothing."""
     if k < 2:
         raise InputError(f"advantage.k={k}: a response is compared with others, so give 2 or more")
     return k

@@ -64,7 +64,7 @@ def _rollout_sums(
     mask, has_eos = rollout.response_mask, rollout.has_eos
     scores, values = rollout.scores.to(EXACT), experience.old_values.to(EXACT)
     returns = experience.returns.to(EXACT)
-    others, same = mode_collapse(rollout)
+    others, same = _mode_collapse(rollout)
     return {
         "responses": mask.new_ones(len(mask)).sum(),
         "tokens": mask.sum(),
@@ -85,15 +85,10 @@ def _rollout_sums(
     }
 
 
-def mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Counts how many prompts have the most common response; one prompt's responses may be alike.
+def _mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """``(P - 1, n - 1)`` for ``P`` distinct prompts, ``n`` of which share the most common response.
 
-    Args:
-        rollout: ``b`` responses.
-
-    Returns:
-        ``(P - 1, n - 1)`` for ``P`` distinct prompts, ``n`` of which share the most common
-        response: the two are equal where the policy always says the same.
+    The two are equal where the policy always says the same.
     """
     prompts = _numbered(rollout.prompt_ids, rollout.prompt_mask)
     responses = _numbered(rollout.response_ids, rollout.response_mask)

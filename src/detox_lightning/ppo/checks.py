@@ -11,11 +11,7 @@ from detox_lightning.rewards.interface import check_name
 
 
 def check_loss(loss: PolicyLoss, advantage: AdvantageEstimator) -> None:
-    """Refuses advantages that need a value head with a loss that trains none.
-
-    Raises:
-        InputError: If they do not go together.
-    """
+    """Raises an InputError if the advantages need a value head and the loss trains none."""
     if advantage.uses_values and "value" not in loss.coefficients:
         raise InputError(
             f"model.loss={type(loss).__name__} trains no value head, and "
@@ -25,11 +21,7 @@ def check_loss(loss: PolicyLoss, advantage: AdvantageEstimator) -> None:
 
 
 def check_reward_names(reward: Reward) -> None:
-    """Refuses names of rewards that tables and charts can't show.
-
-    Raises:
-        InputError: If there is one.
-    """
+    """Raises an InputError if a part of the reward has a name that no table or chart can show."""
     for part in reward.modules():
         if isinstance(part, Reward):
             check_name(part.name)
@@ -46,15 +38,7 @@ def warn_of_narrow_sampling(sampling: Sampling) -> None:
 
 
 def check_schedule(name: str, max_steps: int) -> None:
-    """Refuses a schedule that has no end to go by.
-
-    Args:
-        name: The schedule's name.
-        max_steps: The trainer's bound; -1 for none.
-
-    Raises:
-        InputError: If ``max_steps`` would be taken for rollouts.
-    """
+    """Raises an InputError if a schedule would take ``trainer.max_steps`` for rollouts."""
     if name != "constant" and max_steps > 0:
         raise InputError(
             f"trainer.max_steps={max_steps} counts optimizer steps, and "
@@ -63,32 +47,14 @@ def check_schedule(name: str, max_steps: int) -> None:
         )
 
 
-def check_batch_size(mini_batch_size: int, prompts: int, responses_per_prompt: int) -> None:
-    """Makes sure that a rollout's responses split into mini-batches.
-
-    Args:
-        mini_batch_size: Responses of an optimizer step, on each rank.
-        prompts: Prompts of a rollout, on each rank.
-        responses_per_prompt: Responses to each.
-
-    Raises:
-        InputError: If they do not.
-    """
-    k = responses_per_prompt
+def check_batch_size(mini_batch_size: int, prompts: int, k: int) -> None:
+    """Raises an InputError if a rank's responses don't split into mini-batches."""
     flag = "data.batch_size" + (f" × {k} responses" if k > 1 else "")
     check_divides("model.mini_batch_size", mini_batch_size, flag, prompts * k)
 
 
 def check_shardable(trains_whole_base: bool, quantization: str | None) -> None:
-    """Refuses a base that can't be sharded.
-
-    Args:
-        trains_whole_base: Whether the base itself is trained, without an adapter.
-        quantization: How its weights are quantized; None for not at all.
-
-    Raises:
-        InputError: If the base itself is trained, or quantized.
-    """
+    """Raises an InputError if the base can't be sharded, being trained itself or quantized."""
     if trains_whole_base:
         raise InputError(
             "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "

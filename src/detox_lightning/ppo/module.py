@@ -15,6 +15,7 @@ from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
 from detox_lightning.algorithm.experience import to_experience
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
+from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
@@ -31,7 +32,7 @@ from detox_lightning.ppo.learner import Learner, UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.policy_stage import PolicyStage
 from detox_lightning.ppo.ranks import ranks_of
-from detox_lightning.ppo.reporting import Curves, NewestRollout, rollout_report
+from detox_lightning.ppo.reporting import PROGRESS_BAR, Curves, NewestRollout
 from detox_lightning.rewards import Reward
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.faults import CAUSES_IN_PPO
@@ -171,14 +172,15 @@ class PPOModule(PolicyStage):
                 )
                 self.faults.add(advantages=experience.advantages, returns=experience.returns)
                 # 5. Epochs × mini-batches × micro-batches; each step is on sums over all ranks.
-                update = self.learner.learn(experience, self.orders(rollout), self.place)
+                update = self.learner.learn(experience, self.orders(rollout), place_of(number))
 
         # 6. β ← β·(1 + clip(KL/target - 1, ±0.2)·n/horizon), for n responses on all ranks.
         metrics: dict[str, float] = {}
         if is_finite:
-            metrics = rollout_report(
-                rollout, experience, scores, update, self.kl_coef, self.ranks.sum
+            metrics = rollout_metrics(
+                rollout, experience, scores.parts, self.kl_coef, self.ranks.sum
             )
+            metrics |= update.metrics(metrics["ppo/returns/var"])
             count = len(rollout.scores) * self.ranks.number
             self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], count)
             if update.rows:  # scores that nothing was learned from change nothing later
@@ -187,11 +189,6 @@ class PPOModule(PolicyStage):
         self.learning_rate.step()
         self.newest = NewestRollout(prompts, responses, rollout)
         self.rollouts += 1
-
-    @property
-    def place(self) -> str:
-        """Where in the run it is, for messages."""
-        return place_of(self.rollouts)
 
     def orders(self, rollout: Rollout) -> Iterator[Tensor]:
         """The order of this rank's responses in each epoch of the update: ``[b]``, on the CPU."""
@@ -208,16 +205,11 @@ class PPOModule(PolicyStage):
         return schedule
 
     def log_rollout(self, metrics: dict[str, float], clock: Clock) -> None:
-        """Logs a rollout; a few figures go to the progress bar, too.
-
-        Args:
-            metrics: Its figures; empty if it was left out.
-            clock: Timed its parts.
-        """
+        """Logs a rollout's figures (none if it was left out), some of them in the progress bar."""
         rate = float(self.learning_rate.get_last_lr()[0])
         curves = self.curves.complete(metrics, rate, self.faults.count, self.rollouts + 1)
         self.log_dict({**curves, **clock.metrics(curves.get("tokens/total"))}, batch_size=1)
-        bar = self.curves.progress_bar(curves)
+        bar = {short: curves[name] for short, name in PROGRESS_BAR.items() if name in curves}
         self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     def on_train_start(self) -> None:

@@ -1,11 +1,6 @@
-"""Refuses Lightning's callbacks that would do something else here than they say."""
+"""Lightning's callbacks that would do something else here than they say, and are refused."""
 
-from collections.abc import Iterable
-
-from lightning.pytorch import Trainer, callbacks
-
-from detox_lightning.errors import InputError
-from detox_lightning.protocols import callbacks_of
+from lightning.pytorch import callbacks
 
 AVERAGING = "Give detox_lightning.callbacks.averaging.AveragingCallback"
 # by class: the reason, and the remedy
@@ -31,29 +26,3 @@ REFUSED_IN_PPO: dict[type, str] = {
     callbacks.SpikeDetection: "a rollout has no loss of its own. Rollouts that aren't finite are "
     "left out (model.max_faults), and collapse.* watches the others",
 }
-
-
-def refuse_callbacks(trainer: Trainer, has_loss: bool) -> None:
-    """Refuses callbacks that can't do what they say, before any model is opened.
-
-    Args:
-        trainer: The trainer with its callbacks.
-        has_loss: Whether a training step gives Lightning a loss, as all but PPO's do.
-
-    Raises:
-        InputError: If there is one.
-    """
-    refused = REFUSED if has_loss else {**REFUSED, **REFUSED_IN_PPO}
-    for callback in callbacks_of(trainer):
-        for kind, reason in refused.items():
-            if isinstance(callback, kind):
-                raise InputError(f"trainer.callbacks: {type(callback).__name__}: {reason}")
-
-
-def are_known(things: Iterable[object]) -> bool:
-    """Returns whether modules and callbacks are this package's or Lightning's own.
-
-    What they log is then known.
-    """
-    packages = {type(thing).__module__.partition(".")[0] for thing in things}
-    return packages <= {"detox_lightning", "lightning"}

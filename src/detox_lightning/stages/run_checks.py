@@ -13,7 +13,7 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import callbacks_of, data_of
 from detox_lightning.stages.optimization import try_out
-from detox_lightning.stages.refused_callbacks import are_known, refuse_callbacks
+from detox_lightning.stages.refused_callbacks import REFUSED, REFUSED_IN_PPO
 
 # Flags of Lightning's own steps: their defaults, and what to give instead in PPO.
 NOT_IN_PPO: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -77,10 +77,14 @@ def check_loop(trainer: Trainer, module: LightningModule) -> None:
     Raises:
         InputError: If there is one.
     """
-    refuse_callbacks(trainer, module.automatic_optimization)
-    for name, (defaults, remedy) in NOT_IN_PPO.items():
-        value = getattr(trainer, name)
-        if not module.automatic_optimization and value not in defaults:
+    is_ppo = not module.automatic_optimization
+    refused = {**REFUSED, **(REFUSED_IN_PPO if is_ppo else {})}
+    for callback in callbacks_of(trainer):
+        for kind, reason in refused.items():
+            if isinstance(callback, kind):
+                raise InputError(f"trainer.callbacks: {type(callback).__name__}: {reason}")
+    for name, (defaults, remedy) in NOT_IN_PPO.items() if is_ppo else ():
+        if (value := getattr(trainer, name)) not in defaults:
             raise InputError(f"trainer.{name}={value}: PPO takes its own steps. {remedy}")
 
 
@@ -110,7 +114,8 @@ def _check_monitors(module: Any, validates: bool, figures: Collection[str]) -> N
     Checks only where everything that logs is this package's or Lightning's.
     """
     callbacks = callbacks_of(module.trainer)
-    if not are_known([module, *callbacks]):
+    packages = {type(one).__module__.partition(".")[0] for one in (module, *callbacks)}
+    if not packages <= {"detox_lightning", "lightning"}:
         return
     for callback in callbacks:
         name = getattr(callback, "monitor", None)  # of whatever class of Lightning's
