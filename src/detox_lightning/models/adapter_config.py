@@ -24,8 +24,7 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
     """Returns the base model that the adapter ``name`` names, or None if it is no adapter.
 
     Raises:
-        InputError: If there is no such folder and a hub id can't have this form, or if the
-            adapter names no base.
+        InputError: If there is no such model, or the adapter names no base.
     """
     from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -51,16 +50,7 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
 
 
 def check_adapter_kind(name: str, revision: str | None = None, with_copy: bool = False) -> None:
-    """Checks that an adapter can be trained further, and be copied to make the reference.
-
-    Args:
-        name: Hub id, local folder or ``demo:NAME``.
-        revision: Branch, tag or commit of a hub id.
-        with_copy: Whether a frozen copy of the adapter will be put beside it.
-
-    Raises:
-        InputError: If adapters of its kind can't be trained or copied.
-    """
+    """Raises an InputError if an adapter can't be trained further, or copied ``with_copy``."""
 
     def check(located: str, **options: Any) -> None:
         file = find_file(located, "adapter_config.json", **options)

@@ -199,13 +199,7 @@ class Policy(ReferencedModel):
 
     @torch.no_grad()
     def generate(self, prompts: EncodedPrompts, choose: Choose, limit: int) -> Decoded:
-        """Generates responses to prompts.
-
-        Args:
-            prompts: ``b`` prompts from :meth:`encode_prompts`.
-            choose: Picks the tokens; see :meth:`Sampling.choose`.
-            limit: The longest response, in tokens.
-        """
+        """Generates responses of up to ``limit`` tokens, picked by ``choose``, to ``b`` prompts."""
         kept = self.merged_weights if self.static_steps.captures(self.base) else None
         with merged(self.model, kept):
             return decode(self.base, self.family, prompts, choose, limit, self.static_steps)

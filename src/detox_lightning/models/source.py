@@ -212,11 +212,7 @@ class ModelSource:
         return model
 
     def load_value_head(self) -> dict[str, torch.Tensor] | None:
-        """Returns the ``state_dict`` of the value head that was trained before; None if none was.
-
-        Raises:
-            InputError: If its file is torn.
-        """
+        """Returns the ``state_dict`` of the value head that was trained before, if one was."""
         if self.checkpoint is not None:
             return saved_value_head(self.checkpoint)
         revision = self.base_revision if self.adapter is None else self.adapter_revision

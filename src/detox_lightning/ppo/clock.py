@@ -33,11 +33,10 @@ class Clock:
         return time.perf_counter()
 
     def metrics(self, tokens: float | None) -> dict[str, float]:
-        """``time/<name>`` in seconds, ``time/total``, and tokens per second.
+        """Returns ``time/<name>`` and ``time/total`` in seconds, and tokens per second.
 
         Args:
-            tokens: Response tokens that were made, sampled and trained on, on all ranks; None: they
-                were not trained on.
+            tokens: Response tokens of all ranks; None: they were not trained on.
         """
         total = self.now() - self.start
         named = {f"time/{name}": seconds for name, seconds in self.seconds.items()}

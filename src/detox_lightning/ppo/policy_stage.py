@@ -73,13 +73,7 @@ class PolicyStage(StageModule):
         return self.kl.target
 
     def setup(self, stage: str) -> None:
-        """Refuses what can't work, before any model is opened.
-
-        Raises:
-            InputError: If sizes do not divide, the precision loses steps, the strategy or the
-                schedule can't work, a reward's name can't be shown, or the model has too few
-                positions.
-        """
+        """Refuses flags, names and data that can't work, before any model is opened."""
         check_conditions(self, stage, VALIDATION_FIGURES)
         checks.check_reward_names(self.reward)
         check_strategy(type(self.trainer.strategy).__name__)
@@ -98,11 +92,7 @@ class PolicyStage(StageModule):
                 checks.check_batch_size(self.options.mini_batch_size, data.batch_size, k)
 
     def check_shardable(self) -> None:
-        """Refuses a base that can't be sharded, before it is opened.
-
-        Raises:
-            InputError: If the base itself is trained, or quantized.
-        """
+        """Refuses a base that can't be sharded, before it is opened."""
         checks.check_shardable(not self.has_adapter, self.weights.quantization)
 
     def configure_model(self) -> None:
@@ -219,11 +209,7 @@ class PolicyStage(StageModule):
         self.moments = RunningMoments(**facts["moments"])
 
     def export(self, folder: str | Path) -> None:
-        """Writes the adapter, the tokenizer and the value head as a folder that peft opens.
-
-        Args:
-            folder: Where to.
-        """
+        """Writes the adapter, the tokenizer and the value head as a folder that peft opens."""
         save_model(self.policy.model, self.tokenizer, folder)
         self.policy.generation_config.save_pretrained(folder)
         if self.policy.value_head is not None:

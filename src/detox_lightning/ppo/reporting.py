@@ -28,7 +28,7 @@ class Curves:
     def complete(
         self, metrics: dict[str, float], learning_rate: float, faults: int, rollouts: int
     ) -> dict[str, float]:
-        """Adds what is known of every rollout, and NaN for figures that this one lacks.
+        """Adds the figures of every rollout, and NaN for those that this one lacks.
 
         Without NaN, Lightning would log the figures of the rollout before once more.
 

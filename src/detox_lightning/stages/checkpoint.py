@@ -61,7 +61,7 @@ def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -
     Args:
         module: The stage that saves.
         checkpoint: As Lightning hands it to ``on_save_checkpoint``; changed in place.
-        facts: What the stage needs to go on, besides stage, base and number of faults.
+        facts: Facts beside the stage, the base and the number of faults.
 
     Raises:
         TrainingError: If parameters are not finite: no run could go on from them.
@@ -125,11 +125,7 @@ def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any
 
 
 def check_weights(module: nn.Module | _StageModule, weights: Mapping[str, Tensor]) -> None:
-    """Checks that weights can be loaded without loss, and are finite.
-
-    Args:
-        module: The module that would load them.
-        weights: By the names of its parameters, in their shapes.
+    """Checks that weights, by the names of a module's parameters, can be loaded without loss.
 
     Raises:
         BrokenCheckpoint: If some are of a type of which a copy would lose something (whole or

@@ -65,7 +65,7 @@ class Faults:
         """Registers the current batch; a second call for the same place adds a batch to it.
 
         Args:
-            place: Where in the run.
+            place: The place in the run, such as ``rollout 17``.
             texts: ``b`` texts each, by name.
             tensors: ``[b, …]`` each, by name.
         """
@@ -77,12 +77,7 @@ class Faults:
         self.batches[-1].tensors.update(tensors)
 
     def record(self, what: str, rows: Tensor | None = None) -> None:
-        """Keeps the current batches for the disk.
-
-        Args:
-            what: What was seen.
-            rows: ``[m]`` the rows that had it, on the CPU; None: all.
-        """
+        """Keeps the current batches for the disk, or their rows ``[m]``, given on the CPU."""
         for place, _, tensors, texts in self.batches:
             if rows is not None:
                 tensors = {name: x[rows.to(x.device)] for name, x in tensors.items()}
@@ -133,13 +128,12 @@ class Faults:
     def all_finite(self, what: str | None, reduce: Reduce, device: torch.device) -> bool:
         """Agrees with the other ranks whether a rollout may be learned from; one collective.
 
+        If anything is not finite on any rank, the rollout is left out on all.
+
         Args:
             what: What of the rollout is not finite on this rank; None: everything is finite.
             reduce: Sum over ranks.
             device: Where the sum is taken.
-
-        Returns:
-            False if anything is not finite on any rank: the rollout is left out on all.
 
         Raises:
             TrainingError: If there are more faults than the bound.
@@ -152,10 +146,6 @@ class Faults:
 
     def guard(self, module: LightningModule, optimizer: Any) -> None:
         """Leaves out a step of Lightning's own loop whose gradient is not finite.
-
-        Args:
-            module: The module whose step it is.
-            optimizer: Its optimizer; parameters without a gradient stay as they are.
 
         Raises:
             TrainingError: If there are more faults than the bound.

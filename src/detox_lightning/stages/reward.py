@@ -82,20 +82,11 @@ class RewardModule(AutomaticStage):
         return ModelSource(self.model_name, None, None, self.weights.revision, None, self.weights)
 
     def setup(self, stage: str) -> None:
-        """Checks the run before any model is opened.
-
-        Raises:
-            InputError: If the trainer's options can't work.
-        """
+        """Checks the trainer's options before any model is opened."""
         check_conditions(self, stage, ("loss", *self.metrics))
 
     def configure_model(self) -> None:
-        """Loads the weights and the tokenizer, once.
-
-        Raises:
-            InputError: If there is no such model, its classes are others, or the data's texts may
-                be longer than it reads.
-        """
+        """Loads the weights and the tokenizer, once; checks the classes and the length of texts."""
         if self.model is not None:
             return
         choose_kernels()
@@ -127,15 +118,7 @@ class RewardModule(AutomaticStage):
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Computes the scores of the classes.
-
-        Args:
-            input_ids: ``[b, s]``.
-            attention_mask: ``[b, s]``, True where ``input_ids`` holds a real token.
-
-        Returns:
-            Logits ``[b, classes]``, float32.
-        """
+        """Returns the logits ``[b, classes]``, float32, of texts ``[b, s]``."""
         ids, mask = repadded(self.model, input_ids, attention_mask.bool())
         logits: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).logits
         return logits.float()

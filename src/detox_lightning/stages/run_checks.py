@@ -68,15 +68,7 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
 
 
 def check_loop(trainer: Trainer, module: LightningModule) -> None:
-    """Refuses callbacks, and flags of Lightning's loop, that can't do what they say.
-
-    Args:
-        trainer: Has the callbacks and the flags.
-        module: The module that it would train.
-
-    Raises:
-        InputError: If there is one.
-    """
+    """Raises an InputError for callbacks and flags of Lightning's loop that can't work here."""
     is_ppo = not module.automatic_optimization
     refused = {**REFUSED, **(REFUSED_IN_PPO if is_ppo else {})}
     for callback in callbacks_of(trainer):
@@ -89,15 +81,7 @@ def check_loop(trainer: Trainer, module: LightningModule) -> None:
 
 
 def refuse_nothing(trainer: Trainer, verb: str) -> None:
-    """Refuses a run that would end at once, and would look as if it had done something.
-
-    Args:
-        trainer: Has the bounds.
-        verb: ``fit``, ``validate``, ``test`` or ``predict``.
-
-    Raises:
-        InputError: If a bound is 0.
-    """
+    """Raises an InputError if a run would end at once, as one of its bounds is 0."""
     names, done = BOUNDS[verb]
     bounds: list[tuple[str, Any]] = [(name, getattr(trainer, name)) for name in names]
     if verb == "fit":

@@ -73,11 +73,7 @@ class SupervisedModule(AutomaticStage):
         self.rouge = Rouge()
 
     def setup(self, stage: str) -> None:
-        """Checks the run before any model is opened.
-
-        Raises:
-            InputError: If the trainer's options can't work, or the model has too few positions.
-        """
+        """Checks the trainer's options and the model's positions before any model is opened."""
         check_conditions(self, stage, ("loss", *ROUGE_KINDS))
         if (data := data_of(self.trainer)) is not None:
             limits = {
@@ -121,14 +117,7 @@ class SupervisedModule(AutomaticStage):
 
     @torch.no_grad()
     def summarize(self, batch: PromptBatch) -> list[str]:
-        """Writes greedy summaries.
-
-        Args:
-            batch: ``b`` prompts.
-
-        Returns:
-            ``b`` texts without special tokens.
-        """
+        """Writes greedy summaries of ``b`` prompts, without special tokens."""
         generated = self.model.generate(
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask,

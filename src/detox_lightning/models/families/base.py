@@ -131,7 +131,7 @@ def base_model(model: Any) -> Any:
 
 @contextmanager
 def replaced_head(model: Any, head: HeadFunction | None) -> Iterator[list[Any]]:
-    """Inside the block, ``head`` takes the place of a model's linear head, if it isn't None.
+    """Lets ``head``, if it isn't None, take the place of a model's linear head inside the block.
 
     Yields:
         A list to which each result of ``head`` is appended.
