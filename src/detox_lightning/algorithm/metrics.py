@@ -162,12 +162,7 @@ class UpdateMeter:
         self.skipped = 0
 
     def add(self, means: MiniBatchMeans, skipped: bool) -> None:
-        """Takes in one mini-batch.
-
-        Args:
-            means: Its figures.
-            skipped: Whether no step was taken with it.
-        """
+        """Takes in a mini-batch's figures; ``skipped`` says that no step was taken with it."""
         self.skipped += skipped
         losses = {name: x for name, x in means.terms.items() if name != "entropy"}
         self.rows.append(
@@ -180,13 +175,9 @@ class UpdateMeter:
         )
 
     def metrics(self, returns_variance: float) -> dict[str, float]:
-        """Means over the mini-batches, and the share of variance that the value head explains.
+        """Returns means over the mini-batches; nothing if none was taken in.
 
-        Args:
-            returns_variance: Of the rollout.
-
-        Returns:
-            Nothing if no mini-batch was taken in.
+        ``returns_variance``, that of the rollout, gives the share that the value head explains.
         """
         count = len(self.rows)
         if not count:

@@ -239,22 +239,17 @@ def load_policy(
     device: torch.device | None = None,
     tokenizer: Any = None,
 ) -> Policy:
-    """Opens a policy to train.
+    """Opens a policy to train; see :meth:`ModelSource.load`.
+
+    The reference of a policy that was trained before, or that is trained whole, is a frozen copy.
 
     Args:
-        source: Where the policy comes from, or its name. If it was trained before, it is trained
-            further, and its reference is a frozen copy of it.
-        lora: The fresh adapter; a loaded one keeps its own shape. None: all weights of the base
-            are trained, and the reference is a frozen copy of the model.
+        source: Where the policy comes from, or its name.
+        lora: The fresh adapter; a loaded one keeps its own shape. None: all weights are trained.
         sampling: How responses are sampled.
         value_head: Whether there is a value head.
         device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
-        tokenizer: Supplies special tokens that the model's configs lack; None: they stay as they
-            are.
-
-    Raises:
-        InputError: If there is no such model or adapter, the tokenizer is another model's, or all
-            weights of a base are to be trained in another precision than float32.
+        tokenizer: Supplies special tokens that the model's configs lack.
     """
     source = ModelSource.resolve(source) if isinstance(source, str) else source
     model = source.load(lora, device, tokenizer, with_reference=True)

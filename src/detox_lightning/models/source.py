@@ -8,12 +8,13 @@ import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.adapter_checkpoint import (
+from detox_lightning.models.adapters import (
+    adapter_base,
+    check_adapter_kind,
     read_checkpoint,
     restore_adapter,
     saved_value_head,
 )
-from detox_lightning.models.adapter_config import adapter_base, check_adapter_kind
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
@@ -154,7 +155,8 @@ class ModelSource:
         config = self.config.get_text_config(decoder=True)
         available = getattr(config, "max_position_embeddings", None)
         flag = max(responses, key=lambda flag: responses[flag])
-        needed = self.family.positions_needed(prompt, responses[flag])
+        lengths = (prompt, responses[flag])
+        needed = sum(lengths) if self.family.shares_positions else max(lengths)
         if available is not None and needed > available:
             raise InputError(
                 f"data.max_prompt_tokens={prompt}, {flag}={responses[flag]}: {self.base!r} has "

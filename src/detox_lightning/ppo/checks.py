@@ -51,17 +51,3 @@ def check_batch_size(mini_batch_size: int, prompts: int, k: int) -> None:
     """Raises an InputError if a rank's responses don't split into mini-batches."""
     flag = "data.batch_size" + (f" × {k} responses" if k > 1 else "")
     check_divides("model.mini_batch_size", mini_batch_size, flag, prompts * k)
-
-
-def check_shardable(trains_whole_base: bool, quantization: str | None) -> None:
-    """Raises an InputError if the base can't be sharded, being trained itself or quantized."""
-    if trains_whole_base:
-        raise InputError(
-            "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
-            "lora, or trainer.strategy=ddp"
-        )
-    if quantization:
-        raise InputError(
-            f"trainer.strategy=sharded, model.weights.quantization={quantization}: a quantized "
-            "base can't be sharded, nor needs it: give trainer.strategy=ddp, or quantization=null"
-        )

@@ -13,6 +13,7 @@ from detox_lightning.algorithm.advantages import AdvantageEstimator
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.shaping import RunningMoments
 from detox_lightning.batches import PromptBatch
+from detox_lightning.errors import InputError
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.meter import VALIDATION_FIGURES
@@ -93,7 +94,17 @@ class PolicyStage(StageModule):
 
     def check_shardable(self) -> None:
         """Refuses a base that can't be sharded, before it is opened."""
-        checks.check_shardable(not self.has_adapter, self.weights.quantization)
+        if not self.has_adapter:
+            raise InputError(
+                "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
+                "lora, or trainer.strategy=ddp"
+            )
+        if quantization := self.weights.quantization:
+            raise InputError(
+                f"trainer.strategy=sharded, model.weights.quantization={quantization}: a quantized "
+                "base can't be sharded, nor needs it: give trainer.strategy=ddp, or "
+                "quantization=null"
+            )
 
     def configure_model(self) -> None:
         """Opens policy, reward and toxicity classifier, once."""

@@ -5,8 +5,8 @@ are tensors and plain values, so that ``torch.load(weights_only=True)`` opens th
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.finite import check_finite
-from detox_lightning.protocols import CHECKPOINT_KEY, Stage
+from detox_lightning.protocols import CHECKPOINT_KEY
 from detox_lightning.redaction import without_secrets
 from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint
 from detox_lightning.runs.provenance import to_plain
@@ -25,6 +25,7 @@ from detox_lightning.stages.flag_changes import (
     misfits,
     tell_changes,
 )
+from detox_lightning.stages.stage_module import StageModule
 
 VERSION = 1
 
@@ -46,16 +47,12 @@ class _BrokenWeights(TrainingError):
     by_all = True
 
 
-class _StageModule(Stage, Protocol):
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-
-
-def trainable_names(module: nn.Module | _StageModule) -> list[str]:
+def trainable_names(module: nn.Module) -> list[str]:
     """Returns the names of the parameters that learn; of tied parameters the first name."""
     return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
-def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -> None:
+def save_stage(module: StageModule, checkpoint: dict[str, Any], **facts: Any) -> None:
     """Reduces a checkpoint to the parameters that learn, and adds the facts of the run.
 
     Args:
@@ -87,7 +84,7 @@ def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -
             checkpoint[name] = without_secrets(to_plain(checkpoint[name]))
 
 
-def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+def load_stage(module: StageModule, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
     """Checks that a checkpoint fits a stage, and restores the stage's number of faults.
 
     Lightning then loads the weights non-strictly (the frozen base isn't in the file), which alone
@@ -124,7 +121,7 @@ def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any
     return saved
 
 
-def check_weights(module: nn.Module | _StageModule, weights: Mapping[str, Tensor]) -> None:
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Checks that weights, by the names of a module's parameters, can be loaded without loss.
 
     Raises:
@@ -179,7 +176,7 @@ def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _check_parameters(
-    module: _StageModule, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
+    module: StageModule, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
 ) -> None:
     """Checks that a checkpoint's weights have the names and shapes of the parameters that learn."""
     shapes = {name: tuple(x.shape) for name, x in weights.items()}

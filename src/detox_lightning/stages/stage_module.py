@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from detox_lightning.batches import LabeledBatch, PromptBatch
-from detox_lightning.models.adapter_checkpoint import adapter_facts
+from detox_lightning.models.adapters import adapter_facts
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import Weights
@@ -37,6 +37,7 @@ class StageModule(LightningModule):
         tokenizer: The model's; None before it is opened.
     """
 
+    stage_name: str
     labels: list[str] | None = None
     adapter: str | None = None
     lora: LoRA | None = None
