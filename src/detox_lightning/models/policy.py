@@ -1,6 +1,7 @@
 """The policy: a base model, its adapters and a value head."""
 
 from collections import Counter
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -99,19 +100,15 @@ class Policy(ReferencedModel):
                 prompt_ids, prompt_mask, response_ids, prompts, entropy_gradient
             )[0]
 
-        def head(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-            return head_output(
-                x,
-                weight,
-                bias,
-                response_ids,
-                self.sampling.temperature,
-                self.sampling.min_new_tokens,
-                self.eos_token_ids,
-                entropy,
-                entropy_gradient,
-            )
-
+        head = partial(
+            head_output,
+            tokens=response_ids,
+            temperature=self.sampling.temperature,
+            min_new_tokens=self.sampling.min_new_tokens,
+            eos_token_ids=self.eos_token_ids,
+            entropy=entropy,
+            entropy_gradient=entropy_gradient,
+        )
         (logprobs, entropies), hidden = self._run(
             prompt_ids, prompt_mask, response_ids, prompts, head, deduplicate
         )

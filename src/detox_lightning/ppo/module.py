@@ -219,7 +219,6 @@ class PPOModule(PolicyStage):
             self.policy,
             self.tokenizer,
             self.reward,
-            self.sampling,
             self.kl.estimator,
             self.ranks,
             self.global_rank,

@@ -1,8 +1,7 @@
 """Numbers that are not finite while training: what had them is left out, counted and kept."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,15 +12,14 @@ from detox_lightning.algorithm.masks import Reduce
 from detox_lightning.errors import TrainingError
 from detox_lightning.stages.optimization import trainable_parameters
 
-CAUSES = (
+_CAUSES = (
     "Likely causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
-    "({clipping}), {stage}or half precision"
+    "({}), {}or half precision"
 )
-CAUSES_IN_PPO = CAUSES.format(
-    clipping="model.max_grad_norm",
-    stage="scores far from 0 (model.scores.scale, model.scores.clip), ",
+CAUSES_IN_PPO = _CAUSES.format(
+    "model.max_grad_norm", "scores far from 0 (model.scores.scale, model.scores.clip), "
 )
-CAUSES_ELSEWHERE = CAUSES.format(clipping="trainer.gradient_clip_val", stage="")
+CAUSES_ELSEWHERE = _CAUSES.format("trainer.gradient_clip_val", "")
 LOOK_AT_ROLLOUT = (
     "Look at the reward, at the rollout's texts and, in half precision, at model.weights.dtype"
 )
@@ -85,15 +83,6 @@ class Faults:
             # copies: what shares memory can't be written
             tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
             self.kept.append(Fault(place, what, tensors, dict(texts)))
-
-    @contextmanager
-    def recording_errors(self) -> Iterator[None]:
-        """A block whose TrainingError is recorded with the current batch before it goes on."""
-        try:
-            yield
-        except TrainingError as error:
-            self.record(str(error))
-            raise
 
     def leave_out(
         self, what: str, advice: str, rows: Tensor | None = None, is_here: bool = True
