@@ -19,14 +19,13 @@ from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import check_divides
+from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.ppo.actor import Actor, no_stop_iteration, place_of
-from detox_lightning.ppo.checks import check_batch_size, check_loss
 from detox_lightning.ppo.clock import Clock
 from detox_lightning.ppo.learner import Learner, UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
@@ -138,7 +137,12 @@ class PPOModule(PolicyStage):
         self.kl_coef: float = kl.coef
         size = self.micro_batches.size
         check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
-        check_loss(self.options.loss, self.advantage)
+        if self.advantage.uses_values and "value" not in self.options.loss.coefficients:
+            raise InputError(
+                f"model.loss={type(loss).__name__} trains no value head, and "
+                f"model.advantage={type(self.advantage).__name__} needs one: give advantage GRPO, "
+                "RLOO or Reinforce, or loss PPOLoss"
+            )
 
     @no_stop_iteration
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
@@ -150,9 +154,8 @@ class PPOModule(PolicyStage):
             batch_idx: Place in the epoch.
         """
         clock, moments, number = Clock(self.device), replace(self.moments), self.rollouts
-        k = self.advantage.responses_per_prompt
-        check_batch_size(self.options.mini_batch_size, len(batch.prompts), k)
-        prompts = batch.repeated(k)
+        self.check_batch_size(len(batch.prompts))
+        prompts = batch.repeated(self.advantage.responses_per_prompt)
 
         # 1. Sample responses; the noise is a function of (seed, rollout, rank).
         with clock("rollout"):

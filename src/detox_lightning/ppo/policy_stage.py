@@ -13,7 +13,7 @@ from detox_lightning.algorithm.advantages import AdvantageEstimator
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.shaping import RunningMoments
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.meter import VALIDATION_FIGURES
@@ -24,12 +24,12 @@ from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import VALUE_HEAD
-from detox_lightning.ppo import checks
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.reporting import NewestRollout
 from detox_lightning.protocols import Samples, data_of
 from detox_lightning.rewards import Reward
+from detox_lightning.rewards.interface import check_name
 from detox_lightning.rollout import NO_GRADIENT
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
@@ -76,7 +76,9 @@ class PolicyStage(StageModule):
     def setup(self, stage: str) -> None:
         """Refuses flags, names and data that can't work, before any model is opened."""
         check_conditions(self, stage, VALIDATION_FIGURES)
-        checks.check_reward_names(self.reward)
+        for part in self.reward.modules():
+            if isinstance(part, Reward):
+                check_name(part.name)
         check_strategy(type(self.trainer.strategy).__name__)
         data = data_of(self.trainer)
         if data is not None:
@@ -86,11 +88,31 @@ class PolicyStage(StageModule):
             }
             self.source.check_positions(data.max_prompt_tokens, limits)
         if stage == "fit":
-            checks.warn_of_narrow_sampling(self.sampling)
-            checks.check_schedule(self.schedule.name, self.trainer.max_steps)
+            self._check_training(self.trainer.max_steps)
             if data is not None:
-                k = self.advantage.responses_per_prompt
-                checks.check_batch_size(self.options.mini_batch_size, data.batch_size, k)
+                self.check_batch_size(data.batch_size)
+
+    def _check_training(self, max_steps: int) -> None:
+        """Refuses a schedule that takes steps for rollouts; warns of narrow sampling."""
+        if not self.sampling.is_exact:
+            rank_zero_warn(
+                f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "
+                "responses come from a narrower distribution than the one whose log-probabilities "
+                "are trained on; top_k=0 and top_p=1 are exact"
+            )
+        if self.schedule.name != "constant" and max_steps > 0:
+            raise InputError(
+                f"trainer.max_steps={max_steps} counts optimizer steps, and "
+                f"model.schedule.name={self.schedule.name} goes by rollouts: bound the run with "
+                "trainer.max_epochs and trainer.limit_train_batches"
+            )
+
+    def check_batch_size(self, prompts: int) -> None:
+        """Raises an InputError if a rank's responses don't split into mini-batches."""
+        k = self.advantage.responses_per_prompt
+        flag = "data.batch_size" + (f" × {k} responses" if k > 1 else "")
+        size = self.options.mini_batch_size
+        check_divides("model.mini_batch_size", size, flag, prompts * k)
 
     def check_shardable(self) -> None:
         """Refuses a base that can't be sharded, before it is opened."""
