@@ -139,6 +139,7 @@ class AutomaticStage(StageModule):
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(derive_seed(self.seed, "dropout", *place))
         fields = batch._asdict()
+        fields.pop("places", None)
         tensors = {name: x for name, x in fields.items() if isinstance(x, Tensor)}
         texts = {name: x for name, x in fields.items() if name not in tensors}
         self.faults.begin(f"step {self.global_step}", texts, **tensors)
