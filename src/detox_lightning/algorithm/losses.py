@@ -1,4 +1,4 @@
-"""What an update descends: the interface of a loss, and the losses of PPO.
+"""The losses that an update minimizes: their interface, and the loss of PPO.
 
 A loss is a weighted sum of named terms; how a term is averaged over tokens and responses is data
 (:mod:`detox_lightning.algorithm.token_weights`). Another loss is one more subclass of
@@ -36,7 +36,7 @@ class LossSums(NamedTuple):
 
 
 class PolicyLoss(ABC):
-    """What an update descends; a subclass overrides :meth:`policy_loss`.
+    """The loss that an update minimizes; a subclass overrides :meth:`policy_loss`.
 
     Attributes:
         average: How terms are averaged; see

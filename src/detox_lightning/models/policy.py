@@ -64,7 +64,7 @@ class Policy(ReferencedModel):
         self.merged_weights: MergedWeights = {}  # a captured step finds them at the same addresses
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(base)) if value_head else None
-        self.began_with_values = False  # whether the value head was trained before
+        self.restored_value_head = False  # whether the value head was trained before
         self.eval()
 
     @property
@@ -95,7 +95,7 @@ class Policy(ReferencedModel):
             deduplicate: Compute each distinct prompt once in half precision, too, where a row's
                 rounding then depends on the other rows.
         """
-        if not self.is_lean:
+        if not self.avoids_logits:
             return self.with_logits(
                 prompt_ids, prompt_mask, response_ids, prompts, entropy_gradient
             )[0]
@@ -142,12 +142,12 @@ class Policy(ReferencedModel):
         )
 
     @property
-    def notes_exactly(self) -> bool:
+    def records_exactly(self) -> bool:
         """Whether log-probabilities noted while sampling are, to rounding, a forward pass's."""
         return self.is_full_precision and self.sampling.is_exact
 
     @property
-    def is_lean(self) -> bool:
+    def avoids_logits(self) -> bool:
         """Whether log-probabilities can be computed without keeping logits."""
         model = id(self.base)  # the policy's, or the frozen reference's
         if model not in self._lean:
@@ -163,7 +163,7 @@ class Policy(ReferencedModel):
         head: HeadFunction | None = None,
         deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
-        if prompts is None and self.reads_apart:
+        if prompts is None and self.encodes_in_groups:
             prompts = self.family.encode_prompts(self.base, prompt_ids, prompt_mask)
         # A layer that runs again in the backward pass would fill its cache again; and all ranks
         # must run a sharded model equally often.
@@ -175,7 +175,7 @@ class Policy(ReferencedModel):
         )
 
     @property
-    def reads_apart(self) -> bool:
+    def encodes_in_groups(self) -> bool:
         """Whether prompts to learn from are encoded in groups of about equal length.
 
         A GPU would have to report the lengths first; and all ranks must run a sharded encoder
@@ -254,7 +254,7 @@ def load_policy(
     if source.has_adapter:
         copy_adapter(model, source.family)
     if policy.value_head is not None:
-        policy.began_with_values = policy.value_head.restore(source.load_value_head())
+        policy.restored_value_head = policy.value_head.restore(source.load_value_head())
     return policy
 
 

@@ -32,7 +32,7 @@ class Actor:
         rank: This process's place among them.
         seed: Seed of all noise.
         micro_batches: Responses of one forward pass.
-        faults: Told of what is not finite.
+        faults: Records rollouts that are not finite.
     """
 
     policy: Policy
@@ -55,12 +55,12 @@ class Actor:
         sampling = self.policy.sampling
         limit = sampling.draw_limit(derive_seed(self.seed, "limit", number))
         noise = derive_seed(self.seed, "rollout", number, self.rank)
-        record = self.policy.notes_exactly and self.estimator != "full"
+        record = self.policy.records_exactly and self.estimator != "full"
         with seeded(noise, prompts.prompt_ids.device), gathered(self.policy):
             return sample(self.policy, self.tokenizer, prompts, sampling, limit, record)
 
     def register(self, prompts: PromptBatch, responses: Responses, number: int) -> None:
-        """Tells what the current rollout is made of, in case something of it is not finite."""
+        """Registers the current rollout, which is recorded if something of it is not finite."""
         texts = {"prompts": prompts.prompts, "references": prompts.references}
         self.faults.begin(
             place_of(number),

@@ -27,7 +27,7 @@ class Clock:
         self.seconds[name] = self.now() - start
 
     def now(self) -> float:
-        """The time, all work that was asked for done."""
+        """Returns the time after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

@@ -63,8 +63,8 @@ class PPOModule(PolicyStage):
         kl: The KL penalty and its controller.
         scores: What happens to the scores before they become rewards.
         advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
-        loss: What the update descends; null: :class:`PPOLoss` with its defaults. Options without a
-            class path are those of :class:`PPOLoss`.
+        loss: The loss that the update minimizes; null: :class:`PPOLoss` with its defaults. Options
+            without a class path are those of :class:`PPOLoss`.
         max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
             never.
         ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
@@ -73,11 +73,11 @@ class PPOModule(PolicyStage):
         max_faults: Rollouts of the whole run that may be left out, or some of their
             mini-batches, because a score, a loss or a gradient is not finite; what they were
             made of is written into the folder ``faults`` of the run. One more ends the run.
-        optimizer: Gets the adapters' and the value head's parameters.
-        schedule: Of the learning rate; a step is a rollout.
-        evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
+        optimizer: Optimizer of the adapters' and the value head's parameters.
+        schedule: Schedule of the learning rate; a step is a rollout.
+        evaluation: How ``validate``, ``test`` and ``predict`` sample and evaluate responses.
         gradient_checkpointing: Compute activations again in the backward pass, to save memory.
-        seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
+        seed: Seed of rollouts and shuffles; null: that of ``--seed_everything``.
 
     Raises:
         InputError: If sizes do not divide, if nothing measures toxicity, or if loss and advantage
@@ -146,7 +146,7 @@ class PPOModule(PolicyStage):
 
     @no_stop_iteration
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Samples one rollout, scores it, and takes the steps that it is good for.
+        """Samples one rollout, scores it and updates the policy on it.
 
         Args:
             batch: Prompts; each gets ``advantage.responses_per_prompt`` responses, which makes

@@ -39,7 +39,7 @@ from detox_lightning.stages.strategy import check_strategy
 
 
 class PolicyStage(StageModule):
-    """A policy, its reference and those that judge it. Its subclass says how the policy learns.
+    """Opens, evaluates, saves and exports a policy; its subclass trains the policy.
 
     Attributes:
         policy: The model, opened by :meth:`configure_model`; None before.
@@ -157,7 +157,7 @@ class PolicyStage(StageModule):
         """Prints and logs how many parameters there are, and how many learn."""
         counts = self.policy.parameter_counts()
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
-        if self.policy.began_with_values and not self.rollouts:
+        if self.policy.restored_value_head and not self.rollouts:
             rank_zero_info(f"The value head goes on from that of {self.policy_name}")
         for logger in [] if self.rollouts else self.loggers:  # a run that goes on has logged them
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
@@ -170,7 +170,7 @@ class PolicyStage(StageModule):
     # -- evaluation
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judges a sampled response of the policy to each prompt."""
+        """Evaluates a sampled response of the policy to each prompt."""
         self.examiner.validate(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -192,7 +192,7 @@ class PolicyStage(StageModule):
     on_predict_start = on_test_start
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judges responses of reference and policy."""
+        """Evaluates responses of reference and policy."""
         self.examiner.test(batch)
 
     def on_test_epoch_end(self) -> None:
@@ -216,7 +216,7 @@ class PolicyStage(StageModule):
     # -- checkpoints and export
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what learns, and the state of controller and moments."""
+        """Saves the parameters that learn, and the state of controller and moments."""
         save_stage(
             self,
             checkpoint,
@@ -229,7 +229,7 @@ class PolicyStage(StageModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
+        """Checks that the checkpoint fits this policy, and restores the controller's state."""
         facts = load_stage(self, checkpoint, **self.origin(self.policy.model))
         self.rollouts = facts["rollouts"]
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win

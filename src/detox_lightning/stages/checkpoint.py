@@ -23,7 +23,7 @@ from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS_OF_DATA,
     differs,
     misfits,
-    tell_changes,
+    warn_of_changed_flags,
 )
 from detox_lightning.stages.stage_module import StageModule
 
@@ -116,7 +116,7 @@ def load_stage(module: StageModule, checkpoint: Mapping[str, Any], **facts: Any)
             f"labels={module.labels}: the checkpoint's are {saved['labels']}; give the same ones."
         )
     _check_parameters(module, checkpoint["state_dict"], saved, facts)
-    tell_changes(module, checkpoint)
+    warn_of_changed_flags(module, checkpoint)
     module.faults.count = saved.get("faults", 0)
     return saved
 

@@ -1,4 +1,4 @@
-"""Numbers that are not finite while training: what had them is left out, counted and kept."""
+"""Leaves out, counts and keeps batches of training whose numbers are not finite."""
 
 import math
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """The faults of a run.
+    """Counts and keeps what a run leaves out because it is not finite.
 
     Attributes:
         count: Rollouts or steps of which something was left out so far; the same on every rank.

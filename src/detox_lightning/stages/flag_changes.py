@@ -32,7 +32,7 @@ _NO_MISFIT = {
 _LORA_FLAGS = ("r", "lora_alpha", "target_modules", "modules_to_save")
 
 
-def tell_changes(module: Any, checkpoint: Mapping[str, Any]) -> None:
+def warn_of_changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Warns of a stage's flags that have other values than when the checkpoint was written."""
     trainer = module._trainer
     verb = None if trainer is None else trainer.state.fn

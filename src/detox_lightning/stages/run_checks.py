@@ -35,7 +35,7 @@ NOTHING = "trainer.{}={}: nothing would be {}; give more, or leave it out"
 
 
 def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
-    """Refuses what can't work, and lowers what the data is too small for.
+    """Refuses flags that can't work, and lowers intervals that are longer than the data.
 
     Args:
         module: A stage, with its trainer.

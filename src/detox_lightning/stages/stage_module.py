@@ -129,7 +129,7 @@ class AutomaticStage(StageModule):
         raise not_shardable(self)
 
     def train_model(self, model: Any) -> None:
-        """Begins with a model that was opened, whose weights must be finite."""
+        """Checks that a model's weights are finite, and puts it into train mode."""
         check_finite_model("model.model", self.model_name, model)
         # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
         self.model = model.train()
