@@ -1,9 +1,10 @@
 """A tiny random model of every architecture that is tried."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -150,6 +151,16 @@ DECODER_ONLY: dict[str, Callable[[], Any]] = {
     # counts positions by itself
     "BLOOM": lambda: BloomConfig(hidden_size=16, n_layer=2, n_head=2, **ENDS | {"pad_token_id": 0}),
 }
+
+
+# whose code is another's among these but for an option: T5's, BART's, Llama's
+ALIKE = ("FLAN-T5", "UMT5", "Pegasus", "Marian", "Qwen2", "Gemma")
+
+
+def each(names: Iterable[str]) -> list[Any]:
+    """A parameter for each architecture; those that are like another are slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=slow) if name in ALIKE else name for name in names]
 
 
 def save_random(name: str, path: Path) -> str:

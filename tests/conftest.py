@@ -1,5 +1,6 @@
 """Tiny random models with a small tokenizer, as folders that ``from_pretrained`` opens."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,12 @@ def shared() -> Path:
     """Data too large for the repository; tests that want it skip where it isn't."""
     beside = Path(__file__).resolve().parents[1].parent / "shared"
     return Path(os.environ.get("DETOX_SHARED", beside))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Python need not look for garbage in what was imported, again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

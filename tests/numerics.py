@@ -35,9 +35,17 @@ def rounding(count: int, size: float = 1.0, dtype: torch.dtype = torch.float32) 
     return 6 * count**0.5 * torch.finfo(dtype).eps * size
 
 
-# A logit, log-probability or value of the tests' models in float32: six sublayers, each of sums
-# of at most 64 terms, and the sum over 200 words; all of them below 10.
-FLOAT32 = rounding(6 * 64 + 200, size=10)
+def float32(tokens: int) -> float:
+    """:func:`rounding` of a sum of log-probabilities by one of the tests' models.
+
+    Each comes out of six sublayers of sums of at most 64 terms, and a sum over 200 words, all of
+    sizes below 10.
+    """
+    return rounding(tokens * (6 * 64 + 200), size=10)
+
+
+# A logit, a log-probability or a value.
+FLOAT32 = float32(1)
 
 
 class _Float64(TorchFunctionMode):

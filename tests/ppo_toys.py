@@ -23,6 +23,7 @@ from detox_lightning.ppo.learner import Learner
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, Scores
+from numerics import FLOAT32
 from toys import make_trainer, pairs_loader
 
 EOS = 1
@@ -159,8 +160,10 @@ def equal(ours: Parameters, other: Parameters) -> bool:
     return all(torch.equal(ours[name], other[name]) for name in ours)
 
 
-def close(ours: Parameters, other: Parameters, atol: float = 1e-6) -> bool:
+def close(ours: Parameters, other: Parameters) -> bool:
+    """But for rounding in float32."""
     assert ours.keys() == other.keys()
+    atol = FLOAT32 * max(float(x.abs().max()) for x in other.values())
     return all(torch.allclose(ours[name], other[name], rtol=0, atol=atol) for name in ours)
 
 

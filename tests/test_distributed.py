@@ -18,6 +18,7 @@ import processes
 from command import tiny_recipe
 from conftest import save_classifier, tiny_t5_model, word_tokenizer
 from launching import codes, free_port, slurm, started, two_nodes
+from numerics import FLOAT32, float32
 
 SECONDS = 400  # no process may take longer, hanging ones included
 
@@ -72,8 +73,12 @@ def outcome(run: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
     return {**saved["state_dict"], "kl_coef": saved["detox_lightning"]["kl_coef"]}, curves
 
 
+SLOW = pytest.mark.slow
+LAUNCHERS = ["torchrun", pytest.param("nodes", marks=SLOW), pytest.param("slurm", marks=SLOW)]
+
+
 @pytest.mark.usefixtures("ranks")
-@pytest.mark.parametrize("launcher", ["torchrun", "nodes", "slurm"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_whoever_starts_the_processes_the_run_is_the_same(folder: Path, launcher: str) -> None:
     flags = ["--trainer.devices=1", "--trainer.num_nodes=2"]
     if launcher == "torchrun":
@@ -153,8 +158,8 @@ def test_two_processes_take_the_steps_of_one(
         together |= {name: rank[name] for name in ("gradients", "weights", "kl_coef", "metrics")}
         apart = {name: furthest(together[name], alone[name]) for name in together}
         print(telling, {name: f"{distance:.1e}" for name, distance in apart.items()})
-        assert apart.pop("metrics") < 1e-4
-        assert max(apart.values()) < 1e-5
+        assert apart.pop("metrics") <= float32(8)
+        assert max(apart.values()) <= FLOAT32
     assert any(gradient.any() for gradient in alone["gradients"][0].values())
 
 
@@ -177,7 +182,7 @@ def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: 
     """Seven prompts: one process has four of them, the other three."""
     alone = processes.tested(folder, 1)
     for rank in ranks:
-        assert rank["tested"] == pytest.approx(alone, abs=1e-5)
+        assert rank["tested"] == pytest.approx(alone, abs=float32(6))
     assert alone["test/after/kl"] != 0
     rows, ours = (
         [json.loads(line) for line in (folder / name / "comparison.jsonl").open(encoding="utf8")]
@@ -189,12 +194,12 @@ def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: 
         return row["prompt"], row["decoding"]
 
     for one, other in zip(sorted(rows, key=by_place), sorted(ours, key=by_place), strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
+        assert one == pytest.approx(other, abs=float32(6))
     one, other = (
         json.loads((folder / name / "summary.json").read_text())["figures"]["sampled"]["toxicity"]
         for name in ("report1", "report2")
     )
-    assert one["after"] == pytest.approx(other["after"], abs=1e-5)  # its interval, too
+    assert one["after"] == pytest.approx(other["after"], abs=float32(6))  # its interval, too
 
 
 @pytest.mark.usefixtures("ranks")

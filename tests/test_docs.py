@@ -181,7 +181,13 @@ def check_notebook(block: Block) -> None:
         assert {module.partition(".")[0] for module in modules} <= PROGRAMS
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=name)
+FIRST = {"index.md", "ppo.md"}  # what they do, the tests of what it is do, too
+READ = [
+    page if page.name in FIRST else pytest.param(page, marks=pytest.mark.slow) for page in WITH_CODE
+]
+
+
+@pytest.mark.parametrize("page", READ, ids=name)
 def test_the_blocks_of_a_page_work(
     page: Path, folder: Path, demo_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

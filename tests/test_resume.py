@@ -25,6 +25,7 @@ from test_finding import held
 SECONDS = 300  # nothing may take longer, hanging processes included
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

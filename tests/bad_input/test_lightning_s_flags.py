@@ -162,7 +162,7 @@ def test_a_log_that_can_t_be_written(verb: str, place: Place) -> None:
     check(Case("", (f"--trainer.logger.save_dir={file}",), message, verb=verb), place)
 
 
-@pytest.mark.parametrize("batches", ["true", "2"])
+@pytest.mark.parametrize("batches", ["true", pytest.param("2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("verb", ["fit", "test", "predict", "validate"])
 def test_a_trial_leaves_nothing_behind(verb: str, batches: str, place: Place) -> None:
     before = {file for file in place.folder.rglob("*") if file.suffix != ".arrow"}

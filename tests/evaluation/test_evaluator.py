@@ -22,6 +22,7 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS
+from numerics import FLOAT32, float32
 from toys import PAIRS, collate_pairs
 
 TEXT_FIGURES = {"score", "toxicity", *ROUGE_KINDS}
@@ -93,7 +94,9 @@ def test_batches_make_no_difference(make: Any) -> None:
         for ours, theirs in ((one.before, other.before), (one.after, other.after)):
             assert ours.texts == theirs.texts
             for name, values in ours.figures.items():
-                np.testing.assert_allclose(values, theirs.figures[name], atol=1e-5, err_msg=name)
+                np.testing.assert_allclose(
+                    values, theirs.figures[name], atol=float32(6), err_msg=name
+                )
 
 
 def test_noise_is_shared_by_the_two_and_seeded(make: Any, policy: Policy) -> None:
@@ -106,7 +109,7 @@ def test_noise_is_shared_by_the_two_and_seeded(make: Any, policy: Policy) -> Non
                 parameter.zero_()
     still = compare(evaluator, 8)
     assert still.before.texts == still.after.texts == moved.before.texts
-    np.testing.assert_allclose(still.after.figures["kl"][:, 1:], 0, atol=1e-5)
+    np.testing.assert_allclose(still.after.figures["kl"][:, 1:], 0, atol=float32(6))
     evaluator.seed = 4
     assert compare(evaluator, 8).before.texts != still.before.texts
 
@@ -134,7 +137,7 @@ def test_kl_is_the_log_ratio_of_samples(make: Any, policy: Policy) -> None:
             theirs = policy(*rows).logprobs
             wrong = policy(*rows, read_by_policy).logprobs
     expected = ((ours - theirs) * responses.mask).sum(dim=1)
-    np.testing.assert_allclose(kl[:, 1], expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(kl[:, 1], expected.numpy(), atol=float32(20))
     assert ((theirs - wrong) * responses.mask).sum(dim=1).abs().max() > 0.1
 
 
@@ -156,9 +159,9 @@ def test_kl_is_that_of_the_tokens_that_could_be_sampled(
     mine = logits.gather(-1, responses.ids[..., None])[..., 0]
     ours = mine - logits.topk(top_k).values.logsumexp(-1)
     if top_k == 1:
-        np.testing.assert_allclose(ours[responses.mask], 0, atol=1e-6)
+        np.testing.assert_allclose(ours[responses.mask], 0, atol=FLOAT32)
     expected = torch.where(responses.mask, ours + surprise, 0).sum(dim=1)
-    np.testing.assert_allclose(kl[:, 0], expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(kl[:, 0], expected.numpy(), atol=float32(20))
     assert expected.min() > 1  # nats, of a reference that leaves all 200 words possible
 
 
@@ -276,7 +279,7 @@ def test_perplexity_under_the_reference(make: Any, policy: Policy) -> None:
         with torch.no_grad(), policy.reference():
             logprobs = policy(*rows).logprobs
         nats = -torch.where(responses.mask, logprobs, 0).sum(dim=1)
-        np.testing.assert_allclose(found[side]["nll"][:, 0], nats.numpy(), atol=1e-4)
+        np.testing.assert_allclose(found[side]["nll"][:, 0], nats.numpy(), atol=float32(20))
         assert found[side]["nll_tokens"][:, 0].tolist() == responses.mask.sum(dim=1).tolist()
     assert evaluator.judge.perplexity is None
     assert evaluator.judge.describe()["perplexity_model"] == "reference"

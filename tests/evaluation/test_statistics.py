@@ -192,6 +192,7 @@ def planted(seed: int, prompts: int = 60) -> Comparison:
     return Comparison([""] * prompts, [""] * prompts, names, *sides)
 
 
+@pytest.mark.slow
 def test_intervals_cover_a_planted_difference_in_95_of_100() -> None:
     """160 simulations: 95 % of them give or take three standard errors."""
     covered = 0

@@ -13,6 +13,7 @@ import odds
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.toxicity import Toxicity, ToxicityMetric
 from detox_lightning.models.classifier import TextClassifier
+from numerics import FLOAT32
 from odds import MAXIMUM, MEAN, RATIO, SIX, TOXICITY
 
 FIGURES = {"toxicity": MEAN, "max_toxicity": MAXIMUM, "toxicity_ratio": RATIO}
@@ -109,6 +110,7 @@ def test_a_steps_own_figures_are_added_to_all() -> None:
     assert figures(metric) == pytest.approx(FIGURES, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_judge_as_one(tmp_path: Path) -> None:
     # uneven shares, the highest on either side, and one process without any
     shares = [[SIX[:4], SIX[4:]], [SIX[:5], SIX[5:]], [SIX, []]]
@@ -137,8 +139,8 @@ def test_a_classifier_from_a_folder(tiny_classifier: str, batch_size: int, batch
     metric.toxicity.classifier.model.register_forward_pre_hook(lambda *_: calls.append(None))
     fill(metric, 6)
     assert len(calls) == batches
-    assert figures(metric)["toxicity"] == pytest.approx(sum(values) / 6, abs=1e-5)
-    assert figures(metric)["max_toxicity"] == pytest.approx(max(values), abs=1e-5)
+    assert figures(metric)["toxicity"] == pytest.approx(sum(values) / 6, abs=FLOAT32)
+    assert figures(metric)["max_toxicity"] == pytest.approx(max(values), abs=FLOAT32)
 
 
 def test_opens_at_the_first_texts_and_is_no_model_itself(tiny_classifier: str) -> None:
@@ -182,7 +184,7 @@ def test_a_copy_goes_on_alone(tiny_classifier: str, again: object, first: int) -
     twin = again(metric)  # type: ignore[operator]
     twin.update(SIX[first:])
     whole = fill(ToxicityMetric(tiny_classifier), 6)
-    assert figures(twin) == pytest.approx(figures(whole), abs=1e-5)
+    assert figures(twin) == pytest.approx(figures(whole), abs=FLOAT32)
     assert int(metric.count) == first
     assert twin.toxicity.classifier is not metric.toxicity.classifier
 

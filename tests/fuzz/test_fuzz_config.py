@@ -16,6 +16,8 @@ from command import ROOT, IdleCLI, run
 from detox_lightning.models import loading
 from fuzz.budget import count, drawn
 
+pytestmark = pytest.mark.slow  # tests/bad_input has a row for what such files have found
+
 RECIPES = {
     name: yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf8"))
     for name in ("demo", "ppo", "causal", "supervised", "reward")

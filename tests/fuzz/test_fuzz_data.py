@@ -15,6 +15,8 @@ from detox_lightning.errors import InputError
 from fuzz.budget import count, drawn
 from fuzz.mutations import files
 
+pytestmark = pytest.mark.slow  # tests/bad_input has a row for what such files have found
+
 LIMIT = 16
 Make = Callable[[str, str], Any]
 

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from numerics import FLOAT32, rounding
+
 Parameters = dict[str, Tensor]
 
-PER_TOKEN = 2e-5
-EXACT = 5e-6
+# TRL's numbers and ours are float32, each rounded by the processor that it was computed on
+PER_TOKEN = FLOAT32
+EXACT = rounding(6 * 64 + 200)  # of gradients, weights and means, for each unit of their size
 
 
 def well_conditioned(gradients: Parameters) -> dict[str, Tensor]:
@@ -48,7 +51,7 @@ class Deviations:
             ours: What the package computes.
             recorded: What TRL computed, in the same shape.
             mask: Where to look; None: everywhere.
-            tolerance: Absolute.
+            tolerance: Of numbers up to 1; of larger ones, in proportion to the largest.
         """
         ours, recorded = torch.as_tensor(ours).detach(), torch.as_tensor(recorded)
         assert ours.shape == recorded.shape, f"{where}: {array}"
@@ -57,6 +60,7 @@ class Deviations:
             difference = difference[mask]
         assert not difference.isnan().any(), f"{where}: {array}"
         worst = float(difference.max())
+        tolerance *= max(1.0, float(recorded.abs().max()))
         row = self.largest[array]
         row[where] = max(row.get(where, 0.0), worst)
         self.tolerances[array] = tolerance

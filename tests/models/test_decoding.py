@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, ProphetNetConfig
 
-from architectures import BART_LIKE, CONFIGS, DECODER_ONLY, TOKENS, save_random
+from architectures import BART_LIKE, CONFIGS, DECODER_ONLY, TOKENS, each, save_random
 from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws
 from detox_lightning.models.decoding.loop import decode
 from detox_lightning.models.decoding.recorded_step import WARM_UP, RecordedStep, record
@@ -35,7 +35,7 @@ PLAIN += ("BLOOM", "Gemma 2", "Gemma 3", "T5Gemma")  # can't be told positions; 
 SINGLE = ("BLOOM", "Gemma 2", "Gemma 3", "T5Gemma")
 
 
-@pytest.fixture(scope="module", params=[*CONFIGS, *DECODER_ONLY])
+@pytest.fixture(scope="module", params=each([*CONFIGS, *DECODER_ONLY]))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -292,7 +292,12 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.parametrize("kind", [*ADAPTERS, "bfloat16", "no adapter"])
+# tests/models/test_foreign_adapters.py has these kinds, too
+SLOW = ("rsLoRA", "some tokens", "embeddings", "trained whole", "biases")
+KINDS = [pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in ADAPTERS]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bfloat16", "no adapter"])
 def test_with_any_adapter_policy_and_reference_say_what_generate_says(
     kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

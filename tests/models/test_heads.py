@@ -24,6 +24,7 @@ from detox_lightning.models.classifier_heads import (
     probability,
 )
 from detox_lightning.rewards import ClassifierReward
+from numerics import FLOAT32
 
 JIGSAW = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 TEXTS = ["you are nice", "you fool !", "Ann is late"]
@@ -186,25 +187,25 @@ def test_a_regressors_value_is_the_toxicity(regressor: str) -> None:
     reward = ClassifierReward(regressor, None, "probability")
     values = shift(reward.classifier, 0.01)
     assert max(values) < 0.5
-    assert reward(TEXTS, TEXTS, TEXTS).tolist() == pytest.approx(values, abs=1e-6)
+    assert reward(TEXTS, TEXTS, TEXTS).tolist() == pytest.approx(values, abs=FLOAT32)
     metric = ToxicityMetric(regressor, "LABEL_0")
     shift(metric.toxicity.classifier, 0.01)
     metric.update(TEXTS)
     figures = {name: value.item() for name, value in metric.compute().items()}
     expected = {"toxicity": sum(values) / 3, "max_toxicity": max(values), "toxicity_ratio": 0}
-    assert figures == pytest.approx(expected, abs=1e-6)
+    assert figures == pytest.approx(expected, abs=FLOAT32)
 
 
 def test_a_value_a_little_outside_is_taken_as_it_is_and_told(regressor: str) -> None:
     reward = ClassifierReward(regressor, None, "probability")
     values = shift(reward.classifier, -0.03)
     with pytest.warns(UserWarning, match="a little below 0 or above 1; they are taken as they are"):
-        assert reward(TEXTS, TEXTS, TEXTS).tolist() == pytest.approx(values, abs=1e-6)
+        assert reward(TEXTS, TEXTS, TEXTS).tolist() == pytest.approx(values, abs=FLOAT32)
     metric = ToxicityMetric(regressor, "LABEL_0")
     values = shift(metric.toxicity.classifier, -0.4)
     with pytest.warns(UserWarning, match="a little below 0"):
         metric.update(TEXTS)
-    assert metric.compute()["max_toxicity"].item() == pytest.approx(max(values), abs=1e-6)
+    assert metric.compute()["max_toxicity"].item() == pytest.approx(max(values), abs=FLOAT32)
     assert max(values) < 0
 
 
@@ -219,7 +220,7 @@ def test_a_value_that_is_no_probability_is_refused(regressor: str) -> None:
         toxicity(TEXTS)
     named = ClassifierReward(regressor, None, "log_odds", head="sigmoid")
     values = shift(named.classifier, -2)
-    assert named(TEXTS, TEXTS, TEXTS).tolist() == pytest.approx(values, abs=1e-6)
+    assert named(TEXTS, TEXTS, TEXTS).tolist() == pytest.approx(values, abs=FLOAT32)
     with pytest.raises(InputError, match=r"^model.reward.output=log_odds: .* gives a value"):
         ClassifierReward(regressor, None, "log_odds").load()
 

@@ -21,6 +21,7 @@ from detox_lightning.rewards import (
     RougeReward,
     WeightedReward,
 )
+from numerics import FLOAT32
 
 WEIGHTED = """\
 model:
@@ -191,7 +192,7 @@ def test_training_for_several_rewards_at_once(
     parts = model.reward.parts(samples.prompts, samples.responses, samples.responses)
     assert list(parts) == ["nothate", "length", "politeness"]
     scores = parts["nothate"] + 0.1 * parts["length"] - 0.5 * parts["politeness"]
-    assert samples.scores == pytest.approx(scores.tolist(), abs=1e-5)
+    assert samples.scores == pytest.approx(scores.tolist(), abs=FLOAT32)
     assert all(part.any() for part in parts.values())
     assert model.about["reward"].endswith("- 0.5 × (Politeness (politeness))")
     saved = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)

@@ -12,8 +12,6 @@ from detox_lightning.models.weight_files import warn_once
 
 # warnings to hide: not actionable, or intended
 HIDDEN_WARNINGS = (
-    ".*is_gradient_checkpointing.*",
-    ".*isinstance.treespec, LeafSpec.*",
     r"Found \d+ module\(s\) in eval mode at the start of training.*",
     ".*does not have many workers.*",
     ".*ended before the epoch ended and your dataloader is not resumable.*",
