@@ -5,15 +5,13 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import callbacks_of, data_of
 from detox_lightning.stages.optimization import try_out
-from detox_lightning.stages.refused_callbacks import REFUSED, REFUSED_IN_PPO
 
 # Flags of Lightning's own steps: their defaults, and what to give instead in PPO.
 NOT_IN_PPO: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -23,6 +21,30 @@ NOT_IN_PPO: dict[str, tuple[tuple[Any, ...], str]] = {
         "Responses of an optimizer step are model.mini_batch_size, of a forward pass "
         "model.micro_batch_size: give these",
     ),
+}
+_AVERAGING = "Give detox_lightning.callbacks.averaging.AveragingCallback"
+# Lightning's callbacks that would do something else here than they say: the reason, the remedy.
+REFUSED: dict[type, str] = {
+    callbacks.BatchSizeFinder: "it would try sizes that the data never gets. Give data.batch_size, "
+    "data.eval_batch_size and model.micro_batch_size; docs/memory.md says what fits",
+    callbacks.LearningRateFinder: "it would train beside model.schedule. Try a few values of "
+    "model.optimizer.lr, with a short trainer.limit_train_batches each",
+    callbacks.StochasticWeightAveraging: "it would take model.schedule's place, and average the "
+    f"frozen weights, too. {_AVERAGING}",
+    callbacks.WeightAveraging: "it would copy and average the frozen weights and whole numbers, "
+    f"too, and can't go on from a checkpoint. {_AVERAGING}",
+    callbacks.GradientAccumulationScheduler: "model.schedule must know how many steps there are. "
+    "Give trainer.accumulate_grad_batches; in PPO model.mini_batch_size and model.micro_batch_size",
+    callbacks.ModelPruning: "it gives the weights other names, which no checkpoint or export here "
+    "knows. Prune the model that is exported",
+    callbacks.BaseFinetuning: "it freezes a part named backbone, which no model here has. What "
+    "learns is said by model.lora (null: all)",
+    callbacks.OnExceptionCheckpoint: "what it saves is from within a batch, and nothing could go "
+    "on from it exactly. Give checkpoint.every_n_batches",
+}
+REFUSED_IN_PPO: dict[type, str] = {
+    callbacks.SpikeDetection: "a rollout has no loss of its own. Rollouts that aren't finite are "
+    "left out (model.max_faults), and collapse.* watches the others",
 }
 # By verb: the flags that bound a run, and what a bound of 0 would leave undone.
 BOUNDS = {
@@ -85,7 +107,7 @@ def refuse_nothing(trainer: Trainer, verb: str) -> None:
     names, done = BOUNDS[verb]
     bounds: list[tuple[str, Any]] = [(name, getattr(trainer, name)) for name in names]
     if verb == "fit":
-        timers = [timer for timer in callbacks_of(trainer) if isinstance(timer, Timer)]
+        timers = [timer for timer in callbacks_of(trainer) if isinstance(timer, callbacks.Timer)]
         bounds += [("max_time", timer._duration) for timer in timers]
     for name, bound in bounds:
         if bound == 0:
@@ -97,11 +119,11 @@ def _check_monitors(module: Any, validates: bool, figures: Collection[str]) -> N
 
     Checks only where everything that logs is this package's or Lightning's.
     """
-    callbacks = callbacks_of(module.trainer)
-    packages = {type(one).__module__.partition(".")[0] for one in (module, *callbacks)}
+    present = callbacks_of(module.trainer)
+    packages = {type(one).__module__.partition(".")[0] for one in (module, *present)}
     if not packages <= {"detox_lightning", "lightning"}:
         return
-    for callback in callbacks:
+    for callback in present:
         name = getattr(callback, "monitor", None)  # of whatever class of Lightning's
         if not isinstance(name, str) or not name.startswith("val"):
             continue
