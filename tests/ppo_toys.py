@@ -146,7 +146,10 @@ def fit(folder: Path, module: PPOModule, rollouts: int, **options: Any) -> Train
     ckpt_path = options.pop("ckpt_path", None)
     trainer = make_trainer(folder, max_epochs=rollouts, **options)
     trainer.fit(
-        module, pairs_loader(8, side=module.padding_side), ckpt_path=ckpt_path, weights_only=True
+        module,
+        pairs_loader(8, side=module.source.family.padding_side),
+        ckpt_path=ckpt_path,
+        weights_only=True,
     )
     return trainer
 

@@ -67,7 +67,7 @@ def test_a_test_says_that_scores_are_missing(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path
 ) -> None:
     module = make_module(tiny_t5, tiny_classifier, reward=Unsure())
-    loader = pairs_loader(8, side=module.padding_side)
+    loader = pairs_loader(8, side=module.source.family.padding_side)
     with pytest.warns(UserWarning, match=r"^evaluation: the reward 'liking' gave numbers that are"):
         make_trainer(tmp_path).test(module, loader, verbose=False)
 

@@ -132,15 +132,15 @@ def test_what_is_noted_while_sampling_is_what_a_forward_pass_says(
 
 def test_what_is_noted_counts_where_it_is_exact(tiny_t5: str) -> None:
     exact = load_policy(tiny_t5, LoRA(r=4), Sampling())
-    assert exact.notes_exactly
+    assert exact.records_exactly
     with torch.autocast("cpu", torch.bfloat16):
-        assert not exact.notes_exactly
+        assert not exact.records_exactly
     for sampling in (Sampling(top_k=5), Sampling(top_p=0.9)):
-        assert not load_policy(tiny_t5, LoRA(r=4), sampling).notes_exactly
+        assert not load_policy(tiny_t5, LoRA(r=4), sampling).records_exactly
     half = load_policy(
         ModelSource(tiny_t5, weights=Weights(dtype="bfloat16")), LoRA(r=4), Sampling()
     )
-    assert not half.notes_exactly
+    assert not half.records_exactly
 
 
 class Grading(Reward):

@@ -7,7 +7,7 @@ nobody has to guess what a module has. A user's own LightningModule need not be 
 
 from collections.abc import Collection, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detox_lightning.data.loaders import Loaders
     from detox_lightning.evaluation.comparison import Comparison
     from detox_lightning.models.families.base import Family
+    from detox_lightning.models.source import ModelSource
     from detox_lightning.stages.faults import Faults
 
 CHECKPOINT_KEY = "detox_lightning"  # in a checkpoint: what the stage stores of itself
@@ -46,11 +47,9 @@ class Stage(Protocol):
         seed: Seed of the run's random draws.
         needs: What data rows may not lack besides a prompt: ``summary``, ``reference``.
         labels: A classifier's class names, in the order of its outputs; None for a language model.
+        source: Where the model comes from; names the tokenizer that the data must use.
         family: The language model's family; None for a classifier.
         auto_class: Name of the ``transformers`` class that opens the model.
-        padding_side: The side on which the model wants its inputs padded.
-        tokenizer_name: The model whose tokenizer the data must use; an adapter's is its base's.
-        tokenizer_options: Options with which the data must open that tokenizer.
         faults: The steps or rollouts left out so far because something was not finite.
         rollouts: Number of rollouts done; None for the stages without rollouts.
         samples: Texts of the newest rollout; None before the first, and without rollouts.
@@ -69,15 +68,11 @@ class Stage(Protocol):
     @property
     def labels(self) -> list[str] | None: ...
     @property
+    def source(self) -> "ModelSource": ...
+    @property
     def family(self) -> "Family | None": ...
     @property
     def auto_class(self) -> str: ...
-    @property
-    def padding_side(self) -> Literal["left", "right"]: ...
-    @property
-    def tokenizer_name(self) -> str: ...
-    @property
-    def tokenizer_options(self) -> dict[str, Any]: ...
     @property
     def faults(self) -> "Faults": ...
     @property

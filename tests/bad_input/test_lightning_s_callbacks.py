@@ -8,7 +8,7 @@ from lightning.pytorch import callbacks
 from bad_input.cases import Case, Place, check
 from bad_input.test_bad_stages import STAGES
 from command import run
-from detox_lightning.stages.refused_callbacks import REFUSED, REFUSED_IN_PPO
+from detox_lightning.stages.run_checks import REFUSED, REFUSED_IN_PPO
 
 AVERAGING = "Give detox_lightning.callbacks.averaging.AveragingCallback"
 # what is refused: its options, and how its line begins and ends

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from detox_lightning.data.dialogue import DialogueDataModule
+from detox_lightning.models.source import ModelSource
 
 Make = Callable[..., DialogueDataModule]
 # the id of each is its place: <pad> 0, </s> 1, <unk> 2, Say 3, : 4, Short 5, w0 6, …, w9 15
@@ -70,10 +71,9 @@ class FakeStage:
     needs: tuple[str, ...] = ()
     labels: list[str] | None = None
     family: Any = None
-    tokenizer_name: str | None = None
+    source: ModelSource | None = None
 
     def __init__(self, **facts: Any) -> None:
-        self.tokenizer_options: dict[str, Any] = {}
         vars(self).update(facts)
 
 

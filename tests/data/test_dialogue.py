@@ -11,6 +11,7 @@ from detox_lightning.data.dialogue import DialogueDataModule
 from detox_lightning.errors import InputError
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
+from detox_lightning.models.source import ModelSource
 
 from .conftest import CHAT, Make, dialogue_rows, fake_trainer, save_tokenizer, write
 
@@ -56,7 +57,7 @@ def test_the_model_chooses_tokenizer_and_padding(make: Make, words: str) -> None
     data = make(rows=rows, tokenizer=None, test_fraction=None, test_split="train")
     with pytest.raises(InputError, match="the model names none"):
         data.test_dataloader()
-    data.trainer = fake_trainer(tokenizer_name=words, family=DecoderOnly())
+    data.trainer = fake_trainer(source=ModelSource(words), family=DecoderOnly())
     (batch,) = data.test_dataloader()
     assert batch.prompt_ids.tolist() == [[0, 3, 4, 7, 5, 4], [3, 4, 7, 15, 5, 4]]
     assert batch.prompt_mask.tolist() == [[False] + [True] * 5, [True] * 6]

@@ -12,7 +12,7 @@ import torch
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import opening
-from detox_lightning.models.adapter_config import adapter_base
+from detox_lightning.models.adapters import adapter_base
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import load_config, load_model, load_tokenizer

@@ -71,7 +71,7 @@ def alone(model: Any, row: int, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def test_log_probabilities_are_those_of_each_text_alone(policy: Policy, name: str) -> None:
-    assert policy.is_lean == (name != "Gemma 2")  # whose logits are bent
+    assert policy.avoids_logits == (name != "Gemma 2")  # whose logits are bent
     said = policy(*batch())
     with_logits, logits = policy.with_logits(*batch())
     assert logits.shape == (4, 7, 200)
@@ -94,7 +94,7 @@ def test_log_probabilities_are_those_of_each_text_alone(policy: Policy, name: st
 def test_padding_changes_nothing(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     said = policy(*batch())
     for apart in (True, False):  # as on a GPU, which leaves all padding where it is
-        monkeypatch.setattr(Policy, "reads_apart", apart)
+        monkeypatch.setattr(Policy, "encodes_in_groups", apart)
         more = policy(*batch(left=5, right=6, filler=77))
         for ours, theirs in zip(said, more, strict=True):
             torch.testing.assert_close(theirs[:, :7], ours, atol=EXACT, rtol=0)
@@ -134,13 +134,15 @@ def test_equal_prompts_are_read_once_and_learned_from_as_if_they_were_not(
     )
     found = []
     for apart in (True, False):  # as on a GPU: nothing is shared
-        monkeypatch.setattr(Policy, "reads_apart", apart)
+        monkeypatch.setattr(Policy, "encodes_in_groups", apart)
         said = policy(*given, entropy_gradient=True)
         total = ((said.logprobs + said.values + said.entropy) * share).sum()
         found.append([said.logprobs, said.values, *torch.autograd.grad(total, weights)])
     hook.remove()
     # dry runs aside, prompts of 1, 9 and 6 tokens, then responses without their last token
-    assert widths[-3:] == ([(3, 9), (6, 4), (6, 14)] if policy.is_lean else [(6, 14)] * 2)[-3:]
+    assert (
+        widths[-3:] == ([(3, 9), (6, 4), (6, 14)] if policy.avoids_logits else [(6, 14)] * 2)[-3:]
+    )
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).norm() <= EXACT * theirs.norm()
 

@@ -247,7 +247,7 @@ def test_learning_from_prompts_read_apart_is_learning_from_all_at_once(
     for budget in (0, 10**6):
         monkeypatch.setattr(encoder_decoder, "padding_budget", lambda model, budget=budget: budget)
         for apart in (True, False):
-            monkeypatch.setattr(Policy, "reads_apart", apart)
+            monkeypatch.setattr(Policy, "encodes_in_groups", apart)
             with in_float64(policy):
                 said = policy(*rows)
                 share = torch.linspace(-1, 1, 60).view(12, 5)

@@ -117,7 +117,7 @@ def test_checkpoints_with_them_are_refused(
         assert not (tmp_path / "out").exists()
     else:
         with pytest.raises(InputError, match=f"^{said}"):
-            run(module, pairs_loader(8, side=module.padding_side), **given)
+            run(module, pairs_loader(8, side=module.source.family.padding_side), **given)
 
 
 def test_they_are_not_exported(tiny_t5: str, tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ def test_a_policy_that_overflows_is_not_compared(
     said = r"^evaluation: the policy's log-probabilities are not finite: its weights are NaN or so"
     run = getattr(make_trainer(tmp_path), verb)
     with pytest.raises(TrainingError, match=said):
-        run(module, pairs_loader(8, side=module.padding_side))
+        run(module, pairs_loader(8, side=module.source.family.padding_side))

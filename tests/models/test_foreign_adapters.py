@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from architectures import save_random
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
-from detox_lightning.models.adapter_checkpoint import adapter_facts
+from detox_lightning.models.adapters import adapter_facts
 from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy, load_policy

@@ -12,7 +12,7 @@ import torch
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading
-from detox_lightning.models.adapter_config import Base, adapter_base
+from detox_lightning.models.adapters import Base, adapter_base
 from detox_lightning.models.loading import (
     load_model,
     load_tokenizer,

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.perplexity import Perplexity
-from detox_lightning.models.adapter_checkpoint import read_checkpoint
+from detox_lightning.models.adapters import read_checkpoint
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.loading import Weights, load_config, load_model, load_tokenizer
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter

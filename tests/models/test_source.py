@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.models import loading, lora
-from detox_lightning.models.adapter_config import Base, adapter_base
+from detox_lightning.models.adapters import Base, adapter_base
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA

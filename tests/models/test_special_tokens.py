@@ -104,7 +104,7 @@ def test_none_of_them_comes_before_the_minimum(several: str) -> None:
     lean, full = policy(ids, mask, responses.ids), policy.with_logits(ids, mask, responses.ids)
     assert full[1][:, :6, ends].isneginf().all()
     assert full[1][:, 6:, ends].isfinite().all()
-    assert policy.is_lean
+    assert policy.avoids_logits
     assert torch.allclose(lean.logprobs, full[0].logprobs, atol=FLOAT32)
     assert torch.allclose(lean.entropy, full[0].entropy, atol=FLOAT32)
 

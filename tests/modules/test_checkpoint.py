@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from detox_lightning.errors import InputError
+from detox_lightning.models.source import ModelSource
 from detox_lightning.runs.checkpoint_reading import BrokenCheckpoint
 from detox_lightning.runs.provenance import to_plain
 from detox_lightning.stages.checkpoint import load_stage, save_stage
@@ -27,7 +28,7 @@ class Tied(LightningModule):
 
     def __init__(self, width: int = 3, stage: str = "reward", base: str = "some/base"):
         super().__init__()
-        self.stage_name, self.tokenizer_name = stage, base
+        self.stage_name, self.source = stage, ModelSource(base)
         self.faults = Faults(3)
         self.frozen = nn.Linear(width, width).requires_grad_(False)
         self.first = nn.Linear(width, width, bias=False)

@@ -122,7 +122,7 @@ def test_the_update_waits_for_the_device_only_where_it_reads(
     micro_batch_size: int,
 ) -> None:
     learn, reads = Learner.learn, []
-    monkeypatch.setattr(Policy, "reads_apart", False)  # as on a GPU
+    monkeypatch.setattr(Policy, "encodes_in_groups", False)  # as on a GPU
 
     def watched(*args: Any) -> Any:
         with Waiting(lambda numbers: reads.append(len(numbers))):

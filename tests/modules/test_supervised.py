@@ -134,7 +134,7 @@ def test_adapter_opens_with_peft_and_is_trained_on(tiny_t5: str, tmp_path: Path)
     _same_as(module, PeftModel.from_pretrained(base, folder), folder)
 
     further = make_module(str(folder))
-    assert further.tokenizer_name == tiny_t5
+    assert further.source.base == tiny_t5
     further.configure_model()
     _same_as(module, further.model.eval(), folder)
     assert fit(tmp_path, make_module(str(folder)), 8).callback_metrics["train/loss"] < first - 0.5
@@ -241,8 +241,8 @@ def test_flags_parse(tiny_t5: str) -> None:
     config = parser.parse_args([f"--model.{name}={value}" for name, value in flags.items()])
     module = parser.instantiate_classes(config).model
     assert module.lora == LoRA(r=8)
-    assert module.optimization.schedule == Schedule(warmup_steps=0.1)
-    optimizer = module.optimization.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert module.schedule == Schedule(warmup_steps=0.1)
+    optimizer = module.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert optimizer.defaults["lr"] == 0.3
     assert module.model is None  # nothing loads before the run
 
@@ -286,7 +286,7 @@ def test_tokenizer_comes_with_the_model(tiny_t5: str) -> None:
     module.configure_model()
     assert module.model is first
     assert module.tokenizer.get_vocab() == word_tokenizer().get_vocab()
-    assert module.tokenizer.padding_side == module.padding_side == "right"
+    assert module.tokenizer.padding_side == module.source.family.padding_side == "right"
 
 
 def test_prompts_without_answers_teach_nothing(tiny_t5: str, tmp_path: Path) -> None:

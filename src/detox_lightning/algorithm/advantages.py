@@ -120,33 +120,24 @@ def batch_baseline(totals: Tensor, reduce: Reduce = alone) -> Tensor:
     return totals - total / count
 
 
-def spread(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives a response's advantage to each of its tokens; there are no values to return.
-
-    Args:
-        advantages: ``[b]``.
-        mask: ``[b, t]``.
-
-    Returns:
-        Advantages and returns, ``[b, t]``.
-    """
+def _spread(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives responses' advantages ``[b]`` to all their tokens, ``[b, t]``; the returns are 0."""
     spread_out = torch.where(mask, advantages[:, None], 0)
     return spread_out, torch.zeros_like(spread_out)
 
 
 class GAE(AdvantageEstimator):
-    """Generalized advantage estimation: one response a prompt, and a value head to learn from."""
+    """Generalized advantage estimation: one response a prompt, and a value head to learn from.
+
+    Args:
+        gamma: Discount of a reward one token later.
+        gae_lambda: 0 trusts the value head, 1 the rewards.
+    """
 
     uses_values = True
     whitens = True
 
     def __init__(self, gamma: ClosedUnitInterval = 1.0, gae_lambda: ClosedUnitInterval = 0.95):
-        """Sets the two discounts.
-
-        Args:
-            gamma: Discount of a reward one token later.
-            gae_lambda: 0 trusts the value head, 1 the rewards.
-        """
         self.gamma = gamma
         self.gae_lambda = gae_lambda
 
@@ -158,40 +149,38 @@ class GAE(AdvantageEstimator):
 
 
 class RLOO(AdvantageEstimator):
-    """REINFORCE leave-one-out: a prompt's other responses are the baseline; no value head."""
+    """REINFORCE leave-one-out: a prompt's other responses are the baseline; no value head.
+
+    Args:
+        k: Responses per prompt, at least 2.
+
+    Raises:
+        InputError: If ``k`` is 1.
+    """
 
     def __init__(self, k: PositiveInt = 4):
-        """Sets the number of responses.
-
-        Args:
-            k: Responses per prompt, at least 2.
-
-        Raises:
-            InputError: If ``k`` is 1.
-        """
-        self.responses_per_prompt = at_least_two(k)
+        self.responses_per_prompt = _at_least_two(k)
 
     def __call__(
         self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
     ) -> tuple[Tensor, Tensor]:
         """Estimates advantages by :func:`leave_one_out`."""
-        return spread(leave_one_out(rewards.sum(dim=1), self.responses_per_prompt), mask)
+        return _spread(leave_one_out(rewards.sum(dim=1), self.responses_per_prompt), mask)
 
 
 class GRPO(AdvantageEstimator):
-    """Group-relative policy optimization: rewards standardized per prompt; no value head."""
+    """Group-relative policy optimization: rewards standardized per prompt; no value head.
+
+    Args:
+        k: Responses per prompt, at least 2.
+        scale: Divide by the standard deviation of each prompt's rewards.
+
+    Raises:
+        InputError: If ``k`` is 1.
+    """
 
     def __init__(self, k: PositiveInt = 4, scale: bool = True):
-        """Sets the number of responses.
-
-        Args:
-            k: Responses per prompt, at least 2.
-            scale: Divide by the standard deviation of each prompt's rewards.
-
-        Raises:
-            InputError: If ``k`` is 1.
-        """
-        self.responses_per_prompt = at_least_two(k)
+        self.responses_per_prompt = _at_least_two(k)
         self.scale = scale
 
     def __call__(
@@ -199,35 +188,30 @@ class GRPO(AdvantageEstimator):
     ) -> tuple[Tensor, Tensor]:
         """Estimates advantages by :func:`group_relative`."""
         k = self.responses_per_prompt
-        return spread(group_relative(rewards.sum(dim=1), k, self.scale), mask)
+        return _spread(group_relative(rewards.sum(dim=1), k, self.scale), mask)
 
 
 class Reinforce(AdvantageEstimator):
-    """REINFORCE with the batch's mean reward as the baseline; no value head."""
+    """REINFORCE with the batch's mean reward as the baseline; no value head.
+
+    Args:
+        k: Responses per prompt.
+    """
 
     whitens = True
 
     def __init__(self, k: PositiveInt = 1):
-        """Sets the number of responses.
-
-        Args:
-            k: Responses per prompt.
-        """
         self.responses_per_prompt = k
 
     def __call__(
         self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
     ) -> tuple[Tensor, Tensor]:
         """Estimates advantages by :func:`batch_baseline`."""
-        return spread(batch_baseline(rewards.sum(dim=1), reduce), mask)
+        return _spread(batch_baseline(rewards.sum(dim=1), reduce), mask)
 
 
-def at_least_two(k: int) -> int:
-    """Refuses a single response per prompt, which could be compared with nothing.
-
-    Raises:
-        InputError: If ``k`` is 1.
-    """
+def _at_least_two(k: int) -> int:
+    """Refuses a single response per prompt, which could be compared with nothing."""
     if k < 2:
         raise InputError(f"advantage.k={k}: a response is compared with others, so give 2 or more")
     return k

@@ -1,4 +1,4 @@
-"""From what a rollout measured to what the update reads."""
+"""Turns a rollout into the experience that the update learns from."""
 
 import torch
 
@@ -29,8 +29,8 @@ def to_experience(
         kl_coef: β, the price of a nat of KL in units of the score.
         estimator: Estimates the advantages.
         shaping: What happens to the scores first.
-        moments: Mean and variance of all scores so far; this rollout's are taken in where
-            ``shaping`` scales.
+        moments: Mean and variance of all scores so far; they are updated with this rollout's
+            where ``shaping`` scales.
         reduce: Sum over ranks.
     """
     mask = rollout.response_mask

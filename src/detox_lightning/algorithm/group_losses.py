@@ -20,6 +20,14 @@ class GRPOLoss(PolicyLoss):
 
     PPO's clipped policy loss, averaged over each response's tokens and then over responses, and
     the KL divergence from the reference, estimated by k3, as a term of the loss.
+
+    Args:
+        clip_range: How far the ratio of new to old probability may move from 1 and still be
+            rewarded.
+        clip_range_high: How far the ratio may move above 1; null: ``clip_range``.
+        kl_coef: Weight of the KL divergence from the reference in the loss. Give
+            ``model.kl.coef=0`` with it, or the divergence is charged for twice.
+        ent_coef: Weight of the entropy bonus.
     """
 
     average: Average = "responses"
@@ -31,16 +39,6 @@ class GRPOLoss(PolicyLoss):
         kl_coef: NonNegativeFloat = 0.04,
         ent_coef: NonNegativeFloat = 0.0,
     ):
-        """Sets the constants.
-
-        Args:
-            clip_range: How far the ratio of new to old probability may move from 1 and still be
-                rewarded.
-            clip_range_high: How far the ratio may move above 1; null: ``clip_range``.
-            kl_coef: Weight of the KL divergence from the reference in the loss. Give
-                ``model.kl.coef=0`` with it, or the divergence is charged for twice.
-            ent_coef: Weight of the entropy bonus.
-        """
         self.low, self.high = clip_bounds(clip_range, clip_range_high)
         self.coefficients = _coefficients(kl_coef, ent_coef)
 
@@ -56,6 +54,13 @@ class DrGRPOLoss(GRPOLoss):
     A sum over tokens is divided by a constant, so a token of a long response counts as much as one
     of a short response. The paper's method is this loss with ``model.advantage`` GRPO and
     ``scale: false``.
+
+    Args:
+        clip_range: How far the ratio of new to old probability may move from 1 and still be
+            rewarded.
+        clip_range_high: How far the ratio may move above 1; null: ``clip_range``.
+        kl_coef: Weight of the KL divergence from the reference in the loss.
+        ent_coef: Weight of the entropy bonus.
     """
 
     average: Average = "constant"
@@ -67,15 +72,6 @@ class DrGRPOLoss(GRPOLoss):
         kl_coef: NonNegativeFloat = 0.0,
         ent_coef: NonNegativeFloat = 0.0,
     ):
-        """Sets the constants.
-
-        Args:
-            clip_range: How far the ratio of new to old probability may move from 1 and still be
-                rewarded.
-            clip_range_high: How far the ratio may move above 1; null: ``clip_range``.
-            kl_coef: Weight of the KL divergence from the reference in the loss.
-            ent_coef: Weight of the entropy bonus.
-        """
         super().__init__(clip_range, clip_range_high, kl_coef, ent_coef)
 
 
@@ -84,6 +80,12 @@ class GSPOLoss(PolicyLoss):
 
     All tokens of a response have the same ratio: the geometric mean of their own. It moves far
     less than a token's, and so its clip range is small.
+
+    Args:
+        clip_range: How far a response's ratio may move below 1 and still be rewarded.
+        clip_range_high: How far the ratio may move above 1; null: ``clip_range``.
+        kl_coef: Weight of the KL divergence from the reference in the loss.
+        ent_coef: Weight of the entropy bonus.
     """
 
     average: Average = "responses"
@@ -95,14 +97,6 @@ class GSPOLoss(PolicyLoss):
         kl_coef: NonNegativeFloat = 0.0,
         ent_coef: NonNegativeFloat = 0.0,
     ):
-        """Sets the constants.
-
-        Args:
-            clip_range: How far a response's ratio may move below 1 and still be rewarded.
-            clip_range_high: How far the ratio may move above 1; null: ``clip_range``.
-            kl_coef: Weight of the KL divergence from the reference in the loss.
-            ent_coef: Weight of the entropy bonus.
-        """
         self.low, self.high = clip_bounds(clip_range, clip_range_high)
         self.coefficients = _coefficients(kl_coef, ent_coef)
 
@@ -121,6 +115,13 @@ class CISPOLoss(PolicyLoss):
 
     -A·clip(r)·log p, with no gradient through the ratio r: a token whose ratio is clipped still
     learns, with a bounded weight.
+
+    Args:
+        clip_range_high: How far the weight of a token may be above 1.
+        clip_range: How far the weight of a token may be below 1; null: no bound, as in the
+            paper's experiments.
+        kl_coef: Weight of the KL divergence from the reference in the loss.
+        ent_coef: Weight of the entropy bonus.
     """
 
     def __init__(
@@ -130,15 +131,6 @@ class CISPOLoss(PolicyLoss):
         kl_coef: NonNegativeFloat = 0.0,
         ent_coef: NonNegativeFloat = 0.0,
     ):
-        """Sets the constants.
-
-        Args:
-            clip_range_high: How far the weight of a token may be above 1.
-            clip_range: How far the weight of a token may be below 1; null: no bound, as in the
-                paper's experiments.
-            kl_coef: Weight of the KL divergence from the reference in the loss.
-            ent_coef: Weight of the entropy bonus.
-        """
         self.low = 0.0 if clip_range is None else 1 - clip_range
         self.high = 1 + clip_range_high
         self.coefficients = _coefficients(kl_coef, ent_coef)

@@ -10,7 +10,7 @@ pass needs no logits.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,21 +19,7 @@ from torch.nn.functional import linear
 AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # logits computed at once; a CPU's cache holds so many
 
 
-class Wanted(NamedTuple):
-    """What to compute besides log-probabilities.
-
-    Attributes:
-        entropy: Entropies.
-        gradient: Gradients of the log-probabilities.
-        entropy_gradient: Gradients of the entropies.
-    """
-
-    entropy: bool
-    gradient: bool
-    entropy_gradient: bool
-
-
-class HeadOutput(torch.autograd.Function):
+class _HeadOutput(torch.autograd.Function):
     """The head as one operation of autograd, with gradients from the forward pass."""
 
     @staticmethod
@@ -47,10 +33,9 @@ class HeadOutput(torch.autograd.Function):
         entropy: bool,
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Goes through the positions, some at a time."""
         temperature, min_new_tokens, eos_token_ids = sampler
         learns = ctx.needs_input_grad[0]
-        wanted = Wanted(entropy or entropy_gradient, learns, learns and entropy_gradient)
+        wanted = (entropy or entropy_gradient, learns, learns and entropy_gradient)
         early = torch.arange(tokens.shape[1], device=tokens.device) < min_new_tokens
         flat = hidden.flatten(0, 1), tokens.flatten(), early.expand_as(tokens).flatten()
         size = max(1, AT_ONCE.get(hidden.device.type, AT_ONCE["cuda"]) // len(weight))
@@ -61,7 +46,7 @@ class HeadOutput(torch.autograd.Function):
                 logits /= temperature
             for token in eos_token_ids if min_new_tokens else ():
                 logits[:, token].masked_fill_(shut, -torch.inf)
-            found.append(some_positions(logits, weight, chosen, wanted))
+            found.append(_some_positions(logits, weight, chosen, *wanted))
         logprobs, entropies, *sums = (
             torch.cat(parts).unflatten(0, tokens.shape) for parts in zip(*found, strict=True)
         )
@@ -73,37 +58,37 @@ class HeadOutput(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Multiplies the gradients that were kept with those that come in."""
         total: Any = sum(g[..., None] * d for g, d in zip(grads, ctx.saved_tensors, strict=False))
         return total.to(ctx.dtype), *[None] * 6
 
 
-def some_positions(logits: Tensor, weight: Tensor, tokens: Tensor, wanted: Wanted) -> list[Tensor]:
-    """Computes log-probabilities and what else is wanted for some positions.
-
-    Args:
-        logits: ``[n, V]`` float32; overwritten.
-        weight: ``[V, d]``.
-        tokens: ``[n]``.
-        wanted: What to compute besides.
+def _some_positions(
+    logits: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    with_entropy: bool,
+    with_gradient: bool,
+    with_entropy_gradient: bool,
+) -> list[Tensor]:
+    """Computes what is wanted for some positions, and overwrites their logits ``[n, V]``.
 
     Returns:
         Log-probabilities ``[n]``; entropies ``[n]``, 0 if they are not wanted; and the gradients
-        that are wanted, ``[n, d]``, in the same order.
+        of both that are wanted, ``[n, d]``.
     """
     logits -= logits.amax(dim=-1, keepdim=True)
     chosen = logits.gather(-1, tokens[:, None])
     entropy = torch.zeros_like(chosen)
-    e = logits.exp() if wanted.entropy else logits.exp_()
+    e = logits.exp() if with_entropy else logits.exp_()
     total = e.sum(dim=-1, keepdim=True)
-    if wanted.entropy:
+    if with_entropy:
         terms = logits.masked_fill_(e == 0, 0).mul_(e)
         entropy = total.log() - terms.sum(dim=-1, keepdim=True) / total
     found = [(chosen - total.log())[:, 0], entropy[:, 0]]
-    if wanted.gradient:
+    if with_gradient:
         mean = (e.to(weight.dtype) @ weight).float() / total  # of the rows of W
         found.append(weight[tokens] - mean)
-    if wanted.entropy_gradient:
+    if with_entropy_gradient:
         # one product: two would be rounded apart, and cancel
         shares = e.mul_(total.log() - entropy).sub_(terms)
         found.append((shares.to(weight.dtype) @ weight).float() / total)
@@ -138,7 +123,7 @@ def head_output(
         Both ``[b, t]`` float32, entropies in nats. Gradients reach ``hidden`` alone.
     """
     sampler = temperature, min_new_tokens, eos_token_ids
-    output: tuple[Tensor, Tensor] = HeadOutput.apply(
+    output: tuple[Tensor, Tensor] = _HeadOutput.apply(
         hidden, weight, bias, tokens, sampler, entropy, entropy_gradient
     )
     return output

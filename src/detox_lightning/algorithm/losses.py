@@ -1,4 +1,4 @@
-"""What an update descends: the interface of a loss, and the losses of PPO.
+"""The losses that an update minimizes: their interface, and the loss of PPO.
 
 A loss is a weighted sum of named terms; how a term is averaged over tokens and responses is data
 (:mod:`detox_lightning.algorithm.token_weights`). Another loss is one more subclass of
@@ -36,7 +36,7 @@ class LossSums(NamedTuple):
 
 
 class PolicyLoss(ABC):
-    """What an update descends; a subclass overrides :meth:`policy_loss`.
+    """The loss that an update minimizes; a subclass overrides :meth:`policy_loss`.
 
     Attributes:
         average: How terms are averaged; see
@@ -104,6 +104,27 @@ class PPOLoss(PolicyLoss):
 
     https://arxiv.org/abs/1707.06347, equation 7, for the policy, and
     https://arxiv.org/abs/1909.08593 for the clipped value loss.
+
+    Args:
+        clip_range: How far the ratio of new to old probability may move from 1 and still be
+            rewarded.
+        clip_range_value: How far a value may move from the value at rollout and still be
+            rewarded.
+        vf_coef: Weight of the value loss.
+        ent_coef: Weight of the entropy bonus.
+        clip_range_high: How far the ratio may move above 1; more than ``clip_range`` lets rare
+            tokens grow (DAPO's clip-higher, https://arxiv.org/abs/2503.14476). null:
+            ``clip_range``.
+        dual_clip: Largest ratio at which a bad token is charged, above 1, usually 3 (dual
+            clip, https://arxiv.org/abs/1912.09729). null: no bound.
+        kl_coef: Weight of the KL divergence from the reference in the loss, estimated by k3.
+            Give ``model.kl.coef=0`` with it, or the divergence is charged for twice.
+        average: ``tokens``: every token counts the same. ``responses``: every response counts
+            the same. ``constant``: the sum over tokens is divided by the number of responses
+            times the tokens of the longest one that may be sampled.
+
+    Raises:
+        InputError: If ``dual_clip`` is not above 1.
     """
 
     def __init__(
@@ -117,29 +138,6 @@ class PPOLoss(PolicyLoss):
         kl_coef: NonNegativeFloat = 0.0,
         average: Average = "tokens",
     ):
-        """Sets the constants.
-
-        Args:
-            clip_range: How far the ratio of new to old probability may move from 1 and still be
-                rewarded.
-            clip_range_value: How far a value may move from the value at rollout and still be
-                rewarded.
-            vf_coef: Weight of the value loss.
-            ent_coef: Weight of the entropy bonus.
-            clip_range_high: How far the ratio may move above 1; more than ``clip_range`` lets rare
-                tokens grow (DAPO's clip-higher, https://arxiv.org/abs/2503.14476). null:
-                ``clip_range``.
-            dual_clip: Largest ratio at which a bad token is charged, above 1, usually 3 (dual
-                clip, https://arxiv.org/abs/1912.09729). null: no bound.
-            kl_coef: Weight of the KL divergence from the reference in the loss, estimated by k3.
-                Give ``model.kl.coef=0`` with it, or the divergence is charged for twice.
-            average: ``tokens``: every token counts the same. ``responses``: every response counts
-                the same. ``constant``: the sum over tokens is divided by the number of responses
-                times the tokens of the longest one that may be sampled.
-
-        Raises:
-            InputError: If ``dual_clip`` is not above 1.
-        """
         if dual_clip is not None and dual_clip <= 1:
             raise InputError(f"model.loss.dual_clip={dual_clip}: give a ratio above 1, such as 3")
         self.low, self.high = clip_bounds(clip_range, clip_range_high)

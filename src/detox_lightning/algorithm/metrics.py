@@ -64,7 +64,7 @@ def _rollout_sums(
     mask, has_eos = rollout.response_mask, rollout.has_eos
     scores, values = rollout.scores.to(EXACT), experience.old_values.to(EXACT)
     returns = experience.returns.to(EXACT)
-    others, same = mode_collapse(rollout)
+    others, same = _mode_collapse(rollout)
     return {
         "responses": mask.new_ones(len(mask)).sum(),
         "tokens": mask.sum(),
@@ -85,15 +85,10 @@ def _rollout_sums(
     }
 
 
-def mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Counts how many prompts have the most common response; one prompt's responses may be alike.
+def _mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """``(P - 1, n - 1)`` for ``P`` distinct prompts, ``n`` of which share the most common response.
 
-    Args:
-        rollout: ``b`` responses.
-
-    Returns:
-        ``(P - 1, n - 1)`` for ``P`` distinct prompts, ``n`` of which share the most common
-        response: the two are equal where the policy always says the same.
+    The two are equal where the policy always says the same.
     """
     prompts = _numbered(rollout.prompt_ids, rollout.prompt_mask)
     responses = _numbered(rollout.response_ids, rollout.response_mask)
@@ -167,12 +162,7 @@ class UpdateMeter:
         self.skipped = 0
 
     def add(self, means: MiniBatchMeans, skipped: bool) -> None:
-        """Takes in one mini-batch.
-
-        Args:
-            means: Its figures.
-            skipped: Whether no step was taken with it.
-        """
+        """Takes in a mini-batch's figures; ``skipped`` says that no step was taken with it."""
         self.skipped += skipped
         losses = {name: x for name, x in means.terms.items() if name != "entropy"}
         self.rows.append(
@@ -185,13 +175,9 @@ class UpdateMeter:
         )
 
     def metrics(self, returns_variance: float) -> dict[str, float]:
-        """Means over the mini-batches, and the share of variance that the value head explains.
+        """Returns means over the mini-batches; nothing if none was taken in.
 
-        Args:
-            returns_variance: Of the rollout.
-
-        Returns:
-            Nothing if no mini-batch was taken in.
+        ``returns_variance``, that of the rollout, gives the share that the value head explains.
         """
         count = len(self.rows)
         if not count:

@@ -68,30 +68,12 @@ class RunningMoments:
 
 
 def penalize_missing_eos(scores: Tensor, has_eos: Tensor, penalty: float) -> Tensor:
-    """Subtracts from the scores of responses that the length limit cut off.
-
-    Args:
-        scores: ``[b]``.
-        has_eos: ``[b]`` bool.
-        penalty: In units of the score.
-
-    Returns:
-        ``[b]``.
-    """
+    """Subtracts ``penalty`` from the scores ``[b]`` of responses that the length limit cut off."""
     return torch.where(has_eos, scores, scores - penalty)
 
 
 def shape_scores(scores: Tensor, shaping: ScoreShaping, moments: RunningMoments) -> Tensor:
-    """Normalizes, scales and clips the scores.
-
-    Args:
-        scores: ``[b]``.
-        shaping: What to do with them.
-        moments: Moments of all scores so far, this rollout's included.
-
-    Returns:
-        ``[b]``.
-    """
+    """Normalizes, scales and clips the scores ``[b]``, by the moments of all scores so far."""
     if shaping.normalize:
         scores = scores - moments.mean
     if shaping.scale:

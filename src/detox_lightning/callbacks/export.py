@@ -90,7 +90,7 @@ class ExportCallback(Callback):
         if self.merged and not is_adapter:
             rank_zero_warn("export.merged: nothing is merged, as the model is trained whole")
         if self.push_to_hub:
-            base = module.tokenizer_name if is_adapter else None
+            base = module.source.base if is_adapter else None
             self.push_to_hub = check_push(self.push_to_hub, base, self.merged)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -199,7 +199,7 @@ class ExportCallback(Callback):
                 card = self._card(facts._replace(name=merged.name, kind="model"), places)
                 (partial / "README.md").write_text(card, encoding="utf8")
             rank_zero_info(f"Merged with its base it is in {merged}")
-        if self.push_to_hub and not (is_adapter and is_local(module.tokenizer_name)):
+        if self.push_to_hub and not (is_adapter and is_local(module.source.base)):
             upload(folder, self.push_to_hub)
         if self.push_to_hub and merged is not None:
             upload(merged, f"{self.push_to_hub}-{MERGED}")

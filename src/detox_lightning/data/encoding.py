@@ -28,7 +28,8 @@ class Encoding:
     """
 
     def __init__(self, name: str | None, stage: Stage | None) -> None:
-        own, options = (stage.tokenizer_name, stage.tokenizer_options) if stage else (None, {})
+        source = stage.source if stage else None
+        own, options = (source.base, source.tokenizer_options) if source else (None, {})
         family = stage.family if stage else None  # a classifier has none
         self.padding_side = family.padding_side if family else "right"
         self._ends_prompts_with_eos = family is None or family.ends_prompts_with_eos

@@ -40,10 +40,9 @@ def changed_weights(base: Any, saved: Mapping[str, Tensor], name: str) -> set[st
 
 
 def refuse_unreached(model: Any) -> None:
-    """Refuses a ``PeftModel`` with a fresh adapter on embeddings that no text reaches.
+    """Raises an InputError for a fresh adapter on embeddings that no text reaches.
 
-    Raises:
-        InputError: If it has such a part, which would learn nothing.
+    Such a part of a ``PeftModel`` would learn nothing.
     """
     for name, instead in _unreached(model).items():
         flag = "modules_to_save" if _is_copy(model.get_submodule(name)) else "target_modules"

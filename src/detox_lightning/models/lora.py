@@ -59,9 +59,6 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
         lora: The adapter.
         task_type: peft's name of the task: ``SEQ_2_SEQ_LM``, ``CAUSAL_LM``, ``SEQ_CLS``.
 
-    Returns:
-        The ``peft.PeftModel`` around the base; only its adapter is trainable.
-
     Raises:
         InputError: If the base has no layers of these names, or peft doesn't know an option.
     """

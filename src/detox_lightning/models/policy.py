@@ -1,6 +1,7 @@
 """The policy: a base model, its adapters and a value head."""
 
 from collections import Counter
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ class Policy(ReferencedModel):
         self.merged_weights: MergedWeights = {}  # a captured step finds them at the same addresses
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead(_hidden_size(base)) if value_head else None
-        self.began_with_values = False  # whether the value head was trained before
+        self.restored_value_head = False  # whether the value head was trained before
         self.eval()
 
     @property
@@ -94,24 +95,20 @@ class Policy(ReferencedModel):
             deduplicate: Compute each distinct prompt once in half precision, too, where a row's
                 rounding then depends on the other rows.
         """
-        if not self.is_lean:
+        if not self.avoids_logits:
             return self.with_logits(
                 prompt_ids, prompt_mask, response_ids, prompts, entropy_gradient
             )[0]
 
-        def head(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-            return head_output(
-                x,
-                weight,
-                bias,
-                response_ids,
-                self.sampling.temperature,
-                self.sampling.min_new_tokens,
-                self.eos_token_ids,
-                entropy,
-                entropy_gradient,
-            )
-
+        head = partial(
+            head_output,
+            tokens=response_ids,
+            temperature=self.sampling.temperature,
+            min_new_tokens=self.sampling.min_new_tokens,
+            eos_token_ids=self.eos_token_ids,
+            entropy=entropy,
+            entropy_gradient=entropy_gradient,
+        )
         (logprobs, entropies), hidden = self._run(
             prompt_ids, prompt_mask, response_ids, prompts, head, deduplicate
         )
@@ -145,12 +142,12 @@ class Policy(ReferencedModel):
         )
 
     @property
-    def notes_exactly(self) -> bool:
+    def records_exactly(self) -> bool:
         """Whether log-probabilities noted while sampling are, to rounding, a forward pass's."""
         return self.is_full_precision and self.sampling.is_exact
 
     @property
-    def is_lean(self) -> bool:
+    def avoids_logits(self) -> bool:
         """Whether log-probabilities can be computed without keeping logits."""
         model = id(self.base)  # the policy's, or the frozen reference's
         if model not in self._lean:
@@ -166,7 +163,7 @@ class Policy(ReferencedModel):
         head: HeadFunction | None = None,
         deduplicate: bool = False,
     ) -> tuple[Any, Tensor]:
-        if prompts is None and self.reads_apart:
+        if prompts is None and self.encodes_in_groups:
             prompts = self.family.encode_prompts(self.base, prompt_ids, prompt_mask)
         # A layer that runs again in the backward pass would fill its cache again; and all ranks
         # must run a sharded model equally often.
@@ -178,7 +175,7 @@ class Policy(ReferencedModel):
         )
 
     @property
-    def reads_apart(self) -> bool:
+    def encodes_in_groups(self) -> bool:
         """Whether prompts to learn from are encoded in groups of about equal length.
 
         A GPU would have to report the lengths first; and all ranks must run a sharded encoder
@@ -199,13 +196,7 @@ class Policy(ReferencedModel):
 
     @torch.no_grad()
     def generate(self, prompts: EncodedPrompts, choose: Choose, limit: int) -> Decoded:
-        """Generates responses to prompts.
-
-        Args:
-            prompts: ``b`` prompts from :meth:`encode_prompts`.
-            choose: Picks the tokens; see :meth:`Sampling.choose`.
-            limit: The longest response, in tokens.
-        """
+        """Generates responses of up to ``limit`` tokens, picked by ``choose``, to ``b`` prompts."""
         kept = self.merged_weights if self.static_steps.captures(self.base) else None
         with merged(self.model, kept):
             return decode(self.base, self.family, prompts, choose, limit, self.static_steps)
@@ -245,22 +236,17 @@ def load_policy(
     device: torch.device | None = None,
     tokenizer: Any = None,
 ) -> Policy:
-    """Opens a policy to train.
+    """Opens a policy to train; see :meth:`ModelSource.load`.
+
+    The reference of a policy that was trained before, or that is trained whole, is a frozen copy.
 
     Args:
-        source: Where the policy comes from, or its name. If it was trained before, it is trained
-            further, and its reference is a frozen copy of it.
-        lora: The fresh adapter; a loaded one keeps its own shape. None: all weights of the base
-            are trained, and the reference is a frozen copy of the model.
+        source: Where the policy comes from, or its name.
+        lora: The fresh adapter; a loaded one keeps its own shape. None: all weights are trained.
         sampling: How responses are sampled.
         value_head: Whether there is a value head.
         device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
-        tokenizer: Supplies special tokens that the model's configs lack; None: they stay as they
-            are.
-
-    Raises:
-        InputError: If there is no such model or adapter, the tokenizer is another model's, or all
-            weights of a base are to be trained in another precision than float32.
+        tokenizer: Supplies special tokens that the model's configs lack.
     """
     source = ModelSource.resolve(source) if isinstance(source, str) else source
     model = source.load(lora, device, tokenizer, with_reference=True)
@@ -268,7 +254,7 @@ def load_policy(
     if source.has_adapter:
         copy_adapter(model, source.family)
     if policy.value_head is not None:
-        policy.began_with_values = policy.value_head.restore(source.load_value_head())
+        policy.restored_value_head = policy.value_head.restore(source.load_value_head())
     return policy
 
 

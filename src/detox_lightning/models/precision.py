@@ -34,12 +34,9 @@ def check_precision(precision: object, flag: str = "trainer.precision") -> None:
     steps of a small learning rate are rounded away. In float16, T5's feed-forward layers overflow,
     and gradients that were scaled for it would be clipped at the wrong size.
 
-    Args:
-        precision: Lightning's ``trainer.precision``.
-        flag: The flag that set it, for the message.
-
     Raises:
-        InputError: If the precision is another one, or torch's default type isn't float32.
+        InputError: If the precision, which ``flag`` set, is another one, or torch's default type
+            isn't float32.
     """
     name = str(precision)
     if name not in SUPPORTED:
@@ -52,19 +49,16 @@ def check_precision(precision: object, flag: str = "trainer.precision") -> None:
         )
 
 
-def check_trainable_dtype(weights: Weights) -> None:
-    """Checks that weights are opened so that all of them can be trained.
-
-    Raises:
-        InputError: If they would be quantized, or in another precision than float32.
-    """
+def check_trainable_dtype(weights: Weights, is_classifier: bool = False) -> None:
+    """Raises an InputError unless weights are opened so that all of them can be trained."""
+    kind, lora = ("classifier", "") if is_classifier else ("base", "give lora, or ")
     if weights.quantization:
         raise InputError(
-            f"weights.quantization={weights.quantization}: a quantized base can't be trained; give "
-            "lora, or leave quantization null"
+            f"weights.quantization={weights.quantization}: a quantized {kind} can't be trained; "
+            f"{lora}leave quantization null"
         )
     if weights.dtype != "float32":
         raise InputError(
             f"weights.dtype={weights.dtype}: small steps are lost in weights that are trained in "
-            "it; give lora, or float32 with trainer.precision=bf16-mixed"
+            f"it; {lora or 'give '}float32 with trainer.precision=bf16-mixed"
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.adapter_config import MERGE
+from detox_lightning.models.adapters import MERGE
 from detox_lightning.models.families.base import Family, base_model
 
 REFERENCE = "reference"  # the name of its adapter, if it has one

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.adapter_config import adapter_base
+from detox_lightning.models.adapters import adapter_base
 from detox_lightning.models.loading import load_model, load_tokenizer
 
 

@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError
-from detox_lightning.models.adapter_checkpoint import (
+from detox_lightning.models.adapters import (
+    adapter_base,
+    check_adapter_kind,
     read_checkpoint,
     restore_adapter,
     saved_value_head,
 )
-from detox_lightning.models.adapter_config import adapter_base, check_adapter_kind
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
@@ -136,14 +137,10 @@ class ModelSource:
             )
         return EncoderDecoder() if self.config.is_encoder_decoder else DecoderOnly()
 
-    @property
-    def padding_side(self) -> Literal["left", "right"]:
-        """The side on which prompts are padded."""
-        return self.family.padding_side
-
     def load_tokenizer(self) -> Any:
         """Opens the base's tokenizer, which pads on the family's side."""
-        return load_tokenizer(self.base, padding_side=self.padding_side, **self.tokenizer_options)
+        side = self.family.padding_side
+        return load_tokenizer(self.base, padding_side=side, **self.tokenizer_options)
 
     def check_positions(self, prompt: int, responses: dict[str, int]) -> None:
         """Checks that the base has positions for the longest prompt and the longest response.
@@ -158,7 +155,8 @@ class ModelSource:
         config = self.config.get_text_config(decoder=True)
         available = getattr(config, "max_position_embeddings", None)
         flag = max(responses, key=lambda flag: responses[flag])
-        needed = self.family.positions_needed(prompt, responses[flag])
+        lengths = (prompt, responses[flag])
+        needed = sum(lengths) if self.family.shares_positions else max(lengths)
         if available is not None and needed > available:
             raise InputError(
                 f"data.max_prompt_tokens={prompt}, {flag}={responses[flag]}: {self.base!r} has "
@@ -216,11 +214,7 @@ class ModelSource:
         return model
 
     def load_value_head(self) -> dict[str, torch.Tensor] | None:
-        """Returns the ``state_dict`` of the value head that was trained before; None if none was.
-
-        Raises:
-            InputError: If its file is torn.
-        """
+        """Returns the ``state_dict`` of the value head that was trained before, if one was."""
         if self.checkpoint is not None:
             return saved_value_head(self.checkpoint)
         revision = self.base_revision if self.adapter is None else self.adapter_revision

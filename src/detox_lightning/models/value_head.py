@@ -21,11 +21,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def restore(self, saved: dict[str, Tensor] | None) -> bool:
-        """Loads a saved head if its shapes match; returns whether it did.
-
-        Args:
-            saved: The head's ``state_dict``; None: there is none.
-        """
+        """Loads a saved ``state_dict`` if its shapes match; returns whether it did."""
         shapes = {name: value.shape for name, value in self.state_dict().items()}
         if saved is None or {name: value.shape for name, value in saved.items()} != shapes:
             return False

@@ -8,8 +8,7 @@ from typing import Any
 from detox_lightning.algorithm.kl import Estimator
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import NoStopIteration
-from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.errors import NoStopIteration, TrainingError
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.sharding import gathered
 from detox_lightning.ppo.micro_batches import MicroBatches
@@ -28,19 +27,17 @@ class Actor:
         policy: The model that is sampled from.
         tokenizer: The policy's.
         reward: What responses are worth.
-        sampling: How responses are sampled.
         estimator: Estimates the KL divergence from the reference.
         ranks: The processes that learn together.
         rank: This process's place among them.
         seed: Seed of all noise.
         micro_batches: Responses of one forward pass.
-        faults: Told of what is not finite.
+        faults: Records rollouts that are not finite.
     """
 
     policy: Policy
     tokenizer: Any
     reward: Reward
-    sampling: Sampling
     estimator: Estimator
     ranks: Ranks
     rank: int
@@ -55,14 +52,15 @@ class Actor:
             prompts: ``b`` prompts.
             number: Which rollout.
         """
-        limit = self.sampling.draw_limit(derive_seed(self.seed, "limit", number))
+        sampling = self.policy.sampling
+        limit = sampling.draw_limit(derive_seed(self.seed, "limit", number))
         noise = derive_seed(self.seed, "rollout", number, self.rank)
-        record = self.policy.notes_exactly and self.estimator != "full"
+        record = self.policy.records_exactly and self.estimator != "full"
         with seeded(noise, prompts.prompt_ids.device), gathered(self.policy):
-            return sample(self.policy, self.tokenizer, prompts, self.sampling, limit, record)
+            return sample(self.policy, self.tokenizer, prompts, sampling, limit, record)
 
     def register(self, prompts: PromptBatch, responses: Responses, number: int) -> None:
-        """Tells what the current rollout is made of, in case something of it is not finite."""
+        """Registers the current rollout, which is recorded if something of it is not finite."""
         texts = {"prompts": prompts.prompts, "references": prompts.references}
         self.faults.begin(
             place_of(number),
@@ -80,8 +78,11 @@ class Actor:
             TrainingError: If the reward fails; the rollout is kept.
         """
         self.register(prompts, responses, number)
-        with self.faults.recording_errors():
+        try:
             return score(self.reward, prompts, responses, place_of(number))
+        except TrainingError as error:
+            self.faults.record(str(error))
+            raise
 
     def rollout_of(
         self, prompts: PromptBatch, responses: Responses, scores: Scores, number: int

@@ -8,14 +8,13 @@ import torch
 
 
 class Clock:
-    """Seconds spent in named blocks; waits for the GPU at the end of each, where there is one."""
+    """Seconds spent in named blocks; waits for the GPU at the end of each, where there is one.
+
+    Args:
+        device: Where the work is done.
+    """
 
     def __init__(self, device: torch.device):
-        """Starts the total.
-
-        Args:
-            device: Where the work is done.
-        """
         self.device = device
         self.seconds: dict[str, float] = {}
         self.start = time.perf_counter()
@@ -28,17 +27,16 @@ class Clock:
         self.seconds[name] = self.now() - start
 
     def now(self) -> float:
-        """The time, all work that was asked for done."""
+        """Returns the time after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def metrics(self, tokens: float | None) -> dict[str, float]:
-        """``time/<name>`` in seconds, ``time/total``, and tokens per second.
+        """Returns ``time/<name>`` and ``time/total`` in seconds, and tokens per second.
 
         Args:
-            tokens: Response tokens that were made, sampled and trained on, on all ranks; None: they
-                were not trained on.
+            tokens: Response tokens of all ranks; None: they were not trained on.
         """
         total = self.now() - self.start
         named = {f"time/{name}": seconds for name, seconds in self.seconds.items()}

@@ -24,7 +24,7 @@ class UpdateOptions(NamedTuple):
     """How a rollout is learned from.
 
     Attributes:
-        loss: What the update descends.
+        loss: The loss that the update minimizes.
         epochs: Passes over the rollout.
         mini_batch_size: Responses of an optimizer step, on each rank.
         longest: Tokens of the longest response that may be sampled.
@@ -45,7 +45,7 @@ class UpdateOptions(NamedTuple):
 
 @dataclass
 class Learner:
-    """Takes the steps that a rollout is good for.
+    """Updates the policy on rollouts.
 
     Attributes:
         policy: The model that learns.
@@ -53,8 +53,8 @@ class Learner:
         options: How a rollout is learned from.
         ranks: The processes that learn together.
         backward: Computes gradients of a loss, as the trainer wants it done.
-        leave_out: Told of a mini-batch that is left out as something of it is not finite: what was
-            seen, and its rows. It may raise.
+        leave_out: Called with a description and the rows of a mini-batch that is left out because
+            it is not finite. It may raise.
         micro_batches: Responses of one forward pass.
     """
 

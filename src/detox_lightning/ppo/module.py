@@ -15,27 +15,27 @@ from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
 from detox_lightning.algorithm.experience import to_experience
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
+from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import check_divides
+from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.ppo.actor import Actor, no_stop_iteration, place_of
-from detox_lightning.ppo.checks import check_batch_size, check_loss
 from detox_lightning.ppo.clock import Clock
 from detox_lightning.ppo.learner import Learner, UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.policy_stage import PolicyStage
 from detox_lightning.ppo.ranks import ranks_of
-from detox_lightning.ppo.reporting import Curves, NewestRollout, rollout_report
+from detox_lightning.ppo.reporting import PROGRESS_BAR, Curves, NewestRollout
 from detox_lightning.rewards import Reward
 from detox_lightning.seeding import derive_seed, global_seed
-from detox_lightning.stages.faults import CAUSES_IN_PPO, Faults
-from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.stages.faults import CAUSES_IN_PPO
+from detox_lightning.stages.optimization import CONSTANT, Schedule
 
 
 class PPOModule(PolicyStage):
@@ -63,8 +63,8 @@ class PPOModule(PolicyStage):
         kl: The KL penalty and its controller.
         scores: What happens to the scores before they become rewards.
         advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
-        loss: What the update descends; null: :class:`PPOLoss` with its defaults. Options without a
-            class path are those of :class:`PPOLoss`.
+        loss: The loss that the update minimizes; null: :class:`PPOLoss` with its defaults. Options
+            without a class path are those of :class:`PPOLoss`.
         max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
             never.
         ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
@@ -73,11 +73,11 @@ class PPOModule(PolicyStage):
         max_faults: Rollouts of the whole run that may be left out, or some of their
             mini-batches, because a score, a loss or a gradient is not finite; what they were
             made of is written into the folder ``faults`` of the run. One more ends the run.
-        optimizer: Gets the adapters' and the value head's parameters.
-        schedule: Of the learning rate; a step is a rollout.
-        evaluation: How ``validate``, ``test`` and ``predict`` ask and judge.
+        optimizer: Optimizer of the adapters' and the value head's parameters.
+        schedule: Schedule of the learning rate; a step is a rollout.
+        evaluation: How ``validate``, ``test`` and ``predict`` sample and evaluate responses.
         gradient_checkpointing: Compute activations again in the backward pass, to save memory.
-        seed: Of rollouts and shuffles; null: that of ``--seed_everything``.
+        seed: Seed of rollouts and shuffles; null: that of ``--seed_everything``.
 
     Raises:
         InputError: If sizes do not divide, if nothing measures toxicity, or if loss and advantage
@@ -109,14 +109,14 @@ class PPOModule(PolicyStage):
         gradient_checkpointing: bool = False,
         seed: NonNegativeInt | None = None,
     ):
-        super().__init__()
+        super().__init__(policy, weights, optimizer, schedule, max_faults)
         with warnings.catch_warnings():  # a reward holds a name until it loads: it may be copied
             warnings.filterwarnings("ignore", "Attribute 'reward' is an instance")
             self.save_hyperparameters()
         self.automatic_optimization = False
-        self.model_name, self.adapter = policy, adapter
+        self.policy = None
         self.policy_name = policy if adapter is None else adapter
-        self.weights, self.lora, self.sampling = weights, lora, sampling
+        self.adapter, self.lora, self.sampling = adapter, lora, sampling
         self.reward, self.needs = reward, reward.needs
         self.kl, self.shaping, self.moments = kl, scores, RunningMoments()
         self.advantage = advantage or GAE()
@@ -130,9 +130,6 @@ class PPOModule(PolicyStage):
             early_stop_kl=early_stop_kl,
         )
         self.micro_batches = MicroBatches(micro_batch_size or mini_batch_size)
-        self.faults = Faults(max_faults)
-        self.schedule = schedule
-        self.optimization = StepwiseOptimization(optimizer, schedule)
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
         self.examiner = Examiner(evaluation, reward, sampling, self.seed)
@@ -140,11 +137,16 @@ class PPOModule(PolicyStage):
         self.kl_coef: float = kl.coef
         size = self.micro_batches.size
         check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
-        check_loss(self.options.loss, self.advantage)
+        if self.advantage.uses_values and "value" not in self.options.loss.coefficients:
+            raise InputError(
+                f"model.loss={type(loss).__name__} trains no value head, and "
+                f"model.advantage={type(self.advantage).__name__} needs one: give advantage GRPO, "
+                "RLOO or Reinforce, or loss PPOLoss"
+            )
 
     @no_stop_iteration
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Samples one rollout, scores it, and takes the steps that it is good for.
+        """Samples one rollout, scores it and updates the policy on it.
 
         Args:
             batch: Prompts; each gets ``advantage.responses_per_prompt`` responses, which makes
@@ -152,9 +154,8 @@ class PPOModule(PolicyStage):
             batch_idx: Place in the epoch.
         """
         clock, moments, number = Clock(self.device), replace(self.moments), self.rollouts
-        k = self.advantage.responses_per_prompt
-        check_batch_size(self.options.mini_batch_size, len(batch.prompts), k)
-        prompts = batch.repeated(k)
+        self.check_batch_size(len(batch.prompts))
+        prompts = batch.repeated(self.advantage.responses_per_prompt)
 
         # 1. Sample responses; the noise is a function of (seed, rollout, rank).
         with clock("rollout"):
@@ -174,14 +175,15 @@ class PPOModule(PolicyStage):
                 )
                 self.faults.add(advantages=experience.advantages, returns=experience.returns)
                 # 5. Epochs × mini-batches × micro-batches; each step is on sums over all ranks.
-                update = self.learner.learn(experience, self.orders(rollout), self.place)
+                update = self.learner.learn(experience, self.orders(rollout), place_of(number))
 
         # 6. β ← β·(1 + clip(KL/target - 1, ±0.2)·n/horizon), for n responses on all ranks.
         metrics: dict[str, float] = {}
         if is_finite:
-            metrics = rollout_report(
-                rollout, experience, scores, update, self.kl_coef, self.ranks.sum
+            metrics = rollout_metrics(
+                rollout, experience, scores.parts, self.kl_coef, self.ranks.sum
             )
+            metrics |= update.metrics(metrics["ppo/returns/var"])
             count = len(rollout.scores) * self.ranks.number
             self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], count)
             if update.rows:  # scores that nothing was learned from change nothing later
@@ -190,11 +192,6 @@ class PPOModule(PolicyStage):
         self.learning_rate.step()
         self.newest = NewestRollout(prompts, responses, rollout)
         self.rollouts += 1
-
-    @property
-    def place(self) -> str:
-        """Where in the run it is, for messages."""
-        return place_of(self.rollouts)
 
     def orders(self, rollout: Rollout) -> Iterator[Tensor]:
         """The order of this rank's responses in each epoch of the update: ``[b]``, on the CPU."""
@@ -211,16 +208,11 @@ class PPOModule(PolicyStage):
         return schedule
 
     def log_rollout(self, metrics: dict[str, float], clock: Clock) -> None:
-        """Logs a rollout; a few figures go to the progress bar, too.
-
-        Args:
-            metrics: Its figures; empty if it was left out.
-            clock: Timed its parts.
-        """
+        """Logs a rollout's figures (none if it was left out), some of them in the progress bar."""
         rate = float(self.learning_rate.get_last_lr()[0])
         curves = self.curves.complete(metrics, rate, self.faults.count, self.rollouts + 1)
         self.log_dict({**curves, **clock.metrics(curves.get("tokens/total"))}, batch_size=1)
-        bar = self.curves.progress_bar(curves)
+        bar = {short: curves[name] for short, name in PROGRESS_BAR.items() if name in curves}
         self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     def on_train_start(self) -> None:
@@ -230,7 +222,6 @@ class PPOModule(PolicyStage):
             self.policy,
             self.tokenizer,
             self.reward,
-            self.sampling,
             self.kl.estimator,
             self.ranks,
             self.global_rank,

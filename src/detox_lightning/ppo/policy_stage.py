@@ -5,9 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from detox_lightning.algorithm.advantages import AdvantageEstimator
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.shaping import RunningMoments
 from detox_lightning.batches import PromptBatch
+from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.meter import VALIDATION_FIGURES
@@ -25,24 +24,22 @@ from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import VALUE_HEAD
-from detox_lightning.ppo import checks
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.reporting import NewestRollout
 from detox_lightning.protocols import Samples, data_of
 from detox_lightning.rewards import Reward
+from detox_lightning.rewards.interface import check_name
 from detox_lightning.rollout import NO_GRADIENT
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
-from detox_lightning.stages.faults import Faults
-from detox_lightning.stages.language_model import LanguageModelStage
-from detox_lightning.stages.optimization import Schedule, StepwiseOptimization
 from detox_lightning.stages.run_checks import check_conditions
+from detox_lightning.stages.stage_module import StageModule
 from detox_lightning.stages.strategy import check_strategy
 
 
-class PolicyStage(LanguageModelStage, LightningModule):
-    """A policy, its reference and those that judge it. Its subclass says how the policy learns.
+class PolicyStage(StageModule):
+    """Opens, evaluates, saves and exports a policy; its subclass trains the policy.
 
     Attributes:
         policy: The model, opened by :meth:`configure_model`; None before.
@@ -63,21 +60,13 @@ class PolicyStage(LanguageModelStage, LightningModule):
     advantage: AdvantageEstimator
     options: UpdateOptions
     micro_batches: MicroBatches
-    faults: Faults
-    schedule: Schedule
-    optimization: StepwiseOptimization
     examiner: Examiner
     gradient_checkpointing: bool
     kl_coef: float
     moments: RunningMoments
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.strict_loading = False
-        self.rollouts = 0
-        self.newest: NewestRollout | None = None
-        self.policy: Any = None
-        self.tokenizer: Any = None
+    policy: Any
+    rollouts: int = 0
+    newest: NewestRollout | None = None
 
     @property
     def kl_target(self) -> float | None:
@@ -85,15 +74,11 @@ class PolicyStage(LanguageModelStage, LightningModule):
         return self.kl.target
 
     def setup(self, stage: str) -> None:
-        """Refuses what can't work, before any model is opened.
-
-        Raises:
-            InputError: If sizes do not divide, the precision loses steps, the strategy or the
-                schedule can't work, a reward's name can't be shown, or the model has too few
-                positions.
-        """
+        """Refuses flags, names and data that can't work, before any model is opened."""
         check_conditions(self, stage, VALIDATION_FIGURES)
-        checks.check_reward_names(self.reward)
+        for part in self.reward.modules():
+            if isinstance(part, Reward):
+                check_name(part.name)
         check_strategy(type(self.trainer.strategy).__name__)
         data = data_of(self.trainer)
         if data is not None:
@@ -103,32 +88,58 @@ class PolicyStage(LanguageModelStage, LightningModule):
             }
             self.source.check_positions(data.max_prompt_tokens, limits)
         if stage == "fit":
-            checks.warn_of_narrow_sampling(self.sampling)
-            checks.check_schedule(self.schedule.name, self.trainer.max_steps)
+            self._check_training(self.trainer.max_steps)
             if data is not None:
-                k = self.advantage.responses_per_prompt
-                checks.check_batch_size(self.options.mini_batch_size, data.batch_size, k)
+                self.check_batch_size(data.batch_size)
+
+    def _check_training(self, max_steps: int) -> None:
+        """Refuses a schedule that takes steps for rollouts; warns of narrow sampling."""
+        if not self.sampling.is_exact:
+            rank_zero_warn(
+                f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "
+                "responses come from a narrower distribution than the one whose log-probabilities "
+                "are trained on; top_k=0 and top_p=1 are exact"
+            )
+        if self.schedule.name != "constant" and max_steps > 0:
+            raise InputError(
+                f"trainer.max_steps={max_steps} counts optimizer steps, and "
+                f"model.schedule.name={self.schedule.name} goes by rollouts: bound the run with "
+                "trainer.max_epochs and trainer.limit_train_batches"
+            )
+
+    def check_batch_size(self, prompts: int) -> None:
+        """Raises an InputError if a rank's responses don't split into mini-batches."""
+        k = self.advantage.responses_per_prompt
+        flag = "data.batch_size" + (f" × {k} responses" if k > 1 else "")
+        size = self.options.mini_batch_size
+        check_divides("model.mini_batch_size", size, flag, prompts * k)
 
     def check_shardable(self) -> None:
-        """Refuses a base that can't be sharded, before it is opened.
-
-        Raises:
-            InputError: If the base itself is trained, or quantized.
-        """
-        checks.check_shardable(not self.has_adapter, self.weights.quantization)
+        """Refuses a base that can't be sharded, before it is opened."""
+        if not self.has_adapter:
+            raise InputError(
+                "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
+                "lora, or trainer.strategy=ddp"
+            )
+        if quantization := self.weights.quantization:
+            raise InputError(
+                f"trainer.strategy=sharded, model.weights.quantization={quantization}: a quantized "
+                "base can't be sharded, nor needs it: give trainer.strategy=ddp, or "
+                "quantization=null"
+            )
 
     def configure_model(self) -> None:
         """Opens policy, reward and toxicity classifier, once."""
         if self.policy is not None:
             return
         choose_kernels()
-        self.tokenizer = load_tokenizer(self.tokenizer_name, **self.tokenizer_options)
+        self.tokenizer = load_tokenizer(self.source.base, **self.source.tokenizer_options)
         self.policy = load_policy(
             self.source,
             self.lora,
             self.sampling,
             self.advantage.uses_values,
-            None if self._trainer is None else self.trainer.strategy.root_device,
+            self.root_device,
             self.tokenizer,
         )
         check_finite_model("model.policy", self.policy_name, self.policy)
@@ -142,15 +153,11 @@ class PolicyStage(LanguageModelStage, LightningModule):
         # nothing changes them, and evaluation steps may not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer of adapters and value head, and its schedule."""
-        return self.optimization.configure(self)
-
     def on_fit_start(self) -> None:
         """Prints and logs how many parameters there are, and how many learn."""
         counts = self.policy.parameter_counts()
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
-        if self.policy.began_with_values and not self.rollouts:
+        if self.policy.restored_value_head and not self.rollouts:
             rank_zero_info(f"The value head goes on from that of {self.policy_name}")
         for logger in [] if self.rollouts else self.loggers:  # a run that goes on has logged them
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
@@ -163,7 +170,7 @@ class PolicyStage(LanguageModelStage, LightningModule):
     # -- evaluation
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judges a sampled response of the policy to each prompt."""
+        """Evaluates a sampled response of the policy to each prompt."""
         self.examiner.validate(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -185,7 +192,7 @@ class PolicyStage(LanguageModelStage, LightningModule):
     on_predict_start = on_test_start
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Judges responses of reference and policy."""
+        """Evaluates responses of reference and policy."""
         self.examiner.test(batch)
 
     def on_test_epoch_end(self) -> None:
@@ -209,7 +216,7 @@ class PolicyStage(LanguageModelStage, LightningModule):
     # -- checkpoints and export
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what learns, and the state of controller and moments."""
+        """Saves the parameters that learn, and the state of controller and moments."""
         save_stage(
             self,
             checkpoint,
@@ -222,7 +229,7 @@ class PolicyStage(LanguageModelStage, LightningModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes sure that the checkpoint is one of this policy's, and goes on from its state."""
+        """Checks that the checkpoint fits this policy, and restores the controller's state."""
         facts = load_stage(self, checkpoint, **self.origin(self.policy.model))
         self.rollouts = facts["rollouts"]
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
@@ -235,11 +242,7 @@ class PolicyStage(LanguageModelStage, LightningModule):
         self.moments = RunningMoments(**facts["moments"])
 
     def export(self, folder: str | Path) -> None:
-        """Writes the adapter, the tokenizer and the value head as a folder that peft opens.
-
-        Args:
-            folder: Where to.
-        """
+        """Writes the adapter, the tokenizer and the value head as a folder that peft opens."""
         save_model(self.policy.model, self.tokenizer, folder)
         self.policy.generation_config.save_pretrained(folder)
         if self.policy.value_head is not None:

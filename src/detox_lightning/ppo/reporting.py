@@ -5,55 +5,30 @@ from typing import NamedTuple
 
 import torch
 
-from detox_lightning.algorithm.masks import Reduce
-from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
-from detox_lightning.algorithm.types import Experience, Rollout
+from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.protocols import Samples
-from detox_lightning.rollout import Responses, Scores
+from detox_lightning.rollout import Responses
 
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # curves that need a value head
 PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean", "rollouts": "step"}
 
 
-def rollout_report(
-    rollout: Rollout,
-    experience: Experience,
-    scores: Scores,
-    update: UpdateMeter,
-    kl_coef: float,
-    reduce: Reduce,
-) -> dict[str, float]:
-    """Figures of a rollout and its update over all ranks; one collective.
+class Curves:
+    """The figures that every rollout logs, also one that was left out.
 
     Args:
-        rollout: ``b`` responses.
-        experience: The same responses with their advantages and returns.
-        scores: Their scores.
-        update: What the mini-batches reported.
-        kl_coef: The coefficient of the KL penalty in this rollout.
-        reduce: Sum over ranks.
+        has_values: Whether a value head learns.
     """
-    metrics = rollout_metrics(rollout, experience, scores.parts, kl_coef, reduce)
-    return metrics | update.metrics(metrics["ppo/returns/var"])
-
-
-class Curves:
-    """The figures that every rollout logs, also one that was left out."""
 
     def __init__(self, has_values: bool):
-        """Begins without names.
-
-        Args:
-            has_values: Whether a value head learns.
-        """
         self.has_values = has_values
         self.names: list[str] = []
 
     def complete(
         self, metrics: dict[str, float], learning_rate: float, faults: int, rollouts: int
     ) -> dict[str, float]:
-        """Adds what is known of every rollout, and NaN for figures that this one lacks.
+        """Adds the figures of every rollout, and NaN for those that this one lacks.
 
         Without NaN, Lightning would log the figures of the rollout before once more.
 
@@ -71,10 +46,6 @@ class Curves:
         metrics["ppo/faults"] = float(faults)
         metrics["step"] = float(rollouts)
         return metrics
-
-    def progress_bar(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The figures that stand in the progress bar, by their short names."""
-        return {short: metrics[name] for short, name in PROGRESS_BAR.items() if name in metrics}
 
 
 class NewestRollout(NamedTuple):

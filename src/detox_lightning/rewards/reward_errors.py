@@ -36,7 +36,7 @@ def reward_errors(reward: Reward, place: str) -> Iterator[None]:
         raise TrainingError(
             f"{place}: the reward {reward.name!r} failed with {type(error).__name__}: {reason} "
             f"({Path(last.filename).name}, line {last.lineno}): look at its forward"
-        ) from error
+        ) from (None if isinstance(error, StopIteration) else error)  # contextlib would undo it
 
 
 def check_scores(name: str, scores: object, count: int, place: str) -> None:

@@ -34,7 +34,7 @@ def training_origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]
     stage, data = stage_of(trainer), data_of(trainer)
     about = {"stage": type(module).__name__, **(stage.about if stage else {}), **origin(trainer)}
     return {
-        "base": _portable_name(stage.tokenizer_name) if stage else None,
+        "base": _portable_name(stage.source.base) if stage else None,
         "data": [_portable_name(name) for name in (data.sources if data else [])],
         "about": about,
     }

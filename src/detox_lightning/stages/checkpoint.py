@@ -5,8 +5,8 @@ are tensors and plain values, so that ``torch.load(weights_only=True)`` opens th
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.finite import check_finite
-from detox_lightning.protocols import CHECKPOINT_KEY, Stage
+from detox_lightning.protocols import CHECKPOINT_KEY
 from detox_lightning.redaction import without_secrets
 from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint
 from detox_lightning.runs.provenance import to_plain
@@ -23,8 +23,9 @@ from detox_lightning.stages.flag_changes import (
     HYPER_PARAMETERS_OF_DATA,
     differs,
     misfits,
-    tell_changes,
+    warn_of_changed_flags,
 )
+from detox_lightning.stages.stage_module import StageModule
 
 VERSION = 1
 
@@ -46,22 +47,18 @@ class _BrokenWeights(TrainingError):
     by_all = True
 
 
-class _StageModule(Stage, Protocol):
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-
-
-def trainable_names(module: nn.Module | _StageModule) -> list[str]:
+def trainable_names(module: nn.Module) -> list[str]:
     """Returns the names of the parameters that learn; of tied parameters the first name."""
     return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
-def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -> None:
+def save_stage(module: StageModule, checkpoint: dict[str, Any], **facts: Any) -> None:
     """Reduces a checkpoint to the parameters that learn, and adds the facts of the run.
 
     Args:
         module: The stage that saves.
         checkpoint: As Lightning hands it to ``on_save_checkpoint``; changed in place.
-        facts: What the stage needs to go on, besides stage, base and number of faults.
+        facts: Facts beside the stage, the base and the number of faults.
 
     Raises:
         TrainingError: If parameters are not finite: no run could go on from them.
@@ -78,7 +75,7 @@ def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -
     checkpoint[CHECKPOINT_KEY] = {
         "version": VERSION,
         "stage": module.stage_name,
-        "base": module.tokenizer_name,
+        "base": module.source.base,
         "faults": module.faults.count,
         **to_plain(facts),
     }
@@ -87,7 +84,7 @@ def save_stage(module: _StageModule, checkpoint: dict[str, Any], **facts: Any) -
             checkpoint[name] = without_secrets(to_plain(checkpoint[name]))
 
 
-def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+def load_stage(module: StageModule, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
     """Checks that a checkpoint fits a stage, and restores the stage's number of faults.
 
     Lightning then loads the weights non-strictly (the frozen base isn't in the file), which alone
@@ -109,27 +106,23 @@ def load_stage(module: _StageModule, checkpoint: Mapping[str, Any], **facts: Any
             that no run writes.
     """
     saved = _read_facts(checkpoint, module.stage_name)
-    if saved["base"] != module.tokenizer_name:
+    if saved["base"] != module.source.base:
         rank_zero_warn(
             f"the checkpoint was made on {saved['base']!r}; its weights now go onto "
-            f"{module.tokenizer_name!r}"
+            f"{module.source.base!r}"
         )
     if module.labels is not None and saved["labels"] != module.labels:
         raise InputError(
             f"labels={module.labels}: the checkpoint's are {saved['labels']}; give the same ones."
         )
     _check_parameters(module, checkpoint["state_dict"], saved, facts)
-    tell_changes(module, checkpoint)
+    warn_of_changed_flags(module, checkpoint)
     module.faults.count = saved.get("faults", 0)
     return saved
 
 
-def check_weights(module: nn.Module | _StageModule, weights: Mapping[str, Tensor]) -> None:
-    """Checks that weights can be loaded without loss, and are finite.
-
-    Args:
-        module: The module that would load them.
-        weights: By the names of its parameters, in their shapes.
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Checks that weights, by the names of a module's parameters, can be loaded without loss.
 
     Raises:
         BrokenCheckpoint: If some are of a type of which a copy would lose something (whole or
@@ -183,7 +176,7 @@ def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _check_parameters(
-    module: _StageModule, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
+    module: StageModule, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
 ) -> None:
     """Checks that a checkpoint's weights have the names and shapes of the parameters that learn."""
     shapes = {name: tuple(x.shape) for name, x in weights.items()}
@@ -196,8 +189,8 @@ def _check_parameters(
                 f"the checkpoint's weights mean something else in this run: {'; '.join(reasons)}"
             )
         return
-    if saved["base"] != module.tokenizer_name:
-        reasons.insert(0, differs("the base", module.tokenizer_name, saved["base"]))
+    if saved["base"] != module.source.base:
+        reasons.insert(0, differs("the base", module.source.base, saved["base"]))
     differing = [name for name in {**here, **shapes} if here.get(name) != shapes.get(name)]
     shown = "; ".join(
         f"{name}: {shapes.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} here"

@@ -60,15 +60,7 @@ def _check_processes(devices: int | str | list[int], cores: int) -> None:
 
 
 def check_gpus(devices: int | str | list[int], available: int) -> None:
-    """Refuses GPUs that aren't there.
-
-    Args:
-        devices: The flag ``trainer.devices``: how many GPUs, or which.
-        available: How many there are.
-
-    Raises:
-        InputError: If one isn't there, or is named twice.
-    """
+    """Raises an InputError if a GPU of ``trainer.devices`` isn't there, or is named twice."""
     is_list = isinstance(devices, list) or "," in str(devices)
     parts = devices if isinstance(devices, list) else str(devices).split(",")
     numbers = [int(part) for part in parts if str(part).strip()]

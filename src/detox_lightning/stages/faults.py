@@ -1,8 +1,7 @@
-"""Numbers that are not finite while training: what had them is left out, counted and kept."""
+"""Leaves out, counts and keeps batches of training whose numbers are not finite."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,15 +12,14 @@ from detox_lightning.algorithm.masks import Reduce
 from detox_lightning.errors import TrainingError
 from detox_lightning.stages.optimization import trainable_parameters
 
-CAUSES = (
+_CAUSES = (
     "Likely causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
-    "({clipping}), {stage}or half precision"
+    "({}), {}or half precision"
 )
-CAUSES_IN_PPO = CAUSES.format(
-    clipping="model.max_grad_norm",
-    stage="scores far from 0 (model.scores.scale, model.scores.clip), ",
+CAUSES_IN_PPO = _CAUSES.format(
+    "model.max_grad_norm", "scores far from 0 (model.scores.scale, model.scores.clip), "
 )
-CAUSES_ELSEWHERE = CAUSES.format(clipping="trainer.gradient_clip_val", stage="")
+CAUSES_ELSEWHERE = _CAUSES.format("trainer.gradient_clip_val", "")
 LOOK_AT_ROLLOUT = (
     "Look at the reward, at the rollout's texts and, in half precision, at model.weights.dtype"
 )
@@ -44,19 +42,17 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """The faults of a run.
+    """Counts and keeps what a run leaves out because it is not finite.
 
     Attributes:
         count: Rollouts or steps of which something was left out so far; the same on every rank.
         kept: Faults that a callback is to write to the disk.
+
+    Args:
+        bound: How many rollouts or steps something may be left out of.
     """
 
     def __init__(self, bound: int):
-        """Sets the bound.
-
-        Args:
-            bound: How many rollouts or steps something may be left out of.
-        """
         self.bound = bound
         self.count = 0
         self.kept: list[Fault] = []
@@ -67,7 +63,7 @@ class Faults:
         """Registers the current batch; a second call for the same place adds a batch to it.
 
         Args:
-            place: Where in the run.
+            place: The place in the run, such as ``rollout 17``.
             texts: ``b`` texts each, by name.
             tensors: ``[b, …]`` each, by name.
         """
@@ -79,12 +75,7 @@ class Faults:
         self.batches[-1].tensors.update(tensors)
 
     def record(self, what: str, rows: Tensor | None = None) -> None:
-        """Keeps the current batches for the disk.
-
-        Args:
-            what: What was seen.
-            rows: ``[m]`` the rows that had it, on the CPU; None: all.
-        """
+        """Keeps the current batches for the disk, or their rows ``[m]``, given on the CPU."""
         for place, _, tensors, texts in self.batches:
             if rows is not None:
                 tensors = {name: x[rows.to(x.device)] for name, x in tensors.items()}
@@ -92,15 +83,6 @@ class Faults:
             # copies: what shares memory can't be written
             tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
             self.kept.append(Fault(place, what, tensors, dict(texts)))
-
-    @contextmanager
-    def recording_errors(self) -> Iterator[None]:
-        """A block whose TrainingError is recorded with the current batch before it goes on."""
-        try:
-            yield
-        except TrainingError as error:
-            self.record(str(error))
-            raise
 
     def leave_out(
         self, what: str, advice: str, rows: Tensor | None = None, is_here: bool = True
@@ -135,13 +117,12 @@ class Faults:
     def all_finite(self, what: str | None, reduce: Reduce, device: torch.device) -> bool:
         """Agrees with the other ranks whether a rollout may be learned from; one collective.
 
+        If anything is not finite on any rank, the rollout is left out on all.
+
         Args:
             what: What of the rollout is not finite on this rank; None: everything is finite.
             reduce: Sum over ranks.
             device: Where the sum is taken.
-
-        Returns:
-            False if anything is not finite on any rank: the rollout is left out on all.
 
         Raises:
             TrainingError: If there are more faults than the bound.
@@ -154,10 +135,6 @@ class Faults:
 
     def guard(self, module: LightningModule, optimizer: Any) -> None:
         """Leaves out a step of Lightning's own loop whose gradient is not finite.
-
-        Args:
-            module: The module whose step it is.
-            optimizer: Its optimizer; parameters without a gradient stay as they are.
 
         Raises:
             TrainingError: If there are more faults than the bound.

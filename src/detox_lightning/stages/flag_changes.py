@@ -32,13 +32,8 @@ _NO_MISFIT = {
 _LORA_FLAGS = ("r", "lora_alpha", "target_modules", "modules_to_save")
 
 
-def tell_changes(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Warns of flags that have other values than when the checkpoint was written.
-
-    Args:
-        module: A stage, with its trainer.
-        checkpoint: As Lightning hands it to ``on_load_checkpoint``.
-    """
+def warn_of_changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Warns of a stage's flags that have other values than when the checkpoint was written."""
     trainer = module._trainer
     verb = None if trainer is None else trainer.state.fn
     if verb is None:
@@ -112,9 +107,9 @@ def misfits(
     """Describes in a clause each what differs between a run and the weights in a checkpoint.
 
     Args:
-        here: Facts that this run would stamp: ``base_revision``, ``adapter``. Only facts that both
+        here: Facts that this run would save: ``base_revision``, ``adapter``. Only facts that both
             have are compared.
-        saved: Facts stamped on the checkpoint.
+        saved: Facts in the checkpoint.
         names_here: Names of the trainable parameters.
         names_saved: Names of the parameters in the checkpoint.
     """

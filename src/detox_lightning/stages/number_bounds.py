@@ -37,15 +37,7 @@ def leaves(config: Any, flag: str = "") -> Iterator[tuple[str, Any, Any, Any]]:
 
 
 def check_number(flag: str, value: Any) -> None:
-    """Refuses a number that is NaN or infinite, or so large that what is made with it would be.
-
-    Args:
-        flag: Its name on the command line.
-        value: The number; anything but a float is let pass.
-
-    Raises:
-        InputError: If it is.
-    """
+    """Raises an InputError for a float that is NaN or infinite, or whose products would be."""
     if isinstance(value, float) and not abs(value) <= LARGEST:  # NaN isn't
         raise InputError(
             f"--{flag}={value}: must be a number from {-LARGEST:g} to {LARGEST:g}; where there "
@@ -54,14 +46,7 @@ def check_number(flag: str, value: Any) -> None:
 
 
 def check_optimizer(optimizer: object) -> None:
-    """Refuses an optimizer with options that aren't finite, or so large that weights won't be.
-
-    Args:
-        optimizer: Made by the run's flags, of a few parameters.
-
-    Raises:
-        InputError: If it has such an option, or is no optimizer.
-    """
+    """Raises an InputError for an optimizer with options that no run can work with."""
     if not isinstance(optimizer, Optimizer):
         raise InputError(
             f"--model.optimizer: this makes a {type(optimizer).__name__}, which is no optimizer"
@@ -81,10 +66,9 @@ def check_optimizer(optimizer: object) -> None:
 
 
 def refused_option(error: Exception) -> str | None:
-    """Finds out which option an optimizer has refused, as ``name=value``; None if that fails.
+    """Returns ``name=value`` of the option that an optimizer refused, if it is known.
 
-    Args:
-        error: As the constructor raised it, which tells the value and not the option's name.
+    The error tells the value, and not the option's name.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "__init__":

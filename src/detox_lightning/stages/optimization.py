@@ -76,11 +76,6 @@ def build_schedule(optimizer: Optimizer, schedule: Schedule, total_steps: float)
     With ``w`` steps of warm-up out of ``T``, step ``i`` has the factor ``(i + 1) / (w + 1)`` up to
     ``w``, where it is 1, and from there ``(T - i) / (T - w)`` (linear) or half a cosine.
 
-    Args:
-        optimizer: The optimizer whose learning rate it scales.
-        schedule: The shape.
-        total_steps: Number of steps of the whole training; infinite if it has no end.
-
     Raises:
         InputError: If a decay, or a warm-up given as a share, has no number of steps to go by.
     """
@@ -113,11 +108,7 @@ def trainable_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
 def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
     """Makes an optimizer of one small matrix, so that mistakes are told before models open.
 
-    Optimizers of torch also take a step, in the way the stage will ask them to.
-
-    Args:
-        make_optimizer: Makes an optimizer of parameters.
-        has_closure: Whether the stage gives each step a function that computes the loss.
+    Optimizers of torch also take a step, with a closure that computes the loss if ``has_closure``.
 
     Raises:
         InputError: If the optimizer can't be made or takes no step, or if an option is a number
@@ -152,29 +143,11 @@ def _naming_option() -> Iterator[None]:
         ) from error
 
 
-class StepwiseOptimization:
-    """Optimizer and schedule of a stage; in PPO the stage itself steps it, once a rollout.
-
-    Args:
-        make_optimizer: Makes the optimizer of the parameters that learn.
-        schedule: How its learning rate rises and falls.
-    """
-
-    def __init__(self, make_optimizer: OptimizerCallable, schedule: Schedule):
-        self.make_optimizer = make_optimizer
-        self.schedule = schedule
-
-    def configure(self, module: LightningModule) -> OptimizerLRScheduler:
-        """Returns the result of the module's ``configure_optimizers``.
-
-        Raises:
-            InputError: If the optimizer refuses these parameters.
-        """
-        with _naming_option():
-            optimizer = self.make_optimizer(trainable_parameters(module))
-        steps = module.trainer.estimated_stepping_batches
-        scheduler = build_schedule(optimizer, self.schedule, steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+def configure_optimizer(
+    module: LightningModule, make_optimizer: OptimizerCallable, schedule: Schedule
+) -> OptimizerLRScheduler:
+    """Returns the result of ``configure_optimizers``; InputError if the optimizer can't be made."""
+    with _naming_option():
+        optimizer = make_optimizer(trainable_parameters(module))
+    scheduler = build_schedule(optimizer, schedule, module.trainer.estimated_stepping_batches)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,15 +1,12 @@
 """The reward stage: teaches a sequence classifier to tell hate from the rest."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jsonargparse.typing import NonNegativeInt
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
@@ -17,21 +14,19 @@ from detox_lightning.batches import LabeledBatch
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import count_positions
 from detox_lightning.models.classifier_heads import labels_of
-from detox_lightning.models.finite import check_finite_model
-from detox_lightning.models.loading import Weights, load_config, load_model, load_tokenizer
-from detox_lightning.models.saving import save_model
+from detox_lightning.models.loading import Weights, load_model, load_tokenizer
+from detox_lightning.models.precision import check_trainable_dtype
+from detox_lightning.models.source import ModelSource
 from detox_lightning.models.text_padding import padding_id, repadded
 from detox_lightning.protocols import data_of
-from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
-from detox_lightning.stages.faults import Faults
-from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.stages.optimization import CONSTANT, Schedule
 from detox_lightning.stages.run_checks import check_conditions
-from detox_lightning.stages.strategy import not_shardable
+from detox_lightning.stages.stage_module import AutomaticStage
 
 
-class RewardModule(LightningModule):
+class RewardModule(AutomaticStage):
     """Fine-tunes a sequence classifier on labelled text.
 
     Logs ``train/loss``; under ``val/`` and ``test/`` loss, accuracy, F1 and AUROC. With two labels
@@ -41,10 +36,9 @@ class RewardModule(LightningModule):
 
     stage_name = "reward"
     auto_class = "AutoModelForSequenceClassification"
-    padding_side: Literal["left", "right"] = "right"
-    export_name = "model"
     needs = ()
-    family = rollouts = samples = kl_target = comparison = None
+    family = None
+    labels: list[str]
 
     def __init__(
         self,
@@ -73,76 +67,36 @@ class RewardModule(LightningModule):
             InputError: If there are fewer than two labels, or two of the same name, or the weights
                 are to be quantized or bfloat16, as all of them are trained.
         """
-        super().__init__()
+        super().__init__(model, weights, optimizer, schedule, max_faults)
         self.save_hyperparameters()
-        self.strict_loading = False
+        self.model, self.mean_loss = None, MeanMetric()
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise InputError(f"labels={list(labels)}: give two or more different names.")
-        self.name = model
+        check_trainable_dtype(self.weights, is_classifier=True)
         self.labels = list(labels)
-        self.optimization = StepwiseOptimization(optimizer, schedule)
-        self.weights = Weights(**weights) if isinstance(weights, dict) else weights
-        if self.weights.quantization:
-            raise InputError(
-                f"weights.quantization={self.weights.quantization}: a quantized classifier can't "
-                "be trained; leave it null"
-            )
-        if self.weights.dtype != "float32":
-            raise InputError(
-                f"weights.dtype={self.weights.dtype}: small steps are lost in weights that are "
-                "trained in it; give float32, with trainer.precision=bf16-mixed"
-            )
-        self.faults = Faults(max_faults)
-        self.about: dict[str, Any] = {}  # tests compare nothing
-        self.mean_loss = MeanMetric()
         self.metrics = classification_metrics(len(labels))
-        self.model: Any = None
-        self.tokenizer: Any = None
 
     @property
-    def tokenizer_name(self) -> str:
-        """The model whose tokenizer the data must use."""
-        return self.name
-
-    @property
-    def tokenizer_options(self) -> dict[str, Any]:
-        """Options with which the data must open that tokenizer."""
-        return self.weights.file_options
-
-    @property
-    def seed(self) -> int:
-        """The seed of ``--seed_everything``."""
-        return global_seed()
+    def source(self) -> ModelSource:
+        """The model, which is no adapter."""
+        return ModelSource(self.model_name, None, None, self.weights.revision, None, self.weights)
 
     def setup(self, stage: str) -> None:
-        """Checks the run before any model is opened.
-
-        Raises:
-            InputError: If the trainer's options can't work.
-        """
+        """Checks the trainer's options before any model is opened."""
         check_conditions(self, stage, ("loss", *self.metrics))
 
-    def check_shardable(self) -> None:
-        """Refuses ``trainer.strategy=sharded``, which is made for PPO alone."""
-        raise not_shardable(self)
-
     def configure_model(self) -> None:
-        """Loads the weights and the tokenizer, once.
-
-        Raises:
-            InputError: If there is no such model, its classes are others, or the data's texts may
-                be longer than it reads.
-        """
+        """Loads the weights and the tokenizer, once; checks the classes and the length of texts."""
         if self.model is not None:
             return
         choose_kernels()
-        _check_labels(self.name, self.labels, self.weights)
+        _check_labels(self.source, self.labels)
         self.tokenizer = load_tokenizer(
-            self.name, padding_side=self.padding_side, **self.tokenizer_options
+            self.model_name, padding_side="right", **self.weights.file_options
         )
         model = load_model(
             self.auto_class,
-            self.name,
+            self.model_name,
             id2label=dict(enumerate(self.labels)),
             label2id={label: index for index, label in enumerate(self.labels)},
             problem_type="single_label_classification",
@@ -152,44 +106,19 @@ class RewardModule(LightningModule):
         data, positions = data_of(self._trainer), count_positions(model)
         if data is not None and positions is not None and data.max_prompt_tokens > positions:
             raise InputError(
-                f"--data.max_tokens={data.max_prompt_tokens}: {self.name!r} reads {positions} "
-                "tokens at most; lower it to that"
+                f"--data.max_tokens={data.max_prompt_tokens}: {self.model_name!r} reads "
+                f"{positions} tokens at most; lower it to that"
             )
         if padding_id(model) is None:
             # A decoder's head takes the token before the padding for a text's last, by the config.
             pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
             model.config.get_text_config().pad_token_id = eos if pad is None else pad
-        check_finite_model("model.model", self.name, model)
-        # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
-        self.model = model.train()
+        self.train_model(model)
         # nothing changes them, and validation steps may not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Returns one optimizer of all parameters, and its schedule."""
-        return self.optimization.configure(self)
-
-    def on_train_batch_start(self, batch: LabeledBatch, batch_idx: int) -> None:
-        """Seeds dropout by the place in the run, so that a resumed run has the same dropout."""
-        place = (self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(derive_seed(self.seed, "dropout", *place))
-        self.faults.begin(f"step {self.global_step}", {}, **batch._asdict())
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Leaves the step out if its gradient is not finite."""
-        self.faults.guard(self, optimizer)
-        self.log("train/faults", float(self.faults.count))
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Computes the scores of the classes.
-
-        Args:
-            input_ids: ``[b, s]``.
-            attention_mask: ``[b, s]``, True where ``input_ids`` holds a real token.
-
-        Returns:
-            Logits ``[b, classes]``, float32.
-        """
+        """Returns the logits ``[b, classes]``, float32, of texts ``[b, s]``."""
         ids, mask = repadded(self.model, input_ids, attention_mask.bool())
         logits: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).logits
         return logits.float()
@@ -213,9 +142,7 @@ class RewardModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the figures under ``val/``, or ``test/`` at the end of a test."""
         if not self.trainer.sanity_checking:  # two batches may well hold a single class
-            figures = {"loss": self.mean_loss.compute(), **self.metrics.compute()}
-            prefix = "test" if self.trainer.testing else "val"
-            self.log_dict({f"{prefix}/{name}": figure for name, figure in figures.items()})
+            self.log_figures(self.metrics.compute())
         self.mean_loss.reset()
         self.metrics.reset()
 
@@ -225,14 +152,9 @@ class RewardModule(LightningModule):
         """Returns the probabilities of the classes, ``[b, classes]``."""
         return self(batch.input_ids, batch.attention_mask).softmax(-1)
 
-    def export(self, folder: str | Path) -> None:
-        """Writes the classifier with its tokenizer as a Hugging Face folder."""
-        save_model(self.model, self.tokenizer, folder)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the run's facts to the checkpoint."""
-        revision = self.weights.revision
-        save_stage(self, checkpoint, labels=self.labels, base_revision=revision)
+        save_stage(self, checkpoint, labels=self.labels, base_revision=self.weights.revision)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that the checkpoint fits this model and these labels; see :func:`load_stage`."""
@@ -260,18 +182,17 @@ def classification_metrics(classes: int) -> MetricCollection:
     )
 
 
-def _check_labels(name: str, labels: list[str], weights: Weights) -> None:
+def _check_labels(source: ModelSource, labels: list[str]) -> None:
     """Refuses to rename, swap or drop the classes of a model that is a classifier already.
 
     Unnamed classes (``LABEL_0``) may be named.
     """
-    config = load_config(name, **weights.file_options)
-    if not any("SequenceClassification" in kind for kind in config.architectures or []):
+    if not any("SequenceClassification" in kind for kind in source.config.architectures or []):
         return
-    its_labels = labels_of(config, name)
+    its_labels = labels_of(source.config, source.base)
     is_unnamed = all(label.startswith("LABEL_") for label in its_labels)
     if its_labels != labels and not (is_unnamed and len(its_labels) == len(labels)):
         raise InputError(
-            f"labels={labels}: {name!r} is a classifier of {its_labels}, in this order. Give these "
-            "labels, or begin from an encoder without a head."
+            f"labels={labels}: {source.base!r} is a classifier of {its_labels}, in this order. "
+            "Give these labels, or begin from an encoder without a head."
         )

@@ -5,15 +5,13 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import callbacks_of, data_of
 from detox_lightning.stages.optimization import try_out
-from detox_lightning.stages.refused_callbacks import are_known, refuse_callbacks
 
 # Flags of Lightning's own steps: their defaults, and what to give instead in PPO.
 NOT_IN_PPO: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -23,6 +21,30 @@ NOT_IN_PPO: dict[str, tuple[tuple[Any, ...], str]] = {
         "Responses of an optimizer step are model.mini_batch_size, of a forward pass "
         "model.micro_batch_size: give these",
     ),
+}
+_AVERAGING = "Give detox_lightning.callbacks.averaging.AveragingCallback"
+# Lightning's callbacks that would do something else here than they say: the reason, the remedy.
+REFUSED: dict[type, str] = {
+    callbacks.BatchSizeFinder: "it would try sizes that the data never gets. Give data.batch_size, "
+    "data.eval_batch_size and model.micro_batch_size; docs/memory.md says what fits",
+    callbacks.LearningRateFinder: "it would train beside model.schedule. Try a few values of "
+    "model.optimizer.lr, with a short trainer.limit_train_batches each",
+    callbacks.StochasticWeightAveraging: "it would take model.schedule's place, and average the "
+    f"frozen weights, too. {_AVERAGING}",
+    callbacks.WeightAveraging: "it would copy and average the frozen weights and whole numbers, "
+    f"too, and can't go on from a checkpoint. {_AVERAGING}",
+    callbacks.GradientAccumulationScheduler: "model.schedule must know how many steps there are. "
+    "Give trainer.accumulate_grad_batches; in PPO model.mini_batch_size and model.micro_batch_size",
+    callbacks.ModelPruning: "it gives the weights other names, which no checkpoint or export here "
+    "knows. Prune the model that is exported",
+    callbacks.BaseFinetuning: "it freezes a part named backbone, which no model here has. What "
+    "learns is said by model.lora (null: all)",
+    callbacks.OnExceptionCheckpoint: "what it saves is from within a batch, and nothing could go "
+    "on from it exactly. Give checkpoint.every_n_batches",
+}
+REFUSED_IN_PPO: dict[type, str] = {
+    callbacks.SpikeDetection: "a rollout has no loss of its own. Rollouts that aren't finite are "
+    "left out (model.max_faults), and collapse.* watches the others",
 }
 # By verb: the flags that bound a run, and what a bound of 0 would leave undone.
 BOUNDS = {
@@ -35,7 +57,7 @@ NOTHING = "trainer.{}={}: nothing would be {}; give more, or leave it out"
 
 
 def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
-    """Refuses what can't work, and lowers what the data is too small for.
+    """Refuses flags that can't work, and lowers intervals that are longer than the data.
 
     Args:
         module: A stage, with its trainer.
@@ -56,7 +78,7 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
     validates = data is not None and bool(data.val_dataloader())
     if data is not None:
         _check_monitors(module, validates, [f"val/{name}" for name in figures])
-    try_out(module.optimization.make_optimizer, module.automatic_optimization)
+    try_out(module.make_optimizer, module.automatic_optimization)
     if data is not None:
         batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
         used = math.floor(batches * limit) if isinstance(limit, float) else min(batches, limit)
@@ -68,36 +90,24 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
 
 
 def check_loop(trainer: Trainer, module: LightningModule) -> None:
-    """Refuses callbacks, and flags of Lightning's loop, that can't do what they say.
-
-    Args:
-        trainer: Has the callbacks and the flags.
-        module: The module that it would train.
-
-    Raises:
-        InputError: If there is one.
-    """
-    refuse_callbacks(trainer, module.automatic_optimization)
-    for name, (defaults, remedy) in NOT_IN_PPO.items():
-        value = getattr(trainer, name)
-        if not module.automatic_optimization and value not in defaults:
+    """Raises an InputError for callbacks and flags of Lightning's loop that can't work here."""
+    is_ppo = not module.automatic_optimization
+    refused = {**REFUSED, **(REFUSED_IN_PPO if is_ppo else {})}
+    for callback in callbacks_of(trainer):
+        for kind, reason in refused.items():
+            if isinstance(callback, kind):
+                raise InputError(f"trainer.callbacks: {type(callback).__name__}: {reason}")
+    for name, (defaults, remedy) in NOT_IN_PPO.items() if is_ppo else ():
+        if (value := getattr(trainer, name)) not in defaults:
             raise InputError(f"trainer.{name}={value}: PPO takes its own steps. {remedy}")
 
 
 def refuse_nothing(trainer: Trainer, verb: str) -> None:
-    """Refuses a run that would end at once, and would look as if it had done something.
-
-    Args:
-        trainer: Has the bounds.
-        verb: ``fit``, ``validate``, ``test`` or ``predict``.
-
-    Raises:
-        InputError: If a bound is 0.
-    """
+    """Raises an InputError if a run would end at once, as one of its bounds is 0."""
     names, done = BOUNDS[verb]
     bounds: list[tuple[str, Any]] = [(name, getattr(trainer, name)) for name in names]
     if verb == "fit":
-        timers = [timer for timer in callbacks_of(trainer) if isinstance(timer, Timer)]
+        timers = [timer for timer in callbacks_of(trainer) if isinstance(timer, callbacks.Timer)]
         bounds += [("max_time", timer._duration) for timer in timers]
     for name, bound in bounds:
         if bound == 0:
@@ -109,10 +119,11 @@ def _check_monitors(module: Any, validates: bool, figures: Collection[str]) -> N
 
     Checks only where everything that logs is this package's or Lightning's.
     """
-    callbacks = callbacks_of(module.trainer)
-    if not are_known([module, *callbacks]):
+    present = callbacks_of(module.trainer)
+    packages = {type(one).__module__.partition(".")[0] for one in (module, *present)}
+    if not packages <= {"detox_lightning", "lightning"}:
         return
-    for callback in callbacks:
+    for callback in present:
         name = getattr(callback, "monitor", None)  # of whatever class of Lightning's
         if not isinstance(name, str) or not name.startswith("val"):
             continue

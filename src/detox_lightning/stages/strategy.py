@@ -51,11 +51,7 @@ class ShardedStrategy(ModelParallelStrategy):
     load_checkpoint = Strategy.load_checkpoint
 
     def setup_environment(self) -> None:
-        """Checks that the module can be sharded, before any model is opened.
-
-        Raises:
-            InputError: If it can't.
-        """
+        """Checks that the module can be sharded, before any model is opened."""
         stage = as_stage(self._module)
         if stage is None:
             raise not_shardable(self._module)
@@ -116,14 +112,7 @@ def not_shardable(module: object) -> InputError:
 
 
 def check_strategy(name: str) -> None:
-    """Refuses strategies that this package can't train with, before they are made.
-
-    Args:
-        name: ``trainer.strategy``, or the name of its class.
-
-    Raises:
-        InputError: If it is one of them.
-    """
+    """Raises an InputError for a strategy (its name or its class's) that can't train here."""
     for kind, reason in REFUSED.items():
         if kind in name.lower():
             raise InputError(f"trainer.strategy={name}: {reason}. Give {NAME} ({OVERLAY}) or ddp")

@@ -1,14 +1,11 @@
 """The supervised stage: teaches a language model to answer as people did."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -16,24 +13,19 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.meter import Rouge
 from detox_lightning.models.families.base import base_model
-from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
-from detox_lightning.models.saving import save_model
 from detox_lightning.models.special_tokens import end_tokens, without_end_marks
 from detox_lightning.protocols import data_of
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS
-from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
-from detox_lightning.stages.faults import Faults
-from detox_lightning.stages.language_model import LanguageModelStage
-from detox_lightning.stages.optimization import CONSTANT, Schedule, StepwiseOptimization
+from detox_lightning.stages.optimization import CONSTANT, Schedule
 from detox_lightning.stages.run_checks import check_conditions
-from detox_lightning.stages.strategy import not_shardable
+from detox_lightning.stages.stage_module import AutomaticStage
 
 
-class SupervisedModule(LanguageModelStage, LightningModule):
+class SupervisedModule(AutomaticStage):
     """Fine-tunes a language model on prompts and summaries written by people.
 
     Logs ``train/loss``; under ``val/`` and ``test/`` the loss per token and ROUGE of greedy
@@ -43,7 +35,6 @@ class SupervisedModule(LanguageModelStage, LightningModule):
 
     stage_name = "supervised"
     needs = ("summary",)
-    rollouts = samples = kl_target = comparison = None
 
     def __init__(
         self,
@@ -73,33 +64,16 @@ class SupervisedModule(LanguageModelStage, LightningModule):
                 finite; their batches are written into the folder ``faults`` of the run. One more
                 ends the run.
         """
-        super().__init__()
+        super().__init__(model, weights, optimizer, schedule, max_faults)
         self.save_hyperparameters()
-        self.strict_loading = False
-        self.model_name, self.adapter = model, None
+        self.model, self.mean_loss = None, MeanMetric()
         self.lora = LoRA(**lora) if isinstance(lora, dict) else lora  # a checkpoint holds a dict
-        self.optimization = StepwiseOptimization(optimizer, schedule)
-        self.weights = Weights(**weights) if isinstance(weights, dict) else weights
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
-        self.faults = Faults(max_faults)
-        self.about: dict[str, Any] = {}  # tests compare nothing
-        self.mean_loss = MeanMetric()
         self.rouge = Rouge()
-        self.model: Any = None
-        self.tokenizer: Any = None
-
-    @property
-    def seed(self) -> int:
-        """The seed of ``--seed_everything``."""
-        return global_seed()
 
     def setup(self, stage: str) -> None:
-        """Checks the run before any model is opened.
-
-        Raises:
-            InputError: If the trainer's options can't work, or the model has too few positions.
-        """
+        """Checks the trainer's options and the model's positions before any model is opened."""
         check_conditions(self, stage, ("loss", *ROUGE_KINDS))
         if (data := data_of(self.trainer)) is not None:
             limits = {
@@ -108,39 +82,12 @@ class SupervisedModule(LanguageModelStage, LightningModule):
             }
             self.source.check_positions(data.max_prompt_tokens, limits)
 
-    def check_shardable(self) -> None:
-        """Refuses ``trainer.strategy=sharded``, which is made for PPO alone."""
-        raise not_shardable(self)
-
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once."""
-        if self.model is not None:
-            return
-        choose_kernels()
-        self.tokenizer = self.source.load_tokenizer()
-        device = None if self._trainer is None else self._trainer.strategy.root_device
-        model = self.source.load(self.lora, device, self.tokenizer)
-        check_finite_model("model.model", self.model_name, model)
-        # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
-        self.model = model.train()
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Returns one optimizer of the parameters that learn, and its schedule."""
-        return self.optimization.configure(self)
-
-    def on_train_batch_start(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Seeds dropout by the place in the run, so that a resumed run has the same dropout."""
-        place = (self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(derive_seed(self.seed, "dropout", *place))
-        texts = {"prompts": batch.prompts, "references": batch.references}
-        prompts = {"prompt_ids": batch.prompt_ids, "prompt_mask": batch.prompt_mask}
-        targets = {"target_ids": batch.target_ids, "target_mask": batch.target_mask}
-        self.faults.begin(f"step {self.global_step}", texts, **prompts, **targets)
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Leaves the step out if its gradient is not finite."""
-        self.faults.guard(self, optimizer)
-        self.log("train/faults", float(self.faults.count))
+        if self.model is None:
+            choose_kernels()
+            self.tokenizer = self.source.load_tokenizer()
+            self.train_model(self.source.load(self.lora, self.root_device, self.tokenizer))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Returns the cross-entropy of the reference summaries, mean over their tokens."""
@@ -158,9 +105,7 @@ class SupervisedModule(LanguageModelStage, LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the figures under ``val/``, or ``test/`` at the end of a test."""
         rouge = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
-        figures = {"loss": self.mean_loss.compute(), **rouge}
-        prefix = "test" if self.trainer.testing else "val"
-        self.log_dict({f"{prefix}/{name}": figure for name, figure in figures.items()})
+        self.log_figures(rouge)
         self.mean_loss.reset()
         self.rouge.reset()
 
@@ -172,14 +117,7 @@ class SupervisedModule(LanguageModelStage, LightningModule):
 
     @torch.no_grad()
     def summarize(self, batch: PromptBatch) -> list[str]:
-        """Writes greedy summaries.
-
-        Args:
-            batch: ``b`` prompts.
-
-        Returns:
-            ``b`` texts without special tokens.
-        """
+        """Writes greedy summaries of ``b`` prompts, without special tokens."""
         generated = self.model.generate(
             input_ids=batch.prompt_ids,
             attention_mask=batch.prompt_mask,
@@ -188,14 +126,10 @@ class SupervisedModule(LanguageModelStage, LightningModule):
             num_beams=1,
         )
         ends = end_tokens(self.model.generation_config)
-        responses = self.family.strip_prompt(generated, batch.prompt_ids)
+        responses = self.source.family.strip_prompt(generated, batch.prompt_ids)
         responses = without_end_marks(responses, ends, self.tokenizer)
         texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         return texts
-
-    def export(self, folder: str | Path) -> None:
-        """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder."""
-        save_model(self.model, self.tokenizer, folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reduces the checkpoint to the parameters that learn, and adds the run's facts."""
@@ -214,7 +148,7 @@ class SupervisedModule(LanguageModelStage, LightningModule):
                 "--data: these prompts have no answers to learn from; the supervised stage takes "
                 "data with them, such as DialogueDataModule's"
             )
-        logits, _ = self.family.forward(
+        logits, _ = self.source.family.forward(
             base_model(self.model), batch.prompt_ids, batch.prompt_mask, batch.target_ids
         )
         # By the mask and not by the id: T5's pad is also its decoder start.

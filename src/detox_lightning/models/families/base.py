@@ -91,10 +91,6 @@ class Family(ABC):
     def strip_prompt(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
         """Returns the responses ``[b, t]`` in what ``generate`` made of prompts ``[b, s]``."""
 
-    def positions_needed(self, prompt: int, response: int) -> int:
-        """Returns the positions that a model needs for a prompt and a response of these lengths."""
-        return prompt + response if self.shares_positions else max(prompt, response)
-
     @abstractmethod
     def check_model(self, model: Any, name: str) -> None:
         """Checks that the family's methods can run a model, with or without an adapter.
@@ -131,7 +127,7 @@ def base_model(model: Any) -> Any:
 
 @contextmanager
 def replaced_head(model: Any, head: HeadFunction | None) -> Iterator[list[Any]]:
-    """Inside the block, ``head`` takes the place of a model's linear head, if it isn't None.
+    """Lets ``head``, if it isn't None, take the place of a model's linear head inside the block.
 
     Yields:
         A list to which each result of ``head`` is appended.

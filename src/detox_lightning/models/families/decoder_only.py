@@ -59,7 +59,7 @@ class DecoderOnly(Family):
 
     def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
         """Runs the decoder over the prompts, whose last tokens predict the first of responses."""
-        steps = DecoderOnlySteps(model, prompts.mask[:, :0])
+        steps = _DecoderOnlySteps(model, prompts.mask[:, :0])
         logits, hidden = steps.extend(prompts.states, prompts.mask)
         steps.select(prompts.rows)
         return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
@@ -93,7 +93,7 @@ class DecoderOnly(Family):
             )
 
 
-class DecoderOnlySteps(CachedDecoder):
+class _DecoderOnlySteps(CachedDecoder):
     """Decode steps of a model without an encoder, with a mask ``[r, 0]`` at first."""
 
     def __init__(self, model: Any, mask: Tensor):
@@ -104,7 +104,6 @@ class DecoderOnlySteps(CachedDecoder):
         self.mask = mask.bool()
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Decoder`."""
         return self.extend(tokens[:, None], torch.ones_like(tokens[:, None]).bool())
 
     def extend(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,18 +122,15 @@ class DecoderOnlySteps(CachedDecoder):
         return output.logits[:, -1], output.hidden_states[-1][:, -1]
 
     def select(self, rows: Tensor) -> None:
-        """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
 
     @property
     def self_layers(self) -> list[Any]:
-        """See :class:`CachedDecoder`."""
         return list(self.cache.layers)
 
     @property
     def cross_layers(self) -> list[Any]:
-        """See :class:`CachedDecoder`; there is none."""
         return []
 
     def static_step(self) -> Step | None:

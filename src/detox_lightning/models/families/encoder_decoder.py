@@ -74,7 +74,7 @@ class EncoderDecoder(Family):
 
     def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
         """Runs the decoder over the start token."""
-        steps = EncoderDecoderSteps(model, prompts.states, prompts.mask)
+        steps = _EncoderDecoderSteps(model, prompts.states, prompts.mask)
         start = model.generation_config.decoder_start_token_id
         logits, hidden = steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
         steps.select(prompts.rows)
@@ -97,7 +97,7 @@ class EncoderDecoder(Family):
             )
 
 
-class EncoderDecoderSteps(CachedDecoder):
+class _EncoderDecoderSteps(CachedDecoder):
     """Decode steps of a decoder that attends to encoded prompts: states ``[r, s, d]`` and mask."""
 
     prompt_mask: Tensor
@@ -113,7 +113,6 @@ class EncoderDecoderSteps(CachedDecoder):
         self.mask = mask.new_zeros(len(mask), 0, dtype=torch.bool)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Decoder`."""
         from transformers.modeling_outputs import BaseModelOutput
 
         output = self.model(
@@ -128,7 +127,6 @@ class EncoderDecoderSteps(CachedDecoder):
         return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
 
     def select(self, rows: Tensor) -> None:
-        """See :class:`Decoder`."""
         self.cache.batch_select_indices(rows)
         self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
         # the cache holds their keys and values by now: only the shape is still used
@@ -136,12 +134,10 @@ class EncoderDecoderSteps(CachedDecoder):
 
     @property
     def self_layers(self) -> list[Any]:
-        """See :class:`CachedDecoder`."""
         return list(self.cache.self_attention_cache.layers)
 
     @property
     def cross_layers(self) -> list[Any]:
-        """See :class:`CachedDecoder`."""
         return list(self.cache.cross_attention_cache.layers)
 
     def static_step(self) -> Step:
