@@ -1,4 +1,4 @@
-"""Who may import whom: the table of docs/architecture.md."""
+"""Who may import whom, which docs/architecture.md draws; and how large files may be."""
 
 import ast
 from collections import Counter

@@ -44,7 +44,7 @@ def to_experience(
     if shaping.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
 
-    # an estimator gives 0 at padding, and so does whitening, over all ranks' real tokens
+    # 0 at padding: an estimator's output, and whitening over all ranks' real tokens
     advantages, returns = estimator(rewards, rollout.values, mask, reduce)
     if estimator.whitens:
         advantages = whiten(advantages, mask, reduce=reduce)

@@ -25,7 +25,7 @@ class LossSums(NamedTuple):
     """What a loss gives for some rows: sums, so that micro-batches and ranks add up.
 
     Attributes:
-        terms: ``[]`` sums over tokens with the weights of the average; divided by its count they
+        terms: ``[]`` sums over tokens with the weights of the average; divided by its divisor they
             are the means that :meth:`PolicyLoss.total` adds up.
         statistics: ``[]`` sums over real tokens; divided by their number they are logged under
             ``ppo/<name>``.

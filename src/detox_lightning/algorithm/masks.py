@@ -28,7 +28,7 @@ def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
 def response_lengths(response_ids: Tensor, eos_token_ids: Sequence[int]) -> Tensor:
     """Counts each response's real tokens: up to and with the first EOS, or all of them.
 
-    Padding is never asked for, since T5's decoder starts with its pad token.
+    The pad token is not looked at, since T5's decoder starts with it.
 
     Args:
         response_ids: ``[b, t]``.

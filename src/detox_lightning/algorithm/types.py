@@ -65,7 +65,7 @@ class Experience(NamedTuple):
         return Experience(*(field[index] for field in self))
 
     def batches(self, order: Tensor, size: int, widths: Tensor) -> Iterator["Experience"]:
-        """Cuts rows into consecutive batches, each as wide as its longest response.
+        """Cuts rows into consecutive batches, each as wide as the largest of its ``widths``.
 
         Args:
             order: ``[m]`` the rows, on the CPU.

@@ -75,7 +75,8 @@ class Actor:
         """Has responses scored by the reward.
 
         Raises:
-            TrainingError: If the reward fails; the rollout is kept.
+            TrainingError: If the reward fails; prompts and responses are recorded for the folder
+                ``faults``.
         """
         self.register(prompts, responses, number)
         try:
@@ -87,7 +88,7 @@ class Actor:
     def rollout_of(
         self, prompts: PromptBatch, responses: Responses, scores: Scores, number: int
     ) -> tuple[Rollout, bool]:
-        """Measures responses, in smaller passes where memory runs out.
+        """Measures responses, once in half-size passes if the only process runs out of memory.
 
         Returns:
             The rollout, and whether it is finite on all ranks; if not, it is left out on all.

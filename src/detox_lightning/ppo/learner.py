@@ -30,8 +30,8 @@ class UpdateOptions(NamedTuple):
         longest: Tokens of the longest response that may be sampled.
         max_grad_norm: Bound on the gradient's norm; None for none.
         ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
-        early_stop_kl: The epochs end where the mean KL from the rollout's policy is above 1.5 times
-            this many nats a token; None for never.
+        early_stop_kl: No further epoch begins once an epoch's last mini-batch has a mean KL from
+            the rollout's policy above 1.5 times this many nats a token; None for never.
     """
 
     loss: PolicyLoss
@@ -69,8 +69,8 @@ class Learner:
     def learn(self, experience: Experience, orders: Iterable[Tensor], place: str) -> UpdateMeter:
         """Goes over a rollout once for each order.
 
-        What decides the way (leaving a mini-batch out, stopping early, giving up) is the same
-        number on every rank, read once a mini-batch, before its step.
+        Whether to leave a mini-batch out, to stop early or to give up is decided by numbers that
+        are equal on all ranks. They are read once a mini-batch, before its step.
 
         Args:
             experience: ``b`` responses.
@@ -79,7 +79,9 @@ class Learner:
         """
         meter = UpdateMeter(self.options.loss)
         ends = widths(experience.response_mask).cpu().int()
-        if not self.policy.is_full_precision:  # rounding is then another with every width
+        if (
+            not self.policy.is_full_precision
+        ):  # another width rounds differently: keep the rollout's
             ends.fill_(experience.response_mask.shape[1])
         for order in orders:
             for rows in order.split(self.options.mini_batch_size):
@@ -123,7 +125,7 @@ class Learner:
         tokens = torch.stack([mask.sum() for mask in masks]).sum()
         units = torch.stack([share.divisor for share in averages]).sum()
         units, tokens = self.ranks.sum(torch.stack([units, tokens])).clamp(min=1)
-        # The strategy averages gradients over ranks; times their number the average is a sum.
+        # DDP averages gradients over ranks: times the number of ranks, that is their sum.
         scale = self.ranks.number / units
         totals: Any = 0.0
         for number, (rows, share) in enumerate(zip(micro_batches, averages, strict=True), 1):

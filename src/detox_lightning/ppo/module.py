@@ -1,4 +1,4 @@
-"""Training stage 3: PPO on the policy's adapters, with a value head and a KL penalty."""
+"""Training stage 3: PPO with a KL penalty, on a policy's adapters or on all of its weights."""
 
 import warnings
 from collections.abc import Iterator
@@ -68,12 +68,12 @@ class PPOModule(PolicyStage):
         max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
             never.
         ratio_threshold: A mini-batch whose mean ratio is above this is skipped.
-        early_stop_kl: A rollout's epochs end where the mean KL from the rollout's policy is
-            above 1.5 times this many nats a token; null for never.
-        max_faults: Rollouts of the whole run that may be left out, or some of their
-            mini-batches, because a score, a loss or a gradient is not finite; what they were
-            made of is written into the folder ``faults`` of the run. One more ends the run.
-        optimizer: Optimizer of the adapters' and the value head's parameters.
+        early_stop_kl: No further epoch begins once an epoch's last mini-batch has a mean KL from
+            the rollout's policy above 1.5 times this many nats a token; null for never.
+        max_faults: How many rollouts of the whole run may be left out, or lose a mini-batch,
+            because a score, a loss or a gradient is not finite. What was left out is written into
+            the folder ``faults`` of the run. One more ends the run.
+        optimizer: Optimizer of the parameters that learn.
         schedule: Schedule of the learning rate; a step is a rollout.
         evaluation: How ``validate``, ``test`` and ``predict`` sample and evaluate responses.
         gradient_checkpointing: Compute activations again in the backward pass, to save memory.
@@ -186,7 +186,7 @@ class PPOModule(PolicyStage):
             metrics |= update.metrics(metrics["ppo/returns/var"])
             count = len(rollout.scores) * self.ranks.number
             self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], count)
-            if update.rows:  # scores that nothing was learned from change nothing later
+            if update.rows:  # if no mini-batch was finite, forget its scores
                 self.moments = moments
         self.log_rollout(metrics, clock)
         self.learning_rate.step()
@@ -216,7 +216,7 @@ class PPOModule(PolicyStage):
         self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     def on_train_start(self) -> None:
-        """Evaluates before the first update."""
+        """Builds actor and learner; a new run is evaluated before its first update."""
         self.ranks = ranks_of(self.trainer)
         self.actor = Actor(
             self.policy,

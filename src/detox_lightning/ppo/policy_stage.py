@@ -93,7 +93,7 @@ class PolicyStage(StageModule):
                 self.check_batch_size(data.batch_size)
 
     def _check_training(self, max_steps: int) -> None:
-        """Refuses a schedule that takes steps for rollouts; warns of narrow sampling."""
+        """Refuses ``max_steps`` with a schedule that goes by rollouts; warns of narrow sampling."""
         if not self.sampling.is_exact:
             rank_zero_warn(
                 f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "
@@ -150,7 +150,7 @@ class PolicyStage(StageModule):
         size = NO_GRADIENT * self.micro_batches.size
         self.examiner.load(self.policy, self.tokenizer, size)
         rank_zero_info(self.examiner.judge.describe_heads())
-        # nothing changes them, and evaluation steps may not wait for other ranks
+        # no buffer changes, and evaluation steps may not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def on_fit_start(self) -> None:
@@ -242,7 +242,7 @@ class PolicyStage(StageModule):
         self.moments = RunningMoments(**facts["moments"])
 
     def export(self, folder: str | Path) -> None:
-        """Writes the adapter, the tokenizer and the value head as a folder that peft opens."""
+        """Writes the adapter (or the whole model), the tokenizer and the value head, if any."""
         save_model(self.policy.model, self.tokenizer, folder)
         self.policy.generation_config.save_pretrained(folder)
         if self.policy.value_head is not None:
