@@ -63,10 +63,15 @@ def runs(process: int) -> bool:
 @pytest.mark.parametrize(
     ("rank", "way", "code", "reason"),
     [
-        (0, "raises", 1, "ValueError: boom"),
         (0, "can't go on", 1, "TrainingError: rank 0: rollout 3: no reward"),
-        (0, "killed", -signal.SIGKILL, "error: rank 0: its process is gone: killed, or out of"),
-        (1, "can't go on", -signal.SIGKILL, "TrainingError: rank 1: rollout 3: no reward"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (0, "raises", 1, "ValueError: boom"),
+                (0, "killed", -signal.SIGKILL, "error: rank 0: its process is gone: killed, or "),
+                (1, "can't go on", -signal.SIGKILL, "TrainingError: rank 1: rollout 3: no reward"),
+            )
+        ),
     ],
 )
 def test_all_processes_end_with_one(
