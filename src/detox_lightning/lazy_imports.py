@@ -100,9 +100,11 @@ class _DeferringLoader(Loader):
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Makes the module as its own loader would."""
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Leaves the module unrun until one of its names is asked for."""
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
         module.__class__ = DeferredModule
@@ -114,6 +116,7 @@ class _DeferringFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Finds a module that has a stand-in, with a loader that defers it; else None."""
         if fullname not in _STAND_INS:
             return None
         spec = PathFinder.find_spec(fullname, path, target)

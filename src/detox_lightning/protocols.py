@@ -3,7 +3,6 @@
 The three training stages have all members of :class:`Stage`, and mypy checks that they do, so
 nobody has to guess what a module has. A user's own LightningModule need not be a stage.
 """
-# ruff: noqa: D102 (the classes' docstrings describe their properties)
 
 from collections.abc import Collection, Sequence, Sized
 from pathlib import Path
@@ -40,53 +39,63 @@ class Samples(NamedTuple):
 
 
 class Stage(Protocol):
-    """A training stage: the supervised, the reward or the PPO module.
-
-    Attributes:
-        stage_name: ``supervised``, ``reward`` or ``ppo``.
-        seed: Seed of the run's random draws.
-        needs: What data rows may not lack besides a prompt: ``summary``, ``reference``.
-        labels: A classifier's class names, in the order of its outputs; None for a language model.
-        source: Where the model comes from; names the tokenizer that the data must use.
-        family: The language model's family; None for a classifier.
-        auto_class: Name of the ``transformers`` class that opens the model.
-        faults: The steps or rollouts left out so far because something was not finite.
-        rollouts: Number of rollouts done; None for the stages without rollouts.
-        samples: Texts of the newest rollout; None before the first, and without rollouts.
-        kl_target: Target of an adaptive KL coefficient; None if there is none.
-        comparison: Result of the last ``test``; None before it. Only PPO's test compares.
-        about: What PPO's test compares and how, for its report; empty for the other stages.
-        export_name: Name of the folder that :meth:`export` writes: ``model`` or ``adapter``.
-    """
+    """A training stage: the supervised, the reward or the PPO module."""
 
     @property
-    def stage_name(self) -> str: ...
+    def stage_name(self) -> str:
+        """``supervised``, ``reward`` or ``ppo``."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Seed of the run's random draws."""
+
     @property
-    def needs(self) -> Collection[str]: ...
+    def needs(self) -> Collection[str]:
+        """What data rows may not lack besides a prompt: ``summary``, ``reference``."""
+
     @property
-    def labels(self) -> list[str] | None: ...
+    def labels(self) -> list[str] | None:
+        """A classifier's class names, in the order of its outputs; None for a language model."""
+
     @property
-    def source(self) -> "ModelSource": ...
+    def source(self) -> "ModelSource":
+        """Where the model comes from; names the tokenizer that the data must use."""
+
     @property
-    def family(self) -> "Family | None": ...
+    def family(self) -> "Family | None":
+        """The language model's family; None for a classifier."""
+
     @property
-    def auto_class(self) -> str: ...
+    def auto_class(self) -> str:
+        """Name of the ``transformers`` class that opens the model."""
+
     @property
-    def faults(self) -> "Faults": ...
+    def faults(self) -> "Faults":
+        """The steps or rollouts left out so far because something was not finite."""
+
     @property
-    def rollouts(self) -> int | None: ...
+    def rollouts(self) -> int | None:
+        """Number of rollouts done; None for the stages without rollouts."""
+
     @property
-    def samples(self) -> Samples | None: ...
+    def samples(self) -> Samples | None:
+        """Texts of the newest rollout; None before the first, and without rollouts."""
+
     @property
-    def kl_target(self) -> float | None: ...
+    def kl_target(self) -> float | None:
+        """Target of an adaptive KL coefficient; None if there is none."""
+
     @property
-    def comparison(self) -> "Comparison | None": ...
+    def comparison(self) -> "Comparison | None":
+        """Result of the last ``test``; None before it. Only PPO's test compares."""
+
     @property
-    def about(self) -> dict[str, Any]: ...
+    def about(self) -> dict[str, Any]:
+        """What PPO's test compares and how, for its report; empty for the other stages."""
+
     @property
-    def export_name(self) -> str: ...
+    def export_name(self) -> str:
+        """Name of the folder that :meth:`export` writes: ``model`` or ``adapter``."""
 
     def export(self, folder: str | Path) -> None:
         """Writes what was trained, with its tokenizer, as a Hugging Face folder."""
@@ -99,10 +108,7 @@ class Data(Protocol):
     """A data module of this package.
 
     Attributes:
-        sources: Names of the data sets.
         batch_size: Rows of a training batch, on each rank.
-        max_prompt_tokens: Tokens that a prompt, or a text to classify, may have.
-        max_target_tokens: Tokens that an answer to learn from may have; 0 if there are none.
         loaders: Makes the loaders and holds the position in the epoch.
     """
 
@@ -110,11 +116,16 @@ class Data(Protocol):
     loaders: "Loaders"
 
     @property
-    def sources(self) -> Sequence[str]: ...
+    def sources(self) -> Sequence[str]:
+        """Names of the data sets."""
+
     @property
-    def max_prompt_tokens(self) -> int: ...
+    def max_prompt_tokens(self) -> int:
+        """Tokens that a prompt, or a text to classify, may have."""
+
     @property
-    def max_target_tokens(self) -> int: ...
+    def max_target_tokens(self) -> int:
+        """Tokens that an answer to learn from may have; 0 if there are none."""
 
     def train_dataloader(self) -> Sized:
         """Full batches, from the checkpoint's place on."""

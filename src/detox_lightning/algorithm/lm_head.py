@@ -33,6 +33,7 @@ class _HeadOutput(torch.autograd.Function):
         entropy: bool,
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
+        """Gives log-probabilities and entropies, ``[b, t]`` each; keeps gradients ``[b, t, d]``."""
         temperature, min_new_tokens, eos_token_ids = sampler
         learns = ctx.needs_input_grad[0]
         wanted = (entropy or entropy_gradient, learns, learns and entropy_gradient)
@@ -58,6 +59,7 @@ class _HeadOutput(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Multiplies the kept gradients with those that come in, ``[b, t]`` each."""
         total: Any = sum(g[..., None] * d for g, d in zip(grads, ctx.saved_tensors, strict=False))
         return total.to(ctx.dtype), *[None] * 6
 

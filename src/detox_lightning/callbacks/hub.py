@@ -92,7 +92,7 @@ def check_push(repository: str, base: str | None, merged: bool) -> str:
 
 
 def without_folders(text: str, known: Iterable[str | Path] = ()) -> str:
-    """Shortens all paths of this machine in a text: ``/home/me/data/it.csv`` to ``…/it.csv``.
+    """Shortens all paths of this machine in a text: ``FOLDER/data/it.csv`` to ``…/it.csv``.
 
     Args:
         text: Addresses and names like ``a/b`` stay.

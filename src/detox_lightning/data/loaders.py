@@ -59,9 +59,11 @@ class _TrainLoader(DataLoader[Any]):
     """
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns nothing: the data module's state has the position."""
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignores the state, which is empty."""
 
 
 @dataclass

@@ -41,6 +41,7 @@ class _CheckedConnector(_CheckpointConnector):
             super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 
     def restore_training_state(self) -> None:
+        """Checks the training state before it is restored; errors name the checkpoint."""
         with blame_checkpoint(self._ckpt_path):
             if self._loaded_checkpoint and self.trainer.state.fn == "fit":
                 check_training_state(
@@ -54,16 +55,19 @@ class _CheckedConnector(_CheckpointConnector):
 
 class _GuardedFitLoop(_FitLoop):
     def on_advance_start(self) -> None:
+        """Begins an epoch; a StopIteration is an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_start()
 
     def on_advance_end(self) -> None:
+        """Ends an epoch; a StopIteration is an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_end()
 
 
 class _GuardedEpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: Any) -> None:
+        """Takes a step; a StopIteration after the batch is done is an error."""
         before = self.batch_progress.current.completed
         try:
             super().advance(data_fetcher)
@@ -74,6 +78,7 @@ class _GuardedEpochLoop(_TrainingEpochLoop):
                 raise  # a logger's, which was told of a batch that is done
 
     def on_advance_end(self, data_fetcher: Any) -> None:
+        """Ends a step; a StopIteration is an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_end(data_fetcher)
 

@@ -52,9 +52,11 @@ class _Scheduler(LambdaLR):
         super().__init__(optimizer, factor)
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the state as LambdaLR's, without this run's flags."""
         return {name: value for name, value in super().state_dict().items() if name != "_flags"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the place of the schedule, and puts this run's flags in the optimizer."""
         super().load_state_dict(state_dict)
         self.base_lrs = [flags["lr"] for flags in self._flags]
         # The very product that the scheduler itself formed on its last step.

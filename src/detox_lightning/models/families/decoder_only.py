@@ -122,15 +122,18 @@ class _DecoderOnlySteps(CachedDecoder):
         return output.logits[:, -1], output.hidden_states[-1][:, -1]
 
     def select(self, rows: Tensor) -> None:
+        """Keeps only ``rows`` (``[n]``), in this order; an index may repeat."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
 
     @property
     def self_layers(self) -> list[Any]:
+        """The cache layers of self-attention."""
         return list(self.cache.layers)
 
     @property
     def cross_layers(self) -> list[Any]:
+        """An empty list: a decoder alone has no cross-attention."""
         return []
 
     def static_step(self) -> Step | None:

@@ -127,6 +127,7 @@ class _EncoderDecoderSteps(CachedDecoder):
         return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
 
     def select(self, rows: Tensor) -> None:
+        """Keeps only ``rows`` (``[n]``), in this order; an index may repeat."""
         self.cache.batch_select_indices(rows)
         self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
         # the cache holds their keys and values by now: only the shape is still used
@@ -134,10 +135,12 @@ class _EncoderDecoderSteps(CachedDecoder):
 
     @property
     def self_layers(self) -> list[Any]:
+        """The cache layers of self-attention."""
         return list(self.cache.self_attention_cache.layers)
 
     @property
     def cross_layers(self) -> list[Any]:
+        """The cache layers of cross-attention, of the prompts."""
         return list(self.cache.cross_attention_cache.layers)
 
     def static_step(self) -> Step:
