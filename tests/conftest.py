@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import datasets
 import pytest
 import torch
+from tensorboard.summary.writer import event_file_writer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -23,6 +24,10 @@ from transformers import (
 
 # tiny models are faster so, and other programs on the machine don't hold them up
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
+
+# TensorBoard reads a folder's files in the order of their names, which end with the second and a
+# count of the process: with equally many digits, files of one second stay in order, too
+event_file_writer._global_uid = event_file_writer.AtomicCounter(1_000_000)
 
 LINES = """\
 Ann Bob Eve Dan Kim Lee Max Zoe
