@@ -29,7 +29,6 @@ class Actor:
         reward: What responses are worth.
         estimator: Estimates the KL divergence from the reference.
         ranks: The processes that learn together.
-        rank: This process's place among them.
         seed: Seed of all noise.
         micro_batches: Responses of one forward pass.
         faults: Records rollouts that are not finite.
@@ -40,7 +39,6 @@ class Actor:
     reward: Reward
     estimator: Estimator
     ranks: Ranks
-    rank: int
     seed: int
     micro_batches: MicroBatches
     faults: Faults
@@ -54,7 +52,7 @@ class Actor:
         """
         sampling = self.policy.sampling
         limit = sampling.draw_limit(derive_seed(self.seed, "limit", number))
-        noise = derive_seed(self.seed, "rollout", number, self.rank)
+        noise = derive_seed(self.seed, "rollout", number, self.ranks.own)
         record = self.policy.records_exactly and self.estimator != "full"
         with seeded(noise, prompts.prompt_ids.device), gathered(self.policy):
             return sample(self.policy, self.tokenizer, prompts, sampling, limit, record)
@@ -112,11 +110,7 @@ def place_of(number: int) -> str:
 
 
 def no_stop_iteration(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, int], None]:
-    """Turns a StopIteration of a user's reward or loss into an error; Lightning would end the data.
-
-    Args:
-        step: The ``training_step`` of a module that counts its ``rollouts``.
-    """
+    """Turns a StopIteration in a ``training_step`` into an error that names the rollout."""
 
     @functools.wraps(step)
     def guarded(module: Any, batch: Any, batch_idx: int) -> None:
