@@ -77,5 +77,5 @@ class Rouge(Metric):
             self.count += len(known)
 
     def compute(self) -> dict[str, Tensor]:
-        """Returns the means, each in [0, 1], by kind of ROUGE; NaN where nothing was compared."""
-        return dict(zip(ROUGE_KINDS, self.sums / self.count, strict=True))
+        """Returns the means, each in [0, 1], by kind of ROUGE; empty if nothing was compared."""
+        return dict(zip(ROUGE_KINDS, self.sums / self.count, strict=True)) if self.count else {}

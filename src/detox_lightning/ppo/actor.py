@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from detox_lightning.algorithm.kl import Estimator
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
@@ -16,7 +18,7 @@ from detox_lightning.ppo.ranks import Ranks
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, Scores, first_nonfinite, measure, sample, score
 from detox_lightning.seeding import derive_seed, seeded
-from detox_lightning.stages.faults import Faults
+from detox_lightning.stages.faults import LOOK_AT_ROLLOUT, Faults
 
 
 @dataclass
@@ -90,6 +92,9 @@ class Actor:
 
         Returns:
             The rollout, and whether it is finite on all ranks; if not, it is left out on all.
+
+        Raises:
+            TrainingError: If there are more faults than the bound.
         """
 
         def in_passes_of(size: int) -> Rollout:
@@ -101,7 +106,13 @@ class Actor:
         parts = {f"scores.{name}": part for name, part in scores.parts.items()}
         self.faults.add(**rollout._asdict(), **parts)
         what = first_nonfinite(rollout, scores, self.reward.name, responses.texts)
-        return rollout, self.faults.all_finite(what, self.ranks.sum, scores.total.device)
+        is_here = what is not None
+        ranks_with_it = self.ranks.sum(torch.tensor(float(is_here), device=scores.total.device))
+        is_finite = ranks_with_it.item() == 0
+        if not is_finite:
+            what = what or "figures of another process are not finite"
+            self.faults.leave_out(what, LOOK_AT_ROLLOUT, is_here=is_here)
+        return rollout, is_finite
 
 
 def place_of(number: int) -> str:

@@ -144,7 +144,7 @@ class Learner:
         )
 
     def _backward(self, rows: Experience, weights: Tensor, scale: Tensor) -> LossSums:
-        """Adds a micro-batch's gradient to the accumulated one, and returns the sums of its terms."""
+        """Adds a micro-batch's gradient to the mini-batch's; returns the micro-batch's sums."""
         output = self.policy(
             rows.prompt_ids,
             rows.prompt_mask,

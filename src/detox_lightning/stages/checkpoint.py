@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -19,13 +20,10 @@ from detox_lightning.redaction import without_secrets
 from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint
 from detox_lightning.runs.provenance import to_plain
 from detox_lightning.stages.flag_changes import (
-    HYPER_PARAMETERS,
-    HYPER_PARAMETERS_OF_DATA,
     differs,
     misfits,
     warn_of_changed_flags,
 )
-from detox_lightning.stages.stage_module import StageModule
 
 VERSION = 1
 
@@ -52,7 +50,7 @@ def trainable_names(module: nn.Module) -> list[str]:
     return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
-def save_stage(module: StageModule, checkpoint: dict[str, Any], **facts: Any) -> None:
+def save_stage(module: Any, checkpoint: dict[str, Any], **facts: Any) -> None:
     """Reduces a checkpoint to the parameters that learn, and adds the facts of the run.
 
     Args:
@@ -79,12 +77,12 @@ def save_stage(module: StageModule, checkpoint: dict[str, Any], **facts: Any) ->
         "faults": module.faults.count,
         **to_plain(facts),
     }
-    for name in (HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA):
-        if name in checkpoint:
+    for kind in (LightningModule, LightningDataModule):
+        if (name := kind.CHECKPOINT_HYPER_PARAMS_KEY) in checkpoint:
             checkpoint[name] = without_secrets(to_plain(checkpoint[name]))
 
 
-def load_stage(module: StageModule, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+def load_stage(module: Any, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
     """Checks that a checkpoint fits a stage, and restores the stage's number of faults.
 
     Lightning then loads the weights non-strictly (the frozen base isn't in the file), which alone
@@ -176,7 +174,7 @@ def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _check_parameters(
-    module: StageModule, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
+    module: Any, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
 ) -> None:
     """Checks that a checkpoint's weights have the names and shapes of the parameters that learn."""
     shapes = {name: tuple(x.shape) for name, x in weights.items()}
@@ -197,7 +195,9 @@ def _check_parameters(
         for name in differing[:3]
     )
     number = f"{len(differing)} parameter{'s differ' if len(differing) > 1 else ' differs'}"
-    origin = ", ".join(f"{key} {saved[key]!r}" for key in ("stage", "base", "lora") if key in saved)
+    origin = ", ".join(
+        f"{key} {saved[key]!r}" for key in ("stage", "base", "lora") if saved.get(key)
+    )
     raise InputError(
         f"the checkpoint doesn't fit: {'; '.join(reasons) or 'it is of another model'}. {number} "
         f"({shown}). It was made with {origin}: give the same flags, or leave out --ckpt_path."

@@ -1,16 +1,11 @@
 """Leaves out, counts and keeps batches of training whose numbers are not finite."""
 
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from detox_lightning.algorithm.masks import Reduce
 from detox_lightning.errors import TrainingError
-from detox_lightning.stages.optimization import trainable_parameters
 
 _CAUSES = (
     "Likely causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
@@ -113,34 +108,3 @@ class Faults:
             )
             error.by_all = True
             raise error
-
-    def all_finite(self, what: str | None, reduce: Reduce, device: torch.device) -> bool:
-        """Agrees with the other ranks whether a rollout may be learned from; one collective.
-
-        If anything is not finite on any rank, the rollout is left out on all.
-
-        Args:
-            what: What of the rollout is not finite on this rank; None: everything is finite.
-            reduce: Sum over ranks.
-            device: Where the sum is taken.
-
-        Raises:
-            TrainingError: If there are more faults than the bound.
-        """
-        if not reduce(torch.tensor(float(what is not None), device=device)).item():
-            return True
-        elsewhere = "figures of another process are not finite"
-        self.leave_out(what or elsewhere, LOOK_AT_ROLLOUT, is_here=what is not None)
-        return False
-
-    def guard(self, module: LightningModule, optimizer: Any) -> None:
-        """Leaves out a step of Lightning's own loop whose gradient is not finite.
-
-        Raises:
-            TrainingError: If there are more faults than the bound.
-        """
-        gradients = [p.grad for p in trainable_parameters(module) if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not math.isfinite(norm):
-            optimizer.zero_grad()
-            self.leave_out(f"the gradient's norm is {norm}", CAUSES_ELSEWHERE)

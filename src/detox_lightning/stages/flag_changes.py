@@ -21,7 +21,6 @@ _NOT_COMPARED = {
 # the flags that tests and predictions depend on, and exceptions among them
 _MEASURED = ("model.sampling", "model.reward", "data.")
 _NOT_MEASURED = ("data.num_samples", "data.num_eval_samples")
-HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA = "hyper_parameters", "datamodule_hyper_parameters"
 _MAX_SHOWN = 60  # characters of a value
 # peft's options that have no bearing on what the weights mean, or have messages of their own
 _NO_MISFIT = {
@@ -39,11 +38,8 @@ def warn_of_changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> None:
     if verb is None:
         return
     changes: list[tuple[str, str, str]] = []
-    for flag, owner, key in (
-        ("model", module, HYPER_PARAMETERS),
-        ("data", getattr(trainer, "datamodule", None), HYPER_PARAMETERS_OF_DATA),
-    ):
-        if owner is not None and key in checkpoint:
+    for flag, owner in (("model", module), ("data", getattr(trainer, "datamodule", None))):
+        if owner is not None and (key := owner.CHECKPOINT_HYPER_PARAMS_KEY) in checkpoint:
             changes += differences(flag, dict(checkpoint[key]), dict(owner.hparams))
     if verb != "fit":
         changes = [x for x in changes if x[0].startswith(_MEASURED) and x[0] not in _NOT_MEASURED]

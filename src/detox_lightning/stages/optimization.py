@@ -8,9 +8,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeFloat
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -118,16 +116,16 @@ def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
     """
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.zeros(2, 2)
-    with _naming_option():
+    with naming_option():
         optimizer = make_optimizer([parameter])
     check_optimizer(optimizer)
     if type(optimizer).__module__.startswith("torch.optim"):
-        with _naming_option():
+        with naming_option():
             optimizer.step(*([lambda: 0.0] if has_closure else []))
 
 
 @contextmanager
-def _naming_option() -> Iterator[None]:
+def naming_option() -> Iterator[None]:
     """Turns an optimizer's refusal to be made or to step into an InputError with the flag."""
     try:
         yield
@@ -143,13 +141,3 @@ def _naming_option() -> Iterator[None]:
             f"model.optimizer: {reason.rstrip('.')}. Change its options, or give another, such as "
             "torch.optim.AdamW"
         ) from error
-
-
-def configure_optimizer(
-    module: LightningModule, make_optimizer: OptimizerCallable, schedule: Schedule
-) -> OptimizerLRScheduler:
-    """Returns the result of ``configure_optimizers``; InputError if the optimizer can't be made."""
-    with _naming_option():
-        optimizer = make_optimizer(trainable_parameters(module))
-    scheduler = build_schedule(optimizer, schedule, module.trainer.estimated_stepping_batches)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -19,7 +19,6 @@ from detox_lightning.models.precision import check_trainable_dtype
 from detox_lightning.models.source import ModelSource
 from detox_lightning.models.text_padding import padding_id, repadded
 from detox_lightning.protocols import data_of
-from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.optimization import CONSTANT, Schedule
 from detox_lightning.stages.run_checks import check_conditions
@@ -139,26 +138,9 @@ class RewardModule(AutomaticStage):
 
     test_step = validation_step
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the figures under ``val/``, or ``test/`` at the end of a test."""
-        if not self.trainer.sanity_checking:  # two batches may well hold a single class
-            self.log_figures(self.metrics.compute())
-        self.mean_loss.reset()
-        self.metrics.reset()
-
-    on_test_epoch_end = on_validation_epoch_end
-
     def predict_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
         """Returns the probabilities of the classes, ``[b, classes]``."""
         return self(batch.input_ids, batch.attention_mask).softmax(-1)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's facts to the checkpoint."""
-        save_stage(self, checkpoint, labels=self.labels, base_revision=self.weights.revision)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint fits this model and these labels; see :func:`load_stage`."""
-        load_stage(self, checkpoint, base_revision=self.weights.revision)
 
 
 def classification_metrics(classes: int) -> MetricCollection:

@@ -1,6 +1,6 @@
 """What the training stages have in common."""
 
-from collections.abc import Mapping
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,14 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.source import ModelSource
 from detox_lightning.seeding import derive_seed, global_seed
-from detox_lightning.stages.faults import Faults
-from detox_lightning.stages.optimization import Schedule, configure_optimizer
+from detox_lightning.stages.checkpoint import load_stage, save_stage
+from detox_lightning.stages.faults import CAUSES_ELSEWHERE, Faults
+from detox_lightning.stages.optimization import (
+    Schedule,
+    build_schedule,
+    naming_option,
+    trainable_parameters,
+)
 from detox_lightning.stages.strategy import not_shardable
 
 
@@ -98,8 +104,16 @@ class StageModule(LightningModule):
         return {"base_revision": self.source.base_revision, "adapter": adapter_facts(model)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Returns one optimizer of the parameters that learn, and its schedule."""
-        return configure_optimizer(self, self.make_optimizer, self.schedule)
+        """Returns the optimizer and its schedule; InputError if the optimizer can't be made."""
+        with naming_option():
+            optimizer = self.make_optimizer(trainable_parameters(self))
+        scheduler = build_schedule(
+            optimizer, self.schedule, self.trainer.estimated_stepping_batches
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
 
 class AutomaticStage(StageModule):
@@ -108,10 +122,12 @@ class AutomaticStage(StageModule):
     Attributes:
         model: The model from ``transformers`` or ``peft``; None before it is opened.
         mean_loss: The mean loss of a validation or test.
+        metrics: Its other figures, which have the names by which they are logged.
     """
 
     model: Any
     mean_loss: MeanMetric
+    metrics: Any
     rollouts = samples = kl_target = comparison = None
 
     @property
@@ -146,14 +162,32 @@ class AutomaticStage(StageModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Leaves the step out if its gradient is not finite."""
-        self.faults.guard(self, optimizer)
+        gradients = [p.grad for p in trainable_parameters(self) if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            optimizer.zero_grad()
+            self.faults.leave_out(f"the gradient's norm is {norm}", CAUSES_ELSEWHERE)
         self.log("train/faults", float(self.faults.count))
 
-    def log_figures(self, figures: Mapping[str, Tensor]) -> None:
-        """Logs the mean loss and other figures under ``val/``, or ``test/`` in a test."""
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean loss and the metrics under ``val/``, or ``test/`` at the end of a test."""
         prefix = "test" if self.trainer.testing else "val"
-        named = {"loss": self.mean_loss.compute(), **figures}
-        self.log_dict({f"{prefix}/{name}": figure for name, figure in named.items()})
+        if not self.trainer.sanity_checking:  # its few batches may hold a single class
+            figures = {"loss": self.mean_loss.compute(), **self.metrics.compute()}
+            self.log_dict({f"{prefix}/{name}": figure for name, figure in figures.items()})
+        self.mean_loss.reset()
+        self.metrics.reset()
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Reduces the checkpoint to the parameters that learn, and adds the facts of the run."""
+        facts = {"model": self.model_name, "lora": self.lora, "labels": self.labels}
+        save_stage(self, checkpoint, **facts, **self.origin(self.model))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint fits this model; see :func:`load_stage`."""
+        load_stage(self, checkpoint, **self.origin(self.model))
 
     def export(self, folder: str | Path) -> None:
         """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder."""
