@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, and which of their values a checkpoint restores."""
 
 import math
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.number_bounds import check_optimizer, refused_option
+from detox_lightning.stages.number_bounds import leaves
+
+LARGEST_OPTION = 1e6  # no step of an optimizer can be so large
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,22 @@ def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
     parameter.grad = torch.zeros(2, 2)
     with naming_option():
         optimizer = make_optimizer([parameter])
-    check_optimizer(optimizer)
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(
+            f"--model.optimizer: this makes a {type(optimizer).__name__}, which is no optimizer"
+        )
+    for group in optimizer.param_groups:
+        options = {name: value for name, value in group.items() if name != "params"}
+        for name, value, *_ in leaves(options):
+            if isinstance(value, torch.Tensor) and value.numel() == 1:
+                value = float(value)
+            is_number = isinstance(value, int | float)
+            is_small = is_number and abs(value) <= LARGEST_OPTION  # NaN isn't
+            if is_number and (not is_small or (name == "lr" and value < 0)):
+                raise InputError(
+                    f"--model.optimizer.{name}={value}: must be a number up to "
+                    f"{LARGEST_OPTION:g}, and a learning rate not below 0"
+                )
     if type(optimizer).__module__.startswith("torch.optim"):
         with naming_option():
             optimizer.step(*([lambda: 0.0] if has_closure else []))
@@ -133,7 +151,7 @@ def naming_option() -> Iterator[None]:
         raise
     except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if option := refused_option(error):
+        if option := _refused_option(error):
             raise InputError(
                 f"--model.optimizer.{option}: {reason}; give another number"
             ) from error
@@ -141,3 +159,17 @@ def naming_option() -> Iterator[None]:
             f"model.optimizer: {reason.rstrip('.')}. Change its options, or give another, such as "
             "torch.optim.AdamW"
         ) from error
+
+
+def _refused_option(error: Exception) -> str | None:
+    """Returns ``name=value`` of the option that an optimizer refused, if the error has the value.
+
+    The name is that of the constructor's argument with this value.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "__init__":
+            for name, value in frame.f_locals.items():
+                values = value if isinstance(value, list | tuple) else [value]
+                if any(type(x) in (int, float) and str(x) in str(error) for x in values):
+                    return f"{name}={value}"
+    return None
