@@ -20,7 +20,7 @@ class Judge(nn.Module):
     """The reward, the toxicity classifiers and the language model that measure responses."""
 
     def __init__(self, plan: EvaluationPlan, reward: Reward):
-        """Notes the models; :meth:`load` opens them.
+        """Chooses the models; :meth:`load` opens them.
 
         Raises:
             InputError: If the plan names no classifier, and the reward has none with labels.

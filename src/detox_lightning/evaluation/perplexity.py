@@ -28,7 +28,7 @@ class Perplexity(nn.Module):
     """
 
     def __init__(self, model: str, batch_size: int = 32):
-        """Notes the model; :meth:`load` opens it.
+        """Stores the model's name; :meth:`load` opens it.
 
         Args:
             model: Hub id, local folder or ``demo:NAME``.

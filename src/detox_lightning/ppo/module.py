@@ -42,11 +42,11 @@ PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean", "rollout
 
 
 class PPOModule(PolicyStage):
-    """Makes a model write what a reward likes, without going far from how it began.
+    """Trains a model to write what a reward likes, without moving far from how it began.
 
     Proximal policy optimization (https://arxiv.org/abs/1707.06347) on LoRA adapters with a value
-    head: sample responses, score them, charge for the KL divergence from the reference, and take
-    clipped steps. The constructor only takes names; models are opened when a run begins.
+    head: sample responses, score them, subtract a penalty for the KL divergence from the reference,
+    and take clipped steps. The constructor only takes names; models open when a run begins.
 
     Args:
         policy: The model to begin from, which is also the reference: a base or fine-tuned

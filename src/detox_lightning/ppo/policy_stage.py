@@ -125,7 +125,7 @@ class PolicyStage(StageModule):
         if quantization := self.weights.quantization:
             raise InputError(
                 f"trainer.strategy=sharded, model.weights.quantization={quantization}: a quantized "
-                "base can't be sharded, nor needs it: give trainer.strategy=ddp, or "
+                "base can't be sharded and is small anyway: give trainer.strategy=ddp, or "
                 "quantization=null"
             )
 
@@ -151,7 +151,7 @@ class PolicyStage(StageModule):
         size = NO_GRADIENT * self.micro_batches.size
         self.evaluator.load(self.policy, self.tokenizer, size)
         rank_zero_info(self.evaluator.judge.describe_heads())
-        # no buffer changes, and evaluation steps may not wait for other ranks
+        # no buffer changes, and evaluation steps must not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def on_fit_start(self) -> None:
@@ -160,7 +160,7 @@ class PolicyStage(StageModule):
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
         if self.policy.restored_value_head and not self.rollouts:
             rank_zero_info(f"The value head goes on from that of {self.policy_name}")
-        for logger in [] if self.rollouts else self.loggers:  # a run that goes on has logged them
+        for logger in [] if self.rollouts else self.loggers:  # a resumed run has logged them
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
     @property

@@ -1,4 +1,4 @@
-"""Contents of a checkpoint: the parameters that learn, and the facts of the run that wrote them.
+"""What a checkpoint holds: the parameters that learn, and facts about the run that wrote it.
 
 A stage calls :func:`save_stage` when it saves and :func:`load_stage` when it loads. All contents
 are tensors and plain values, so that ``torch.load(weights_only=True)`` opens the file.
@@ -27,7 +27,7 @@ from detox_lightning.stages.flag_changes import (
 
 VERSION = 1
 
-# Numbers among the facts that training would go wrong with: their type and lower bound.
+# Facts that are numbers and that training depends on: their type and lower bound.
 _NUMBER = int | float
 _NUMBERS: dict[str, tuple[Any, float]] = {
     "rollouts": (int, 0),
@@ -40,7 +40,7 @@ _NUMBERS: dict[str, tuple[Any, float]] = {
 
 
 class _BrokenWeights(TrainingError):
-    """The weights are not finite, which all processes see, as their weights are equal."""
+    """The weights are not finite; all processes raise it, as their weights are equal."""
 
     by_all = True
 
@@ -59,7 +59,7 @@ def save_stage(module: Any, checkpoint: dict[str, Any], **facts: Any) -> None:
         facts: Facts beside the stage, the base and the number of faults.
 
     Raises:
-        TrainingError: If parameters are not finite: no run could go on from them.
+        TrainingError: If parameters are not finite: no run could resume from them.
     """
     state = checkpoint["state_dict"]
     checkpoint["state_dict"] = {name: state[name] for name in trainable_names(module)}
@@ -85,9 +85,9 @@ def save_stage(module: Any, checkpoint: dict[str, Any], **facts: Any) -> None:
 def load_stage(module: Any, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
     """Checks that a checkpoint fits a stage, and restores the stage's number of faults.
 
-    Lightning then loads the weights non-strictly (the frozen base isn't in the file), which alone
-    would let anything pass. Differences that change no shape, such as the adapter's scale, are
-    warned of, and so are flags that have changed.
+    Lightning then loads the weights non-strictly, as the frozen base isn't in the file; this alone
+    would accept any file. Differences that change no shape, such as the adapter's scale, give a
+    warning, and so do flags that have changed.
 
     Args:
         module: The stage that loads, with its weights built.
@@ -101,7 +101,7 @@ def load_stage(module: Any, checkpoint: Mapping[str, Any], **facts: Any) -> dict
     Raises:
         InputError: If the checkpoint is not of this package, of a later format, of another stage
             or of other labels, or holds other parameters, values that are not finite, or facts
-            that no run writes.
+            that no run can have written.
     """
     saved = _read_facts(checkpoint, module.stage_name)
     if saved["base"] != module.source.base:
@@ -123,8 +123,8 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Checks that weights, by the names of a module's parameters, can be loaded without loss.
 
     Raises:
-        BrokenCheckpoint: If some are of a type of which a copy would lose something (whole or
-            complex numbers, numbers of 8 bits), or not finite.
+        BrokenCheckpoint: If some have a type whose conversion would lose something (integers,
+            complex numbers, 8-bit numbers), or are not finite.
     """
     dtypes = {name: parameter.dtype for name, parameter in module.named_parameters()}
     for name, x in weights.items():

@@ -1,4 +1,4 @@
-"""Leaves out, counts and keeps batches of training whose numbers are not finite."""
+"""Leaves out, counts and records training batches whose numbers are not finite."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,7 +21,7 @@ LOOK_AT_ROLLOUT = (
 
 
 class Fault(NamedTuple):
-    """Something that was not finite, and the batch that had it.
+    """A number that was not finite, and the batch in which it appeared.
 
     Attributes:
         place: Where in the run: ``rollout 17``.
@@ -37,14 +37,14 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """Counts and keeps what a run leaves out because it is not finite.
+    """Counts and records what a run leaves out because it is not finite.
 
     Attributes:
         count: Rollouts or steps of which something was left out so far; the same on every rank.
         kept: Faults that a callback is to write to the disk.
 
     Args:
-        bound: How many rollouts or steps something may be left out of.
+        bound: How many rollouts or steps may be left out, in whole or in part.
     """
 
     def __init__(self, bound: int):
@@ -52,7 +52,7 @@ class Faults:
         self.count = 0
         self.kept: list[Fault] = []
         self.batches: list[Fault] = []
-        self.last_place = ""  # where something was left out last
+        self.last_place = ""  # of the newest fault
 
     def begin(self, place: str, texts: Mapping[str, list[str]], **tensors: Tensor) -> None:
         """Registers the current batch; a second call for the same place adds a batch to it.
@@ -75,7 +75,7 @@ class Faults:
             if rows is not None:
                 tensors = {name: x[rows.to(x.device)] for name, x in tensors.items()}
                 texts = {name: [xs[row] for row in rows.tolist()] for name, xs in texts.items()}
-            # copies: what shares memory can't be written
+            # copies, as safetensors writes no tensors that share memory
             tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
             self.kept.append(Fault(place, what, tensors, dict(texts)))
 

@@ -1,4 +1,4 @@
-"""Compares a run's flags with those of the run whose checkpoint it takes."""
+"""Compares a run's flags with those of the run whose checkpoint it loads."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,12 +22,12 @@ _NOT_COMPARED = {
 _MEASURED = ("model.sampling", "model.reward", "data.")
 _NOT_MEASURED = ("data.num_samples", "data.num_eval_samples")
 _MAX_SHOWN = 60  # characters of a value
-# peft's options that have no bearing on what the weights mean, or have messages of their own
+# peft's options that don't change what the weights mean, or have messages of their own
 _NO_MISFIT = {
     *("peft_type", "peft_version", "auto_mapping", "task_type", "inference_mode"),
     *("base_model_name_or_path", "revision", "lora_dropout", "init_lora_weights"),
 }
-# peft's options that are told first, and have flags of their own beside model.lora.options
+# peft's options that are named first, and have flags of their own beside model.lora.options
 _LORA_FLAGS = ("r", "lora_alpha", "target_modules", "modules_to_save")
 
 
@@ -75,7 +75,7 @@ def _class(value: Any) -> str | None:
 
 
 def _are_alike(old: Any, new: Any) -> bool:
-    """Whether texts tell a place in memory, or the same place on the disk, which may have moved."""
+    """Whether two values name an address in memory, or the same file, which may have moved."""
     if any(isinstance(value, str) and " at 0x" in value for value in (old, new)):
         return True
     if not (isinstance(old, str) and isinstance(new, str) and Path(new).exists()):
@@ -100,7 +100,7 @@ def misfits(
     names_here: Iterable[str],
     names_saved: Iterable[str],
 ) -> list[str]:
-    """Describes in a clause each what differs between a run and the weights in a checkpoint.
+    """Lists the differences between a run and a checkpoint's weights, as one clause each.
 
     Args:
         here: Facts that this run would save: ``base_revision``, ``adapter``. Only facts that both

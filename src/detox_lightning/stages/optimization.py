@@ -39,9 +39,9 @@ CONSTANT = Schedule()
 class _Scheduler(LambdaLR):
     """A scheduler whose flags win over the hyper-parameters that a checkpoint restores.
 
-    Lightning restores schedulers after optimizers. Moments and step counts then are the
-    checkpoint's; learning rate, betas and the like are those of this run, at the restored place of
-    the schedule. With the same flags nothing changes, to the bit.
+    Lightning restores schedulers after optimizers. Moments and step counts are then those of the
+    checkpoint; learning rate, betas and the like are those of this run's flags, at the restored
+    place of the schedule. If the flags are the same, nothing changes, to the last bit.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]):
@@ -60,7 +60,7 @@ class _Scheduler(LambdaLR):
         """Restores the place of the schedule, and puts this run's flags in the optimizer."""
         super().load_state_dict(state_dict)
         self.base_lrs = [flags["lr"] for flags in self._flags]
-        # The very product that the scheduler itself formed on its last step.
+        # the same product that the scheduler computed on its last step
         self._last_lr = [
             rate * factor(self.last_epoch)
             for rate, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
@@ -109,7 +109,7 @@ def trainable_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
-    """Makes an optimizer of one small matrix, so that mistakes are told before models open.
+    """Makes an optimizer of one small matrix, to report mistakes before models are opened.
 
     Optimizers of torch also take a step, with a closure that computes the loss if ``has_closure``.
 

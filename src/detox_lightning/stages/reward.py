@@ -28,9 +28,9 @@ from detox_lightning.stages.stage_module import AutomaticStage
 class RewardModule(AutomaticStage):
     """Fine-tunes a sequence classifier on labelled text.
 
-    Logs ``train/loss``; under ``val/`` and ``test/`` loss, accuracy, F1 and AUROC. With two labels
-    the second is the one that F1 and AUROC look for; with more they are means over the labels. The
-    members are those of :class:`~detox_lightning.protocols.Stage`.
+    Logs ``train/loss``; under ``val/`` and ``test/`` loss, accuracy, F1 and AUROC. With two labels,
+    F1 and AUROC are those of the second; with more, they are means over the labels. The members
+    are those of :class:`~detox_lightning.protocols.Stage`.
     """
 
     stage_name = "reward"
@@ -51,10 +51,10 @@ class RewardModule(AutomaticStage):
         """Stores names and settings; the weights load when a run begins.
 
         Args:
-            model: Hub id or folder of an encoder, which gets a fresh head, or of a classifier of
-                these very labels.
-            labels: Names of the classes, by which the data's rows are labelled too, in the order
-                of the classifier's outputs.
+            model: Hub id or folder of an encoder, which gets a fresh head, or of a classifier with
+                exactly these labels.
+            labels: Names of the classes in the order of the classifier's outputs; the data's rows
+                are labelled by the same names.
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
             weights: How the weights are opened.
@@ -109,11 +109,11 @@ class RewardModule(AutomaticStage):
                 f"{positions} tokens at most; lower it to that"
             )
         if padding_id(model) is None:
-            # A decoder's head takes the token before the padding for a text's last, by the config.
+            # a decoder's head reads the last token before the padding, which the config names
             pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
             model.config.get_text_config().pad_token_id = eos if pad is None else pad
         self.train_model(model)
-        # nothing changes them, and validation steps may not wait for other ranks
+        # no buffer changes, and validation steps must not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

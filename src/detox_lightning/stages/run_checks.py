@@ -32,15 +32,15 @@ REFUSED: dict[type, str] = {
     callbacks.StochasticWeightAveraging: "it would take model.schedule's place, and average the "
     f"frozen weights, too. {_AVERAGING}",
     callbacks.WeightAveraging: "it would copy and average the frozen weights and whole numbers, "
-    f"too, and can't go on from a checkpoint. {_AVERAGING}",
+    f"too, and can't resume from a checkpoint. {_AVERAGING}",
     callbacks.GradientAccumulationScheduler: "model.schedule must know how many steps there are. "
     "Give trainer.accumulate_grad_batches; in PPO model.mini_batch_size and model.micro_batch_size",
     callbacks.ModelPruning: "it gives the weights other names, which no checkpoint or export here "
     "knows. Prune the model that is exported",
-    callbacks.BaseFinetuning: "it freezes a part named backbone, which no model here has. What "
-    "learns is said by model.lora (null: all)",
-    callbacks.OnExceptionCheckpoint: "what it saves is from within a batch, and nothing could go "
-    "on from it exactly. Give checkpoint.every_n_batches",
+    callbacks.BaseFinetuning: "it freezes a part named backbone, which no model here has. "
+    "model.lora says what learns (null: everything)",
+    callbacks.OnExceptionCheckpoint: "it saves in the middle of a batch, from where no run can "
+    "resume exactly. Give checkpoint.every_n_batches",
 }
 REFUSED_IN_PPO: dict[type, str] = {
     callbacks.SpikeDetection: "a rollout has no loss of its own. Rollouts that aren't finite are "

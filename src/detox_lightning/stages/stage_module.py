@@ -37,7 +37,7 @@ class StageModule(LightningModule):
 
     Attributes:
         model_name: The model to begin from: a base, an adapter or a checkpoint with an adapter.
-        adapter: An adapter on that model; None if the name says all.
+        adapter: An adapter on that model; None if the model's name is enough.
         weights: How the base's weights are opened.
         lora: The fresh adapter; None: all weights are trained, unless there is an adapter already.
         tokenizer: The model's; None before it is opened.
@@ -67,7 +67,7 @@ class StageModule(LightningModule):
 
     @cached_property
     def source(self) -> ModelSource:
-        """Where the model comes from; found out when first needed, as it may ask the hub."""
+        """Where the model comes from; resolved on first use, as this may contact the hub."""
         return ModelSource.resolve(self.model_name, self.adapter, self.weights)
 
     @property
@@ -117,7 +117,7 @@ class StageModule(LightningModule):
 
 
 class AutomaticStage(StageModule):
-    """A stage whose steps Lightning takes: the supervised and the reward stage.
+    """A stage whose optimizer steps Lightning takes: the supervised and the reward stage.
 
     Attributes:
         model: The model from ``transformers`` or ``peft``; None before it is opened.
@@ -132,7 +132,7 @@ class AutomaticStage(StageModule):
 
     @property
     def about(self) -> dict[str, Any]:
-        """Nothing: its tests compare nothing."""
+        """Empty, as a test of this stage compares nothing."""
         return {}
 
     @property
@@ -147,7 +147,7 @@ class AutomaticStage(StageModule):
     def train_model(self, model: Any) -> None:
         """Checks that a model's weights are finite, and puts it into train mode."""
         check_finite_model("model.model", self.model_name, model)
-        # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
+        # models open in eval mode, and Lightning doesn't change the mode of a module's parts
         self.model = model.train()
 
     def on_train_batch_start(self, batch: PromptBatch | LabeledBatch, batch_idx: int) -> None:

@@ -49,8 +49,8 @@ class SupervisedModule(AutomaticStage):
         Args:
             model: Hub id or folder of the model to begin from, or of an adapter to train on; or a
                 checkpoint ``*.ckpt`` with an adapter.
-            lora: The adapter to train; null trains all weights. An adapter to train on keeps its
-                own shape.
+            lora: The adapter to train; null trains all weights. An adapter that is trained further
+                keeps its own shape.
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
             weights: How the base's weights are opened.
