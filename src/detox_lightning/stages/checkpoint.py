@@ -179,7 +179,7 @@ def _check_parameters(
     """Checks that a checkpoint's weights have the names and shapes of the parameters that learn."""
     shapes = {name: tuple(x.shape) for name, x in weights.items()}
     here = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
-    reasons = misfits(to_plain(facts), saved, here, shapes)
+    reasons = list(misfits(to_plain(facts), saved, here, shapes))
     if here == shapes:
         check_weights(module, weights)
         if reasons:

@@ -99,8 +99,8 @@ def misfits(
     saved: Mapping[str, Any],
     names_here: Iterable[str],
     names_saved: Iterable[str],
-) -> list[str]:
-    """Lists the differences between a run and a checkpoint's weights, as one clause each.
+) -> Iterator[str]:
+    """Yields the differences between a run and a checkpoint's weights, as one clause each.
 
     Args:
         here: Facts that this run would save: ``base_revision``, ``adapter``. Only facts that both
@@ -110,19 +110,15 @@ def misfits(
         names_saved: Names of the parameters in the checkpoint.
     """
     both = here.keys() & saved.keys()
-    clauses = []
     if "base_revision" in both and here["base_revision"] != saved["base_revision"]:
-        clauses.append(
-            differs("the base's revision", here["base_revision"], saved["base_revision"])
-        )
+        yield differs("the base's revision", here["base_revision"], saved["base_revision"])
     if "adapter" in both:
-        clauses += _adapter_misfits(here["adapter"], saved["adapter"])
+        yield from _adapter_misfits(here["adapter"], saved["adapter"])
     needed, held = (any("value_head." in name for name in xs) for xs in (names_here, names_saved))
     if needed and not held:
-        clauses.append("model.advantage needs a value head here, and the checkpoint has none")
+        yield "model.advantage needs a value head here, and the checkpoint has none"
     if held and not needed:
-        clauses.append("model.advantage needs no value head here, and the checkpoint has one")
-    return clauses
+        yield "model.advantage needs no value head here, and the checkpoint has one"
 
 
 def _adapter_misfits(

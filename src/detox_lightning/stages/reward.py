@@ -152,9 +152,8 @@ def classification_metrics(classes: int) -> MetricCollection:
     """
     from torchmetrics.classification import AUROC, Accuracy, F1Score
 
-    task: dict[str, Any] = {"task": "multiclass", "num_classes": classes}
-    if classes == 2:
-        task = {"task": "binary"}
+    task: Any = {"task": "multiclass", "num_classes": classes}
+    task = {"task": "binary"} if classes == 2 else task
     return MetricCollection(
         {
             "accuracy": Accuracy(**task, average="micro"),

@@ -74,12 +74,10 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
     if verb != "fit":
         return
     check_loop(trainer, module)
-    data = data_of(trainer)
-    validates = data is not None and bool(data.val_dataloader())
-    if data is not None:
-        _check_monitors(module, validates, [f"val/{name}" for name in figures])
     try_out(module.make_optimizer, module.automatic_optimization)
-    if data is not None:
+    if (data := data_of(trainer)) is not None:
+        validates = bool(data.val_dataloader())
+        _check_monitors(module, validates, [f"val/{name}" for name in figures])
         batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
         used = math.floor(batches * limit) if isinstance(limit, float) else min(batches, limit)
         if batches and not used:
