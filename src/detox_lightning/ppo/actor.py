@@ -46,12 +46,7 @@ class Actor:
     faults: Faults
 
     def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
-        """Samples responses; the noise is a function of (seed, rollout, rank).
-
-        Args:
-            prompts: ``b`` prompts.
-            number: Which rollout.
-        """
+        """Samples responses to ``b`` prompts; the noise is a function of (seed, rollout, rank)."""
         sampling = self.policy.sampling
         limit = sampling.draw_limit(derive_seed(self.seed, "limit", number))
         noise = derive_seed(self.seed, "rollout", number, self.ranks.own)

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Collection
-from difflib import get_close_matches
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, nearest
 from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import callbacks_of, data_of
 from detox_lightning.stages.optimization import try_out
@@ -125,10 +124,10 @@ def _check_monitors(module: Any, validates: bool, figures: Collection[str]) -> N
         name = getattr(callback, "monitor", None)  # of whatever class of Lightning's
         if not isinstance(name, str) or not name.startswith("val"):
             continue
-        near = get_close_matches(name.replace("val_", "val/"), figures, 1, cutoff=0.8)
         if name not in figures:
-            meant = f"did you mean {near[0]}?" if near else f"give one of {', '.join(figures)}"
-            reason = f"validation logs no such figure; {meant}"
+            hint = nearest(name.replace("val_", "val/"), figures)
+            reason = "validation logs no such figure"
+            reason += hint or f"; give one of {', '.join(figures)}"
         elif not validates:
             reason = "no validation would log it; give data.validation_split, or another figure"
         else:
