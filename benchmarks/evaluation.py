@@ -59,7 +59,7 @@ def batches(name: str, prompts: int) -> list[PromptBatch]:
         max_chars=None,
         num_eval_samples=prompts,
     )
-    return list(DataLoader(data.rows("train"), batch_size=100, collate_fn=data.collate))[
+    return list(DataLoader(data.rows("train"), batch_size=100, collate_fn=data._collator()))[
         : -(-prompts // 100)
     ]
 

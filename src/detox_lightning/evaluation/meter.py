@@ -1,7 +1,5 @@
 """Running means of responses over batches and ranks."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -59,12 +57,11 @@ class Rouge(Metric):
     """Mean ROUGE F-measures of all texts on all ranks; see :func:`rouge`."""
 
     full_state_update = False
-    higher_is_better = True
     sums: Tensor
     count: Tensor
 
-    def __init__(self, **options: Any):
-        super().__init__(**options)
+    def __init__(self) -> None:
+        super().__init__()
         self.add_state("sums", torch.zeros(len(ROUGE_KINDS), dtype=torch.float32), "sum")
         self.add_state("count", torch.tensor(0), "sum")
 
