@@ -27,11 +27,9 @@ class ResponseMeter(Metric):
             self.add_state(state, zeros, "sum")
 
     def update(self, figures: dict[str, Tensor]) -> None:
-        """Adds ``b`` responses.
+        """Adds the figures of ``b`` responses, each ``[b]``; see :meth:`Evaluator.evaluate`.
 
-        Args:
-            figures: Measurements of them, each ``[b]``; see :meth:`Evaluator.evaluate`. ROUGE is
-                NaN where there is no reference; any other NaN makes its mean NaN.
+        ROUGE is NaN where there is no reference; any other NaN makes its mean NaN.
         """
         named = {
             **figures,

@@ -91,9 +91,6 @@ class ToxicityMetric(Metric):
     def update(self, texts: list[str]) -> None:
         """Adds texts.
 
-        Args:
-            texts: The ``n`` texts to judge.
-
         Raises:
             InputError: If there is no such classifier, or it lacks the label.
         """

@@ -70,8 +70,7 @@ class Actor:
         """Has responses scored by the reward.
 
         Raises:
-            TrainingError: If the reward fails; prompts and responses are recorded for the folder
-                ``faults``.
+            TrainingError: If the reward fails; the batch is recorded for the folder ``faults``.
         """
         self.register(prompts, responses, number)
         try:

@@ -13,13 +13,10 @@ MAX_CPU_PROCESSES = 8  # also on a machine with fewer cores, to try out distribu
 
 
 def check_devices(trainer: Any) -> None:
-    """Refuses accelerators and devices that this machine lacks.
-
-    Args:
-        trainer: The trainer's configuration, with ``accelerator`` and ``devices``.
+    """Refuses ``accelerator`` and ``devices`` of a trainer's configuration that can't be used.
 
     Raises:
-        InputError: If it lacks one, or if an option has no meaning.
+        InputError: If this machine lacks them, or if they have no meaning.
     """
     kind, devices = trainer.accelerator, trainer.devices
     if isinstance(kind, str) and kind not in ACCELERATORS:

@@ -55,12 +55,9 @@ class Faults:
         self.last_place = ""  # of the newest fault
 
     def begin(self, place: str, texts: Mapping[str, list[str]], **tensors: Tensor) -> None:
-        """Registers the current batch; a second call for the same place adds a batch to it.
+        """Registers the current batch: ``b`` texts by name, and tensors ``[b, …]`` by name.
 
-        Args:
-            place: The place in the run, such as ``rollout 17``.
-            texts: ``b`` texts each, by name.
-            tensors: ``[b, …]`` each, by name.
+        A second call for the same place in the run adds a batch to it.
         """
         others = [batch for batch in self.batches if batch.place == place]
         self.batches = [*others, Fault(place, "", tensors, dict(texts))]

@@ -146,9 +146,8 @@ class RewardModule(AutomaticStage):
 def classification_metrics(classes: int) -> MetricCollection:
     """Makes accuracy, F1 and AUROC.
 
-    Args:
-        classes: With 2 the metrics take the second's probability ``[b]``; with more, all of them
-            ``[b, classes]``, and F1 and AUROC are means over the classes.
+    Of 2 classes they take the second's probability ``[b]``; of more, the probabilities
+    ``[b, classes]``, and F1 and AUROC are means over the classes.
     """
     from torchmetrics.classification import AUROC, Accuracy, F1Score
 

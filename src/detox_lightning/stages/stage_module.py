@@ -96,10 +96,9 @@ class StageModule(LightningModule):
         return None if self._trainer is None else self._trainer.strategy.root_device
 
     def origin(self, model: Any) -> dict[str, Any]:
-        """Returns the facts by which a checkpoint tells its base and adapter from similar ones.
+        """Returns facts about the base and the adapter of a model of ``transformers`` or ``peft``.
 
-        Args:
-            model: From ``transformers`` or ``peft``.
+        They show whether a checkpoint belongs to this base and this kind of adapter.
         """
         return {"base_revision": self.source.base_revision, "adapter": adapter_facts(model)}
 
