@@ -18,6 +18,7 @@ from detox_lightning.callbacks.config_copy import ConfigurationCallback
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.fault_files import FaultsCallback
+from detox_lightning.callbacks.narration import NarrationCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
@@ -79,12 +80,14 @@ def trainer_defaults(callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
         "callbacks": [
             ResumeCallback(),
             DashboardCallback(),
+            NarrationCallback(),
             OriginCallback(),
             EndingCallback(),
             FaultsCallback(),  # before the next one, which ends other processes
             PeerFailureCallback(),
             *callbacks,
         ],
+        "enable_model_summary": False,  # it counts the reward's classifier as well
         "log_every_n_steps": 1,
         "num_sanity_val_steps": 0,
     }

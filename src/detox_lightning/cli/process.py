@@ -1,10 +1,12 @@
 """What a command changes in its process; all but transformers' logging it puts back."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import LogRecord, getLogger
+from logging import ERROR, LogRecord, StreamHandler, getLogger
+from typing import Any
 
 import torch
 
@@ -24,8 +26,25 @@ HIDDEN_WARNINGS = (
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
 # advertisements, and what this package says in its own words
-HIDDEN_LOG_LINES = ("Tip: For seamless cloud", "Detected KeyboardInterrupt")
+HIDDEN_LOG_LINES = (
+    "Tip: For seamless cloud",
+    "Detected KeyboardInterrupt",
+    "GPU available: False",
+    "TPU available: False",
+    "HPU available: False",
+    "Loading `train_dataloader` to estimate",
+)
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+
+
+class StandardError(StreamHandler[Any]):
+    """Writes log lines to what ``sys.stderr`` is at that moment.
+
+    A progress bar takes its place while it is on the screen, and shows above itself what is written
+    there. It erases what is written past it.
+    """
+
+    stream = property(lambda self: sys.stderr, lambda self, stream: None)
 
 
 @contextmanager
@@ -38,9 +57,13 @@ def isolated() -> Iterator[None]:
         for message in HIDDEN_WARNINGS:
             warnings.filterwarnings("ignore", message)
         getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+        logger = getLogger("lightning.pytorch")
+        handlers = list(logger.handlers)
+        logger.handlers = [StandardError() if type(x) is StreamHandler else x for x in handlers]
         try:
             yield
         finally:
+            logger.handlers = handlers
             getLogger("lightning.pytorch.utilities.rank_zero").removeFilter(_is_news)
             for name, value in seeds.items():
                 os.environ.pop(name, None)
@@ -55,6 +78,7 @@ def quieten_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("bitsandbytes").setLevel(ERROR)  # it asks for kernels that nothing here uses
 
 
 def _is_news(record: LogRecord) -> bool:

@@ -35,7 +35,7 @@ from detox_lightning.rollout import NO_GRADIENT, Responses
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.run_checks import check_conditions
-from detox_lightning.stages.stage_module import StageModule
+from detox_lightning.stages.stage_module import StageModule, say_what_learns
 from detox_lightning.stages.strategy import check_strategy
 
 
@@ -155,9 +155,9 @@ class PolicyStage(StageModule):
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def on_fit_start(self) -> None:
-        """Prints and logs how many parameters there are, and how many learn."""
+        """Says and logs how many parameters there are, and how many learn."""
         counts = self.policy.parameter_counts()
-        rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
+        say_what_learns(counts["with_value_head_trainable"], counts["with_value_head_total"])
         if self.policy.restored_value_head and not self.rollouts:
             rank_zero_info(f"The value head goes on from that of {self.policy_name}")
         for logger in [] if self.rollouts else self.loggers:  # a resumed run has logged them

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -115,6 +116,11 @@ class StageModule(LightningModule):
         }
 
 
+def say_what_learns(learning: int, total: int) -> None:
+    """Prints how many of a model's parameters are trained."""
+    rank_zero_info(f"{learning:,} of {total:,} parameters learn ({learning / total:.1%})")
+
+
 class AutomaticStage(StageModule):
     """A stage whose optimizer steps Lightning takes: the supervised and the reward stage.
 
@@ -148,6 +154,11 @@ class AutomaticStage(StageModule):
         check_finite_model("model.model", self.model_name, model)
         # models open in eval mode, and Lightning doesn't change the mode of a module's parts
         self.model = model.train()
+
+    def on_fit_start(self) -> None:
+        """Says how many parameters there are, and how many learn."""
+        learning = sum(x.numel() for x in trainable_parameters(self.model))
+        say_what_learns(learning, sum(x.numel() for x in self.model.parameters()))
 
     def on_train_batch_start(self, batch: PromptBatch | LabeledBatch, batch_idx: int) -> None:
         """Seeds dropout by the place in the run, so that a resumed run has the same dropout."""

@@ -1,0 +1,167 @@
+"""Says what a run does, how far it is, what it has reached and what to do next."""
+
+import sys
+import time
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+
+from detox_lightning.protocols import Stage, as_stage
+from detox_lightning.runs.command_line import command_of, shell_line
+from detox_lightning.runs.run_folders import is_trial, log_folder
+
+SECONDS_BETWEEN_LINES = 60  # where there is no terminal, and so no progress bar
+# validation's figures: the first that a stage has is the one that it trains for
+FIGURES = {
+    "toxicity": ("toxicity", ".3f"),
+    "loss": ("loss", ".3f"),
+    "auroc": ("AUROC", ".3f"),
+    "f1": ("F1", ".3f"),
+    "rougeL": ("ROUGE-L", ".3f"),
+    "score": ("score", ".2f"),
+    "kl": ("KL", ".2f"),
+    "length": ("length", ".1f"),
+}
+
+
+class NarrationCallback(Callback):
+    """Prints lines for people, the same ones in a terminal and in a log file.
+
+    At the start: the run's folder and its number of rollouts (or steps). After the first rollout
+    and each validation: progress, figures and the time left. At the end: the figures before and
+    after training, and the next commands. Without a terminal, there is also a line a minute.
+    """
+
+    def __init__(self) -> None:
+        self.baseline: dict[str, float] = {}
+        self.newest: dict[str, float] = {}
+        self.first_done = 0
+        self.begun = self.told = 0.0
+        self.folder: Path | None = None
+        self.has_ended = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says where the run's files go, and how much there is to do."""
+        stage = as_stage(pl_module)
+        if stage is None:
+            return
+        self.begun = self.told = time.monotonic()
+        self.first_done = _done(trainer, stage)
+        if not is_trial(trainer):
+            self.folder = log_folder(trainer)
+            rank_zero_info(f"The run's folder is {self.folder}")
+        if total := _total(trainer, stage):
+            rank_zero_info(f"{total - self.first_done:,} {_unit(stage)}s to do")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says how far the run is and what the validation found."""
+        stage = as_stage(pl_module)
+        if stage is None or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        metrics = trainer.callback_metrics
+        self.newest = {
+            name: float(metrics[f"val/{name}"]) for name in FIGURES if f"val/{name}" in metrics
+        }
+        self.baseline = self.baseline or self.newest
+        self._tell(trainer, stage, self._figures(list(self.newest)[:1]))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Says how long it will take, and, without a terminal, now and then how far it is."""
+        stage = as_stage(pl_module)
+        if stage is None:
+            return
+        is_first = _done(trainer, stage) == self.first_done + 1
+        is_due = time.monotonic() - self.told > SECONDS_BETWEEN_LINES
+        if is_first or (is_due and not sys.stderr.isatty()):
+            bar = trainer.progress_bar_metrics
+            figures = [f"{name} {x:.3g}" for name, x in bar.items() if isinstance(x, float)]
+            self._tell(trainer, stage, [x for x in figures if not x.startswith("rollouts")])
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that training has come to its end."""
+        self.has_ended = as_stage(pl_module) is not None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Says what training has changed, and what to do next: after all else is written."""
+        if not self.has_ended or stage != "fit":
+            return
+        self.has_ended = False
+        if self.newest:
+            figures = self._figures(list(self.newest))
+            rank_zero_info(f"Validation before → after: {' · '.join(figures)}")
+        for line in self._next_commands(trainer):
+            rank_zero_info(line)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the figures before training, which a resumed run compares with."""
+        return {"baseline": self.baseline}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the figures before training."""
+        self.baseline = state_dict["baseline"]
+
+    def _tell(self, trainer: Trainer, stage: Stage, figures: list[str]) -> None:
+        """Prints progress, figures and the time left in one line."""
+        done, total = _done(trainer, stage), _total(trainer, stage)
+        progress = f"{_unit(stage)} {done:,}" + (f" of {total:,}" if total else "")
+        parts, now = [progress, *figures], time.monotonic()
+        if total and self.first_done < done < total:
+            pace = (now - self.begun) / (done - self.first_done)
+            parts.append(f"about {duration(pace * (total - done))} left")
+        self.told = now
+        rank_zero_info(" · ".join(parts))
+
+    def _figures(self, compared: list[str]) -> list[str]:
+        """Describes the newest figures; those in ``compared`` with their value before training."""
+        described = []
+        for name, value in self.newest.items():
+            label, form = FIGURES[name]
+            text = format(value, form)
+            if name in compared and self.baseline is not self.newest and name in self.baseline:
+                text = f"{self.baseline[name]:{form}} → {text}"
+            described.append(f"{label} {text}")
+        return described
+
+    def _next_commands(self, trainer: Trainer) -> list[str]:
+        """Returns lines with the commands that evaluate the run and show its curves."""
+        lines = []
+        last = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        if self.folder is not None and last and command_of(trainer) is not None:
+            words = ["test", "--config", str(self.folder / "config.yaml"), "--ckpt_path", last]
+            lines.append(f"Evaluate it: {shell_line(words)}")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and not is_trial(trainer):
+                line = shell_line(["--logdir", str(logger.save_dir)], "tensorboard")
+                lines.append(f"See its curves: {line}")
+        return lines
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as people say it: ``50 s``, ``1 min 10 s``, ``2 h 5 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _unit(stage: Stage) -> str:
+    return "step" if stage.rollouts is None else "rollout"
+
+
+def _done(trainer: Trainer, stage: Stage) -> int:
+    return trainer.global_step if stage.rollouts is None else stage.rollouts
+
+
+def _total(trainer: Trainer, stage: Stage) -> int | None:
+    """Returns the number of rollouts or steps of the whole run; None if nothing bounds it."""
+    if stage.rollouts is None:
+        total = trainer.estimated_stepping_batches
+    else:
+        total = (trainer.max_epochs or 0) * trainer.num_training_batches
+    return int(total) if isfinite(total) and total > 0 else None
