@@ -60,7 +60,7 @@ class CountedRows(NamedTuple):
             The rows that remain, and those split off: the last ones, or drawn with ``seed``.
 
         Raises:
-            InputError: If no row would remain; names the ``flag`` that gave the share.
+            InputError: If no row would remain; the message names ``flag``, which gave the share.
         """
         total = len(self.rows)
         if math.ceil(total * fraction) >= total:
@@ -79,3 +79,8 @@ class CountedRows(NamedTuple):
 def nonempty(texts: list[str | None]) -> list[bool]:
     """Returns for each text whether it holds more than white space."""
     return [bool(text and text.strip()) for text in texts]
+
+
+def known(values: list[float | None]) -> list[bool]:
+    """Returns for each value whether it is there; NaN counts as missing."""
+    return [value is not None and value == value for value in values]

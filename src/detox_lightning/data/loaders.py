@@ -2,6 +2,8 @@
 
 import atexit
 import math
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from detox_lightning.data.loader_workers import end_workers, ignore_signals
-from detox_lightning.errors import InputError
+from detox_lightning.errors import STOP_SIGNALS, InputError
 from detox_lightning.seeding import derive_seed, global_seed
 
 if TYPE_CHECKING:
@@ -53,17 +54,16 @@ class EpochSampler(DistributedSampler[int]):  # as Lightning replaces any other 
 
 
 class _TrainLoader(DataLoader[Any]):
-    """A loader with hooks for state, without which Lightning warns of an inexact resume.
+    """Has hooks for state, without which Lightning warns of an inexact resume.
 
     They do nothing, as the data module's state has the position.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing: the data module's state has the position."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Ignores the state, which is empty."""
+        pass
 
 
 @dataclass
@@ -124,14 +124,14 @@ class Loaders:
 
     def _options(self, collate: Collate, batch_size: int) -> dict[str, Any]:
         if self.num_workers:
-            atexit.unregister(end_workers)
-            atexit.register(end_workers)
+            atexit.unregister(_end_workers)
+            atexit.register(_end_workers)
         return {
             "batch_size": batch_size,  # by name, as Lightning makes loaders anew
             "collate_fn": collate,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
-            "worker_init_fn": ignore_signals,
+            "worker_init_fn": _ignore_signals,
         }
 
     def check(self, rows: int, trainer: "Trainer | None") -> None:
@@ -196,7 +196,7 @@ class Loaders:
             )
 
     def reset(self) -> None:
-        """Returns to the first epoch, for another ``fit`` with the same data module."""
+        """Returns to the first epoch, so that another ``fit`` begins there."""
         self.epoch = self.batches = self.rows = 0
         self.batch_size_changed = False
 
@@ -212,3 +212,16 @@ class Loaders:
 def _ranks(trainer: "Trainer | None") -> tuple[int, int]:
     """Returns the number of ranks, and which one this is."""
     return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Keeps a worker alive when the run is asked to end: the rollout still needs its batches."""
+    for signum in (*STOP_SIGNALS, signal.SIGINT):  # a terminal sends Ctrl-C to workers, too
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """Kills the workers when the program exits, as they ignore the SIGTERM that it waits for."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

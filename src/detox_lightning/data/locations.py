@@ -108,33 +108,28 @@ def _reading(source: str | Path) -> Iterator[None]:
 
 @contextmanager
 def caching() -> Iterator[None]:
-    """Raises InputError if the system refuses to write the cache of ``datasets``."""
+    """Raises InputError if an error comes from writing the cache of ``datasets``."""
     try:
         yield
-    except OSError as error:
-        if trouble := cache_trouble(error):
-            raise trouble from error
+    except Exception as error:
+        for cause in causes(error):
+            if isinstance(cause, OSError) and _is_of_cache(cause):
+                raise InputError(
+                    f"the cache of datasets, {_cache()}, can't be written ({cause.strerror}); make "
+                    "room or name another folder in the environment variable HF_DATASETS_CACHE"
+                ) from error
         raise
 
 
-def cache_trouble(error: BaseException) -> InputError | None:
-    """Returns what to raise if an error comes from writing the cache of ``datasets``; else None."""
+def _cache() -> Path:
     from datasets import config
 
-    cache = Path(config.HF_DATASETS_CACHE).expanduser().resolve()
-    for cause in causes(error):
-        if not isinstance(cause, OSError):
-            continue
-        code, file = errno.errorcode.get(cause.errno or 0), cause.filename
-        if file is None or isinstance(file, int):
-            is_of_cache = code in _FULL
-        else:
-            place = Path(os.fsdecode(file)).resolve()
-            is_of_cache = code in _UNWRITABLE and place.is_relative_to(cache)
-        if is_of_cache:
-            return InputError(
-                f"the cache of datasets, {config.HF_DATASETS_CACHE}, can't be written "
-                f"({cause.strerror}); make room or name another folder in the environment "
-                "variable HF_DATASETS_CACHE"
-            )
-    return None
+    return Path(config.HF_DATASETS_CACHE)
+
+
+def _is_of_cache(error: OSError) -> bool:
+    code, file = errno.errorcode.get(error.errno or 0), error.filename
+    if file is None or isinstance(file, int):
+        return code in _FULL
+    place = Path(os.fsdecode(file)).resolve()
+    return code in _UNWRITABLE and place.is_relative_to(_cache().expanduser().resolve())

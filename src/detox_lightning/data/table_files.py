@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox_lightning.data.locations import cache_trouble, irregular, parse
+from detox_lightning.data.locations import caching, irregular, parse
 from detox_lightning.data.text_files import Malformed, check_json, decode, open_binary
 from detox_lightning.errors import InputError, causes
 
@@ -43,11 +43,12 @@ def read_file(path: Path) -> "Dataset":
     if not path.stat().st_size:
         raise InputError(f"{path}: the file is empty; give one with rows")
     try:
-        rows = _cached(path, kind)
+        with caching():
+            rows = _cached(path, kind)
+    except InputError:
+        raise
     # the readers raise anything from EOFError to ArrowInvalid; whatever it is, the file is at fault
     except Exception as error:
-        if trouble := cache_trouble(error):
-            raise trouble from error
         raise InputError(f"{path}: {_diagnose(path, kind, error)}") from error
     return _with_numbers(rows) if kind == "csv" else rows
 
