@@ -269,8 +269,7 @@ def test_no_row_left_gives_the_counts(make: Make) -> None:
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) == (
-        f"{data.sources[0]}: no row of 'train' is left (1 rows, 0 with a text); "
-        "give other data"
+        f"{data.sources[0]}: no row of 'train' is left (1 rows, 0 with a text); give other data"
     )
 
 

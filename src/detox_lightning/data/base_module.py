@@ -1,9 +1,10 @@
 """The data module that the three kinds of data share."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
@@ -25,15 +26,6 @@ SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": (
 VERBS = {"validation": "validate", "test": "test"}
 
 
-class HeldOut(NamedTuple):
-    """A split that is a share of the training rows: the last of them, or drawn with ``seed``."""
-
-    split: str
-    fraction: float
-    shuffle: bool
-    seed: int
-
-
 class RowsDataModule(LightningDataModule, ABC):
     """The options that all data modules share; a subclass chooses the rows and encodes them.
 
@@ -43,7 +35,7 @@ class RowsDataModule(LightningDataModule, ABC):
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
             .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
-            Where a list is accepted, the rows of all its sources are used.
+            A list of sources, where one is accepted, gives the rows of all of them.
         tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. null: none.
@@ -58,7 +50,7 @@ class RowsDataModule(LightningDataModule, ABC):
 
     max_prompt_tokens = 0  # largest number of tokens of a prompt, or of a text to classify
     max_target_tokens = 0  # largest number of tokens of an answer to learn; 0: there are none
-    held_out: HeldOut | None = None  # a split that is cut off the training rows
+    shares: Mapping[str, Any] = {}  # splits that are shares of the training rows: how to draw them
     fallback: tuple[str, str] | None = None  # a split that may be missing, and the one used instead
     remedies: ClassVar[dict[str, str]] = {}  # ends of messages for missing splits
     truncation_note: ClassVar[str]  # log phrase for rows that were cut
@@ -105,8 +97,7 @@ class RowsDataModule(LightningDataModule, ABC):
     @property
     def has_validation(self) -> bool:
         """Whether there are validation rows."""
-        held_out = self.held_out and self.held_out.split
-        return bool(self.splits["validation"]) or held_out == "validation"
+        return bool(self.splits["validation"]) or "validation" in self.shares
 
     def rows(self, split: str) -> "Dataset":
         """Returns the encoded rows of a split, from the cache if it has them.
@@ -132,11 +123,8 @@ class RowsDataModule(LightningDataModule, ABC):
 
     def _choose(self, split: str) -> CountedRows:
         """Returns the rows of a split before they are encoded."""
-        if (cut := self.held_out) and split in ("train", cut.split):
-            kept, off = self._read("train").split_off(
-                cut.fraction, cut.shuffle, cut.seed, f"--data.{cut.split}_fraction"
-            )
-            return (kept if split == "train" else off).at_most(self.limits[split])
+        if self.shares and split in ("train", *self.shares):
+            return self._split_off(split).at_most(self.limits[split])
         try:
             return self._read(split).at_most(self.limits.get(split))
         except MissingSplit as error:
@@ -145,6 +133,21 @@ class RowsDataModule(LightningDataModule, ABC):
                 rank_zero_info(f"{error}: the {other} rows are used to {VERBS[split]}")
                 return self._choose(other)
             raise InputError(f"{error}{self.remedies.get(split, '')}") from error
+
+    def _split_off(self, split: str) -> CountedRows:
+        """Returns the training rows without the share that is split off, or this share."""
+        rows = self._read("train")
+        ((name, options),) = self.shares.items()
+        share = options["test_size"]
+        if math.ceil(len(rows.rows) * share) >= len(rows.rows):
+            raise InputError(
+                f"--data.{name}_fraction={share}: no row would be left to train on ({rows}); give "
+                "more rows or a smaller share"
+            )
+        both = rows.rows.train_test_split(**options)
+        if split == "train":
+            return rows.then("after the split", both["train"])
+        return rows.then("cut off", both["test"])
 
     def _read(self, split: str) -> CountedRows:
         """Reads a split of all data sets and keeps the rows that can be used."""
@@ -179,14 +182,14 @@ class RowsDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def _encode(self, split: str, rows: CountedRows) -> CountedRows:
-        """Returns the collator's columns, and ``cut``, which says whether a text was longer."""
+        """Returns the columns for the collator, and ``cut``: whether a text was too long."""
 
     @abstractmethod
     def _collator(self) -> Callable[[list[dict[str, Any]]], Any]:
         """Makes the function that turns a list of encoded rows into a batch."""
 
     def _notes(self, split: str, encoded: "Dataset") -> dict[str, int]:
-        """Returns log phrases for some of the encoded rows, with the number of those rows."""
+        """Returns phrases to log, each with the number of encoded rows that it is about."""
         return {self.truncation_note.format(self.max_prompt_tokens): count_cut(encoded)}
 
     def prepare_data(self) -> None:
@@ -194,12 +197,14 @@ class RowsDataModule(LightningDataModule, ABC):
         self.setup("")
 
     def setup(self, stage: str) -> None:
-        """Reads all splits that the trainer's present job needs, from the cache."""
+        """Reads the splits that the trainer's current command needs."""
         trainer = self.trainer
         if trainer is None or trainer.state.fn is None:
             return
         if trainer.state.fn == "validate" and not self.has_validation:
-            raise InputError("--data.validation_split=null: this leaves nothing to validate on")
+            raise InputError(
+                "--data.validation_split=null: there is nothing to validate on; name a split"
+            )
         for split in SPLITS.get(trainer.state.fn.value, (self.predict_split,)):
             if split != "validation" or (self.has_validation and trainer.limit_val_batches):
                 rows = self.rows(split)
@@ -226,7 +231,7 @@ class RowsDataModule(LightningDataModule, ABC):
         return self.loaders.evaluation(self.rows(split), self._collator(), self.trainer)
 
     def teardown(self, stage: str) -> None:
-        """Lets another ``fit`` begin at the first epoch."""
+        """Returns to the first epoch, so that another ``fit`` begins there."""
         self.loaders.reset()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files as tables, for the cache of ``datasets``. Imported where a file is read, as it is heavy."""
+"""Readers of files for the cache of ``datasets``; imported late, as it is heavy."""
 
 from collections.abc import Iterator
 from io import TextIOWrapper
@@ -13,13 +13,13 @@ from datasets.packaged_modules.parquet import parquet
 
 from detox_lightning.data.text_files import Malformed, find_deeper, open_binary, parse_csv
 
-SPLIT = "train"  # a file is read as one, whatever it is called
+SPLIT = "train"  # each file is read as one split, which needs a name
 MAX_LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands
 ROWS_PER_TABLE = 1000
 
 
 class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
-    """CSV whose fields are all text, and null where they are empty; see :func:`parse_csv`."""
+    """CSV whose fields are text, or null if they are empty; see :func:`parse_csv`."""
 
     BUILDER_CONFIG_CLASS = BuilderConfig
 
@@ -46,10 +46,10 @@ class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
 
 
 class _Json(json.Json):  # type: ignore[misc]
-    """JSON that is not too deep to be read; a column that begins with nulls may hold text."""
+    """JSON that is not nested too deeply; a column that begins with nulls may hold text."""
 
     def _split_generators(self, downloads: Any) -> list[SplitGenerator]:
-        self.config.parse_agent_traces = False  # they are no rows of texts
+        self.config.parse_agent_traces = False  # logs of agents aren't rows of texts
         (path,) = self.config.data_files[SPLIT]
         with open_binary(path) as file:
             if line := find_deeper(file, MAX_LEVELS):

@@ -88,11 +88,6 @@ class ContinuationDataModule(PromptDataModule):
         # where the shares of the training rows begin and end
         self.shares = {split: (low, high) for split, (low, high) in bounds.items() if low < high}
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether there are validation rows."""
-        return bool(self.splits["validation"]) or "validation" in self.shares
-
     def _choose(self, split: str) -> CountedRows:
         if split in self.shares:
             return self._read("train")

@@ -1,6 +1,5 @@
 """Rows on their way from a source to a stage, with a log of how many each step left."""
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,26 +49,6 @@ class CountedRows(NamedTuple):
         if number is None or number >= len(self.rows):
             return self
         return self.then("taken", self.rows.select(range(number)))
-
-    def split_off(
-        self, fraction: float, shuffle: bool, seed: int, flag: str
-    ) -> tuple["CountedRows", "CountedRows"]:
-        """Splits a share off, as ``Dataset.train_test_split`` does.
-
-        Returns:
-            The rows that remain, and those split off: the last ones, or drawn with ``seed``.
-
-        Raises:
-            InputError: If no row would remain; the message names ``flag``, which gave the share.
-        """
-        total = len(self.rows)
-        if math.ceil(total * fraction) >= total:
-            raise InputError(
-                f"{flag}={fraction}: no row would be left to train on ({self}); give more rows or "
-                "a smaller share"
-            )
-        both = self.rows.train_test_split(test_size=fraction, shuffle=shuffle, seed=seed)
-        return self.then("after the split", both["train"]), self.then("cut off", both["test"])
 
     def __str__(self) -> str:
         """All counts in one line."""

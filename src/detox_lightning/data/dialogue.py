@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from detox_lightning.data.base_module import HeldOut
 from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
@@ -90,7 +89,8 @@ class DialogueDataModule(PromptDataModule):
         self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
         self.settings = ("dialogue", self.columns, template, max_target_tokens)
         if test_fraction:
-            self.held_out = HeldOut("test", test_fraction, shuffle_split, split_seed)
+            drawn = {"test_size": test_fraction, "shuffle": shuffle_split, "seed": split_seed}
+            self.shares = {"test": drawn}
             self.fallback = ("validation", "test")
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":

@@ -9,7 +9,7 @@ from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.batches import LabeledBatch
-from detox_lightning.data.base_module import HeldOut, RowsDataModule
+from detox_lightning.data.base_module import RowsDataModule
 from detox_lightning.data.counted_rows import CountedRows, known, nonempty
 from detox_lightning.data.encoding import pad
 from detox_lightning.data.sources import check_column
@@ -71,7 +71,7 @@ class LabeledTextDataModule(RowsDataModule):
         self.labels, self.renamed = labels, _names_by_label(label_map or {})
         self.max_prompt_tokens = max_tokens
         if validation_fraction and not validation_split:
-            self.held_out = HeldOut("validation", validation_fraction, True, split_seed)
+            self.shares = {"validation": {"test_size": validation_fraction, "seed": split_seed}}
         if labels is not None:
             self._classes()
 
@@ -183,7 +183,7 @@ def _collate(rows: list[dict[str, Any]], pad_id: int) -> LabeledBatch:
 
 
 def _names_by_label(label_map: dict[Any, str]) -> dict[str, str]:
-    """Turns labels that YAML read as numbers into text; raises InputError for ``no`` or ``null``."""
+    """Turns numbers that YAML read into text; raises InputError for ``no`` and ``null``."""
     for label, name in label_map.items():
         if label is None or isinstance(label, bool):
             words = YAML_WORDS[label]

@@ -1,4 +1,4 @@
-"""Loaders of batches, the order of their rows, and where a resumed run continues."""
+"""Loaders of batches, the order of their rows, and the position at which a run resumes."""
 
 import atexit
 import math
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Collate = Callable[[list[Any]], Any]
 
 
-class EpochSampler(DistributedSampler[int]):  # as Lightning replaces any other kind of sampler
+class EpochSampler(DistributedSampler[int]):  # Lightning would replace any other kind of sampler
     """Shuffles ``rows`` rows in an order that is a function of (seed, epoch) and can be resumed.
 
     Each rank gets every ``num_replicas``-th row of one common order; the shares are disjoint and
@@ -35,12 +35,12 @@ class EpochSampler(DistributedSampler[int]):  # as Lightning replaces any other 
         self._resumed_epoch, self._used_rows = 0, 0
 
     def resume(self, epoch: int, used_rows: int) -> None:
-        """Continues within an epoch; other epochs and ``len`` stay whole.
+        """Continues within an epoch, after its first ``used_rows`` rows; other epochs stay whole.
 
-        Ranks take turns, so that the rows used by all of them are the order's first ones, whatever
-        the number of ranks was.
+        Ranks take turns, so that all of them together have used the first rows of the order,
+        however many ranks there were.
         """
-        # loaders with workers draw rows before Lightning calls `set_epoch`
+        # with workers, loaders draw rows before Lightning calls `set_epoch`
         self.epoch = self._resumed_epoch = epoch
         self._used_rows = used_rows
 
@@ -84,8 +84,8 @@ class Loaders:
     epoch: int = 0
     batches: int = 0  # done in that epoch
     rows: int = 0  # used of that epoch, by all ranks together
-    batch_size_changed: bool = False  # so that `batches` is not the checkpoint's number
-    train_rows: int | None = None  # once it is known
+    batch_size_changed: bool = False  # if True, `batches` is not the checkpoint's number
+    train_rows: int | None = None  # None until the training rows are read
 
     def train(
         self, rows: "Dataset", collate: Collate, trainer: "Trainer | None"
@@ -127,7 +127,7 @@ class Loaders:
             atexit.unregister(_end_workers)
             atexit.register(_end_workers)
         return {
-            "batch_size": batch_size,  # by name, as Lightning makes loaders anew
+            "batch_size": batch_size,  # by name, as Lightning rebuilds loaders
             "collate_fn": collate,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
@@ -172,19 +172,21 @@ class Loaders:
         if trainer is not None and trainer.state.fn != "fit":
             return
         if not all(isinstance(state[name], int) for name in ("epoch", "batches")):
-            raise InputError("the checkpoint's place in the data is none: give another checkpoint")
+            raise InputError(
+                "the checkpoint holds no position in the data; give another checkpoint"
+            )
         now = self._conditions(trainer)
         then = {name: state.get(name, value) for name, value in now.items()}
         self.epoch = state["epoch"]
         self.rows = state["batches"] * then["batch_size"] * then["processes"]
-        # the rest of a batch that was done in part is left out, so that no row comes twice
+        # a batch that was used in part is left out, so that no row comes twice
         self.batches = math.ceil(self.rows / (now["batch_size"] * now["processes"]))
         self.batch_size_changed = self.batches != state["batches"]
         size = state.get("size", self.train_rows)
         if self.train_rows is not None and size != self.train_rows:
             rank_zero_warn(
                 f"the checkpoint's run had {size} training rows, this one has {self.train_rows}: "
-                "they come in another order, so that some of them come twice in this epoch"
+                "their order differs, so that some of them come twice in this epoch"
             )
         if now != then:
             changes = [f"{k} {then[k]} is now {v}" for k, v in now.items() if then[k] != v]

@@ -1,4 +1,4 @@
-"""What the data modules of prompts share: tokenizing within a limit, and batches of prompts."""
+"""What the data modules of prompts share: tokenizing within a limit, batches, prediction."""
 
 import re
 from abc import abstractmethod
@@ -131,8 +131,8 @@ class PromptDataModule(RowsDataModule):
         return len(self.encoding.prompt_ids([prompt], self.chat_template)[0])
 
     def _longest_fitting(self, ends: Sequence[int], prompt: Callable[[int], str]) -> int | None:
-        """Returns the last of some ascending ends of a text up to which its prompt fits, if any."""
-        # a longer text can have fewer tokens; even so the search ends at a length that fits
+        """Returns the last of ascending ``ends`` of a text at which its prompt fits, if any."""
+        # a longer text can have fewer tokens; the search still ends at a length that fits
         limit = self.max_prompt_tokens
         fitting = bisect_right(ends, limit, key=lambda end: self._tokens(prompt(end)))
         return ends[fitting - 1] if fitting else None
