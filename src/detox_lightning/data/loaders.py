@@ -27,19 +27,21 @@ class EpochSampler(DistributedSampler[int]):  # Lightning would replace any othe
     """Shuffles ``rows`` rows in an order that is a function of (seed, epoch) and can be resumed.
 
     Each rank gets every ``num_replicas``-th row of one common order; the shares are disjoint and
-    of equal size, so up to ``num_replicas - 1`` rows are left out of an epoch.
+    of equal size, so up to ``num_replicas - 1`` rows are left out of an epoch. Ranks take turns, so
+    all of them together have used the first ``used_rows`` rows of ``epoch``, however many ranks
+    there were; the other epochs, and ``len``, are whole.
     """
 
-    def __init__(self, rows: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        rows: int,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        epoch: int = 0,
+        used_rows: int = 0,
+    ) -> None:
         super().__init__(range(rows), num_replicas, rank, seed=seed, drop_last=True)  # type: ignore[arg-type]
-        self._resumed_epoch, self._used_rows = 0, 0
-
-    def resume(self, epoch: int, used_rows: int) -> None:
-        """Continues within an epoch, after its first ``used_rows`` rows; other epochs stay whole.
-
-        Ranks take turns, so that all of them together have used the first rows of the order,
-        however many ranks there were.
-        """
         # with workers, loaders draw rows before Lightning calls `set_epoch`
         self.epoch = self._resumed_epoch = epoch
         self._used_rows = used_rows
@@ -96,8 +98,7 @@ class Loaders:
             InputError: If a rank has fewer rows than one batch.
         """
         self.check(len(rows), trainer)
-        sampler = EpochSampler(len(rows), self._seed(), *_ranks(trainer))
-        sampler.resume(self.epoch, self.rows)
+        sampler = EpochSampler(len(rows), self._seed(), *_ranks(trainer), self.epoch, self.rows)
         options = self._options(collate, self.batch_size)
         return _TrainLoader(rows, sampler=sampler, drop_last=True, **options)
 

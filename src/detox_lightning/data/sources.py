@@ -136,8 +136,8 @@ def check_column(
         low, high = bounds["min"], bounds["max"]
         if low is not None and (low < 0 or high > 1):
             raise InputError(f"{where} goes from {low:g} to {high:g}, not from 0 to 1; {_CONVERT}")
-    elif (place := _place_not_utf8(rows, column)) is not None:
-        raise InputError(f"{flag}={column}: {place}{source} isn't UTF-8; convert the file")
+    elif row := _find_not_utf8(rows, column):
+        raise InputError(f"{flag}={column}: row {row} of {source} isn't UTF-8; convert the file")
 
 
 def has_only_nulls(rows: "Dataset", column: str) -> bool:
@@ -154,13 +154,13 @@ def _content_of(rows: "Dataset", column: str) -> str:
     return _TYPE_WORDS.get(kind, kind)
 
 
-def _place_not_utf8(rows: "Dataset", column: str) -> str | None:
-    """Returns which row isn't UTF-8, if one isn't: the JSON reader accepts any bytes."""
+def _find_not_utf8(rows: "Dataset", column: str) -> int | None:
+    """Returns the number of the first row that isn't UTF-8; the JSON reader accepts any bytes."""
     values = rows.data.column(column)
     try:
         values.validate(full=True)
     except ValueError:
         raws = values.cast(f"{values.type}".replace("string", "binary")).to_pylist()
         valid = [not raw or raw.decode(errors="ignore").encode() == raw for raw in raws]
-        return "" if all(valid) else f"row {valid.index(False) + 1} of "
+        return valid.index(False) + 1
     return None

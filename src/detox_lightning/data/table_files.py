@@ -2,10 +2,8 @@
 
 import hashlib
 import os
-import re
 import tempfile
 import zlib
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,17 +57,15 @@ def _cached(path: Path, kind: str) -> "Dataset":
 
     from detox_lightning.data.builders import BUILDERS, SPLIT
 
-    stat = path.stat()
-    content = _content_hash(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    content = _content_hash(path)
     with tempfile.TemporaryDirectory() as folder:
         # `datasets` would read some names as patterns, addresses or archives
-        ends = [suffix for suffix in path.suffixes[-2:] if re.fullmatch("[.][a-z]+", suffix)]
-        plain = Path(folder) / ("rows" + "".join(ends))
+        plain = Path(folder) / ("rows.gz" if path.suffix == ".gz" else "rows")
         plain.symlink_to(path.resolve())
         files = DataFilesDict({SPLIT: DataFilesList([str(plain)], [(content,)])})
         builder = BUILDERS[kind](
             dataset_name=kind,
-            config_id="".join(ends)[1:] + "-" + content,
+            config_id=content,
             hash=f"{__version__}-{FORMAT}",
             data_files=files,
         )
@@ -78,9 +74,7 @@ def _cached(path: Path, kind: str) -> "Dataset":
     return rows
 
 
-@lru_cache(maxsize=64)
-def _content_hash(path: Path, *version: int) -> str:
-    """Hashes a file, again if ``version`` changed; the disk's cache needs the content itself."""
+def _content_hash(path: Path) -> str:
     content = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
