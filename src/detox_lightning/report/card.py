@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detox_lightning.errors import visible
-from detox_lightning.report.page import counted, template_environment, with_interval
+from detox_lightning.report.page import counted, load_template, with_interval
 
 TASKS = {
     "AutoModelForSeq2SeqLM": "summarization",
@@ -62,10 +62,8 @@ def model_card(facts: CardFacts) -> str:
     )
     origin = {"base": facts.base, "data": ", ".join(facts.data) or "unknown", **facts.about}
     group, figures = next(iter(facts.tested["figures"].items())) if facts.tested else ("", {})
-    environment = template_environment()
-    filters = {"block": as_block, "cell": _cell, "code": as_code, "counted": counted}
-    environment.filters |= {**filters, "estimate": with_interval}
-    return environment.get_template("card.md").render(
+    template = load_template("card.md", as_block, as_code, cell, counted, with_interval)
+    return template.render(
         facts=facts,
         task=task,
         metadata=metadata.to_yaml(),
@@ -96,9 +94,10 @@ def _is_public(name: str) -> bool:
     return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)) and not Path(name).exists()
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Returns a value for a cell of a Markdown table; a mapping becomes ``name value, …``."""
     if isinstance(value, dict):
-        return ", ".join(f"{_cell(name)} {_cell(x)}" for name, x in value.items())
+        return ", ".join(f"{cell(name)} {cell(x)}" for name, x in value.items())
     return as_markdown(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 

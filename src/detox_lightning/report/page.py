@@ -1,7 +1,7 @@
 """The report of a test: one self-contained HTML page."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import SequenceMatcher
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from detox_lightning.report.pictures import curves_picture, histogram, score_aga
 from detox_lightning.rewards.words import CHARACTER, UNSPACED, compiled
 
 if TYPE_CHECKING:
-    from jinja2 import Environment, Template
+    from jinja2 import Template
 
 GROUPS = {"sampled": "Sampled responses", GREEDY: "Greedy responses"}
 COSTS = ("rougeL", "kl", "length")  # figures that training should not change
@@ -45,7 +45,9 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
     groups = [(title, figures[name]) for name, title in GROUPS.items() if figures.get(name)]
     headline, main = groups[0] if groups else ("", {})
     confidence = f"{100 * about.get('confidence', 0.95):g}\xa0%"
-    return _template().render(
+    tests = {"certain": _excludes_zero, "known": _is_known, "bounded": _has_interval}
+    template = load_template("template.html", counted, number, percent, marked, **tests)
+    return template.render(
         about=about,
         confidence=confidence,
         resamples=about.get("resamples"),
@@ -62,29 +64,26 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
     )
 
 
-def _template() -> "Template":
-    """Returns the page's template, in which every text is escaped."""
-    environment = template_environment(
-        autoescape=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    filters = {"counted": counted, "number": number, "percent": percent, "marked": marked}
-    environment.filters |= filters
-    environment.tests |= {"certain": _excludes_zero, "known": _is_known}
-    return environment.get_template("template.html")
+def load_template(
+    name: str, *filters: Callable[..., Any], **tests: Callable[..., bool]
+) -> "Template":
+    """Loads a template of this folder, which calls its filters by their functions' names.
 
+    HTML and control characters in texts are escaped; a name that isn't defined is an error.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-def template_environment(**options: Any) -> "Environment":
-    """Returns jinja's environment for a template of this folder; unknown names are errors."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("detox_lightning", "report"),
+        autoescape=select_autoescape(["html"]),
+        finalize=lambda value: visible(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        **options,
     )
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.tests |= tests
+    return environment.get_template(name)
 
 
 def _is_known(estimate: Mapping[str, float | None] | None, part: str = "value") -> bool:
@@ -93,9 +92,13 @@ def _is_known(estimate: Mapping[str, float | None] | None, part: str = "value") 
     return value is not None and math.isfinite(value)
 
 
+def _has_interval(estimate: Mapping[str, float | None] | None) -> bool:
+    return _is_known(estimate, "low") and _is_known(estimate, "high")
+
+
 def _excludes_zero(estimate: Mapping[str, Any] | None) -> bool:
     """Whether an estimate's interval, as it is shown, lies on one side of 0."""
-    if not (estimate and _is_known(estimate, "low") and _is_known(estimate, "high")):
+    if not (estimate and _has_interval(estimate)):
         return False
     return round(estimate["low"], DECIMALS) > 0 or round(estimate["high"], DECIMALS) < 0
 
@@ -142,7 +145,7 @@ def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
             "whether it is chance."
         )
     difference = toxicity["difference"]
-    if not (_is_known(difference, "low") and _is_known(difference, "high")):
+    if not _has_interval(difference):
         return "There is no interval for the difference: it may be chance."
     low, high = (number(difference[end], "+") for end in ("low", "high"))
     start = f"The {confidence} interval of the difference, {low} to {high},"
