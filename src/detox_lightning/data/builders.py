@@ -6,8 +6,9 @@ from itertools import islice
 from typing import Any
 
 import pyarrow
-from datasets import ArrowBasedBuilder, BuilderConfig, DatasetInfo, Features, SplitGenerator, Value
+from datasets import Features, SplitGenerator, Value
 from datasets.builder import Key
+from datasets.packaged_modules.csv import csv
 from datasets.packaged_modules.json import json
 from datasets.packaged_modules.parquet import parquet
 
@@ -18,22 +19,13 @@ MAX_LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands
 ROWS_PER_TABLE = 1000
 
 
-class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
+class _Csv(csv.Csv):  # type: ignore[misc]
     """CSV whose fields are text, or null if they are empty; see :func:`parse_csv`."""
 
-    BUILDER_CONFIG_CLASS = BuilderConfig
-
-    def _info(self) -> DatasetInfo:
-        return DatasetInfo()
-
-    def _split_generators(self, _: Any) -> list[SplitGenerator]:
-        (path,) = self.config.data_files[SPLIT]
-        return [SplitGenerator(name=SPLIT, gen_kwargs={"path": path})]
-
-    def _generate_shards(self, path: str) -> Iterator[str]:
-        yield path
-
-    def _generate_tables(self, path: str) -> Iterator[tuple[Key, pyarrow.Table]]:
+    def _generate_tables(
+        self, base_files: list[str], files_iterables: Any
+    ) -> Iterator[tuple[Key, pyarrow.Table]]:
+        (path,) = base_files
         with TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="") as file:
             rows = parse_csv(file)
             names = next(rows, [])
