@@ -27,6 +27,7 @@ FIGURES = {
     "kl": ("KL", ".2f"),
     "length": ("length", ".1f"),
 }
+BAR = {"score": "score", "kl": "KL", "train/loss": "loss"}  # the same of the progress bar's
 
 
 class NarrationCallback(Callback):
@@ -79,8 +80,8 @@ class NarrationCallback(Callback):
         is_due = time.monotonic() - self.told > SECONDS_BETWEEN_LINES
         if is_first or (is_due and not sys.stderr.isatty()):
             bar = trainer.progress_bar_metrics
-            figures = [f"{name} {x:.3g}" for name, x in bar.items() if isinstance(x, float)]
-            self._tell(trainer, stage, [x for x in figures if not x.startswith("rollouts")])
+            figures = [f"{BAR[name]} {x:.2f}" for name, x in bar.items() if name in BAR]
+            self._tell(trainer, stage, figures)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that training has come to its end."""
@@ -91,6 +92,8 @@ class NarrationCallback(Callback):
         if not self.has_ended or stage != "fit":
             return
         self.has_ended = False
+        if (bar := trainer.progress_bar_callback) is not None:
+            bar.teardown(trainer, pl_module, stage)  # it would break long lines, once more is fine
         if self.newest:
             figures = self._figures(list(self.newest))
             rank_zero_info(f"Validation before → after: {' · '.join(figures)}")

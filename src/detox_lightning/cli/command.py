@@ -199,6 +199,8 @@ class DetoxCLI(LightningCLI):
         Raises:
             InputError: If Lightning can't make such a trainer.
         """
+        if not sys.stdout.isatty():  # a bar would be a mess in a file, and lines tell the same
+            options["enable_progress_bar"] = False
         try:
             trainer = super().instantiate_trainer(**options)
         except InputError:

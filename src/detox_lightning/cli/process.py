@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import ERROR, LogRecord, StreamHandler, getLogger
+from logging import ERROR, Handler, LogRecord, StreamHandler, getLogger
 from typing import Any
 
 import torch
@@ -46,6 +46,16 @@ class StandardError(StreamHandler[Any]):
 
     stream = property(lambda self: sys.stderr, lambda self, stream: None)
 
+    @classmethod
+    def instead_of(cls, handler: Handler) -> Handler:
+        """Takes the place of a handler that writes to what ``sys.stderr`` was at first."""
+        if type(handler) is not StreamHandler:
+            return handler
+        new = cls()
+        new.setLevel(handler.level)
+        new.setFormatter(handler.formatter)
+        return new
+
 
 @contextmanager
 def isolated() -> Iterator[None]:
@@ -57,13 +67,18 @@ def isolated() -> Iterator[None]:
         for message in HIDDEN_WARNINGS:
             warnings.filterwarnings("ignore", message)
         getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-        logger = getLogger("lightning.pytorch")
-        handlers = list(logger.handlers)
-        logger.handlers = [StandardError() if type(x) is StreamHandler else x for x in handlers]
+        format_warning = warnings.formatwarning
+        warnings.formatwarning = _warning_line
+        loggers = [getLogger(name) for name in ("lightning", "lightning.pytorch")]
+        handlers = [logger.handlers for logger in loggers]
+        for logger in loggers:
+            logger.handlers = [StandardError.instead_of(handler) for handler in logger.handlers]
         try:
             yield
         finally:
-            logger.handlers = handlers
+            for logger, kept in zip(loggers, handlers, strict=True):
+                logger.handlers = kept
+            warnings.formatwarning = format_warning
             getLogger("lightning.pytorch.utilities.rank_zero").removeFilter(_is_news)
             for name, value in seeds.items():
                 os.environ.pop(name, None)
@@ -79,6 +94,17 @@ def quieten_transformers() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     getLogger("bitsandbytes").setLevel(ERROR)  # it asks for kernels that nothing here uses
+
+
+def _warning_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Returns a warning without the path and the line of the code that gave it."""
+    return f"warning: {message}\n"
 
 
 def _is_news(record: LogRecord) -> bool:

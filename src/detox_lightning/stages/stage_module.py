@@ -118,7 +118,7 @@ class StageModule(LightningModule):
 
 def say_what_learns(learning: int, total: int) -> None:
     """Prints how many of a model's parameters are trained."""
-    rank_zero_info(f"{learning:,} of {total:,} parameters learn ({learning / total:.1%})")
+    rank_zero_info(f"{learning:,} of {total:,} parameters learn ({100 * learning / total:.1f} %)")
 
 
 class AutomaticStage(StageModule):
