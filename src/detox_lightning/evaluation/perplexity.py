@@ -46,14 +46,7 @@ class Perplexity(nn.Module):
         """Opens the model and its tokenizer, once."""
         if self.model is not None:
             return
-        self.tokenizer, model = load_frozen(
-            "AutoModelForCausalLM",
-            self.name,
-            "the language model",
-            endings=("CausalLM", "LMHeadModel"),
-            does="write text alone",
-            example="GPT2LMHeadModel",
-        )
+        self.tokenizer, model = load_frozen("language model", self.name)
         special = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         starts = [token for token in special if token is not None]
         if not starts:

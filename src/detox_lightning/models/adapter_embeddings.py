@@ -40,14 +40,14 @@ def changed_weights(base: Any, saved: Mapping[str, Tensor], name: str) -> set[st
 
 
 def refuse_unreached(model: Any) -> None:
-    """Raises an InputError for a fresh adapter on embeddings that no text reaches.
+    """Raises an InputError if a fresh adapter is on embeddings that no text reaches.
 
     Such a part of a ``PeftModel`` would learn nothing.
     """
     for name, instead in _unreached(model).items():
         flag = "modules_to_save" if _is_copy(model.get_submodule(name)) else "target_modules"
         raise InputError(
-            f"lora.{flag}: nothing asks {model.config.model_type}'s {_ending(name)!r}, which "
+            f"lora.{flag}: nothing calls {model.config.model_type}'s {_ending(name)!r}, which "
             f"others are tied to, so that it would learn nothing. Give {instead!r} instead"
         )
 
@@ -80,18 +80,13 @@ def _unreached(model: Any) -> dict[str, str]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     modules = dict(model.named_modules())
-    twins = {
-        name: [
-            other
-            for other, module in modules.items()
-            if isinstance(module, nn.Embedding)
-            and module is not base
-            and module.weight is base.weight
-        ]
-        for name, layer in modules.items()
-        if (isinstance(layer, BaseTunerLayer) or _is_copy(layer))
-        and isinstance(base := _base_layer(layer), nn.Embedding)
-    }
+    embeddings = {name: one for name, one in modules.items() if isinstance(one, nn.Embedding)}
+    twins = {}
+    for name, layer in modules.items():
+        base = _base_layer(layer) if isinstance(layer, BaseTunerLayer) or _is_copy(layer) else None
+        if isinstance(base, nn.Embedding):
+            others = [n for n, one in embeddings.items() if one.weight is base.weight]
+            twins[name] = [n for n in others if embeddings[n] is not base]
     called = _called(model.get_base_model()) if any(twins.values()) else set()
     found = {}
     for name, others in twins.items():
@@ -117,14 +112,11 @@ def _called(base: Any) -> set[nn.Module]:
 
 def _is_copy(layer: nn.Module) -> bool:
     """Whether a layer of peft holds a trainable copy, rather than a change, of the base's."""
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    return isinstance(layer, AuxiliaryTrainingWrapper)
+    return hasattr(layer, "original_module")
 
 
-def _base_layer(layer: Any) -> nn.Module:
-    base: nn.Module = layer.original_module if _is_copy(layer) else layer.get_base_layer()
-    return base
+def _base_layer(layer: Any) -> Any:
+    return layer.original_module if _is_copy(layer) else layer.get_base_layer()
 
 
 def _ending(name: str) -> str:

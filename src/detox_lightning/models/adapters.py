@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.opening import Unusable, find_file, open_by_name, read_object
+from detox_lightning.models.opening import Unusable, find_object, open_by_name
 from detox_lightning.protocols import CHECKPOINT_KEY
 
 BESIDE_LAYERS = ("XLORA", "POLY", "ADAPTION_PROMPT", "SHADOW")  # don't change layers' weights
+UNSUPPORTED = ("alora_invocation_tokens", "layer_replication")
 UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")  # ways to initialize a LoRA
 MERGE = (
-    "Merge it into its base (merge_and_unload of peft, then save_pretrained, of the tokenizer, "
-    "too), and give that folder instead"
+    "Merge it into its base (merge_and_unload of peft, then save_pretrained, also of the "
+    "tokenizer), and give that folder instead"
 )
 BRINGS_EMBEDDINGS = "brings_embeddings"
 MODEL_PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
@@ -34,13 +35,11 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
     Raises:
         InputError: If there is no such model, or the adapter names no base.
     """
-    from transformers.utils.peft_utils import find_adapter_config_file
 
     def read(located: str, **options: Any) -> Base | None:
-        file = find_adapter_config_file(located, **options)
-        if file is None:
+        facts = find_object(located, "adapter_config.json", **options)
+        if facts is None:
             return None
-        facts = read_object(Path(file))
         base, its_revision = facts.get("base_model_name_or_path"), facts.get("revision")
         if not isinstance(base, str) or not base:
             raise Unusable(
@@ -61,52 +60,46 @@ def check_adapter_kind(name: str, revision: str | None = None, with_copy: bool =
     """Raises an InputError if an adapter can't be trained further, or copied ``with_copy``."""
 
     def check(located: str, **options: Any) -> None:
-        file = find_file(located, "adapter_config.json", **options)
-        if file is None:
+        facts = find_object(located, "adapter_config.json", **options)
+        if facts is None:
             return  # the message comes when the adapter is opened
-        facts = read_object(file)
-        _check_kind(facts)
+        if reason := _explain_kind(facts):
+            raise Unusable(reason)
         if with_copy and facts.get("bias") not in (None, "none"):
             raise Unusable(
                 f"it was trained with bias: {facts['bias']}, which changes parameters of the base "
-                f"itself, and the base is the reference's, too. {MERGE}"
+                f"itself, and the reference has the same base. {MERGE}"
             )
 
     open_by_name("adapter", name, check, revision=revision)
 
 
-def _check_kind(facts: dict[str, Any]) -> None:
-    """Refuses kinds that peft can't train, or can't open as they were saved."""
-    kind, init = facts.get("peft_type"), str(facts.get("init_lora_weights")).lower()
-    base = facts.get("base_model_name_or_path")
-    instead = f"Give its base{f' ({base})' if base else ''} instead, and train a LoRA"
-    if kind in BESIDE_LAYERS or _is_learned_prompt(kind):
-        raise Unusable(
-            f"it is of the kind {kind}, which works beside the model's layers and can't be trained "
-            f"on here. {instead}"
-        )
-    if facts.get("alora_invocation_tokens"):
-        raise Unusable(
-            "it works from certain tokens on (alora_invocation_tokens), which is not supported. "
-            f"{instead}"
-        )
-    if facts.get("layer_replication"):
-        raise Unusable(f"it replicates layers (layer_replication), which can't be done. {instead}")
-    if init.startswith(UNREPEATABLE):
-        raise Unusable(
-            f"its init_lora_weights: {init} changed the base it was trained on in a way that can't "
-            "be repeated when it is opened. In the program that trained it, merge it "
-            "(merge_and_unload of peft, then save_pretrained, of the tokenizer, too), and give "
-            "that folder instead"
-        )
-
-
-def _is_learned_prompt(kind: Any) -> bool:
-    from peft import PromptLearningConfig
+def _explain_kind(facts: dict[str, Any]) -> str | None:
+    """Returns why peft can't train such an adapter, or can't open it as it was saved, if so."""
+    from peft import PeftConfig, PromptLearningConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    config = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
-    return config is not None and issubclass(config, PromptLearningConfig)
+    kind: Any = facts.get("peft_type")
+    init = str(facts.get("init_lora_weights")).lower()
+    if init.startswith(UNREPEATABLE):
+        return (
+            f"its init_lora_weights: {init} changed the base that it was trained on, in a way that "
+            f"can't be repeated when it is opened. {MERGE}, in the program that trained it"
+        )
+    base = facts.get("base_model_name_or_path")
+    instead = f"Give its base{f' ({base})' if base else ''} instead, and train a LoRA"
+    learns_prompt = issubclass(
+        PEFT_TYPE_TO_CONFIG_MAPPING.get(kind, PeftConfig), PromptLearningConfig
+    )
+    if kind in BESIDE_LAYERS or learns_prompt:
+        return (
+            f"it is of the kind {kind}, which works beside the model's layers and can't be trained "
+            f"further here. {instead}"
+        )
+    for option in UNSUPPORTED:
+        if facts.get(option):
+            return f"its {option} is not supported. {instead}"
+    return None
 
 
 def read_checkpoint(file: str) -> dict[str, Any]:
@@ -125,8 +118,10 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         names = [facts["stage"], facts["base"], *checkpoint["state_dict"]]
         if not all(isinstance(name, str) for name in names):
             raise TypeError("names are texts")
-    except Exception as error:  # a torn file fails in many ways
-        raise InputError(f"{file}: not a checkpoint of detox_lightning, or a torn one") from error
+    except Exception as error:  # a damaged file fails in many ways
+        raise InputError(
+            f"{file}: this is no checkpoint of detox_lightning, or a damaged one; give another one"
+        ) from error
     if facts["stage"] not in MODEL_PREFIXES:
         raise InputError(
             f"{file}: a checkpoint of the {facts['stage']} stage is no policy to begin from"
@@ -163,7 +158,7 @@ def restore_adapter(base: Any, file: str) -> Any:
     if kind != "LORA" or facts["adapter"].get(BRINGS_EMBEDDINGS):
         reason = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"
         raise InputError(
-            f"{file}: it holds what was trained, which isn't all of its adapter, because of "
+            f"{file}: it holds only what was trained, which isn't all of its adapter, because of "
             f"{reason}. {_export_hint(file)}"
         )
     options = {k: v for k, v in facts["adapter"].items() if k not in ("peft_type", "auto_mapping")}

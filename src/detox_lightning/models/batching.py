@@ -1,10 +1,11 @@
-"""How texts reach a model with little padding: equal ones once, those of like length together."""
+"""How texts reach a model: each distinct text once, and texts of similar length in one batch."""
 
 import re
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 # One more call of a model costs as much as CALL_TOKENS more tokens, since weights are read again,
 # and in each layer as much as CALL_PRODUCTS multiplications: for Python, on a GPU for launches and
@@ -102,3 +103,63 @@ def count_positions(model: Any) -> int | None:
 def _first_position(table: nn.Embedding) -> int:
     padding = -1 if table.padding_idx is None else table.padding_idx
     return int(getattr(table, "offset", padding + 1))
+
+
+def padding_id(model: Any) -> int | None:
+    """Returns the padding token of a model's config; None if it has none with an embedding."""
+    token: int | None = getattr(model.config.get_text_config(), "pad_token_id", None)
+    rows = model.get_input_embeddings().weight.shape[0]
+    return token if token is not None and 0 <= token < rows else None
+
+
+def classify(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Returns a classifier's logits ``[b, labels]``, float32, of texts padded on the right.
+
+    Padding on the right moves no position, and a decoder doesn't look at it. Models that take a
+    batch's last column for each text's end (XLNet) get it on the left instead.
+
+    Args:
+        model: A sequence classifier from transformers.
+        ids: ``[b, s]``.
+        mask: ``[b, s]``, bool: where there is text.
+    """
+    pad = padding_id(model)
+    if pad is not None:
+        ids = ids.masked_fill(~mask, pad)
+    if getattr(model.config, "summary_type", None) == "last":
+        places = torch.arange(ids.shape[1], device=ids.device) - (~mask).sum(dim=1, keepdim=True)
+        places %= ids.shape[1]
+        ids, mask = ids.gather(1, places), mask.gather(1, places)
+    logits: Tensor = model(input_ids=ids, attention_mask=mask.long()).logits
+    return logits.float()
+
+
+def classify_rows(model: Any, rows: list[list[int]]) -> Tensor:
+    """Returns a classifier's logits ``[b, labels]``, float32, of ``b`` tokenized texts; b > 0.
+
+    Decoders find a text's last token by the padding after it. If the model has no padding token,
+    one that none of the texts ends with is its padding token meanwhile.
+    """
+    config = model.config.get_text_config()
+    before: int | None = getattr(config, "pad_token_id", None)
+    if padding_id(model) is None:
+        last = {ids[-1] for ids in rows}
+        config.pad_token_id = next(token for token in range(len(rows) + 1) if token not in last)
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+    try:
+        return classify(model, ids.to(model.device), mask.to(model.device))
+    finally:
+        config.pad_token_id = before
+
+
+@torch.no_grad()
+def mixes_padding(model: Any, short: list[int], long: list[int]) -> bool:
+    """Whether a classifier's logits of a text depend on the padding beside it.
+
+    Some kinds mix tokens without regard to the mask: by Fourier transforms (FNet), by convolutions
+    (ConvBERT, MobileBERT), or by segments of the text (Nyströmformer). ``short`` and ``long`` are
+    the token ids of two texts.
+    """
+    alone, beside = classify_rows(model, [short])[0], classify_rows(model, [short, long])[0]
+    return not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -34,21 +34,21 @@ def labels_of(config: Any, name: str) -> list[str]:
     if numbers != list(range(len(numbers))):
         raise InputError(
             f"the config.json of the classifier {name!r} numbers its outputs {numbers} in "
-            "id2label; they go from 0 on, each by one: mend it"
+            "id2label, which must count 0, 1, 2, …: correct it"
         )
     labels = [str(config.id2label[number]) for number in numbers]
     indices = getattr(config, "label2id", None) or {}
     for index, label in enumerate(labels):
         if labels.count(label) > 1:
             raise InputError(
-                f"the classifier {name!r} has two outputs of the label {label!r}; mend id2label in "
-                "its config.json"
+                f"the classifier {name!r} has two outputs of the label {label!r}; correct "
+                "id2label in its config.json"
             )
         if indices.get(label) is not None and int(indices[label]) != index:
             raise InputError(
                 f"the config.json of the classifier {name!r} contradicts itself: by id2label its "
                 f"label {label!r} is output {index}, by label2id {indices[label]}. Find out which "
-                "is right, and mend the other"
+                "is right, and correct the other"
             )
     return labels
 

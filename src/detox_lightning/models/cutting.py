@@ -29,22 +29,17 @@ class CutCounter:
 
     def add(self, texts: int, cut_prompts: int, cut_texts: int) -> None:
         """Adds numbers of texts, and of those among them whose prompt or end was cut."""
-        first_prompt, first_text = not self.cut_prompts, not self.cut_texts
         self.texts += texts
-        self.cut_prompts += cut_prompts
-        self.cut_texts += cut_texts
         limit = f"{self.name!r} reads {self.max_tokens} tokens"
         of = f"of the first {self.texts} texts"
-        if first_prompt and cut_prompts:
-            warnings.warn(
-                f"{limit}: the beginning of the prompt was cut off in {cut_prompts} {of}",
-                stacklevel=2,
-            )
-        if first_text and cut_texts:
-            warnings.warn(
-                f"{limit}: the end was cut off in {cut_texts} {of}, too long by themselves",
-                stacklevel=2,
-            )
+        if cut_prompts and not self.cut_prompts:
+            prompts = f"{limit}: the beginning of the prompt was cut off in {cut_prompts} {of}"
+            warnings.warn(prompts, stacklevel=2)
+        if cut_texts and not self.cut_texts:
+            ends = f"{limit}: the end was cut off in {cut_texts} {of}, too long by themselves"
+            warnings.warn(ends, stacklevel=2)
+        self.cut_prompts += cut_prompts
+        self.cut_texts += cut_texts
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -63,7 +63,10 @@ class Policy(ReferencedModel):
         self.static_steps = StaticSteps()
         self.merged_weights: MergedWeights = {}  # a captured step finds them at the same addresses
         self._lean: dict[int, bool] = {}
-        self.value_head = ValueHead(_hidden_size(base)) if value_head else None
+        # the width of the head's input, which may be narrower than the layers
+        width = getattr(base.get_output_embeddings(), "in_features", None)
+        width = width or base.config.get_text_config(decoder=True).hidden_size
+        self.value_head = ValueHead(width) if value_head else None
         self.restored_value_head = False  # whether the value head was trained before
         self.eval()
 
@@ -256,9 +259,3 @@ def load_policy(
     if policy.value_head is not None:
         policy.restored_value_head = policy.value_head.restore(source.load_value_head())
     return policy
-
-
-def _hidden_size(model: Any) -> int:
-    """The width of the head's input, which may be narrower than the layers."""
-    width = getattr(model.get_output_embeddings(), "in_features", None)
-    return int(width or model.config.get_text_config(decoder=True).hidden_size)

@@ -1,9 +1,8 @@
-"""Precisions of computing and of weights: those in which training would lose steps are refused."""
+"""Precisions of computing: those in which training would lose steps are refused."""
 
 import torch
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import Weights
 
 SUPPORTED = ("32-true", "32", "None", "bf16-mixed", "bf16")  # Lightning's names
 REMEDY = "Give bf16-mixed or 32-true"
@@ -46,19 +45,4 @@ def check_precision(precision: object, flag: str = "trainer.precision") -> None:
         raise InputError(
             f"torch.set_default_dtype({default}) was called: figures and new weights would be of "
             "that type; take it out, or set torch.float32 again"
-        )
-
-
-def check_trainable_dtype(weights: Weights, is_classifier: bool = False) -> None:
-    """Raises an InputError unless weights are opened so that all of them can be trained."""
-    kind, lora = ("classifier", "") if is_classifier else ("base", "give lora, or ")
-    if weights.quantization:
-        raise InputError(
-            f"weights.quantization={weights.quantization}: a quantized {kind} can't be trained; "
-            f"{lora}leave quantization null"
-        )
-    if weights.dtype != "float32":
-        raise InputError(
-            f"weights.dtype={weights.dtype}: small steps are lost in weights that are trained in "
-            f"it; {lora or 'give '}float32 with trainer.precision=bf16-mixed"
         )
