@@ -58,48 +58,38 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
 
 def check_adapter_kind(name: str, revision: str | None = None, with_copy: bool = False) -> None:
     """Raises an InputError if an adapter can't be trained further, or copied ``with_copy``."""
+    from peft import PeftConfig, PromptLearningConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     def check(located: str, **options: Any) -> None:
         facts = find_object(located, "adapter_config.json", **options)
         if facts is None:
             return  # the message comes when the adapter is opened
-        if reason := _explain_kind(facts):
-            raise Unusable(reason)
-        if with_copy and facts.get("bias") not in (None, "none"):
+        init, bias = str(facts.get("init_lora_weights")).lower(), facts.get("bias")
+        if init.startswith(UNREPEATABLE):
             raise Unusable(
-                f"it was trained with bias: {facts['bias']}, which changes parameters of the base "
-                f"itself, and the reference has the same base. {MERGE}"
+                f"its init_lora_weights: {init} changed the base that it was trained on, in a way "
+                f"that can't be repeated when it is opened. {MERGE}, in the program that trained it"
             )
+        if with_copy and bias not in (None, "none"):
+            raise Unusable(
+                f"it was trained with bias: {bias}, which changes parameters of the base itself, "
+                f"and the reference has the same base. {MERGE}"
+            )
+        kind: Any = facts.get("peft_type")
+        config = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind, PeftConfig)
+        faults = [f"its {option} is not supported" for option in UNSUPPORTED if facts.get(option)]
+        if kind in BESIDE_LAYERS or issubclass(config, PromptLearningConfig):
+            faults = [
+                f"it is of the kind {kind}, which works beside the model's layers and can't be "
+                "trained further here"
+            ]
+        if faults:
+            base = facts.get("base_model_name_or_path")
+            which = f" ({base})" if base else ""
+            raise Unusable(f"{faults[0]}. Give its base{which} instead, and train a LoRA")
 
     open_by_name("adapter", name, check, revision=revision)
-
-
-def _explain_kind(facts: dict[str, Any]) -> str | None:
-    """Returns why peft can't train such an adapter, or can't open it as it was saved, if so."""
-    from peft import PeftConfig, PromptLearningConfig
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    kind: Any = facts.get("peft_type")
-    init = str(facts.get("init_lora_weights")).lower()
-    if init.startswith(UNREPEATABLE):
-        return (
-            f"its init_lora_weights: {init} changed the base that it was trained on, in a way that "
-            f"can't be repeated when it is opened. {MERGE}, in the program that trained it"
-        )
-    base = facts.get("base_model_name_or_path")
-    instead = f"Give its base{f' ({base})' if base else ''} instead, and train a LoRA"
-    learns_prompt = issubclass(
-        PEFT_TYPE_TO_CONFIG_MAPPING.get(kind, PeftConfig), PromptLearningConfig
-    )
-    if kind in BESIDE_LAYERS or learns_prompt:
-        return (
-            f"it is of the kind {kind}, which works beside the model's layers and can't be trained "
-            f"further here. {instead}"
-        )
-    for option in UNSUPPORTED:
-        if facts.get(option):
-            return f"its {option} is not supported. {instead}"
-    return None
 
 
 def read_checkpoint(file: str) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """A sequence classifier that reads text."""
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import (
+    CutCounter,
     classify_rows,
     distinct_texts,
     encode,
+    encode_cut,
     group_by_length,
     mixes_padding,
     padding_budget,
@@ -19,16 +22,15 @@ from detox_lightning.models.batching import (
 from detox_lightning.models.classifier_heads import (
     HEAD_MEANINGS,
     Head,
-    check_head,
     guess_head,
     labels_of,
+    log_odds,
     open_question,
-    probability,
 )
-from detox_lightning.models.cutting import CutCounter, encode_cut
 from detox_lightning.models.loading import check_vocabulary, load_frozen
 from detox_lightning.models.model_files import warn_once
 
+OVERSHOOT = 0.5  # by which a regressor's value may leave the range from 0 to 1
 PROBES = ["You are kind.", "You are kind, and it is good to see you here with all the others."]
 
 
@@ -87,7 +89,15 @@ class TextClassifier(nn.Module):
             return
         self.tokenizer, self.model = load_frozen("classifier", self.name)
         check_vocabulary(self.name, self.tokenizer, self.model)
-        check_head(self.named_head, self.labels, self.name, self.flag)
+        if self.named_head not in (None, *get_args(Head)):
+            raise InputError(
+                f"{self.flag}={self.named_head}: choose from {', '.join(get_args(Head))}, or null"
+            )
+        if self.named_head == "softmax" and len(self.labels) == 1:
+            raise InputError(
+                f"{self.flag}=softmax: the classifier {self.name!r} has a single output, "
+                f"{self.labels[0]}, that excludes no other; give sigmoid or value"
+            )
         self.cuts.max_tokens = token_limit(self.model, self.tokenizer)
         probes = encode(self.tokenizer, PROBES, self.cuts.max_tokens)
         self.mixes_padding = all(probes) and mixes_padding(self.model, *probes)
@@ -114,8 +124,32 @@ class TextClassifier(nn.Module):
         return self.labels.index(label)
 
     def probability(self, logits: Tensor, index: int) -> Tensor:
-        """Returns ``[n]`` probabilities of one label; see :func:`probability`."""
-        return probability(logits, index, self.head, self.name, self.flag)
+        """Returns ``[n]`` probabilities of one label from logits ``[n, labels]``.
+
+        A ``value`` is taken for the probability that it is meant to be, with a warning if it is a
+        little outside of 0 to 1, as a regressor's is now and then.
+
+        Raises:
+            InputError: If a value is far from any probability.
+        """
+        if self.head != "value":
+            return log_odds(logits, index, self.head).sigmoid()
+        values = logits[:, index]
+        outside = values[(values < 0) | (values > 1)]
+        if len(outside):
+            furthest = outside[(outside - 0.5).abs().argmax()].item()
+            if not -OVERSHOOT <= furthest <= 1 + OVERSHOOT:
+                raise InputError(
+                    f"the classifier {self.name!r} gave the value {furthest:g} for a text, which "
+                    f"is no probability (0 to 1): name a classifier, or give {self.flag}=sigmoid "
+                    "if its values are log-odds"
+                )
+            warnings.warn(
+                f"the classifier {self.name!r} gives values a little below 0 or above 1; they are "
+                "taken as they are",
+                stacklevel=2,
+            )
+        return values
 
     @torch.no_grad()
     def forward(self, texts: list[str], prompts: list[str] | None = None) -> Tensor:

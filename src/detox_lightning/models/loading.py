@@ -211,13 +211,10 @@ def load_model(
     # transformers would ask the hub to convert pickled weights, and wait for it
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     options = {"dtype": getattr(torch, dtype), **NO_CODE, **options}
-    if quantized := options.get("quantization_config"):
-        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is not None and (quantized := options.get("quantization_config")):
         if quantized.load_in_4bit and device.type == "cpu":
             raise InputError(FOUR_BITS_NEED_CUDA)
-        on_gpu = device.type == "cuda"
-        index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
-        options["device_map"] = {"": index if on_gpu else device.type}
+        options["device_map"] = {"": str(device)}
     model = open_by_name("model", name, load, **options).eval()
     generation = getattr(model, "generation_config", None)
     if generation and any(getattr(generation, name, None) is not None for name in SAMPLING_FIELDS):
@@ -273,7 +270,6 @@ def fuse_activations(model: Any) -> None:
     """
     from transformers.activations import NewGELUActivation
 
-    for layer in list(model.modules()):
-        for name, part in list(layer.named_children()):
-            if isinstance(part, NewGELUActivation):
-                setattr(layer, name, nn.GELU(approximate="tanh"))
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(layer, NewGELUActivation):
+            model.set_submodule(name, nn.GELU(approximate="tanh"))

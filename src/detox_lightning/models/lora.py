@@ -109,12 +109,12 @@ def load_adapter(base: Any, name: str, revision: str | None = None) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    def load(located: str, **options: Any) -> tuple[Any, dict[str, Any], set[str]]:
+    def load(located: str, **options: Any) -> Any:
         find_weights(located, names=ADAPTER_WEIGHTS, **options)
         saved = load_peft_weights(located, device="cpu", **options)
         changed = changed_weights(base, saved, name)
         try:
-            model = PeftModel.from_pretrained(base, located, is_trainable=True, **options)
+            model: Any = PeftModel.from_pretrained(base, located, is_trainable=True, **options)
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
             if "Target modules" in reason:
@@ -122,20 +122,19 @@ def load_adapter(base: Any, name: str, revision: str | None = None) -> Any:
             elif isinstance(error, ValueError):
                 raise
             raise _misfit(name, base, reason) from error
-        return model, saved, changed
+        # peft opens what fits, and only warns if that is not the whole adapter.
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+        known = get_peft_model_state_dict(model, save_embedding_layers=True).keys()
+        surplus = [key for key in saved if key not in known]
+        missing = [key for key in expected if key not in saved]
+        if surplus or missing:
+            in_one = f"{(surplus + missing)[0]} is in one of them and not in the other"
+            raise _misfit(name, base, explain_prefix(missing, surplus) or in_one)
+        model.brings_embeddings = not changed <= expected
+        drop_unreached(model)
+        return model
 
-    model, saved, changed = open_by_name("adapter", name, load, revision=revision)
-    # peft opens what fits and only warns of the rest: an adapter that is half there is a mistake.
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    known = get_peft_model_state_dict(model, save_embedding_layers=True).keys()
-    surplus = [key for key in saved if key not in known]
-    missing = [key for key in expected if key not in saved]
-    if surplus or missing:
-        in_one = f"{(surplus + missing)[0]} is in one of them and not in the other"
-        raise _misfit(name, base, explain_prefix(missing, surplus) or in_one)
-    model.brings_embeddings = not changed <= expected
-    drop_unreached(model)
-    return model
+    return open_by_name("adapter", name, load, revision=revision)
 
 
 def _misfit(name: str, base: Any, reason: str) -> InputError:
