@@ -171,8 +171,8 @@ CASES = [
     Case(
         "a tokenizer with more tokens than the model",
         (POLICY,),
-        "the model '{folder}/other' knows 100 tokens, and its tokenizer makes "
-        "200: it is another model's. Give --data.tokenizer, or the folder that "
+        "the model '{folder}/other' has embeddings of 100 tokens, and its tokenizer has "
+        "200: that is another model's. Give --data.tokenizer, or the folder that "
         "both were saved in",
         small_embedding,
     ),

@@ -282,7 +282,7 @@ def test_four_bits_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError) as caught:
         Weights(quantization="4bit")
     assert str(caught.value) == (
-        "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient "
+        "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes computes no gradients "
         "through such layers; give 8bit, or leave it null"
     )
 

@@ -48,8 +48,8 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
             )
         if not isinstance(its_revision, str | None):
             raise Unusable(
-                f"its adapter_config.json has a revision that is no text ({its_revision!r}); give "
-                "a branch, tag or commit there, or null"
+                f"its adapter_config.json says revision: {its_revision!r}, where a branch, tag or "
+                "commit, or null, is expected; correct it"
             )
         return Base(base, its_revision)
 
@@ -114,7 +114,8 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         ) from error
     if facts["stage"] not in MODEL_PREFIXES:
         raise InputError(
-            f"{file}: a checkpoint of the {facts['stage']} stage is no policy to begin from"
+            f"{file}: this is a checkpoint of the {facts['stage']} stage, which has no policy; "
+            "give one of the supervised or PPO stage"
         )
     if facts.get("adapter") is None:
         raise InputError(f"{file}: it holds a whole model and no adapter. {_export_hint(file)}")

@@ -35,7 +35,7 @@ def distinct_texts(texts: list[Text]) -> tuple[list[Text], Tensor]:
 def encode(
     tokenizer: Any, texts: list[str], max_tokens: int | None = None, **options: Any
 ) -> list[list[int]]:
-    """Each text's tokens, cut to ``max_tokens``; also of no texts, at which tokenizers fail."""
+    """Returns each text's tokens, cut to ``max_tokens``. Tokenizers fail if there is no text."""
     if not texts:
         return []
     if max_tokens is not None:

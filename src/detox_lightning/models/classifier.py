@@ -40,7 +40,7 @@ class TextClassifier(nn.Module):
     def __init__(
         self, model: str, batch_size: int = 64, head: Head | None = None, flag: str = "head"
     ):
-        """Notes the model; :meth:`load` opens it.
+        """Stores the model's name; :meth:`load` opens it.
 
         Args:
             model: Hub id, local folder or ``demo:NAME``.

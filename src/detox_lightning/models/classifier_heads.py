@@ -13,7 +13,7 @@ HEAD_MEANINGS = {
     "sigmoid": "each of its outputs has a probability of its own",
     "value": "its output is the value itself",
 }
-# names of labels that hold only where no other does
+# names of labels of texts that are none of the others
 NEITHER = {
     *("no", "not", "non", "none", "neither", "nothing", "neutral", "normal", "negative"),
     *("clean", "safe", "ok", "okay", "fine", "benign", "harmless", "acceptable", "other"),

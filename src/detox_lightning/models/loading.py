@@ -1,7 +1,7 @@
 """Opens models and tokenizers by name: hub id, local folder, or ``demo:NAME``.
 
-Safetensors are read, or else pickled tensors and nothing more; code that comes with a model runs
-only where the user asks for it.
+Safetensors are read, or else pickled tensors and nothing more. Code that comes with a model runs
+only if the user asks for it.
 """
 
 import importlib.util
@@ -23,14 +23,14 @@ from detox_lightning.models.completeness import (
 )
 from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.model_files import check_configs, find_weights
-from detox_lightning.models.opening import Unusable, open_by_name
+from detox_lightning.models.opening import open_by_name
 
 TOKENIZER_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
 FOUR_BITS_NEED_CUDA = (
-    "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient through "
-    "such layers; give 8bit, or leave it null"
+    "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes computes no gradients "
+    "through such layers; give 8bit, or leave it null"
 )
 
 
@@ -58,10 +58,10 @@ class Weights:
 
     Attributes:
         dtype: Type that holds the base's weights; what is trained beside them is float32.
-        quantization: ``4bit`` or ``8bit`` holds the linear layers of a frozen base in so many bits
-            (bitsandbytes); null for none.
-        revision: Branch, tag or commit, on the hub, of the model that is named; where that is an
-            adapter, its config names its base's.
+        quantization: ``4bit`` or ``8bit`` stores the linear layers of a frozen base in 4 or 8 bits
+            per weight (bitsandbytes); null: no quantization.
+        revision: Branch, tag or commit, on the hub, of the model that is named. An adapter's
+            config says which revision of its base is used.
         attn_implementation: ``sdpa``, ``eager``, …; null: transformers' choice.
         trust_remote_code: Run code that comes with the model.
     """
@@ -82,7 +82,7 @@ class Weights:
             raise InputError(FOUR_BITS_NEED_CUDA)
 
     def check_trainable(self, is_classifier: bool = False) -> None:
-        """Raises an InputError if weights that are opened so can't all be trained."""
+        """Raises an InputError if weights that are opened like this can't all be trained."""
         kind, lora = ("classifier", "") if is_classifier else ("base", "give lora, or ")
         if self.quantization:
             raise InputError(
@@ -140,17 +140,15 @@ def load_tokenizer(name: str, **options: Any) -> Any:
             "tokenizer.json; copy them from the base model, or give --data.tokenizer"
         )
 
-    def load(located: str, **options: Any) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(located, **options)
-        limit = tokenizer.model_max_length
-        if not isinstance(limit, int | float) or limit <= 0:
-            raise Unusable(
-                f"its tokenizer_config.json says model_max_length: {limit!r}, where a number of "
-                "tokens is expected; correct it"
-            )
-        return tokenizer
-
-    return open_by_name("tokenizer", name, load, **{**NO_CODE, **options})
+    options = {**NO_CODE, **options}
+    tokenizer: Any = open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **options)
+    limit = tokenizer.model_max_length
+    if not isinstance(limit, int | float) or limit <= 0:
+        raise InputError(
+            f"can't open the tokenizer {name!r}: its tokenizer_config.json says model_max_length: "
+            f"{limit!r}, where a number of tokens is expected; correct it"
+        )
+    return tokenizer
 
 
 def load_config(name: str, **options: Any) -> Any:
@@ -257,8 +255,8 @@ def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
     needed = max(tokenizer.vocab_size, *(token + 1 for token in special if token is not None), 0)
     if needed > rows:
         raise InputError(
-            f"the model {name!r} knows {rows} tokens, and its tokenizer makes {needed}: it is "
-            "another model's. Give --data.tokenizer, or the folder that both were saved in"
+            f"the model {name!r} has embeddings of {rows} tokens, and its tokenizer has {needed}: "
+            "that is another model's. Give --data.tokenizer, or the folder that both were saved in"
         )
 
 

@@ -149,8 +149,8 @@ def _check_options(options: dict[str, Any]) -> None:
     for name, harmless in BASE_OPTIONS.items():
         if options.get(name, harmless[0]) not in harmless:
             raise InputError(
-                f"lora.options.{name}={options[name]}: this changes the base, which must stay as "
-                f"it is, being the reference; possible are {', '.join(map(str, harmless))}"
+                f"lora.options.{name}={options[name]}: this changes the base, which is the "
+                f"reference and must stay as it is; give {' or '.join(map(str, harmless))}"
             )
 
 

@@ -35,14 +35,14 @@ QUIETLY = {
 
 
 class Unusable(Exception):
-    """Files that can't be used: the fault and its remedy, without the name of the model."""
+    """Files can't be used. The message gives the fault and its remedy, without the model's name."""
 
 
 def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options: Any) -> Loaded:
     """Calls a ``from_pretrained`` and turns its failures into one line.
 
     Whatever a library raises because a file is not what it expects is a mistake in that file, not
-    in the program; only memory that runs out is neither.
+    in the program. Only running out of memory is neither.
 
     Args:
         what: Kind of thing that is opened, for the message.

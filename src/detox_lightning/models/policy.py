@@ -125,7 +125,7 @@ class Policy(ReferencedModel):
         prompts: EncodedPrompts | None = None,
         entropy_gradient: bool = False,
     ) -> tuple[PolicyOutput, Tensor]:
-        """As :meth:`forward`, and ``[m, t, V]`` logits of the sampler's distribution."""
+        """Like :meth:`forward`; also returns ``[m, t, V]`` logits of the sampler's distribution."""
         raw, hidden = self._run(prompt_ids, prompt_mask, response_ids, prompts)
         logits = sampler_logits(
             raw, self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_ids
@@ -146,7 +146,7 @@ class Policy(ReferencedModel):
 
     @property
     def records_exactly(self) -> bool:
-        """Whether log-probabilities noted while sampling are, to rounding, a forward pass's."""
+        """Whether log-probabilities noted while sampling equal a forward pass's, to rounding."""
         return self.is_full_precision and self.sampling.is_exact
 
     @property

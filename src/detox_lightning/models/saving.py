@@ -83,8 +83,8 @@ def save_merged(
     if differ & tied and not _holds(folder, merged, auto_class, **trust):
         raise InputError(
             f"export.merged: {base.config.model_type} ties its embeddings, and one of them was "
-            "trained apart (lora.modules_to_save, lora.target_modules): no plain model holds that. "
-            f"{adapter} does"
+            "trained apart (lora.modules_to_save, lora.target_modules), which a plain model can't "
+            f"hold. {adapter} holds it; leave export.merged out"
         )
 
 
