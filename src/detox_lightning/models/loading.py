@@ -21,9 +21,9 @@ from detox_lightning.models.completeness import (
     check_untied_head,
     find_mismatches,
 )
-from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.model_files import check_configs, find_weights
 from detox_lightning.models.opening import open_by_name
+from detox_lightning.models.precision import check_finite_model
 
 TOKENIZER_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
 SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "typical_p")

@@ -125,7 +125,7 @@ def explain_failure(what: str, name: str, error: Exception, revision: str | None
             find_object(str(place), file, revision=revision, local_files_only=True)
     except Unusable as fault:
         return str(fault)
-    except OSError:  # a name that the hub can't have
+    except (OSError, ValueError):  # a name that the hub can't have
         pass
     if type(error).__name__ == "SafetensorError":
         return f"its weights are damaged ({error}); copy or download them again"

@@ -18,9 +18,9 @@ from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.examiner import Examiner
 from detox_lightning.evaluation.meter import VALIDATION_FIGURES
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.policy import load_policy
+from detox_lightning.models.precision import check_finite_model
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import VALUE_HEAD
