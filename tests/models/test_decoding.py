@@ -317,7 +317,7 @@ def test_with_any_adapter_policy_and_reference_say_what_generate_says(
         policy.double()
     said = []
     for before in (False, True, False, True):
-        with policy.reference_if(before):
+        with policy.reference(before):
             said.append(
                 widened(policy.generate(policy.encode_prompts(IDS, MASK), greedy, LIMIT).ids)
             )

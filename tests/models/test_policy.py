@@ -195,12 +195,12 @@ def test_the_reference_never_learns(policy: Policy) -> None:
     assert policy.parameter_counts()["reference_trainable"] == 0
 
 
-def test_reference_if(policy: Policy) -> None:
+def test_reference(policy: Policy) -> None:
     disturb(policy)
     policy_logits = policy.with_logits(*rows())[1]
-    with policy.reference_if(False):
+    with policy.reference(False):
         assert torch.equal(policy.with_logits(*rows())[1], policy_logits)
-    with policy.reference_if(True):
+    with policy.reference(True):
         assert not torch.equal(policy.with_logits(*rows())[1], policy_logits)
 
 

@@ -1,7 +1,7 @@
 """A model to train, and the reference: the same model as it was when training began."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import partial
 from typing import Any
@@ -49,9 +49,11 @@ class ReferencedModel(nn.Module):
         return super().train(False)
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Inside the block the model is the reference."""
-        if self.frozen is not None:
+    def reference(self, wanted: bool = True) -> Iterator[None]:
+        """Inside the block the model is the reference, if that is ``wanted``."""
+        if not wanted:
+            yield
+        elif self.frozen is not None:
             self.model, self.frozen = self.frozen, self.model
             try:
                 yield
@@ -66,10 +68,6 @@ class ReferencedModel(nn.Module):
         else:
             with self.model.disable_adapter():
                 yield
-
-    def reference_if(self, wanted: bool) -> AbstractContextManager[None]:
-        """:meth:`reference` if wanted, else a block that changes nothing."""
-        return self.reference() if wanted else nullcontext()
 
     def enable_gradient_checkpointing(self) -> None:
         """Makes the backward pass compute the layers' activations again.
