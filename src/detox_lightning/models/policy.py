@@ -15,15 +15,11 @@ from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import MergedWeights, merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.decoding.static_step import StaticSteps
-from detox_lightning.models.families.base import Family, HeadFunction, base_model
+from detox_lightning.models.families.base import Family, HeadFunction
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
 from detox_lightning.models.source import ModelSource
-from detox_lightning.models.special_tokens import (
-    end_tokens,
-    plain_generation_config,
-    without_end_marks,
-)
+from detox_lightning.models.special_tokens import decoder_start, end_tokens, without_end_marks
 from detox_lightning.models.value_head import ValueHead
 
 
@@ -53,11 +49,9 @@ class Policy(ReferencedModel):
     """
 
     def __init__(self, model: Any, family: Family, sampling: Sampling, value_head: bool = True):
-        base = base_model(model)
-        generation_config = base.generation_config
-        base.generation_config = plain_generation_config(base)
         super().__init__(model)
-        self.generation_config = generation_config  # is saved with the model
+        base = self.base
+        base.generation_config.decoder_start_token_id = decoder_start(base)
         self.family = family
         self.sampling = sampling
         self.static_steps = StaticSteps()

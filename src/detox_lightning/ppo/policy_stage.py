@@ -244,6 +244,5 @@ class PolicyStage(StageModule):
     def export(self, folder: str | Path) -> None:
         """Writes the adapter (or the whole model), the tokenizer and the value head, if any."""
         save_model(self.policy.model, self.tokenizer, folder)
-        self.policy.generation_config.save_pretrained(folder)
         if self.policy.value_head is not None:
             save_file(self.policy.value_head.state_dict(), Path(folder) / VALUE_HEAD)
