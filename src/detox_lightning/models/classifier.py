@@ -89,14 +89,15 @@ class TextClassifier(nn.Module):
             return
         self.tokenizer, self.model = load_frozen("classifier", self.name)
         check_vocabulary(self.name, self.tokenizer, self.model)
+        labels = self.labels
         if self.named_head not in (None, *get_args(Head)):
             raise InputError(
                 f"{self.flag}={self.named_head}: choose from {', '.join(get_args(Head))}, or null"
             )
-        if self.named_head == "softmax" and len(self.labels) == 1:
+        if self.named_head == "softmax" and len(labels) == 1:
             raise InputError(
                 f"{self.flag}=softmax: the classifier {self.name!r} has a single output, "
-                f"{self.labels[0]}, that excludes no other; give sigmoid or value"
+                f"{labels[0]}, that excludes no other; give sigmoid or value"
             )
         self.cuts.max_tokens = token_limit(self.model, self.tokenizer)
         probes = encode(self.tokenizer, PROBES, self.cuts.max_tokens)

@@ -15,7 +15,7 @@ from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import MergedWeights, merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.decoding.static_step import StaticSteps
-from detox_lightning.models.families.base import Family, HeadFunction
+from detox_lightning.models.families.base import Family, HeadFunction, base_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
 from detox_lightning.models.source import ModelSource
@@ -49,9 +49,9 @@ class Policy(ReferencedModel):
     """
 
     def __init__(self, model: Any, family: Family, sampling: Sampling, value_head: bool = True):
-        super().__init__(model)
-        base = self.base
+        base = base_model(model)
         base.generation_config.decoder_start_token_id = decoder_start(base)
+        super().__init__(model)
         self.family = family
         self.sampling = sampling
         self.static_steps = StaticSteps()
