@@ -60,8 +60,7 @@ def save_merged(
     assert found is not None, adapter
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     base = load_model(auto_class, found.name, revision=found.revision, **trust)
-    tied = base.all_tied_weights_keys.keys()  # not those that differ in its file
-    tied_by_config = base.get_expanded_tied_weights_keys(all_submodels=True)
+    tied = base.all_tied_weights_keys.items()
     model = PeftModel.from_pretrained(base, adapter)
     _untie(model)
     try:
@@ -75,12 +74,11 @@ def save_merged(
     if (adapter / GENERATION_CONFIG_NAME).is_file():
         merged.generation_config = GenerationConfig.from_pretrained(adapter)
     weights = merged.state_dict()
-    pairs = tied_by_config.items()
-    differ = {one for one, other in pairs if not torch.equal(weights[one], weights[other])}
+    differ = any(not torch.equal(weights[one], weights[other]) for one, other in tied)
     if differ:  # with a config that ties them, a file would hold but one of them
         merged.config.tie_word_embeddings = False
     save_model(merged, load_tokenizer(str(adapter), **trust), folder)
-    if differ & tied and not _holds(folder, merged, auto_class, **trust):
+    if differ and not _holds(folder, merged, auto_class, **trust):
         raise InputError(
             f"export.merged: {base.config.model_type} ties its embeddings, and one of them was "
             "trained apart (lora.modules_to_save, lora.target_modules), which a plain model can't "
