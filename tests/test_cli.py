@@ -18,7 +18,7 @@ from detox_lightning.cli.parser import Parser, summarize
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
-from detox_lightning.models.weight_files import warn_once
+from detox_lightning.models.model_files import warn_once
 from detox_lightning.rewards import ClassifierReward
 
 VERBS = ["fit", "validate", "test", "predict"]

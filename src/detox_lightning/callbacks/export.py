@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from detox_lightning.callbacks.dashboard import hyper_parameters
 from detox_lightning.callbacks.hub import MERGED, check_push, upload, without_folders
 from detox_lightning.errors import TrainingError
-from detox_lightning.models.finite import check_finite
 from detox_lightning.models.opening import is_local
+from detox_lightning.models.precision import check_finite
 from detox_lightning.models.saving import save_merged
 from detox_lightning.protocols import CHECKPOINT_KEY, as_stage
 from detox_lightning.report.card import CardFacts, last_test, model_card

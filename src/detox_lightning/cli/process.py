@@ -8,7 +8,7 @@ from logging import LogRecord, getLogger
 
 import torch
 
-from detox_lightning.models.weight_files import warn_once
+from detox_lightning.models.model_files import warn_once
 
 # warnings to hide: not actionable, or intended
 HIDDEN_WARNINGS = (
