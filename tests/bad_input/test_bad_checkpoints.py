@@ -21,7 +21,10 @@ OTHER_STAGE = (
     "give its exported folder as the model, not as --ckpt_path."
 )
 NOT_OURS = "the checkpoint was not written by detox_lightning: nothing says what it is"
-TORN = "--ckpt_path {folder}/x.ckpt: this is no checkpoint, or a torn one"
+TORN = (
+    "--ckpt_path {folder}/x.ckpt: this is not a checkpoint, or it is damaged; give a checkpoint, "
+    "or last"
+)
 NOT_LIGHTNING = (
     "--ckpt_path {folder}/x.ckpt: this was not written by Lightning; give a file that a run has "
     "left in its checkpoints/, or last"
@@ -216,8 +219,8 @@ CASES = [
     Case(
         "a last one of no run",
         ("--ckpt_path=last",),
-        "--ckpt_path last: there is no */checkpoints/last*.ckpt under {folder}/runs/tiny; give "
-        "the file, or leave the flag out to begin anew",
+        "--ckpt_path last: there is no */checkpoints/last*.ckpt in {folder}/runs/tiny; give the "
+        "file, or leave the flag out",
         verb="test",
     ),
 ]

@@ -106,7 +106,7 @@ FLAGS = {
     "--ckpt_path=best": "--ckpt_path best: only the run that made it knows it; give the file "
     "that is kept in that run's checkpoints/ beside last.ckpt, or last",
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file; give a checkpoint, or last",
-    "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is no checkpoint, or a torn one",
+    "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is not a checkpoint, or it is damaged; give a checkpoint, or last",
     "--config": "--config: its value is missing",
     "stray": "stray: this is not an option; options begin with --",
 }

@@ -8,7 +8,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from detox_lightning.errors import writing
 from detox_lightning.redaction import without_secrets
-from detox_lightning.runs.run_folders import log_folder, next_free_path, partial_of
+from detox_lightning.runs.run_folders import atomic_file, log_folder, next_free_path
 
 
 class ConfigurationCallback(SaveConfigCallback):
@@ -28,12 +28,10 @@ class ConfigurationCallback(SaveConfigCallback):
         file = folder / self.config_filename
         text = _without_secrets(self.parser.dump(self.config, skip_none=False))
         with writing(file):
-            folder.mkdir(parents=True, exist_ok=True)
             others = folder.glob(f"{file.stem}*{file.suffix}")
             if all(_comparable(text) != _comparable(x.read_text(encoding="utf8")) for x in others):
-                partial = partial_of(file)
-                partial.write_text(text, encoding="utf8")
-                partial.replace(next_free_path(file))
+                with atomic_file(next_free_path(file)) as partial:
+                    partial.write_text(text, encoding="utf8")
 
 
 def _without_secrets(text: str) -> str:

@@ -18,6 +18,7 @@ from detox_lightning.report.card import CardFacts, last_test, model_card
 from detox_lightning.runs.checkpoint_reading import blame_checkpoint, open_checkpoint
 from detox_lightning.runs.provenance import ORIGIN_KEY, training_origin
 from detox_lightning.runs.run_folders import (
+    CHECKPOINTS,
     atomic_folder,
     is_occupied,
     is_trial,
@@ -67,7 +68,7 @@ class ExportCallback(Callback):
         Not where the run's folder has checkpoints: the run may be complete, and so its export.
         """
         if stage == "fit" and self.folder is not None:
-            resumes = (log_folder(trainer) / "checkpoints").exists()  # asks all processes
+            resumes = (log_folder(trainer) / CHECKPOINTS).exists()  # asks all processes
             if not resumes:
                 self._refuse_occupied()
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.errors import TrainingError
 from detox_lightning.protocols import as_stage
-from detox_lightning.runs.run_folders import log_folder, next_free_path, partial_of
+from detox_lightning.runs.run_folders import atomic_file, log_folder, next_free_path
 from detox_lightning.stages.faults import Fault
 
 _NOT_IN_NAMES = re.compile(r"[^\w.]|\.\.")  # a place counts on from what a checkpoint says
@@ -68,7 +68,6 @@ def _write(fault: Fault, file: Path) -> Path:
     """Writes a fault as a json file, which gets a number if it exists, and one of safetensors."""
     from safetensors.torch import save
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     file = next_free_path(file)
     about = {"place": fault.place, "what": fault.what, **fault.texts}
     text = json.dumps(about, ensure_ascii=False, indent=2)
@@ -76,6 +75,6 @@ def _write(fault: Fault, file: Path) -> Path:
         (file.with_suffix(".safetensors"), save(fault.tensors)),
         (file, text.encode("utf8", "replace")),
     ):
-        partial_of(path).write_bytes(content)
-        partial_of(path).replace(path)
+        with atomic_file(path) as partial:
+            partial.write_bytes(content)
     return file

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError, writing
 from detox_lightning.evaluation.comparison import gather_lists
-from detox_lightning.runs.run_folders import is_trial, log_folder, next_free_path
+from detox_lightning.runs.run_folders import atomic_file, is_trial, log_folder, next_free_path
 
 
 class PredictionsCallback(BasePredictionWriter):
@@ -101,15 +101,13 @@ class PredictionsCallback(BasePredictionWriter):
 
     def _write(self, lines: list[str]) -> None:
         """Adds to the file, or creates it, complete or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.append:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf8") as file:
                 file.writelines(lines if _ends_with_newline(self.path) else ["\n", *lines])
             return
-        complete = self.path.with_name(f"{self.path.name}.whole")
-        with complete.open("w", encoding="utf8") as file:
-            file.writelines(lines)
-        complete.rename(self.path)
+        with atomic_file(self.path) as partial:
+            partial.write_text("".join(lines), encoding="utf8")
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -162,16 +162,13 @@ class DetoxCLI(LightningCLI):
         """Parses the command line, and checks all flags before anything is made of them.
 
         Raises:
-            InputError: If a flag is wrong, or there is no such checkpoint.
+            InputError: If a flag is wrong.
         """
         super().parse_arguments(parser, args)
-        command = self.config.subcommand
-        config = self.config[command]
+        config = self.config[self.config.subcommand]
         DetoxCLI.debug = config.debug
         check_flags(config)
         self.command = CommandLine(self.words, resumes=config.get("ckpt_path") == LAST)
-        if config.get("ckpt_path") is not None:
-            choose_checkpoint(command, config)
 
     # -- what is made, and what is done with it
 
@@ -207,11 +204,18 @@ class DetoxCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Refuses runs that would do nothing, or something else than their flags say.
+        """Chooses the checkpoint; refuses runs that would do nothing, or not what their flags say.
 
         Raises:
-            InputError: If there is a callback or a flag that can't do what it says.
+            InputError: If there is no such checkpoint, or if a callback or a flag can't do what it
+                says.
         """
+        config = self.config[self.subcommand]
+        if (name := config.get("ckpt_path")) is not None:
+            found = choose_checkpoint(
+                str(self.subcommand), self.trainer, name, config.get("weights_only")
+            )
+            config.ckpt_path = self.config_init[self.subcommand].ckpt_path = found
         if self.subcommand == "fit":
             check_loop(self.trainer, self.model)
         if self.subcommand != "export":

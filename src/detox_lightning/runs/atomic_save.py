@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import TrainingError, causes
 from detox_lightning.runs.foreign_paths import is_inside
-from detox_lightning.runs.run_folders import PARTIAL, partial_of, writer_runs
+from detox_lightning.runs.run_folders import PARTIAL, atomic_file, writer_runs
 
 TORN = ".torn"  # suffix of a damaged checkpoint that was set aside
 LAST, PREVIOUS = "last", "previous"
@@ -49,23 +49,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         file = Path(path)
         self._refuse_links_elsewhere(file)
-        partial = partial_of(file)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial.unlink(missing_ok=True)  # it may be a link that leads elsewhere
-            with partial.open("xb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if file.name.startswith(LAST):
-                _keep_as_previous(file)
-            partial.replace(file)
+            with atomic_file(file) as partial:
+                with partial.open("xb") as stream:
+                    torch.save(checkpoint, stream)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                if file.name.startswith(LAST):
+                    _keep_as_previous(file)
             _sync_folder(file.parent)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
             raise TrainingError(_not_written(file, error)) from error
-        finally:
-            if os.path.lexists(partial):
-                partial.unlink(missing_ok=True)
 
     def _refuse_links_elsewhere(self, file: Path) -> None:
         """Refuses a file whose path is in a folder of checkpoints but leads out by a link."""
@@ -116,13 +110,11 @@ def _keep_as_previous(last: Path) -> None:
     """Links ``previous.ckpt`` to the file that is ``last.ckpt`` now and about to be replaced."""
     if not last.is_file() or last.is_symlink():
         return
-    link = partial_of(previous_of(last))
-    link.unlink(missing_ok=True)
     try:
-        os.link(last, link)
+        with atomic_file(previous_of(last)) as link:
+            os.link(last, link)
     except OSError:  # a file system without hard links
-        link = last
-    link.replace(previous_of(last))
+        last.replace(previous_of(last))
 
 
 def _sync_folder(folder: Path) -> None:

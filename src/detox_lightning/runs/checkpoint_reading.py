@@ -88,7 +88,8 @@ def open_checkpoint(checkpoint: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises many kinds
         raise InputError(
-            f"--ckpt_path {checkpoint}: this is no checkpoint, or a torn one"
+            f"--ckpt_path {checkpoint}: this is not a checkpoint, or it is damaged; give a "
+            "checkpoint, or last"
         ) from error
     if not isinstance(loaded, dict) or "pytorch-lightning_version" not in loaded:
         raise InputError(

@@ -16,12 +16,11 @@ from detox_lightning.runs.lightning_internals import (
     next_point,
     set_batches_done,
 )
-from detox_lightning.runs.run_folders import is_trial, local_log_folders, log_folder
+from detox_lightning.runs.run_folders import CHECKPOINTS, is_trial, local_log_folders, log_folder
 from detox_lightning.runs.run_lock import FolderLocks
 from detox_lightning.runs.truncate_logs import (
     claim_version,
-    restore_rows,
-    set_rows_aside,
+    keep_rows,
     truncate_curves,
 )
 
@@ -61,7 +60,7 @@ class ResumeCallback(Callback):
             InputError: If another process is at the same run, or writes into the same folder.
         """
         callback: Any = trainer.checkpoint_callback
-        folder = getattr(callback, "dirpath", None) or log_folder(trainer) / "checkpoints"
+        folder = getattr(callback, "dirpath", None) or log_folder(trainer) / CHECKPOINTS
         if callback is None or is_trial(trainer) or "://" in str(folder):
             return
         folders = [*local_log_folders(trainer), Path(folder)]
@@ -69,12 +68,12 @@ class ResumeCallback(Callback):
         locked = trainer.strategy.broadcast(locked)
         if locked and checkpoint and Path(checkpoint).parent.resolve() == Path(folder).resolve():
             raise InputError(
-                f"--ckpt_path {checkpoint}: this run is still going on in another process; wait "
+                f"--ckpt_path {checkpoint}: this run is still active in another process; wait "
                 "for its end, or begin a run of its own without --ckpt_path"
             )
         if locked:
             raise InputError(
-                f"{locked}: a run is still going on there in another process; wait for its end, or "
+                f"{locked}: a run is still active there in another process; wait for its end, or "
                 "give this one another place (checkpoint.dirpath, trainer.logger.version, "
                 "trainer.logger.save_dir)"
             )
@@ -82,9 +81,7 @@ class ResumeCallback(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Restores the rows of a CSV that a failed start has set aside; unlocks the folders."""
-        if trainer.is_global_zero:
-            restore_rows(trainer.loggers)
+        """Unlocks the folders."""
         self.locks.release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -157,7 +154,7 @@ def begin_fit(trainer: Any, checkpoint: str | None) -> None:
         for callback in callbacks_of(trainer):
             if isinstance(callback, ResumeCallback):
                 callback.lock_folders(trainer, checkpoint)
-    set_rows_aside(trainer.loggers)
+    keep_rows(trainer.loggers)
 
 
 def _of_validation(figures: Any) -> dict[str, float]:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, TrainingError, writing
 
+CHECKPOINTS = "checkpoints"  # name of the folder of checkpoints in a run's folder
 PARTIAL = ".partial"  # suffix of a file or folder that is still being written
 
 
@@ -32,7 +33,7 @@ def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
     if not checkpoint:
         return log_folder(trainer)
     folder = Path(checkpoint).parent
-    return folder.parent if folder.name == "checkpoints" else folder
+    return folder.parent if folder.name == CHECKPOINTS else folder
 
 
 def local_log_folders(trainer: Trainer) -> list[Path]:
@@ -142,6 +143,19 @@ def writer_runs(partial: Path) -> bool | None:
     except PermissionError:  # it belongs to another user
         pass
     return True
+
+
+@contextmanager
+def atomic_file(file: Path) -> Iterator[Path]:
+    """Lets a block write a hidden file, which replaces ``file`` when the block is done."""
+    partial = partial_of(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)  # it may be a link that leads elsewhere
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

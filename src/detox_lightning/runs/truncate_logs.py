@@ -1,15 +1,16 @@
 """The loggers of a run: folders that no other run has, and curves that end at the checkpoint."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from detox_lightning.errors import InputError, explain
-from detox_lightning.runs.run_folders import partial_of, refuse_unwritable
+from detox_lightning.runs.run_folders import atomic_file, refuse_unwritable
 
 
 @rank_zero_only
@@ -60,6 +61,14 @@ def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
             refuse_unwritable(Path(logger.log_dir), name, create=False)
 
 
+@rank_zero_only
+def keep_rows(loggers: Iterable[Logger]) -> None:
+    """Keeps the rows in ``metrics.csv``, which Lightning's logger deletes when a run resumes."""
+    for logger in loggers:
+        if isinstance(logger, CSVLogger) and "://" not in str(logger.log_dir):
+            logger._experiment = _KeptRows(logger.log_dir)
+
+
 def truncate_curves(logger: Logger, point: int) -> None:
     """Makes the curves in a logger's folder end before a place on their x-axis.
 
@@ -69,8 +78,8 @@ def truncate_curves(logger: Logger, point: int) -> None:
     """
     if isinstance(logger, TensorBoardLogger) and any(Path(logger.log_dir).glob("events.out.*")):
         _truncate_events(logger.experiment, point)
-    if isinstance(logger, CSVLogger):
-        _truncate_rows(logger, point)
+    if isinstance(logger, CSVLogger) and isinstance(logger.experiment, _KeptRows):
+        logger.experiment.truncate(point)
 
 
 def _truncate_events(writer: Any, point: int) -> None:
@@ -83,47 +92,28 @@ def _truncate_events(writer: Any, point: int) -> None:
     writer.flush()
 
 
-@rank_zero_only
-def set_rows_aside(loggers: Iterable[Logger]) -> None:
-    """Hides ``metrics.csv`` from Lightning's logger, which deletes it when a run resumes."""
-    for file, aside in _csv_files(loggers):
-        if file.is_file():
-            file.replace(aside)
+class _KeptRows(ExperimentWriter):
+    """Lightning's writer of ``metrics.csv``, which keeps the rows that are in the file."""
 
+    def _check_log_dir_exists(self) -> None:
+        pass  # Lightning's deletes the file
 
-def restore_rows(loggers: Iterable[Logger]) -> None:
-    """Undoes :func:`set_rows_aside` if a run has failed before it logged anything."""
-    for file, aside in _csv_files(loggers):
-        if aside.is_file() and not file.exists():
-            aside.replace(file)
-
-
-def _csv_files(loggers: Iterable[Logger]) -> Iterator[tuple[Path, Path]]:
-    """Yields the file of each CSV logger, and the name under which it is set aside."""
-    for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            file = Path(logger.log_dir, "metrics.csv")
-            yield file, file.with_name(".metrics.csv.kept")
-
-
-def _truncate_rows(logger: CSVLogger, point: int) -> None:
-    """Writes the rows that were set aside back, up to ``point``."""
-    ((file, aside),) = _csv_files([logger])
-    if not aside.is_file():
-        return
-    with aside.open(newline="", encoding="utf8") as lines:
-        reader = csv.DictReader(lines)
-        names = list(reader.fieldnames or [])
-        rows = [row for row in reader if _step(row) < point]
-    if rows:
-        partial = partial_of(aside)
-        with partial.open("w", newline="", encoding="utf8") as lines:
-            writer = csv.DictWriter(lines, names)
+    def truncate(self, point: int) -> None:
+        """Drops the rows from ``point`` on, and a last one that was only half written."""
+        file = Path(self.metrics_file_path)
+        if not file.is_file():
+            return
+        with file.open(newline="", encoding="utf8") as lines:
+            reader = csv.DictReader(lines)
+            rows = [row for row in reader if _step(row) < point]
+        if not rows:
+            file.unlink()
+            return
+        self.metrics_keys = list(rows[0])
+        with atomic_file(file) as partial, partial.open("w", newline="", encoding="utf8") as lines:
+            writer = csv.DictWriter(lines, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
-        logger.experiment.metrics_keys = names
-        partial.replace(file)
-    aside.unlink()
 
 
 def _step(row: dict[str, Any]) -> float:
