@@ -185,7 +185,7 @@ def test_the_only_folder_is_not_shared(tmp_path: Path) -> None:
 
 def test_an_address_is_not_looked_through(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, "memory://bucket/run")
-    told = "--checkpoint.dirpath memory://bucket/run is an address, .* give the file itself"
+    told = "--ckpt_path last: memory://bucket/run is an address, .* give the file itself"
     for verb in ("fit", "test"):
         with pytest.raises(InputError, match=told):
             chosen(verb, trainer)

@@ -26,8 +26,8 @@ TORN = (
     "or last"
 )
 NOT_LIGHTNING = (
-    "--ckpt_path {folder}/x.ckpt: this was not written by Lightning; give a file that a run has "
-    "left in its checkpoints/, or last"
+    "--ckpt_path {folder}/x.ckpt: this was not written by Lightning; give a file from a run's "
+    "folder checkpoints/, or last"
 )
 LORA = (
     "lora {{'r': {}, 'alpha': 32, 'dropout': 0.05, 'target_modules': None, "
@@ -75,8 +75,8 @@ CODE = (
 )
 OF_A_RUN = "runs/tiny/version_0/checkpoints"
 SPOILT = (
-    "--ckpt_path {folder}/x.ckpt: nothing can go on from this checkpoint (%s); give one as a run "
-    "of this package has left it"
+    "--ckpt_path {folder}/x.ckpt: this checkpoint can't be used (%s); give one that a run of this "
+    "package wrote, unchanged"
 )
 
 

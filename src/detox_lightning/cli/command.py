@@ -32,11 +32,10 @@ from detox_lightning.models.precision import check_precision
 from detox_lightning.modules import PPOModule
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
-from detox_lightning.runs.command_line import CommandLine
 from detox_lightning.runs.end_of_data import EndingCallback
 from detox_lightning.runs.find_checkpoint import choose_checkpoint
 from detox_lightning.runs.peer_failure import PeerFailureCallback
-from detox_lightning.runs.provenance import OriginCallback
+from detox_lightning.runs.provenance import CommandLine, OriginCallback
 from detox_lightning.runs.resume_callback import ResumeCallback, begin_fit
 from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
 from detox_lightning.stages.devices import check_devices

@@ -1,12 +1,12 @@
 """Finds the checkpoint that ``--ckpt_path`` means, and the folder in which its run resumes."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
@@ -15,7 +15,7 @@ from detox_lightning.runs.atomic_save import LAST, PREVIOUS, is_whole, previous_
 from detox_lightning.runs.checkpoint_reading import check_parts, open_checkpoint
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.resume_callback import RUN
-from detox_lightning.runs.run_folders import CHECKPOINTS
+from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger
 from detox_lightning.runs.run_lock import is_locked
 
 
@@ -108,7 +108,7 @@ def resume_last_run(trainer: Trainer) -> Path | None:
         )
     version = folder.parent.name if place.has_runs else run_name(checkpoint)
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger | CSVLogger) and _given_version(logger) is None:
+        if isinstance(logger, FolderLogger) and _given_version(logger) is None:
             logger._version = version
     return checkpoint
 
@@ -185,41 +185,35 @@ def find_place(trainer: Trainer) -> Place:
     """Returns where runs keep their checkpoints, by ``checkpoint.dirpath`` or the first logger.
 
     Raises:
-        InputError: If the logger's folders have no names that are known beforehand, or the folder
-            is an address.
+        InputError: If only the run itself knows its logger's folder, or the folder is an address.
     """
-    chosen = [x.dirpath for x in callbacks_of(trainer) if isinstance(x, BoundedCheckpoint)]
-    if chosen and chosen[0] is not None:
-        return Place(_local_folder("checkpoint.dirpath", chosen[0]), has_runs=False)
-    if not trainer.loggers:
-        root = _local_folder("trainer.default_root_dir", trainer.default_root_dir)
-        return Place(root / CHECKPOINTS, has_runs=False)
-    logger = trainer.loggers[0]
-    if not isinstance(logger, TensorBoardLogger | CSVLogger):
+    dirpaths = [x.dirpath for x in callbacks_of(trainer) if isinstance(x, BoundedCheckpoint)]
+    logger, has_runs = trainer.logger, False
+    version = _given_version(logger) if isinstance(logger, FolderLogger) else None
+    if dirpaths and dirpaths[0] is not None:
+        folder = str(dirpaths[0])
+    elif logger is None:
+        folder = os.path.join(trainer.default_root_dir, CHECKPOINTS)
+    elif not isinstance(logger, FolderLogger):
         raise InputError(
             "--ckpt_path last finds runs of TensorBoardLogger, of CSVLogger and without a logger, "
             f"not of {type(logger).__name__}: give the file"
         )
-    root = _local_folder("trainer.logger.save_dir", logger.root_dir)
-    version = _given_version(logger)
-    if version is None:
-        return Place(root, has_runs=True)
-    run = version if isinstance(version, str) else f"version_{version}"
-    return Place(root / run / CHECKPOINTS, has_runs=False)
+    elif version is None:
+        folder, has_runs = logger.root_dir, True
+    else:
+        run = version if isinstance(version, str) else f"version_{version}"
+        folder = os.path.join(logger.root_dir, run, CHECKPOINTS)
+    if "://" in folder:
+        raise InputError(
+            f"--ckpt_path last: {folder} is an address, and only folders are searched for runs: "
+            "give the file itself, or leave the flag out"
+        )
+    return Place(Path(folder), has_runs)
 
 
-def _given_version(logger: TensorBoardLogger | CSVLogger) -> str | int | None:
+def _given_version(logger: FolderLogger) -> str | int | None:
     """Returns the version that the user gave; Lightning gives its own logger SLURM's job number."""
     version = logger._version  # ``version`` would choose the next number
     is_lightnings = logger.name == "lightning_logs" and version == SLURMEnvironment.job_id()
     return None if is_lightnings else version
-
-
-def _local_folder(flag: str, folder: str | Path) -> Path:
-    """Returns the folder that a flag names; refuses an address (``s3://…``)."""
-    if "://" in str(folder):
-        raise InputError(
-            f"--ckpt_path last: --{flag} {folder} is an address, and runs are only looked for in "
-            "folders: give the file itself, or leave the flag out"
-        )
-    return Path(folder)
