@@ -128,7 +128,7 @@ def test_a_finished_run_that_is_resumed_writes_what_is_missing(
         fit(tmp_path, tiny_t5, export, ckpt_path=last, **options)
     assert export.written is None
     assert merged.stat().st_ino == made
-    assert f"the run in {tmp_path} had come to its end, and {mine} is there" in caplog.text
+    assert f"the run in {tmp_path} is complete, and {mine} exists" in caplog.text
 
     with pytest.raises(InputError, match="something in it"):  # as there is something left to do
         fit(tmp_path, tiny_t5, ExportCallback(str(mine)), **options)

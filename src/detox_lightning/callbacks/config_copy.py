@@ -14,7 +14,7 @@ from detox_lightning.runs.run_folders import atomic_file, log_folder, next_free_
 class ConfigurationCallback(SaveConfigCallback):
     """Writes the whole configuration into the run's folder, and overwrites nothing.
 
-    A run that goes on with the same configuration writes it once.
+    A run that resumes with the same configuration doesn't write it again.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -35,7 +35,7 @@ class ConfigurationCallback(SaveConfigCallback):
 
 
 def _without_secrets(text: str) -> str:
-    """Hides a configuration's secrets, which whoever goes on with it must give again."""
+    """Hides a configuration's secrets, which must be given again to use it."""
     tree = yaml.safe_load(text)
     hidden = without_secrets(tree)
     if hidden == tree:
@@ -45,7 +45,7 @@ def _without_secrets(text: str) -> str:
 
 
 def _comparable(text: str) -> dict[str, Any]:
-    """Returns a configuration without what changes when its run resumes."""
+    """Returns a configuration without the options that change when its run resumes."""
     config: dict[str, Any] = yaml.safe_load(text)
     config.pop("ckpt_path", None)
     logger = config["trainer"]["logger"]
