@@ -101,7 +101,7 @@ FLAGS = {
     "--checkpoint.save_last=null": "checkpoint.save_last=null: a run that is stopped is saved in last.ckpt, "
     "a file of its own; leave it true",
     "--checkpoint.save_top_k=-3": "Invalid value for save_top_k=-3. Must be >= -1",
-    "--checkpoint.max_kl=3": "checkpoint.max_kl=3.0: this bounds the best checkpoint; say what is "
+    "--checkpoint.max_kl=3": "checkpoint.max_kl=3.0: this bounds the best checkpoint; say which is "
     "best with checkpoint.monitor, such as val/toxicity",
     "--ckpt_path=best": "--ckpt_path best: only the run that made it knows it; give the file "
     "that is kept in that run's checkpoints/ beside last.ckpt, or last",

@@ -21,7 +21,10 @@ _RUNS_CODE = (
     "code; give one that this package wrote"
 )
 # The parts of a checkpoint by name: the type of the part, and the type of the values in it
-_ALWAYS = {"pytorch-lightning_version": (str, object), "state_dict": (dict, Tensor)}
+_ALWAYS: dict[str, tuple[type, type]] = {
+    "pytorch-lightning_version": (str, object),
+    "state_dict": (dict, Tensor),
+}
 _TO_TRAIN = {
     "optimizer_states": (list, dict),
     "lr_schedulers": (list, dict),
@@ -110,11 +113,11 @@ def check_parts(checkpoint: Path, verb: str) -> None:
         InputError: If a part is missing or of another type.
     """
     loaded = open_checkpoint(checkpoint)
-    present = {name: types for name, types in _OPTIONAL.items() if name in loaded}
-    for name, (kind, inner) in (_ALWAYS | (_TO_TRAIN if verb == "fit" else {}) | present).items():
-        if name not in loaded:
+    needed = _ALWAYS | _TO_TRAIN if verb == "fit" else _ALWAYS
+    for name, (kind, inner) in (needed | _OPTIONAL).items():
+        if name in needed and name not in loaded:
             raise _unusable(checkpoint, f"it has no {name}")
-        value = loaded[name]
+        value = loaded.get(name, kind())
         if not isinstance(value, kind):
             raise _unusable(checkpoint, f"its {name} is a {type(value).__name__}")
         items: Any = value.values() if isinstance(value, dict) else value if kind is list else ()

@@ -16,7 +16,7 @@ from detox_lightning.runs.lightning_internals import (
     next_point,
     set_batches_done,
 )
-from detox_lightning.runs.run_folders import CHECKPOINTS, is_trial, local_log_folders, log_folder
+from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger, is_trial, log_folder
 from detox_lightning.runs.run_lock import FolderLocks
 from detox_lightning.runs.truncate_logs import (
     claim_version,
@@ -63,7 +63,8 @@ class ResumeCallback(Callback):
         folder = getattr(callback, "dirpath", None) or log_folder(trainer) / CHECKPOINTS
         if callback is None or is_trial(trainer) or "://" in str(folder):
             return
-        folders = [*local_log_folders(trainer), Path(folder)]
+        logs = [x.log_dir for x in trainer.loggers if isinstance(x, FolderLogger)]
+        folders = [Path(place) for place in (*logs, folder) if "://" not in str(place)]
         locked = self.locks.acquire(folders) if trainer.is_global_zero else None
         locked = trainer.strategy.broadcast(locked)
         if locked and checkpoint and Path(checkpoint).parent.resolve() == Path(folder).resolve():

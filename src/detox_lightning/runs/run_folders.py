@@ -39,12 +39,6 @@ def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
     return folder.parent if folder.name == CHECKPOINTS else folder
 
 
-def local_log_folders(trainer: Trainer) -> list[Path]:
-    """Returns the folders on this machine into which a trainer's loggers write."""
-    known = [x for x in trainer.loggers if isinstance(x, FolderLogger)]
-    return [Path(x.log_dir) for x in known if "://" not in str(x.log_dir)]
-
-
 def is_trial(trainer: Trainer) -> bool:
     """Whether this is a ``fast_dev_run``, which writes nothing."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

@@ -76,12 +76,13 @@ def how_to_resume(trainer: Trainer, saved: str | None) -> str:
 
 def without_checkpoint(words: Sequence[str]) -> list[str]:
     """Returns a command line's words without ``--ckpt_path`` and its value."""
-    flag = "--ckpt_path"
-    return [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if flag not in (before, word) and not word.startswith(f"{flag}=")
-    ]
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word == "--ckpt_path":
+            next(rest, None)
+        elif not word.startswith("--ckpt_path="):
+            kept.append(word)
+    return kept
 
 
 def requeue(trainer: Trainer, signum: int) -> None:

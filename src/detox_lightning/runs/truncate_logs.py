@@ -76,20 +76,16 @@ def truncate_curves(logger: Logger, point: int) -> None:
         logger: A logger that has logged nothing yet. Only those of TensorBoard and CSV are changed.
         point: The first point that is cut off.
     """
-    if isinstance(logger, TensorBoardLogger) and any(Path(logger.log_dir).glob("events.out.*")):
-        _truncate_events(logger.experiment, point)
     if isinstance(logger, CSVLogger) and isinstance(logger.experiment, _KeptRows):
         logger.experiment.truncate(point)
+    if isinstance(logger, TensorBoardLogger) and any(Path(logger.log_dir).glob("events.out.*")):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-
-def _truncate_events(writer: Any, point: int) -> None:
-    """Writes TensorBoard's mark of a new session, which makes its readers drop later points."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    writer.file_writer.add_event(Event(step=point, file_version="brain.Event:2"))
-    start = SessionLog(status=SessionLog.START)
-    writer.file_writer.add_event(Event(step=point, session_log=start))
-    writer.flush()
+        # the mark of a new session makes TensorBoard's readers drop later points
+        writer, start = logger.experiment.file_writer, SessionLog(status=SessionLog.START)
+        writer.add_event(Event(step=point, file_version="brain.Event:2"))
+        writer.add_event(Event(step=point, session_log=start))
+        writer.flush()
 
 
 class _KeptRows(ExperimentWriter):
