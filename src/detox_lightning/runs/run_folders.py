@@ -97,19 +97,15 @@ def refuse_occupied(folder: Path, name: str) -> None:
         )
 
 
-def refuse_unwritable(folder: Path, name: str, create: bool = True) -> None:
-    """Raises an InputError if no file can be created in a folder.
+def refuse_unwritable(folder: Path, name: str) -> None:
+    """Raises an InputError if no file can be created in a folder, or in its nearest parent.
 
     Args:
         folder: The folder to write into.
         name: The flag and its value, for the message.
-        create: Whether to create a missing folder; otherwise its nearest existing parent is tried.
     """
     try:
-        if create:
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -65,15 +65,10 @@ def is_locked(folder: Path) -> bool:
     if lockf is None:
         return False
     try:
-        handle = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        lockf(handle, LOCK_SH | LOCK_NB)
+        with (folder / LOCK).open("rb") as file:
+            lockf(file, LOCK_SH | LOCK_NB)
     except (BlockingIOError, PermissionError):
         return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(handle)
+    except OSError:  # there is no lock, or the file system has none
+        pass
     return False

@@ -58,7 +58,7 @@ def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
         is_claimed_later = claims and logger._version is None
         if not is_claimed_later and "://" not in str(logger.log_dir):
             name = f"trainer.logger.save_dir={logger.save_dir}"
-            refuse_unwritable(Path(logger.log_dir), name, create=False)
+            refuse_unwritable(Path(logger.log_dir), name)
 
 
 @rank_zero_only
