@@ -118,7 +118,7 @@ def last_checkpoint(place: Place) -> Path:
     folders = [folder for folder in place.folders() if any(folder.glob("*.ckpt"))]
     found = newest_whole(max(folders, key=_last_saved)) if folders else None
     if found is None:
-        pattern = f"{f'*/{CHECKPOINTS}/' * place.has_runs}{LAST}*.ckpt"
+        pattern = f"*/{CHECKPOINTS}/{LAST}*.ckpt" if place.has_runs else f"{LAST}*.ckpt"
         raise InputError(
             f"--ckpt_path last: there is no {pattern} in {place.folder}; give the file, or leave "
             "the flag out"
