@@ -45,15 +45,15 @@ def drop_foreign_paths(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     of_run = getattr(trainer.checkpoint_callback, "dirpath", None)
     for callback in callbacks_of(trainer):
         for key in {callback.state_key, callback._legacy_state_key} & set(states):
-            folder = getattr(callback, "dirpath", None) or of_run
-            foreign = list(_foreign_paths(callback, states[key], folder))
-            if not foreign:
+            state, folder = states[key], getattr(callback, "dirpath", None) or of_run
+            foreign = next(_foreign_paths(callback, state, folder), None)
+            if foreign is None:
                 continue
-            if not _is_of_moved_run(states[key], folder, foreign):
+            # if the run was moved, or starts from another run's checkpoint, its folder differs
+            if not isinstance(state, Mapping) or state.get("dirpath", folder) == folder:
                 rank_zero_warn(
                     f"--ckpt_path {trainer.ckpt_path}: the state of {type(callback).__name__} is "
-                    f"dropped, as it names a path that is not a checkpoint in {folder}: "
-                    f"{foreign[0]!r}"
+                    f"dropped, as it names a path that is not a checkpoint in {folder}: {foreign!r}"
                 )
             states[key] = callback.state_dict()
 
@@ -96,14 +96,3 @@ def _looks_like_path(name: str, text: str) -> bool:
         return True
     has_path_name = bool(text) and _PATH_NAME.search(name) is not None
     return has_path_name or (len(parts) > 1 and os.path.lexists(text.partition("\0")[0]))
-
-
-def _is_of_moved_run(state: Any, folder: str | None, paths: list[str]) -> bool:
-    """Whether all paths are in the folder that the checkpoint's own run used.
-
-    This is so if a run was moved or starts from another run's checkpoint: no reason to warn.
-    """
-    former = state.get("dirpath") if isinstance(state, Mapping) else None
-    if not isinstance(former, str) or former == folder:
-        return False
-    return all(is_inside(path, former) for path in paths)
