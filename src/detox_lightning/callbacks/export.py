@@ -67,10 +67,9 @@ class ExportCallback(Callback):
 
         If the run's folder has checkpoints, the run may be complete, and so may its export.
         """
-        if stage == "fit" and self.folder is not None:
-            resumes = (log_folder(trainer) / CHECKPOINTS).exists()  # asks all processes
-            if not resumes:
-                self._refuse_occupied()
+        # log_folder asks all processes
+        if stage == "fit" and not (log_folder(trainer) / CHECKPOINTS).exists():
+            self._refuse_occupied()
 
     def _refuse_occupied(self) -> None:
         if self.folder is not None:
@@ -105,10 +104,9 @@ class ExportCallback(Callback):
         default = root / module.export_name
         folder = default if self.folder is None else Path(self.folder)
         is_exported = not self.has_trained and _is_export(folder)
-        is_complete = is_exported and (
-            not self._merges(module) or is_occupied(_merged_beside(folder))
-        )
-        if trainer.strategy.broadcast(is_complete):  # the first may write while others look
+        lacks_merged = self._merges(module) and not is_occupied(_merged_beside(folder))
+        # the first process may write while others look
+        if trainer.strategy.broadcast(is_exported and not lacks_merged):
             rank_zero_info(
                 f"Nothing was left to do: the run in {root} is complete, and {folder} exists. To "
                 "train longer, raise --trainer.max_epochs"
