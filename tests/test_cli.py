@@ -339,7 +339,7 @@ def test_no_advertisements(recipe: str) -> None:
     ("name", "message"),
     [
         ("none.ckpt", "there is no such file; give a checkpoint, or last"),
-        ("text.ckpt", "this is no checkpoint, or a torn one"),
+        ("text.ckpt", "this is not a checkpoint, or it is damaged; give a checkpoint, or last"),
         ("best", "only the run that made it knows it; give the file that is kept in"),
     ],
 )
@@ -404,6 +404,6 @@ def test_last_of_nothing(recipe: str, tmp_path: Path) -> None:
     outcome = run("test", "--config", recipe, "--ckpt_path", "last")
     assert outcome.code == 2
     assert outcome.errors == [
-        "error: --ckpt_path last: there is no */checkpoints/last*.ckpt under "
-        f"{tmp_path}/runs/tiny; give the file, or leave the flag out to begin anew"
+        "error: --ckpt_path last: there is no */checkpoints/last*.ckpt in "
+        f"{tmp_path}/runs/tiny; give the file, or leave the flag out"
     ]
