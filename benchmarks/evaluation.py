@@ -90,7 +90,7 @@ def transformers_alone(judge: Evaluator, given: list[PromptBatch]) -> None:
             repeated = batch.repeated(samples)
             for rows in torch.arange(len(repeated.prompts)).split(judge.plan.batch_size):
                 part = repeated.select(rows)
-                with policy.reference_if(side == "before"), torch.no_grad():
+                with policy.reference(side == "before"), torch.no_grad():
                     said = policy.model.generate(
                         input_ids=part.prompt_ids,
                         attention_mask=part.prompt_mask,

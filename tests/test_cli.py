@@ -18,7 +18,7 @@ from detox_lightning.cli.parser import Parser, summarize
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
-from detox_lightning.models.weight_files import warn_once
+from detox_lightning.models.model_files import warn_once
 from detox_lightning.rewards import ClassifierReward
 
 VERBS = ["fit", "validate", "test", "predict"]
@@ -339,7 +339,7 @@ def test_no_advertisements(recipe: str) -> None:
     ("name", "message"),
     [
         ("none.ckpt", "there is no such file; give a checkpoint, or last"),
-        ("text.ckpt", "this is no checkpoint, or a torn one"),
+        ("text.ckpt", "this is not a checkpoint, or it is damaged; give a checkpoint, or last"),
         ("best", "only the run that made it knows it; give the file that is kept in"),
     ],
 )
@@ -404,6 +404,6 @@ def test_last_of_nothing(recipe: str, tmp_path: Path) -> None:
     outcome = run("test", "--config", recipe, "--ckpt_path", "last")
     assert outcome.code == 2
     assert outcome.errors == [
-        "error: --ckpt_path last: there is no */checkpoints/last*.ckpt under "
-        f"{tmp_path}/runs/tiny; give the file, or leave the flag out to begin anew"
+        "error: --ckpt_path last: there is no */checkpoints/last*.ckpt in "
+        f"{tmp_path}/runs/tiny; give the file, or leave the flag out"
     ]

@@ -85,9 +85,7 @@ def needed(words: list[str]) -> set[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find_checkpoint, "last_checkpoint", lambda place: Path("last.ckpt"))
         patch.setattr(find_checkpoint, "check_parts", lambda checkpoint, verb: None)
-        patch.setattr(
-            find_checkpoint, "_resume_last_run", lambda config: config.update(None, "ckpt_path")
-        )
+        patch.setattr(find_checkpoint, "resume_last_run", lambda trainer: None)
         return named(IdleCLI([*words, ANYWHERE]).config[words[0]].as_dict())
 
 

@@ -156,7 +156,7 @@ def test_no_checkpoint_has_anything_else_removed(home: Path, forgery: str, make:
     assert sorted(home.rglob("it.txt")) == before
     assert len(before) == 3
     kind = "BoundedCheckpoint" if make is BOUNDED else "ModelCheckpoint"
-    start = re.escape(f"--ckpt_path {last}: what it says of {kind} is dropped")
+    start = re.escape(f"--ckpt_path {last}: the state of {kind} is dropped")
     assert any(re.match(start, line) for line in trainer.told)
     saving = next(x for x in trainer.checkpoint_callbacks if type(x).__name__ == kind)
     assert trainer.current_epoch == 3

@@ -42,7 +42,7 @@ def test_a_live_run_s_folder_is_no_other_s(
     with held(Path(folder)):
         outcome = run("fit", "--config", recipe, *ONE, *words)
         assert outcome.errors == [
-            f"error: {folder}: a run is still going on there in another process; wait for its "
+            f"error: {folder}: a run is still active there in another process; wait for its "
             f"end, or give this one another place {PLACES}"
         ]
         assert outcome.code == 2

@@ -105,7 +105,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(
     outcome = run(*words)
     assert outcome.code == 128 + signal.SIGTERM
     last = "runs/tiny/version_0/checkpoints/last.ckpt"
-    told = f"everything is saved in {tmp_path / last}. To go on: python -m detox_lightning "
+    told = f"everything is saved in {tmp_path / last}. To resume: python -m detox_lightning "
     assert outcome.err.splitlines()[-1] == told + " ".join([*words, "--ckpt_path", "last"])
     assert "Traceback" not in outcome.err
     facts = torch.load(last, weights_only=True)["detox_lightning"]
@@ -157,7 +157,7 @@ def test_runs_that_choose_together_do_not_go_on_together(recipe: str, tmp_path: 
         holders[0].__exit__(None, None, None)
     assert outcome.code == 2
     (line,) = outcome.errors
-    assert "this run is still going on in another process" in line
+    assert "this run is still active in another process" in line
     assert (tmp_path / "csv/tiny/version_0/metrics.csv").read_text() == rows
 
 
@@ -298,10 +298,10 @@ def test_a_torn_last_checkpoint_is_skipped(recipe: str) -> None:
     folder = Path("runs/tiny/version_0/checkpoints")
     whole = (folder / "last.ckpt").read_bytes()
     (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(UserWarning, match=r"last.ckpt is torn; goes on from .*previous.ckpt"):
+    with pytest.warns(UserWarning, match=r"damaged: .*last.ckpt; .*previous.ckpt is used"):
         outcome = run("fit", "--config", recipe, *flags, "--ckpt_path", "last")
     assert outcome.code == 0, outcome.err
-    names = {"last.ckpt", "previous.ckpt", "last.ckpt.torn"}
+    names = {"last.ckpt", "previous.ckpt", "last.ckpt.damaged"}
     assert {x.name for x in folder.iterdir()} == names
     ours = torch.load(folder / "last.ckpt", weights_only=True)
     (folder / "whole.ckpt").write_bytes(whole)

@@ -76,25 +76,25 @@ CASES = [
         "learned prompts",
         ("--model.policy={folder}/adapter",),
         "can't open the adapter '{folder}/adapter': it is of the kind PREFIX_TUNING, which works "
-        "beside the model's layers and can't be trained on here. Give its base ({policy}) instead, "
-        "and train a LoRA",
+        "beside the model's layers and can't be trained further here. Give its base ({policy}) "
+        "instead, and train a LoRA",
         lambda p: adapter(p, p.policy, peft_type="PREFIX_TUNING"),
     ),
     Case(
         "an adapter that can't be opened as it was trained",
         ("--model.adapter={folder}/adapter",),
         "can't open the adapter '{folder}/adapter': its init_lora_weights: pissa_niter_4 changed "
-        "the base it was trained on in a way that can't be repeated when it is opened. In the "
-        "program that trained it, merge it (merge_and_unload of peft, then save_pretrained, of the "
-        "tokenizer, too), and give that folder instead",
+        "the base that it was trained on, in a way that can't be repeated when it is opened. Merge "
+        "it into its base (merge_and_unload of peft, then save_pretrained, also of the tokenizer), "
+        "and give that folder instead, in the program that trained it",
         lambda p: adapter(p, p.policy, init_lora_weights="pissa_niter_4"),
     ),
     Case(
         "an adapter with biases of its base",
         ("--model.policy={folder}/adapter",),
         "can't open the adapter '{folder}/adapter': it was trained with bias: all, which changes "
-        "parameters of the base itself, and the base is the reference's, too. Merge it into its "
-        "base (merge_and_unload of peft, then save_pretrained, of the tokenizer, too), and give "
+        "parameters of the base itself, and the reference has the same base. Merge it into its "
+        "base (merge_and_unload of peft, then save_pretrained, also of the tokenizer), and give "
         "that folder instead",
         lambda p: adapter(p, p.policy, bias="all"),
     ),
@@ -121,7 +121,7 @@ CASES = [
     Case(
         "torn weights of a classifier",
         (REWARD,),
-        "can't open the model '{folder}/other': its weights are torn (Error "
+        "can't open the model '{folder}/other': its weights are damaged (Error "
         "while deserializing header: invalid header length); copy or download "
         "them again",
         lambda p: torn(p, p.classifier),

@@ -21,10 +21,13 @@ OTHER_STAGE = (
     "give its exported folder as the model, not as --ckpt_path."
 )
 NOT_OURS = "the checkpoint was not written by detox_lightning: nothing says what it is"
-TORN = "--ckpt_path {folder}/x.ckpt: this is no checkpoint, or a torn one"
+TORN = (
+    "--ckpt_path {folder}/x.ckpt: this is not a checkpoint, or it is damaged; give a checkpoint, "
+    "or last"
+)
 NOT_LIGHTNING = (
-    "--ckpt_path {folder}/x.ckpt: this was not written by Lightning; give a file that a run has "
-    "left in its checkpoints/, or last"
+    "--ckpt_path {folder}/x.ckpt: this was not written by Lightning; give a file from a run's "
+    "folder checkpoints/, or last"
 )
 LORA = (
     "lora {{'r': {}, 'alpha': 32, 'dropout': 0.05, 'target_modules': None, "
@@ -72,8 +75,8 @@ CODE = (
 )
 OF_A_RUN = "runs/tiny/version_0/checkpoints"
 SPOILT = (
-    "--ckpt_path {folder}/x.ckpt: nothing can go on from this checkpoint (%s); give one as a run "
-    "of this package has left it"
+    "--ckpt_path {folder}/x.ckpt: this checkpoint can't be used (%s); give one that a run of this "
+    "package wrote, unchanged"
 )
 
 
@@ -216,8 +219,8 @@ CASES = [
     Case(
         "a last one of no run",
         ("--ckpt_path=last",),
-        "--ckpt_path last: there is no */checkpoints/last*.ckpt under {folder}/runs/tiny; give "
-        "the file, or leave the flag out to begin anew",
+        "--ckpt_path last: there is no */checkpoints/last*.ckpt in {folder}/runs/tiny; give the "
+        "file, or leave the flag out",
         verb="test",
     ),
 ]

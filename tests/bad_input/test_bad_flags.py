@@ -101,12 +101,12 @@ FLAGS = {
     "--checkpoint.save_last=null": "checkpoint.save_last=null: a run that is stopped is saved in last.ckpt, "
     "a file of its own; leave it true",
     "--checkpoint.save_top_k=-3": "Invalid value for save_top_k=-3. Must be >= -1",
-    "--checkpoint.max_kl=3": "checkpoint.max_kl=3.0: this bounds the best checkpoint; say what is "
+    "--checkpoint.max_kl=3": "checkpoint.max_kl=3.0: this bounds the best checkpoint; say which is "
     "best with checkpoint.monitor, such as val/toxicity",
     "--ckpt_path=best": "--ckpt_path best: only the run that made it knows it; give the file "
     "that is kept in that run's checkpoints/ beside last.ckpt, or last",
     "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file; give a checkpoint, or last",
-    "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is no checkpoint, or a torn one",
+    "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is not a checkpoint, or it is damaged; give a checkpoint, or last",
     "--config": "--config: its value is missing",
     "stray": "stray: this is not an option; options begin with --",
 }

@@ -55,7 +55,7 @@ CASES = [
     Case(
         "torn weights",
         (POLICY,),
-        "can't open the model '{folder}/other': its weights are torn (Error "
+        "can't open the model '{folder}/other': its weights are damaged (Error "
         "while deserializing header: invalid header length); copy or download "
         "them again",
         torn,
@@ -64,9 +64,9 @@ CASES = [
         "pickled weights with more than tensors",
         (POLICY,),
         "can't open the model '{folder}/other': its weights are pickled "
-        "(pytorch_model.bin), and not tensors alone, or torn. Opening such a "
-        "file can run code. Write them as safetensors: from_pretrained, then "
-        "save_pretrained, of transformers does",
+        "(pytorch_model.bin), and they are damaged, or not tensors alone, which could run code "
+        "when opened. Copy or download them again, or write them as safetensors: "
+        "from_pretrained, then save_pretrained, of transformers does",
         pickled,
     ),
     Case(
@@ -89,8 +89,8 @@ CASES = [
         "encoder.block.2.layer.0.SelfAttention.q.weight, "
         "encoder.block.2.layer.0.SelfAttention.k.weight, "
         "encoder.block.2.layer.0.SelfAttention.v.weight, … (9 in all). Give a "
-        "model that was saved with them: copy or download it again, or mend its "
-        "config.json if that names too much",
+        "model that was saved with them: copy or download it again, or correct its "
+        "config.json if that names too many",
         lambda p: configured(p, num_layers=3),
     ),
     Case(
@@ -103,10 +103,10 @@ CASES = [
         lambda p: configured(p, vocab_size=300),
     ),
     Case(
-        "a config that names code of the hub",
+        "a config that names code on the hub",
         (POLICY,),
-        "can't open the config of '{folder}/other': its config.json names code of "
-        "the hub (_attn_implementation: evil/kernel), which is not run unasked. "
+        "can't open the config of '{folder}/other': its config.json names code on "
+        "the hub (_attn_implementation: evil/kernel), which runs only if you ask for it. "
         "Remove the field, or, if you trust it, give "
         "--model.weights.trust_remote_code=true",
         lambda p: configured(p, _attn_implementation="evil/kernel"),
@@ -133,14 +133,14 @@ CASES = [
         "a classifier as policy",
         ("--model.policy={classifier}",),
         "the model '{classifier}' is a BertForSequenceClassification, which "
-        "doesn't write text: give a model such as T5ForConditionalGeneration, "
+        "doesn't write text: give one such as T5ForConditionalGeneration, "
         "GPT2LMHeadModel or LlamaForCausalLM",
     ),
     Case(
         "an encoder as policy",
         (POLICY,),
         "the model '{folder}/other' is a BertModel, which doesn't write text: "
-        "give a model such as T5ForConditionalGeneration, GPT2LMHeadModel or "
+        "give one such as T5ForConditionalGeneration, GPT2LMHeadModel or "
         "LlamaForCausalLM",
         lambda p: configured(p, p.classifier, architectures=["BertModel"]),
     ),
@@ -156,7 +156,7 @@ CASES = [
         "code that comes with a model",
         (POLICY,),
         "can't open the config of '{folder}/other': it brings code of its own, "
-        "which is not run unasked. If you have read it and trust it, give "
+        "which runs only if you ask for it. If you have read it and trust it, give "
         "--model.weights.trust_remote_code=true",
         coded,
     ),
@@ -171,8 +171,8 @@ CASES = [
     Case(
         "a tokenizer with more tokens than the model",
         (POLICY,),
-        "the model '{folder}/other' knows 100 tokens, and its tokenizer makes "
-        "200: it is another model's. Give --data.tokenizer, or the folder that "
+        "the model '{folder}/other' has embeddings of 100 tokens, and its tokenizer has "
+        "200: that is another model's. Give --data.tokenizer, or the folder that "
         "both were saved in",
         small_embedding,
     ),

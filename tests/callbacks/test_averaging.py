@@ -70,8 +70,8 @@ def test_a_run_goes_on_with_both(recipe: str) -> None:
     [
         ({"learns": torch.tensor([1.0, math.nan])}, "a tensor has weights that are NaN"),
         ({"learns": torch.tensor([1, 2])}, "its learns is of torch.int64, where"),
-        ({"learns": torch.ones(1)}, f"its {KEY} are not of what learns here"),
-        ({}, f"its {KEY} are not of what learns here"),
+        ({"learns": torch.ones(1)}, f"its {KEY} don't fit the trained weights"),
+        ({}, f"its {KEY} don't fit the trained weights"),
     ],
 )
 def test_broken_weights_beside_the_average_are_refused(

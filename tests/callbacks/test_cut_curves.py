@@ -10,8 +10,7 @@ from detox_lightning.report.curves import read_curves
 from detox_lightning.runs.lightning_internals import batches_stepped, settle_between_batches
 from detox_lightning.runs.truncate_logs import (
     claim_version,
-    restore_rows,
-    set_rows_aside,
+    keep_rows,
     truncate_curves,
 )
 
@@ -45,11 +44,12 @@ def test_rows_up_to_the_checkpoint_stay(tmp_path: Path) -> None:
     file = tmp_path / "run" / "version_0" / "metrics.csv"
     with file.open("a") as rows:
         rows.write("0.5")  # killed while writing
+    written = file.read_text()
+    keep_rows([CSVLogger(tmp_path, "run", version="version_0")])  # killed at once, and begun again
     second = CSVLogger(tmp_path, "run", version="version_0")
-    set_rows_aside([second])
-    set_rows_aside([second])  # killed at once, and begun again
+    keep_rows([second])
     second.log_hyperparams({"x": 1})  # Lightning makes its writer, which would remove the file
-    assert not file.exists()
+    assert file.read_text() == written  # also if the start fails from here on
     truncate_curves(second, 4)
     second.log_metrics({"val/kl": 3.0}, step=4)
     second.save()
@@ -60,20 +60,14 @@ def test_rows_up_to_the_checkpoint_stay(tmp_path: Path) -> None:
     assert [x.name for x in file.parent.glob(".*")] == []
 
 
-def test_rows_come_back_when_a_start_fails(tmp_path: Path) -> None:
+def test_a_run_from_the_start_keeps_no_rows(tmp_path: Path) -> None:
     log(CSVLogger(tmp_path, "run", version=0), range(3), 0.5)
-    file = tmp_path / "run" / "version_0" / "metrics.csv"
-    written = file.read_text()
     second = CSVLogger(tmp_path, "run", version="version_0")
-    set_rows_aside([second])
-    assert not file.exists()
-    restore_rows([second])
-    assert [x.name for x in file.parent.iterdir()] == ["metrics.csv"]
-    assert file.read_text() == written
-    set_rows_aside([second])
-    file.write_text("new")
-    restore_rows([second])
-    assert file.read_text() == "new"
+    keep_rows([second])
+    truncate_curves(second, 0)
+    second.log_metrics({"val/kl": 3.0}, step=0)
+    second.save()
+    assert (tmp_path / "run" / "version_0" / "metrics.csv").read_text() == "step,val/kl\n0,3.0\n"
 
 
 def test_a_new_run_s_loggers_have_one_number_that_nobody_else_has(tmp_path: Path) -> None:

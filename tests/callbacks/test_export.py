@@ -128,7 +128,7 @@ def test_a_finished_run_that_is_resumed_writes_what_is_missing(
         fit(tmp_path, tiny_t5, export, ckpt_path=last, **options)
     assert export.written is None
     assert merged.stat().st_ino == made
-    assert f"the run in {tmp_path} had come to its end, and {mine} is there" in caplog.text
+    assert f"the run in {tmp_path} is complete, and {mine} exists" in caplog.text
 
     with pytest.raises(InputError, match="something in it"):  # as there is something left to do
         fit(tmp_path, tiny_t5, ExportCallback(str(mine)), **options)
@@ -149,7 +149,9 @@ def test_a_folder_that_is_filled_during_the_run_costs_nothing(tiny_t5: str, tmp_
             (folder / "notes.txt").write_text("mine")
 
     export = ExportCallback(str(folder))
-    with pytest.warns(UserWarning, match="export.folder=.* was filled by something else meanwhile"):
+    with pytest.warns(
+        UserWarning, match="export.folder=.* was filled by another program meanwhile"
+    ):
         fit(tmp_path, tiny_t5, export, Fill())
     assert export.written == tmp_path / "mine-1"
     AutoModelForSeq2SeqLM.from_pretrained(export.written)
@@ -172,8 +174,7 @@ def test_what_is_complete_is_never_removed(tmp_path: Path, monkeypatch: pytest.M
     assert (kept / "it.txt").read_text() == "hours"
     assert not kept.match("*.partial")  # those of processes that are gone are removed
     assert str(caught.value) == (
-        f"{folder}: can't be written (Directory not empty); all that was to be in it is in {kept}: "
-        "move it"
+        f"{folder}: can't be written (Directory not empty); its whole content is in {kept}: move it"
     )
 
 
@@ -206,7 +207,7 @@ def test_two_may_write_at_a_time_and_what_the_dead_left_goes(
         assert sorted(tmp_path.iterdir()) == sorted([partial, others, elsewhere])
         others.rename(folder)  # the other one is ready first
         (partial / "it.txt").write_text("ours")
-    message = f"{folder} was filled by something else meanwhile; writing to {folder}-1"
+    message = f"{folder} was filled by another program meanwhile; writing to {folder}-1"
     assert message in [str(warning.message) for warning in recwarn]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"model", "model-1", elsewhere.name}

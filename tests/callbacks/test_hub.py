@@ -91,7 +91,7 @@ def test_what_would_be_of_no_use_is_refused_before_training(
     with pytest.raises(InputError) as caught:
         fit(tmp_path, tiny_t5, LoRA(r=2))
     assert str(caught.value) == (
-        "export.push_to_hub=me/mild: an adapter is nothing without its base, which is the folder "
+        "export.push_to_hub=me/mild: an adapter is useless without its base, which is the folder "
         f"{tiny_t5} of this machine; give export.merged=true, which sends both as one model"
     )
     assert list(tmp_path.iterdir()) == []
@@ -137,7 +137,7 @@ def test_what_all_can_see_gets_nothing(sent: Sent) -> None:
         with pytest.raises(InputError) as caught:
             check_push("open", base, merged)
         assert str(caught.value) == (
-            f"export.push_to_hub=open: {name} is there already, and public: all would see what is "
+            f"export.push_to_hub=open: {name} exists and is public: everyone would see what is "
             "sent. Give another name, or make it private in its settings on the hub"
         )
 
@@ -153,7 +153,7 @@ def test_a_refusal_afterwards_loses_nothing(
         upload(tmp_path, "me/mild")
     assert str(caught.value) == (
         f"export.push_to_hub=me/mild: not uploaded (401 Unauthorized). The folder {tmp_path} is "
-        f"whole; later: hf upload me/mild {tmp_path}"
+        f"complete; to send it later: hf upload me/mild {tmp_path}"
     )
 
 

@@ -130,7 +130,7 @@ def test_no_process_is_blamed_for_what_all_saw() -> None:
 def test_a_connection_that_was_closed_is_blamed_on_the_process_that_closed_it() -> None:
     error = RuntimeError("Connection closed by peer")
     assert after(error) == ["kill", "kill"]
-    assert str(error.__cause__) == "rank 1 has failed, as it says above"
+    assert str(error.__cause__) == "rank 1 has failed, see above"
 
 
 if __name__ == "__main__":

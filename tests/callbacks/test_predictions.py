@@ -171,8 +171,8 @@ def test_a_broken_run_leaves_what_it_had(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError) as caught:
         predict(tmp_path, PredictionsCallback(str(file)), form="text")
     assert str(caught.value) == (
-        f"predictions.file={file}: {partial} holds what was predicted before a run was broken "
-        "off; keep it under another name, or remove it"
+        f"predictions.file={file}: {partial} holds the predictions of a run that was interrupted; "
+        "rename it to keep it, or remove it"
     )
     partial.unlink()
     predict(tmp_path, PredictionsCallback(str(file)), form="text")

@@ -87,7 +87,7 @@ def test_what_can_t_be_taken_up_names_the_file(tmp_path: Path, whole: Path, part
     SPOILT[part](checkpoint)
     file = tmp_path / "theirs.ckpt"
     torch.save(checkpoint, file)
-    said = rf"^--ckpt_path {file}: nothing can go on from this checkpoint \(.+\); give one as a run"
+    said = rf"^--ckpt_path {file}: this checkpoint can't be used \(.+\); give one that a run of"
     with pytest.raises(InputError, match=said):
         trainer_of(tmp_path, 2).fit(Tiny(), LOADER, ckpt_path=file, weights_only=True)
 
@@ -201,9 +201,9 @@ def test_a_full_disk_is_told(
     with pytest.raises(TrainingError) as raised:
         disk.save_checkpoint({"x": torch.zeros(10_000)}, last)
     remains = (
-        f"the one before it, {last}, is whole; make room, then go on with --ckpt_path last"
+        f"the earlier one, {last}, is intact; make room, then resume with --ckpt_path last"
         if before
-        else "there is none before it; make room, then begin anew"
+        else "there is no earlier one; make room, then start again"
     )
     reason = "[Errno 28] No space left on device"
     said = f"the checkpoint {last} could not be written ({reason}): {remains}"

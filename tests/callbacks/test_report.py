@@ -10,7 +10,7 @@ import pytest
 from command import run, tiny_recipe
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.statistics import FIGURES
-from detox_lightning.runs.command_line import shell_line
+from detox_lightning.runs.provenance import shell_line
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
 RAN = ("--trainer.max_epochs=1", "--trainer.limit_val_batches=0")

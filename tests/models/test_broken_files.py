@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
-from detox_lightning.models import opening
 from detox_lightning.models.adapters import adapter_base
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.decoding.sampling import Sampling
@@ -24,6 +24,7 @@ from detox_lightning.models.source import VALUE_HEAD, ModelSource
 
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 GONE = object()
+COMMIT = "0" * 40
 DEEP = '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}"
 AGAIN = "copy or download it again"
 NO_OBJECTS = {
@@ -127,13 +128,13 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "its attention from the hub": (
         {"_attn_implementation": "evil/kernel"},
-        "config of '{folder}': its config.json names code of the hub (_attn_implementation: "
-        "evil/kernel), which is not run unasked",
+        "config of '{folder}': its config.json names code on the hub (_attn_implementation: "
+        "evil/kernel), which runs only if you ask for it",
     ),
     "its attention from the hub, in parts": (
         {"text_config": {"attn_implementation": {"": "paged|evil/kernel"}}},
-        "config of '{folder}': its config.json names code of the hub (attn_implementation: "
-        "paged|evil/kernel), which is not run unasked",
+        "config of '{folder}': its config.json names code on the hub (attn_implementation: "
+        "paged|evil/kernel), which runs only if you ask for it",
     ),
 }
 
@@ -151,9 +152,9 @@ def test_a_classifiers_attention_from_the_hub(tiny_classifier: str, tmp_path: Pa
     folder = Path(shutil.copytree(tiny_classifier, tmp_path / "it"))
     change(folder / "config.json", _attn_implementation="evil/kernel")
     text = said(lambda name: TextClassifier(name).load(), folder)
-    assert "names code of the hub (_attn_implementation: evil/kernel)" in text
+    assert "names code on the hub (_attn_implementation: evil/kernel)" in text
     text = said(lambda name: load_model("AutoModelForSequenceClassification", name), folder)
-    assert "names code of the hub (_attn_implementation: evil/kernel)" in text
+    assert "names code on the hub (_attn_implementation: evil/kernel)" in text
 
 
 TOKENIZERS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -179,7 +180,7 @@ def test_a_tokenizers_limit_is_a_number_of_tokens(limit: Any, copies: dict[str, 
     change(copies["model"] / "tokenizer_config.json", model_max_length=limit)
     assert said(load_tokenizer, copies["model"]) == (
         f"can't open the tokenizer '{copies['model']}': its tokenizer_config.json says "
-        f"model_max_length: {limit!r}, where a number of tokens is expected; mend it"
+        f"model_max_length: {limit!r}, where a number of tokens is expected; correct it"
     )
 
 
@@ -191,7 +192,7 @@ def test_tokens_of_a_generation_config_are_numbers(
     change(copies["model"] / "generation_config.json", **{field: value})
     assert said(policy, copies["model"]) == (
         f"can't open the config of '{copies['model']}': its generation_config.json says {field}: "
-        f"{value!r}, where a token's number is expected; mend it"
+        f"{value!r}, where a token's number is expected; correct it"
     )
 
 
@@ -242,7 +243,7 @@ def test_a_torn_value_head_is_named(copies: dict[str, Path]) -> None:
     (copies["model"] / VALUE_HEAD).write_bytes(b"torn")
     text = said(lambda name: ModelSource(name).load_value_head(), copies["model"])
     assert text.startswith(
-        f"can't open the value head of '{copies['model']}': its weights are torn ("
+        f"can't open the value head of '{copies['model']}': its weights are damaged ("
     )
 
 
@@ -271,11 +272,15 @@ def test_memory_that_runs_out_is_no_mistake_in_a_file(error: Exception, tiny_t5:
 
 
 def test_a_broken_file_of_the_hub_is_named(
-    copies: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    copies: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It lies in the cache."""
-    monkeypatch.setattr(opening, "_snapshot", lambda *_: copies["model"])
-    (copies["model"] / "tokenizer_config.json").write_text("[1]")
+    place = tmp_path / "models--somebody--it"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    shutil.copytree(copies["model"], place / "snapshots" / COMMIT)
+    (place / "snapshots" / COMMIT / "tokenizer_config.json").write_text("[1]")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(COMMIT)
 
     def fail(_: str) -> None:
         raise TypeError("list indices must be integers")

@@ -22,7 +22,7 @@ from architectures import save_random
 from conftest import tiny_bert_config, word_tokenizer
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.perplexity import Perplexity
-from detox_lightning.models import weight_files
+from detox_lightning.models import model_files
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.loading import load_model
 from detox_lightning.stages.reward import RewardModule
@@ -30,13 +30,13 @@ from detox_lightning.stages.reward import RewardModule
 SEQ2SEQ, CAUSAL = "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"
 CLASSIFIER = "AutoModelForSequenceClassification"
 Tensors = dict[str, torch.Tensor]
-REMEDY = "Give a model that was saved with them: copy or download it again, or mend its "
-REMEDY += "config.json if that names too much"
+REMEDY = "Give a model that was saved with them: copy or download it again, or correct its "
+REMEDY += "config.json if that names too many"
 
 
 @pytest.fixture(autouse=True)
 def nothing_told() -> None:
-    weight_files.warn_once.cache_clear()
+    model_files.warn_once.cache_clear()
 
 
 def saved(source: str, folder: Path, change: Callable[[Tensors], Tensors], **config: Any) -> str:
@@ -172,11 +172,11 @@ def test_a_head_of_its_own_is_missed(
     assert torch.equal(whole.lm_head.weight, whole.shared.weight + 1)
     tied = load_model(SEQ2SEQ, saved(source, tmp_path / "tied", change))
     assert tied.lm_head.weight is tied.shared.weight
-    name = saved(source, tmp_path / "torn", change, **its_own)
+    name = saved(source, tmp_path / "damaged", change, **its_own)
     assert refused(lambda name: load_model(SEQ2SEQ, name), name) == (
-        "weights are missing from its files, and its config.json says that no others stand for "
-        f"them (tie_word_embeddings: false): {lacks}. Give a model that was saved with them: copy "
-        "or download it again"
+        "weights are missing from its files, and by its config.json no others take their place "
+        f"(tie_word_embeddings: false): {lacks}. Give a model that was saved with them: copy or "
+        "download it again"
     )
 
 
@@ -211,8 +211,8 @@ def test_layers_and_config_must_agree(tiny_t5: str, tmp_path: Path) -> None:
         "its files hold weights for which its config.json has no place: "
         "encoder.block.1.layer.0.SelfAttention.k.weight, "
         "encoder.block.1.layer.0.SelfAttention.o.weight, "
-        "encoder.block.1.layer.0.SelfAttention.q.weight, … (9 in all). Mend config.json (numbers "
-        "of layers, biases, quantization), or merge an adapter first"
+        "encoder.block.1.layer.0.SelfAttention.q.weight, … (9 in all). Correct config.json "
+        "(numbers of layers, biases, quantization), or merge an adapter first"
     )
 
 
@@ -341,11 +341,9 @@ def test_the_reward_stage_begins_with_a_fresh_head(
         assert torch.equal(words, own)
 
 
-def test_a_classifiers_head_that_begins_anew_is_told_of(
-    tiny_classifier: str, tmp_path: Path
-) -> None:
+def test_a_classifiers_new_head_is_told_of(tiny_classifier: str, tmp_path: Path) -> None:
     name = saved(tiny_classifier, tmp_path / "it", without("classifier."))
-    with pytest.warns(UserWarning, match=f"^{name}: its head is missing and begins anew"):
+    with pytest.warns(UserWarning, match=f"^{name}: its head is missing, and a new one is used"):
         trained_from(name)
 
 

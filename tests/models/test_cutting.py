@@ -10,7 +10,7 @@ import torch
 from conftest import word_tokenizer
 from detox_lightning.data.dialogue import TEMPLATE
 from detox_lightning.demo import locate
-from detox_lightning.models.cutting import CutCounter, encode_cut
+from detox_lightning.models.batching import CutCounter, encode_cut
 from detox_lightning.rewards import ClassifierReward
 
 PROMPT, RESPONSE = "Ann Bob Eve Dan Kim Lee", " fool idiot moron"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, M2M100Config, ProphetNetConfig
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, M2M100Config, ProphetNetConfig
 
 from architectures import BART_LIKE, CONFIGS, DECODER_ONLY, TOKENS, each, save_random
 from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws
@@ -69,6 +69,13 @@ def prompts(policy: Policy) -> tuple[Tensor, Tensor]:
 def theirs(policy: Policy, **options: Any) -> Tensor:
     """What ``generate`` says, padded to the limit."""
     ids, mask = prompts(policy)
+    its = policy.base.generation_config
+    policy.base.generation_config = GenerationConfig(  # without beams, forced tokens, penalties
+        decoder_start_token_id=its.decoder_start_token_id,
+        bos_token_id=its.bos_token_id,
+        eos_token_id=its.eos_token_id,
+        pad_token_id=its.pad_token_id,
+    )
     said = policy.model.generate(
         input_ids=ids, attention_mask=mask.long(), max_new_tokens=LIMIT, **options
     )
@@ -317,7 +324,7 @@ def test_with_any_adapter_policy_and_reference_say_what_generate_says(
         policy.double()
     said = []
     for before in (False, True, False, True):
-        with policy.reference_if(before):
+        with policy.reference(before):
             said.append(
                 widened(policy.generate(policy.encode_prompts(IDS, MASK), greedy, LIMIT).ids)
             )

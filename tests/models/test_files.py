@@ -16,7 +16,7 @@ from transformers import modeling_utils
 
 from conftest import FEELINGS
 from detox_lightning.errors import InputError
-from detox_lightning.models import weight_files
+from detox_lightning.models import model_files
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.loading import load_model
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
@@ -55,7 +55,7 @@ def copy(source: str, folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_told() -> None:
-    weight_files.warn_once.cache_clear()
+    model_files.warn_once.cache_clear()
 
 
 @pytest.fixture
@@ -157,10 +157,9 @@ class Bomb:
         return os.mkdir, (str(self.marker),)
 
 
-PICKLED = "its weights are pickled ({file}), and not tensors alone, or torn. Opening such a file "
-PICKLED += "can run code. Write them as safetensors: from_pretrained, then save_pretrained, of "
-PICKLED += "transformers does"
-TORN = "its weights are torn ({file}); copy or download them again"
+PICKLED = "its weights are pickled ({file}), and they are damaged, or not tensors alone, which "
+PICKLED += "could run code when opened. Copy or download them again, or write them as safetensors: "
+PICKLED += "from_pretrained, then save_pretrained, of transformers does"
 NO_TENSORS = "{file} doesn't hold tensors by name and nothing else. Save a model's state_dict "
 NO_TENSORS += "there, or, with save_pretrained, safetensors"
 TRAINED = "{file} is a checkpoint of a training, with its weights under 'state_dict'. Put these "
@@ -226,12 +225,12 @@ def test_an_adapters_pickle_is_looked_at_likewise(
 
 @pytest.mark.filterwarnings("ignore:.*its weights are pickled")
 @pytest.mark.parametrize("zipped", [True, False], ids=["zipped", "old"])
-def test_old_and_torn_pickles(zipped: bool, tiny_classifier: str, tmp_path: Path) -> None:
+def test_old_and_damaged_pickles(zipped: bool, tiny_classifier: str, tmp_path: Path) -> None:
     folder = pickle_weights(copy(tiny_classifier, tmp_path / "it"), zipped=zipped)
     load_model(CLASSIFIER, str(folder))
     file = folder / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(InputError, match=f"^can't open the model '{folder}': .* torn"):
+    with pytest.raises(InputError, match=f"^can't open the model '{folder}': .* damaged"):
         load_model(CLASSIFIER, str(folder))
 
 
@@ -247,7 +246,7 @@ def test_a_damaged_pickle_is_named(tiny_classifier: str, tmp_path: Path) -> None
             load_model(CLASSIFIER, str(folder))
         except InputError as error:
             said = str(error).removeprefix(f"can't open the model '{folder}': ")
-            assert said.startswith(("its weights are torn (", "its weights are pickled ("))
+            assert said.startswith(("its weights are damaged (", "its weights are pickled ("))
 
 
 def test_safetensors_are_preferred(tiny_classifier: str, adapter: Path, tmp_path: Path) -> None:
@@ -263,7 +262,7 @@ def test_safetensors_are_preferred(tiny_classifier: str, adapter: Path, tmp_path
     ("places", "said"),
     [
         ({"a": "../secret.bin"}, "names '../secret.bin', which is no file beside it"),
-        ({"a": "gone.bin"}, "names gone.bin, which isn't there; copy or download it"),
+        ({"a": "gone.bin"}, "names gone.bin, which doesn't exist; copy or download it"),
         (None, "doesn't say which file holds which weights (weight_map)"),
         (["a"], "doesn't say which file holds which weights (weight_map)"),
         ({"a": 3}, "doesn't say which file holds which weights (weight_map)"),

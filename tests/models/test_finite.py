@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from detox_lightning.callbacks.export import ExportCallback, write_export
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.models.finite import not_finite
+from detox_lightning.models.precision import not_finite
 from detox_lightning.modules import RewardModule, SupervisedModule
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from ppo_toys import fit, make_module

@@ -21,7 +21,6 @@ from detox_lightning.models.classifier_heads import (
     are_exclusive,
     guess_head,
     labels_of,
-    probability,
 )
 from detox_lightning.rewards import ClassifierReward
 from numerics import FLOAT32
@@ -231,11 +230,12 @@ def test_a_value_that_is_no_probability_is_refused(regressor: str) -> None:
 )
 def test_the_bounds_of_a_probability(value: float, is_fine: bool) -> None:
     logits = torch.tensor([[0.5], [value]])
+    classifier = TextClassifier("c", head="value")
     if is_fine:
-        assert probability(logits, 0, "value", "c", "head").tolist() == [0.5, value]
+        assert classifier.probability(logits, 0).tolist() == [0.5, value]
     else:
         with pytest.raises(InputError, match=f"the value {value}"):
-            probability(logits, 0, "value", "c", "head")
+            classifier.probability(logits, 0)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from numerics import EXACT, FLOAT32, in_float64
 from ppo_toys import equal, fit, make_module
 from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
 
+BROKEN = "this is no checkpoint of detox_lightning, or a damaged one; give another one"
 SHAPES = {
     "LoRA": LoRA(r=2),
     "DoRA": LoRA(r=2, options={"use_dora": True}),
@@ -226,7 +227,7 @@ def test_refusals(tiny_t5: str, whole: str, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.ckpt")
     cases: list[tuple[tuple[Any, ...], str]] = [
         ((missing,), f"{missing}: there is no such checkpoint"),
-        ((torn,), f"{torn}: not a checkpoint of detox_lightning, or a torn one"),
+        ((torn,), f"{torn}: {BROKEN}"),
         (
             (checkpoint, adapter),
             f"model.adapter={adapter}: the checkpoint {checkpoint} brings an adapter of its own; "
@@ -281,7 +282,7 @@ def test_four_bits_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError) as caught:
         Weights(quantization="4bit")
     assert str(caught.value) == (
-        "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient "
+        "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes computes no gradients "
         "through such layers; give 8bit, or leave it null"
     )
 
@@ -315,7 +316,7 @@ def test_without_bitsandbytes_it_says_what_is_missing(monkeypatch: pytest.Monkey
 def test_a_checkpoint_that_lacks_a_part_of_its_adapter_is_refused(
     tiny_t5: str, tmp_path: Path
 ) -> None:
-    """What isn't there would begin anew."""
+    """What is missing would be initialized again."""
     _, file = supervised(tmp_path, tiny_t5, LoRA(r=2))
     checkpoint = torch.load(file, weights_only=True)
     gone = next(name for name in checkpoint["state_dict"] if "lora_B" in name)
@@ -332,9 +333,9 @@ def test_a_checkpoint_that_lacks_a_part_of_its_adapter_is_refused(
 @pytest.mark.parametrize(
     ("part", "value", "said"),
     [
-        ("base", None, "not a checkpoint of detox_lightning, or a torn one"),
-        ("stage", 3, "not a checkpoint of detox_lightning, or a torn one"),
-        ("state_dict", None, "not a checkpoint of detox_lightning, or a torn one"),
+        ("base", None, BROKEN),
+        ("stage", 3, BROKEN),
+        ("state_dict", None, BROKEN),
         (
             "adapter",
             {"r": "x"},

@@ -177,7 +177,7 @@ def test_a_model_without_one_takes_its_tokenizer_s(tmp_path: Path, eos: Any) -> 
     said = policy.generate(policy.encode_prompts(*batch(policy)), Sampling().choose([1]), 8).ids
     assert (said == 1).any()
     save_model(policy.model, word_tokenizer(), tmp_path / "saved")
-    assert policy.generation_config.eos_token_id == 1
+    assert policy.base.generation_config.eos_token_id == 1
 
 
 def test_what_a_model_hasn_t_is_no_end(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A moving average of the trainable weights, which is validated, exported and tested."""
+"""A moving average of the trainable weights, which validation, export and test use."""
 
 from typing import Any
 
@@ -14,34 +14,34 @@ KEY = "averaged_weights_of"  # in a checkpoint: the weights that are trained
 
 
 class AveragingCallback(Callback):
-    """Averages the parameters that learn (exponential moving average), and no others.
+    """Keeps an exponential moving average of the trainable parameters, and of no others.
 
-    Validation sees the average, exports hold it, and so do checkpoints, in place of the module's
-    weights; the weights that are trained lie beside it, and a run goes on with both. Lightning's
-    ``WeightAveraging`` would copy the frozen weights, too.
+    Validation uses the average, and exports and checkpoints hold it in place of the module's
+    weights. Checkpoints also hold the weights that are trained, and a run resumes with both.
+    Lightning's ``WeightAveraging`` would also copy the frozen weights.
     """
 
     def __init__(self, decay: OpenUnitInterval = 0.99):
         """Sets the decay.
 
         Args:
-            decay: How much of the average stays after each batch (in PPO: rollout).
+            decay: Share of the average that remains after each batch (in PPO: rollout).
         """
         self.decay = float(decay)
-        self.step = 0  # optimizer steps that are in the average
-        self.other: dict[str, Tensor] = {}  # the average; while that is in the model, the weights
+        self.step = 0  # optimizer steps that the average contains
+        self.other: dict[str, Tensor] = {}  # the average; while the model has it, the weights
         self.is_average_in_model = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns how many steps are in the average."""
+        """Returns how many steps the average contains."""
         return {"step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what :meth:`state_dict` returned."""
+        """Restores what :meth:`state_dict` returned."""
         self.step = state_dict["step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins with the weights as they are, or with a checkpoint's average."""
+        """Starts with the present weights, or with a checkpoint's average."""
         loaded, self.is_average_in_model = self.other, False
         self.other = {
             name: loaded.get(name, value).detach().to(value.device, copy=True)
@@ -84,21 +84,21 @@ class AveragingCallback(Callback):
             return
         state = checkpoint["state_dict"]
         in_model = {name: state[name] for name in self.other}
-        average, weights = (self.other, in_model)
         if self.is_average_in_model:
-            average, weights = in_model, self.other
-        state.update(average)
-        checkpoint[KEY] = weights
+            checkpoint[KEY] = self.other
+        else:
+            checkpoint[KEY] = in_model
+            state.update(self.other)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes up both if the run goes on; otherwise the average alone is wanted."""
+        """Restores both if the run resumes; other commands need the average alone."""
         if trainer.state.fn != "fit" or KEY not in checkpoint:
             return
         weights, here = checkpoint[KEY], trainable(pl_module)
         if {k: x.shape for k, x in weights.items()} != {k: x.shape for k, x in here.items()}:
-            raise BrokenCheckpoint(f"{BROKEN}: its {KEY} are not of what learns here; {BEFORE}")
+            raise BrokenCheckpoint(f"{BROKEN}: its {KEY} don't fit the trained weights; {BEFORE}")
         check_weights(pl_module, weights)
         self.other = {name: checkpoint["state_dict"][name] for name in weights}
         with torch.no_grad():
@@ -107,5 +107,5 @@ class AveragingCallback(Callback):
 
 
 def trainable(module: LightningModule) -> dict[str, torch.nn.Parameter]:
-    """Returns the parameters that learn, by name."""
+    """Returns the trainable parameters by name."""
     return {name: value for name, value in module.named_parameters() if value.requires_grad}

@@ -1,17 +1,16 @@
-"""Warns when a policy begins to collapse, with what usually helps."""
+"""Warns when a policy starts to collapse, and names what usually helps."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.callbacks.logger_features import tensorboard_loggers
+from detox_lightning.callbacks.dashboard import tensorboard_loggers
 from detox_lightning.protocols import as_stage
 
 _TIMES_TARGET = 3.0
-_KL_WITHOUT_TARGET = 18.0  # nats a response: three times the usual target, 6
+_KL_WITHOUT_TARGET = 18.0  # nats per response: three times the usual target, 6
 _RESTRAINT = "a lower model.optimizer.lr, a higher model.kl.coef"
 
 
@@ -19,29 +18,52 @@ class Sign(NamedTuple):
     """A sign of collapse.
 
     Attributes:
-        flag: Of its bound, in the section ``collapse``.
+        flag: The flag of its bound, in the section ``collapse``.
         observation: What is observed, with a placeholder for the figure.
         remedy: What usually helps.
-        bound: What the figure should not cross.
-        is_floor: Whether the figure should stay above the bound, rather than below.
+        is_floor: Whether figures below the bound are a sign, rather than those above.
     """
 
     flag: str
     observation: str
     remedy: str
-    bound: float
     is_floor: bool = False
 
-    def is_seen(self, figure: float) -> bool:
+    def is_seen(self, figure: float, bound: float) -> bool:
         """Whether a figure (NaN: unknown) is beyond the bound."""
-        return figure < self.bound if self.is_floor else figure > self.bound
+        return figure < bound if self.is_floor else figure > bound
+
+
+SIGNS = (
+    Sign(
+        "empty",
+        "{:.0%} of the responses are empty",
+        f"a reward that is low for empty responses (add a LengthReward), {_RESTRAINT}",
+    ),
+    Sign(
+        "kl",
+        "the KL divergence from the reference is {:.1f} nats per response",
+        f"{_RESTRAINT}, a smaller model.kl.horizon, fewer model.ppo_epochs or model.early_stop_kl",
+    ),
+    Sign(
+        "entropy",
+        "the entropy is {:.4f} nats per token",
+        f"a higher model.loss.ent_coef, {_RESTRAINT}",
+        is_floor=True,
+    ),
+    Sign(
+        "same",
+        "{:.0%} of the prompts get the same response",
+        f"a reward that is low for this response, a higher model.loss.ent_coef, {_RESTRAINT}",
+    ),
+)
 
 
 class CollapseCallback(Callback):
-    """Warns when a policy begins to collapse: once for each sign, again when it had gone.
+    """Warns when a policy starts to collapse: once for each sign, and again if the sign returns.
 
     The signs are empty responses, a KL divergence far above its target, an entropy near 0, and one
-    response to different prompts. How many there are is logged as ``collapse/signs``.
+    response to different prompts. ``collapse/signs`` logs how many there are.
     """
 
     def __init__(
@@ -56,12 +78,12 @@ class CollapseCallback(Callback):
 
         Args:
             empty: A larger share of empty responses is a sign; 1 for never.
-            kl: A larger KL divergence from the reference, in nats a response, is a sign. null:
-                three times ``model.kl.target``, or 18 where that is null.
-            entropy: A smaller entropy, in nats a token, is a sign; 0 for never.
+            kl: A larger KL divergence from the reference, in nats per response, is a sign. null:
+                three times ``model.kl.target``, or 18 if that is null.
+            entropy: A smaller entropy, in nats per token, is a sign; 0 for never.
             same: A larger share of prompts with the same response is a sign; 1 for never.
-            rollouts: A sign counts when it has been there for so many rollouts in a row, and has
-                ended when it has been gone for so many.
+            rollouts: A sign counts after it was seen in this many rollouts in a row, and ends
+                after it was not seen in this many.
         """
         self.empty = empty
         self.kl = kl
@@ -69,89 +91,58 @@ class CollapseCallback(Callback):
         self.same = same
         self.rollouts = rollouts
         self.lasting: dict[str, bool] = {}  # by flag: whether the sign counts
-        self.changed: dict[str, int] = {}  # by flag: for how many rollouts it has looked otherwise
+        self.changed: dict[str, int] = {}  # by flag: the last rollouts in a row that say otherwise
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns which signs count, and since when they look otherwise."""
+        """Returns which signs count, and how many of the last rollouts say otherwise."""
         return {"lasting": dict(self.lasting), "changed": dict(self.changed)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what :meth:`state_dict` returned."""
+        """Restores what :meth:`state_dict` returned."""
         self.lasting, self.changed = dict(state_dict["lasting"]), dict(state_dict["changed"])
 
-    def signs(self, kl_target: float | None) -> list[Sign]:
-        """Returns all signs, with their bounds.
+    def bounds(self, kl_target: float | None) -> dict[str, float]:
+        """Returns the bounds by flag.
 
         Args:
-            kl_target: Of the KL controller, in nats a response; None: the coefficient is fixed.
+            kl_target: Target of the KL controller, in nats per response; None: the coefficient is
+                fixed.
         """
         kl = self.kl or (_KL_WITHOUT_TARGET if kl_target is None else _TIMES_TARGET * kl_target)
-        return [
-            Sign(
-                "empty",
-                "{:.0%} of the responses are empty",
-                f"a reward that silence doesn't please (part of it a LengthReward), {_RESTRAINT}",
-                self.empty,
-            ),
-            Sign(
-                "kl",
-                "the KL divergence from the reference is {:.1f} nats a response",
-                f"{_RESTRAINT}, a smaller model.kl.horizon, fewer model.ppo_epochs or "
-                "model.early_stop_kl",
-                kl,
-            ),
-            Sign(
-                "entropy",
-                "the entropy is {:.4f} nats a token",
-                f"a higher model.loss.ent_coef, {_RESTRAINT}",
-                self.entropy,
-                is_floor=True,
-            ),
-            Sign(
-                "same",
-                "{:.0%} of the prompts get the same response",
-                f"a reward that it doesn't please, a higher model.loss.ent_coef, {_RESTRAINT}",
-                self.same,
-            ),
-        ]
+        return {"empty": self.empty, "kl": kl, "entropy": self.entropy, "same": self.same}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Checks a rollout's figures, which are those of all ranks."""
-        stage = as_stage(pl_module)
-        if stage is None or "objective/kl" not in trainer.callback_metrics:
+        stage, metrics = as_stage(pl_module), trainer.callback_metrics
+        if stage is None or "objective/kl" not in metrics:
             return
-        figures, done = _figures_of(trainer.callback_metrics), stage.rollouts or 0
-        for sign in self.signs(stage.kl_target):
-            if not self.has_begun(sign, figures[sign.flag]):
+        entropy = abs(float(metrics["objective/entropy"]))  # no -0.0000
+        figures = {
+            "empty": float(metrics["objective/empty_rate"]),
+            "kl": float(metrics["objective/kl"]),
+            "entropy": entropy / float(metrics["tokens/responses_len_mean"]),
+            "same": float(metrics["objective/same_response"]),
+        }
+        bounds, done = self.bounds(stage.kl_target), stage.rollouts or 0
+        for sign in SIGNS:
+            figure, bound = figures[sign.flag], bounds[sign.flag]
+            if not self.has_begun(sign.flag, sign.is_seen(figure, bound)):
                 continue
             line = (
-                f"rollout {done - 1}: the policy collapses: "
-                f"{sign.observation.format(figures[sign.flag])}, for {self.rollouts} rollouts "
-                f"(collapse.{sign.flag}={sign.bound:g}). What usually helps: {sign.remedy}; and to "
-                "go on from a checkpoint from before it"
+                f"rollout {done - 1}: the policy is collapsing: {sign.observation.format(figure)} "
+                f"(collapse.{sign.flag}={bound:g}, collapse.rollouts={self.rollouts}). What "
+                f"usually helps: {sign.remedy}; resume from a checkpoint from before the collapse"
             )
             rank_zero_warn(line)
             for logger in tensorboard_loggers(trainer) if trainer.is_global_zero else []:
                 logger.experiment.add_text("collapse", line, done)
         pl_module.log("collapse/signs", float(sum(self.lasting.values())), batch_size=1)
 
-    def has_begun(self, sign: Sign, figure: float) -> bool:
-        """Takes in a rollout's figure; returns whether the sign counts from now on."""
-        now = self.lasting.setdefault(sign.flag, False)
-        otherwise = sign.is_seen(figure) != now
-        self.changed[sign.flag] = self.changed.get(sign.flag, 0) + 1 if otherwise else 0
-        if self.changed[sign.flag] < self.rollouts:
+    def has_begun(self, flag: str, is_seen: bool) -> bool:
+        """Records whether a rollout shows a sign; returns whether the sign counts from now on."""
+        now = self.lasting.setdefault(flag, False)
+        self.changed[flag] = self.changed.get(flag, 0) + 1 if is_seen != now else 0
+        if self.changed[flag] < self.rollouts:
             return False
-        self.lasting[sign.flag], self.changed[sign.flag] = not now, 0
+        self.lasting[flag], self.changed[flag] = not now, 0
         return not now
-
-
-def _figures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the signs' figures by their flags, from all that was logged."""
-    length = float(metrics["tokens/responses_len_mean"])
-    return {
-        "empty": float(metrics["objective/empty_rate"]),
-        "kl": float(metrics["objective/kl"]),
-        "entropy": abs(float(metrics["objective/entropy"])) / length,  # no -0.0000
-        "same": float(metrics["objective/same_response"]),
-    }

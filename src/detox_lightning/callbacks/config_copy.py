@@ -8,13 +8,13 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from detox_lightning.errors import writing
 from detox_lightning.redaction import without_secrets
-from detox_lightning.runs.run_folders import log_folder, next_free_path, partial_of
+from detox_lightning.runs.run_folders import atomic_file, log_folder, next_free_path
 
 
 class ConfigurationCallback(SaveConfigCallback):
     """Writes the whole configuration into the run's folder, and overwrites nothing.
 
-    A run that goes on with the same configuration writes it once.
+    A run that resumes with the same configuration doesn't write it again.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -28,16 +28,14 @@ class ConfigurationCallback(SaveConfigCallback):
         file = folder / self.config_filename
         text = _without_secrets(self.parser.dump(self.config, skip_none=False))
         with writing(file):
-            folder.mkdir(parents=True, exist_ok=True)
             others = folder.glob(f"{file.stem}*{file.suffix}")
             if all(_comparable(text) != _comparable(x.read_text(encoding="utf8")) for x in others):
-                partial = partial_of(file)
-                partial.write_text(text, encoding="utf8")
-                partial.replace(next_free_path(file))
+                with atomic_file(next_free_path(file)) as partial:
+                    partial.write_text(text, encoding="utf8")
 
 
 def _without_secrets(text: str) -> str:
-    """Hides a configuration's secrets, which whoever goes on with it must give again."""
+    """Hides a configuration's secrets, which must be given again to use it."""
     tree = yaml.safe_load(text)
     hidden = without_secrets(tree)
     if hidden == tree:
@@ -47,7 +45,7 @@ def _without_secrets(text: str) -> str:
 
 
 def _comparable(text: str) -> dict[str, Any]:
-    """Returns a configuration without what changes when its run resumes."""
+    """Returns a configuration without the options that change when its run resumes."""
     config: dict[str, Any] = yaml.safe_load(text)
     config.pop("ckpt_path", None)
     logger = config["trainer"]["logger"]

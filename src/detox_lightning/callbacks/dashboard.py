@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from detox_lightning.callbacks.logger_features import tensorboard_loggers
 from detox_lightning.protocols import as_stage
 from detox_lightning.redaction import SECRET, without_passwords
 from detox_lightning.report.curves import PANELS
@@ -20,16 +20,16 @@ _LONGEST = 100  # characters of a value in the table
 
 
 class DashboardCallback(Callback):
-    """Arranges curves in charts (Custom Scalars), and enters the run into the table HParams.
+    """Arranges curves in charts (Custom Scalars), and adds the run to the table HParams.
 
-    Only for TensorBoard. A run's row holds what the last validation found, as ``final/…``; a run
-    without validation has none. Only a run's first row counts for TensorBoard, so its logger must
-    not write one of its own: ``default_hp_metric: false``.
+    Only for TensorBoard. A run's row holds the last validation's figures, as ``final/…``; a run
+    without validation has no row. TensorBoard shows only a run's first row, so its logger must not
+    write one of its own: ``default_hp_metric: false``.
     """
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lays out the charts, for a stage that makes rollouts."""
+        """Lays out the charts of a stage with rollouts."""
         stage = as_stage(pl_module)
         if stage is not None and stage.rollouts is not None:
             for logger in tensorboard_loggers(trainer):
@@ -37,18 +37,23 @@ class DashboardCallback(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Enters hyper-parameters and final figures into the table."""
+        """Adds hyper-parameters and final figures to the table."""
         stage = as_stage(pl_module)
         row = hyper_parameters({**pl_module.hparams, "seed": stage.seed if stage else None})
         figures = final_figures(trainer.callback_metrics)
-        # a step beyond the curves: a run that goes on from here drops it, and ends with its own
+        # a step beyond the curves: a run that resumes here drops it, and ends with its own
         end = next_point(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
         for logger in tensorboard_loggers(trainer) if figures else []:
             logger.log_hyperparams(row, figures, step=end)
 
 
+def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
+    """Returns a trainer's loggers whose ``experiment`` shows texts, histograms and layouts."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
 def _layout() -> dict[str, dict[str, list[Any]]]:
-    """Returns ``PANELS`` in TensorBoard's form: patterns that curves' names begin with."""
+    """Returns ``PANELS`` in TensorBoard's form: patterns of the names of curves."""
     charts = {
         panel.wider or title: ["Multiline", [f"{re.escape(name)}$" for name in panel.names]]
         for title, panel in PANELS.items()
@@ -57,7 +62,7 @@ def _layout() -> dict[str, dict[str, list[Any]]]:
 
 
 def final_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the last validation's figures, as ``final/…``: no curve has such a name."""
+    """Returns the last validation's figures as ``final/…``, which is no curve's name."""
     return {
         f"final/{name.removeprefix('val/')}": float(value)
         for name, value in metrics.items()
@@ -68,8 +73,8 @@ def final_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
 def hyper_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens hyper-parameters into numbers and short texts with dotted names: ``kl.coef``.
 
-    A class, as a configuration or as an object, becomes its name, and its options follow. Values
-    that are null, functions or named like a secret are left out.
+    A class, configured or an object, becomes its name, followed by its options. Values that are
+    null, functions or named like a secret are left out.
     """
     row: dict[str, Any] = {}
     for key, value in tree.items():

@@ -1,4 +1,4 @@
-"""Writes the trained model as folders that other programs open."""
+"""Writes the trained model as folders that other programs can open."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +10,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from detox_lightning.callbacks.dashboard import hyper_parameters
 from detox_lightning.callbacks.hub import MERGED, check_push, upload, without_folders
 from detox_lightning.errors import TrainingError
-from detox_lightning.models.finite import check_finite
 from detox_lightning.models.opening import is_local
+from detox_lightning.models.precision import check_finite
 from detox_lightning.models.saving import save_merged
 from detox_lightning.protocols import CHECKPOINT_KEY, as_stage
 from detox_lightning.report.card import CardFacts, last_test, model_card
 from detox_lightning.runs.checkpoint_reading import blame_checkpoint, open_checkpoint
 from detox_lightning.runs.provenance import ORIGIN_KEY, training_origin
 from detox_lightning.runs.run_folders import (
+    CHECKPOINTS,
     atomic_folder,
     is_occupied,
     is_trial,
@@ -31,29 +32,29 @@ from detox_lightning.stages.checkpoint import trainable_names
 
 
 class ExportCallback(Callback):
-    """Writes a Hugging Face folder when ``fit`` has come to its end, and where ``export`` asks.
+    """Writes a Hugging Face folder when ``fit`` has reached its end, and in ``export``.
 
-    A run that is stopped by an error or by hand writes none, and neither does ``fast_dev_run``; a
-    folder that is there is complete. Its model card tells where it comes from.
+    A run that an error or a user stops writes none, and neither does ``fast_dev_run``. A folder
+    that exists is complete. Its model card tells its origin.
     """
 
     def __init__(
         self, folder: str | None = None, merged: bool = False, push_to_hub: str | None = None
     ):
-        """Notes the folder.
+        """Sets the folder.
 
         Args:
-            folder: Where to, nothing or an empty folder as yet; null writes ``model`` or
-                ``adapter`` into the run's log folder.
-            merged: Whether an adapter is also written as a plain model, merged with its base; into
-                ``merged`` (or ``FOLDER-merged``) beside it. What is trained whole is plain as it
-                is.
+            folder: A new or empty folder; null writes ``model`` or ``adapter`` into the run's log
+                folder.
+            merged: Whether to write an adapter also as a plain model, merged with its base, to
+                ``merged`` (or ``FOLDER-merged``) beside it. A model that is trained whole is plain
+                already.
             push_to_hub: Name of a private repository on the hub that gets the folder,
-                ``user/name``; null: nothing leaves this machine. A public one is refused.
+                ``user/name``; null: nothing leaves this machine. A public repository is refused.
                 The merged model goes to ``user/name-merged``; an adapter whose base is a folder of
-                this machine does not go without it. The model card then tells the last part of
-                each path alone; it tells the command and the hyper-parameters, so read it before
-                you make it public.
+                this machine is only sent merged. The model card then shows only the last part of
+                each path, but also the command and the hyper-parameters: read it before you make
+                it public.
         """
         self.folder = folder
         self.merged = merged
@@ -62,27 +63,28 @@ class ExportCallback(Callback):
         self.has_trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a folder that holds something, before a model is opened.
+        """Refuses a folder that is not empty, before a model is opened.
 
-        Not where the run's folder has checkpoints: the run may be complete, and so its export.
+        If the run's folder has checkpoints, the run may be complete, and so may its export.
         """
-        if stage == "fit" and self.folder is not None:
-            resumes = (log_folder(trainer) / "checkpoints").exists()  # asks all processes
-            if not resumes:
-                self._refuse_occupied()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a folder that holds something, if anything is left to train."""
-        self._refuse_occupied()
+        # log_folder asks all processes
+        if stage == "fit" and not (log_folder(trainer) / CHECKPOINTS).exists():
+            self._refuse_occupied()
 
     def _refuse_occupied(self) -> None:
         if self.folder is not None:
             refuse_occupied(Path(self.folder), f"export.folder={self.folder}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses what can't be sent to the hub or is of no use there, before training."""
+        """Refuses, before training, what can't be sent to the hub or is useless there."""
+        self.has_trained = False
         if not is_trial(trainer) and as_stage(pl_module) is not None:
             self._check_options(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses a folder that is not empty, if anything is left to train."""
+        self._refuse_occupied()
+        self.has_trained = True
 
     def _check_options(self, module: Any) -> None:
         """Warns if there is nothing to merge; raises an InputError if nothing can be sent."""
@@ -93,12 +95,8 @@ class ExportCallback(Callback):
             base = module.source.base if is_adapter else None
             self.push_to_hub = check_push(self.push_to_hub, base, self.merged)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Notes that there is something new to write."""
-        self.has_trained = True
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the folders, in one process; of a complete run only what is missing."""
+        """Writes the folders, in one process; of a complete run only those that are missing."""
         if is_trial(trainer) or as_stage(pl_module) is None:
             return
         root = log_folder(trainer)  # asks all processes
@@ -106,12 +104,12 @@ class ExportCallback(Callback):
         default = root / module.export_name
         folder = default if self.folder is None else Path(self.folder)
         is_exported = not self.has_trained and _is_export(folder)
-        merges = self.merged and module.export_name == "adapter"
-        is_complete = is_exported and (not merges or is_occupied(_merged_beside(folder)))
-        if trainer.strategy.broadcast(is_complete):  # the first may write while others look
+        lacks_merged = self._merges(module) and not is_occupied(_merged_beside(folder))
+        # the first process may write while others look
+        if trainer.strategy.broadcast(is_exported and not lacks_merged):
             rank_zero_info(
-                f"Nothing was left to do: the run in {root} had come to its end, and {folder} is "
-                "there. To train longer, raise --trainer.max_epochs"
+                f"Nothing was left to do: the run in {root} is complete, and {folder} exists. To "
+                "train longer, raise --trainer.max_epochs"
             )
             return
         if not is_exported:
@@ -121,19 +119,19 @@ class ExportCallback(Callback):
             if trainer.is_global_zero:
                 made = training_origin(trainer, module)
                 self._write(trainer, module, folder, module.hparams, made)
-        finally:  # whatever fails, the other processes don't wait for ever
+        finally:  # the other processes wait here, even if this one fails
             trainer.strategy.barrier("export")
 
     def write_checkpoint(self, trainer: Trainer, module: Any, checkpoint: Path) -> None:
-        """Writes the model that a checkpoint holds, while its run goes on or after it.
+        """Writes the model that a checkpoint holds, during its run or after it.
 
         Args:
-            trainer: The one that ``export`` was called on.
-            module: The stage that wrote the checkpoint; its weights are loaded here.
+            trainer: The trainer of the command ``export``.
+            module: The stage that wrote the checkpoint; it loads the checkpoint's weights.
             checkpoint: The file.
 
         Raises:
-            InputError: If the checkpoint isn't of this module, or the folder holds something.
+            InputError: If the checkpoint doesn't fit the module, or the folder is not empty.
         """
         self._refuse_occupied()
         module.configure_model()
@@ -144,16 +142,18 @@ class ExportCallback(Callback):
             module.load_state_dict(saved["state_dict"], strict=False)
         root = run_folder(trainer, checkpoint)
         default = root / f"{module.export_name}-{checkpoint.stem}"
-        folder = output_folder("export.folder", self.folder, default)
+        self.written = output_folder("export.folder", self.folder, default)
         options = saved.get("hyper_parameters") or module.hparams
-        made = {  # all that a checkpoint of an earlier version tells
+        made = {  # a checkpoint of an earlier version tells only these
             "base": saved[CHECKPOINT_KEY]["base"],
             "data": [],
             "about": {"stage": type(module).__name__},
         }
         made |= saved.get(ORIGIN_KEY, {})
-        self._write(trainer, module, folder, options, made, last_test(root, checkpoint))
-        self.written = folder
+        self._write(trainer, module, self.written, options, made, last_test(root, checkpoint))
+
+    def _merges(self, module: Any) -> bool:
+        return self.merged and module.export_name == "adapter"
 
     def _write(
         self,
@@ -164,17 +164,16 @@ class ExportCallback(Callback):
         made: Mapping[str, Any],
         tested: dict[str, Any] | None = None,
     ) -> None:
-        """Writes the export and, if it is wanted, the merged model, with their cards; sends both.
+        """Writes the export and, if asked, the merged model, with their cards; sends both.
 
         Args:
-            trainer: Knows the last validation's figures.
+            trainer: The trainer, which knows the last validation's figures.
             module: The stage that is exported.
-            folder: The export's; an export that is there stays as it is.
-            options: What it was trained with.
-            made: What :func:`training_origin` tells.
-            tested: ``summary.json`` of a test of it; None: there was none.
+            folder: Folder of the export; an existing export stays as it is.
+            options: The hyper-parameters of the training.
+            made: The result of :func:`training_origin`.
+            tested: ``summary.json`` of a test of the model; None: there was none.
         """
-        is_adapter = module.export_name == "adapter"
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k[:4] == "val/"}
         facts = CardFacts(
             name=folder.name,
@@ -187,27 +186,29 @@ class ExportCallback(Callback):
             metrics=metrics,
             tested=tested,
         )
-        places = [trainer.default_root_dir, *(logger.save_dir or "" for logger in trainer.loggers)]
-        places += [made["base"], *made["data"]]
         if not _is_export(folder):
-            write_export(module, folder, self._card(facts, places))
+            write_export(module, folder, self._card(facts, trainer))
         rank_zero_info(f"The trained model is in {folder}")
-        merged = next_free_path(_merged_beside(folder)) if self.merged and is_adapter else None
+        merged = next_free_path(_merged_beside(folder)) if self._merges(module) else None
         if merged is not None:
             with atomic_folder(merged) as partial:
                 save_merged(folder, partial, module.auto_class, module.weights.trust_remote_code)
-                card = self._card(facts._replace(name=merged.name, kind="model"), places)
+                card = self._card(facts._replace(name=merged.name, kind="model"), trainer)
                 (partial / "README.md").write_text(card, encoding="utf8")
-            rank_zero_info(f"Merged with its base it is in {merged}")
+            rank_zero_info(f"The model merged with its base is in {merged}")
+        is_adapter = module.export_name == "adapter"
         if self.push_to_hub and not (is_adapter and is_local(module.source.base)):
             upload(folder, self.push_to_hub)
         if self.push_to_hub and merged is not None:
             upload(merged, f"{self.push_to_hub}-{MERGED}")
 
-    def _card(self, facts: CardFacts, places: list[str]) -> str:
+    def _card(self, facts: CardFacts, trainer: Trainer) -> str:
         """Returns the model card; one that leaves this machine hides its folders."""
         card = model_card(facts)
-        return without_folders(card, places) if self.push_to_hub else card
+        if not self.push_to_hub:
+            return card
+        folders = [trainer.default_root_dir, *(logger.save_dir or "" for logger in trainer.loggers)]
+        return without_folders(card, [*folders, facts.base, *facts.data])
 
 
 def _merged_beside(adapter: Path) -> Path:
@@ -217,20 +218,20 @@ def _merged_beside(adapter: Path) -> Path:
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether a model or an adapter, complete as always, is in a folder."""
+    """Whether a folder has a model or an adapter, which is then complete."""
     return any(folder.glob("*config.json"))
 
 
 def write_export(module: Any, folder: Path, card: str | None = None) -> None:
-    """Lets a stage export itself; the folder appears when everything is in it.
+    """Lets a stage export itself; the folder gets its name when it is complete.
 
     Args:
         module: The stage.
-        folder: Where to.
+        folder: A new or empty folder.
         card: The text of its ``README.md``; None for none.
 
     Raises:
-        InputError: If there is something in the folder.
+        InputError: If the folder is not empty.
         TrainingError: If the weights are not finite.
     """
     trainable = set(trainable_names(module))

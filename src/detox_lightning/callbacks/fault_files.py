@@ -1,4 +1,4 @@
-"""Writes to the disk what was not finite while training, with the batch that it came from."""
+"""Writes batches to the disk whose numbers were not finite in training."""
 
 import json
 import re
@@ -11,17 +11,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.errors import TrainingError
 from detox_lightning.protocols import as_stage
-from detox_lightning.runs.run_folders import log_folder, next_free_path, partial_of
+from detox_lightning.runs.run_folders import atomic_file, log_folder, next_free_path
 from detox_lightning.stages.faults import Fault
 
-_NOT_IN_NAMES = re.compile(r"[^\w.]|\.\.")  # a place counts on from what a checkpoint says
+_NOT_IN_NAMES = re.compile(r"[^\w.]|\.\.")  # a place's number may come from a checkpoint
 
 
 class FaultsCallback(Callback):
     """Writes each batch whose score, loss or gradient was not finite, and says where it is.
 
-    In the folder ``faults`` of the run: tensors as safetensors, texts and what was seen as json,
-    under the place in the run, such as ``rollout-17``.
+    The run's folder ``faults`` gets two files, named after the place in the run, such as
+    ``rollout-17``: tensors as safetensors; texts and the observation as json.
     """
 
     def __init__(self) -> None:
@@ -32,14 +32,14 @@ class FaultsCallback(Callback):
         self.folder = log_folder(trainer) / "faults"
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Writes what was left out, and warns."""
+        """Writes the batches that were left out, and warns."""
         for fault, outcome in self.write_faults(trainer, pl_module):
             warnings.warn(f"{fault.place}: {fault.what}: left out. {outcome}", stacklevel=2)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Writes what training ended with, and adds to its message where that is."""
+        """Writes the batch that ended training, and adds its file to the message."""
         for fault, outcome in self.write_faults(trainer, pl_module):
             if isinstance(exception, TrainingError) and fault.what in str(exception):
                 exception.args = (f"{exception}. {outcome}",)
@@ -47,7 +47,7 @@ class FaultsCallback(Callback):
                 warnings.warn(f"{fault.place}: {fault.what}. {outcome}", stacklevel=2)
 
     def write_faults(self, trainer: Trainer, module: object) -> Iterator[tuple[Fault, str]]:
-        """Writes and forgets the faults that a stage has kept.
+        """Writes the faults that a stage has kept, and removes them from the stage.
 
         Yields:
             Each fault, and a sentence that says where it was written.
@@ -60,15 +60,14 @@ class FaultsCallback(Callback):
             try:
                 file = _write(fault, self.folder / name)
                 yield fault, f"The batch is in {file.with_suffix('.safetensors')}"
-            except Exception as error:  # no failure to write must hide the fault
+            except Exception as error:  # a failure to write must not hide the fault
                 yield fault, f"The batch could not be written ({error})"
 
 
 def _write(fault: Fault, file: Path) -> Path:
-    """Writes a fault as a json file, which gets a number if it exists, and one of safetensors."""
+    """Writes a fault as a json and a safetensors file, with a number if they exist already."""
     from safetensors.torch import save
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     file = next_free_path(file)
     about = {"place": fault.place, "what": fault.what, **fault.texts}
     text = json.dumps(about, ensure_ascii=False, indent=2)
@@ -76,6 +75,6 @@ def _write(fault: Fault, file: Path) -> Path:
         (file.with_suffix(".safetensors"), save(fault.tensors)),
         (file, text.encode("utf8", "replace")),
     ):
-        partial_of(path).write_bytes(content)
-        partial_of(path).replace(path)
+        with atomic_file(path) as partial:
+            partial.write_bytes(content)
     return file

@@ -1,4 +1,4 @@
-"""Sends folders to the Hugging Face hub, and checks before training that it will be possible."""
+"""Sends folders to the Hugging Face hub, and checks before training that this will work."""
 
 import os
 import re
@@ -16,9 +16,9 @@ _HOMES = ("home", "Users")  # the folders in them are named after users
 
 
 def _path(stop: str) -> str:
-    """Returns the pattern of a path, its folders and a name, that ends before ``stop`` matches.
+    """Returns the pattern of a path, folders and a name, that ends before ``stop`` matches.
 
-    A path begins with / or file:/, ~, . or .., a drive, or two backslashes, not inside a word.
+    A path starts with / or file:/, ~, . or .., a drive, or two backslashes, not inside a word.
     """
     folder = rf"(?:(?!{stop}|[/\\]).)+[/\\]"
     begin = rf"(?:file:|…)?/+(?={folder})|~[\w.-]*[/\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|\\\\"
@@ -40,11 +40,11 @@ _PATHS = re.compile(
 
 
 def check_push(repository: str, base: str | None, merged: bool) -> str:
-    """Makes sure, before anything is trained, that a folder can be sent to the hub and be of use.
+    """Checks before training that a folder can be sent to the hub, and is of use there.
 
     Args:
-        repository: ``user/name``, or a name of the user's own.
-        base: The base of an adapter that is to be sent; None: a whole model is sent.
+        repository: ``user/name``, or only the name, for a repository of the user.
+        base: The base of the adapter to send; None: a whole model is sent.
         merged: Whether the adapter is also sent merged with its base.
 
     Returns:
@@ -61,7 +61,7 @@ def check_push(repository: str, base: str | None, merged: bool) -> str:
     endings += [f"-{MERGED}"] if base is not None and merged else []
     if not endings:
         raise InputError(
-            f"{_FLAG}={repository}: an adapter is nothing without its base, which is the folder "
+            f"{_FLAG}={repository}: an adapter is useless without its base, which is the folder "
             f"{base} of this machine; give export.merged=true, which sends both as one model"
         )
     try:
@@ -71,22 +71,22 @@ def check_push(repository: str, base: str | None, merged: bool) -> str:
         for name in names:
             validate_repo_id(name)
         public = [name for name in names if _is_public(name)]
-    except Exception as error:  # no such name, no network, no token: all end the same way
+    except Exception as error:  # an invalid name, no network, no token
         raise InputError(
             f"{_FLAG}={repository}: can't be sent there ({_reason(error)}). Name user/name and log "
             "in with `hf auth login`, or leave it null and send the folder later: hf upload"
         ) from error
     if public:
         raise InputError(
-            f"{_FLAG}={repository}: {public[0]} is there already, and public: all would see what "
-            "is sent. Give another name, or make it private in its settings on the hub"
+            f"{_FLAG}={repository}: {public[0]} exists and is public: everyone would see what is "
+            "sent. Give another name, or make it private in its settings on the hub"
         )
     owner, _, name = full.rpartition("/")
     known = [user.get("name"), *(group.get("name") for group in user.get("orgs") or [])]
     if owner not in known:
         rank_zero_warn(
             f"{_FLAG}={repository}: the hub knows you as {', '.join(map(str, known))}; it may "
-            f"refuse {name} under {owner!r} when training is over"
+            f"refuse {name} under {owner!r} after training"
         )
     return full
 
@@ -95,8 +95,8 @@ def without_folders(text: str, known: Iterable[str | Path] = ()) -> str:
     """Shortens all paths of this machine in a text: ``FOLDER/data/it.csv`` to ``…/it.csv``.
 
     Args:
-        text: Addresses and names like ``a/b`` stay.
-        known: Absolute paths that may be in the text, also relative to the working directory;
+        text: A text, in which addresses and names like ``a/b`` stay.
+        known: Absolute paths that the text may contain, also relative to the working directory;
             other names are ignored.
     """
     places = {Path(place) for place in (os.path.expanduser("~"), os.getcwd(), *known)}
@@ -124,15 +124,15 @@ def upload(folder: Path, repository: str) -> None:
     try:
         HfApi().create_repo(repository, private=True, exist_ok=True)
         HfApi().upload_folder(repo_id=repository, folder_path=folder)
-    except Exception as error:  # no network, no token, no right: all end the same way
+    except Exception as error:  # no network, no token, no right
         raise InputError(
             f"{_FLAG}={repository}: not uploaded ({_reason(error)}). The folder {folder} is "
-            f"whole; later: hf upload {repository} {folder}"
+            f"complete; to send it later: hf upload {repository} {folder}"
         ) from error
 
 
 def _is_public(repository: str) -> bool:
-    """Whether a repository exists and isn't private, which ``create_repo`` would not change."""
+    """Whether a repository exists and is public, which ``create_repo`` would not change."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 

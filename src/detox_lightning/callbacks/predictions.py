@@ -12,32 +12,32 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError, writing
 from detox_lightning.evaluation.comparison import gather_lists
-from detox_lightning.runs.run_folders import is_trial, log_folder, next_free_path
+from detox_lightning.runs.run_folders import atomic_file, is_trial, log_folder, next_free_path
 
 
 class PredictionsCallback(BasePredictionWriter):
-    """Writes predictions to one jsonl file, a row a prompt, in the data's order.
+    """Writes predictions to one jsonl file, one row per prompt, in the order of the data.
 
-    Until all are there, each process keeps its own in a file beside it, whose name ends with
-    ``.partial``; it stays if the run is broken off.
+    Until all are done, each process writes its own to a file beside it, whose name ends with
+    ``.partial``; it remains if the run is interrupted.
     """
 
     def __init__(self, file: str | None = None, append: bool = False):
-        """Notes the file.
+        """Sets the file.
 
         Args:
             file: A new file; null: ``predictions.jsonl`` in the run's folder, with a number if that
-                is there already.
-            append: Add to the file if it is there already.
+                exists already.
+            append: Append to the file if it exists already.
         """
         super().__init__(write_interval="batch")
         self.file = file
         self.append = append
         self.path = self.partial = Path()
-        self.lines: list[tuple[int, str]] = []  # a row's place in the data, and its text
+        self.lines: list[tuple[int, str]] = []  # a row's position in the data, and its text
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Chooses the file; refuses one that exists, or whose former run was broken off."""
+        """Chooses the file; refuses one that exists, or whose former run was interrupted."""
         if stage != "predict":
             return
         if self.file is not None:
@@ -58,8 +58,8 @@ class PredictionsCallback(BasePredictionWriter):
             )
         if self.partial.exists():
             raise InputError(
-                f"predictions.file={self.path}: {self.partial} holds what was predicted before a "
-                "run was broken off; keep it under another name, or remove it"
+                f"predictions.file={self.path}: {self.partial} holds the predictions of a run that "
+                "was interrupted; rename it to keep it, or remove it"
             )
 
     def write_on_batch_end(
@@ -77,7 +77,7 @@ class PredictionsCallback(BasePredictionWriter):
             return
         lines = [json.dumps(_as_row(row), ensure_ascii=False) + "\n" for row in prediction]
         start = len(self.lines)
-        # loaders that don't tell are taken to be in order
+        # loaders that don't give indices are assumed to be in order
         places = batch_indices or range(start, start + len(lines))
         self.lines += zip(places, lines, strict=True)
         with writing(self.partial):
@@ -100,16 +100,14 @@ class PredictionsCallback(BasePredictionWriter):
         self.partial.unlink(missing_ok=True)
 
     def _write(self, lines: list[str]) -> None:
-        """Adds to the file, or creates it, complete or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Appends to the file, or creates it, complete or not at all."""
         if self.append:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf8") as file:
                 file.writelines(lines if _ends_with_newline(self.path) else ["\n", *lines])
             return
-        complete = self.path.with_name(f"{self.path.name}.whole")
-        with complete.open("w", encoding="utf8") as file:
-            file.writelines(lines)
-        complete.rename(self.path)
+        with atomic_file(self.path) as partial:
+            partial.write_text("".join(lines), encoding="utf8")
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Writes what ``test`` found, and prints a short table."""
+"""Writes the results of ``test``, and prints a short table."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -26,23 +26,23 @@ class ReportCallback(Callback):
     """Writes the comparison of ``test``: figures with intervals, every response, a report."""
 
     def __init__(self, folder: str | None = None):
-        """Notes the folder.
+        """Sets the folder.
 
         Args:
-            folder: Where to, nothing or an empty folder as yet; null: ``test`` in the folder of the
-                run whose checkpoint is tested, with a number if there is one already.
+            folder: A new or empty folder; null: ``test`` in the folder of the run whose checkpoint
+                is tested, with a number if that exists already.
         """
         self.folder = folder
         self.written: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a folder that holds something or can't be written, before a model is opened."""
+        """Refuses a folder that is not empty or not writable, before a model is opened."""
         if stage == "test" and self.folder is not None:
             refuse_occupied(Path(self.folder), f"report.folder={self.folder}")
             self._refuse_unwritable(trainer, pl_module, Path(self.folder).absolute())
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a run's folder that can't be written: only now is it known which run's."""
+        """Refuses the run's folder if it is not writable: only now is the run known."""
         if self.folder is None:
             run = run_folder(trainer, trainer.ckpt_path)  # asks all processes
             self._refuse_unwritable(trainer, pl_module, run / "test")
@@ -76,7 +76,7 @@ class ReportCallback(Callback):
 
 
 def _about(trainer: Trainer, stage: Stage, comparison: Comparison) -> dict[str, Any]:
-    """Returns what was compared, how and with what."""
+    """Returns the facts of a test: what was compared and how, with which versions."""
     data, made = data_of(trainer), origin(trainer)
     about = {
         "command": made["command"],

@@ -1,4 +1,4 @@
-"""Logs what the policy writes while it learns: tables to read, and distributions of figures."""
+"""Logs the policy's responses during training: tables to read, and histograms of figures."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from detox_lightning.callbacks.logger_features import table_loggers, tensorboard_loggers
+from detox_lightning.callbacks.dashboard import tensorboard_loggers
 from detox_lightning.protocols import as_stage
 
 COLUMNS = ["prompt", "response", "score", "tokens", "kl"]
@@ -21,12 +21,12 @@ Row = tuple[str, str, float, int, float]
 class SamplesCallback(Callback):
     """Logs some of a rollout's responses as a table, and histograms of scores, lengths and KL.
 
-    They are the first process's. Tables go to TensorBoard's texts and to loggers with a
-    ``log_text`` (Weights & Biases), histograms to TensorBoard.
+    They are those of the first process. Tables go to TensorBoard's texts and to loggers with a
+    method ``log_text`` (Weights & Biases), histograms to TensorBoard.
     """
 
     def __init__(self, every_n_rollouts: NonNegativeInt = 10, count: PositiveInt = 8):
-        """Sets how often and how many.
+        """Sets how often and how many responses are logged.
 
         Args:
             every_n_rollouts: Rollouts between tables; 0 for none.
@@ -45,10 +45,10 @@ class SamplesCallback(Callback):
         if done != 1 and done % self.every_n_rollouts:
             return
         rows: list[Row] = list(zip(*samples, strict=True))[: self.count]
-        for logger in table_loggers(trainer):
-            logger.log_text(
-                key="samples", columns=COLUMNS, data=[list(row) for row in rows], step=done
-            )
+        table = [list(row) for row in rows]
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_text"):  # such as Lightning's for Weights & Biases
+                logger.log_text(key="samples", columns=COLUMNS, data=table, step=done)
         for tensorboard in tensorboard_loggers(trainer):
             tensorboard.experiment.add_text("samples", markdown_table(rows), done)
             for name in ("scores", "lengths", "kl"):
@@ -70,6 +70,6 @@ def markdown_table(rows: list[Row]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Escapes a text so that a cell shows it as it is: no tags, no markup, no pictures."""
+    """Escapes a text so that a cell shows it unchanged: no tags, no markup, no pictures."""
     escaped = _MARKUP.sub(lambda sign: f"&#{ord(sign[0])};", text)
     return "<br>".join(escaped.strip().splitlines())

@@ -33,11 +33,10 @@ from detox_lightning.models.precision import check_precision
 from detox_lightning.modules import PPOModule
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
-from detox_lightning.runs.command_line import CommandLine
 from detox_lightning.runs.end_of_data import EndingCallback
 from detox_lightning.runs.find_checkpoint import choose_checkpoint
 from detox_lightning.runs.peer_failure import PeerFailureCallback
-from detox_lightning.runs.provenance import OriginCallback
+from detox_lightning.runs.provenance import CommandLine, OriginCallback
 from detox_lightning.runs.resume_callback import ResumeCallback, begin_fit
 from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
 from detox_lightning.stages.devices import check_devices
@@ -165,16 +164,13 @@ class DetoxCLI(LightningCLI):
         """Parses the command line, and checks all flags before anything is made of them.
 
         Raises:
-            InputError: If a flag is wrong, or there is no such checkpoint.
+            InputError: If a flag is wrong.
         """
         super().parse_arguments(parser, args)
-        command = self.config.subcommand
-        config = self.config[command]
+        config = self.config[self.config.subcommand]
         DetoxCLI.debug = config.debug
         check_flags(config)
         self.command = CommandLine(self.words, resumes=config.get("ckpt_path") == LAST)
-        if config.get("ckpt_path") is not None:
-            choose_checkpoint(command, config)
 
     # -- what is made, and what is done with it
 
@@ -212,11 +208,18 @@ class DetoxCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Refuses runs that would do nothing, or something else than their flags say.
+        """Chooses the checkpoint; refuses runs that would do nothing, or not what their flags say.
 
         Raises:
-            InputError: If there is a callback or a flag that can't do what it says.
+            InputError: If there is no such checkpoint, or if a callback or a flag can't do what it
+                says.
         """
+        config = self.config[self.subcommand]
+        if (name := config.get("ckpt_path")) is not None:
+            found = choose_checkpoint(
+                str(self.subcommand), self.trainer, name, config.get("weights_only")
+            )
+            config.ckpt_path = self.config_init[self.subcommand].ckpt_path = found
         if self.subcommand == "fit":
             check_loop(self.trainer, self.model)
         if self.subcommand != "export":

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from detox_lightning.models.weight_files import warn_once
+from detox_lightning.models.model_files import warn_once
 
 # warnings to hide: not actionable, or intended
 HIDDEN_WARNINGS = (

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.errors import InputError
 from detox_lightning.protocols import callbacks_of
-from detox_lightning.runs.command_line import CommandLine
+from detox_lightning.runs.provenance import CommandLine
 
 
 class DetoxTrainer(Trainer):

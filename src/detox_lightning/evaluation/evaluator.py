@@ -208,7 +208,7 @@ class Evaluator(nn.Module):
 
     def encode_prompts(self, batch: PromptBatch, side: Side) -> EncodedPrompts:
         """Lets the reference (``before``) or the policy (``after``) read ``b`` prompts."""
-        with self.policy.reference_if(side == "before"):
+        with self.policy.reference(side == "before"):
             return self.policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
 
     def respond(
@@ -230,7 +230,7 @@ class Evaluator(nn.Module):
         noise = GumbelDraws(self.seed, batch.places, sample_numbers.to(batch.places.device))
         choose = self.policy.sampling.choose(self.policy.eos_token_ids, noise, self.plan.top_p)
         encoded = encoded or self.encode_prompts(batch, side)
-        with self.policy.reference_if(side == "before"):
+        with self.policy.reference(side == "before"):
             responses = generate(self.policy, self.tokenizer, encoded, choose, limit)
         logprobs = torch.stack(noise.logprobs[: responses.ids.shape[1]], dim=1)
         if not logprobs.where(responses.mask, 0).isfinite().all():

@@ -10,13 +10,14 @@ from detox_lightning.algorithm.logprobs import token_logprobs
 from detox_lightning.algorithm.masks import mask_from_lengths
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import (
+    CutCounter,
+    common_prefix,
     distinct_texts,
     encode,
     group_by_length,
     padding_budget,
     token_limit,
 )
-from detox_lightning.models.cutting import CutCounter, common_prefix
 from detox_lightning.models.loading import load_frozen
 
 
@@ -46,14 +47,7 @@ class Perplexity(nn.Module):
         """Opens the model and its tokenizer, once."""
         if self.model is not None:
             return
-        self.tokenizer, model = load_frozen(
-            "AutoModelForCausalLM",
-            self.name,
-            "the language model",
-            endings=("CausalLM", "LMHeadModel"),
-            does="write text alone",
-            example="GPT2LMHeadModel",
-        )
+        self.tokenizer, model = load_frozen("language model", self.name)
         special = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         self.start_token = next((token for token in special if token is not None), None)
         if self.start_token is None:
@@ -94,8 +88,8 @@ class Perplexity(nn.Module):
     def _encode(self, pairs: list[tuple[str, str]]) -> tuple[list[int], list[list[int]]]:
         """Returns the numbers of prompt tokens, and the tokens of prompt and text together."""
         options: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
-        alone = encode(self.tokenizer, [prompt for prompt, _ in pairs], None, **options)
-        whole = encode(self.tokenizer, [prompt + text for prompt, text in pairs], None, **options)
+        alone = encode(self.tokenizer, [prompt for prompt, _ in pairs], **options)
+        whole = encode(self.tokenizer, [prompt + text for prompt, text in pairs], **options)
         limit, cut_prompts, cut_texts = self.cuts.max_tokens, 0, 0
         prompt_lengths, encoded = [], []
         for prompt, ids in zip(alone, whole, strict=True):

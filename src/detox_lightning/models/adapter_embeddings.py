@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from detox_lightning.errors import InputError
 
@@ -40,92 +39,59 @@ def changed_weights(base: Any, saved: Mapping[str, Tensor], name: str) -> set[st
 
 
 def refuse_unreached(model: Any) -> None:
-    """Raises an InputError for a fresh adapter on embeddings that no text reaches.
+    """Raises an InputError if a fresh adapter is on embeddings that no text reaches.
 
     Such a part of a ``PeftModel`` would learn nothing.
     """
-    for name, instead in _unreached(model).items():
+    if name := _unreached(model):
         flag = "modules_to_save" if _is_copy(model.get_submodule(name)) else "target_modules"
         raise InputError(
-            f"lora.{flag}: nothing asks {model.config.model_type}'s {_ending(name)!r}, which "
-            f"others are tied to, so that it would learn nothing. Give {instead!r} instead"
+            f"lora.{flag}: nothing calls {model.config.model_type}'s {name.rpartition('.')[2]!r}, "
+            "which others are tied to, so that it would learn nothing. Give 'embed_tokens' instead"
         )
 
 
 def drop_unreached(model: Any) -> None:
-    """Removes the parts of a ``PeftModel``'s adapter on embeddings that no text reaches."""
+    """Removes the part of a ``PeftModel``'s adapter on embeddings that no text reaches."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    config = model.peft_config["default"]
-    for name in _unreached(model):
-        layer = model.get_submodule(name)
-        model.set_submodule(name, _base_layer(layer))
-        if _is_copy(layer):
-            copied = [one for one in config.modules_to_save if not name.endswith(f".{one}")]
-            config.modules_to_save = copied or None
-        else:  # the names of all others, as a pattern may still fit this one
-            config.target_modules = {
-                other.removeprefix(PREFIX)
-                for other, part in model.named_modules()
-                if isinstance(part, BaseTunerLayer)
-            }
+    name = _unreached(model)
+    if name is None:
+        return
+    layer, config = model.get_submodule(name), model.peft_config["default"]
+    if _is_copy(layer):
+        model.set_submodule(name, layer.original_module)
+        copied = [one for one in config.modules_to_save if not name.endswith(f".{one}")]
+        config.modules_to_save = copied or None
+    else:  # the names of all others, as a pattern may still fit this one
+        model.set_submodule(name, layer.get_base_layer())
+        config.target_modules = {
+            other.removeprefix(PREFIX)
+            for other, part in model.named_modules()
+            if isinstance(part, BaseTunerLayer)
+        }
 
 
-def _unreached(model: Any) -> dict[str, str]:
-    """The adapted embeddings that a forward pass never calls, each with the ending of one it does.
+def _unreached(model: Any) -> str | None:
+    """Name of adapted embeddings that a forward pass never calls; None if there are none.
 
-    T5 has its token embeddings three times: the stacks call their own ``embed_tokens``, which are
-    tied to ``shared``, and nothing calls that one.
+    Both stacks of T5, BART and their relatives call ``embed_tokens`` of their own, which are tied
+    to ``shared``, and nothing calls that one.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    modules = dict(model.named_modules())
-    twins = {
-        name: [
-            other
-            for other, module in modules.items()
-            if isinstance(module, nn.Embedding)
-            and module is not base
-            and module.weight is base.weight
-        ]
-        for name, layer in modules.items()
-        if (isinstance(layer, BaseTunerLayer) or _is_copy(layer))
-        and isinstance(base := _base_layer(layer), nn.Embedding)
-    }
-    called = _called(model.get_base_model()) if any(twins.values()) else set()
-    found = {}
-    for name, others in twins.items():
-        instead = [other for other in others if modules[other] in called]
-        if instead and modules[name] not in called:
-            found[name] = _ending(instead[0])
-    return found
-
-
-@torch.no_grad()
-def _called(base: Any) -> set[nn.Module]:
-    """The modules that a model calls in a forward pass of two tokens."""
-    called: set[nn.Module] = set()
-    two = torch.zeros(1, 2, dtype=torch.long, device=base.device)
-    decoder = {"decoder_input_ids": two} if base.config.is_encoder_decoder else {}
-    hook = register_module_forward_pre_hook(lambda module, _: called.add(module))
-    try:
-        base(input_ids=two, **decoder)
-    finally:
-        hook.remove()
-    return called
+    base = model.get_base_model()
+    words = base.get_input_embeddings()
+    is_adapted = isinstance(words, BaseTunerLayer) or _is_copy(words)
+    if not base.config.is_encoder_decoder or not is_adapted:
+        return None
+    encoder = base.get_encoder()
+    calls_its_own = words not in encoder.modules()
+    if calls_its_own and isinstance(encoder.get_input_embeddings(), nn.Embedding):
+        return next(name for name, layer in model.named_modules() if layer is words)
+    return None  # the encoder's are adapted, too: together with these, or for themselves
 
 
 def _is_copy(layer: nn.Module) -> bool:
     """Whether a layer of peft holds a trainable copy, rather than a change, of the base's."""
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    return isinstance(layer, AuxiliaryTrainingWrapper)
-
-
-def _base_layer(layer: Any) -> nn.Module:
-    base: nn.Module = layer.original_module if _is_copy(layer) else layer.get_base_layer()
-    return base
-
-
-def _ending(name: str) -> str:
-    return name.rpartition(".")[2]
+    return hasattr(layer, "original_module")

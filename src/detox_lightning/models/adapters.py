@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.opening import Unusable, find_file, open_by_name, read_object
+from detox_lightning.models.opening import Unusable, find_object, open_by_name
 from detox_lightning.protocols import CHECKPOINT_KEY
 
 BESIDE_LAYERS = ("XLORA", "POLY", "ADAPTION_PROMPT", "SHADOW")  # don't change layers' weights
+UNSUPPORTED = ("alora_invocation_tokens", "layer_replication")
 UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")  # ways to initialize a LoRA
 MERGE = (
-    "Merge it into its base (merge_and_unload of peft, then save_pretrained, of the tokenizer, "
-    "too), and give that folder instead"
+    "Merge it into its base (merge_and_unload of peft, then save_pretrained, also of the "
+    "tokenizer), and give that folder instead"
 )
 BRINGS_EMBEDDINGS = "brings_embeddings"
 MODEL_PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
@@ -34,13 +35,11 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
     Raises:
         InputError: If there is no such model, or the adapter names no base.
     """
-    from transformers.utils.peft_utils import find_adapter_config_file
 
     def read(located: str, **options: Any) -> Base | None:
-        file = find_adapter_config_file(located, **options)
-        if file is None:
+        facts = find_object(located, "adapter_config.json", **options)
+        if facts is None:
             return None
-        facts = read_object(Path(file))
         base, its_revision = facts.get("base_model_name_or_path"), facts.get("revision")
         if not isinstance(base, str) or not base:
             raise Unusable(
@@ -49,8 +48,8 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
             )
         if not isinstance(its_revision, str | None):
             raise Unusable(
-                f"its adapter_config.json has a revision that is no text ({its_revision!r}); give "
-                "a branch, tag or commit there, or null"
+                f"its adapter_config.json says revision: {its_revision!r}, where a branch, tag or "
+                "commit, or null, is expected; correct it"
             )
         return Base(base, its_revision)
 
@@ -59,54 +58,38 @@ def adapter_base(name: str, revision: str | None = None) -> Base | None:
 
 def check_adapter_kind(name: str, revision: str | None = None, with_copy: bool = False) -> None:
     """Raises an InputError if an adapter can't be trained further, or copied ``with_copy``."""
-
-    def check(located: str, **options: Any) -> None:
-        file = find_file(located, "adapter_config.json", **options)
-        if file is None:
-            return  # the message comes when the adapter is opened
-        facts = read_object(file)
-        _check_kind(facts)
-        if with_copy and facts.get("bias") not in (None, "none"):
-            raise Unusable(
-                f"it was trained with bias: {facts['bias']}, which changes parameters of the base "
-                f"itself, and the base is the reference's, too. {MERGE}"
-            )
-
-    open_by_name("adapter", name, check, revision=revision)
-
-
-def _check_kind(facts: dict[str, Any]) -> None:
-    """Refuses kinds that peft can't train, or can't open as they were saved."""
-    kind, init = facts.get("peft_type"), str(facts.get("init_lora_weights")).lower()
-    base = facts.get("base_model_name_or_path")
-    instead = f"Give its base{f' ({base})' if base else ''} instead, and train a LoRA"
-    if kind in BESIDE_LAYERS or _is_learned_prompt(kind):
-        raise Unusable(
-            f"it is of the kind {kind}, which works beside the model's layers and can't be trained "
-            f"on here. {instead}"
-        )
-    if facts.get("alora_invocation_tokens"):
-        raise Unusable(
-            "it works from certain tokens on (alora_invocation_tokens), which is not supported. "
-            f"{instead}"
-        )
-    if facts.get("layer_replication"):
-        raise Unusable(f"it replicates layers (layer_replication), which can't be done. {instead}")
-    if init.startswith(UNREPEATABLE):
-        raise Unusable(
-            f"its init_lora_weights: {init} changed the base it was trained on in a way that can't "
-            "be repeated when it is opened. In the program that trained it, merge it "
-            "(merge_and_unload of peft, then save_pretrained, of the tokenizer, too), and give "
-            "that folder instead"
-        )
-
-
-def _is_learned_prompt(kind: Any) -> bool:
-    from peft import PromptLearningConfig
+    from peft import PeftConfig, PromptLearningConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    config = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
-    return config is not None and issubclass(config, PromptLearningConfig)
+    def check(located: str, **options: Any) -> None:
+        facts = find_object(located, "adapter_config.json", **options)
+        if facts is None:
+            return  # the message comes when the adapter is opened
+        init, bias = str(facts.get("init_lora_weights")).lower(), facts.get("bias")
+        if init.startswith(UNREPEATABLE):
+            raise Unusable(
+                f"its init_lora_weights: {init} changed the base that it was trained on, in a way "
+                f"that can't be repeated when it is opened. {MERGE}, in the program that trained it"
+            )
+        if with_copy and bias not in (None, "none"):
+            raise Unusable(
+                f"it was trained with bias: {bias}, which changes parameters of the base itself, "
+                f"and the reference has the same base. {MERGE}"
+            )
+        kind: Any = facts.get("peft_type")
+        config = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind, PeftConfig)
+        faults = [f"its {option} is not supported" for option in UNSUPPORTED if facts.get(option)]
+        if kind in BESIDE_LAYERS or issubclass(config, PromptLearningConfig):
+            faults = [
+                f"it is of the kind {kind}, which works beside the model's layers and can't be "
+                "trained further here"
+            ]
+        if faults:
+            base = facts.get("base_model_name_or_path")
+            which = f" ({base})" if base else ""
+            raise Unusable(f"{faults[0]}. Give its base{which} instead, and train a LoRA")
+
+    open_by_name("adapter", name, check, revision=revision)
 
 
 def read_checkpoint(file: str) -> dict[str, Any]:
@@ -125,11 +108,14 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         names = [facts["stage"], facts["base"], *checkpoint["state_dict"]]
         if not all(isinstance(name, str) for name in names):
             raise TypeError("names are texts")
-    except Exception as error:  # a torn file fails in many ways
-        raise InputError(f"{file}: not a checkpoint of detox_lightning, or a torn one") from error
+    except Exception as error:  # a damaged file fails in many ways
+        raise InputError(
+            f"{file}: this is no checkpoint of detox_lightning, or a damaged one; give another one"
+        ) from error
     if facts["stage"] not in MODEL_PREFIXES:
         raise InputError(
-            f"{file}: a checkpoint of the {facts['stage']} stage is no policy to begin from"
+            f"{file}: this is a checkpoint of the {facts['stage']} stage, which has no policy; "
+            "give one of the supervised or PPO stage"
         )
     if facts.get("adapter") is None:
         raise InputError(f"{file}: it holds a whole model and no adapter. {_export_hint(file)}")
@@ -163,7 +149,7 @@ def restore_adapter(base: Any, file: str) -> Any:
     if kind != "LORA" or facts["adapter"].get(BRINGS_EMBEDDINGS):
         reason = "embeddings that aren't its base's" if kind == "LORA" else f"its kind, {kind}"
         raise InputError(
-            f"{file}: it holds what was trained, which isn't all of its adapter, because of "
+            f"{file}: it holds only what was trained, which isn't all of its adapter, because of "
             f"{reason}. {_export_hint(file)}"
         )
     options = {k: v for k, v in facts["adapter"].items() if k not in ("peft_type", "auto_mapping")}

@@ -1,10 +1,15 @@
-"""How texts reach a model with little padding: equal ones once, those of like length together."""
+"""How texts reach a model: cut to what it reads, each once, with others of similar length."""
 
 import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 # One more call of a model costs as much as CALL_TOKENS more tokens, since weights are read again,
 # and in each layer as much as CALL_PRODUCTS multiplications: for Python, on a GPU for launches and
@@ -28,14 +33,84 @@ def distinct_texts(texts: list[Text]) -> tuple[list[Text], Tensor]:
 
 
 def encode(
-    tokenizer: Any, texts: list[str], max_tokens: int | None, **options: Any
+    tokenizer: Any, texts: list[str], max_tokens: int | None = None, **options: Any
 ) -> list[list[int]]:
-    """Each text's tokens, cut to ``max_tokens``; also of no texts, at which tokenizers fail."""
+    """Returns each text's tokens, cut to ``max_tokens``. Tokenizers fail if there is no text."""
     if not texts:
         return []
     if max_tokens is not None:
         options |= {"truncation": True, "max_length": max_tokens}
     encoded: list[list[int]] = tokenizer(texts, **options)["input_ids"]
+    return encoded
+
+
+@dataclass
+class CutCounter:
+    """Counts the texts that a model can't read whole, and warns once of each kind.
+
+    Attributes:
+        name: Name of the model.
+        max_tokens: Tokens that the model reads; known once it is open.
+        texts: Distinct texts so far.
+        cut_prompts: Texts whose prompt lost its beginning.
+        cut_texts: Texts that lost their own end.
+    """
+
+    name: str
+    max_tokens: int = 0
+    texts: int = 0
+    cut_prompts: int = 0
+    cut_texts: int = 0
+
+    def add(self, texts: int, cut_prompts: int, cut_texts: int) -> None:
+        """Adds numbers of texts, and of those among them whose prompt or end was cut."""
+        self.texts += texts
+        limit = f"{self.name!r} reads {self.max_tokens} tokens"
+        of = f"of the first {self.texts} texts"
+        if cut_prompts and not self.cut_prompts:
+            prompts = f"{limit}: the beginning of the prompt was cut off in {cut_prompts} {of}"
+            warnings.warn(prompts, stacklevel=2)
+        if cut_texts and not self.cut_texts:
+            ends = f"{limit}: the end was cut off in {cut_texts} {of}, too long by themselves"
+            warnings.warn(ends, stacklevel=2)
+        self.cut_prompts += cut_prompts
+        self.cut_texts += cut_texts
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Returns the number of tokens that two texts begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def encode_cut(
+    tokenizer: Any, pairs: list[tuple[str, str]], counter: CutCounter
+) -> list[list[int]]:
+    """Tokenizes texts after their prompts, special tokens included, to what a model reads.
+
+    If they are too long, the prompt's beginning is cut; the text's own end only if the text is too
+    long by itself. White space at both ends is left out. ``pairs`` are prompts and texts.
+    """
+    limit = counter.max_tokens
+    whole = [(prompt + text).strip() for prompt, text in pairs]
+    encoded = encode(tokenizer, whole, verbose=False)
+    long = [row for row, ids in enumerate(encoded) if len(ids) > limit]
+    # tokens of the text alone; one made of prompt and text is the text's
+    options: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
+    prompts = encode(tokenizer, [pairs[row][0].lstrip() for row in long], **options)
+    bare = encode(tokenizer, [whole[row] for row in long], **options)
+    room = limit - tokenizer.num_special_tokens_to_add()
+    cut_texts = 0
+    for row, prompt, ids in zip(long, prompts, bare, strict=True):
+        is_too_long = len(ids) - common_prefix(prompt, ids) > room
+        text, side = (pairs[row][1].strip(), "right") if is_too_long else (whole[row], "left")
+        usual, tokenizer.truncation_side = tokenizer.truncation_side, side
+        try:
+            (encoded[row],) = encode(tokenizer, [text], limit)
+        finally:
+            tokenizer.truncation_side = usual
+        cut_texts += is_too_long
+    counter.add(len(pairs), sum(1 for row in long if pairs[row][0]), cut_texts)
     return encoded
 
 
@@ -102,3 +177,63 @@ def count_positions(model: Any) -> int | None:
 def _first_position(table: nn.Embedding) -> int:
     padding = -1 if table.padding_idx is None else table.padding_idx
     return int(getattr(table, "offset", padding + 1))
+
+
+def padding_id(model: Any) -> int | None:
+    """Returns the padding token of a model's config; None if it has none with an embedding."""
+    token: int | None = getattr(model.config.get_text_config(), "pad_token_id", None)
+    rows = model.get_input_embeddings().weight.shape[0]
+    return token if token is not None and 0 <= token < rows else None
+
+
+def classify(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Returns a classifier's logits ``[b, labels]``, float32, of texts padded on the right.
+
+    Padding on the right moves no position, and a decoder doesn't look at it. Models that take a
+    batch's last column for each text's end (XLNet) get it on the left instead.
+
+    Args:
+        model: A sequence classifier from transformers.
+        ids: ``[b, s]``.
+        mask: ``[b, s]``, bool: where there is text.
+    """
+    pad = padding_id(model)
+    if pad is not None:
+        ids = ids.masked_fill(~mask, pad)
+    if getattr(model.config, "summary_type", None) == "last":
+        places = torch.arange(ids.shape[1], device=ids.device) - (~mask).sum(dim=1, keepdim=True)
+        places %= ids.shape[1]
+        ids, mask = ids.gather(1, places), mask.gather(1, places)
+    logits: Tensor = model(input_ids=ids, attention_mask=mask.long()).logits
+    return logits.float()
+
+
+def classify_rows(model: Any, rows: list[list[int]]) -> Tensor:
+    """Returns a classifier's logits ``[b, labels]``, float32, of ``b`` tokenized texts; b > 0.
+
+    Decoders find a text's last token by the padding after it. If the model has no padding token,
+    one that none of the texts ends with is its padding token meanwhile.
+    """
+    config = model.config.get_text_config()
+    before: int | None = getattr(config, "pad_token_id", None)
+    if padding_id(model) is None:
+        last = {ids[-1] for ids in rows}
+        config.pad_token_id = next(token for token in range(len(rows) + 1) if token not in last)
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+    try:
+        return classify(model, ids.to(model.device), mask.to(model.device))
+    finally:
+        config.pad_token_id = before
+
+
+@torch.no_grad()
+def mixes_padding(model: Any, short: list[int], long: list[int]) -> bool:
+    """Whether a classifier's logits of a text depend on the padding beside it.
+
+    Some kinds mix tokens without regard to the mask: by Fourier transforms (FNet), by convolutions
+    (ConvBERT, MobileBERT), or by segments of the text (Nyströmformer). ``short`` and ``long`` are
+    the token ids of two texts.
+    """
+    alone, beside = classify_rows(model, [short])[0], classify_rows(model, [short, long])[0]
+    return not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -1,33 +1,36 @@
 """A sequence classifier that reads text."""
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import (
+    CutCounter,
+    classify_rows,
     distinct_texts,
     encode,
+    encode_cut,
     group_by_length,
+    mixes_padding,
     padding_budget,
     token_limit,
 )
 from detox_lightning.models.classifier_heads import (
     HEAD_MEANINGS,
     Head,
-    check_head,
     guess_head,
     labels_of,
+    log_odds,
     open_question,
-    probability,
 )
-from detox_lightning.models.cutting import CutCounter, encode_cut
 from detox_lightning.models.loading import check_vocabulary, load_frozen
-from detox_lightning.models.text_padding import logits_of, mixes_padding
-from detox_lightning.models.weight_files import warn_once
+from detox_lightning.models.model_files import warn_once
 
+OVERSHOOT = 0.5  # by which a regressor's value may leave the range from 0 to 1
 PROBES = ["You are kind.", "You are kind, and it is good to see you here with all the others."]
 
 
@@ -37,7 +40,7 @@ class TextClassifier(nn.Module):
     def __init__(
         self, model: str, batch_size: int = 64, head: Head | None = None, flag: str = "head"
     ):
-        """Notes the model; :meth:`load` opens it.
+        """Stores the model's name; :meth:`load` opens it.
 
         Args:
             model: Hub id, local folder or ``demo:NAME``.
@@ -53,8 +56,8 @@ class TextClassifier(nn.Module):
         self.cuts = CutCounter(model)
         self.model: Any = None
         self.tokenizer: Any = None
-        self.max_padding: int | None = None  # tokens per batch; None: as many as cost nothing
-        self._last: tuple[tuple[list[str], list[str] | None], Tensor] | None = None
+        self.mixes_padding = False  # then only texts of equal lengths share a batch
+        self._last: tuple[list[tuple[str, str]], Tensor] | None = None
 
     @property
     def head(self) -> Head:
@@ -84,21 +87,21 @@ class TextClassifier(nn.Module):
         """
         if self.model is not None:
             return
-        ending = "ForSequenceClassification"
-        self.tokenizer, self.model = load_frozen(
-            f"AutoModel{ending}",
-            self.name,
-            "the classifier",
-            endings=(ending,),
-            does="classify texts",
-            example=f"Roberta{ending}",
-        )
+        self.tokenizer, self.model = load_frozen("classifier", self.name)
         check_vocabulary(self.name, self.tokenizer, self.model)
-        check_head(self.named_head, self.labels, self.name, self.flag)
+        labels = self.labels
+        if self.named_head not in (None, *get_args(Head)):
+            raise InputError(
+                f"{self.flag}={self.named_head}: choose from {', '.join(get_args(Head))}, or null"
+            )
+        if self.named_head == "softmax" and len(labels) == 1:
+            raise InputError(
+                f"{self.flag}=softmax: the classifier {self.name!r} has a single output, "
+                f"{labels[0]}, that excludes no other; give sigmoid or value"
+            )
         self.cuts.max_tokens = token_limit(self.model, self.tokenizer)
         probes = encode(self.tokenizer, PROBES, self.cuts.max_tokens)
-        if all(probes) and mixes_padding(self.model, *probes):
-            self.max_padding = 0
+        self.mixes_padding = all(probes) and mixes_padding(self.model, *probes)
 
     def warn_guessed(self) -> None:
         """Warns once if the meaning of the outputs is a guess."""
@@ -122,8 +125,32 @@ class TextClassifier(nn.Module):
         return self.labels.index(label)
 
     def probability(self, logits: Tensor, index: int) -> Tensor:
-        """Returns ``[n]`` probabilities of one label; see :func:`probability`."""
-        return probability(logits, index, self.head, self.name, self.flag)
+        """Returns ``[n]`` probabilities of one label from logits ``[n, labels]``.
+
+        A ``value`` is taken for the probability that it is meant to be, with a warning if it is a
+        little outside of 0 to 1, as a regressor's is now and then.
+
+        Raises:
+            InputError: If a value is far from any probability.
+        """
+        if self.head != "value":
+            return log_odds(logits, index, self.head).sigmoid()
+        values = logits[:, index]
+        outside = values[(values < 0) | (values > 1)]
+        if len(outside):
+            furthest = outside[(outside - 0.5).abs().argmax()].item()
+            if not -OVERSHOOT <= furthest <= 1 + OVERSHOOT:
+                raise InputError(
+                    f"the classifier {self.name!r} gave the value {furthest:g} for a text, which "
+                    f"is no probability (0 to 1): name a classifier, or give {self.flag}=sigmoid "
+                    "if its values are log-odds"
+                )
+            warnings.warn(
+                f"the classifier {self.name!r} gives values a little below 0 or above 1; they are "
+                "taken as they are",
+                stacklevel=2,
+            )
+        return values
 
     @torch.no_grad()
     def forward(self, texts: list[str], prompts: list[str] | None = None) -> Tensor:
@@ -140,13 +167,14 @@ class TextClassifier(nn.Module):
         Returns:
             ``[n, labels]`` logits, float32, which the caller may change.
         """
-        if self._last is None or self._last[0] != (texts, prompts):
-            before = [""] * len(texts) if prompts is None else prompts
-            bare = [text.strip() for text in texts] if prompts is None else texts
-            distinct, rows = distinct_texts(list(zip(before, bare, strict=True)))
+        if prompts is None:
+            pairs = [("", text.strip()) for text in texts]
+        else:
+            pairs = list(zip(prompts, texts, strict=True))
+        if self._last is None or self._last[0] != pairs:
+            distinct, rows = distinct_texts(pairs)
             logits = self._classify(distinct)
-            question = list(texts), None if prompts is None else list(prompts)
-            self._last = question, logits[rows.to(logits.device)]
+            self._last = pairs, logits[rows.to(logits.device)]
         return self._last[1].clone()
 
     def _classify(self, pairs: list[tuple[str, str]]) -> Tensor:
@@ -158,11 +186,9 @@ class TextClassifier(nn.Module):
         encoded = [ids or [start] for ids in encode_cut(self.tokenizer, pairs, self.cuts)]
         shape = len(pairs), self.model.config.num_labels
         logits = torch.empty(shape, device=device, dtype=torch.float32)
-        max_padding = self.max_padding
-        if max_padding is None:
-            max_padding = padding_budget(self.model)
-        for rows in group_by_length([len(ids) for ids in encoded], max_padding, self.batch_size):
-            batch = logits_of(self.model, [encoded[row] for row in rows])
+        budget = 0 if self.mixes_padding else padding_budget(self.model)
+        for rows in group_by_length([len(ids) for ids in encoded], budget, self.batch_size):
+            batch = classify_rows(self.model, [encoded[row] for row in rows])
             logits[torch.tensor(rows, device=device)] = batch
         return logits
 

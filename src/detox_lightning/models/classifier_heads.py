@@ -1,8 +1,7 @@
 """Meaning of a sequence classifier's outputs: its labels, and what its head gives for each."""
 
 import re
-import warnings
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -14,13 +13,12 @@ HEAD_MEANINGS = {
     "sigmoid": "each of its outputs has a probability of its own",
     "value": "its output is the value itself",
 }
-# names of labels that hold only where no other does
+# names of labels of texts that are none of the others
 NEITHER = {
     *("no", "not", "non", "none", "neither", "nothing", "neutral", "normal", "negative"),
     *("clean", "safe", "ok", "okay", "fine", "benign", "harmless", "acceptable", "other"),
 }
 NEGATIONS = ("no", "non", "not", "un", "in")
-OVERSHOOT = 0.5  # by which a regressor's value may leave the range from 0 to 1
 
 
 def labels_of(config: Any, name: str) -> list[str]:
@@ -34,21 +32,21 @@ def labels_of(config: Any, name: str) -> list[str]:
     if numbers != list(range(len(numbers))):
         raise InputError(
             f"the config.json of the classifier {name!r} numbers its outputs {numbers} in "
-            "id2label; they go from 0 on, each by one: mend it"
+            "id2label, which must count 0, 1, 2, …: correct it"
         )
     labels = [str(config.id2label[number]) for number in numbers]
     indices = getattr(config, "label2id", None) or {}
     for index, label in enumerate(labels):
         if labels.count(label) > 1:
             raise InputError(
-                f"the classifier {name!r} has two outputs of the label {label!r}; mend id2label in "
-                "its config.json"
+                f"the classifier {name!r} has two outputs of the label {label!r}; correct "
+                "id2label in its config.json"
             )
         if indices.get(label) is not None and int(indices[label]) != index:
             raise InputError(
                 f"the config.json of the classifier {name!r} contradicts itself: by id2label its "
                 f"label {label!r} is output {index}, by label2id {indices[label]}. Find out which "
-                "is right, and mend the other"
+                "is right, and correct the other"
             )
     return labels
 
@@ -60,17 +58,6 @@ def guess_head(config: Any) -> Head:
         return "value"
     is_single = len(config.id2label) == 1
     return "sigmoid" if is_single or problem == "multi_label_classification" else "softmax"
-
-
-def check_head(head: Head | None, labels: list[str], name: str, flag: str) -> None:
-    """Refuses a head, named by ``flag``, that a classifier can't have; None: it is guessed."""
-    if head not in (None, *get_args(Head)):
-        raise InputError(f"{flag}={head}: choose from {', '.join(get_args(Head))}, or null")
-    if head == "softmax" and len(labels) == 1:
-        raise InputError(
-            f"{flag}=softmax: the classifier {name!r} has a single output, {labels[0]}, that "
-            "excludes no other; give sigmoid or value"
-        )
 
 
 def open_question(config: Any, labels: list[str]) -> str | None:
@@ -114,32 +101,3 @@ def log_odds(logits: Tensor, index: int, head: Head) -> Tensor:
     others = logits.clone()
     others[:, index] = -float("inf")
     return logits[:, index] - others.logsumexp(dim=-1)
-
-
-def probability(logits: Tensor, index: int, head: Head, name: str, flag: str) -> Tensor:
-    """Returns ``[n]`` probabilities of a label from logits ``[n, labels]``.
-
-    A ``value`` is taken for the probability that it is meant to be, with a warning if it is a
-    little outside of 0 to 1, as a regressor's is now and then.
-
-    Raises:
-        InputError: If a value is far from any probability.
-    """
-    if head != "value":
-        return log_odds(logits, index, head).sigmoid()
-    values = logits[:, index]
-    outside = values[(values < 0) | (values > 1)]
-    if len(outside):
-        furthest = outside[(outside - 0.5).abs().argmax()].item()
-        if not -OVERSHOOT <= furthest <= 1 + OVERSHOOT:
-            raise InputError(
-                f"the classifier {name!r} gave the value {furthest:g} for a text, which is no "
-                f"probability (0 to 1): name a classifier, or give {flag}=sigmoid if its values "
-                "are log-odds"
-            )
-        warnings.warn(
-            f"the classifier {name!r} gives values a little below 0 or above 1; they are taken as "
-            "they are",
-            stacklevel=2,
-        )
-    return values

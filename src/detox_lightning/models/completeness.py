@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from detox_lightning.models.model_files import warn_once
 from detox_lightning.models.opening import Unusable
-from detox_lightning.models.weight_files import warn_once
 
 PREFIXES = {
     "base_model.model.": "peft, without merging the adapter",
@@ -18,7 +18,7 @@ PREFIXES = {
     "_forward_module.": "a wrapped module of Lightning or DeepSpeed",
     "_fsdp_wrapped_module.": "FSDP",
 }
-# parts for another task that a model may well bring and nobody misses
+# parts of files, for another task, that may be left out without a warning
 HARMLESS = ("pooler.", "cls.", "lm_head.", "classifier.", "score.", "masked_bias", ".version")
 Mismatch = tuple[str, Any, Any]  # a name, its shape in the files, its shape by the config
 
@@ -30,7 +30,7 @@ def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) 
         model: From transformers.
         found: Its ``output_loading_info``, without what transformers itself lets be missing (tied
             weights, tables it computes).
-        fresh_head: Whether a missing head may begin anew.
+        fresh_head: Whether a missing head may be initialized randomly.
     """
     check_shapes(sorted(found["mismatched_keys"]))
     unknown, layers = sorted(found["unexpected_keys"]), dict(model.named_modules())
@@ -41,25 +41,27 @@ def check_complete(model: Any, found: dict[str, Any], fresh_head: bool = False) 
         if name in found["missing_keys"] and name not in tables
         if "Sinusoidal" not in type(layers.get(name.rpartition(".")[0])).__name__
     ]
-    if fresh_head and (fresh := [name for name in missing if _is_head(model, name)]):
-        missing = [name for name in missing if name not in fresh]
-        if not missing and any(
-            "lassification" in kind for kind in model.config.architectures or []
-        ):
-            warn_once(
-                f"{model.name_or_path}: its head is missing and begins anew ({_first(fresh)})"
-            )
+    fresh = [name for name in missing if fresh_head and _is_head(model, name)]
+    missing = [name for name in missing if name not in fresh]
     if missing:
         text = f"weights are missing from its files, and would be random numbers: {_first(missing)}"
         raise Unusable(f"{text}. {_remedy(missing, unknown)}")
+    if fresh and any("lassification" in kind for kind in model.config.architectures or []):
+        warn_once(
+            f"{model.name_or_path}: its head is missing, and a new one is used ({_first(fresh)})"
+        )
     if surplus := [name for name in unknown if _is_left_out(layers, name)]:
         raise Unusable(
             f"its files hold weights for which its config.json has no place: {_first(surplus)}. "
-            "Mend config.json (numbers of layers, biases, quantization), or merge an adapter first"
+            "Correct config.json (numbers of layers, biases, quantization), or merge an adapter "
+            "first"
         )
-    unused = [name for name in unknown if not any(part in name for part in HARMLESS)]
-    if fresh_head:  # the files may have the head of another task
-        unused = [name for name in unused if not _is_head(model, name)]
+    unused = [
+        name
+        for name in unknown
+        if not any(part in name for part in HARMLESS)
+        if not (fresh_head and _is_head(model, name))  # that of another task
+    ]
     if unused:
         warn_once(f"{model.name_or_path}: of its files, weights are not used: {_first(unused)}")
 
@@ -86,17 +88,15 @@ def check_untied_head(model: Any, files: list[Path]) -> None:
     if head is None or head.weight is not words.weight:
         return
     stored = _stored_shapes(files)
-    layers = model.named_modules(remove_duplicate=False)
-    names = {layer: f"{name}.weight" for name, layer in layers if layer in (head, words)}
-    parameters = model.named_parameters(remove_duplicate=False)
-    embeddings = {name for name, x in parameters if x is words.weight} - {names[head]}
-    missing = [] if names[head] in stored else [names[head]]
-    missing += [] if embeddings & stored.keys() else [names[words]]
+    tied = [name for name, x in model.named_parameters(remove_duplicate=False) if x is words.weight]
+    heads = [f"{name}.weight" for name, layer in model.named_modules() if layer is head]
+    embeddings = [name for name in tied if name not in heads]
+    missing = [names[0] for names in (heads, embeddings) if stored.keys().isdisjoint(names)]
     if missing:
         raise Unusable(
-            f"weights are missing from its files, and its config.json says that no others stand "
-            f"for them (tie_word_embeddings: false): {_first(missing)}. Give a model that was "
-            "saved with them: copy or download it again"
+            f"weights are missing from its files, and by its config.json no others take their "
+            f"place (tie_word_embeddings: false): {_first(missing)}. Give a model that was saved "
+            "with them: copy or download it again"
         )
 
 
@@ -105,8 +105,8 @@ def find_mismatches(
 ) -> list[Mismatch]:
     """Compares shapes in a model's files with its config, after transformers failed to open it.
 
-    Weights are neither read nor allocated. Finds nothing if it fails itself. ``options`` are for
-    ``AutoConfig.from_pretrained``.
+    Weights are neither read nor allocated. If the comparison fails, too, it finds nothing.
+    ``options`` are for ``AutoConfig.from_pretrained``.
     """
     import transformers
 
@@ -147,7 +147,6 @@ def explain_prefix(missing: list[str], unknown: list[str]) -> str | None:
 
 
 def _remedy(missing: list[str], unknown: list[str]) -> str:
-    """Returns what helps where weights are missing."""
     if prefix := explain_prefix(missing, unknown):
         return prefix
     if unknown:
@@ -156,8 +155,8 @@ def _remedy(missing: list[str], unknown: list[str]) -> str:
             "saved with this head and config.json"
         )
     return (
-        "Give a model that was saved with them: copy or download it again, or mend its config.json "
-        "if that names too much"
+        "Give a model that was saved with them: copy or download it again, or correct its "
+        "config.json if that names too many"
     )
 
 

@@ -1,10 +1,11 @@
 """Opens models and tokenizers by name: hub id, local folder, or ``demo:NAME``.
 
-Safetensors are read, or else pickled tensors and nothing more; code that comes with a model runs
-only where the user asks for it.
+Safetensors are read, or else pickled tensors and nothing more. Code that comes with a model runs
+only if the user asks for it.
 """
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,17 +21,32 @@ from detox_lightning.models.completeness import (
     check_untied_head,
     find_mismatches,
 )
-from detox_lightning.models.finite import check_finite_model
-from detox_lightning.models.model_configs import check_configs, refuse_adapter
-from detox_lightning.models.opening import Unusable, open_by_name
-from detox_lightning.models.weight_files import find_weights, without_conversion
+from detox_lightning.models.model_files import check_configs, find_weights
+from detox_lightning.models.opening import open_by_name
+from detox_lightning.models.precision import check_finite_model
 
 TOKENIZER_FILES = ("*token*", "*vocab*", "*spiece*", "*.model", "*.spm", "*.tiktoken")
+SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 NO_CODE = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
 FOUR_BITS_NEED_CUDA = (
-    "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes lets no gradient through "
-    "such layers; give 8bit, or leave it null"
+    "weights.quantization=4bit needs a CUDA GPU: on a CPU, bitsandbytes computes no gradients "
+    "through such layers; give 8bit, or leave it null"
 )
+
+
+# what judges texts: its auto class, endings of its classes' names, what they do
+JUDGES = {
+    "classifier": (
+        "AutoModelForSequenceClassification",
+        ("ForSequenceClassification",),
+        "classify texts: give one such as RobertaForSequenceClassification",
+    ),
+    "language model": (
+        "AutoModelForCausalLM",
+        ("CausalLM", "LMHeadModel"),
+        "write text alone: give one such as GPT2LMHeadModel",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -42,10 +58,10 @@ class Weights:
 
     Attributes:
         dtype: Type that holds the base's weights; what is trained beside them is float32.
-        quantization: ``4bit`` or ``8bit`` holds the linear layers of a frozen base in so many bits
-            (bitsandbytes); null for none.
-        revision: Branch, tag or commit, on the hub, of the model that is named; where that is an
-            adapter, its config names its base's.
+        quantization: ``4bit`` or ``8bit`` stores the linear layers of a frozen base in 4 or 8 bits
+            per weight (bitsandbytes); null: no quantization.
+        revision: Branch, tag or commit, on the hub, of the model that is named. An adapter's
+            config says which revision of its base is used.
         attn_implementation: ``sdpa``, ``eager``, …; null: transformers' choice.
         trust_remote_code: Run code that comes with the model.
     """
@@ -64,6 +80,20 @@ class Weights:
             )
         if self.quantization == "4bit" and not torch.cuda.is_available():
             raise InputError(FOUR_BITS_NEED_CUDA)
+
+    def check_trainable(self, is_classifier: bool = False) -> None:
+        """Raises an InputError if weights that are opened like this can't all be trained."""
+        kind, lora = ("classifier", "") if is_classifier else ("base", "give lora, or ")
+        if self.quantization:
+            raise InputError(
+                f"weights.quantization={self.quantization}: a quantized {kind} can't be trained; "
+                f"{lora}leave quantization null"
+            )
+        if self.dtype != "float32":
+            raise InputError(
+                f"weights.dtype={self.dtype}: small steps are lost in weights that are trained in "
+                f"it; {lora or 'give '}float32 with trainer.precision=bf16-mixed"
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -110,17 +140,15 @@ def load_tokenizer(name: str, **options: Any) -> Any:
             "tokenizer.json; copy them from the base model, or give --data.tokenizer"
         )
 
-    def load(located: str, **options: Any) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(located, **options)
-        limit = tokenizer.model_max_length
-        if not isinstance(limit, int | float) or limit <= 0:
-            raise Unusable(
-                f"its tokenizer_config.json says model_max_length: {limit!r}, where a number of "
-                "tokens is expected; mend it"
-            )
-        return tokenizer
-
-    return open_by_name("tokenizer", name, load, **{**NO_CODE, **options})
+    options = {**NO_CODE, **options}
+    tokenizer: Any = open_by_name("tokenizer", name, AutoTokenizer.from_pretrained, **options)
+    limit = tokenizer.model_max_length
+    if not isinstance(limit, int | float) or limit <= 0:
+        raise InputError(
+            f"can't open the tokenizer {name!r}: its tokenizer_config.json says model_max_length: "
+            f"{limit!r}, where a number of tokens is expected; correct it"
+        )
+    return tokenizer
 
 
 def load_config(name: str, **options: Any) -> Any:
@@ -149,7 +177,7 @@ def load_model(
         name: Hub id, local folder or ``demo:NAME``.
         dtype: Type that holds the weights, ``float32`` or ``bfloat16``.
         device: Place of quantized weights, which can't move later; None: a GPU if there is one.
-        fresh_head: Whether a head that the files lack may begin anew.
+        fresh_head: Whether a head that the files lack may be initialized randomly.
         options: For ``from_pretrained``: ``revision``, ``attn_implementation``, ``num_labels``, …
 
     Raises:
@@ -160,67 +188,61 @@ def load_model(
 
     def load(located: str, **options: Any) -> Any:
         revision = options.get("revision")
-        refuse_adapter(located, revision)
         config = check_configs(located, revision, options["trust_remote_code"])
         files = find_weights(located, revision)
         try:
-            with without_conversion():
-                model, found = getattr(transformers, auto_class).from_pretrained(
-                    located,
-                    output_loading_info=True,
-                    use_safetensors=all(file.suffix == ".safetensors" for file in files),
-                    ignore_mismatched_sizes=True,  # check_complete refuses them by name
-                    **options,
-                )
+            model, found = getattr(transformers, auto_class).from_pretrained(
+                located,
+                output_loading_info=True,
+                use_safetensors=all(file.suffix == ".safetensors" for file in files),
+                ignore_mismatched_sizes=True,  # check_complete refuses them by name
+                **options,
+            )
         except Exception:
-            keys = {"revision", "trust_remote_code", "id2label", "label2id"} & options.keys()
-            config_options = {key: options[key] for key in keys}
-            check_shapes(find_mismatches(auto_class, located, files, **config_options))
+            check_shapes(find_mismatches(auto_class, located, files, **options))
             raise
         check_complete(model, found, fresh_head)
         if config.get("tie_word_embeddings") is False:
             check_untied_head(model, files)
         return model
 
+    # transformers would ask the hub to convert pickled weights, and wait for it
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     options = {"dtype": getattr(torch, dtype), **NO_CODE, **options}
-    if quantized := options.get("quantization_config"):
-        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is not None and (quantized := options.get("quantization_config")):
         if quantized.load_in_4bit and device.type == "cpu":
             raise InputError(FOUR_BITS_NEED_CUDA)
-        on_gpu = device.type == "cuda"
-        index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
-        options["device_map"] = {"": index if on_gpu else device.type}
+        options["device_map"] = {"": str(device)}
     model = open_by_name("model", name, load, **options).eval()
-    make_saveable(getattr(model, "generation_config", None))
+    generation = getattr(model, "generation_config", None)
+    if generation and any(getattr(generation, name, None) is not None for name in SAMPLING_FIELDS):
+        generation.do_sample = True  # transformers doesn't save an older config without it
     fuse_activations(model)
     return model
 
 
-def load_frozen(
-    auto_class: str, name: str, what: str, endings: tuple[str, ...], does: str, example: str
-) -> tuple[Any, Any]:
-    """Opens a model that judges texts, without gradients, and its tokenizer.
+def load_frozen(kind: Literal["classifier", "language model"], name: str) -> tuple[Any, Any]:
+    """Opens the tokenizer and the model, without gradients, that judge texts.
 
-    Args:
-        auto_class: ``AutoModelForSequenceClassification``, …
-        name: Hub id, local folder or ``demo:NAME``.
-        what: Kind of model, for messages.
-        endings: Accepted suffixes of its class's name; of another class, weights would be random.
-        does: Verb phrase for the message, such as ``classify texts``.
-        example: An accepted class.
-
-    Returns:
-        The tokenizer and the model.
+    Raises:
+        InputError: If there is no such model, or its class would do this with random weights.
     """
+    auto_class, endings, use = JUDGES[kind]
     tokenizer = load_tokenizer(name)
-    kinds = load_config(name).architectures or []
-    if kinds and not any(kind.endswith(endings) for kind in kinds):
-        raise InputError(
-            f"the model {name!r} is a {kinds[0]}, which doesn't {does}: give one such as {example}"
-        )
+    check_class(name, load_config(name), endings, use)
     model = load_model(auto_class, name).requires_grad_(False)
-    check_finite_model(what, name, model)
+    check_finite_model(f"the {kind}", name, model)
     return tokenizer, model
+
+
+def check_class(name: str, config: Any, endings: tuple[str, ...], use: str) -> None:
+    """Raises an InputError if none of a model's classes has one of the accepted ``endings``.
+
+    ``use`` says for the message what such classes do, and gives an example.
+    """
+    classes = config.architectures or []
+    if classes and not any(one.endswith(endings) for one in classes):
+        raise InputError(f"the model {name!r} is a {classes[0]}, which doesn't {use}")
 
 
 def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
@@ -233,19 +255,9 @@ def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
     needed = max(tokenizer.vocab_size, *(token + 1 for token in special if token is not None), 0)
     if needed > rows:
         raise InputError(
-            f"the model {name!r} knows {rows} tokens, and its tokenizer makes {needed}: it is "
-            "another model's. Give --data.tokenizer, or the folder that both were saved in"
+            f"the model {name!r} has embeddings of {rows} tokens, and its tokenizer has {needed}: "
+            "that is another model's. Give --data.tokenizer, or the folder that both were saved in"
         )
-
-
-def make_saveable(config: Any) -> None:
-    """Sets ``do_sample`` in an older generation config that has a temperature or the like alone.
-
-    transformers refuses to save such a config. None: nothing is done.
-    """
-    fields = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-    if config is not None and any(getattr(config, name, None) is not None for name in fields):
-        config.do_sample = True
 
 
 def fuse_activations(model: Any) -> None:
@@ -256,7 +268,6 @@ def fuse_activations(model: Any) -> None:
     """
     from transformers.activations import NewGELUActivation
 
-    for layer in list(model.modules()):
-        for name, part in list(layer.named_children()):
-            if isinstance(part, NewGELUActivation):
-                setattr(layer, name, nn.GELU(approximate="tanh"))
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(layer, NewGELUActivation):
+            model.set_submodule(name, nn.GELU(approximate="tanh"))

@@ -13,8 +13,8 @@ from detox_lightning.models.adapter_embeddings import (
     refuse_unreached,
 )
 from detox_lightning.models.completeness import explain_prefix
+from detox_lightning.models.model_files import ADAPTER_WEIGHTS, find_weights
 from detox_lightning.models.opening import open_by_name
-from detox_lightning.models.weight_files import check_adapter
 
 # Options of peft that may change the base itself, with the values that don't.
 BASE_OPTIONS = {
@@ -67,9 +67,9 @@ def add_lora(base: Any, lora: LoRA, task_type: str) -> Any:
     _check_options(lora.options or {})
     _check_names(base, "target_modules", lora.target_modules)
     _check_names(base, "modules_to_save", lora.modules_to_save)
-    targets = _default_targets(base)
-    if lora.target_modules:
-        targets = {"target_modules": lora.target_modules}
+    targets = {"target_modules": lora.target_modules}
+    if not lora.target_modules:
+        targets = _default_targets(base)
     try:
         config = LoraConfig(
             task_type=task_type,
@@ -109,35 +109,32 @@ def load_adapter(base: Any, name: str, revision: str | None = None) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    def load(located: str, **options: Any) -> tuple[Any, dict[str, Any], set[str]]:
-        check_adapter(located, **options)
+    def load(located: str, **options: Any) -> Any:
+        find_weights(located, names=ADAPTER_WEIGHTS, **options)
         saved = load_peft_weights(located, device="cpu", **options)
         changed = changed_weights(base, saved, name)
         try:
-            model = PeftModel.from_pretrained(base, located, is_trainable=True, **options)
-        except RuntimeError as error:
+            model: Any = PeftModel.from_pretrained(base, located, is_trainable=True, **options)
+        except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+            if "Target modules" in reason:
+                reason = f"{base.config.model_type} has no layers of its names"
+            elif isinstance(error, ValueError):
+                raise
             raise _misfit(name, base, reason) from error
-        return model, saved, changed
+        # peft opens what fits, and only warns if that is not the whole adapter.
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+        known = get_peft_model_state_dict(model, save_embedding_layers=True).keys()
+        surplus = [key for key in saved if key not in known]
+        missing = [key for key in expected if key not in saved]
+        if surplus or missing:
+            in_one = f"{(surplus + missing)[0]} is in one of them and not in the other"
+            raise _misfit(name, base, explain_prefix(missing, surplus) or in_one)
+        model.brings_embeddings = not changed <= expected
+        drop_unreached(model)
+        return model
 
-    try:
-        model, saved, changed = open_by_name("adapter", name, load, revision=revision)
-    except InputError as error:
-        if "Target modules" not in str(error):
-            raise
-        reason = f"{base.config.model_type} has no layers of its names"
-        raise _misfit(name, base, reason) from error
-    # peft opens what fits and only warns of the rest: an adapter that is half there is a mistake.
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    known = get_peft_model_state_dict(model, save_embedding_layers=True).keys()
-    surplus = [key for key in saved if key not in known]
-    missing = [key for key in expected if key not in saved]
-    if surplus or missing:
-        in_one = f"{(surplus + missing)[0]} is in one of them and not in the other"
-        raise _misfit(name, base, explain_prefix(missing, surplus) or in_one)
-    model.brings_embeddings = not changed <= expected
-    drop_unreached(model)
-    return model
+    return open_by_name("adapter", name, load, revision=revision)
 
 
 def _misfit(name: str, base: Any, reason: str) -> InputError:
@@ -152,8 +149,8 @@ def _check_options(options: dict[str, Any]) -> None:
     for name, harmless in BASE_OPTIONS.items():
         if options.get(name, harmless[0]) not in harmless:
             raise InputError(
-                f"lora.options.{name}={options[name]}: this changes the base, which must stay as "
-                f"it is, being the reference; possible are {', '.join(map(str, harmless))}"
+                f"lora.options.{name}={options[name]}: this changes the base, which is the "
+                f"reference and must stay as it is; give {' or '.join(map(str, harmless))}"
             )
 
 
@@ -180,10 +177,9 @@ def _default_targets(base: Any) -> dict[str, Any]:
         for name, part in named
         if isinstance(part, PreTrainedModel) and "text" not in part.input_modalities
     ]
+    by_peft = base.config.model_type in PEFT_CHOICES
     return {
-        "target_modules": None
-        if base.config.model_type in PEFT_CHOICES
-        else sorted(endings) or None,
+        "target_modules": None if by_peft else sorted(endings) or None,
         "exclude_modules": rf"({'|'.join(towers)})\..*" if towers else None,
     }
 

@@ -5,7 +5,6 @@ A name is a hub id, a local folder, or ``demo:NAME``.
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,14 +35,14 @@ QUIETLY = {
 
 
 class Unusable(Exception):
-    """Files that can't be used: the fault and its remedy, without the name of the model."""
+    """Files can't be used. The message gives the fault and its remedy, without the model's name."""
 
 
 def open_by_name(what: str, name: str, loader: Callable[..., Loaded], **options: Any) -> Loaded:
     """Calls a ``from_pretrained`` and turns its failures into one line.
 
     Whatever a library raises because a file is not what it expects is a mistake in that file, not
-    in the program; only memory that runs out is neither.
+    in the program. Only running out of memory is neither.
 
     Args:
         what: Kind of thing that is opened, for the message.
@@ -76,18 +75,26 @@ def is_local(name: str) -> bool:
     return Path(locate(name)).exists()
 
 
-def find_file(located: str, name: str, revision: str | None = None) -> Path | None:
-    """Returns a file of a folder, or of a hub id (from the cache); None if it doesn't exist."""
+def find_file(located: str, name: str, **options: Any) -> Path | None:
+    """Returns a file of a folder, or of a hub id (from the cache); None if it doesn't exist.
+
+    ``options`` are ``revision`` and the like, for transformers' ``cached_file``.
+    """
     from transformers.utils.hub import cached_file
 
-    if Path(located).is_dir():
-        return file if (file := Path(located, name)).is_file() else None
-    found = cached_file(located, name, revision=revision, **QUIETLY)
+    found = cached_file(located, name, **QUIETLY, **options)
     return Path(found) if found else None
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """Reads a file that holds one JSON object; raises :class:`Unusable` if it doesn't."""
+def find_object(located: str, name: str, **options: Any) -> dict[str, Any] | None:
+    """Returns the JSON object in a file; see :func:`find_file`.
+
+    Raises:
+        Unusable: If the file holds something else.
+    """
+    file = find_file(located, name, **options)
+    if file is None:
+        return None
     again = "copy or download it again"
     try:
         content = json.loads(file.read_text(encoding="utf8"))
@@ -105,23 +112,23 @@ def explain_failure(what: str, name: str, error: Exception, revision: str | None
     """Returns the reason why a library can't open ``name``, and the remedy."""
     if "trust_remote_code" in str(error):
         return (
-            "it brings code of its own, which is not run unasked. If you have read it and trust "
-            "it, give --model.weights.trust_remote_code=true"
+            "it brings code of its own, which runs only if you ask for it. If you have read it and "
+            "trust it, give --model.weights.trust_remote_code=true"
         )
     place = Path(locate(name)).expanduser()
     if place.is_file():
         return f"this is a file. {FORMAT}"
     if place.is_dir() and not any(place.iterdir()):
         return "the folder is empty. Give one in Hugging Face format with safetensors"
-    folder = place if place.is_dir() else _snapshot(name, revision)
-    for file in [folder / name for name in JSON_FILES] if folder else []:
-        if file.is_file():
-            try:
-                read_object(file)
-            except Unusable as fault:
-                return str(fault)
+    try:
+        for file in JSON_FILES:
+            find_object(str(place), file, revision=revision, local_files_only=True)
+    except Unusable as fault:
+        return str(fault)
+    except (OSError, ValueError):  # a name that the hub can't have
+        pass
     if type(error).__name__ == "SafetensorError":
-        return f"its weights are torn ({error}); copy or download them again"
+        return f"its weights are damaged ({error}); copy or download them again"
     reason = _as_line(error)
     if "attn_implementation" in reason:
         return f"--model.weights.attn_implementation: {reason}"
@@ -153,14 +160,3 @@ def _as_line(error: Exception) -> str:
     if text and (isinstance(error, CLEAR_ERRORS) or text != lines[0]):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _snapshot(name: str, revision: str | None) -> Path | None:
-    """Returns the folder of a hub id in the cache, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    with suppress(ValueError):  # a name that the hub can't have
-        for file in JSON_FILES:
-            if isinstance(found := try_to_load_from_cache(name, file, revision=revision), str):
-                return Path(found).parent
-    return None

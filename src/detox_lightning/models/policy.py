@@ -19,11 +19,7 @@ from detox_lightning.models.families.base import Family, HeadFunction, base_mode
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
 from detox_lightning.models.source import ModelSource
-from detox_lightning.models.special_tokens import (
-    end_tokens,
-    plain_generation_config,
-    without_end_marks,
-)
+from detox_lightning.models.special_tokens import decoder_start, end_tokens, without_end_marks
 from detox_lightning.models.value_head import ValueHead
 
 
@@ -54,16 +50,17 @@ class Policy(ReferencedModel):
 
     def __init__(self, model: Any, family: Family, sampling: Sampling, value_head: bool = True):
         base = base_model(model)
-        generation_config = base.generation_config
-        base.generation_config = plain_generation_config(base)
+        base.generation_config.decoder_start_token_id = decoder_start(base)
         super().__init__(model)
-        self.generation_config = generation_config  # is saved with the model
         self.family = family
         self.sampling = sampling
         self.static_steps = StaticSteps()
         self.merged_weights: MergedWeights = {}  # a captured step finds them at the same addresses
         self._lean: dict[int, bool] = {}
-        self.value_head = ValueHead(_hidden_size(base)) if value_head else None
+        # the width of the head's input, which may be narrower than the layers
+        width = getattr(base.get_output_embeddings(), "in_features", None)
+        width = width or base.config.get_text_config(decoder=True).hidden_size
+        self.value_head = ValueHead(width) if value_head else None
         self.restored_value_head = False  # whether the value head was trained before
         self.eval()
 
@@ -122,7 +119,7 @@ class Policy(ReferencedModel):
         prompts: EncodedPrompts | None = None,
         entropy_gradient: bool = False,
     ) -> tuple[PolicyOutput, Tensor]:
-        """As :meth:`forward`, and ``[m, t, V]`` logits of the sampler's distribution."""
+        """Like :meth:`forward`; also returns ``[m, t, V]`` logits of the sampler's distribution."""
         raw, hidden = self._run(prompt_ids, prompt_mask, response_ids, prompts)
         logits = sampler_logits(
             raw, self.sampling.temperature, self.sampling.min_new_tokens, self.eos_token_ids
@@ -143,7 +140,7 @@ class Policy(ReferencedModel):
 
     @property
     def records_exactly(self) -> bool:
-        """Whether log-probabilities noted while sampling are, to rounding, a forward pass's."""
+        """Whether log-probabilities noted while sampling equal a forward pass's, to rounding."""
         return self.is_full_precision and self.sampling.is_exact
 
     @property
@@ -256,9 +253,3 @@ def load_policy(
     if policy.value_head is not None:
         policy.restored_value_head = policy.value_head.restore(source.load_value_head())
     return policy
-
-
-def _hidden_size(model: Any) -> int:
-    """The width of the head's input, which may be narrower than the layers."""
-    width = getattr(model.get_output_embeddings(), "in_features", None)
-    return int(width or model.config.get_text_config(decoder=True).hidden_size)

@@ -1,9 +1,12 @@
-"""Precisions of computing and of weights: those in which training would lose steps are refused."""
+"""Numbers that can't be trained with: precisions that lose steps, weights that are not finite."""
+
+import math
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.loading import Weights
 
 SUPPORTED = ("32-true", "32", "None", "bf16-mixed", "bf16")  # Lightning's names
 REMEDY = "Give bf16-mixed or 32-true"
@@ -49,16 +52,42 @@ def check_precision(precision: object, flag: str = "trainer.precision") -> None:
         )
 
 
-def check_trainable_dtype(weights: Weights, is_classifier: bool = False) -> None:
-    """Raises an InputError unless weights are opened so that all of them can be trained."""
-    kind, lora = ("classifier", "") if is_classifier else ("base", "give lora, or ")
-    if weights.quantization:
-        raise InputError(
-            f"weights.quantization={weights.quantization}: a quantized {kind} can't be trained; "
-            f"{lora}leave quantization null"
-        )
-    if weights.dtype != "float32":
-        raise InputError(
-            f"weights.dtype={weights.dtype}: small steps are lost in weights that are trained in "
-            f"it; {lora or 'give '}float32 with trainer.precision=bf16-mixed"
-        )
+def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Returns the names of the tensors that hold a NaN or an infinite number.
+
+    Waits for the device once, if there are none. Quantized tensors hold none.
+    """
+    tensors = {
+        name: x.detach()
+        for name, x in named
+        if x.is_floating_point() and x.element_size() > 1 and x.numel() and not x.is_meta
+    }
+    largest = torch.nn.utils.get_total_norm(tensors.values(), norm_type=math.inf)
+    if math.isfinite(float(largest)):
+        return []
+    return [name for name, x in tensors.items() if not x.isfinite().all()]
+
+
+def check_finite(
+    named: Iterable[tuple[str, Tensor]], what: str, remedy: str, kind: type[Exception] = InputError
+) -> None:
+    """Refuses weights that are not finite.
+
+    Args:
+        named: Names and weights.
+        what: Flag or file that they come from, for the message.
+        remedy: What helps.
+        kind: Exception that is raised.
+
+    Raises:
+        InputError: If there are any; or another ``kind``.
+    """
+    if broken := not_finite(named):
+        count = f"{len(broken)} tensors have" if len(broken) > 1 else "a tensor has"
+        raise kind(f"{what}: {count} weights that are NaN or infinite ({broken[0]}): {remedy}")
+
+
+def check_finite_model(flag: str, name: str, model: torch.nn.Module) -> None:
+    """Refuses a model that was opened by ``name``, given by ``flag``, if it is not finite."""
+    remedy = "training has broken it, or the file is damaged; give another one"
+    check_finite(model.named_parameters(), f"{flag} {name!r}", remedy)

@@ -1,13 +1,13 @@
 """A model to train, and the reference: the same model as it was when training began."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from detox_lightning.errors import InputError
@@ -49,28 +49,25 @@ class ReferencedModel(nn.Module):
         return super().train(False)
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Inside the block the model is the reference."""
-        if self.frozen is not None:
+    def reference(self, wanted: bool = True) -> Iterator[None]:
+        """Inside the block the model is the reference, if that is ``wanted``."""
+        if not wanted:
+            yield
+        elif self.frozen is not None:
             self.model, self.frozen = self.frozen, self.model
             try:
                 yield
             finally:
                 self.model, self.frozen = self.frozen, self.model
-            return
-        if REFERENCE not in self.model.peft_config:
+        elif REFERENCE in self.model.peft_config:
+            self.model.set_adapter(REFERENCE, inference_mode=True)
+            try:
+                yield
+            finally:
+                self.model.set_adapter("default")
+        else:
             with self.model.disable_adapter():
                 yield
-            return
-        self.model.set_adapter(REFERENCE, inference_mode=True)
-        try:
-            yield
-        finally:
-            self.model.set_adapter("default")
-
-    def reference_if(self, wanted: bool) -> AbstractContextManager[None]:
-        """:meth:`reference` if wanted, else a block that changes nothing."""
-        return self.reference() if wanted else nullcontext()
 
     def enable_gradient_checkpointing(self) -> None:
         """Makes the backward pass compute the layers' activations again.
@@ -97,8 +94,12 @@ def copy_adapter(model: Any, family: Family) -> None:
     model.eval()
     before = family.dry_run(base)
     saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    config_of_copy = copy(config)
+    config_of_copy.inference_mode = True
+    if str(getattr(config, "init_lora_weights", "")).lower().startswith(CHANGES_BASE):
+        config_of_copy.init_lora_weights = True  # the adapter itself has changed the base already
     try:
-        model.add_adapter(REFERENCE, _config_of_copy(config))
+        model.add_adapter(REFERENCE, config_of_copy)
         set_peft_model_state_dict(model, saved, adapter_name=REFERENCE)
         model.set_adapter(REFERENCE, inference_mode=True)
         model.eval()
@@ -106,25 +107,13 @@ def copy_adapter(model: Any, family: Family) -> None:
         model.set_adapter("default")
     except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise _refusal(config, str(error).strip().partition("\n")[0].rstrip(".")) from error
-    for key, parameter in model.named_parameters():
-        if REFERENCE in key.split("."):
+    for name, parameter in model.named_parameters():
+        if REFERENCE in name.split("."):
             parameter.requires_grad_(False)
-    if not (_are_close(before, copied) and _are_close(before, family.dry_run(base))):
+    # NaN passes here: weights that are not finite have a message of their own
+    after = copied, family.dry_run(base)
+    if not all(torch.allclose(before, x, rtol=1e-2, atol=1e-3, equal_nan=True) for x in after):
         raise _refusal(config, "putting the copy on changes the model")
-
-
-def _config_of_copy(config: Any) -> Any:
-    """A config that leaves the base alone: the adapter itself has changed the base already."""
-    config = copy(config)
-    config.inference_mode = True
-    if str(getattr(config, "init_lora_weights", "")).lower().startswith(CHANGES_BASE):
-        config.init_lora_weights = True
-    return config
-
-
-def _are_close(one: Tensor, other: Tensor) -> bool:
-    # NaN is let pass: weights that are not finite have a message of their own
-    return torch.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 def _refusal(config: Any, reason: str) -> InputError:

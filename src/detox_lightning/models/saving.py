@@ -60,7 +60,7 @@ def save_merged(
     assert found is not None, adapter
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     base = load_model(auto_class, found.name, revision=found.revision, **trust)
-    tied = _tied(base)
+    tied = base.all_tied_weights_keys.items()
     model = PeftModel.from_pretrained(base, adapter)
     _untie(model)
     try:
@@ -74,17 +74,15 @@ def save_merged(
     if (adapter / GENERATION_CONFIG_NAME).is_file():
         merged.generation_config = GenerationConfig.from_pretrained(adapter)
     weights = merged.state_dict()
-    were_tied = any(not torch.equal(weights[one], weights[other]) for one, other in tied)
-    head, embeddings = merged.get_output_embeddings(), merged.get_input_embeddings()
-    are_two = head is not None and not torch.equal(head.weight, embeddings.weight)
-    if were_tied or are_two:  # with a config that ties them, a file would hold but one of them
+    differ = any(not torch.equal(weights[one], weights[other]) for one, other in tied)
+    if differ:  # with a config that ties them, a file would hold but one of them
         merged.config.tie_word_embeddings = False
     save_model(merged, load_tokenizer(str(adapter), **trust), folder)
-    if were_tied and not _holds(folder, merged, auto_class, **trust):
+    if differ and not _holds(folder, merged, auto_class, **trust):
         raise InputError(
             f"export.merged: {base.config.model_type} ties its embeddings, and one of them was "
-            "trained apart (lora.modules_to_save, lora.target_modules): no plain model holds that. "
-            f"{adapter} does"
+            "trained apart (lora.modules_to_save, lora.target_modules), which a plain model can't "
+            f"hold. {adapter} holds it; leave export.merged out"
         )
 
 
@@ -101,17 +99,6 @@ def _untie(model: Any) -> None:
             if users[id(weight)] > 1:
                 copied = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
                 setattr(base, name, copied)
-
-
-def _tied(model: Any) -> list[tuple[str, str]]:
-    """Names of weights that are one and the same, in pairs."""
-    first: dict[int, str] = {}
-    named = model.named_parameters(remove_duplicate=False)
-    return [
-        (first[id(weight)], name)
-        for name, weight in named
-        if first.setdefault(id(weight), name) != name
-    ]
 
 
 def _holds(folder: Path, model: Any, auto_class: str, **options: Any) -> bool:

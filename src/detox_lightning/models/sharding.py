@@ -4,15 +4,12 @@ PyTorch's FSDP2 does the work (https://docs.pytorch.org/docs/stable/distributed.
 Trainable parts, an adapter and a value head, are small and stay whole in every process.
 """
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
-from detox_lightning.errors import InputError
 from detox_lightning.models.policy import Policy
 
 
@@ -25,18 +22,10 @@ def shard(policy: Policy, mesh: Any) -> None:
     Args:
         policy: An adapter on a frozen base; it is changed in place.
         mesh: The processes, in one dimension.
-
-    Raises:
-        InputError: If this PyTorch can't leave the adapter whole.
     """
     from torch.distributed.fsdp import fully_shard
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    if "ignored_params" not in inspect.signature(fully_shard).parameters:
-        raise InputError(
-            f"trainer.strategy=sharded needs torch 2.7 or later, this is {torch.__version__}: "
-            "update it, or give ddp"
-        )
     base = policy.base
     adapters = set(policy.model.peft_config)
     options: dict[str, Any] = {

@@ -20,6 +20,7 @@ from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import (
     Weights,
+    check_class,
     check_vocabulary,
     load_config,
     load_model,
@@ -27,7 +28,6 @@ from detox_lightning.models.loading import (
 )
 from detox_lightning.models.lora import LoRA, add_lora, load_adapter
 from detox_lightning.models.opening import find_file, open_by_name
-from detox_lightning.models.precision import check_trainable_dtype
 from detox_lightning.models.special_tokens import complete_special_tokens
 from detox_lightning.protocols import CHECKPOINT_KEY
 
@@ -40,6 +40,7 @@ LANGUAGE_MODELS = (  # endings of class names
     "MTModel",
 )
 STATE_SPACE_MODELS = ("mamba", "rwkv")
+PLAIN = Weights()
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,11 @@ class ModelSource:
     checkpoint: str | None = None
     base_revision: str | None = None
     adapter_revision: str | None = None
-    weights: Weights = Weights()  # noqa: RUF009
+    weights: Weights = PLAIN
 
     @classmethod
     def resolve(
-        cls,
-        name: str,
-        adapter: str | None = None,
-        weights: Weights = Weights(),  # noqa: B008
+        cls, name: str, adapter: str | None = None, weights: Weights = PLAIN
     ) -> "ModelSource":
         """Finds out what a name stands for, before any weights are opened.
 
@@ -123,12 +121,12 @@ class ModelSource:
         Raises:
             InputError: If the base is no language model, or one without attention.
         """
-        classes, kind = self.config.architectures or [], self.config.model_type
-        if classes and not any(name.endswith(LANGUAGE_MODELS) for name in classes):
-            raise InputError(
-                f"the model {self.base!r} is a {classes[0]}, which doesn't write text: give a "
-                "model such as T5ForConditionalGeneration, GPT2LMHeadModel or LlamaForCausalLM"
-            )
+        use = (
+            "write text: give one such as T5ForConditionalGeneration, GPT2LMHeadModel or "
+            "LlamaForCausalLM"
+        )
+        check_class(self.base, self.config, LANGUAGE_MODELS, use)
+        kind = self.config.model_type
         if any(name in kind for name in STATE_SPACE_MODELS):
             raise InputError(
                 f"the model {self.base!r} is of the kind {kind}, which keeps a state instead of "
@@ -154,14 +152,14 @@ class ModelSource:
         """
         config = self.config.get_text_config(decoder=True)
         available = getattr(config, "max_position_embeddings", None)
-        flag = max(responses, key=lambda flag: responses[flag])
-        lengths = (prompt, responses[flag])
-        needed = sum(lengths) if self.family.shares_positions else max(lengths)
+        flag, response = max(responses.items(), key=lambda item: item[1])
+        needed, held = max(prompt, response), "either"
+        if self.family.shares_positions:
+            needed, held = prompt + response, "both together"
         if available is not None and needed > available:
             raise InputError(
-                f"data.max_prompt_tokens={prompt}, {flag}={responses[flag]}: {self.base!r} has "
-                f"{available} positions, which must hold "
-                f"{'both together' if self.family.shares_positions else 'either'}; lower them"
+                f"data.max_prompt_tokens={prompt}, {flag}={response}: {self.base!r} has "
+                f"{available} positions, which must hold {held}; lower them"
             )
 
     def load(
@@ -190,7 +188,7 @@ class ModelSource:
                 all weights are to be trained of a base that is quantized or not in float32.
         """
         if lora is None and not self.has_adapter:
-            check_trainable_dtype(self.weights)
+            self.weights.check_trainable()
         if self.adapter is not None:
             check_adapter_kind(self.adapter, self.adapter_revision, with_reference)
         options = {**self.weights.options, "revision": self.base_revision, "device": device}
@@ -215,15 +213,14 @@ class ModelSource:
 
     def load_value_head(self) -> dict[str, torch.Tensor] | None:
         """Returns the ``state_dict`` of the value head that was trained before, if one was."""
+        from safetensors.torch import load_file
+
         if self.checkpoint is not None:
             return saved_value_head(self.checkpoint)
+
+        def read(located: str, **options: Any) -> dict[str, torch.Tensor] | None:
+            file = find_file(located, VALUE_HEAD, **options)
+            return None if file is None else load_file(file)
+
         revision = self.base_revision if self.adapter is None else self.adapter_revision
-        name = self.adapter or self.base
-        return open_by_name("value head of", name, _read_value_head, revision=revision)
-
-
-def _read_value_head(located: str, revision: str | None = None) -> dict[str, torch.Tensor] | None:
-    from safetensors.torch import load_file
-
-    file = find_file(located, VALUE_HEAD, revision)
-    return None if file is None else load_file(file)
+        return open_by_name("value head of", self.adapter or self.base, read, revision=revision)

@@ -32,23 +32,6 @@ def decoder_start(model: Any) -> int | None:
     return next((token for token in starts if token is not None), None)
 
 
-def plain_generation_config(model: Any) -> Any:
-    """Returns a generation config with the model's special tokens and nothing else.
-
-    With beams, forced tokens or penalties of the model's own config, ``generate`` would sample from
-    another distribution than the policy's.
-    """
-    from transformers import GenerationConfig
-
-    config = model.generation_config
-    return GenerationConfig(
-        decoder_start_token_id=decoder_start(model),
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )
-
-
 def complete_special_tokens(model: Any, tokenizer: Any, name: str) -> None:
     """Completes a model's generation config with its tokenizer's special tokens.
 

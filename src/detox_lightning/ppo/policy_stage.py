@@ -20,9 +20,9 @@ from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.meter import VALIDATION_FIGURES
 from detox_lightning.models.decoding.sampling import Sampling
-from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.policy import load_policy
+from detox_lightning.models.precision import check_finite_model
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import VALUE_HEAD
@@ -254,6 +254,5 @@ class PolicyStage(StageModule):
     def export(self, folder: str | Path) -> None:
         """Writes the adapter (or the whole model), the tokenizer and the value head, if any."""
         save_model(self.policy.model, self.tokenizer, folder)
-        self.policy.generation_config.save_pretrained(folder)
         if self.policy.value_head is not None:
             save_file(self.policy.value_head.state_dict(), Path(folder) / VALUE_HEAD)

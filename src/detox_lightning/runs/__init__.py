@@ -1,1 +1,1 @@
-"""The life of a run: its folders, its checkpoints, how it ends and how it goes on."""
+"""The life of a run: its folders and checkpoints, how it ends and how it resumes."""

@@ -12,18 +12,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import TrainingError, causes
 from detox_lightning.runs.foreign_paths import is_inside
-from detox_lightning.runs.run_folders import PARTIAL, partial_of, writer_runs
+from detox_lightning.runs.run_folders import PARTIAL, atomic_file, writer_runs
 
-TORN = ".torn"  # suffix of a damaged checkpoint that was set aside
+DAMAGED = ".damaged"  # suffix of a damaged checkpoint that was set aside
 LAST, PREVIOUS = "last", "previous"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a hidden file, sends it to the disk, then gives it its name.
+    """Writes a checkpoint to a hidden file, flushes it to the disk, then gives it its name.
 
-    The ``last.ckpt`` that is replaced stays beside it as ``previous.ckpt``. Removes nothing but
-    files that it has written and files in the run's folders of checkpoints. Addresses
-    (``s3://…``) are left to Lightning.
+    The ``last.ckpt`` that it replaces stays beside it as ``previous.ckpt``. It removes only files
+    that it has written and files in the run's folders of checkpoints. Lightning handles addresses
+    (``s3://…``).
 
     Args:
         folders: Returns the folders in which the run's callbacks keep checkpoints. It is called
@@ -41,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes a checkpoint.
 
         Raises:
-            TrainingError: If it can't be written; the file of that name is then untouched.
+            TrainingError: If it can't be written; an existing file of that name stays.
         """
         self.written.add(str(path))
         if "://" in str(path):
@@ -49,26 +49,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         file = Path(path)
         self._refuse_links_elsewhere(file)
-        partial = partial_of(file)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial.unlink(missing_ok=True)  # it may be a link that leads elsewhere
-            with partial.open("xb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if file.name.startswith(LAST):
-                _keep_as_previous(file)
-            partial.replace(file)
+            with atomic_file(file) as partial:
+                with partial.open("xb") as stream:
+                    torch.save(checkpoint, stream)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                if file.name.startswith(LAST):
+                    _keep_as_previous(file)
             _sync_folder(file.parent)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
             raise TrainingError(_not_written(file, error)) from error
-        finally:
-            if os.path.lexists(partial):
-                partial.unlink(missing_ok=True)
 
     def _refuse_links_elsewhere(self, file: Path) -> None:
-        """Refuses a file whose path is in a folder of checkpoints but leads out by a link."""
+        """Refuses a path inside a folder of checkpoints that a link leads out of that folder."""
         for folder in self.folders():
             is_meant_inside = Path(folder).absolute() in file.absolute().parents
             if is_meant_inside and not is_inside(file.parent / "it", folder):
@@ -88,21 +82,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _not_written(file: Path, error: BaseException) -> str:
-    """Words a failure: the system's reason (torch hides it), and what there is to go on from."""
+    """Returns the message: the system's reason, which torch hides, and where to resume."""
     numbers = [x.errno for x in causes(error) if isinstance(x, OSError) and x.errno]
     reason = str(OSError(numbers[0], os.strerror(numbers[0]))) if numbers else str(error)
     last = last_of(file)
     intact = next((x for x in (last, previous_of(last)) if is_whole(x)), None)
     remedy = (
-        "there is none before it; make room, then begin anew"
+        "there is no earlier one; make room, then start again"
         if intact is None
-        else f"the one before it, {intact}, is whole; make room, then go on with --ckpt_path last"
+        else f"the earlier one, {intact}, is intact; make room, then resume with --ckpt_path last"
     )
     return f"the checkpoint {file} could not be written ({reason.splitlines()[0]}): {remedy}"
 
 
 def previous_of(last: Path) -> Path:
-    """Returns the name under which the former ``last.ckpt`` is kept: ``previous.ckpt``."""
+    """Returns the file that keeps the former ``last.ckpt``: ``previous.ckpt``."""
     return last.with_name(last.name.replace(LAST, PREVIOUS, 1))
 
 
@@ -113,20 +107,18 @@ def last_of(file: Path) -> Path:
 
 
 def _keep_as_previous(last: Path) -> None:
-    """Links ``previous.ckpt`` to the file that is ``last.ckpt`` now and about to be replaced."""
+    """Links ``previous.ckpt`` to the present ``last.ckpt``, which is about to be replaced."""
     if not last.is_file() or last.is_symlink():
         return
-    link = partial_of(previous_of(last))
-    link.unlink(missing_ok=True)
     try:
-        os.link(last, link)
+        with atomic_file(previous_of(last)) as link:
+            os.link(last, link)
     except OSError:  # a file system without hard links
-        link = last
-    link.replace(previous_of(last))
+        last.replace(previous_of(last))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Sends a folder's list of names to the disk, where the system can."""
+    """Flushes a folder's list of names to the disk, where the system can do that."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -136,7 +128,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a file is a checkpoint whose checksums are right."""
+    """Whether a file is a checkpoint with correct checksums."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
@@ -145,13 +137,13 @@ def is_whole(file: Path) -> bool:
 
 
 def remove_partial_checkpoints(folder: Path) -> None:
-    """Removes the hidden files that killed runs left in a folder of checkpoints."""
+    """Removes hidden files that killed runs have left in a folder of checkpoints."""
     for partial in folder.glob(f".*.ckpt*{PARTIAL}"):
         if not writer_runs(partial):
             partial.unlink(missing_ok=True)
 
 
-def set_torn_aside(last: Path) -> None:
+def set_damaged_aside(last: Path) -> None:
     """Renames a damaged ``last.ckpt``, so that it never becomes ``previous.ckpt``."""
     if last.is_file() and not is_whole(last):
-        last.replace(last.with_name(last.name + TORN))
+        last.replace(last.with_name(last.name + DAMAGED))

@@ -1,4 +1,4 @@
-"""Opens checkpoints, which may come from anybody, and names the file where one can't be used."""
+"""Opens checkpoints, which may come from anybody, and names the file if one can't be used."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,15 +20,18 @@ _RUNS_CODE = (
     "--ckpt_path {}: it holds more than tensors and plain values, and opening such a file can run "
     "code; give one that this package wrote"
 )
-# The parts of a checkpoint by name: the type of each, and the type of the values in it.
-_ALWAYS = {"pytorch-lightning_version": (str, object), "state_dict": (dict, Tensor)}
+# The parts of a checkpoint by name: the type of the part, and the type of the values in it
+_ALWAYS: dict[str, tuple[type, type]] = {
+    "pytorch-lightning_version": (str, object),
+    "state_dict": (dict, Tensor),
+}
 _TO_TRAIN = {
     "optimizer_states": (list, dict),
     "lr_schedulers": (list, dict),
     "loops": (dict, dict),
     "callbacks": (dict, dict),
 }
-_PERHAPS = {"epoch": (int, object), "global_step": (int, object)}
+_OPTIONAL = {"epoch": (int, object), "global_step": (int, object)}
 _LOOP_PARTS = ("epoch_progress", "epoch_loop.batch_progress")
 # What torch's optimizers keep of each weight: averages of gradients, and of squares (≥ 0)
 _AVERAGES = {"exp_avg", "momentum_buffer", "grad_avg", "prev", "mu", "ax"}
@@ -37,26 +40,25 @@ _KEEP_STATE = ("betas", "momentum", "alpha", "rho")  # options of the optimizers
 
 
 class BrokenCheckpoint(InputError):
-    """A checkpoint holds what no run has written; whoever knows the file adds its name."""
+    """A checkpoint holds what no run writes; :func:`blame_checkpoint` adds the file's name."""
 
 
 def _unusable(checkpoint: object, reason: str) -> InputError:
-    """Returns the error for a checkpoint whose parts are not as a run wrote them."""
     return InputError(
-        f"--ckpt_path {checkpoint}: nothing can go on from this checkpoint ({reason}); give one "
-        "as a run of this package has left it"
+        f"--ckpt_path {checkpoint}: this checkpoint can't be used ({reason}); give one that a run "
+        "of this package wrote, unchanged"
     )
 
 
 @contextmanager
 def blame_checkpoint(checkpoint: object) -> Iterator[None]:
-    """Names the checkpoint in whatever error a block raises while it loads it.
+    """Names the checkpoint in any error that a block raises while it loads it.
 
     Args:
-        checkpoint: The file; None if there is none to blame.
+        checkpoint: The file; None if no checkpoint is loaded.
 
     Raises:
-        InputError: In place of any error that has no line of its own.
+        InputError: In place of an error whose message isn't meant for users.
     """
     try:
         yield
@@ -78,7 +80,8 @@ def open_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """Opens a checkpoint of Lightning's; its tensors stay on the disk until they are used.
 
     Raises:
-        InputError: If it is none, is damaged, or holds objects whose opening could run code.
+        InputError: If it is not a checkpoint, is damaged, or holds objects whose opening could run
+            code.
     """
     try:
         loaded: Any = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -88,32 +91,33 @@ def open_checkpoint(checkpoint: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises many kinds
         raise InputError(
-            f"--ckpt_path {checkpoint}: this is no checkpoint, or a torn one"
+            f"--ckpt_path {checkpoint}: this is not a checkpoint, or it is damaged; give a "
+            "checkpoint, or last"
         ) from error
     if not isinstance(loaded, dict) or "pytorch-lightning_version" not in loaded:
         raise InputError(
-            f"--ckpt_path {checkpoint}: this was not written by Lightning; give a file that a run "
-            "has left in its checkpoints/, or last"
+            f"--ckpt_path {checkpoint}: this was not written by Lightning; give a file from a "
+            "run's folder checkpoints/, or last"
         )
     return loaded
 
 
 def check_parts(checkpoint: Path, verb: str) -> None:
-    """Makes sure that a checkpoint has its parts, each of the right type, before a model is opened.
+    """Checks that a checkpoint has its parts, each of the right type, before a model is opened.
 
     Args:
         checkpoint: The file.
-        verb: What is to be done with it; ``fit`` needs more than the weights.
+        verb: The command; ``fit`` needs more than the weights.
 
     Raises:
         InputError: If a part is missing or of another type.
     """
     loaded = open_checkpoint(checkpoint)
-    present = {name: types for name, types in _PERHAPS.items() if name in loaded}
-    for name, (kind, inner) in (_ALWAYS | (_TO_TRAIN if verb == "fit" else {}) | present).items():
-        if name not in loaded:
+    needed = _ALWAYS | _TO_TRAIN if verb == "fit" else _ALWAYS
+    for name, (kind, inner) in (needed | _OPTIONAL).items():
+        if name in needed and name not in loaded:
             raise _unusable(checkpoint, f"it has no {name}")
-        value = loaded[name]
+        value = loaded.get(name, kind())
         if not isinstance(value, kind):
             raise _unusable(checkpoint, f"its {name} is a {type(value).__name__}")
         items: Any = value.values() if isinstance(value, dict) else value if kind is list else ()
@@ -126,7 +130,7 @@ def check_parts(checkpoint: Path, verb: str) -> None:
 
 
 def _not_counts(state: Any, is_progress: bool = False) -> Iterator[str]:
-    """Yields the types of what stands where the loops' state should have a number."""
+    """Yields the types of values in the loops' state that should be numbers and are not."""
     if isinstance(state, Mapping):
         for name, item in state.items():
             yield from _not_counts(item, is_progress or str(name).endswith("progress"))
@@ -137,16 +141,17 @@ def _not_counts(state: Any, is_progress: bool = False) -> Iterator[str]:
 def check_training_state(
     checkpoint: object, loaded: Mapping[str, Any], optimizers: Sequence[Optimizer], schedules: int
 ) -> None:
-    """Makes sure that a run resumes with all of its training state: Lightning skips what is absent.
+    """Checks that a run resumes with all of its training state: Lightning skips missing parts.
 
     Args:
         checkpoint: The file.
-        loaded: What it holds.
-        optimizers: Are to take up its states.
+        loaded: Its content.
+        optimizers: The run's optimizers, which will load its states.
         schedules: Number of learning rate schedules.
 
     Raises:
-        InputError: If the place in the data, or the state of an optimizer or a schedule, is absent.
+        InputError: If the position in the data, or the state of an optimizer or a schedule, is
+            missing.
         BrokenCheckpoint: If an optimizer's state would break the weights.
     """
     for name in _LOOP_PARTS if loaded.get("loops") is not None else ():
@@ -163,15 +168,15 @@ def check_training_state(
 
 
 def effective_steps(checkpoint: Mapping[str, Any]) -> int:
-    """Returns how many steps have surely changed the weights; Lightning counts faults, too."""
-    if "MixedPrecision" in checkpoint:  # its scaler leaves out some and doesn't count them
+    """Returns how many steps must have changed the weights; Lightning counts faults, too."""
+    if "MixedPrecision" in checkpoint:  # its scaler leaves out steps and doesn't count them
         return 0
     faults = checkpoint.get(CHECKPOINT_KEY, {}).get("faults", 0)
     return int(checkpoint.get("global_step", 0)) - int(faults)
 
 
 def optimizer_faults(saved: Mapping[str, Any], optimizer: Optimizer, steps: int) -> Iterator[str]:
-    """Yields what is wrong with an optimizer's state after ``steps`` and yet loaded by torch.
+    """Yields what is wrong with an optimizer's state after ``steps`` that torch would load.
 
     Torch itself refuses states of another number of parameters.
     """

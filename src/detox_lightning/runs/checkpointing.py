@@ -1,7 +1,7 @@
 """When checkpoints are written, under which names, and which are kept.
 
-``last.ckpt`` is the newest place of the run and ``previous.ckpt`` the one before it
-(:mod:`detox_lightning.runs.atomic_save` keeps that). Lightning names the best ones, by
+``last.ckpt`` is the newest state of the run, and ``previous.ckpt`` the one before it
+(:mod:`detox_lightning.runs.atomic_save` keeps it). Lightning names the best ones, by
 ``checkpoint.monitor``, after the template ``checkpoint.filename``; null: ``epoch=2-step=30.ckpt``.
 """
 
@@ -21,24 +21,24 @@ from detox_lightning.runs.atomic_save import (
     AtomicCheckpointIO,
     last_of,
     remove_partial_checkpoints,
-    set_torn_aside,
+    set_damaged_aside,
 )
 from detox_lightning.runs.foreign_paths import drop_foreign_paths
 from detox_lightning.runs.lightning_internals import check_what_is_loaded, settle_between_batches
 from detox_lightning.runs.run_folders import is_trial
-from detox_lightning.runs.signals import StopRequests, how_to_go_on, requeue
+from detox_lightning.runs.signals import StopRequests, how_to_resume, requeue
 
 
 class BoundedCheckpoint(ModelCheckpoint):
     """ModelCheckpoint that saves only between batches, atomically, and can bound the KL divergence.
 
-    Checkpoints are written between two batches, when all of the former one is logged, validation
-    included: a run that goes on from there is the uninterrupted one. They appear under their names
+    Checkpoints are written between two batches, when everything of the former one is logged, its
+    validation included: a run that resumes there equals an uninterrupted one. They get their names
     when they are complete. SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C end the run there, with everything
     saved.
 
-    With ``monitor: val/toxicity`` and ``max_kl: 6`` the best checkpoint is the least toxic one that
-    is still near the reference; ``last.ckpt`` is written all the same.
+    With ``monitor: val/toxicity`` and ``max_kl: 6``, the best checkpoint is the least toxic one
+    that is still near the reference; ``last.ckpt`` is still written.
     """
 
     def __init__(
@@ -51,16 +51,15 @@ class BoundedCheckpoint(ModelCheckpoint):
         """Sets the bound.
 
         Args:
-            max_kl: A checkpoint whose ``val/kl``, in nats a response, is above this is not among
-                the best, whatever is monitored; null for no bound.
-            every_n_batches: ``last.ckpt`` is also written after every so many batches (in PPO:
-                rollouts), the most that a killed run loses; null: with the others.
-            save_last: True, and nothing else: a run that is stopped is saved in ``last.ckpt``.
-            options: For Lightning's ModelCheckpoint.
+            max_kl: A checkpoint with a higher ``val/kl``, in nats per response, is never among the
+                best, whatever is monitored; null for no bound.
+            every_n_batches: Also write ``last.ckpt`` each time after this many batches (in PPO:
+                rollouts), the most that a killed run loses; null: only with the others.
+            save_last: Must be true: a run that is stopped is saved in ``last.ckpt``.
+            options: Options of Lightning's ModelCheckpoint.
 
         Raises:
-            InputError: If there is a bound and nothing says what the best is, or if ``last.ckpt``
-                isn't to be a file of its own.
+            InputError: If ``max_kl`` is given without ``monitor``, or ``save_last`` is not true.
         """
         super().__init__(save_last=save_last, **options)
         if save_last is not True:
@@ -71,22 +70,22 @@ class BoundedCheckpoint(ModelCheckpoint):
             )
         if max_kl is not None and self.monitor is None:
             raise InputError(
-                f"checkpoint.max_kl={max_kl}: this bounds the best checkpoint; say what is best "
+                f"checkpoint.max_kl={max_kl}: this bounds the best checkpoint; say which is best "
                 "with checkpoint.monitor, such as val/toxicity"
             )
         self.max_kl = max_kl
         self.every_n_batches = every_n_batches
         self.requests = StopRequests()
-        self.due: dict[str, Tensor] | None = None  # figures of the checkpoint to write, if one is
-        self.may_be_best = False  # whether it may be among the best, too
+        self.due: dict[str, Tensor] | None = None  # metrics of the checkpoint to write, if any
+        self.may_be_best = False  # whether it may also be among the best
         self.is_writing = False
-        self.resumes_in_place = False  # its checkpoint was in this folder
-        self.in_a_step = False  # gradients of several batches are being added up
+        self.resumes_in_place = False  # the run resumes from a checkpoint in this folder
+        self.in_a_step = False  # gradients of several batches are being accumulated
 
     # -- preparation
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Creates the folder, which tells that a run has begun, and removes partial files."""
+        """Creates the folder, which shows that a run has started, and removes partial files."""
         super().setup(trainer, pl_module, stage)
         check_what_is_loaded(trainer)
         if stage != "fit" or is_trial(trainer):
@@ -100,7 +99,7 @@ class BoundedCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Drops paths elsewhere from all callbacks' state; prepares to overwrite later checkpoints.
+        """Drops callbacks' states that name foreign paths; prepares to replace later checkpoints.
 
         A run that resumes in its own folder replaces what it wrote after this checkpoint.
         """
@@ -109,10 +108,10 @@ class BoundedCheckpoint(ModelCheckpoint):
         is_here = loaded.parent.resolve() == here.resolve()
         self.resumes_in_place = trainer.state.fn == "fit" and is_here
         if self.resumes_in_place and trainer.is_global_zero and not loaded.name.startswith(LAST):
-            set_torn_aside(last_of(loaded))
+            set_damaged_aside(last_of(loaded))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens to signals."""
+        """Listens for signals."""
         super().on_train_start(trainer, pl_module)
         if self.resumes_in_place and not self.last_model_path:  # the run's folder has been moved
             self.last_model_path = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
@@ -121,7 +120,7 @@ class BoundedCheckpoint(ModelCheckpoint):
     # -- what becomes due within a batch
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
-        """Notes what is due after so many steps or batches."""
+        """Notes a checkpoint that is due after this number of steps or batches."""
         super().on_train_batch_end(trainer, pl_module, *rest)
         self.in_a_step = trainer.fit_loop._should_accumulate()
         done = trainer.fit_loop.total_batch_idx + 1
@@ -139,15 +138,15 @@ class BoundedCheckpoint(ModelCheckpoint):
     def _save_last_checkpoint(
         self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
-        # Lightning writes last.ckpt only where it has just saved a best one: a run would resume
-        # from its best place. Here it is written whenever something was due.
+        # Lightning writes last.ckpt only when it has just saved a best one, and a run would resume
+        # from its best state. Here it is written whenever something was due.
         if self.is_writing:
             super()._save_last_checkpoint(trainer, monitor_candidates)
 
     # -- what is written between two batches
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Writes what is due after the former batch; ends the run if any process got a signal."""
+        """Writes what was due after the last batch; ends the run if a process got a signal."""
         if self.in_a_step:
             return
         self._write_due(trainer)
@@ -163,9 +162,9 @@ class BoundedCheckpoint(ModelCheckpoint):
         """Saves and ends the run, in all processes, by raising :class:`Stopped`."""
         self._write_last(trainer)
         requeue(trainer, signum)
-        # a process that ends sooner would seem to have failed
+        # a process that ends earlier would seem to have failed
         trainer.strategy.barrier("stopped")
-        raise Stopped(how_to_go_on(trainer, self.last_model_path or None), signum)
+        raise Stopped(how_to_resume(trainer, self.last_model_path or None), signum)
 
     def _write_last(self, trainer: Trainer) -> None:
         """Writes what is due, or ``last.ckpt`` if any step was taken since it was written."""
@@ -180,7 +179,7 @@ class BoundedCheckpoint(ModelCheckpoint):
         candidates = {**self._monitor_candidates(trainer), **place}
         for logger in trainer.loggers:
             logger.save()
-        # where no step was taken, last and previous stay two places of the run
+        # if no step was taken, last and previous remain two different states of the run
         is_new = self._last_global_step_saved != trainer.global_step
         self.is_writing = True
         try:
@@ -199,15 +198,15 @@ class BoundedCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Notes in the loops' state that nothing of the former batch is left to do."""
+        """Notes in the loops' state that the last batch is complete."""
         if self.is_writing:
             settle_between_batches(checkpoint["loops"]["fit_loop"])
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether a checkpoint is among the best: by what is monitored, and within ``max_kl``."""
+        """Whether a checkpoint is among the best, and its KL divergence within ``max_kl``."""
         if self.max_kl is not None:
             kl = trainer.callback_metrics.get("val/kl")
-            if kl is None or not kl <= self.max_kl:  # NaN is beyond it
+            if kl is None or not kl <= self.max_kl:  # NaN is not within it
                 return False
         return super().check_monitor_top_k(trainer, current)
 

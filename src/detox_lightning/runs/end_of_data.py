@@ -1,7 +1,7 @@
 """Tells the end of the data from a StopIteration that some code within a run has raised.
 
 Lightning takes any StopIteration for the end of the data: it would leave out the rest of the epoch,
-and the run would seem to be done.
+and the run would seem to be complete.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from detox_lightning.runs.lightning_internals import guard_loops
 
 
 class EndingCallback(Callback):
-    """Ends a run with an error where code within it has raised StopIteration."""
+    """Ends a run with an error if code within it has raised StopIteration."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Guards hooks of callbacks, loggers and the module between batches and epochs."""
@@ -29,8 +29,7 @@ class EndingCallback(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks that the validation has had all its batches."""
-        in_fit = trainer.fit_loop.epoch_loop.val_loop
-        loop: Any = in_fit if trainer.state.fn == "fit" else trainer.validate_loop
+        loop = trainer._evaluation_loop
         _check_complete(loop, loop.max_batches[0], trainer.val_dataloaders, "validation")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,7 +47,7 @@ def _check_complete(loop: Any, batches: float, loader: Any, place: str) -> None:
     """Raises a TrainingError unless a loop has had as many batches as its loader should give."""
     done = loop.batch_progress.current
     where = f"{place}: StopIteration was raised"
-    advice = "perhaps by a next() on something that is used up; mend the code that raises it"
+    advice = "perhaps by a next() on an iterator that has ended; correct the code that raises it"
     if done.started > done.completed or done.ready > done.processed:
         raise TrainingError(f"{where} within batch {done.ready}, {advice}")
     # the length of an IterableDataset is only what it says of itself

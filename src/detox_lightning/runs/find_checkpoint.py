@@ -1,72 +1,71 @@
 """Finds the checkpoint that ``--ckpt_path`` means, and the folder in which its run resumes."""
 
-import zipfile
-from os.path import relpath
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
+from detox_lightning.protocols import callbacks_of
 from detox_lightning.runs.atomic_save import LAST, PREVIOUS, is_whole, previous_of
 from detox_lightning.runs.checkpoint_reading import check_parts, open_checkpoint
+from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.resume_callback import RUN
+from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger
 from detox_lightning.runs.run_lock import is_locked
-
-CHECKPOINTS = "checkpoints"
-_FOLDER_LOGGERS = ("TensorBoardLogger", "CSVLogger")  # whose folders are known before a run
 
 
 class Place(NamedTuple):
     """Where a command's runs keep their checkpoints.
 
     Attributes:
-        root: The folder of runs.
-        only: The only folder of checkpoints that is meant, which may be the root itself; None: any
-            run's in the root.
+        folder: A folder of runs, or one folder of checkpoints.
+        has_runs: Whether it is a folder of runs, each with a folder of checkpoints.
     """
 
-    root: Path
-    only: Path | None
+    folder: Path
+    has_runs: bool
 
     def folders(self) -> list[Path]:
         """Returns the folders of checkpoints that exist."""
-        found = self.root.glob(f"*/{CHECKPOINTS}") if self.only is None else [self.only]
+        found = self.folder.glob(f"*/{CHECKPOINTS}") if self.has_runs else [self.folder]
         return [folder for folder in found if folder.is_dir()]
 
-    @property
-    def pattern(self) -> str:
-        """Where ``last.ckpt`` is looked for, for messages."""
-        folder = Path("*", CHECKPOINTS) if self.only is None else relpath(self.only, self.root)
-        return str(Path(folder, f"{LAST}*.ckpt"))
 
-
-def choose_checkpoint(verb: str, config: Any) -> None:
-    """Replaces ``ckpt_path: last`` by a file; a fit also resumes in that file's run folder.
+def choose_checkpoint(
+    verb: str, trainer: Trainer, name: str, weights_only: bool | None = True
+) -> str | None:
+    """Returns the checkpoint that ``--ckpt_path`` means; a fit also resumes in its run's folder.
 
     Args:
         verb: ``fit``, ``test``, …
-        config: The verb's configuration; changed in place.
+        trainer: The command's trainer. A fit with ``last`` sets the version of its loggers.
+        name: The flag's value: a file, or ``last``.
+        weights_only: The flag of that name; False opens a file whatever it holds.
+
+    Returns:
+        The file; None if a fit with ``last`` starts a new run, as nothing is saved yet.
 
     Raises:
-        InputError: If there is no such checkpoint, or it is damaged or none of Lightning's.
+        InputError: If there is no such checkpoint, or it is damaged or not one of Lightning's.
     """
-    name = config["ckpt_path"]
+    found: str | Path | None = name
     if name != LAST:
         _check_exists(name)
     elif verb == "fit":
-        _resume_last_run(config)
+        found = resume_last_run(trainer)
     else:
-        config["ckpt_path"] = str(last_checkpoint(find_place(config)))
-    found = config["ckpt_path"]
-    if found is not None and "://" not in found and config.get("weights_only") is not False:
+        found = last_checkpoint(find_place(trainer))
+    if found is not None and "://" not in str(found) and weights_only is not False:
         check_parts(Path(found), verb)
+    return None if found is None else str(found)
 
 
 def _check_exists(name: str) -> None:
-    """Refuses a ``--ckpt_path`` that is no file, or one that torch can't have written."""
     if name == "best":
         raise InputError(
             "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
@@ -78,46 +77,40 @@ def _check_exists(name: str) -> None:
         raise InputError(f"--ckpt_path {name}: this can't be opened: {error}") from error
     if not exists:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
-    if "://" not in name and not zipfile.is_zipfile(name):
-        raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a torn one")
 
 
-def _resume_last_run(config: Any) -> None:
-    """Puts the newest run's checkpoint and folder into the configuration of a fit.
+def resume_last_run(trainer: Trainer) -> Path | None:
+    """Returns the newest run's checkpoint, and makes the loggers write into that run's folder.
 
-    Where nothing is saved, the run begins anew: a job gives ``--ckpt_path last`` whenever it is
-    started. Runs that are alive are left alone: jobs of an array may start together.
+    Where nothing is saved, a new run starts: a job may give ``--ckpt_path last`` at each start.
+    Runs that are still active are left alone: jobs of an array may start together.
     """
-    place = find_place(config)
+    place = find_place(trainer)
     existing = place.folders()
     folders = [folder for folder in existing if not is_locked(folder)]
-    config["ckpt_path"] = None
-    if existing and not folders:
-        if place.only is not None:
-            raise InputError(
-                f"--ckpt_path last: the run in {place.only} is still going on in another process; "
-                "wait for its end, or give this one another folder"
-            )
-        rank_zero_warn(
-            f"--ckpt_path last: runs under {place.root} are still going on; this one begins anew, "
-            "in a folder of its own"
+    if existing and not folders and not place.has_runs:
+        raise InputError(
+            f"--ckpt_path last: the run in {place.folder} is still active in another process; "
+            "wait for its end, or give this one another folder"
         )
-        return
     if not folders:
-        rank_zero_warn(f"--ckpt_path last: no run under {place.root} yet; this one begins anew")
-        return
+        reason = "all runs in {} are still active" if existing else "there is no run in {} yet"
+        rank_zero_warn(
+            f"--ckpt_path last: {reason.format(place.folder)}; a new one starts in its own folder"
+        )
+        return None
     folder = max(folders, key=_last_saved)
     checkpoint = newest_whole(folder)
-    version = folder.parent.name if place.only != place.root else run_name(checkpoint)
     if checkpoint is None:
         rank_zero_warn(
-            f"--ckpt_path last: the last run has no checkpoint in {folder} yet; this one begins "
-            "anew. To go on with an earlier run, give its file"
+            f"--ckpt_path last: the last run has no checkpoint in {folder} yet; it starts from "
+            "the beginning. To resume an earlier run, give its checkpoint"
         )
-    else:
-        config["ckpt_path"] = str(checkpoint)
-    if version is not None:
-        _use_version(config["trainer"], version)
+    version = folder.parent.name if place.has_runs else run_name(checkpoint)
+    for logger in trainer.loggers:
+        if isinstance(logger, FolderLogger) and _given_version(logger) is None:
+            logger._version = version
+    return checkpoint
 
 
 def last_checkpoint(place: Place) -> Path:
@@ -125,9 +118,10 @@ def last_checkpoint(place: Place) -> Path:
     folders = [folder for folder in place.folders() if any(folder.glob("*.ckpt"))]
     found = newest_whole(max(folders, key=_last_saved)) if folders else None
     if found is None:
+        pattern = f"*/{CHECKPOINTS}/{LAST}*.ckpt" if place.has_runs else f"{LAST}*.ckpt"
         raise InputError(
-            f"--ckpt_path last: there is no {place.pattern} under {place.root}; "
-            "give the file, or leave the flag out to begin anew"
+            f"--ckpt_path last: there is no {pattern} in {place.folder}; give the file, or leave "
+            "the flag out"
         )
     return found
 
@@ -140,29 +134,27 @@ def newest_whole(folder: Path) -> Path | None:
     Raises:
         InputError: If all are damaged.
     """
-    files = [file for file in folder.glob("*.ckpt") if file.is_file()]
-    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
-    lasts = [file for file in files if file.name.startswith(LAST)]
-    if lasts and is_whole(lasts[0]):
-        return lasts[0]
-    if lasts:  # of the other runs in the folder, neither their last nor their previous one
-        of_run = {lasts[0], previous_of(lasts[0])}
+    files = sorted(_checkpoints(folder), key=lambda file: file.stat().st_mtime, reverse=True)
+    last = next((file for file in files if file.name.startswith(LAST)), None)
+    if last is not None and is_whole(last):
+        return last
+    if last is not None:  # of the other runs in the folder, neither their last nor previous one
+        of_run = (last, previous_of(last))
         files = [f for f in files if f in of_run or not f.name.startswith((LAST, PREVIOUS))]
     whole = sorted(filter(is_whole, files), key=_steps_of, reverse=True)
-    torn = [file for file in files if file not in whole]
-    if whole:
-        if torn:
-            rank_zero_warn(
-                f"--ckpt_path last: {', '.join(map(str, torn))} is torn; goes on from {whole[0]} "
-                "instead"
-            )
-        return whole[0]
-    if torn:
+    damaged = ", ".join(str(file) for file in files if file not in whole)
+    if damaged and not whole:
         raise InputError(
-            f"--ckpt_path last: all checkpoints in {folder} are torn "
-            f"({', '.join(file.name for file in torn)}); leave the flag out to begin anew"
+            f"--ckpt_path last: all checkpoints in {folder} are damaged ({damaged}); leave the "
+            "flag out to start a new run"
         )
-    return None
+    if damaged:
+        rank_zero_warn(f"--ckpt_path last: damaged: {damaged}; {whole[0]} is used instead")
+    return whole[0] if whole else None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [file for file in folder.glob("*.ckpt") if file.is_file()]
 
 
 def _steps_of(checkpoint: Path) -> int:
@@ -173,8 +165,8 @@ def _steps_of(checkpoint: Path) -> int:
 
 def _last_saved(folder: Path) -> float:
     """Returns when a checkpoint was last saved in a folder, or when the folder was created."""
-    files = [file.stat().st_mtime for file in folder.glob("*.ckpt") if file.is_file()]
-    return max(files, default=folder.stat().st_mtime)
+    times = [file.stat().st_mtime for file in _checkpoints(folder)]
+    return max(times, default=folder.stat().st_mtime)
 
 
 def run_name(checkpoint: Path | None) -> str | None:
@@ -189,67 +181,39 @@ def run_name(checkpoint: Path | None) -> str | None:
     return None if name[0] == "~" or set(name) & set("/\\:$") else name
 
 
-def _use_version(trainer: Any, version: str) -> None:
-    """Makes the loggers in a trainer's configuration write into an existing run's folder."""
-    if trainer["logger"] is True or trainer["logger"] is None:
-        options = Namespace(
-            version=None, save_dir=trainer["default_root_dir"] or ".", name="lightning_logs"
-        )
-        name = "lightning.pytorch.loggers.TensorBoardLogger"
-        trainer["logger"] = Namespace(class_path=name, init_args=options)
-    for logger in _as_list(trainer["logger"]):
-        if _class_name(logger) in _FOLDER_LOGGERS and logger["init_args"].get("version") is None:
-            logger["init_args"]["version"] = version
-
-
-def find_place(config: Any) -> Place:
+def find_place(trainer: Trainer) -> Place:
     """Returns where runs keep their checkpoints, by ``checkpoint.dirpath`` or the first logger.
 
     Raises:
-        InputError: If the logger's folders have no names that are known beforehand, or the folder
-            is an address.
+        InputError: If only the run itself knows its logger's folder, or the folder is an address.
     """
-    trainer = config["trainer"]
-    if chosen := config["checkpoint"]["dirpath"]:
-        root = _local_folder("checkpoint.dirpath", chosen)
-        return Place(root, root)
-    is_default = trainer["logger"] is True or trainer["logger"] is None
-    loggers = [] if is_default else _as_list(trainer["logger"])
-    if not loggers:
-        root = _local_folder("trainer.default_root_dir", trainer["default_root_dir"] or ".")
-        if is_default:
-            return Place(root / "lightning_logs", None)
-        return Place(root / CHECKPOINTS, root / CHECKPOINTS)
-    if _class_name(loggers[0]) not in _FOLDER_LOGGERS:
+    dirpaths = [x.dirpath for x in callbacks_of(trainer) if isinstance(x, BoundedCheckpoint)]
+    logger, has_runs = trainer.logger, False
+    version = _given_version(logger) if isinstance(logger, FolderLogger) else None
+    if dirpaths and dirpaths[0] is not None:
+        folder = str(dirpaths[0])
+    elif logger is None:
+        folder = os.path.join(trainer.default_root_dir, CHECKPOINTS)
+    elif not isinstance(logger, FolderLogger):
         raise InputError(
             "--ckpt_path last finds runs of TensorBoardLogger, of CSVLogger and without a logger, "
-            f"not of {_class_name(loggers[0])}: give the file"
+            f"not of {type(logger).__name__}: give the file"
         )
-    options = loggers[0].get("init_args") or {}
-    root = _local_folder("trainer.logger.save_dir", options["save_dir"]) / (options["name"] or "")
-    if (version := options.get("version")) is None:
-        return Place(root, None)
-    run = version if isinstance(version, str) else f"version_{version}"
-    return Place(root, root / run / CHECKPOINTS)
-
-
-def _local_folder(flag: str, folder: str | Path) -> Path:
-    """Returns the folder that a flag names; refuses an address (``s3://…``)."""
-    if "://" in str(folder):
+    elif version is None:
+        folder, has_runs = logger.root_dir, True
+    else:
+        run = version if isinstance(version, str) else f"version_{version}"
+        folder = os.path.join(logger.root_dir, run, CHECKPOINTS)
+    if "://" in folder:
         raise InputError(
-            f"--ckpt_path last: --{flag} {folder} is an address, whose runs are not looked "
-            "through: give the file itself, or leave the flag out to begin anew"
+            f"--ckpt_path last: {folder} is an address, and only folders are searched for runs: "
+            "give the file itself, or leave the flag out"
         )
-    return Path(folder)
+    return Place(Path(folder), has_runs)
 
 
-def _class_name(logger: Any) -> str:
-    """Returns the name of a configured logger's class, without its module."""
-    return str(logger["class_path"]).rpartition(".")[2]
-
-
-def _as_list(loggers: Any) -> list[Any]:
-    """Returns the loggers of a configuration: none (False), one or several."""
-    if not loggers:
-        return []
-    return loggers if isinstance(loggers, list) else [loggers]
+def _given_version(logger: FolderLogger) -> str | int | None:
+    """Returns the version that the user gave; Lightning gives its own logger SLURM's job number."""
+    version = logger._version  # ``version`` would choose the next number
+    is_lightnings = logger.name == "lightning_logs" and version == SLURMEnvironment.job_id()
+    return None if is_lightnings else version

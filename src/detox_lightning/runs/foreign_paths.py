@@ -1,4 +1,4 @@
-"""Drops paths that a checkpoint's callbacks would touch outside the run's own folder."""
+"""Drops saved states of callbacks that name paths outside the run's own folder."""
 
 import os
 import re
@@ -12,14 +12,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.protocols import callbacks_of
 
-# In the state of a ModelCheckpoint: values that are paths, and a dictionary whose keys are paths
+# in the state of a ModelCheckpoint: values that are paths, and a dictionary whose keys are paths
 _PATHS, _BEST = ("best_model_path", "kth_best_model_path", "last_model_path"), "best_k_models"
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+:")  # longer than the letter of a Windows drive
 _PATH_NAME = re.compile(r"(?:^|_)(?:dir|file)?(?:path|dir|folder|file)s?$", re.IGNORECASE)
 
 
 def is_inside(path: str | Path, folder: str | Path | None) -> bool:
-    """Whether a path or address (``s3://…``) is in a folder after links and ``..`` are followed."""
+    """Whether a path or address (``s3://…``) is in a folder, with links and ``..`` resolved."""
     text, root = str(path), str(folder or "")
     if "://" in root:
         return text.startswith(f"{root.rstrip('/')}/") and ".." not in text.split("/")
@@ -32,33 +32,34 @@ def is_inside(path: str | Path, folder: str | Path | None) -> bool:
 
 
 def drop_foreign_paths(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Resets the state of callbacks that names paths outside the run's folder of checkpoints.
+    """Resets the states of callbacks that name paths outside the run's folder of checkpoints.
 
-    Lightning deletes the path that a state calls the previous checkpoint, with all that is in it,
+    Lightning deletes the path that a state calls the previous checkpoint, with everything in it,
     and a checkpoint may come from anybody.
 
     Args:
-        trainer: Its callbacks know their folders.
+        trainer: A trainer whose callbacks know their folders.
         checkpoint: As Lightning hands it to ``on_load_checkpoint``; changed in place.
     """
     states = checkpoint["callbacks"]
     of_run = getattr(trainer.checkpoint_callback, "dirpath", None)
     for callback in callbacks_of(trainer):
         for key in {callback.state_key, callback._legacy_state_key} & set(states):
-            folder = getattr(callback, "dirpath", None) or of_run
-            foreign = list(_foreign_paths(callback, states[key], folder))
-            if not foreign:
+            state, folder = states[key], getattr(callback, "dirpath", None) or of_run
+            foreign = next(_foreign_paths(callback, state, folder), None)
+            if foreign is None:
                 continue
-            if not _is_of_moved_run(states[key], folder, foreign):
+            # if the run was moved, or starts from another run's checkpoint, its folder differs
+            if not isinstance(state, Mapping) or state.get("dirpath", folder) == folder:
                 rank_zero_warn(
-                    f"--ckpt_path {trainer.ckpt_path}: what it says of {type(callback).__name__} "
-                    f"is dropped, as it names what is no checkpoint in {folder}: {foreign[0]!r}"
+                    f"--ckpt_path {trainer.ckpt_path}: the state of {type(callback).__name__} is "
+                    f"dropped, as it names a path that is not a checkpoint in {folder}: {foreign!r}"
                 )
             states[key] = callback.state_dict()
 
 
 def _foreign_paths(callback: Callback, state: Any, folder: str | None) -> Iterator[str]:
-    """Yields the paths in a callback's state that are not inside ``folder``."""
+    """Yields the paths in a callback's state that are not in ``folder``."""
     rest = state
     if isinstance(callback, ModelCheckpoint) and isinstance(state, Mapping):
         best, worst = state.get(_BEST) or {}, state.get("kth_best_model_path")
@@ -76,7 +77,7 @@ def _foreign_paths(callback: Callback, state: Any, folder: str | None) -> Iterat
 
 
 def _named_texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yields all texts in a nested state, keys included, each with the key that it stands under."""
+    """Yields all texts in a nested state, keys included, each with the key that leads to it."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield "", str(key)
@@ -89,20 +90,9 @@ def _named_texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _looks_like_path(name: str, text: str) -> bool:
-    """Guesses whether a text is a path; a metric's name (``val/kl``) has a slash, too."""
+    """Guesses whether a text is a path; the name of a metric (``val/kl``) has a slash, too."""
     parts = re.split(r"[/\\]", text)
     if text[:1] in ("/", "\\", "~") or ".." in parts or _SCHEME.match(text):
         return True
     has_path_name = bool(text) and _PATH_NAME.search(name) is not None
     return has_path_name or (len(parts) > 1 and os.path.lexists(text.partition("\0")[0]))
-
-
-def _is_of_moved_run(state: Any, folder: str | None, paths: list[str]) -> bool:
-    """Whether all paths are inside the folder that the checkpoint's own run used.
-
-    They are where a run was moved or begins from another run's checkpoint: no reason to warn.
-    """
-    former = state.get("dirpath") if isinstance(state, Mapping) else None
-    if not isinstance(former, str) or former == folder:
-        return False
-    return all(is_inside(path, former) for path in paths)

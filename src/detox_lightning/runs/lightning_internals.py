@@ -1,10 +1,10 @@
-"""The private parts of Lightning that are overridden or edited, as no hook reaches them.
+"""Overrides the private parts of Lightning that no hook reaches.
 
-A trainer's own objects get subclasses of their classes: its connector to checkpoints, so that an
-error while one is loaded names the file and nothing missing is passed over; and its loops of
-``fit``, so that a StopIteration from a hook or a logger doesn't end an epoch. What the loops store
-of a run's place in its data (``loops``: ``checkpoint["loops"]["fit_loop"]``) is read and edited
-here. Besides, ``BoundedCheckpoint`` overrides when Lightning's ModelCheckpoint saves.
+A trainer's objects get subclasses of their classes: its checkpoint connector, so that an error
+while a checkpoint is loaded names the file, and missing parts are errors; and its loops of ``fit``,
+so that a StopIteration from a hook or a logger doesn't end an epoch. This file also reads and edits
+the position in the data that the loops save (``loops``: ``checkpoint["loops"]["fit_loop"]``).
+``BoundedCheckpoint`` overrides when Lightning's ModelCheckpoint saves.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ from detox_lightning.errors import NoStopIteration
 from detox_lightning.protocols import stage_of
 from detox_lightning.runs.checkpoint_reading import blame_checkpoint, check_training_state
 
-BETWEEN_BATCHES = "between_batches"  # key: the state was saved when nothing was left to do
+BETWEEN_BATCHES = "between_batches"  # key: the state was saved between two batches
 _TRACKERS = ("total", "current")
 
 
 def check_what_is_loaded(trainer: Trainer) -> None:
-    """Makes a trainer check checkpoints that it loads, and name the file in its errors."""
+    """Makes a trainer check the checkpoints that it loads, and name the file in errors."""
     trainer._checkpoint_connector.__class__ = _CheckedConnector
 
 
@@ -41,7 +41,6 @@ class _CheckedConnector(_CheckpointConnector):
             super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 
     def restore_training_state(self) -> None:
-        """Checks the training state before it is restored; errors name the checkpoint."""
         with blame_checkpoint(self._ckpt_path):
             if self._loaded_checkpoint and self.trainer.state.fn == "fit":
                 check_training_state(
@@ -55,46 +54,42 @@ class _CheckedConnector(_CheckpointConnector):
 
 class _GuardedFitLoop(_FitLoop):
     def on_advance_start(self) -> None:
-        """Begins an epoch; a StopIteration is an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_start()
 
     def on_advance_end(self) -> None:
-        """Ends an epoch; a StopIteration is an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_end()
 
 
 class _GuardedEpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: Any) -> None:
-        """Takes a step; a StopIteration after the batch is done is an error."""
         before = self.batch_progress.current.completed
         try:
             super().advance(data_fetcher)
         except StopIteration:
             if self.batch_progress.current.completed == before:
-                raise  # the end of the data, or a step's: EndingCallback tells them apart
+                raise  # the end of the data, or from a step: EndingCallback tells them apart
             with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
-                raise  # a logger's, which was told of a batch that is done
+                raise  # from a logger, as the batch is complete
 
     def on_advance_end(self, data_fetcher: Any) -> None:
-        """Ends a step; a StopIteration is an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_end(data_fetcher)
 
 
-# -- the place in the data
+# -- the position in the data
 
 
 def settle_between_batches(loops: dict[str, Any]) -> None:
-    """Rewrites the loops' state so that it stands between two batches or two epochs.
+    """Rewrites the loops' state so that it is between two batches or two epochs.
 
-    Lightning saves from within a batch or an epoch and guesses on loading what was left to do.
-    From some places it guesses wrong and skips a validation or an epoch.
+    Lightning saves from within a batch or an epoch, and on loading guesses what was left to do. In
+    some cases it guesses wrong and skips a validation or an epoch.
 
     Args:
-        loops: Saved when a batch, or the whole training, is over, validation included; changed in
-            place.
+        loops: Saved after a batch or the whole training, and after a validation that was due;
+            changed in place.
     """
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     for tracker in _TRACKERS:
@@ -109,12 +104,12 @@ def settle_between_batches(loops: dict[str, Any]) -> None:
 
 
 def batches_stepped(loops: dict[str, Any]) -> int:
-    """Returns how many batches ended with a step: Lightning's own x-axis of curves."""
+    """Returns how many batches ended with a step, which is Lightning's x-axis of curves."""
     return int(loops["epoch_loop.state_dict"].get("_batches_that_stepped", 0))
 
 
 def next_point(trainer: Trainer, stepped: int) -> int:
-    """Returns the next place on the curves' x-axis: rollouts in PPO, else ``stepped`` batches."""
+    """Returns the next point on the curves' x-axis: in rollouts for PPO, else ``stepped``."""
     stage = stage_of(trainer)
     return stepped if stage is None or stage.rollouts is None else stage.rollouts + 1
 

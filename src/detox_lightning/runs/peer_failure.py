@@ -1,8 +1,8 @@
-"""Ends the processes that Lightning has started when the first one fails or is killed.
+"""Ends the processes that Lightning has started if the first one fails or is killed.
 
-Lightning's launcher ends all processes when one that it has started fails, but not when the first,
-which it runs in, does: the others may then wait in a collective operation for hours. torchrun, and
-``srun --kill-on-bad-exit=1``, end all processes by themselves.
+Lightning's launcher ends all processes if one that it has started fails, but not if the first one,
+in which it runs, fails: the others may then wait in a collective operation for hours. torchrun and
+``srun --kill-on-bad-exit=1`` end all processes themselves.
 """
 
 import os
@@ -18,18 +18,18 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from detox_lightning.errors import InputError, Stopped, TrainingError
 
-PERIOD = 1.0  # seconds between two looks at the parent process
-PATIENCE = 5.0  # seconds in which a process that waits for nobody may end by itself
+PERIOD = 1.0  # seconds between two checks of the parent process
+PATIENCE = 5.0  # seconds that another process may take to end by itself
 
 
 class PeerFailureCallback(Callback):
-    """Ends a run's other processes when the first one fails; says which rank has failed."""
+    """Ends a run's other processes if the first one fails; names the rank that failed."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Watches the parent process, if it is the run's first one."""
+        """Watches the parent process if that is the run's first process."""
         self.ended = threading.Event()
         environment: Any = getattr(trainer.strategy, "cluster_environment", None)
         if isinstance(environment, LightningEnvironment) and environment.local_rank() > 0:
@@ -51,16 +51,16 @@ class PeerFailureCallback(Callback):
         started.clear()  # or Lightning, seeing one of them end, would kill this process
         is_by_all = isinstance(exception, TrainingError) and exception.by_all
         if trainer.world_size == 1 or is_by_all or isinstance(exception, Stopped):
-            return  # alone, or in all processes, which end by themselves
+            return  # all processes end by themselves
         if isinstance(exception, (InputError, TrainingError)):
             exception.args = (f"rank {trainer.global_rank}: {exception}",)
-        elif isinstance(exception, RuntimeError):  # perhaps a connection that another has closed
+        elif isinstance(exception, RuntimeError):  # perhaps a peer that failed closed a connection
             end = time.monotonic() + PATIENCE  # its process ends a moment later
             while (failed := _first_failed(children)) is None and time.monotonic() < end:
                 time.sleep(PERIOD / 10)
             if failed is not None:
                 rank = trainer.global_rank + failed
-                exception.__cause__ = TrainingError(f"rank {rank} has failed, as it says above")
+                exception.__cause__ = TrainingError(f"rank {rank} has failed, see above")
         for child in children:
             child.kill()
 
@@ -71,7 +71,7 @@ def _first_failed(children: "list[Popen[bytes]]") -> int | None:
 
 
 def _end_with_parent(parent: int, ended: threading.Event) -> None:
-    """Ends this process when its parent is gone: it may wait where no signal handler runs."""
+    """Ends this process if its parent is gone, even while it waits where no handler can run."""
     while not ended.wait(PERIOD):
         if os.getppid() != parent and not ended.wait(PATIENCE):
             sys.stderr.write("error: rank 0: its process is gone: killed, or out of memory\n")

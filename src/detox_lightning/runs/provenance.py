@@ -1,26 +1,49 @@
 """Where a checkpoint or a report comes from: the command, the time, the versions, the data."""
 
 import dataclasses
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from detox_lightning.protocols import data_of, stage_of
-from detox_lightning.redaction import without_passwords
-from detox_lightning.runs.command_line import command_of, shell_line
+from detox_lightning.redaction import redact_words, without_passwords
 
 ORIGIN_KEY = "detox_lightning_origin"  # in a checkpoint
 _PACKAGES = "detox-lightning torch lightning transformers peft datasets torchmetrics scipy"
 
 
+class CommandLine(NamedTuple):
+    """A command of this package.
+
+    Attributes:
+        words: Its words after the program's name.
+        resumes: Whether the same command, given again, resumes its run, as it does with
+            ``--ckpt_path last``.
+    """
+
+    words: Sequence[str]
+    resumes: bool
+
+
+def command_of(trainer: Trainer) -> CommandLine | None:
+    """Returns the command that made a trainer; None if a program of the user's made it."""
+    return getattr(trainer, "command", None)
+
+
+def shell_line(words: Sequence[str], program: str = "python -m detox_lightning") -> str:
+    """Returns a command line to be copied into a shell, without secrets."""
+    return f"{program} {shlex.join(redact_words(words))}"
+
+
 class OriginCallback(Callback):
-    """Notes in each checkpoint which command made it, from which model, data and versions."""
+    """Stores in each checkpoint which command made it, from which model, data and versions."""
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -41,7 +64,7 @@ def training_origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]
 
 
 def origin(trainer: Trainer) -> dict[str, Any]:
-    """Returns ``command``, ``created`` (ISO time) and ``versions`` of the present run."""
+    """Returns ``command``, ``created`` (ISO time) and ``versions`` of this run."""
     command = command_of(trainer)
     line = shell_line(command.words) if command else shell_line(sys.argv, "python")
     return {
@@ -76,5 +99,5 @@ def _portable_name(name: str) -> str:
 def _installed_version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # it runs from a folder that isn't installed
+    except PackageNotFoundError:  # it runs from a folder without being installed
         return "unknown"

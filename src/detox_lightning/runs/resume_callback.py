@@ -1,4 +1,4 @@
-"""Makes a run that resumes equal to one that was never interrupted, besides its modules' state."""
+"""Makes a resumed run equal to one that was never interrupted, beyond the state of its modules."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from detox_lightning.runs.lightning_internals import (
     next_point,
     set_batches_done,
 )
-from detox_lightning.runs.run_folders import is_trial, local_log_folders, log_folder
+from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger, is_trial, log_folder
 from detox_lightning.runs.run_lock import FolderLocks
 from detox_lightning.runs.truncate_logs import (
     claim_version,
-    restore_rows,
-    set_rows_aside,
+    keep_rows,
     truncate_curves,
 )
 
@@ -29,11 +28,11 @@ FIGURES, RUN, ENDED = "validation", "run", "ended_early"  # keys in a checkpoint
 
 
 class ResumeCallback(Callback):
-    """Restores curves, figures and the place in the epoch when a run resumes.
+    """Restores curves, figures and the position in the epoch when a run resumes.
 
-    In the run's folder, what a killed run logged after the checkpoint is cut off. The checkpoint
-    holds the last validation's figures, as the end of a run shows them, and whether early stopping
-    has ended the run. A run that is alive locks its folders.
+    In the run's folder, it cuts off what a killed run logged after the checkpoint. The checkpoint
+    holds the last validation's figures, which the end of a run shows, and whether early stopping
+    has ended the run. An active run locks its folders.
     """
 
     def __init__(self) -> None:
@@ -43,38 +42,39 @@ class ResumeCallback(Callback):
         self.locks = FolderLocks()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Locks the run's folders, or raises an InputError if another run is alive in them."""
+        """Locks the run's folders; raises an InputError if another run is active in them."""
         if stage != "fit":
             return
         self.run = log_folder(trainer).name  # asks all processes
-        trainer.strategy.barrier()  # until now, each looked for a run that isn't alive
+        trainer.strategy.barrier()  # until now, each process looked for a run without a lock
         self.lock_folders(trainer, trainer.ckpt_path)
 
     def lock_folders(self, trainer: Trainer, checkpoint: str | Path | None) -> None:
-        """Locks the folders of the run that begins or resumes; all processes must call it.
+        """Locks the folders of the run that starts or resumes; all processes must call it.
 
         Args:
-            trainer: Knows the folders.
-            checkpoint: From which it resumes; None if it begins.
+            trainer: The trainer, which knows the folders.
+            checkpoint: The checkpoint that the run resumes from; None if it starts.
 
         Raises:
-            InputError: If another process is at the same run, or writes into the same folder.
+            InputError: If another process continues the same run, or writes into the same folder.
         """
         callback: Any = trainer.checkpoint_callback
-        folder = getattr(callback, "dirpath", None) or log_folder(trainer) / "checkpoints"
+        folder = getattr(callback, "dirpath", None) or log_folder(trainer) / CHECKPOINTS
         if callback is None or is_trial(trainer) or "://" in str(folder):
             return
-        folders = [*local_log_folders(trainer), Path(folder)]
+        logs = [x.log_dir for x in trainer.loggers if isinstance(x, FolderLogger)]
+        folders = [Path(place) for place in (*logs, folder) if "://" not in str(place)]
         locked = self.locks.acquire(folders) if trainer.is_global_zero else None
         locked = trainer.strategy.broadcast(locked)
         if locked and checkpoint and Path(checkpoint).parent.resolve() == Path(folder).resolve():
             raise InputError(
-                f"--ckpt_path {checkpoint}: this run is still going on in another process; wait "
-                "for its end, or begin a run of its own without --ckpt_path"
+                f"--ckpt_path {checkpoint}: this run is still active in another process; wait "
+                "for its end, or start a new run without --ckpt_path"
             )
         if locked:
             raise InputError(
-                f"{locked}: a run is still going on there in another process; wait for its end, or "
+                f"{locked}: a run is still active there in another process; wait for its end, or "
                 "give this one another place (checkpoint.dirpath, trainer.logger.version, "
                 "trainer.logger.save_dir)"
             )
@@ -82,9 +82,7 @@ class ResumeCallback(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Restores the rows of a CSV that a failed start has set aside; unlocks the folders."""
-        if trainer.is_global_zero:
-            restore_rows(trainer.loggers)
+        """Unlocks the folders."""
         self.locks.release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -102,7 +100,7 @@ class ResumeCallback(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes up the figures, the end by early stopping and the place in the epoch."""
+        """Restores the figures, the position in the epoch, and an end by early stopping."""
         loops = checkpoint["loops"]["fit_loop"]
         self.steps = batches_stepped(loops) if BETWEEN_BATCHES in loops else None
         self.figures = _of_validation(checkpoint.get(FIGURES, {}))
@@ -112,14 +110,14 @@ class ResumeCallback(Callback):
             here = {callback.state_key for callback in callbacks}
             if averaging in checkpoint["callbacks"] and averaging not in here:
                 rank_zero_warn(
-                    "the checkpoint's run averaged its weights, and this one goes on from the "
-                    f"average: give {averaging} in trainer.callbacks again to go on with both"
+                    "the checkpoint's run averaged its weights, and this one resumes from the "
+                    f"average: give {averaging} in trainer.callbacks again to resume both"
                 )
             if checkpoint.get(ENDED) and any(isinstance(x, EarlyStopping) for x in callbacks):
                 trainer.should_stop = True
                 rank_zero_info(
-                    "early stopping has ended this run: nothing is left to do. To train on, leave "
-                    "EarlyStopping out of trainer.callbacks"
+                    "early stopping has ended this run: nothing is left to do. To train longer, "
+                    "leave EarlyStopping out of trainer.callbacks"
                 )
         data = data_of(trainer)
         if data is not None and data.loaders.batch_size_changed:
@@ -130,7 +128,7 @@ class ResumeCallback(Callback):
         ours = str(trainer.ckpt_path)
         if (first := trainer.strategy.broadcast(ours)) != ours:
             raise InputError(
-                f"--ckpt_path: process {trainer.global_rank} began from {ours}, process 0 from "
+                f"--ckpt_path: process {trainer.global_rank} starts from {ours}, process 0 from "
                 f"{first}: the folder of runs must be on a disk that all nodes share"
             )
         point = next_point(trainer, self.steps or 0) if trainer.ckpt_path else 0
@@ -147,17 +145,17 @@ class ResumeCallback(Callback):
 
 
 def begin_fit(trainer: Any, checkpoint: str | None) -> None:
-    """Claims the folders of a run, before Lightning writes into them.
+    """Claims the folders of a run before Lightning writes into them.
 
     Raises:
-        InputError: If a folder can't be created, or another run is alive in it.
+        InputError: If a folder can't be created, or another run is active in it.
     """
     claim_version(trainer.loggers)
-    if trainer.num_devices * trainer.num_nodes == 1:  # several processes lock when they have met
+    if trainer.num_devices * trainer.num_nodes == 1:  # several processes lock once all are there
         for callback in callbacks_of(trainer):
             if isinstance(callback, ResumeCallback):
                 callback.lock_folders(trainer, checkpoint)
-    set_rows_aside(trainer.loggers)
+    keep_rows(trainer.loggers)
 
 
 def _of_validation(figures: Any) -> dict[str, float]:
@@ -165,6 +163,6 @@ def _of_validation(figures: Any) -> dict[str, float]:
 
 
 def _is_out_of_time(trainer: Trainer) -> bool:
-    """Whether ``trainer.max_time``, which may be raised for the next start, has ended the run."""
+    """Whether ``trainer.max_time``, which the next start may raise, has ended the run."""
     timers = [x for x in callbacks_of(trainer) if isinstance(x, Timer)]
     return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)

@@ -1,4 +1,4 @@
-"""Where a run's files go, and how a file or folder appears only when it is complete."""
+"""Where a run's files go, and how a file or folder gets its name only when it is complete."""
 
 import os
 import shutil
@@ -15,11 +15,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError, TrainingError, writing
 
+CHECKPOINTS = "checkpoints"  # name of the folder of checkpoints in a run's folder
 PARTIAL = ".partial"  # suffix of a file or folder that is still being written
 
 
+FolderLogger = TensorBoardLogger | CSVLogger  # the loggers that write into folders
+
+
 def log_folder(trainer: Trainer) -> Path:
-    """Returns the run's folder, as ``ModelCheckpoint`` would; a collective operation."""
+    """Returns the run's folder, the same as ``ModelCheckpoint``'s; a collective operation."""
     folder = Path(trainer.default_root_dir)
     if logger := trainer.logger:
         version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
@@ -28,17 +32,11 @@ def log_folder(trainer: Trainer) -> Path:
 
 
 def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
-    """Returns the folder of the run that wrote ``checkpoint``; of this run (collective) if None."""
+    """Returns the folder of the run that wrote ``checkpoint``; None: of this run (collective)."""
     if not checkpoint:
         return log_folder(trainer)
     folder = Path(checkpoint).parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
-def local_log_folders(trainer: Trainer) -> list[Path]:
-    """Returns the folders on this machine into which a trainer's loggers write."""
-    known = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger | CSVLogger)]
-    return [Path(x.log_dir) for x in known if "://" not in str(x.log_dir)]
+    return folder.parent if folder.name == CHECKPOINTS else folder
 
 
 def is_trial(trainer: Trainer) -> bool:
@@ -46,7 +44,7 @@ def is_trial(trainer: Trainer) -> bool:
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
-# -- what is there already
+# -- existing files and folders
 
 
 def is_occupied(path: Path) -> bool:
@@ -59,26 +57,26 @@ def next_free_path(path: Path, promised_as: str = "") -> Path:
 
     Args:
         path: A file or a folder.
-        promised_as: The flag and value by which the user chose ``path``, which was free then. A
-            warning names it if ``path`` has been taken since; hours of work are still saved.
+        promised_as: The flag and value by which the user chose ``path``, which was free at that
+            time. If ``path`` is occupied by now, a warning names them, and no work is lost.
     """
     candidate, number = path, 1
     while is_occupied(candidate):
         candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
     if promised_as and candidate != path:
         rank_zero_warn(
-            f"{promised_as} was filled by something else meanwhile; writing to {candidate}"
+            f"{promised_as} was filled by another program meanwhile; writing to {candidate}"
         )
     return candidate
 
 
 def output_folder(flag: str, chosen: str | None, default: Path) -> Path:
-    """Returns the folder to write results into, never one that holds something.
+    """Returns the folder to write results into, which is always an empty or a new one.
 
     Args:
         flag: The flag that chooses the folder: ``report.folder``.
         chosen: The flag's value; None for the default.
-        default: Gets a number if it is occupied.
+        default: The default folder; it gets a number if it is occupied.
     """
     if chosen is None:
         return next_free_path(default)
@@ -86,11 +84,11 @@ def output_folder(flag: str, chosen: str | None, default: Path) -> Path:
 
 
 def refuse_occupied(folder: Path, name: str) -> None:
-    """Raises an InputError if a folder holds something, which would be overwritten.
+    """Raises an InputError if a folder is not empty, as its content would be overwritten.
 
     Args:
-        folder: Where something is to be written.
-        name: The flag and its value, or the folder: for the message.
+        folder: The folder to write into.
+        name: The flag and its value, or the folder, for the message.
     """
     if is_occupied(folder):
         raise InputError(
@@ -99,19 +97,15 @@ def refuse_occupied(folder: Path, name: str) -> None:
         )
 
 
-def refuse_unwritable(folder: Path, name: str, create: bool = True) -> None:
-    """Raises an InputError if no file can be created in a folder.
+def refuse_unwritable(folder: Path, name: str) -> None:
+    """Raises an InputError if no file can be created in a folder, or in its nearest parent.
 
     Args:
-        folder: Where something is to be written.
-        name: The flag and its value: for the message.
-        create: Whether to create a missing folder; otherwise its nearest parent is tried.
+        folder: The folder to write into.
+        name: The flag and its value, for the message.
     """
     try:
-        if create:
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -120,7 +114,7 @@ def refuse_unwritable(folder: Path, name: str, create: bool = True) -> None:
         ) from error
 
 
-# -- files and folders that appear when they are complete
+# -- files and folders that get their names when they are complete
 
 
 def partial_of(path: Path) -> Path:
@@ -129,7 +123,7 @@ def partial_of(path: Path) -> Path:
 
 
 def writer_runs(partial: Path) -> bool | None:
-    """Whether the process that writes ``partial`` still runs; None if it is of another machine."""
+    """Whether the process that writes ``partial`` still runs; None if it is on another machine."""
     host, _, process = partial.name.removesuffix(PARTIAL).rpartition("-")
     if not host.endswith(f".{gethostname()}") or not process.isdecimal():
         return None
@@ -145,17 +139,31 @@ def writer_runs(partial: Path) -> bool | None:
 
 
 @contextmanager
+def atomic_file(file: Path) -> Iterator[Path]:
+    """Lets a block write a hidden file, which replaces ``file`` when the block is done."""
+    partial = partial_of(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)  # it may be a link that leads elsewhere
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Lets a block fill a folder that gets its name when the block is done.
+    """Lets a block fill a hidden folder, which gets the name ``folder`` when the block is done.
 
     Args:
-        folder: Absent or empty. If something else fills it meanwhile, the new one gets a number.
+        folder: A missing or empty folder. If another program fills it meanwhile, the new one gets
+            a number.
 
     Yields:
-        A hidden folder beside it. Those that dead processes of this machine left are removed.
+        The hidden folder. Those that dead processes of this machine have left are removed.
 
     Raises:
-        InputError: If there is something in the folder.
+        InputError: If the folder is not empty.
         TrainingError: If the disk is full, or if the complete folder can't be renamed; the message
             then says where it is.
     """
@@ -176,7 +184,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def _share(folder: Path) -> None:
-    """Gives files the usual permissions: safetensors makes them readable to their owner alone."""
+    """Gives files the usual permissions: safetensors lets only their owner read them."""
     permissions = folder.stat().st_mode & 0o666
     for file in folder.rglob("*"):
         if file.is_file():
@@ -185,7 +193,7 @@ def _share(folder: Path) -> None:
 
 
 def _publish(partial: Path, folder: Path) -> None:
-    """Renames a complete folder, first so that no other process takes it for an abandoned one."""
+    """Renames a complete folder, first to a name that no process takes for an abandoned one."""
     here = partial
     try:
         here = here.rename(next_free_path(partial.with_suffix(".complete")))
@@ -195,6 +203,6 @@ def _publish(partial: Path, folder: Path) -> None:
         here.rename(place)
     except OSError as error:
         raise TrainingError(
-            f"{folder}: can't be written ({error.strerror or error}); all that was to be in it is "
-            f"in {here}: move it"
+            f"{folder}: can't be written ({error.strerror or error}); its whole content is in "
+            f"{here}: move it"
         ) from error

@@ -1,4 +1,4 @@
-"""Locks on folders by which other processes see that a run is alive."""
+"""Locks on folders, by which other processes see that a run is active."""
 
 import os
 from collections.abc import Iterable
@@ -9,16 +9,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
-except ImportError:  # Windows: goes without
+except ImportError:  # on Windows there are no locks
     lockf = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 
 
 class FolderLocks:
-    """The locks of a run's folders; they end with :meth:`release` or with the process.
+    """The locks of a run's folders; they last until :meth:`release` or the process's end.
 
-    On a disk without locks, folders always seem to be free.
+    On a disk that does not support locks, folders always seem to be free.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,8 @@ class FolderLocks:
         """Locks folders, which are created if they are missing.
 
         Returns:
-            The first that another process has locked: then none is locked here. Otherwise None.
+            The first folder that another process has locked; this process then locks none of them.
+            None if all are locked here.
         """
         for folder in folders if lockf is not None else ():
             file = folder.resolve() / LOCK
@@ -44,8 +45,8 @@ class FolderLocks:
                 return folder
             except OSError as error:  # a file system without locks
                 rank_zero_warn(
-                    f"{folder}: this disk has no locks ({error.strerror}), so nobody is told that "
-                    "a run is alive there: start no second one in it"
+                    f"{folder}: this disk has no locks ({error.strerror}), so other processes "
+                    "can't see that a run is active there: don't start a second one in it"
                 )
             self.handles[file] = handle
         return None
@@ -64,15 +65,10 @@ def is_locked(folder: Path) -> bool:
     if lockf is None:
         return False
     try:
-        handle = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        lockf(handle, LOCK_SH | LOCK_NB)
+        with (folder / LOCK).open("rb") as file:
+            lockf(file, LOCK_SH | LOCK_NB)
     except (BlockingIOError, PermissionError):
         return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(handle)
+    except OSError:  # there is no lock, or the file system has none
+        pass
     return False

@@ -1,7 +1,7 @@
-"""Ends a run on a signal: finish the rollout, save, say how to go on.
+"""Ends a run on a signal: finishes the rollout, saves, and says how to resume.
 
 Lightning's own handlers save in the middle of a step (SLURM), or start a collective operation in
-the handler (several processes). The handlers here take their place while ``fit`` trains.
+the handler (several processes). The handlers here replace them while ``fit`` trains.
 """
 
 import os
@@ -18,25 +18,26 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.errors import STOP_SIGNALS
-from detox_lightning.runs.command_line import command_of, shell_line
+from detox_lightning.runs.provenance import command_of, shell_line
 
 
 class StopRequests:
     """Records the first signal that asks the run to end.
 
     Attributes:
-        received: Its number; 0 if there was none.
+        received: The signal's number; 0 if there was none.
     """
 
     def __init__(self) -> None:
         self.received = 0
 
     def listen(self) -> None:
-        """Replaces Lightning's handlers, which come back when ``fit`` ends."""
+        """Replaces Lightning's handlers, which are restored when ``fit`` ends."""
         self.received = 0
         if threading.current_thread() is threading.main_thread():
             for signum in (*STOP_SIGNALS, signal.SIGINT):
-                is_ignored = signal.getsignal(signum) is signal.SIG_IGN  # as a shell's background
+                # a shell ignores it for processes in the background
+                is_ignored = signal.getsignal(signum) is signal.SIG_IGN
                 if not (signum == signal.SIGINT and is_ignored):
                     signal.signal(signum, self._record)
 
@@ -49,11 +50,11 @@ class StopRequests:
             self.received = signum
             name = signal.Signals(signum).name
             more = "; once more ends at once" if is_ctrl_c else ""
-            # not print: the handler may have interrupted one
+            # not print, which the handler may have interrupted
             os.write(2, f"{name}: stops after this rollout{more}\n".encode())
 
     def agreed(self, trainer: Trainer) -> int:
-        """Returns the signal that any process has received, the same one in all; 0 if none has.
+        """Returns a signal that any process has received, the same in all processes; 0 if none.
 
         A collective operation: all processes must call it.
         """
@@ -65,28 +66,29 @@ class StopRequests:
         return int(received)
 
 
-def how_to_go_on(trainer: Trainer, saved: str | None) -> str:
-    """Returns the message for a run that was stopped and ``saved`` in a checkpoint, if any."""
+def how_to_resume(trainer: Trainer, saved: str | None) -> str:
+    """Returns the message for a stopped run, which is ``saved`` in a checkpoint, if in any."""
     command = command_of(trainer)
     words = without_checkpoint(sys.argv[1:] if command is None else command.words)
     state = f"everything is saved in {saved}" if saved else "there is no checkpoint yet"
-    return f"{state}. To go on: {shell_line([*words, '--ckpt_path', 'last'])}"
+    return f"{state}. To resume: {shell_line([*words, '--ckpt_path', 'last'])}"
 
 
 def without_checkpoint(words: Sequence[str]) -> list[str]:
     """Returns a command line's words without ``--ckpt_path`` and its value."""
-    flag = "--ckpt_path"
-    return [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if flag not in (before, word) and not word.startswith(f"{flag}=")
-    ]
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word == "--ckpt_path":
+            next(rest, None)
+        elif not word.startswith("--ckpt_path="):
+            kept.append(word)
+    return kept
 
 
 def requeue(trainer: Trainer, signum: int) -> None:
-    """Asks SLURM to start the job again, where Lightning would and the job would then resume.
+    """Asks SLURM to start the job again, if Lightning would do so and the job would then resume.
 
-    A program of the user's own is trusted to resume.
+    If a program of the user's made the trainer, it is trusted to resume.
     """
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
@@ -99,8 +101,8 @@ def requeue(trainer: Trainer, signum: int) -> None:
     command = command_of(trainer)
     if command is not None and not command.resumes:
         rank_zero_warn(
-            f"SLURM is not asked to start job {job} again: its command would begin anew; "
-            "give --ckpt_path last in it, or ckpt_path: last in its configuration"
+            f"SLURM is not asked to start job {job} again: its command would start a new run; "
+            "add --ckpt_path last to it, or ckpt_path: last to its configuration"
         )
         return
     try:

@@ -1,29 +1,29 @@
-"""The loggers of a run: folders that no other run has, and curves that end at the checkpoint."""
+"""The loggers of a run: folders of its own, and curves that end at the checkpoint."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from detox_lightning.errors import InputError, explain
-from detox_lightning.runs.run_folders import partial_of, refuse_unwritable
+from detox_lightning.runs.run_folders import FolderLogger, atomic_file, refuse_unwritable
 
 
 @rank_zero_only
 def claim_version(loggers: Iterable[Logger]) -> None:
-    """Gives a new run the next version number at which none of its loggers has a folder.
+    """Gives a new run the next version number that is free for all its loggers.
 
     Args:
-        loggers: Not in use yet; those that have a version keep it.
+        loggers: Loggers that are not in use yet; those with a version keep it.
 
     Raises:
         InputError: If the folders can't be created.
     """
-    known = (TensorBoardLogger, CSVLogger)
-    new: list[Any] = [x for x in loggers if isinstance(x, known) and x._version is None]
+    new = [x for x in loggers if isinstance(x, FolderLogger) and x._version is None]
     if not new or any("://" in str(logger.log_dir) for logger in new):
         return
     number = 0
@@ -34,7 +34,7 @@ def claim_version(loggers: Iterable[Logger]) -> None:
         try:
             for folder in dict.fromkeys(logger.log_dir for logger in new):
                 Path(folder).mkdir(parents=True)
-        except FileExistsError:  # another run was quicker
+        except FileExistsError:  # another run was faster
             number += 1
         except OSError as error:
             raise InputError(f"trainer.logger.save_dir: {explain(error)}") from error
@@ -47,87 +47,73 @@ def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
     """Raises an InputError if a logger can't write into its folder.
 
     Args:
-        loggers: Not in use yet.
-        claims: Whether new ones get folders by :func:`claim_version`, which checks by itself.
+        loggers: Loggers that are not in use yet.
+        claims: Whether loggers without a version get one from :func:`claim_version`, which checks
+            their folders itself.
     """
     for logger in loggers:
-        if not isinstance(logger, TensorBoardLogger | CSVLogger):
+        if not isinstance(logger, FolderLogger):
             continue
-        if claims and logger._version is None:  # reading log_dir would choose a version
-            continue
-        if "://" not in str(logger.log_dir):
+        # reading log_dir would choose a version
+        is_claimed_later = claims and logger._version is None
+        if not is_claimed_later and "://" not in str(logger.log_dir):
             name = f"trainer.logger.save_dir={logger.save_dir}"
-            refuse_unwritable(Path(logger.log_dir), name, create=False)
-
-
-def truncate_curves(logger: Logger, point: int) -> None:
-    """Makes the curves in a logger's folder end before a place on their x-axis.
-
-    Args:
-        logger: Of TensorBoard or CSV, which has logged nothing yet; others are left alone.
-        point: The first place that is cut off.
-    """
-    if isinstance(logger, TensorBoardLogger) and any(Path(logger.log_dir).glob("events.out.*")):
-        _truncate_events(logger.experiment, point)
-    if isinstance(logger, CSVLogger):
-        _truncate_rows(logger, point)
-
-
-def _truncate_events(writer: Any, point: int) -> None:
-    """Writes TensorBoard's mark of a new session, at which its readers drop later points."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    writer.file_writer.add_event(Event(step=point, file_version="brain.Event:2"))
-    start = SessionLog(status=SessionLog.START)
-    writer.file_writer.add_event(Event(step=point, session_log=start))
-    writer.flush()
+            refuse_unwritable(Path(logger.log_dir), name)
 
 
 @rank_zero_only
-def set_rows_aside(loggers: Iterable[Logger]) -> None:
-    """Hides ``metrics.csv`` from Lightning's logger, which deletes it when a run resumes."""
-    for file, aside in _csv_files(loggers):
-        if file.is_file():
-            file.replace(aside)
-
-
-def restore_rows(loggers: Iterable[Logger]) -> None:
-    """Undoes :func:`set_rows_aside` if a run has failed before it logged anything."""
-    for file, aside in _csv_files(loggers):
-        if aside.is_file() and not file.exists():
-            aside.replace(file)
-
-
-def _csv_files(loggers: Iterable[Logger]) -> Iterator[tuple[Path, Path]]:
-    """Yields the file of each CSV logger, and the name under which it is set aside."""
+def keep_rows(loggers: Iterable[Logger]) -> None:
+    """Keeps the rows in ``metrics.csv``, which Lightning's logger deletes when a run resumes."""
     for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            file = Path(logger.log_dir, "metrics.csv")
-            yield file, file.with_name(".metrics.csv.kept")
+        if isinstance(logger, CSVLogger) and "://" not in str(logger.log_dir):
+            logger._experiment = _KeptRows(logger.log_dir)
 
 
-def _truncate_rows(logger: CSVLogger, point: int) -> None:
-    """Writes the rows that were set aside back, up to ``point``."""
-    ((file, aside),) = _csv_files([logger])
-    if not aside.is_file():
-        return
-    with aside.open(newline="", encoding="utf8") as lines:
-        reader = csv.DictReader(lines)
-        names = list(reader.fieldnames or [])
-        rows = [row for row in reader if _step(row) < point]
-    if rows:
-        partial = partial_of(aside)
-        with partial.open("w", newline="", encoding="utf8") as lines:
-            writer = csv.DictWriter(lines, names)
+def truncate_curves(logger: Logger, point: int) -> None:
+    """Makes the curves in a logger's folder end before a point of their x-axis.
+
+    Args:
+        logger: A logger that has logged nothing yet. Only those of TensorBoard and CSV are changed.
+        point: The first point that is cut off.
+    """
+    if isinstance(logger, CSVLogger) and isinstance(logger.experiment, _KeptRows):
+        logger.experiment.truncate(point)
+    if isinstance(logger, TensorBoardLogger) and any(Path(logger.log_dir).glob("events.out.*")):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        # the mark of a new session makes TensorBoard's readers drop later points
+        writer, start = logger.experiment.file_writer, SessionLog(status=SessionLog.START)
+        writer.add_event(Event(step=point, file_version="brain.Event:2"))
+        writer.add_event(Event(step=point, session_log=start))
+        writer.flush()
+
+
+class _KeptRows(ExperimentWriter):
+    """Lightning's writer of ``metrics.csv``, but existing rows stay in the file."""
+
+    def _check_log_dir_exists(self) -> None:
+        pass  # Lightning's deletes the file
+
+    def truncate(self, point: int) -> None:
+        """Drops the rows from ``point`` on, and an incomplete last row."""
+        file = Path(self.metrics_file_path)
+        if not file.is_file():
+            return
+        with file.open(newline="", encoding="utf8") as lines:
+            reader = csv.DictReader(lines)
+            rows = [row for row in reader if _step(row) < point]
+        if not rows:
+            file.unlink()
+            return
+        self.metrics_keys = list(rows[0])
+        with atomic_file(file) as partial, partial.open("w", newline="", encoding="utf8") as lines:
+            writer = csv.DictWriter(lines, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
-        logger.experiment.metrics_keys = names
-        partial.replace(file)
-    aside.unlink()
 
 
 def _step(row: dict[str, Any]) -> float:
-    """Returns a row's step; infinity if the row was only half written."""
+    """Returns a row's step; infinity if the row is incomplete."""
     try:
         return int(row["step"])
     except (KeyError, TypeError, ValueError):

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError, TrainingError
-from detox_lightning.models.finite import check_finite
+from detox_lightning.models.precision import check_finite
 from detox_lightning.protocols import CHECKPOINT_KEY
 from detox_lightning.redaction import without_secrets
 from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint

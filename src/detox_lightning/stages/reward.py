@@ -12,12 +12,10 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from detox_lightning.batches import LabeledBatch
 from detox_lightning.errors import InputError
-from detox_lightning.models.batching import count_positions
+from detox_lightning.models.batching import classify, count_positions, padding_id
 from detox_lightning.models.classifier_heads import labels_of
 from detox_lightning.models.loading import Weights, load_model, load_tokenizer
-from detox_lightning.models.precision import check_trainable_dtype
 from detox_lightning.models.source import ModelSource
-from detox_lightning.models.text_padding import padding_id, repadded
 from detox_lightning.protocols import data_of
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.optimization import CONSTANT, Schedule
@@ -71,7 +69,7 @@ class RewardModule(AutomaticStage):
         self.model, self.mean_loss = None, MeanMetric()
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise InputError(f"labels={list(labels)}: give two or more different names.")
-        check_trainable_dtype(self.weights, is_classifier=True)
+        self.weights.check_trainable(is_classifier=True)
         self.labels = list(labels)
         self.metrics = classification_metrics(len(labels))
 
@@ -118,9 +116,7 @@ class RewardModule(AutomaticStage):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns the logits ``[b, classes]``, float32, of texts ``[b, s]``."""
-        ids, mask = repadded(self.model, input_ids, attention_mask.bool())
-        logits: Tensor = self.model(input_ids=ids, attention_mask=mask.long()).logits
-        return logits.float()
+        return classify(self.model, input_ids, attention_mask.bool())
 
     def training_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
         """Returns the cross-entropy of the labels, mean over the texts."""

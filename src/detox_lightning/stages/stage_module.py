@@ -16,9 +16,9 @@ from torchmetrics import MeanMetric
 from detox_lightning.batches import LabeledBatch, PromptBatch
 from detox_lightning.models.adapters import adapter_facts
 from detox_lightning.models.families.base import Family
-from detox_lightning.models.finite import check_finite_model
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
+from detox_lightning.models.precision import check_finite_model
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.source import ModelSource
 from detox_lightning.seeding import derive_seed, global_seed
