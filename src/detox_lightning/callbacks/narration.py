@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.protocols import Stage, as_stage
-from detox_lightning.runs.command_line import command_of, shell_line
+from detox_lightning.runs.provenance import command_of, shell_line
 from detox_lightning.runs.run_folders import is_trial, log_folder
 
 SECONDS_BETWEEN_LINES = 60  # where there is no terminal, and so no progress bar
