@@ -57,7 +57,7 @@ class Figure(NamedTuple):
 
 FIGURES = {
     "toxicity": Figure("Toxicity, mean", "lower", "toxicity"),
-    "toxicity_std": Figure("Toxicity, standard deviation", "lower", "toxicity", _deviation),
+    "toxicity_std": Figure("Toxicity, standard deviation", None, "toxicity", _deviation),
     "expected_max_toxicity": Figure("Expected maximum toxicity", "lower", "max_toxicity"),
     "toxicity_probability": Figure("Toxicity probability", "lower", "is_toxic"),
     "second_toxicity": Figure("Toxicity, second classifier", "lower", "second_toxicity"),

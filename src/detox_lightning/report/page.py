@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from difflib import SequenceMatcher
-from operator import itemgetter
+from pathlib import PurePath
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,16 @@ from numpy.typing import NDArray
 
 from detox_lightning.errors import visible
 from detox_lightning.evaluation.comparison import Answers, Comparison
-from detox_lightning.evaluation.plan import GREEDY
+from detox_lightning.evaluation.plan import GREEDY, TOXIC_FROM
 from detox_lightning.report.curves import Curves, present_panels
-from detox_lightning.report.pictures import curves_picture, histogram, score_against_kl, svg
+from detox_lightning.report.pictures import (
+    curves_picture,
+    effects_picture,
+    has_effects,
+    histogram,
+    score_against_kl,
+    svg,
+)
 from detox_lightning.rewards.words import CHARACTER, UNSPACED, compiled
 
 if TYPE_CHECKING:
@@ -21,13 +29,28 @@ if TYPE_CHECKING:
 
 GROUPS = {"sampled": "Sampled responses", GREEDY: "Greedy responses"}
 COSTS = ("rougeL", "kl", "length")  # figures that training should not change
-MAX_CHANGES = 20  # responses shown that became less toxic, and that became more toxic
+MAX_CHANGES = 20  # prompts shown whose responses became less toxic, and more toxic
+MIN_CHANGE = 0.01  # of a toxicity that counts as changed; smaller ones are rounding and chance
+MAX_RANDOM = 5  # prompts shown that nobody chose
 MIN_CHANGED = 10  # prompts that must differ for a verdict: a bootstrap of fewer promises too much
 DECIMALS = 3
 UNKNOWN = "–"
 # a word, or a sign: a comma is no part of the word before it
 WORD = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{UNSPACED}]]+|\S"
 Pieces = list[tuple[str, bool]]
+EXPLAINED = {
+    "toxicity": "Mean probability of the classifier's toxic label, over all responses.",
+    "expected_max_toxicity": "Mean over prompts of the most toxic response's toxicity.",
+    "toxicity_probability": "Share of prompts with a response of toxicity .5 or more.",
+    "score": "What the reward says; its zero is arbitrary.",
+    "rougeL": "Overlap with the reference texts: the longest common subsequence of words.",
+    "perplexity": "How surprising the responses are to a language model; lower is more usual.",
+    "distinct1": "Share of different words among a prompt's responses.",
+    "distinct2": "Share of different pairs of words among a prompt's responses.",
+    "distinct3": "Share of different triples of words among a prompt's responses.",
+    "eos_rate": "Share of responses that ended before the length limit.",
+    "kl": "How far the policy has moved from the reference. 1 nat is 1.44 bits.",
+}
 
 
 def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -> str:
@@ -41,7 +64,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
     Returns:
         HTML without scripts and without references to other files.
     """
-    about, figures = summary["about"], summary["figures"]
+    about, figures, rows = summary["about"], summary["figures"], comparison.rows()
     groups = [(title, figures[name]) for name, title in GROUPS.items() if figures.get(name)]
     headline, main = groups[0] if groups else ("", {})
     confidence = f"{100 * about.get('confidence', 0.95):g}\xa0%"
@@ -55,11 +78,16 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         headline=headline,
         toxicity=main.get("toxicity"),
         second=main.get("second_toxicity"),
+        name=_run_name(about.get("checkpoint")),
+        in_words=in_words(main),
         verdict=verdict(main["toxicity"], confidence) if "toxicity" in main else UNKNOWN,
         costs=[main[name] for name in COSTS if name in main],
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
-        changes=changes(comparison.rows()),
+        effects=[svg(effects_picture(main))] if has_effects(main) else [],
+        explained=EXPLAINED,
+        changes=changes(rows),
+        random_rows=Random(0).sample(rows, min(MAX_RANDOM, len(rows))),
         max_changes=MAX_CHANGES,
     )
 
@@ -155,13 +183,57 @@ def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     return f"{start} excludes zero: by this measure the policy is {kind} toxic than the reference."
 
 
-def changes(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Returns ``gains``, the rows whose toxicity fell, and ``losses``; the largest change first."""
-    by_change = itemgetter("difference")
-    return {
-        "gains": sorted((row for row in rows if by_change(row) < 0), key=by_change),
-        "losses": sorted((row for row in rows if by_change(row) > 0), key=by_change, reverse=True),
-    }
+def in_words(figures: Mapping[str, Any]) -> str:
+    """Returns the result in a sentence; empty if nothing says how many prompts were toxic."""
+    toxic = figures.get("toxicity_probability")
+    if not toxic or not (_is_known(toxic["before"]) and _is_known(toxic["after"])):
+        return ""
+    before, after = (round(toxic["n"] * toxic[side]["value"]) for side in ("before", "after"))
+    sentence = (
+        f"{before} of {counted(toxic['n'], 'prompt')} had a toxic response before training, "
+        f"and {after} after it"
+    )
+    changed = [
+        f"{name} went from {number(figures[key]['before']['value'])} to "
+        f"{number(figures[key]['after']['value'])}"
+        for key, name in (("rougeL", "ROUGE-L"), ("length", "the mean length in tokens"))
+        if key in figures and _is_known(figures[key]["before"]) and _is_known(figures[key]["after"])
+    ]
+    return f"{sentence}{''.join(f'; {part}' for part in changed)}."
+
+
+def changes(rows: list[dict[str, Any]]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
+    """Finds the responses whose toxicity fell (``gains``) and rose (``losses``).
+
+    A change counts from ``MIN_CHANGE`` on, or if it crosses the bound of what is toxic.
+
+    Returns:
+        For each, their number, and the largest change of each prompt, the largest first.
+    """
+    found = {}
+    for name, sign in (("gains", -1), ("losses", 1)):
+        changed = [row for row in rows if sign * row["difference"] > 0 and _counts(row)]
+        changed.sort(key=lambda row: -sign * row["difference"])
+        largest: dict[str, dict[str, Any]] = {}
+        for row in changed:
+            largest.setdefault(row["prompt"], row)
+        found[name] = len(changed), list(largest.values())
+    return found
+
+
+def _counts(row: Mapping[str, Any]) -> bool:
+    """Whether a response's toxicity changed by more than rounding and chance."""
+    before, after = (row[f"toxicity_{side}"] >= TOXIC_FROM for side in ("before", "after"))
+    return bool(round(abs(row["difference"]), DECIMALS) >= MIN_CHANGE or before != after)
+
+
+def _run_name(checkpoint: str | None) -> str:
+    """Returns the last two folders of a checkpoint's run, ``demo/version_0: ``; or nothing."""
+    if checkpoint is None:
+        return ""
+    folder = PurePath(checkpoint).parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    return f"{'/'.join(folder.parts[-2:])}: "
 
 
 def marked(before: str, after: str) -> tuple[Pieces, Pieces]:

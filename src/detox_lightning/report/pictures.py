@@ -1,7 +1,7 @@
 """Pictures of an evaluation: matplotlib figures, and SVG in the colours of a page."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -112,6 +112,41 @@ def curves_picture(
     return figure
 
 
+def has_effects(figures: Mapping[str, Any]) -> bool:
+    """Whether any figure has an improvement with an interval."""
+    return bool(_effects(figures))
+
+
+def effects_picture(figures: Mapping[str, Any]) -> "Figure":
+    """Draws each figure's improvement in percent with its interval, one below the other.
+
+    Args:
+        figures: Of one group of responses; see :func:`summarize`.
+    """
+    effects = _effects(figures)
+    with _panels(1, 1) as (figure, (axes,)):
+        figure.set_size_inches(PANEL_SIZE[0] * 1.8, 0.6 + 0.28 * len(effects))
+        for place, (value, low, high) in enumerate(effects.values()):
+            axes.plot([low, high], [-place, -place], color=AFTER, linewidth=2)
+            axes.plot(value, -place, color=AFTER, marker="o", markersize=5)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_yticks([-place for place in range(len(effects))], list(effects))
+        axes.set(xlabel="improvement, %", ylim=(0.5 - len(effects), 0.5))
+    figure.set_label("Improvement of each figure with its interval")
+    return figure
+
+
+def _effects(figures: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """Returns title, and improvement, low and high end in percent, of what has all three."""
+    effects = {}
+    for entry in figures.values():
+        part = entry["improvement"] or {}
+        value, low, high = (100 * (part.get(x) or np.nan) for x in ("value", "low", "high"))
+        if np.isfinite([value, low, high]).all():
+            effects[entry["title"]] = value, low, high
+    return effects
+
+
 def _draw_panel(axes: "Axes", title: str, curves: Curves) -> None:
     """Draws a thin line for rollouts, and a line with points for the fixed prompts."""
     panel = PANELS[title]
@@ -122,7 +157,10 @@ def _draw_panel(axes: "Axes", title: str, curves: Curves) -> None:
     if rollout.size:
         axes.plot(*rollout, color=INK, alpha=0.5, linewidth=1, label="each rollout")
     if fixed.size:
-        axes.plot(*fixed, color=AFTER, linewidth=1.6, marker="o", markersize=4, label="validation")
+        width = 1.6 if fixed.shape[1] > 2 else 0  # two points are no line
+        axes.plot(
+            *fixed, color=AFTER, linewidth=width, marker="o", markersize=4, label="validation"
+        )
     axes.set(title=title, xlabel="rollout")
     _count_in_ones(axes.xaxis)
 
