@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from algorithm.ranks import halves, on_ranks
 from algorithm.strategies import numbers
-from detox_lightning.algorithm.shaping import (
+from detox_lightning.algorithm.experience import (
     RunningMoments,
     ScoreShaping,
     penalize_missing_eos,

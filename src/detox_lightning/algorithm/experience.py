@@ -1,17 +1,106 @@
-"""Turns a rollout into the experience that the update learns from."""
+"""From a rollout to what the update learns from: scores, token rewards, advantages."""
+
+from dataclasses import dataclass
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat
+from torch import Tensor
 
 from detox_lightning.algorithm.advantages import AdvantageEstimator
 from detox_lightning.algorithm.masks import Reduce, alone, whiten
-from detox_lightning.algorithm.shaping import (
-    RunningMoments,
-    ScoreShaping,
-    penalize_missing_eos,
-    shape_scores,
-    token_rewards,
-)
 from detox_lightning.algorithm.types import Experience, Rollout
+from detox_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class ScoreShaping:
+    """What happens to the scores before they become rewards.
+
+    Attributes:
+        scale: Divide by the running standard deviation.
+        normalize: Subtract the running mean, too; needs ``scale``.
+        clip: Bound on the absolute score, after scaling; null for none.
+        missing_eos_penalty: Subtracted from the score of a response that the length limit cut off.
+        whiten_rewards: Scale each rollout's token rewards to unit variance, keeping their mean.
+    """
+
+    scale: bool = False
+    normalize: bool = False
+    clip: PositiveFloat | None = None
+    missing_eos_penalty: NonNegativeFloat = 0.0
+    whiten_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        if self.normalize and not self.scale:
+            raise InputError("scores.normalize=true needs scores.scale=true")
+
+
+@dataclass
+class RunningMoments:
+    """Mean and variance of all scores seen, by Chan's parallel update.
+
+    https://en.wikipedia.org/wiki/Algorithms_for_calculating_variance#Parallel_algorithm
+
+    Attributes:
+        count: Scores seen.
+        mean: Their mean.
+        variance: Their population variance.
+    """
+
+    count: float = 0.0
+    mean: float = 0.0
+    variance: float = 1.0
+
+    @property
+    def std(self) -> float:
+        """The standard deviation, with Bessel's correction."""
+        return float((self.variance * self.count / max(self.count - 1, 1)) ** 0.5)
+
+    def update(self, scores: Tensor, reduce: Reduce = alone) -> None:
+        """Takes in one rollout's scores (``[b]``) of all ranks."""
+        x = scores.double()
+        count, total = reduce(torch.stack([torch.ones_like(x).sum(), x.sum()])).tolist()
+        mean = total / count
+        variance = float(reduce(((x - mean) ** 2).sum())) / count
+        delta, seen = mean - self.mean, self.count + count
+        spread = self.variance * self.count + variance * count
+        self.variance = (spread + delta**2 * self.count * count / seen) / seen
+        self.mean += delta * count / seen
+        self.count = seen
+
+
+def penalize_missing_eos(scores: Tensor, has_eos: Tensor, penalty: float) -> Tensor:
+    """Subtracts ``penalty`` from the scores ``[b]`` of responses that the length limit cut off."""
+    return torch.where(has_eos, scores, scores - penalty)
+
+
+def shape_scores(scores: Tensor, shaping: ScoreShaping, moments: RunningMoments) -> Tensor:
+    """Normalizes, scales and clips the scores ``[b]``, by the moments of all scores so far."""
+    if shaping.normalize:
+        scores = scores - moments.mean
+    if shaping.scale:
+        scores = scores / (moments.std + torch.finfo(scores.dtype).eps)
+    if shaping.clip is not None:
+        scores = scores.clamp(-shaping.clip, shaping.clip)
+    return scores
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """Computes r_j = -β·kl_j, with the score added at the last real token.
+
+    Args:
+        scores: ``[b]``.
+        kl: ``[b, t]`` in nats.
+        mask: ``[b, t]``.
+        kl_coef: β, the price of a nat in units of the score.
+
+    Returns:
+        ``[b, t]``, 0 outside the mask. A row without a real token gets no reward.
+    """
+    position = torch.arange(mask.shape[1], device=mask.device)
+    last = (position * mask).amax(dim=1, keepdim=True)
+    rewards = -kl_coef * kl + scores[:, None] * (position == last)
+    return torch.where(mask, rewards, 0)
 
 
 def to_experience(

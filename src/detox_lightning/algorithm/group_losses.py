@@ -1,11 +1,18 @@
 """Losses of methods that compare a prompt's responses with each other and need no value head."""
 
+from typing import Any
+
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from detox_lightning.algorithm.losses import PolicyLoss, clip_bounds, clipped_surrogate, log_ratio
-from detox_lightning.algorithm.token_weights import Average
+from detox_lightning.algorithm.losses import (
+    Average,
+    PolicyLoss,
+    clip_bounds,
+    clipped_surrogate,
+    log_ratio,
+)
 from detox_lightning.algorithm.types import Experience
 
 
@@ -56,23 +63,14 @@ class DrGRPOLoss(GRPOLoss):
     ``scale: false``.
 
     Args:
-        clip_range: How far the ratio of new to old probability may move from 1 and still be
-            rewarded.
-        clip_range_high: How far the ratio may move above 1; null: ``clip_range``.
         kl_coef: Weight of the KL divergence from the reference in the loss.
-        ent_coef: Weight of the entropy bonus.
+        options: The other options of :class:`GRPOLoss`.
     """
 
     average: Average = "constant"
 
-    def __init__(
-        self,
-        clip_range: PositiveFloat = 0.2,
-        clip_range_high: PositiveFloat | None = None,
-        kl_coef: NonNegativeFloat = 0.0,
-        ent_coef: NonNegativeFloat = 0.0,
-    ):
-        super().__init__(clip_range, clip_range_high, kl_coef, ent_coef)
+    def __init__(self, kl_coef: NonNegativeFloat = 0.0, **options: Any):
+        super().__init__(kl_coef=kl_coef, **options)
 
 
 class GSPOLoss(PolicyLoss):

@@ -42,20 +42,9 @@ def response_lengths(response_ids: Tensor, eos_token_ids: Sequence[int]) -> Tens
     return before.sum(dim=1)
 
 
-def mask_from_lengths(lengths: Tensor, width: int, first_token: bool = True) -> Tensor:
-    """Makes the mask of responses.
-
-    Args:
-        lengths: ``[b]`` numbers of real tokens.
-        width: ``t``.
-        first_token: False leaves each response's first token out, as TRL's legacy trainer did.
-
-    Returns:
-        ``[b, t]`` bool.
-    """
-    position = torch.arange(width, device=lengths.device)
-    mask = position < lengths[:, None]
-    return mask if first_token else mask & (position > 0)
+def mask_from_lengths(lengths: Tensor, width: int) -> Tensor:
+    """Makes the mask of responses, ``[b, width]`` bool, with ``lengths`` (``[b]``) real tokens."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def widths(mask: Tensor) -> Tensor:

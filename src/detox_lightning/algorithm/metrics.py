@@ -164,10 +164,9 @@ class UpdateMeter:
     def add(self, means: MiniBatchMeans, skipped: bool) -> None:
         """Takes in a mini-batch's figures; ``skipped`` says that no step was taken with it."""
         self.skipped += skipped
-        losses = {name: x for name, x in means.terms.items() if name != "entropy"}
         self.rows.append(
             {
-                **{f"ppo/loss/{name}": x for name, x in losses.items()},
+                **{f"ppo/loss/{name}": x for name, x in means.terms.items() if name != "entropy"},
                 "ppo/loss/total": self.loss.total(means.terms),
                 **{f"ppo/{name}": x for name, x in means.statistics.items()},
                 "ppo/grad_norm": means.grad_norm,
