@@ -1,5 +1,6 @@
 """A decoder that has begun its responses and goes on one token at a time."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -24,27 +25,33 @@ class Decoder(Protocol):
         """Keeps only ``rows``, in this order; an index may repeat."""
 
 
-class CachedDecoder(Decoder, Protocol):
-    """Decode steps over a ``DynamicCache``; masks and layers let a static step take over.
+class CachedDecoder(Decoder):
+    """Decode steps over transformers' growing cache, from which a static step can take over.
 
     Attributes:
         model: From transformers.
+        cache: The cache of self-attention.
+        prompt_cache: The cache of cross-attention; empty without an encoder.
         mask: ``[r, n]``, True where the decoder's own keys belong to real tokens.
         prompt_mask: ``[r, s]`` the same for an encoder's states; None without an encoder.
     """
 
-    model: Any
-    mask: Tensor
-    prompt_mask: Tensor | None = None
+    def __init__(self, model: Any, mask: Tensor, prompt_mask: Tensor | None = None):
+        from transformers import DynamicCache
 
-    @property
-    def self_layers(self) -> list[Any]:
-        """The cache's layers of self-attention."""
+        self.model = model
+        self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        self.prompt_cache = DynamicCache()
+        self.mask, self.prompt_mask = mask.bool(), prompt_mask
 
-    @property
-    def cross_layers(self) -> list[Any]:
-        """The cache's layers of cross-attention; empty without an encoder."""
+    def select(self, rows: Tensor) -> None:
+        """Keeps only ``rows``, in this order; an index may repeat."""
+        self.cache.batch_select_indices(rows)
+        self.prompt_cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+        self.prompt_mask = None if self.prompt_mask is None else self.prompt_mask[rows]
 
+    @abstractmethod
     def static_step(self) -> Step | None:
         """The model's decode step as a function of tensors alone; None if it can't be one.
 

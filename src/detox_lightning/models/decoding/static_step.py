@@ -42,7 +42,7 @@ class StaticSteps:
             decoder: After the first step. Its model's weights stay as they are until the last one.
             limit: The most steps, the first included.
         """
-        layers = [*decoder.self_layers, *decoder.cross_layers]
+        layers = [*decoder.cache.layers, *decoder.prompt_cache.layers]
         if not (self.captures(decoder.model) or _can_record(decoder.model)) or not _grow(layers):
             return decoder
         step = decoder.static_step()
@@ -80,10 +80,10 @@ class StaticDecoder:
     def __init__(self, steps: StaticSteps, decoder: CachedDecoder, step: Step, limit: int):
         self.steps, self.model, self.step = steps, decoder.model, step
         self.length = decoder.mask.shape[1]
-        masks, tensors = _with_room(decoder.mask, decoder.self_layers, self.length + limit - 1)
+        masks, tensors = _with_room(decoder.mask, decoder.cache.layers, self.length + limit - 1)
         if decoder.prompt_mask is not None:
             size = decoder.prompt_mask.shape[1]
-            mask, others = _with_room(decoder.prompt_mask, decoder.cross_layers, size)
+            mask, others = _with_room(decoder.prompt_mask, decoder.prompt_cache.layers, size)
             masks, tensors = masks + mask, tensors + others
         tokens = decoder.mask.new_zeros(len(decoder.mask), 1, dtype=torch.long)
         self.inputs = [tokens, tokens.new_full((1,), self.length), *masks, *tensors]

@@ -96,13 +96,6 @@ class DecoderOnly(Family):
 class _DecoderOnlySteps(CachedDecoder):
     """Decode steps of a model without an encoder, with a mask ``[r, 0]`` at first."""
 
-    def __init__(self, model: Any, mask: Tensor):
-        from transformers import DynamicCache
-
-        self.model = model
-        self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        self.mask = mask.bool()
-
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.extend(tokens[:, None], torch.ones_like(tokens[:, None]).bool())
 
@@ -110,31 +103,8 @@ class _DecoderOnlySteps(CachedDecoder):
         """Processes tokens ``[r, n]``, which are real where the mask is True."""
         self.mask = torch.cat([self.mask, mask], dim=1)
         positions = _positions(self.model, self.mask)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=self.mask.long(),
-            **{name: x[:, -ids.shape[1] :] for name, x in positions.items()},
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-            output_hidden_states=True,
-        )
-        return output.logits[:, -1], output.hidden_states[-1][:, -1]
-
-    def select(self, rows: Tensor) -> None:
-        """Keeps only ``rows`` (``[n]``), in this order; an index may repeat."""
-        self.cache.batch_select_indices(rows)
-        self.mask = self.mask[rows]
-
-    @property
-    def self_layers(self) -> list[Any]:
-        """The cache layers of self-attention."""
-        return list(self.cache.layers)
-
-    @property
-    def cross_layers(self) -> list[Any]:
-        """An empty list: a decoder alone has no cross-attention."""
-        return []
+        positions = {name: x[:, -ids.shape[1] :] for name, x in positions.items()}
+        return _run_cached(self.model, ids, self.mask.long(), self.cache, **positions)
 
     def static_step(self) -> Step | None:
         """See :class:`CachedDecoder`; None where positions can't be told to the model."""
@@ -149,17 +119,26 @@ class _DecoderOnlySteps(CachedDecoder):
         def step(tokens: Tensor, place: Tensor, mask: Tensor, *kv: Tensor) -> Any:
             cache = DynamicCache()
             cache.layers = [SlotLayer(k, v, place) for k, v in pairs(kv)]
-            output = model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=mask.eq(0).sum(dim=3)[:, 0] - 1,
-                past_key_values=cache,
-                use_cache=True,
-                output_hidden_states=True,
-            )
-            return output.logits[:, -1], output.hidden_states[-1][:, -1]
+            positions = mask.eq(0).sum(dim=3)[:, 0] - 1
+            return _run_cached(model, tokens, mask, cache, position_ids=positions)
 
         return step
+
+
+def _run_cached(
+    model: Any, ids: Tensor, mask: Tensor, cache: Any, **positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Runs the model over tokens that follow a cache's: the last one's logits and hidden states."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        **positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        output_hidden_states=True,
+    )
+    return output.logits[:, -1], output.hidden_states[-1][:, -1]
 
 
 def _forward_deduplicated(

@@ -103,50 +103,25 @@ class _EncoderDecoderSteps(CachedDecoder):
     prompt_mask: Tensor
 
     def __init__(self, model: Any, states: Tensor, mask: Tensor):
-        from transformers import DynamicCache, EncoderDecoderCache
+        from transformers import EncoderDecoderCache
 
-        decoder = model.config.get_text_config(decoder=True)
-        self.model = model
+        super().__init__(model, mask[:, :0], mask.long())
         self.states = states
-        self.prompt_mask = mask.long()
-        self.cache = EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache())
-        self.mask = mask.new_zeros(len(mask), 0, dtype=torch.bool)
+        self.caches = EncoderDecoderCache(self.cache, self.prompt_cache)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        from transformers.modeling_outputs import BaseModelOutput
-
-        output = self.model(
-            encoder_outputs=BaseModelOutput(self.states),
-            attention_mask=self.prompt_mask,
-            decoder_input_ids=tokens[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            output_hidden_states=True,
-        )
-        self.mask = torch.cat([self.mask, torch.ones_like(tokens[:, None]).bool()], dim=1)
-        return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
+        tokens = tokens[:, None]
+        self.mask = torch.cat([self.mask, torch.ones_like(tokens).bool()], dim=1)
+        return _run_cached(self.model, self.states, self.prompt_mask, tokens, self.caches)
 
     def select(self, rows: Tensor) -> None:
-        """Keeps only ``rows`` (``[n]``), in this order; an index may repeat."""
-        self.cache.batch_select_indices(rows)
-        self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
+        super().select(rows)
         # the cache holds their keys and values by now: only the shape is still used
         self.states = self.states[:1].expand(len(rows), -1, -1)
-
-    @property
-    def self_layers(self) -> list[Any]:
-        """The cache layers of self-attention."""
-        return list(self.cache.self_attention_cache.layers)
-
-    @property
-    def cross_layers(self) -> list[Any]:
-        """The cache layers of cross-attention, of the prompts."""
-        return list(self.cache.cross_attention_cache.layers)
 
     def static_step(self) -> Step:
         """See :class:`CachedDecoder`; the masks are the responses' and the prompts'."""
         from transformers import DynamicCache, EncoderDecoderCache
-        from transformers.modeling_outputs import BaseModelOutput
 
         from detox_lightning.models.decoding.cache_layers import FilledLayer, SlotLayer
 
@@ -157,15 +132,26 @@ class _EncoderDecoderSteps(CachedDecoder):
             own, cross = DynamicCache(), DynamicCache()
             own.layers = [SlotLayer(k, v, place) for k, v in pairs(kv[:half])]
             cross.layers = [FilledLayer(k, v) for k, v in pairs(kv[half:])]
-            output = model(
-                encoder_outputs=BaseModelOutput(mask.new_empty(len(mask), mask.shape[3], 1)),
-                attention_mask=mask,
-                decoder_input_ids=tokens,
-                decoder_attention_mask=own_mask,
-                past_key_values=EncoderDecoderCache(own, cross),
-                use_cache=True,
-                output_hidden_states=True,
-            )
-            return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
+            states = mask.new_empty(len(mask), mask.shape[3], 1)  # only the shape is used
+            caches = EncoderDecoderCache(own, cross)
+            return _run_cached(model, states, mask, tokens, caches, decoder_attention_mask=own_mask)
 
         return step
+
+
+def _run_cached(
+    model: Any, states: Tensor, mask: Tensor, tokens: Tensor, caches: Any, **masks: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Runs the decoder over the next tokens ``[r, 1]``: their logits and last hidden states."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    output = model(
+        encoder_outputs=BaseModelOutput(states),
+        attention_mask=mask,
+        decoder_input_ids=tokens,
+        **masks,
+        past_key_values=caches,
+        use_cache=True,
+        output_hidden_states=True,
+    )
+    return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
