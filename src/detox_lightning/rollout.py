@@ -13,7 +13,7 @@ from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
-from detox_lightning.models.decoding.sampling import Choose, Sampling
+from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.reward_errors import check_scores, reward_errors
@@ -72,7 +72,6 @@ def sample(
     policy: Policy,
     tokenizer: Any,
     prompts: PromptBatch,
-    sampling: Sampling,
     limit: int,
     record: bool,
 ) -> Responses:
@@ -82,12 +81,11 @@ def sample(
         policy: The policy.
         tokenizer: The policy's.
         prompts: ``b`` prompts.
-        sampling: How tokens are drawn.
         limit: Tokens of the longest response.
         record: Whether log-probabilities and values are recorded while tokens are drawn.
     """
     draws = TorchDraws()
-    choose = sampling.choose(policy.eos_token_ids, draws)
+    choose = policy.sampling.choose(policy.eos_token_ids, draws)
     encoded = policy.encode_prompts(prompts.prompt_ids, prompts.prompt_mask)
     return generate(policy, tokenizer, encoded, choose, limit, draws if record else None)
 

@@ -52,12 +52,11 @@ class Actor:
             prompts: ``b`` prompts.
             number: Which rollout.
         """
-        sampling = self.policy.sampling
-        limit = sampling.draw_limit(derive_seed(self.seed, "limit", number))
+        limit = self.policy.sampling.draw_limit(derive_seed(self.seed, "limit", number))
         noise = derive_seed(self.seed, "rollout", number, self.rank)
         record = self.policy.records_exactly and self.estimator != "full"
         with seeded(noise, prompts.prompt_ids.device), gathered(self.policy):
-            return sample(self.policy, self.tokenizer, prompts, sampling, limit, record)
+            return sample(self.policy, self.tokenizer, prompts, limit, record)
 
     def register(self, prompts: PromptBatch, responses: Responses, number: int) -> None:
         """Registers the current rollout, which is recorded if something of it is not finite."""

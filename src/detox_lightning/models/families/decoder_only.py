@@ -1,7 +1,7 @@
 """GPT-2, Llama, Qwen, Gemma: prompt and response are one text, which the decoder continues."""
 
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class DecoderOnly(Family):
 
     auto_class = "AutoModelForCausalLM"
     task_type = "CAUSAL_LM"
-    padding_side: Literal["left", "right"] = "left"
+    padding_side = "left"
     ends_prompts_with_eos = False
     adds_special_tokens_to_answers = False
     shares_positions = True
@@ -43,7 +43,7 @@ class DecoderOnly(Family):
                 return _forward_deduplicated(model, prompts, response_ids, head)
             prompt_ids, prompt_mask = prompts.expanded()
         before, after = prompt_ids.shape[1], response_ids.shape[1]
-        mask = _extended(prompt_mask, after)
+        mask = torch.cat([prompt_mask.bool(), torch.ones_like(response_ids).bool()], dim=1)
         predicting = torch.arange(before - 1, before + after - 1, device=response_ids.device)
         with replaced_head(model, head) as results:
             output = model(
@@ -99,12 +99,17 @@ class _DecoderOnlySteps(CachedDecoder):
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.extend(tokens[:, None], torch.ones_like(tokens[:, None]).bool())
 
-    def extend(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Processes tokens ``[r, n]``, which are real where the mask is True."""
+    def extend(self, ids: Tensor, mask: Tensor, logits_to_keep: int = 1) -> tuple[Tensor, Tensor]:
+        """Processes tokens ``[r, n]``, which are real where the mask is True.
+
+        The head gets the last ``logits_to_keep`` of them; 0: all.
+        """
         self.mask = torch.cat([self.mask, mask], dim=1)
         positions = _positions(self.model, self.mask)
         positions = {name: x[:, -ids.shape[1] :] for name, x in positions.items()}
-        return _run_cached(self.model, ids, self.mask.long(), self.cache, **positions)
+        return _run_cached(
+            self.model, ids, self.mask.long(), self.cache, logits_to_keep, **positions
+        )
 
     def static_step(self) -> Step | None:
         """See :class:`CachedDecoder`; None where positions can't be told to the model."""
@@ -126,7 +131,12 @@ class _DecoderOnlySteps(CachedDecoder):
 
 
 def _run_cached(
-    model: Any, ids: Tensor, mask: Tensor, cache: Any, **positions: Tensor
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    cache: Any,
+    logits_to_keep: int = 1,
+    **positions: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Runs the model over tokens that follow a cache's: the last one's logits and hidden states."""
     output = model(
@@ -135,7 +145,7 @@ def _run_cached(
         **positions,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=logits_to_keep,
         output_hidden_states=True,
     )
     return output.logits[:, -1], output.hidden_states[-1][:, -1]
@@ -145,33 +155,16 @@ def _forward_deduplicated(
     model: Any, prompts: EncodedPrompts, response_ids: Tensor, head: HeadFunction
 ) -> tuple[Any, Tensor]:
     """Computes each distinct prompt once; gradients flow through its cached keys and values."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    mask = _extended(prompts.mask[prompts.rows], response_ids.shape[1] - 1)
-    width = prompts.mask.shape[1]
-    positions = {name: x[:, width:] for name, x in _positions(model, mask).items()}
-    options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+    steps = _DecoderOnlySteps(model, prompts.mask[:, :0])
     with replaced_head(model, lambda *x: x) as results:
-        model(
-            input_ids=prompts.states,
-            attention_mask=prompts.mask.long(),
-            **_positions(model, prompts.mask),
-            **options,
-            logits_to_keep=1,
-        )
+        steps.extend(prompts.states, prompts.mask)
         if response_ids.shape[1] > 1:
-            cache.batch_select_indices(prompts.rows)
-            inputs = {"input_ids": response_ids[:, :-1], "attention_mask": mask.long()}
-            model(**inputs, **positions, **options)
+            steps.select(prompts.rows)
+            read = response_ids[:, :-1]
+            steps.extend(read, torch.ones_like(read).bool(), logits_to_keep=0)
     (first, weight, bias), *others = results
     hidden = torch.cat([first[prompts.rows], *(x for x, _, _ in others)], dim=1)
     return head(hidden, weight, bias), hidden
-
-
-def _extended(mask: Tensor, tokens: int) -> Tensor:
-    """A prompt's mask followed by its response's, all True: padding comes after real tokens."""
-    return torch.cat([mask.bool(), mask.new_ones(len(mask), tokens, dtype=torch.bool)], dim=1)
 
 
 def _positions(model: Any, mask: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """T5, BART, Pegasus: the encoder gets the prompt, and the decoder writes the response."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class EncoderDecoder(Family):
 
     auto_class = "AutoModelForSeq2SeqLM"
     task_type = "SEQ_2_SEQ_LM"
-    padding_side: Literal["left", "right"] = "right"
+    padding_side = "right"
     ends_prompts_with_eos = True
     adds_special_tokens_to_answers = True
     shares_positions = False
