@@ -73,7 +73,7 @@ class DrGRPOLoss(GRPOLoss):
         super().__init__(kl_coef=kl_coef, **options)
 
 
-class GSPOLoss(PolicyLoss):
+class GSPOLoss(GRPOLoss):
     """The loss of GSPO, https://arxiv.org/abs/2507.18071, equations 5 and 7.
 
     All tokens of a response have the same ratio: the geometric mean of their own. It moves far
@@ -86,8 +86,6 @@ class GSPOLoss(PolicyLoss):
         ent_coef: Weight of the entropy bonus.
     """
 
-    average: Average = "responses"
-
     def __init__(
         self,
         clip_range: PositiveFloat = 3e-4,
@@ -95,8 +93,7 @@ class GSPOLoss(PolicyLoss):
         kl_coef: NonNegativeFloat = 0.0,
         ent_coef: NonNegativeFloat = 0.0,
     ):
-        self.low, self.high = clip_bounds(clip_range, clip_range_high)
-        self.coefficients = _coefficients(kl_coef, ent_coef)
+        super().__init__(clip_range, clip_range_high, kl_coef, ent_coef)
 
     def policy_loss(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
         """Clips each response's ratio."""

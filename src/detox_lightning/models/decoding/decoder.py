@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -61,14 +61,6 @@ class CachedDecoder(Decoder):
             self-attention ``[r, h, n, d]``, which it writes to, and of cross-attention
             ``[r, h, s, d]``. To call it twice changes nothing.
         """
-
-
-class Prefill(NamedTuple):
-    """A decoder that has taken the first step; logits ``[b, V]`` and hidden states ``[b, d]``."""
-
-    decoder: CachedDecoder
-    logits: Tensor
-    hidden: Tensor
 
 
 def pairs(keys_and_values: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":

@@ -70,6 +70,8 @@ def decode(
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
     cached, logits, states = family.prefill(model, prompts)
+    cached.select(prompts.rows)
+    logits, states = logits[prompts.rows], states[prompts.rows]
     decoder = static_steps.take_over(cached, limit) if static_steps else cached
     del cached  # a static decoder has a copy of its keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])

@@ -82,10 +82,7 @@ def _mergeable(model: Any) -> list[tuple[str, Any]]:
 
 def _adapter_dtype(layer: Any) -> torch.dtype | None:
     """The dtype of a layer's active adapter; None if the layer has no active adapter."""
-    for name in layer.active_adapters:
-        if name in layer.lora_A:
-            a = layer.lora_A[name]
-            return a.dtype if isinstance(a, Tensor) else a.weight.dtype  # AdaLoRA's is a tensor
-        if name in layer.lora_embedding_A:
-            return layer.lora_embedding_A[name].dtype
-    return None
+    parts = {**layer.lora_embedding_A, **layer.lora_A}
+    found = [parts[name] for name in layer.active_adapters if name in parts]
+    # a linear layer, or a tensor: of an embedding, and of AdaLoRA
+    return getattr(found[0], "weight", found[0]).dtype if found else None

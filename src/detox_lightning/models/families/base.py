@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from detox_lightning.models.decoding.decoder import Prefill
+from detox_lightning.models.decoding.decoder import CachedDecoder
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts, deduplicate
 
 HeadFunction = Callable[[Tensor, Tensor, Tensor | None], Any]
@@ -78,8 +78,12 @@ class Family(ABC):
         return deduplicate(ids, mask)
 
     @abstractmethod
-    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
-        """Takes the first step of decoding, once for each distinct prompt."""
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
+        """Takes the first step of decoding with the ``u`` distinct prompts.
+
+        Returns:
+            The decoder; its logits ``[u, V]``; and its last hidden states ``[u, d]``.
+        """
 
     def decode_texts(
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
+from detox_lightning.models.decoding.decoder import CachedDecoder, Step, pairs
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.families.base import Family, HeadFunction, base_model, replaced_head
 
@@ -57,12 +57,10 @@ class DecoderOnly(Family):
         hidden = output.hidden_states[-1].index_select(1, predicting)
         return results[0] if results else output.logits, hidden
 
-    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
         """Runs the decoder over the prompts, whose last tokens predict the first of responses."""
         steps = _DecoderOnlySteps(model, prompts.mask[:, :0])
-        logits, hidden = steps.extend(prompts.states, prompts.mask)
-        steps.select(prompts.rows)
-        return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
+        return steps, *steps.extend(prompts.states, prompts.mask)
 
     def decode_texts(
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import group_by_length, padding_budget
-from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
+from detox_lightning.models.decoding.decoder import CachedDecoder, Step, pairs
 from detox_lightning.models.decoding.encoded_prompts import (
     EncodedPrompts,
     deduplicate,
@@ -72,13 +72,11 @@ class EncoderDecoder(Family):
         assert hidden is not None
         return EncodedPrompts(hidden, real, rows)
 
-    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
         """Runs the decoder over the start token."""
         steps = _EncoderDecoderSteps(model, prompts.states, prompts.mask)
         start = model.generation_config.decoder_start_token_id
-        logits, hidden = steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
-        steps.select(prompts.rows)
-        return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
+        return steps, *steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
 
     def strip_prompt(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
         """Returns all but the decoder start token."""
