@@ -1,4 +1,4 @@
-"""A decoder that has begun its responses and goes on one token at a time."""
+"""A decoder that generates the responses of a batch, one token at a time."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ Step = Callable[..., tuple[Tensor, Tensor]]
 
 
 class Decoder(Protocol):
-    """A batch of responses under way, one row each."""
+    """The unfinished responses of a batch, one row each."""
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Appends tokens ``[r]``; returns logits ``[r, V]`` and last hidden states ``[r, d]``.
@@ -59,7 +59,7 @@ class CachedDecoder(Decoder):
             A function of tokens ``[r, 1]``; the position ``[1]`` of their keys; additive attention
             masks ``[r, 1, 1, n]`` and, with an encoder, ``[r, 1, 1, s]``; keys and values of
             self-attention ``[r, h, n, d]``, which it writes to, and of cross-attention
-            ``[r, h, s, d]``. To call it twice changes nothing.
+            ``[r, h, s, d]``. Calling it twice has the same effect as calling it once.
         """
 
 

@@ -95,15 +95,19 @@ def inverse_cdf(p: Tensor) -> Tensor:
     blocks = pad(p, (0, -p.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     block, rest = search(blocks.sum(dim=2, dtype=torch.float64), share)
     token, _ = search(blocks[torch.arange(len(p), device=p.device), block[:, 0]], rest)
-    # NaN may lead anywhere: a loss that isn't finite is told clearly, an index error is not
+    # NaN may lead anywhere; a later check reports it clearly, which an index error would not
     return (block * BLOCK + token)[:, 0].clamp(max=p.shape[1] - 1)
 
 
 def search(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the cumulative sum of ``mass`` (``[r, n]``) first exceeds a share of its total.
+    """Finds where the cumulative sum of ``mass`` (``[r, n]``) first exceeds a share of its total.
 
-    Both ``share`` (from 0 to below 1) and the place are ``[r, 1]``; so is what is returned second:
-    the part of the place's mass that lies below the share.
+    Args:
+        mass: ``[r, n]``, not negative.
+        share: ``[r, 1]``, from 0 to below 1.
+
+    Returns:
+        ``[r, 1]`` the place, and ``[r, 1]`` the part of the place's mass that lies below the share.
     """
     sums = mass.cumsum(dim=1, dtype=torch.float64)
     reach = share * sums[:, -1:]

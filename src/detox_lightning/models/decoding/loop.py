@@ -1,7 +1,7 @@
-"""Responses, token by token: each distinct prompt is read once, rows that have ended are dropped.
+"""Generates responses token by token, with the tokens that transformers' ``generate`` gives.
 
-Where it can, a static step takes the place of the model's own code (see :mod:`.static_step`). The
-tokens are those that transformers' ``generate`` gives.
+Each distinct prompt is read once, and rows that have ended are dropped. If possible, a static step
+replaces the model's own code (see :mod:`.static_step`).
 """
 
 from typing import Any, NamedTuple
@@ -20,9 +20,9 @@ from detox_lightning.models.special_tokens import end_tokens, padding_token
 class DropPolicy(NamedTuple):
     """When rows that have ended are dropped: at which steps, and down to how many rows.
 
-    A look at which rows have ended makes the host wait for a GPU, which costs more than a few
-    needless steps. A GPU also captures each number of rows anew; and with few rows its step is
-    mostly the reading of the weights.
+    Checking which rows have ended makes the host wait for a GPU, which costs more than a few
+    needless steps. A GPU also captures a step for each number of rows; and with few rows, reading
+    the weights takes most of a step.
     """
 
     interval: int = 1
@@ -73,7 +73,7 @@ def decode(
     cached.select(prompts.rows)
     logits, states = logits[prompts.rows], states[prompts.rows]
     decoder = static_steps.take_over(cached, limit) if static_steps else cached
-    del cached  # a static decoder has a copy of its keys and values
+    del cached  # a static decoder has its own copy of the keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
     interval, min_rows = DROP_POLICIES.get(rows.device.type, DropPolicy())
     for step in range(limit):
@@ -83,7 +83,7 @@ def decode(
         unfinished = len(rows) if (step + 1) % interval else int(live.sum())
         if unfinished == 0 or step + 1 == limit:
             break
-        half = (len(rows) + 1) // 2  # a half at a time: a static step has a fixed number of rows
+        half = (len(rows) + 1) // 2  # half at a time: each number of rows needs a static step
         if 2 * unfinished <= len(rows) and half >= min_rows:
             kept = live.int().argsort(descending=True, stable=True)[:half]
             decoder.select(kept)

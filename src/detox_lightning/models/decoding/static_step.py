@@ -1,8 +1,9 @@
 """A decode step as a fixed sequence of tensor operations, without the model's Python code.
 
-Most of the time of a small model's decode step is Python code that finds out the same operations
-again. On a CPU the step is therefore recorded once for each shape of batch and then replayed (see
-:mod:`.recorded_step`); on a GPU it is captured as a CUDA graph (see :mod:`.cuda_graph`).
+Most of the time of a small model's decode step is spent in Python code that arrives at the same
+operations every time. On a CPU the step is therefore recorded once for each shape of batch and then
+replayed (see :mod:`.recorded_step`); on a GPU it is captured as a CUDA graph (see
+:mod:`.cuda_graph`).
 """
 
 import warnings
@@ -22,7 +23,7 @@ class StaticSteps:
     """The static steps of a model, by active adapters, autocast and shapes of their inputs.
 
     Attributes:
-        capturing: Whether steps are captured; None: those on a GPU are.
+        capturing: Whether steps are captured; None: on a GPU only.
     """
 
     def __init__(self, capturing: bool | None = None) -> None:
@@ -36,14 +37,18 @@ class StaticSteps:
         return wanted and _is_static(model)
 
     def take_over(self, decoder: CachedDecoder, limit: int) -> Decoder:
-        """A decoder that goes on with static steps; the same decoder if its model has none.
+        """A decoder that continues with static steps; the same decoder if its model has none.
 
         Args:
-            decoder: After the first step. Its model's weights stay as they are until the last one.
+            decoder: After the first step. Its model's weights must not change until the last step.
             limit: The most steps, the first included.
         """
+        from transformers.cache_utils import DynamicLayer
+
         layers = [*decoder.cache.layers, *decoder.prompt_cache.layers]
-        if not (self.captures(decoder.model) or _can_record(decoder.model)) or not _grow(layers):
+        if not all(type(layer) is DynamicLayer for layer in layers):  # some keep only a window
+            return decoder
+        if not (self.captures(decoder.model) or _can_record(decoder.model)):
             return decoder
         step = decoder.static_step()
         return decoder if step is None else StaticDecoder(self, decoder, step, limit)
@@ -64,7 +69,7 @@ class StaticSteps:
             try:
                 self.captured[key] = CapturedStep(step, model, inputs)
                 return self.captured[key], inputs
-            except Exception as error:  # torch's, a driver's: whatever it is, the step goes on
+            except Exception as error:  # whatever torch or a driver raises: the step is used
                 self.capturing = False
                 reason = str(error).strip().partition("\n")[0]
                 warnings.warn(
@@ -109,7 +114,7 @@ class StaticDecoder:
 
 
 def _is_static(model: Any) -> bool:
-    """Whether a model's decode step is the same operations whatever the position."""
+    """Whether a model's decode step has the same operations at every position."""
     return (
         model._can_compile_fullgraph
         and model.config._attn_implementation in ("sdpa", "eager")
@@ -130,7 +135,7 @@ def _autocast_dtype(model: Any) -> torch.dtype | None:
 
 
 def _active_adapters(model: Any) -> tuple[Any, ...]:
-    """Which adapters a model's layers use, and how: a static step holds them as they were."""
+    """Which adapters a model's layers use, and how; a static step is only valid for these."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -139,13 +144,6 @@ def _active_adapters(model: Any) -> tuple[Any, ...]:
         for layer in model.modules()
         if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
     )
-
-
-def _grow(layers: list[Any]) -> bool:
-    """Whether all of a cache's layers keep all keys and values, not those in a window alone."""
-    from transformers.cache_utils import DynamicLayer
-
-    return all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _with_room(mask: Tensor, layers: list[Any], size: int) -> tuple[list[Tensor], list[Tensor]]:
