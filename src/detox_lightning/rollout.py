@@ -1,4 +1,4 @@
-"""Policy, reward and prompts make a rollout. No Lightning here."""
+"""Makes a rollout from policy, reward and prompts. No Lightning here."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no
 
 
 class TokenStats(NamedTuple):
-    """What the policy, or the reference, says of each token of some responses.
+    """Figures of the policy, or of the reference, for each token of some responses.
 
     Attributes:
         logprobs: ``[b, t]`` float32 log-probabilities.
@@ -40,10 +40,9 @@ class Responses(NamedTuple):
     Attributes:
         ids: ``[b, t]`` tokens, without the prompt and the decoder start token.
         mask: ``[b, t]``, True at real tokens, EOS included.
-        texts: The ``b`` responses as text, special tokens stripped; of a model that goes on with
-            its prompt, a blank comes first where a new word begins.
-        stats: The policy's statistics, where they were recorded while it sampled; None: it has to
-            be run again.
+        texts: The ``b`` responses as text, special tokens stripped. Those of a decoder-only model
+            begin with a blank where a new word begins.
+        stats: The policy's statistics, if they were recorded during sampling; else None.
     """
 
     ids: Tensor
@@ -57,11 +56,11 @@ class Responses(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a reward gives for some responses.
+    """A reward's scores of some responses.
 
     Attributes:
-        parts: ``[b]`` float32 by name: the scores that a reward is made of.
-        total: ``[b]`` float32, what the parts amount to.
+        parts: ``[b]`` float32 by name: the terms of the reward.
+        total: ``[b]`` float32, the reward.
     """
 
     parts: dict[str, Tensor]
@@ -82,7 +81,7 @@ def sample(
         tokenizer: The policy's.
         prompts: ``b`` prompts.
         limit: Tokens of the longest response.
-        record: Whether log-probabilities and values are recorded while tokens are drawn.
+        record: Whether to record log-probabilities and values during sampling.
     """
     draws = TorchDraws()
     choose = policy.sampling.choose(policy.eos_token_ids, draws)
@@ -98,15 +97,15 @@ def generate(
     limit: int,
     draws: TorchDraws | None = None,
 ) -> Responses:
-    """Lets the policy answer prompts that it has read.
+    """Lets the policy respond to encoded prompts.
 
     Args:
         policy: The policy, or the reference inside :meth:`Policy.reference`.
         tokenizer: The policy's.
-        prompts: ``b`` prompts as the policy has read them.
+        prompts: ``b`` prompts as the policy encoded them.
         choose: Picks the tokens; see :meth:`Sampling.choose`.
         limit: Tokens of the longest response.
-        draws: What ``choose`` draws with, where log-probabilities are to be recorded.
+        draws: The draws of ``choose``, if log-probabilities and values are to be recorded.
     """
     ids, hidden = policy.generate(prompts, choose, limit)
     lengths = response_lengths(ids, policy.eos_token_ids)
@@ -120,7 +119,7 @@ def generate(
 
 
 def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:
-    """Asks a reward what responses are worth.
+    """Has a reward score responses.
 
     Args:
         reward: The reward.
@@ -132,9 +131,9 @@ def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str
         Scores on the device of the responses.
 
     Raises:
-        TrainingError: If the reward fails, or a part or the total has another shape.
+        TrainingError: If the reward fails, or a part or the total hasn't the shape ``[b]``.
     """
-    # copies, of the texts and of the scores: a reward may change its lists, and keep its tensor
+    # Copies of texts and scores: a reward may change its lists and reuse its tensor.
     with reward_errors(reward, place):
         parts = reward.parts([*prompts.prompts], [*responses.texts], [*prompts.references])
     for name, part in parts.items():
@@ -196,8 +195,8 @@ def measure(
         responses: Their responses.
         scores: ``[b]``.
         estimator: Estimates the KL divergence.
-        micro_batch_size: The update's. In half precision, forward passes are of this size and
-            untrimmed, as the update's are, so that the first ratio is 1; None: one pass.
+        micro_batch_size: Rows of one forward pass; None: all. In half precision, passes have the
+            update's size and width, so that the first ratio of new to old probability is 1.
     """
     if estimator == "full":
         now, ref, kl = measure_full_kl(policy, prompts, responses, micro_batch_size)
@@ -235,7 +234,7 @@ def evaluate_tokens(
 ) -> TokenStats:
     """Runs the policy, or the reference, over responses.
 
-    In full precision, responses of like length go through the model together.
+    In full precision, responses of similar length go through the model together.
 
     Args:
         policy: The policy, or the reference inside :meth:`Policy.reference`.
@@ -243,8 +242,8 @@ def evaluate_tokens(
         ids: ``[b, t]`` responses.
         mask: ``[b, t]``, True at their real tokens.
         size: Rows of one forward pass; None for all.
-        prompts: The prompts as the model has read them; None: it reads them now, each row on its
-            own, so that in half precision rows come out as in the update, to the last bit.
+        prompts: The prompts as the model encoded them; None: they are encoded here, and in half
+            precision each row is computed on its own, as in the update, to the last bit.
 
     Returns:
         0 where there is no real token.

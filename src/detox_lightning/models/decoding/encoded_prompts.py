@@ -43,7 +43,7 @@ def deduplicate(ids: Tensor, mask: Tensor) -> EncodedPrompts:
 
 
 def nonpad_columns(mask: Tensor) -> Tensor:
-    """``[s]``, True at columns with a real token; the first if all prompts are empty."""
+    """``[s]``, True at columns with a real token; only at the first if all prompts are empty."""
     columns = mask.any(dim=0)
     columns[0] |= not columns.any()
     return columns

@@ -71,7 +71,7 @@ class DecoderOnly(Family):
             tokenizer.batch_decode(ids, skip_special_tokens=True)
             for ids in (last, torch.cat([last, response_ids], dim=1), response_ids)
         )
-        return [  # where prompt and response have the bytes of one letter, the prefix differs
+        return [  # the prefix differs where prompt and response share the bytes of a letter
             whole[len(prefix) :] if whole.startswith(prefix) else text
             for prefix, whole, text in zip(before, both, alone, strict=True)
         ]
@@ -86,7 +86,7 @@ class DecoderOnly(Family):
         if "logits_to_keep" not in signature(base.forward).parameters:
             raise InputError(
                 f"the model {name!r} is a {type(base).__name__}, a kind of decoder-only model that "
-                "is not known here: its forward has no logits_to_keep. Give one such as GPT-2 or "
+                "is not supported: its forward has no logits_to_keep. Give one such as GPT-2 or "
                 "Llama"
             )
 

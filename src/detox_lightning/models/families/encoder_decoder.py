@@ -114,7 +114,7 @@ class _EncoderDecoderSteps(CachedDecoder):
 
     def select(self, rows: Tensor) -> None:
         super().select(rows)
-        # the cache holds their keys and values by now: only the shape is still used
+        # the cache holds their keys and values by now; only the shape is still used
         self.states = self.states[:1].expand(len(rows), -1, -1)
 
     def static_step(self) -> Step:
