@@ -12,8 +12,8 @@ from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.policy import Policy
 from detox_lightning.rollout import Responses, evaluate_tokens, generate
 

@@ -13,7 +13,7 @@ from detox_lightning.algorithm.logprobs import (
     sampler_logits,
     token_logprobs,
 )
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import MergedWeights, merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling

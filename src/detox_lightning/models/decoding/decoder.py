@@ -1,15 +1,58 @@
-"""A decoder that generates the responses of a batch, one token at a time."""
+"""Encoded prompts, and a decoder that generates their responses one token at a time."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 Step = Callable[..., tuple[Tensor, Tensor]]
 """A function of tensors that returns logits ``[r, V]`` and last hidden states ``[r, d]``."""
+
+
+class EncodedPrompts(NamedTuple):
+    """The distinct prompts of a batch without needless padding, and which of them each row has.
+
+    Attributes:
+        states: ``[u, s, d]`` the encoder's last hidden states; for a model without an encoder
+            ``[u, s]`` the tokens, which the first step reads.
+        mask: ``[u, s]``, True at real tokens.
+        rows: ``[b]`` the index of each row's prompt.
+    """
+
+    states: Tensor
+    mask: Tensor
+    rows: Tensor
+
+    def select(self, rows: Tensor) -> "EncodedPrompts":
+        """The prompts of some rows of the batch."""
+        return EncodedPrompts(self.states, self.mask, self.rows[rows])
+
+    def without_unused(self) -> "EncodedPrompts":
+        """Removes prompts that no row has, then columns without a real token."""
+        kept, rows = self.rows.unique(return_inverse=True)
+        columns = nonpad_columns(self.mask[kept])
+        return EncodedPrompts(self.states[kept][:, columns], self.mask[kept][:, columns], rows)
+
+    def expanded(self) -> tuple[Tensor, Tensor]:
+        """States ``[b, s, …]`` and mask ``[b, s]``, a prompt for each row."""
+        return self.states.index_select(0, self.rows), self.mask[self.rows]
+
+
+def deduplicate(ids: Tensor, mask: Tensor) -> EncodedPrompts:
+    """The distinct prompts of ``ids`` (``[b, s]``) as tokens, which are 0 outside ``mask``."""
+    marked = torch.where(mask.bool(), ids, -1)
+    found, rows = torch.unique(marked[:, nonpad_columns(mask.bool())], dim=0, return_inverse=True)
+    return EncodedPrompts(found.clamp(min=0), found.ge(0), rows)
+
+
+def nonpad_columns(mask: Tensor) -> Tensor:
+    """``[s]``, True at columns with a real token; only at the first if all prompts are empty."""
+    columns = mask.any(dim=0)
+    columns[0] |= not columns.any()
+    return columns
 
 
 class Decoder(Protocol):
@@ -61,11 +104,6 @@ class CachedDecoder(Decoder):
             self-attention ``[r, h, n, d]``, which it writes to, and of cross-attention
             ``[r, h, s, d]``. Calling it twice has the same effect as calling it once.
         """
-
-
-def pairs(keys_and_values: tuple[Tensor, ...]) -> "zip[tuple[Tensor, Tensor]]":
-    """Each layer's keys and values."""
-    return zip(keys_and_values[::2], keys_and_values[1::2], strict=True)
 
 
 @contextmanager

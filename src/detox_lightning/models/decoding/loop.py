@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import is_any, response_lengths
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.families.base import Family

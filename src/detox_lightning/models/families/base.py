@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from detox_lightning.models.decoding.decoder import CachedDecoder
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts, deduplicate
+from detox_lightning.models.decoding.decoder import CachedDecoder, EncodedPrompts, deduplicate
 
 HeadFunction = Callable[[Tensor, Tensor, Tensor | None], Any]
 """Replaces a model's head: a function of hidden states ``[m, t, d]``, the head's weight ``[V, d]``

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.decoder import CachedDecoder, Step, pairs
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.models.decoding.decoder import CachedDecoder, EncodedPrompts, Step
 from detox_lightning.models.families.base import Family, HeadFunction, base_model, replaced_head
 
 
@@ -111,18 +110,15 @@ class _DecoderOnlySteps(CachedDecoder):
 
     def static_step(self) -> Step | None:
         """See :class:`CachedDecoder`; None where positions can't be told to the model."""
-        from transformers import DynamicCache
-
-        from detox_lightning.models.decoding.cache_layers import SlotLayer
+        from detox_lightning.models.decoding.cache_layers import static_cache
 
         model = self.model
         if not _takes_positions(model):
             return None
 
         def step(tokens: Tensor, place: Tensor, mask: Tensor, *kv: Tensor) -> Any:
-            cache = DynamicCache()
-            cache.layers = [SlotLayer(k, v, place) for k, v in pairs(kv)]
             positions = mask.eq(0).sum(dim=3)[:, 0] - 1
+            cache = static_cache(kv, place)
             return _run_cached(model, tokens, mask, cache, position_ids=positions)
 
         return step

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import group_by_length, padding_budget
-from detox_lightning.models.decoding.decoder import CachedDecoder, Step, pairs
-from detox_lightning.models.decoding.encoded_prompts import (
+from detox_lightning.models.decoding.decoder import (
+    CachedDecoder,
     EncodedPrompts,
+    Step,
     deduplicate,
     nonpad_columns,
 )
@@ -119,19 +120,16 @@ class _EncoderDecoderSteps(CachedDecoder):
 
     def static_step(self) -> Step:
         """See :class:`CachedDecoder`; the masks are the responses' and the prompts'."""
-        from transformers import DynamicCache, EncoderDecoderCache
+        from transformers import EncoderDecoderCache
 
-        from detox_lightning.models.decoding.cache_layers import FilledLayer, SlotLayer
+        from detox_lightning.models.decoding.cache_layers import static_cache
 
         model = self.model
 
         def step(tokens: Tensor, place: Tensor, own_mask: Tensor, mask: Tensor, *kv: Tensor) -> Any:
             half = len(kv) // 2
-            own, cross = DynamicCache(), DynamicCache()
-            own.layers = [SlotLayer(k, v, place) for k, v in pairs(kv[:half])]
-            cross.layers = [FilledLayer(k, v) for k, v in pairs(kv[half:])]
+            caches = EncoderDecoderCache(static_cache(kv[:half], place), static_cache(kv[half:]))
             states = mask.new_empty(len(mask), mask.shape[3], 1)  # only the shape is used
-            caches = EncoderDecoderCache(own, cross)
             return _run_cached(model, states, mask, tokens, caches, decoder_attention_mask=own_mask)
 
         return step
