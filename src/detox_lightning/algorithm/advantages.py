@@ -15,7 +15,7 @@ class AdvantageEstimator(ABC):
 
     Attributes:
         responses_per_prompt: How many responses each prompt gets, in consecutive rows.
-        uses_values: Whether there is a value head to learn from.
+        uses_values: Whether the estimator needs a value head.
         whitens: Whether advantages are scaled to mean 0 and variance 1 over all ranks' tokens.
     """
 
@@ -160,7 +160,7 @@ class Reinforce(ResponseAdvantage):
 
 
 def _at_least_two(k: int) -> int:
-    """Refuses a single response per prompt, which could be compared with nothing."""
+    """Refuses a single response per prompt, which can't be compared with others."""
     if k < 2:
         raise InputError(f"advantage.k={k}: a response is compared with others, so give 2 or more")
     return k

@@ -57,7 +57,7 @@ class RunningMoments:
         return float((self.variance * self.count / max(self.count - 1, 1)) ** 0.5)
 
     def update(self, scores: Tensor, reduce: Reduce = alone) -> None:
-        """Takes in one rollout's scores (``[b]``) of all ranks."""
+        """Adds one rollout's scores (``[b]``) of all ranks."""
         x = scores.double()
         count, total = reduce(torch.stack([torch.ones_like(x).sum(), x.sum()])).tolist()
         mean = total / count
@@ -117,9 +117,9 @@ def to_experience(
         rollout: ``b`` responses.
         kl_coef: β, the price of a nat of KL in units of the score.
         estimator: Estimates the advantages.
-        shaping: What happens to the scores first.
-        moments: Mean and variance of all scores so far; they are updated with this rollout's
-            where ``shaping`` scales.
+        shaping: What happens to the scores before they become rewards.
+        moments: Mean and variance of all scores so far; this rollout's are added if ``shaping``
+            scales.
         reduce: Sum over ranks.
     """
     mask = rollout.response_mask
@@ -133,7 +133,7 @@ def to_experience(
     if shaping.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
 
-    # 0 at padding: an estimator's output, and whitening over all ranks' real tokens
+    # both are 0 at padding; whitening covers the real tokens of all ranks
     advantages, returns = estimator(rewards, rollout.values, mask, reduce)
     if estimator.whitens:
         advantages = whiten(advantages, mask, reduce=reduce)

@@ -100,7 +100,7 @@ class GSPOLoss(GRPOLoss):
         lengths = experience.response_mask.sum(dim=1, keepdim=True).clamp(min=1)
         means = log_ratio(logprobs, experience).sum(dim=1, keepdim=True) / lengths
         ratio = means.exp().expand_as(logprobs)
-        # padding has the ratio, too, and an estimator of the user's may leave NaN there
+        # padding has this ratio, too, and a user's estimator may leave NaN there
         advantages = torch.where(experience.response_mask, experience.advantages, 0)
         return clipped_surrogate(ratio, advantages, self.low, self.high)
 

@@ -30,7 +30,7 @@ def sampler_logits(
         eos_token_ids: The tokens that end a response.
 
     Returns:
-        ``[b, t, V]`` float32; the input itself where there is nothing to do.
+        ``[b, t, V]`` float32; the input itself if nothing changes.
     """
     logits = logits.float()
     if temperature != 1.0:
@@ -63,7 +63,7 @@ def entropy_of(logits: Tensor) -> Tensor:
         logits: ``[b, t, V]``; -inf is a probability of 0.
 
     Returns:
-        ``[b, t]``; the gradient is finite where a probability is 0, too.
+        ``[b, t]``; its gradient is finite even where a probability is 0.
     """
     logprobs = logits.log_softmax(dim=-1)
     terms = logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0)
@@ -91,7 +91,7 @@ def head_output(
         temperature: Divides the logits.
         min_new_tokens: EOS is impossible at the positions before this one.
         eos_token_ids: The tokens that end a response.
-        entropy: Whether entropies are wanted; else they are 0.
+        entropy: Whether to compute entropies; else they are 0.
         entropy_gradient: Whether the entropy has a gradient.
 
     Returns:
@@ -135,12 +135,12 @@ class _HeadOutput(torch.autograd.Function):
         flat = hidden.flatten(0, 1), tokens.flatten(), early.expand_as(tokens).flatten()
         size = max(1, AT_ONCE.get(hidden.device.type, AT_ONCE["cuda"]) // len(weight))
         found = []
-        for x, chosen, shut in zip(*(part.split(size) for part in flat), strict=True):
+        for x, chosen, is_early in zip(*(part.split(size) for part in flat), strict=True):
             logits = linear(x, weight, bias).float()
             if temperature != 1:
                 logits /= temperature
             for token in eos_token_ids if min_new_tokens else ():
-                logits[:, token].masked_fill_(shut, -torch.inf)
+                logits[:, token].masked_fill_(is_early, -torch.inf)
             found.append(_some_positions(logits, weight, chosen, *wanted))
         logprobs, entropies, *sums = (
             torch.cat(parts).unflatten(0, tokens.shape) for parts in zip(*found, strict=True)
@@ -153,7 +153,7 @@ class _HeadOutput(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Multiplies the kept gradients with those that come in, ``[b, t]`` each."""
+        """Multiplies the kept gradients by the incoming ones, ``[b, t]`` each."""
         total: Any = sum(g[..., None] * d for g, d in zip(grads, ctx.saved_tensors, strict=False))
         return total.to(ctx.dtype), *[None] * 6
 
@@ -166,11 +166,11 @@ def _some_positions(
     with_gradient: bool,
     with_entropy_gradient: bool,
 ) -> list[Tensor]:
-    """Computes what is wanted for some positions, and overwrites their logits ``[n, V]``.
+    """Computes the outputs of some positions, and overwrites their logits ``[n, V]``.
 
     Returns:
-        Log-probabilities ``[n]``; entropies ``[n]``, 0 if they are not wanted; and the gradients
-        of both that are wanted, ``[n, d]``.
+        Log-probabilities ``[n]``; entropies ``[n]``, 0 if they were not requested; and the
+        requested gradients of both, ``[n, d]``.
     """
     logits -= logits.amax(dim=-1, keepdim=True)
     chosen = logits.gather(-1, tokens[:, None])
@@ -185,7 +185,7 @@ def _some_positions(
         mean = (e.to(weight.dtype) @ weight).float() / total  # of the rows of W
         found.append(weight[tokens] - mean)
     if with_entropy_gradient:
-        # one product: two would be rounded apart, and cancel
+        # one product: the difference of two would lose precision
         shares = e.mul_(total.log() - entropy).sub_(terms)
         found.append((shares.to(weight.dtype) @ weight).float() / total)
     return found

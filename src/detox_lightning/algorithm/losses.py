@@ -53,7 +53,7 @@ def token_weights(mask: Tensor, average: Average, longest: int) -> TokenWeights:
 
 
 class LossSums(NamedTuple):
-    """What a loss gives for some rows: sums, so that micro-batches and ranks add up.
+    """A loss of some rows as sums, so that micro-batches and ranks add up.
 
     Attributes:
         terms: ``[]`` sums over tokens with the weights of the average; divided by its divisor they
@@ -88,8 +88,8 @@ class PolicyLoss(ABC):
             experience: The same ``m`` rows: old log-probabilities, advantages, the mask.
 
         Returns:
-            ``[m, t]`` losses, and ``[m, t]`` True where a clip holds the policy back. What stands
-            at padding is never read.
+            ``[m, t]`` losses, and ``[m, t]`` True where a clip holds the policy back. Values at
+            padding are ignored.
         """
 
     def value_loss(self, values: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ class PolicyLoss(ABC):
         if "kl" in self.coefficients:
             terms["kl"] = kl_estimate(logprobs, experience.ref_logprobs, "k3")
         mask, dtype = experience.response_mask, logprobs.dtype
-        return LossSums(  # whatever stands at padding (NaN included) counts for nothing
+        return LossSums(  # padding is ignored, NaN included
             {name: (torch.where(mask, x, 0) * weights).sum() for name, x in terms.items()},
             {name: (x & mask).sum().to(dtype) for name, x in is_clipped.items()},
         )
@@ -192,7 +192,7 @@ class PPOLoss(PolicyLoss):
         }
 
     def policy_loss(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
-        """Clips the ratio, and bounds the charge for a bad token where ``dual_clip`` says so."""
+        """Clips the ratio; ``dual_clip`` also bounds the charge for a bad token."""
         advantages = experience.advantages
         ratio = log_ratio(logprobs, experience).exp()
         losses, is_clipped = clipped_surrogate(ratio, advantages, self.low, self.high)

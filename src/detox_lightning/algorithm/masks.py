@@ -18,7 +18,7 @@ def alone(x: Tensor) -> Tensor:
 
 
 def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
-    """Marks the ids that are one of a few tokens; nothing is copied to the ids' device."""
+    """Marks the ids that are one of ``tokens``; nothing is copied to the ids' device."""
     found = torch.zeros_like(ids, dtype=torch.bool)
     for token in tokens:
         found |= ids == token
@@ -26,16 +26,16 @@ def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
 
 
 def response_lengths(response_ids: Tensor, eos_token_ids: Sequence[int]) -> Tensor:
-    """Counts each response's real tokens: up to and with the first EOS, or all of them.
+    """Counts each response's real tokens: up to its first EOS, which is included, or all.
 
-    The pad token is not looked at, since T5's decoder starts with it.
+    The pad token is ignored, since T5's decoder starts with it.
 
     Args:
         response_ids: ``[b, t]``.
-        eos_token_ids: The tokens that end a response; the first of any ends it.
+        eos_token_ids: The tokens that end a response.
 
     Returns:
-        ``[b]`` lengths, at least 1 where ``t`` is.
+        ``[b]`` lengths, at least 1 if ``t`` is.
     """
     is_eos = is_any(response_ids, eos_token_ids)
     before = is_eos.cumsum(dim=1) - is_eos.long() == 0
@@ -48,13 +48,13 @@ def mask_from_lengths(lengths: Tensor, width: int) -> Tensor:
 
 
 def widths(mask: Tensor) -> Tensor:
-    """Counts each row's positions of ``mask`` (``[b, t]``) up to its last real one: ``[b]``."""
+    """Counts each row's positions up to its last real one in ``mask`` (``[b, t]``): ``[b]``."""
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return torch.where(mask, places, 0).amax(dim=1)
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sums ``x`` where ``mask`` is True, whatever stands elsewhere (NaN included)."""
+    """Sums ``x`` where ``mask`` is True; other values are ignored, NaN included."""
     return torch.where(mask, x, 0).sum()
 
 

@@ -1,4 +1,4 @@
-"""What is logged of a rollout and of its update."""
+"""Metrics of a rollout and of its update."""
 
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ def rollout_metrics(
         reduce: Sum over ranks.
 
     Returns:
-        Names as in TRL, where the meaning is the same. KL and entropy in nats.
+        Metrics with TRL's names if the meaning is the same. KL and entropy are in nats.
     """
     sums = _rollout_sums(rollout, experience, parts)
     stacked = reduce(torch.stack([x.to(EXACT) for x in sums.values()]))
@@ -60,7 +60,7 @@ def rollout_metrics(
 def _rollout_sums(
     rollout: Rollout, experience: Experience, parts: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The sums over responses and real tokens that the metrics of a rollout are made of."""
+    """The sums over responses and real tokens that a rollout's metrics are computed from."""
     mask, has_eos = rollout.response_mask, rollout.has_eos
     scores, values = rollout.scores.to(EXACT), experience.old_values.to(EXACT)
     returns = experience.returns.to(EXACT)
@@ -88,7 +88,7 @@ def _rollout_sums(
 def _mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
     """``(P - 1, n - 1)`` for ``P`` distinct prompts, ``n`` of which share the most common response.
 
-    The two are equal where the policy always says the same.
+    The two are equal if all responses are the same.
     """
     prompts = _numbered(rollout.prompt_ids, rollout.prompt_mask)
     responses = _numbered(rollout.response_ids, rollout.response_mask)
@@ -109,7 +109,7 @@ def _variance(total: float, squares: float, count: float) -> float:
 def token_statistics(
     logprobs: Tensor, values: Tensor, entropy: Tensor, experience: Experience
 ) -> dict[str, Tensor]:
-    """Sums over real tokens that tell of an update, whatever its loss.
+    """Sums over real tokens that describe an update with any loss.
 
     Args:
         logprobs: ``[m, t]`` of the policy now.
@@ -135,7 +135,7 @@ def token_statistics(
 
 
 class MiniBatchMeans(NamedTuple):
-    """What one mini-batch reported, over all ranks.
+    """Figures of one mini-batch, over all ranks.
 
     Attributes:
         terms: Mean of each term of the loss, as the loss averages it.
@@ -149,11 +149,11 @@ class MiniBatchMeans(NamedTuple):
 
 
 class UpdateMeter:
-    """Averages what the mini-batches of one rollout report.
+    """Averages the figures of one rollout's mini-batches.
 
     Attributes:
         rows: The figures of each mini-batch, by the names of their curves.
-        skipped: Mini-batches with which no step was taken.
+        skipped: Number of mini-batches without an optimizer step.
     """
 
     def __init__(self, loss: PolicyLoss):
@@ -162,7 +162,7 @@ class UpdateMeter:
         self.skipped = 0
 
     def add(self, means: MiniBatchMeans, skipped: bool) -> None:
-        """Takes in a mini-batch's figures; ``skipped`` says that no step was taken with it."""
+        """Adds a mini-batch's figures; ``skipped``: no optimizer step was taken with it."""
         self.skipped += skipped
         self.rows.append(
             {
@@ -174,9 +174,9 @@ class UpdateMeter:
         )
 
     def metrics(self, returns_variance: float) -> dict[str, float]:
-        """Returns means over the mini-batches; nothing if none was taken in.
+        """Returns means over the mini-batches; empty if there were none.
 
-        ``returns_variance``, that of the rollout, gives the share that the value head explains.
+        ``returns_variance`` is the rollout's; the share that the value head explains needs it.
         """
         count = len(self.rows)
         if not count:

@@ -23,12 +23,12 @@ class WeightedReward(Reward):
         """Combines rewards.
 
         Args:
-            rewards: The terms, each with a name of its own; no weighted sums among them.
+            rewards: The terms, with different names; none may be a weighted sum.
             weights: The factor of each term, in the same order; null: 1.
 
         Raises:
-            InputError: If there are no rewards, not as many weights, two rewards of one name, or a
-                weighted sum among them.
+            InputError: If there are no rewards, if the number of weights differs, if two rewards
+                have the same name, or if one is a weighted sum.
         """
         super().__init__()
         weights = [1.0] * len(rewards) if weights is None else weights
@@ -75,7 +75,7 @@ class WeightedReward(Reward):
         self, prompts: list[str], responses: list[str], references: list[str]
     ) -> dict[str, Tensor]:
         """Returns the scores of each reward by its name; see :meth:`Reward.parts`."""
-        return {  # each gets lists of its own, which it may change
+        return {  # each gets its own lists, which it may change
             reward.name: reward([*prompts], [*responses], [*references])
             for _, reward in self.weighted
         }

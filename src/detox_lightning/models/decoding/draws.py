@@ -46,8 +46,8 @@ class GumbelDraws:
 
     That is a draw from the logits' distribution (the Gumbel-max trick,
     https://arxiv.org/abs/1411.0030). The noise is a function of seed, prompt, sample, step and
-    token alone, so that one process draws the same tokens as several, and two models with the same
-    noise give the same response for as long as their logits agree. One object serves one batch.
+    token only, so that any number of processes draws the same tokens, and two models with the same
+    noise give the same response as long as their logits agree. One object serves one batch.
 
     Attributes:
         logprobs: See :class:`TorchDraws`.
