@@ -74,14 +74,9 @@ def sample(
     limit: int,
     record: bool,
 ) -> Responses:
-    """Samples one response to each prompt.
+    """Samples one response of up to ``limit`` tokens to each prompt.
 
-    Args:
-        policy: The policy.
-        tokenizer: The policy's.
-        prompts: ``b`` prompts.
-        limit: Tokens of the longest response.
-        record: Whether to record log-probabilities and values during sampling.
+    ``record`` says whether to record log-probabilities and values during sampling.
     """
     draws = TorchDraws()
     choose = policy.sampling.choose(policy.eos_token_ids, draws)
@@ -97,12 +92,12 @@ def generate(
     limit: int,
     draws: TorchDraws | None = None,
 ) -> Responses:
-    """Lets the policy respond to encoded prompts.
+    """Lets the policy, or inside :meth:`Policy.reference` the reference, respond to prompts.
 
     Args:
-        policy: The policy, or the reference inside :meth:`Policy.reference`.
+        policy: The policy.
         tokenizer: The policy's.
-        prompts: ``b`` prompts as the policy encoded them.
+        prompts: ``b`` prompts as this model encoded them.
         choose: Picks the tokens; see :meth:`Sampling.choose`.
         limit: Tokens of the longest response.
         draws: The draws of ``choose``, if log-probabilities and values are to be recorded.
@@ -119,19 +114,11 @@ def generate(
 
 
 def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:
-    """Has a reward score responses.
-
-    Args:
-        reward: The reward.
-        prompts: ``b`` prompts.
-        responses: Their responses.
-        place: Where in the run, for the message.
-
-    Returns:
-        Scores on the device of the responses.
+    """Has a reward score ``b`` responses; the scores are on the device of the responses.
 
     Raises:
-        TrainingError: If the reward fails, or a part or the total hasn't the shape ``[b]``.
+        TrainingError: If the reward fails, or a part or the total hasn't the shape ``[b]``. Its
+            message gives the ``place`` in the run.
     """
     # Copies of texts and scores: a reward may change its lists and reuse its tensor.
     with reward_errors(reward, place):
@@ -148,16 +135,9 @@ def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str
 def first_nonfinite(
     rollout: Rollout, scores: Scores, name: str, responses: list[str]
 ) -> str | None:
-    """Names the first figure of a rollout that is not finite; waits for the device once.
+    """Names the first figure of a rollout that is not finite; None if all are.
 
-    Args:
-        rollout: ``b`` responses.
-        scores: Their scores.
-        name: The reward's name.
-        responses: Their texts.
-
-    Returns:
-        None if all are finite.
+    ``name`` is the reward's, and ``responses`` are texts. The device is waited for once.
     """
     per_response = {**scores.parts, name: scores.total}
     per_token = {
@@ -271,11 +251,7 @@ def measure_full_kl(
 ) -> tuple[TokenStats, TokenStats, Tensor]:
     """Runs policy and reference over responses, and compares their whole distributions.
 
-    Args:
-        policy: The policy.
-        batch: ``b`` prompts.
-        responses: Their responses.
-        size: Rows of one forward pass; None for all.
+    A forward pass has ``size`` rows; None: all.
 
     Returns:
         The policy's statistics, the reference's, and ``[b, t]`` KL divergences over the

@@ -86,16 +86,10 @@ def shape_scores(scores: Tensor, shaping: ScoreShaping, moments: RunningMoments)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """Computes r_j = -β·kl_j, with the score added at the last real token.
+    """Computes r_j = -β·kl_j, with the score added at the last real token: ``[b, t]``.
 
-    Args:
-        scores: ``[b]``.
-        kl: ``[b, t]`` in nats.
-        mask: ``[b, t]``.
-        kl_coef: β, the price of a nat in units of the score.
-
-    Returns:
-        ``[b, t]``, 0 outside the mask. A row without a real token gets no reward.
+    Scores are ``[b]``, ``kl`` is ``[b, t]`` in nats, and ``kl_coef`` β is the price of a nat in
+    units of the score. The result is 0 outside the mask. A row without a real token has no reward.
     """
     position = torch.arange(mask.shape[1], device=mask.device)
     last = (position * mask).amax(dim=1, keepdim=True)

@@ -46,20 +46,12 @@ class KLPenalty:
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
-    """Estimates the KL divergence at each token from the sampled token alone.
+    """Estimates the KL divergence at each token from the sampled token alone: ``[b, t]``, in nats.
 
     Formulas: http://joschu.net/blog/kl-approx.html.
 
-    Args:
-        logprobs: ``[b, t]`` under the policy.
-        ref_logprobs: ``[b, t]`` under the reference.
-        estimator: Any but ``full``, which needs :func:`full_kl`.
-
-    Returns:
-        ``[b, t]``, in nats.
-
     Raises:
-        ValueError: For ``full``.
+        ValueError: For ``full``, which needs :func:`full_kl`.
     """
     log_ratio = logprobs - ref_logprobs
     if estimator == "k1":
@@ -74,15 +66,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) ->
 
 
 def full_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """The KL divergence of the whole distribution at each position.
-
-    Args:
-        logits: ``[b, t, V]`` of the policy.
-        ref_logits: ``[b, t, V]`` of the reference.
-
-    Returns:
-        ``[b, t]``, in nats.
-    """
+    """KL divergences ``[b, t]`` of whole distributions, in nats, from logits ``[b, t, V]``."""
     logprobs, ref_logprobs = logits.log_softmax(dim=-1), ref_logits.log_softmax(dim=-1)
     terms = logprobs.exp() * (logprobs - ref_logprobs)
     return torch.where(logprobs.isneginf(), 0, terms).sum(dim=-1)

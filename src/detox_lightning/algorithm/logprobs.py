@@ -43,27 +43,15 @@ def sampler_logits(
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability of each token: its logit less the log of the sum of all exponentials.
-
-    Args:
-        logits: ``[b, t, V]``.
-        tokens: ``[b, t]``.
-
-    Returns:
-        ``[b, t]``.
-    """
+    """Log-probabilities ``[b, t]`` of ``tokens`` (``[b, t]``) under ``logits`` (``[b, t, V]``)."""
     chosen = logits.gather(-1, tokens[..., None]).squeeze(-1)
     return chosen - logits.logsumexp(dim=-1)
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """Entropy of each position's distribution, in nats.
+    """Entropies ``[b, t]`` of the distributions of ``logits`` (``[b, t, V]``), in nats.
 
-    Args:
-        logits: ``[b, t, V]``; -inf is a probability of 0.
-
-    Returns:
-        ``[b, t]``; its gradient is finite even where a probability is 0.
+    A logit of -inf is a probability of 0, for which the gradient is finite, too.
     """
     logprobs = logits.log_softmax(dim=-1)
     terms = logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0)

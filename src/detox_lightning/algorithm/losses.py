@@ -213,13 +213,7 @@ class PPOLoss(PolicyLoss):
 def clipped_surrogate(
     ratio: Tensor, advantages: Tensor, low: float, high: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped policy loss: max(-A·r, -A·clip(r, low, high)).
-
-    Args:
-        ratio: ``[m, t]`` r, new to old probability.
-        advantages: ``[m, t]`` A.
-        low: Smallest ratio that is rewarded.
-        high: Largest ratio that is rewarded.
+    """PPO's clipped policy loss: max(-A·r, -A·clip(r, low, high)), with r new to old probability.
 
     Returns:
         ``[m, t]`` losses, and ``[m, t]`` True where the clip holds the ratio back.

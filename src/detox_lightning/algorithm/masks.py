@@ -28,14 +28,8 @@ def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
 def response_lengths(response_ids: Tensor, eos_token_ids: Sequence[int]) -> Tensor:
     """Counts each response's real tokens: up to its first EOS, which is included, or all.
 
-    The pad token is ignored, since T5's decoder starts with it.
-
-    Args:
-        response_ids: ``[b, t]``.
-        eos_token_ids: The tokens that end a response.
-
-    Returns:
-        ``[b]`` lengths, at least 1 if ``t`` is.
+    The pad token is ignored, since T5's decoder starts with it. Responses are ``[b, t]``, lengths
+    ``[b]`` and at least 1 if ``t`` is.
     """
     is_eos = is_any(response_ids, eos_token_ids)
     before = is_eos.cumsum(dim=1) - is_eos.long() == 0
@@ -72,15 +66,7 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, reduce: Reduce = al
     """Scales ``x`` to unit variance, and to mean 0 if ``shift_mean``, over all ranks' real tokens.
 
     The variance carries Bessel's correction and 1e-8 is added to it, as in TRL's ``masked_whiten``.
-
-    Args:
-        x: ``[b, t]``.
-        mask: ``[b, t]``.
-        shift_mean: False keeps the mean.
-        reduce: Sum over ranks.
-
-    Returns:
-        ``[b, t]``, 0 outside the mask.
+    All tensors are ``[b, t]``; the result is 0 outside the mask.
     """
     mean, variance, count = masked_moments(x, mask, reduce)
     variance = variance * count / (count - 1).clamp(min=1)

@@ -21,15 +21,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Metrics of a rollout over all ranks; one collective.
 
-    Args:
-        rollout: ``b`` responses.
-        experience: The same responses with their advantages and returns.
-        parts: The score of each reward, ``[b]``, by its name.
-        kl_coef: The coefficient of the KL penalty in this rollout.
-        reduce: Sum over ranks.
-
-    Returns:
-        Metrics with TRL's names if the meaning is the same. KL and entropy are in nats.
+    They have TRL's names if the meaning is the same. KL and entropy are in nats. ``parts`` are the
+    scores of each reward, ``[b]``, by its name, and ``kl_coef`` is that of this rollout.
     """
     sums = _rollout_sums(rollout, experience, parts)
     stacked = reduce(torch.stack([x.to(EXACT) for x in sums.values()]))
@@ -109,13 +102,7 @@ def _variance(total: float, squares: float, count: float) -> float:
 def token_statistics(
     logprobs: Tensor, values: Tensor, entropy: Tensor, experience: Experience
 ) -> dict[str, Tensor]:
-    """Sums over real tokens that describe an update with any loss.
-
-    Args:
-        logprobs: ``[m, t]`` of the policy now.
-        values: ``[m, t]`` of the value head now.
-        entropy: ``[m, t]`` of the policy now, in nats.
-        experience: The same ``m`` rows.
+    """Sums over real tokens that describe an update with any loss, from its figures ``[m, t]`` now.
 
     Returns:
         ``[]`` each, without a gradient, by the name of their curve: the entropy; the ratio of new

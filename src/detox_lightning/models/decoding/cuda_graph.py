@@ -26,12 +26,10 @@ class CapturedStep:
     """A step captured for one shape, with the tensors that it reads and writes."""
 
     def __init__(self, step: Step, model: Any, inputs: list[Tensor]):
-        """Captures a step, which takes about a tenth of a second and may raise any exception.
+        """Captures a step of a model, which takes about 0.1 seconds and may raise any exception.
 
-        Args:
-            step: Is called several times, which must have no other effect than one call.
-            model: The step's model; its weights must stay at their addresses.
-            inputs: Arguments of the step, which belong to the captured step from now on.
+        It is called several times, with the same effect as once. ``inputs`` are its arguments,
+        which belong to the captured step from now on.
         """
         self.model, self.inputs = model, inputs
         self.addresses = _addresses(model)

@@ -102,12 +102,8 @@ def inverse_cdf(p: Tensor) -> Tensor:
 def search(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     """Finds where the cumulative sum of ``mass`` (``[r, n]``) first exceeds a share of its total.
 
-    Args:
-        mass: ``[r, n]``, not negative.
-        share: ``[r, 1]``, from 0 to below 1.
-
-    Returns:
-        ``[r, 1]`` the place, and ``[r, 1]`` the part of the place's mass that lies below the share.
+    Shares are ``[r, 1]``, from 0 to below 1. Returns ``[r, 1]`` places, and ``[r, 1]`` the parts of
+    the places' masses that lie below the shares.
     """
     sums = mass.cumsum(dim=1, dtype=torch.float64)
     reach = share * sums[:, -1:]

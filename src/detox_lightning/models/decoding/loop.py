@@ -54,15 +54,10 @@ def decode(
     limit: int,
     static_steps: StaticSteps | None = None,
 ) -> Decoded:
-    """Answers prompts until each row has ended or the limit is reached.
+    """Responds to ``b`` prompts until each row has ended or has ``limit`` tokens.
 
-    Args:
-        model: From transformers; its generation config names the start, end and padding tokens.
-        family: The model's.
-        prompts: ``b`` of them, as the family encoded them.
-        choose: Picks the tokens.
-        limit: The longest response, in tokens.
-        static_steps: The model's; None: every step goes through the model's own code.
+    The generation config of ``model`` names the start, end and padding tokens. Without
+    ``static_steps`` every step runs the model's own code.
     """
     config = model.generation_config
     ends, pad = end_tokens(config), padding_token(config)

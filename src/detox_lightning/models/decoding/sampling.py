@@ -80,12 +80,9 @@ class Sampling:
         draws: TorchDraws | GumbelDraws | None = None,
         top_p: float | None = None,
     ) -> Choose:
-        """A function that picks the next tokens.
+        """A function that picks the next tokens; by default it draws with :class:`TorchDraws`.
 
-        Args:
-            eos_token_ids: The tokens that end a response.
-            draws: Draws the tokens; None: :class:`TorchDraws`.
-            top_p: Replaces ``top_p`` of this sampling; None: that one.
+        ``top_p``, if given, replaces that of this sampling.
         """
         top_p = self.top_p if top_p is None else top_p
         draws = draws or TorchDraws()
@@ -103,16 +100,11 @@ class Sampling:
 
 
 def truncated(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Finds each row's candidates, the tokens that may be sampled.
+    """Finds each row's candidates by ``scores`` (``[r, V]``), ``top_k`` and ``top_p``.
 
     A few hundred tokens nearly always hold ``top_p`` of the probability, and are found in a
     fraction of the time that sorting a large vocabulary takes; rows where they don't hold it are
     searched again.
-
-    Args:
-        scores: ``[r, V]``.
-        top_k: The most candidates; 0 for no limit.
-        top_p: The candidates are the fewest tokens that have this probability, at least one.
 
     Returns:
         ``[r, n]`` scores, -inf at places without a candidate, and ``[r, n]`` tokens.

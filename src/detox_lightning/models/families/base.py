@@ -78,10 +78,9 @@ class Family(ABC):
 
     @abstractmethod
     def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
-        """Takes the first step of decoding with the ``u`` distinct prompts.
+        """Takes the first step with the ``u`` distinct prompts; gives logits and hidden states.
 
-        Returns:
-            The decoder; its logits ``[u, V]``; and its last hidden states ``[u, d]``.
+        As a :class:`CachedDecoder` does: ``[u, V]`` and ``[u, d]``.
         """
 
     def decode_texts(
