@@ -1,9 +1,9 @@
 """Encoded prompts, and a decoder that generates their responses one token at a time."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,21 +55,8 @@ def nonpad_columns(mask: Tensor) -> Tensor:
     return columns
 
 
-class Decoder(Protocol):
-    """The unfinished responses of a batch, one row each."""
-
-    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends tokens ``[r]``; returns logits ``[r, V]`` and last hidden states ``[r, d]``.
-
-        The next call may overwrite what is returned.
-        """
-
-    def select(self, rows: Tensor) -> None:
-        """Keeps only ``rows``, in this order; an index may repeat."""
-
-
-class CachedDecoder(Decoder):
-    """Decode steps over transformers' growing cache, from which a static step can take over.
+class CachedDecoder(ABC):
+    """Decodes the unfinished responses of a batch, one row each, with transformers' growing cache.
 
     Attributes:
         model: From transformers.
@@ -86,6 +73,10 @@ class CachedDecoder(Decoder):
         self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         self.prompt_cache = DynamicCache()
         self.mask, self.prompt_mask = mask.bool(), prompt_mask
+
+    @abstractmethod
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends tokens ``[r]``; returns logits ``[r, V]`` and last hidden states ``[r, d]``."""
 
     def select(self, rows: Tensor) -> None:
         """Keeps only ``rows``, in this order; an index may repeat."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.models.decoding.cuda_graph import MAX_CAPTURED, CapturedStep
-from detox_lightning.models.decoding.decoder import CachedDecoder, Decoder, Step, writable_tensors
+from detox_lightning.models.decoding.decoder import CachedDecoder, Step, writable_tensors
 from detox_lightning.models.decoding.recorded_step import MAX_RECORDED, RecordedStep
 
 KEY_BLOCK = 64  # keys are padded to multiples of this: the prompts', and the room for responses
@@ -36,7 +36,7 @@ class StaticSteps:
         wanted = model.device.type == "cuda" if self.capturing is None else self.capturing
         return wanted and _is_static(model)
 
-    def take_over(self, decoder: CachedDecoder, limit: int) -> Decoder:
+    def take_over(self, decoder: CachedDecoder, limit: int) -> "CachedDecoder | StaticDecoder":
         """A decoder that continues with static steps; the same decoder if its model has none.
 
         Args:
@@ -79,7 +79,7 @@ class StaticSteps:
 
 
 class StaticDecoder:
-    """Implements :class:`Decoder` by a static step over copies of another's keys and values."""
+    """Continues a :class:`CachedDecoder` by a static step over copies of its keys and values."""
 
     @writable_tensors()
     def __init__(self, steps: StaticSteps, decoder: CachedDecoder, step: Step, limit: int):
@@ -95,7 +95,7 @@ class StaticDecoder:
         self.static_step: Step | None = None
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and last hidden states, the same as the model's own code gives."""
+        """Appends tokens ``[r]``; the next call may overwrite what is returned."""
         if self.static_step is None:
             self.static_step, self.inputs = self.steps.bind(self.model, self.step, self.inputs)
         token_ids, position, mask, *_ = self.inputs
@@ -107,7 +107,7 @@ class StaticDecoder:
 
     @writable_tensors()
     def select(self, rows: Tensor) -> None:
-        """Keeps only ``rows``, in this order."""
+        """Keeps only ``rows``, in this order; an index may repeat."""
         tokens, position, *others = self.inputs
         self.inputs = [tokens[rows], position.clone(), *(x[rows] for x in others)]
         self.static_step = None
