@@ -65,17 +65,15 @@ class RougeReward(Reward):
     """ROUGE of a response and the reference, from 0 to 1; see :func:`rouge`.
 
     Its name is its kind. It is 0 without a reference; the data modules leave such rows out.
+
+    Args:
+        kind: ``rouge1`` counts words, ``rouge2`` pairs of words, ``rougeL`` the longest common
+            subsequence, ``rougeLsum`` that of each line.
     """
 
     needs_references = True
 
     def __init__(self, kind: Kind = "rougeL"):
-        """Sets the kind.
-
-        Args:
-            kind: ``rouge1`` counts words, ``rouge2`` pairs of words, ``rougeL`` the longest common
-                subsequence, ``rougeLsum`` that of each line.
-        """
         super().__init__()
         self.name = self.kind = kind
 

@@ -15,21 +15,19 @@ class WeightedReward(Reward):
 
     A negative weight is for a term that should be small, such as the value of a toxicity regressor;
     with weight 0 a term is only logged. Each term is logged by its own name, before it is weighted.
+
+    Args:
+        rewards: The terms, with different names; none may be a weighted sum.
+        weights: The factor of each term, in the same order; null: 1.
+
+    Raises:
+        InputError: If there are no rewards, if the number of weights differs, if two rewards
+            have the same name, or if one is a weighted sum.
     """
 
     name = "weighted"
 
     def __init__(self, rewards: list[Reward], weights: list[float] | None = None):
-        """Combines rewards.
-
-        Args:
-            rewards: The terms, with different names; none may be a weighted sum.
-            weights: The factor of each term, in the same order; null: 1.
-
-        Raises:
-            InputError: If there are no rewards, if the number of weights differs, if two rewards
-                have the same name, or if one is a weighted sum.
-        """
         super().__init__()
         weights = [1.0] * len(rewards) if weights is None else weights
         if not rewards:

@@ -51,16 +51,14 @@ class GumbelDraws:
 
     Attributes:
         logprobs: See :class:`TorchDraws`.
+
+    Args:
+        seed: The evaluation's.
+        index: ``[b]`` the place of each row's prompt among all prompts.
+        samples: ``[b]`` the row's number among its prompt's samples, from 1; 0: no noise.
     """
 
     def __init__(self, seed: int, index: Tensor, samples: Tensor):
-        """Derives a key for each row.
-
-        Args:
-            seed: The evaluation's.
-            index: ``[b]`` the place of each row's prompt among all prompts.
-            samples: ``[b]`` the row's number among its prompt's samples, from 1; 0: no noise.
-        """
         start = torch.tensor(derive_seed(seed, "noise") & 0x7FFFFFFF, dtype=torch.int32)
         keys = hashed(start.to(index.device) ^ hashed(index.int() * GOLDEN))
         self.keys = hashed(keys ^ (samples.int() * GOLDEN))
