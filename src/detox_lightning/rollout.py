@@ -68,11 +68,7 @@ class Scores(NamedTuple):
 
 
 def sample(
-    policy: Policy,
-    tokenizer: Any,
-    prompts: PromptBatch,
-    limit: int,
-    record: bool,
+    policy: Policy, tokenizer: Any, prompts: PromptBatch, limit: int, record: bool
 ) -> Responses:
     """Samples one response of up to ``limit`` tokens to each prompt.
 

@@ -107,14 +107,8 @@ def to_experience(
 ) -> Experience:
     """Turns scores and KL into token rewards, and those into advantages.
 
-    Args:
-        rollout: ``b`` responses.
-        kl_coef: β, the price of a nat of KL in units of the score.
-        estimator: Estimates the advantages.
-        shaping: What happens to the scores before they become rewards.
-        moments: Mean and variance of all scores so far; this rollout's are added if ``shaping``
-            scales.
-        reduce: Sum over ranks.
+    ``kl_coef`` is β, the price of a nat of KL in units of the score. ``moments`` are those of all
+    scores so far; this rollout's scores are added if ``shaping`` scales.
     """
     mask = rollout.response_mask
     scores = penalize_missing_eos(rollout.scores, rollout.has_eos, shaping.missing_eos_penalty)

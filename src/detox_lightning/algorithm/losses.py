@@ -93,12 +93,7 @@ class PolicyLoss(ABC):
         """
 
     def value_loss(self, values: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
-        """Gives the loss of each value, as :meth:`policy_loss` does; needed for a term ``value``.
-
-        Args:
-            values: ``[m, t]`` value head now.
-            experience: The same ``m`` rows.
-        """
+        """Gives the loss of each value, as :meth:`policy_loss` does, for a term ``value``."""
         raise NotImplementedError
 
     def __call__(
@@ -109,15 +104,10 @@ class PolicyLoss(ABC):
         experience: Experience,
         weights: Tensor,
     ) -> LossSums:
-        """Sums the terms over some rows.
+        """Sums the terms over ``m`` rows of experience, from figures ``[m, t]`` of the policy now.
 
-        Args:
-            logprobs: ``[m, t]`` log-probabilities of the response tokens under the policy now.
-            values: ``[m, t]`` value head now; 0 where there is none.
-            entropy: ``[m, t]`` entropy of the policy now, in nats; it has a gradient only where
-                its coefficient is not 0.
-            experience: The same ``m`` rows.
-            weights: ``[m, t]`` token weights of the average.
+        Values are 0 without a value head. The entropy is in nats and has a gradient only if its
+        coefficient is not 0. ``weights`` (``[m, t]``) are those of the average.
         """
         terms, is_clipped = {}, {}
         terms["policy"], is_clipped["policy/clipfrac"] = self.policy_loss(logprobs, experience)

@@ -39,9 +39,8 @@ class StaticSteps:
     def take_over(self, decoder: CachedDecoder, limit: int) -> "CachedDecoder | StaticDecoder":
         """A decoder that continues with static steps; the same decoder if its model has none.
 
-        Args:
-            decoder: After the first step. Its model's weights must not change until the last step.
-            limit: The most steps, the first included.
+        The decoder has taken the first of at most ``limit`` steps. Its model's weights must not
+        change until the last.
         """
         from transformers.cache_utils import DynamicLayer
 
