@@ -94,7 +94,7 @@ class PolicyLoss(ABC):
 
     def value_loss(self, values: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
         """Gives the loss of each value, as :meth:`policy_loss` does, for a term ``value``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has a term 'value': override value_loss")
 
     def __call__(
         self,
