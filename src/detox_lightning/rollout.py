@@ -135,16 +135,16 @@ def first_nonfinite(
 
     ``name`` is the reward's, and ``responses`` are texts. The device is waited for once.
     """
-    per_response = {**scores.parts, name: scores.total}
     per_token = {
         "the policy's log-probability": rollout.old_logprobs,
         "the reference's log-probability": rollout.ref_logprobs,
         "the KL divergence": rollout.kl,
         "the value head": rollout.values,
     }
-    mask = rollout.response_mask
-    sums = {what: x.where(mask, 0).sum(dim=1) for what, x in per_token.items()}
-    figures = {**{f"the reward {part!r}": x for part, x in per_response.items()}, **sums}
+    rewards = {**scores.parts, name: scores.total}
+    figures = {f"the reward {part!r}": x for part, x in rewards.items()}
+    for what, x in per_token.items():
+        figures[what] = x.where(rollout.response_mask, 0).sum(dim=1)
     table = torch.stack([x.to(rollout.kl.device, torch.float32) for x in figures.values()]).tolist()
     for what, row in zip(figures, table, strict=True):
         for text, figure in zip(responses, row, strict=True):

@@ -55,6 +55,15 @@ def test_the_plain_way() -> None:
         assert getattr(experience, name) is getattr(given, name)
 
 
+def test_only_a_cut_response_is_penalized() -> None:
+    """With gamma and lambda 1, the return of the first token is the response's reward."""
+    before, after = (
+        judged(rollout(), ScoreShaping(missing_eos_penalty=penalty), GAE(1.0, 1.0)).returns[:, 0]
+        for penalty in (0.0, 0.5)
+    )
+    assert torch.allclose(after - before, torch.where(HAS_EOS, 0.0, -0.5), atol=1e-6)
+
+
 def test_moments_take_in_this_rollouts_raw_scores() -> None:
     moments = RunningMoments()
     shaping = ScoreShaping(scale=True, clip=0.1)

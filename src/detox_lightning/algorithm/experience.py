@@ -69,11 +69,6 @@ class RunningMoments:
         self.count = seen
 
 
-def penalize_missing_eos(scores: Tensor, has_eos: Tensor, penalty: float) -> Tensor:
-    """Subtracts ``penalty`` from the scores ``[b]`` of responses that the length limit cut off."""
-    return torch.where(has_eos, scores, scores - penalty)
-
-
 def shape_scores(scores: Tensor, shaping: ScoreShaping, moments: RunningMoments) -> Tensor:
     """Normalizes, scales and clips the scores ``[b]``, by the moments of all scores so far."""
     if shaping.normalize:
@@ -111,7 +106,8 @@ def to_experience(
     scores so far; this rollout's scores are added if ``shaping`` scales.
     """
     mask = rollout.response_mask
-    scores = penalize_missing_eos(rollout.scores, rollout.has_eos, shaping.missing_eos_penalty)
+    penalized = rollout.scores - shaping.missing_eos_penalty
+    scores = torch.where(rollout.has_eos, rollout.scores, penalized)
     if shaping.scale:
         moments.update(scores, reduce)
     scores = shape_scores(scores, shaping, moments)

@@ -24,57 +24,46 @@ def rollout_metrics(
     They have TRL's names if the meaning is the same. KL and entropy are in nats. ``parts`` are the
     scores of each reward, ``[b]``, by its name, and ``kl_coef`` is that of this rollout.
     """
-    sums = _rollout_sums(rollout, experience, parts)
+    mask, has_eos = rollout.response_mask, rollout.has_eos
+    scores = rollout.scores.to(EXACT)
+    returns, values = experience.returns.to(EXACT), experience.old_values.to(EXACT)
+    others, same = _mode_collapse(rollout)
+    # sums, by what they are divided by
+    over_responses = {
+        "objective/kl": masked_sum(rollout.kl, mask),
+        "objective/entropy": -masked_sum(rollout.old_logprobs, mask),
+        "objective/scores_mean": scores.sum(),
+        "objective/eos_rate": has_eos.sum(),
+        "objective/empty_rate": (has_eos & (mask.sum(dim=1) == 1)).sum(),
+        "tokens/queries_len_mean": rollout.prompt_mask.sum(),
+        "tokens/responses_len_mean": mask.sum(),
+        **{f"rewards/{name}": part.sum() for name, part in parts.items()},
+    }
+    over_tokens = {
+        "objective/kl_per_token": masked_sum(rollout.kl, mask),
+        "ppo/returns/mean": masked_sum(returns, mask),
+        "ppo/val/mean": masked_sum(values, mask),
+    }
+    squares = {
+        "scores": (scores**2).sum(),
+        "returns": masked_sum(returns**2, mask),
+        "values": masked_sum(values**2, mask),
+    }
+    counts = {"responses": mask.new_ones(len(mask)).sum(), "tokens": mask.sum()}
+    sums = {**over_responses, **over_tokens, **squares, **counts, "others": others, "same": same}
     stacked = reduce(torch.stack([x.to(EXACT) for x in sums.values()]))
     s = dict(zip(sums, stacked.tolist(), strict=True))
     b, tokens = s["responses"], max(s["tokens"], 1)
     return {
-        "objective/kl": s["kl"] / b,
-        "objective/kl_per_token": s["kl"] / tokens,
+        **{name: s[name] / b for name in over_responses},
+        **{name: s[name] / tokens for name in over_tokens},
         "objective/kl_coef": kl_coef,
-        "objective/entropy": s["surprise"] / b,
-        "objective/scores_mean": s["scores"] / b,
-        "objective/scores_std": _variance(s["scores"], s["scores2"], b) ** 0.5,
-        "objective/eos_rate": s["eos"] / b,
-        "objective/empty_rate": s["empty"] / b,
+        "objective/scores_std": _variance(s["objective/scores_mean"], s["scores"], b) ** 0.5,
         "objective/same_response": s["same"] / max(s["others"], 1),
-        "ppo/mean_non_score_reward": -kl_coef * s["kl"] / tokens,
-        "ppo/returns/mean": s["returns"] / tokens,
-        "ppo/returns/var": _variance(s["returns"], s["returns2"], tokens),
-        "ppo/val/mean": s["values"] / tokens,
-        "ppo/val/var": _variance(s["values"], s["values2"], tokens),
-        "tokens/queries_len_mean": s["prompt_tokens"] / b,
-        "tokens/responses_len_mean": s["tokens"] / b,
+        "ppo/mean_non_score_reward": -kl_coef * s["objective/kl"] / tokens,
+        "ppo/returns/var": _variance(s["ppo/returns/mean"], s["returns"], tokens),
+        "ppo/val/var": _variance(s["ppo/val/mean"], s["values"], tokens),
         "tokens/total": s["tokens"],
-        **{name: s[name] / b for name in sums if name.startswith("rewards/")},
-    }
-
-
-def _rollout_sums(
-    rollout: Rollout, experience: Experience, parts: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """The sums over responses and real tokens that a rollout's metrics are computed from."""
-    mask, has_eos = rollout.response_mask, rollout.has_eos
-    scores, values = rollout.scores.to(EXACT), experience.old_values.to(EXACT)
-    returns = experience.returns.to(EXACT)
-    others, same = _mode_collapse(rollout)
-    return {
-        "responses": mask.new_ones(len(mask)).sum(),
-        "tokens": mask.sum(),
-        "prompt_tokens": rollout.prompt_mask.sum(),
-        "eos": has_eos.sum(),
-        "empty": (has_eos & (mask.sum(dim=1) == 1)).sum(),
-        "others": others,
-        "same": same,
-        "kl": masked_sum(rollout.kl, mask),
-        "surprise": -masked_sum(rollout.old_logprobs, mask),
-        "scores": scores.sum(),
-        "scores2": (scores**2).sum(),
-        "returns": masked_sum(returns, mask),
-        "returns2": masked_sum(returns**2, mask),
-        "values": masked_sum(values, mask),
-        "values2": masked_sum(values**2, mask),
-        **{f"rewards/{name}": part.sum() for name, part in parts.items()},
     }
 
 
