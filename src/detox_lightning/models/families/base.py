@@ -78,9 +78,9 @@ class Family(ABC):
 
     @abstractmethod
     def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
-        """Takes the first step with the ``u`` distinct prompts; gives logits and hidden states.
+        """Takes the first decode step with the ``u`` distinct prompts.
 
-        As a :class:`CachedDecoder` does: ``[u, V]`` and ``[u, d]``.
+        Returns the decoder, its logits ``[u, V]`` and its last hidden states ``[u, d]``.
         """
 
     def decode_texts(
