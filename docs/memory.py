@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from detox_lightning.algorithm.lm_head import AT_ONCE
+from detox_lightning.algorithm.logprobs import AT_ONCE
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA, add_lora

@@ -23,7 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from detox_lightning.algorithm.lm_head import head_output
+from detox_lightning.algorithm.logprobs import head_output
 from detox_lightning.models.policy import Policy
 
 

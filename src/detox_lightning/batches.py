@@ -13,12 +13,11 @@ class PromptBatch(NamedTuple):
         prompt_ids: ``[b, s]`` token ids, padded on the family's side.
         prompt_mask: ``[b, s]``, True where ``prompt_ids`` holds a real token.
         target_ids: ``[b, r]`` token ids of the answers to learn, EOS included, padded on the right;
-            ``r`` is 0 where there is nothing to learn.
+            ``r`` is 0 if there is nothing to learn.
         target_mask: ``[b, r]``, True where ``target_ids`` holds a real token.
         prompts: The ``b`` prompts as text: with the data module's template, without a chat
             template and special tokens.
-        references: ``b`` answers of people as text, which ROUGE compares with; empty where there
-            is none.
+        references: ``b`` human answers as text, which ROUGE compares with; empty if there is none.
         places: ``[b]`` each prompt's index in its data set, from 0; no two are the same.
     """
 

@@ -1,4 +1,4 @@
-"""Policy, reward and prompts make a rollout. No Lightning here."""
+"""Makes a rollout from policy, reward and prompts. No Lightning here."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
 from detox_lightning.algorithm.masks import is_any, mask_from_lengths, response_lengths, widths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import TorchDraws
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
-from detox_lightning.models.decoding.sampling import Choose, Sampling
+from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.reward_errors import check_scores, reward_errors
@@ -23,7 +23,7 @@ NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no
 
 
 class TokenStats(NamedTuple):
-    """What the policy, or the reference, says of each token of some responses.
+    """Figures of the policy, or of the reference, for each token of some responses.
 
     Attributes:
         logprobs: ``[b, t]`` float32 log-probabilities.
@@ -40,10 +40,9 @@ class Responses(NamedTuple):
     Attributes:
         ids: ``[b, t]`` tokens, without the prompt and the decoder start token.
         mask: ``[b, t]``, True at real tokens, EOS included.
-        texts: The ``b`` responses as text, special tokens stripped; of a model that goes on with
-            its prompt, a blank comes first where a new word begins.
-        stats: The policy's statistics, where they were recorded while it sampled; None: it has to
-            be run again.
+        texts: The ``b`` responses as text, special tokens stripped. Those of a decoder-only model
+            begin with a blank where a new word begins.
+        stats: The policy's statistics, if they were recorded during sampling; else None.
     """
 
     ids: Tensor
@@ -57,11 +56,11 @@ class Responses(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a reward gives for some responses.
+    """A reward's scores of some responses.
 
     Attributes:
-        parts: ``[b]`` float32 by name: the scores that a reward is made of.
-        total: ``[b]`` float32, what the parts amount to.
+        parts: ``[b]`` float32 by name: the terms of the reward.
+        total: ``[b]`` float32, the reward.
     """
 
     parts: dict[str, Tensor]
@@ -69,25 +68,14 @@ class Scores(NamedTuple):
 
 
 def sample(
-    policy: Policy,
-    tokenizer: Any,
-    prompts: PromptBatch,
-    sampling: Sampling,
-    limit: int,
-    record: bool,
+    policy: Policy, tokenizer: Any, prompts: PromptBatch, limit: int, record: bool
 ) -> Responses:
-    """Samples one response to each prompt.
+    """Samples one response of up to ``limit`` tokens to each prompt.
 
-    Args:
-        policy: The policy.
-        tokenizer: The policy's.
-        prompts: ``b`` prompts.
-        sampling: How tokens are drawn.
-        limit: Tokens of the longest response.
-        record: Whether log-probabilities and values are recorded while tokens are drawn.
+    ``record`` says whether to record log-probabilities and values during sampling.
     """
     draws = TorchDraws()
-    choose = sampling.choose(policy.eos_token_ids, draws)
+    choose = policy.sampling.choose(policy.eos_token_ids, draws)
     encoded = policy.encode_prompts(prompts.prompt_ids, prompts.prompt_mask)
     return generate(policy, tokenizer, encoded, choose, limit, draws if record else None)
 
@@ -100,15 +88,15 @@ def generate(
     limit: int,
     draws: TorchDraws | None = None,
 ) -> Responses:
-    """Lets the policy answer prompts that it has read.
+    """Lets the policy, or inside :meth:`Policy.reference` the reference, respond to prompts.
 
     Args:
-        policy: The policy, or the reference inside :meth:`Policy.reference`.
+        policy: The policy.
         tokenizer: The policy's.
-        prompts: ``b`` prompts as the policy has read them.
+        prompts: ``b`` prompts as this model encoded them.
         choose: Picks the tokens; see :meth:`Sampling.choose`.
         limit: Tokens of the longest response.
-        draws: What ``choose`` draws with, where log-probabilities are to be recorded.
+        draws: The draws of ``choose``, if log-probabilities and values are to be recorded.
     """
     ids, hidden = policy.generate(prompts, choose, limit)
     lengths = response_lengths(ids, policy.eos_token_ids)
@@ -122,21 +110,13 @@ def generate(
 
 
 def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:
-    """Asks a reward what responses are worth.
-
-    Args:
-        reward: The reward.
-        prompts: ``b`` prompts.
-        responses: Their responses.
-        place: Where in the run, for the message.
-
-    Returns:
-        Scores on the device of the responses.
+    """Has a reward score ``b`` responses; the scores are on the device of the responses.
 
     Raises:
-        TrainingError: If the reward fails, or a part or the total has another shape.
+        TrainingError: If the reward fails, or a part or the total hasn't the shape ``[b]``. Its
+            message gives the ``place`` in the run.
     """
-    # copies, of the texts and of the scores: a reward may change its lists, and keep its tensor
+    # Copies of texts and scores: a reward may change its lists and reuse its tensor.
     with reward_errors(reward, place):
         parts = reward.parts([*prompts.prompts], [*responses.texts], [*prompts.references])
     for name, part in parts.items():
@@ -151,27 +131,20 @@ def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str
 def first_nonfinite(
     rollout: Rollout, scores: Scores, name: str, responses: list[str]
 ) -> str | None:
-    """Names the first figure of a rollout that is not finite; waits for the device once.
+    """Names the first figure of a rollout that is not finite; None if all are.
 
-    Args:
-        rollout: ``b`` responses.
-        scores: Their scores.
-        name: The reward's name.
-        responses: Their texts.
-
-    Returns:
-        None if all are finite.
+    ``name`` is the reward's, and ``responses`` are texts. The device is waited for once.
     """
-    per_response = {**scores.parts, name: scores.total}
     per_token = {
         "the policy's log-probability": rollout.old_logprobs,
         "the reference's log-probability": rollout.ref_logprobs,
         "the KL divergence": rollout.kl,
         "the value head": rollout.values,
     }
-    mask = rollout.response_mask
-    sums = {what: x.where(mask, 0).sum(dim=1) for what, x in per_token.items()}
-    figures = {**{f"the reward {part!r}": x for part, x in per_response.items()}, **sums}
+    rewards = {**scores.parts, name: scores.total}
+    figures = {f"the reward {part!r}": x for part, x in rewards.items()}
+    for what, x in per_token.items():
+        figures[what] = x.where(rollout.response_mask, 0).sum(dim=1)
     table = torch.stack([x.to(rollout.kl.device, torch.float32) for x in figures.values()]).tolist()
     for what, row in zip(figures, table, strict=True):
         for text, figure in zip(responses, row, strict=True):
@@ -198,8 +171,8 @@ def measure(
         responses: Their responses.
         scores: ``[b]``.
         estimator: Estimates the KL divergence.
-        micro_batch_size: The update's. In half precision, forward passes are of this size and
-            untrimmed, as the update's are, so that the first ratio is 1; None: one pass.
+        micro_batch_size: Rows of one forward pass; None: all. In half precision, passes have the
+            update's size and width, so that the first ratio of new to old probability is 1.
     """
     if estimator == "full":
         now, ref, kl = measure_full_kl(policy, prompts, responses, micro_batch_size)
@@ -237,7 +210,7 @@ def evaluate_tokens(
 ) -> TokenStats:
     """Runs the policy, or the reference, over responses.
 
-    In full precision, responses of like length go through the model together.
+    In full precision, responses of similar length go through the model together.
 
     Args:
         policy: The policy, or the reference inside :meth:`Policy.reference`.
@@ -245,8 +218,8 @@ def evaluate_tokens(
         ids: ``[b, t]`` responses.
         mask: ``[b, t]``, True at their real tokens.
         size: Rows of one forward pass; None for all.
-        prompts: The prompts as the model has read them; None: it reads them now, each row on its
-            own, so that in half precision rows come out as in the update, to the last bit.
+        prompts: The prompts as the model encoded them; None: they are encoded here, and in half
+            precision each row is computed on its own, as in the update, to the last bit.
 
     Returns:
         0 where there is no real token.
@@ -274,11 +247,7 @@ def measure_full_kl(
 ) -> tuple[TokenStats, TokenStats, Tensor]:
     """Runs policy and reference over responses, and compares their whole distributions.
 
-    Args:
-        policy: The policy.
-        batch: ``b`` prompts.
-        responses: Their responses.
-        size: Rows of one forward pass; None for all.
+    A forward pass has ``size`` rows; None: all.
 
     Returns:
         The policy's statistics, the reference's, and ``[b, t]`` KL divergences over the

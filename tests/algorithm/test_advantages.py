@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from algorithm.strategies import batches
-from detox_lightning.algorithm.advantages import GAE, gae
+from detox_lightning.algorithm.advantages import GAE
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 REWARDS = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
@@ -17,12 +17,9 @@ VALUES = torch.tensor([[0.5, 1.0, 7.0], [4.0, 7.0, 7.0]])
 def test_gae_by_hand() -> None:
     """Deltas: 1 + .9 · 1 - .5 = 1.4 and 2 - 1 = 1; and 3 - 4 = -1. Values of padding go unheard."""
     expected = torch.tensor([[1.4 + 0.9 * 0.8 * 1, 1, 0], [-1, 0, 0]])
-    for advantages, returns in (
-        gae(REWARDS, VALUES, MASK, gamma=0.9, gae_lambda=0.8),
-        GAE(gamma=0.9, gae_lambda=0.8)(REWARDS, VALUES, MASK),
-    ):
-        assert torch.allclose(advantages, expected)
-        assert torch.allclose(returns, expected + torch.where(MASK, VALUES, 0))
+    advantages, returns = GAE(gamma=0.9, gae_lambda=0.8)(REWARDS, VALUES, MASK)
+    assert torch.allclose(advantages, expected)
+    assert torch.allclose(returns, expected + torch.where(MASK, VALUES, 0))
 
 
 def by_definition(
@@ -45,7 +42,7 @@ def test_gae_against_its_definition(
     if not first_token:
         mask = mask & (torch.arange(mask.shape[1]) > 0)
     rewards = torch.where(mask, rewards, 0)
-    advantages, returns = gae(rewards, values, mask, gamma, gae_lambda)
+    advantages, returns = GAE(gamma, gae_lambda)(rewards, values, mask)
     for row, real in enumerate(mask):
         expected = by_definition(
             rewards[row][real].tolist(), values[row][real].tolist(), gamma, gae_lambda
@@ -61,8 +58,8 @@ def test_lambda_1_trusts_rewards_and_lambda_0_the_next_value(batch: tuple[Tensor
     mask, rewards, values = batch
     rewards = torch.where(mask, rewards, 0)
     to_come = rewards.flip(1).cumsum(1).flip(1)
-    _, returns = gae(rewards, values, mask, gae_lambda=1.0)
+    _, returns = GAE(gae_lambda=1.0)(rewards, values, mask)
     assert torch.allclose(returns[mask], to_come[mask], atol=1e-9)
-    _, returns = gae(rewards, values, mask, gae_lambda=0.0)
+    _, returns = GAE(gae_lambda=0.0)(rewards, values, mask)
     following = torch.nn.functional.pad(torch.where(mask, values, 0)[:, 1:], (0, 1))
     assert torch.allclose(returns[mask], (rewards + following)[mask], atol=1e-9)

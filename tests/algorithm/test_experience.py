@@ -4,10 +4,14 @@ import pytest
 import torch
 
 from algorithm.ranks import on_ranks
-from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator, Reinforce, gae
-from detox_lightning.algorithm.experience import to_experience
+from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator, Reinforce
+from detox_lightning.algorithm.experience import (
+    RunningMoments,
+    ScoreShaping,
+    to_experience,
+    token_rewards,
+)
 from detox_lightning.algorithm.masks import mask_from_lengths, whiten
-from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping, token_rewards
 from detox_lightning.algorithm.types import Experience, Rollout
 
 LENGTHS = torch.tensor([4, 1, 3, 2, 4, 4])
@@ -41,7 +45,7 @@ def test_the_plain_way() -> None:
     experience = judged(given, ScoreShaping(), GAE(gamma=0.9, gae_lambda=0.7))
     mask = given.response_mask
     rewards = token_rewards(given.scores, given.kl, mask, KL_COEF)
-    advantages, returns = gae(rewards, given.values, mask, 0.9, 0.7)
+    advantages, returns = GAE(0.9, 0.7)(rewards, given.values, mask)
     assert torch.equal(experience.advantages, whiten(advantages, mask))
     assert torch.equal(experience.returns, returns)
     assert torch.equal(experience.old_values, torch.where(mask, given.values, 0))
@@ -49,6 +53,15 @@ def test_the_plain_way() -> None:
         assert getattr(experience, name) is getattr(given, name)
     for name in ("old_logprobs", "ref_logprobs"):
         assert getattr(experience, name) is getattr(given, name)
+
+
+def test_only_a_cut_response_is_penalized() -> None:
+    """With gamma and lambda 1, the return of the first token is the response's reward."""
+    before, after = (
+        judged(rollout(), ScoreShaping(missing_eos_penalty=penalty), GAE(1.0, 1.0)).returns[:, 0]
+        for penalty in (0.0, 0.5)
+    )
+    assert torch.allclose(after - before, torch.where(HAS_EOS, 0.0, -0.5), atol=1e-6)
 
 
 def test_moments_take_in_this_rollouts_raw_scores() -> None:

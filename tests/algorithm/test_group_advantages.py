@@ -4,46 +4,47 @@ import pytest
 import torch
 from torch import Tensor
 
-from detox_lightning.algorithm.advantages import (
-    GRPO,
-    RLOO,
-    AdvantageEstimator,
-    Reinforce,
-    batch_baseline,
-    group_relative,
-    leave_one_out,
-)
+from detox_lightning.algorithm.advantages import GRPO, RLOO, AdvantageEstimator, Reinforce
+from detox_lightning.algorithm.masks import Reduce, alone
 from detox_lightning.errors import InputError
 
 TOTALS = torch.tensor([1.0, 2.0, 6.0, -1.0, -1.0, 2.0])
 
 
+def advantages_of(estimator: AdvantageEstimator, totals: Tensor, reduce: Reduce = alone) -> Tensor:
+    """Of responses of one token each."""
+    rewards = totals[:, None]
+    mask = torch.ones_like(rewards).bool()
+    return estimator(rewards, torch.zeros_like(rewards), mask, reduce)[0][:, 0]
+
+
 def test_leave_one_out_is_reward_less_mean_of_the_others() -> None:
     expected = [1 - 4, 2 - 3.5, 6 - 1.5, -1 - 0.5, -1 - 0.5, 2 + 1]
-    torch.testing.assert_close(leave_one_out(TOTALS, 3), torch.tensor(expected))
+    torch.testing.assert_close(advantages_of(RLOO(3), TOTALS), torch.tensor(expected))
 
 
 def test_group_relative_is_standardized_in_each_group() -> None:
     stds = [7**0.5, 3**0.5]  # of 1, 2, 6 around 3 and of -1, -1, 2 around 0, divided by n - 1
     expected = [-2 / stds[0], -1 / stds[0], 3 / stds[0], -1 / stds[1], -1 / stds[1], 2 / stds[1]]
-    scaled = group_relative(TOTALS, 3)
+    scaled = advantages_of(GRPO(3), TOTALS)
     torch.testing.assert_close(scaled, torch.tensor(expected), rtol=2e-4, atol=0)
-    centred = group_relative(TOTALS, 3, scale=False)
+    centred = advantages_of(GRPO(3, scale=False), TOTALS)
     torch.testing.assert_close(centred, torch.tensor([-2.0, -1, 3, -1, -1, 2]))
 
 
 def test_group_of_equal_rewards_has_no_advantage() -> None:
-    assert torch.equal(group_relative(torch.full((4,), 2.5), 2), torch.zeros(4))
-    assert torch.equal(leave_one_out(torch.full((4,), 2.5), 4), torch.zeros(4))
+    assert torch.equal(advantages_of(GRPO(2), torch.full((4,), 2.5)), torch.zeros(4))
+    assert torch.equal(advantages_of(RLOO(4), torch.full((4,), 2.5)), torch.zeros(4))
 
 
 def test_batch_baseline_is_the_mean_over_all_ranks() -> None:
-    torch.testing.assert_close(batch_baseline(TOTALS), TOTALS - 1.5)
+    torch.testing.assert_close(advantages_of(Reinforce(), TOTALS), TOTALS - 1.5)
 
     def with_another_rank(sums: Tensor) -> Tensor:  # whose two responses have reward 9 in all
         return sums + torch.tensor([9.0, 2.0])
 
-    torch.testing.assert_close(batch_baseline(TOTALS, with_another_rank), TOTALS - 18 / 8)
+    of_both = advantages_of(Reinforce(), TOTALS, with_another_rank)
+    torch.testing.assert_close(of_both, TOTALS - 18 / 8)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from detox_lightning.algorithm import lm_head as module
-from detox_lightning.algorithm.lm_head import head_output
-from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
+from detox_lightning.algorithm import logprobs as module
+from detox_lightning.algorithm.logprobs import (
+    entropy_of,
+    head_output,
+    sampler_logits,
+    token_logprobs,
+)
 from numerics import EXACT, in_float64, rounding
 
 B, T, D, V = 5, 7, 16, 50
@@ -40,7 +44,7 @@ def test_it_is_what_logits_give(
     hidden, weight, more, tokens = (None if x is None else wide(x) for x in inputs(bias))
     with in_float64():
         logits = sampler_logits(linear(hidden, weight, more), *sampler)
-        expected = token_logprobs(logits, tokens), entropy(logits)
+        expected = token_logprobs(logits, tokens), entropy_of(logits)
         ours = head_output(hidden, weight, more, tokens, *sampler, entropy_gradient=True)
         for x, y in zip(ours, expected, strict=True):
             torch.testing.assert_close(x, y, atol=EXACT, rtol=EXACT)
@@ -76,7 +80,7 @@ def test_under_autocast_the_sums_are_exact() -> None:
         logits = sampler_logits(linear(hidden, weight))
     assert logprobs.dtype == entropies.dtype == torch.float32
     torch.testing.assert_close(logprobs, token_logprobs(logits, tokens), atol=HEAD, rtol=0)
-    torch.testing.assert_close(entropies, entropy(logits), atol=HEAD, rtol=0)
+    torch.testing.assert_close(entropies, entropy_of(logits), atol=HEAD, rtol=0)
 
 
 def test_the_entropy_s_gradient_is_exact_in_half_precision() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from algorithm.strategies import matrices
-from detox_lightning.algorithm.logprobs import entropy, sampler_logits, token_logprobs
+from detox_lightning.algorithm.logprobs import entropy_of, sampler_logits, token_logprobs
 
 EOS = 1
 INF = float("inf")
@@ -44,9 +44,9 @@ def test_token_logprobs() -> None:
 
 
 def test_entropy() -> None:
-    assert float(entropy(HALVES)) == pytest.approx(1.5 * math.log(2))
-    assert float(entropy(torch.zeros(1, 1, 5))) == pytest.approx(math.log(5))
-    assert float(entropy(torch.tensor([[[3.0, -INF, -INF]]]))) == 0
+    assert float(entropy_of(HALVES)) == pytest.approx(1.5 * math.log(2))
+    assert float(entropy_of(torch.zeros(1, 1, 5))) == pytest.approx(math.log(5))
+    assert float(entropy_of(torch.tensor([[[3.0, -INF, -INF]]]))) == 0
 
 
 @pytest.mark.parametrize("impossible", [-INF, -200.0])
@@ -55,7 +55,7 @@ def test_entropy_has_a_gradient_where_a_token_is_impossible(impossible: float) -
     logits = torch.tensor([[[0.3, -0.2, impossible]]], requires_grad=True)
     possible = torch.tensor([[[0.3, -0.2]]], requires_grad=True)
     for x in (logits, possible):
-        entropy(x).sum().backward()
+        entropy_of(x).sum().backward()
     assert torch.allclose(logits.grad[..., :2], possible.grad)
     assert logits.grad[..., 2] == 0
 
@@ -70,6 +70,6 @@ def test_they_are_logs_of_a_distribution(
     assert torch.allclose(logprobs, logits.log_softmax(-1), atol=1e-5)
     assert torch.allclose(logprobs.exp().sum(-1), torch.ones(1, 3), atol=1e-5)
     surprise = torch.where(logprobs.isneginf(), 0, -logprobs * logprobs.exp()).sum(-1)
-    assert torch.allclose(entropy(logits), surprise, atol=1e-5)
-    assert (entropy(logits) >= 0).all()
-    assert (entropy(logits) <= math.log(4) + 1e-6).all()
+    assert torch.allclose(entropy_of(logits), surprise, atol=1e-5)
+    assert (entropy_of(logits) >= 0).all()
+    assert (entropy_of(logits) <= math.log(4) + 1e-6).all()

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
-from detox_lightning.algorithm.losses import LossSums, PolicyLoss, PPOLoss
+from detox_lightning.algorithm.losses import (
+    Average,
+    LossSums,
+    PolicyLoss,
+    PPOLoss,
+    token_weights,
+)
 from detox_lightning.algorithm.metrics import token_statistics
-from detox_lightning.algorithm.token_weights import Average, token_weights
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.errors import InputError
 

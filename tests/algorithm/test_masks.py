@@ -54,8 +54,6 @@ def test_mask_from_lengths() -> None:
     mask = mask_from_lengths(lengths, 4)
     assert mask.dtype == torch.bool
     assert mask.int().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    as_trl = mask_from_lengths(lengths, 4, first_token=False)
-    assert as_trl.int().tolist() == [[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def test_statistics() -> None:

@@ -8,16 +8,14 @@ from hypothesis import strategies as st
 
 from algorithm.ranks import halves, on_ranks
 from algorithm.strategies import numbers
-from detox_lightning.algorithm.shaping import (
+from detox_lightning.algorithm.experience import (
     RunningMoments,
     ScoreShaping,
-    penalize_missing_eos,
     shape_scores,
     token_rewards,
 )
 
 SCORES = torch.tensor([1.0, -2.0, 4.0])
-HAS_EOS = torch.tensor([True, True, False])
 MOMENTS = RunningMoments(count=5.0, mean=1.0, variance=3.2)  # standard deviation 2
 
 
@@ -35,10 +33,6 @@ def test_shape_scores(shaping: ScoreShaping, expected: list[float]) -> None:
     shaped = shape_scores(SCORES, shaping, MOMENTS)
     assert shaped.tolist() == pytest.approx(expected, abs=1e-6)
     assert SCORES.tolist() == [1, -2, 4]
-
-
-def test_only_a_cut_response_is_penalized() -> None:
-    assert penalize_missing_eos(SCORES, HAS_EOS, 0.5).tolist() == [1, -2, 3.5]
 
 
 def test_a_mean_is_subtracted_only_in_units_of_the_deviation() -> None:

@@ -16,7 +16,7 @@ from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import summarize
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Sampling, greedy
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy

@@ -61,6 +61,11 @@ class GoldenSet:
 golden_set = cache(GoldenSet)
 
 
+def mask_without_first(lengths: Tensor, width: int) -> Tensor:
+    """A mask that leaves each response's first token out, as TRL's legacy trainer did."""
+    return mask_from_lengths(lengths, width) & (torch.arange(width) > 0)
+
+
 def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Pads rows on the right; ids and lengths."""
     lengths = torch.tensor([len(row) for row in rows])
@@ -85,5 +90,5 @@ def _episode(
     index = torch.arange(len(texts))
     batch = PromptBatch(prompt_ids, prompt_mask, prompt_ids, prompt_mask, texts, texts, index)
     ids, lengths = padded([response[1:] for response in responses])
-    mask = mask_from_lengths(lengths, ids.shape[1], first_token=False)
+    mask = mask_without_first(lengths, ids.shape[1])
     return batch, Responses(ids, mask, texts), torch.tensor(scores)

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 from conftest import word_tokenizer
 from detox_lightning.algorithm import experience
 from detox_lightning.algorithm.advantages import GAE
+from detox_lightning.algorithm.experience import ScoreShaping
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.algorithm.masks import Reduce, alone, masked_moments
 from detox_lightning.algorithm.metrics import UpdateMeter
-from detox_lightning.algorithm.shaping import ScoreShaping
 from detox_lightning.algorithm.types import Experience, Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.sampling import Sampling

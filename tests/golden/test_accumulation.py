@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from detox_lightning.algorithm.experience import to_experience
+from detox_lightning.algorithm.experience import RunningMoments, to_experience
 from detox_lightning.algorithm.losses import PPOLoss
-from detox_lightning.algorithm.shaping import RunningMoments
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.models.policy import Policy
 from detox_lightning.rollout import measure

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from detox_lightning.algorithm.advantages import gae
+from detox_lightning.algorithm.advantages import GAE
+from detox_lightning.algorithm.experience import RunningMoments, shape_scores, token_rewards
 from detox_lightning.algorithm.kl import kl_estimate
 from detox_lightning.algorithm.losses import PPOLoss
-from detox_lightning.algorithm.masks import mask_from_lengths, response_lengths, whiten
+from detox_lightning.algorithm.masks import response_lengths, whiten
 from detox_lightning.algorithm.metrics import token_statistics
-from detox_lightning.algorithm.shaping import RunningMoments, shape_scores, token_rewards
 from detox_lightning.algorithm.types import Experience
 from golden.conftest import PLAIN, REPLAYED
 from golden.deviations import EXACT, PER_TOKEN, Deviations
-from golden.records import ESTIMATORS, GoldenSet, episodes, golden_set
+from golden.records import ESTIMATORS, GoldenSet, episodes, golden_set, mask_without_first
 from golden.replay import LeakyGAE, module_options
 
 EOS = 1
@@ -52,9 +52,7 @@ def test_masks(recorded: Recorded) -> None:
     """The recorded responses fill what they were cut to: their lengths follow from the EOS."""
     responses = episodes()[recorded.step][1]
     lengths = responses.mask.sum(dim=1) + 1
-    assert torch.equal(
-        mask_from_lengths(lengths, responses.ids.shape[1], first_token=False), recorded.mask
-    )
+    assert torch.equal(mask_without_first(lengths, responses.ids.shape[1]), recorded.mask)
     ended = responses.has_eos([EOS])
     assert torch.equal(response_lengths(responses.ids, [EOS])[ended], lengths[ended])
 
@@ -162,7 +160,7 @@ def test_trl_lets_whitened_padding_flow_into_advantages() -> None:
     values = golden[0, "values"]
 
     def ours(rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        return gae(whiten(rewards, mask, shift_mean=False), values, mask)[1]
+        return GAE()(whiten(rewards, mask, shift_mean=False), values, mask)[1]
 
     def theirs(rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         return LeakyGAE()(rewards, values, mask)[1]

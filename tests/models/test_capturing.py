@@ -12,8 +12,8 @@ from torch import Tensor
 from architectures import save_random
 from detox_lightning.models.decoding import cuda_graph, loop
 from detox_lightning.models.decoding.cuda_graph import waits_refused
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, DropPolicy, decode
 from detox_lightning.models.decoding.merging import merged
 from detox_lightning.models.decoding.sampling import Sampling

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from architectures import DECODER_ONLY, save_random
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder

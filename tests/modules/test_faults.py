@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO
-from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
+from detox_lightning.algorithm.experience import RunningMoments, ScoreShaping
 from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.fault_files import FaultsCallback
 from detox_lightning.callbacks.samples import SamplesCallback

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from detox_lightning.algorithm.advantages import Reinforce
+from detox_lightning.algorithm.experience import ScoreShaping
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.algorithm.shaping import ScoreShaping
 from detox_lightning.errors import InputError
 from detox_lightning.models.lora import LoRA
 from detox_lightning.stages.optimization import Schedule

@@ -1,11 +1,18 @@
 """Losses of methods that compare a prompt's responses with each other and need no value head."""
 
+from typing import Any
+
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from detox_lightning.algorithm.losses import PolicyLoss, clip_bounds, clipped_surrogate, log_ratio
-from detox_lightning.algorithm.token_weights import Average
+from detox_lightning.algorithm.losses import (
+    Average,
+    PolicyLoss,
+    clip_bounds,
+    clipped_surrogate,
+    log_ratio,
+)
 from detox_lightning.algorithm.types import Experience
 
 
@@ -56,26 +63,17 @@ class DrGRPOLoss(GRPOLoss):
     ``scale: false``.
 
     Args:
-        clip_range: How far the ratio of new to old probability may move from 1 and still be
-            rewarded.
-        clip_range_high: How far the ratio may move above 1; null: ``clip_range``.
         kl_coef: Weight of the KL divergence from the reference in the loss.
-        ent_coef: Weight of the entropy bonus.
+        options: The other options of :class:`GRPOLoss`.
     """
 
     average: Average = "constant"
 
-    def __init__(
-        self,
-        clip_range: PositiveFloat = 0.2,
-        clip_range_high: PositiveFloat | None = None,
-        kl_coef: NonNegativeFloat = 0.0,
-        ent_coef: NonNegativeFloat = 0.0,
-    ):
-        super().__init__(clip_range, clip_range_high, kl_coef, ent_coef)
+    def __init__(self, kl_coef: NonNegativeFloat = 0.0, **options: Any):
+        super().__init__(kl_coef=kl_coef, **options)
 
 
-class GSPOLoss(PolicyLoss):
+class GSPOLoss(GRPOLoss):
     """The loss of GSPO, https://arxiv.org/abs/2507.18071, equations 5 and 7.
 
     All tokens of a response have the same ratio: the geometric mean of their own. It moves far
@@ -88,8 +86,6 @@ class GSPOLoss(PolicyLoss):
         ent_coef: Weight of the entropy bonus.
     """
 
-    average: Average = "responses"
-
     def __init__(
         self,
         clip_range: PositiveFloat = 3e-4,
@@ -97,15 +93,14 @@ class GSPOLoss(PolicyLoss):
         kl_coef: NonNegativeFloat = 0.0,
         ent_coef: NonNegativeFloat = 0.0,
     ):
-        self.low, self.high = clip_bounds(clip_range, clip_range_high)
-        self.coefficients = _coefficients(kl_coef, ent_coef)
+        super().__init__(clip_range, clip_range_high, kl_coef, ent_coef)
 
     def policy_loss(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
         """Clips each response's ratio."""
         lengths = experience.response_mask.sum(dim=1, keepdim=True).clamp(min=1)
         means = log_ratio(logprobs, experience).sum(dim=1, keepdim=True) / lengths
         ratio = means.exp().expand_as(logprobs)
-        # padding has the ratio, too, and an estimator of the user's may leave NaN there
+        # padding has this ratio, too, and a user's estimator may leave NaN there
         advantages = torch.where(experience.response_mask, experience.advantages, 0)
         return clipped_surrogate(ratio, advantages, self.low, self.high)
 

@@ -18,9 +18,9 @@ class KLPenalty:
         estimator: Estimator of the divergence at each token, from the log-ratio d of policy to
             reference: ``k1`` d, ``abs`` |d|, ``k2`` d²/2, ``k3`` exp(-d) - 1 + d, ``full`` the sum
             over the vocabulary.
-        coef: β, the price of a nat in units of the score; where the controller begins.
+        coef: β, the price of a nat in units of the score; the controller's initial value.
         target: Nats per response that the controller steers to; null keeps ``coef`` fixed.
-        horizon: Responses over which the controller acts; smaller is quicker.
+        horizon: Responses over which the controller acts; a smaller number makes it quicker.
     """
 
     estimator: Estimator = "k1"
@@ -46,20 +46,12 @@ class KLPenalty:
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
-    """Estimates the KL divergence at each token from the sampled token alone.
+    """Estimates the KL divergence at each token from the sampled token alone: ``[b, t]``, in nats.
 
     Formulas: http://joschu.net/blog/kl-approx.html.
 
-    Args:
-        logprobs: ``[b, t]`` under the policy.
-        ref_logprobs: ``[b, t]`` under the reference.
-        estimator: Any but ``full``, which needs :func:`full_kl`.
-
-    Returns:
-        ``[b, t]``, in nats.
-
     Raises:
-        ValueError: For ``full``.
+        ValueError: For ``full``, which needs :func:`full_kl`.
     """
     log_ratio = logprobs - ref_logprobs
     if estimator == "k1":
@@ -74,15 +66,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) ->
 
 
 def full_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """The KL divergence of the whole distribution at each position.
-
-    Args:
-        logits: ``[b, t, V]`` of the policy.
-        ref_logits: ``[b, t, V]`` of the reference.
-
-    Returns:
-        ``[b, t]``, in nats.
-    """
+    """KL divergences ``[b, t]`` of whole distributions, in nats, from logits ``[b, t, V]``."""
     logprobs, ref_logprobs = logits.log_softmax(dim=-1), ref_logits.log_softmax(dim=-1)
     terms = logprobs.exp() * (logprobs - ref_logprobs)
     return torch.where(logprobs.isneginf(), 0, terms).sum(dim=-1)

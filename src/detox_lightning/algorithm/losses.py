@@ -1,28 +1,59 @@
 """The losses that an update minimizes: their interface, and the loss of PPO.
 
-A loss is a weighted sum of named terms; how a term is averaged over tokens and responses is data
-(:mod:`detox_lightning.algorithm.token_weights`). Another loss is one more subclass of
-:class:`PolicyLoss`, in any file; ``model.loss`` names it by its class path.
+A loss is a weighted sum of named terms. Each term is a sum over tokens, with a weight for each,
+divided by a divisor (:class:`TokenWeights`). Both are summed over the micro-batches of a mini-batch
+and over all ranks, so the gradient depends neither on how a mini-batch is cut into micro-batches
+nor on how it is spread over ranks. Another loss is one more subclass of :class:`PolicyLoss`, in any
+file; ``model.loss`` names it by its class path.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from detox_lightning.algorithm.kl import kl_estimate
-from detox_lightning.algorithm.token_weights import Average, weighted_sum
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.errors import InputError
 
+Average = Literal["tokens", "responses", "constant"]
 Number = TypeVar("Number", Tensor, float)
 
 
+class TokenWeights(NamedTuple):
+    """How the terms of a loss are averaged over responses of different lengths.
+
+    Attributes:
+        weights: ``[m, t]`` float32 weight of each token; 0 at padding.
+        divisor: ``[]`` int64, what the weighted sum is divided by.
+    """
+
+    weights: Tensor
+    divisor: Tensor
+
+
+def token_weights(mask: Tensor, average: Average, longest: int) -> TokenWeights:
+    """Weighs the tokens of some responses.
+
+    Args:
+        mask: ``[m, t]``, True at real tokens.
+        average: ``tokens``: every token counts the same (PPO, DAPO). ``responses``: every response
+            counts the same, as a mean over its tokens (GRPO). ``constant``: as ``tokens``, but the
+            sum is divided by the responses times ``longest`` (Dr. GRPO).
+        longest: Tokens of the longest response that may be sampled.
+    """
+    if average == "tokens":
+        return TokenWeights(mask.to(torch.float32), mask.sum())
+    lengths = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    per_token = lengths if average == "responses" else longest
+    return TokenWeights(mask / per_token, mask.new_ones(len(mask)).sum())
+
+
 class LossSums(NamedTuple):
-    """What a loss gives for some rows: sums, so that micro-batches and ranks add up.
+    """A loss of some rows as sums, so that micro-batches and ranks add up.
 
     Attributes:
         terms: ``[]`` sums over tokens with the weights of the average; divided by its divisor they
@@ -39,8 +70,7 @@ class PolicyLoss(ABC):
     """The loss that an update minimizes; a subclass overrides :meth:`policy_loss`.
 
     Attributes:
-        average: How terms are averaged; see
-            :func:`~detox_lightning.algorithm.token_weights.token_weights`.
+        average: How terms are averaged; see :func:`token_weights`.
         coefficients: How much each term counts in the total: ``policy``; ``value`` where a value
             head learns; ``entropy``, negative for a bonus; ``kl``, the KL divergence from the
             reference by the estimator k3.
@@ -58,9 +88,13 @@ class PolicyLoss(ABC):
             experience: The same ``m`` rows: old log-probabilities, advantages, the mask.
 
         Returns:
-            ``[m, t]`` losses, and ``[m, t]`` True where a clip holds the policy back. What stands
-            at padding is never read.
+            ``[m, t]`` losses, and ``[m, t]`` True where a clip holds the policy back. Values at
+            padding are ignored.
         """
+
+    def value_loss(self, values: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
+        """Gives the loss of each value, as :meth:`policy_loss` does, for a term ``value``."""
+        raise NotImplementedError(f"{type(self).__name__} has a term 'value': override value_loss")
 
     def __call__(
         self,
@@ -70,33 +104,29 @@ class PolicyLoss(ABC):
         experience: Experience,
         weights: Tensor,
     ) -> LossSums:
-        """Sums the terms over some rows.
+        """Sums the terms over ``m`` rows of experience, from figures ``[m, t]`` of the policy now.
 
-        Args:
-            logprobs: ``[m, t]`` log-probabilities of the response tokens under the policy now.
-            values: ``[m, t]`` value head now; 0 where there is none.
-            entropy: ``[m, t]`` entropy of the policy now, in nats; it has a gradient only where
-                its coefficient is not 0.
-            experience: The same ``m`` rows.
-            weights: ``[m, t]`` token weights of the average.
+        Values are 0 without a value head. The entropy is in nats and has a gradient only if its
+        coefficient is not 0. ``weights`` (``[m, t]``) are those of the average.
         """
-        mask = experience.response_mask
-        losses, is_clipped = self.policy_loss(logprobs, experience)
-        terms = {"policy": weighted_sum(losses, mask, weights)}
+        terms, is_clipped = {}, {}
+        terms["policy"], is_clipped["policy/clipfrac"] = self.policy_loss(logprobs, experience)
+        if "value" in self.coefficients:
+            terms["value"], is_clipped["val/clipfrac"] = self.value_loss(values, experience)
         if "entropy" in self.coefficients:
-            terms["entropy"] = weighted_sum(entropy, mask, weights)
+            terms["entropy"] = entropy
         if "kl" in self.coefficients:
-            kl = kl_estimate(logprobs, experience.ref_logprobs, "k3")
-            terms["kl"] = weighted_sum(kl, mask, weights)
-        return LossSums(terms, {"policy/clipfrac": count(is_clipped, mask, logprobs.dtype)})
+            terms["kl"] = kl_estimate(logprobs, experience.ref_logprobs, "k3")
+        mask, dtype = experience.response_mask, logprobs.dtype
+        return LossSums(  # padding is ignored, NaN included
+            {name: (torch.where(mask, x, 0) * weights).sum() for name, x in terms.items()},
+            {name: (x & mask).sum().to(dtype) for name, x in is_clipped.items()},
+        )
 
     def total(self, terms: Mapping[str, Number]) -> Number:
         """Adds the terms up, each with its coefficient: gradients are taken of this."""
-        (first, coefficient), *others = self.coefficients.items()
-        total = coefficient * terms[first]
-        for name, coefficient in others:
-            total = total + coefficient * terms[name]
-        return total
+        products = [weight * terms[name] for name, weight in self.coefficients.items()]
+        return sum(products[1:], products[0])
 
 
 class PPOLoss(PolicyLoss):
@@ -152,7 +182,7 @@ class PPOLoss(PolicyLoss):
         }
 
     def policy_loss(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
-        """Clips the ratio, and bounds the charge for a bad token where ``dual_clip`` says so."""
+        """Clips the ratio; ``dual_clip`` also bounds the charge for a bad token."""
         advantages = experience.advantages
         ratio = log_ratio(logprobs, experience).exp()
         losses, is_clipped = clipped_surrogate(ratio, advantages, self.low, self.high)
@@ -161,38 +191,19 @@ class PPOLoss(PolicyLoss):
             losses = torch.where(advantages < 0, bounded, losses)
         return losses, is_clipped
 
-    def __call__(
-        self,
-        logprobs: Tensor,
-        values: Tensor,
-        entropy: Tensor,
-        experience: Experience,
-        weights: Tensor,
-    ) -> LossSums:
-        """Adds the value loss to the other terms; see :class:`PolicyLoss`."""
-        mask, old_values = experience.response_mask, experience.old_values
-        # half the larger of the squared errors of V and of V clipped around its old value
-        low, high = old_values - self.clip_range_value, old_values + self.clip_range_value
+    def value_loss(self, values: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
+        """Gives half the larger squared error: of V, or of V clipped around its old value."""
+        low = experience.old_values - self.clip_range_value
+        high = experience.old_values + self.clip_range_value
         error = (values - experience.returns) ** 2
         clipped_error = (values.clamp(low, high) - experience.returns) ** 2
-        sums = super().__call__(logprobs, values, entropy, experience, weights)
-        value = 0.5 * weighted_sum(torch.maximum(error, clipped_error), mask, weights)
-        clipfrac = count(clipped_error > error, mask, values.dtype)
-        return LossSums(
-            {**sums.terms, "value": value}, {**sums.statistics, "val/clipfrac": clipfrac}
-        )
+        return 0.5 * torch.maximum(error, clipped_error), clipped_error > error
 
 
 def clipped_surrogate(
     ratio: Tensor, advantages: Tensor, low: float, high: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped policy loss: max(-A·r, -A·clip(r, low, high)).
-
-    Args:
-        ratio: ``[m, t]`` r, new to old probability.
-        advantages: ``[m, t]`` A.
-        low: Smallest ratio that is rewarded.
-        high: Largest ratio that is rewarded.
+    """PPO's clipped policy loss: max(-A·r, -A·clip(r, low, high)), with r new to old probability.
 
     Returns:
         ``[m, t]`` losses, and ``[m, t]`` True where the clip holds the ratio back.
@@ -210,8 +221,3 @@ def clip_bounds(clip_range: float, clip_range_high: float | None) -> tuple[float
 def log_ratio(logprobs: Tensor, experience: Experience) -> Tensor:
     """Returns log(new/old probability) of each token, ``[m, t]``; 0 at padding."""
     return torch.where(experience.response_mask, logprobs - experience.old_logprobs, 0)
-
-
-def count(condition: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Counts the real tokens at which a condition holds."""
-    return (condition & mask).sum().to(dtype)

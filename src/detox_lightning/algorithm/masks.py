@@ -18,7 +18,7 @@ def alone(x: Tensor) -> Tensor:
 
 
 def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
-    """Marks the ids that are one of a few tokens; nothing is copied to the ids' device."""
+    """Marks the ids that are one of ``tokens``; nothing is copied to the ids' device."""
     found = torch.zeros_like(ids, dtype=torch.bool)
     for token in tokens:
         found |= ids == token
@@ -26,46 +26,29 @@ def is_any(ids: Tensor, tokens: Sequence[int]) -> Tensor:
 
 
 def response_lengths(response_ids: Tensor, eos_token_ids: Sequence[int]) -> Tensor:
-    """Counts each response's real tokens: up to and with the first EOS, or all of them.
+    """Counts each response's real tokens: up to its first EOS, which is included, or all.
 
-    The pad token is not looked at, since T5's decoder starts with it.
-
-    Args:
-        response_ids: ``[b, t]``.
-        eos_token_ids: The tokens that end a response; the first of any ends it.
-
-    Returns:
-        ``[b]`` lengths, at least 1 where ``t`` is.
+    The pad token is ignored, since T5's decoder starts with it. Responses are ``[b, t]``, lengths
+    ``[b]`` and at least 1 if ``t`` is.
     """
     is_eos = is_any(response_ids, eos_token_ids)
     before = is_eos.cumsum(dim=1) - is_eos.long() == 0
     return before.sum(dim=1)
 
 
-def mask_from_lengths(lengths: Tensor, width: int, first_token: bool = True) -> Tensor:
-    """Makes the mask of responses.
-
-    Args:
-        lengths: ``[b]`` numbers of real tokens.
-        width: ``t``.
-        first_token: False leaves each response's first token out, as TRL's legacy trainer did.
-
-    Returns:
-        ``[b, t]`` bool.
-    """
-    position = torch.arange(width, device=lengths.device)
-    mask = position < lengths[:, None]
-    return mask if first_token else mask & (position > 0)
+def mask_from_lengths(lengths: Tensor, width: int) -> Tensor:
+    """Makes the mask of responses, ``[b, width]`` bool, with ``lengths`` (``[b]``) real tokens."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def widths(mask: Tensor) -> Tensor:
-    """Counts each row's positions of ``mask`` (``[b, t]``) up to its last real one: ``[b]``."""
+    """Counts each row's positions up to its last real one in ``mask`` (``[b, t]``): ``[b]``."""
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return torch.where(mask, places, 0).amax(dim=1)
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sums ``x`` where ``mask`` is True, whatever stands elsewhere (NaN included)."""
+    """Sums ``x`` where ``mask`` is True; other values are ignored, NaN included."""
     return torch.where(mask, x, 0).sum()
 
 
@@ -83,15 +66,7 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, reduce: Reduce = al
     """Scales ``x`` to unit variance, and to mean 0 if ``shift_mean``, over all ranks' real tokens.
 
     The variance carries Bessel's correction and 1e-8 is added to it, as in TRL's ``masked_whiten``.
-
-    Args:
-        x: ``[b, t]``.
-        mask: ``[b, t]``.
-        shift_mean: False keeps the mean.
-        reduce: Sum over ranks.
-
-    Returns:
-        ``[b, t]``, 0 outside the mask.
+    All tensors are ``[b, t]``; the result is 0 outside the mask.
     """
     mean, variance, count = masked_moments(x, mask, reduce)
     variance = variance * count / (count - 1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What is logged of a rollout and of its update."""
+"""Metrics of a rollout and of its update."""
 
 from typing import NamedTuple
 
@@ -21,74 +21,56 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Metrics of a rollout over all ranks; one collective.
 
-    Args:
-        rollout: ``b`` responses.
-        experience: The same responses with their advantages and returns.
-        parts: The score of each reward, ``[b]``, by its name.
-        kl_coef: The coefficient of the KL penalty in this rollout.
-        reduce: Sum over ranks.
-
-    Returns:
-        Names as in TRL, where the meaning is the same. KL and entropy in nats.
+    They have TRL's names if the meaning is the same. KL and entropy are in nats. ``parts`` are the
+    scores of each reward, ``[b]``, by its name, and ``kl_coef`` is that of this rollout.
     """
-    sums = _rollout_sums(rollout, experience, parts)
+    mask, has_eos = rollout.response_mask, rollout.has_eos
+    scores = rollout.scores.to(EXACT)
+    returns, values = experience.returns.to(EXACT), experience.old_values.to(EXACT)
+    others, same = _mode_collapse(rollout)
+    # sums, by what they are divided by
+    over_responses = {
+        "objective/kl": masked_sum(rollout.kl, mask),
+        "objective/entropy": -masked_sum(rollout.old_logprobs, mask),
+        "objective/scores_mean": scores.sum(),
+        "objective/eos_rate": has_eos.sum(),
+        "objective/empty_rate": (has_eos & (mask.sum(dim=1) == 1)).sum(),
+        "tokens/queries_len_mean": rollout.prompt_mask.sum(),
+        "tokens/responses_len_mean": mask.sum(),
+        **{f"rewards/{name}": part.sum() for name, part in parts.items()},
+    }
+    over_tokens = {
+        "objective/kl_per_token": masked_sum(rollout.kl, mask),
+        "ppo/returns/mean": masked_sum(returns, mask),
+        "ppo/val/mean": masked_sum(values, mask),
+    }
+    squares = {
+        "scores": (scores**2).sum(),
+        "returns": masked_sum(returns**2, mask),
+        "values": masked_sum(values**2, mask),
+    }
+    counts = {"responses": mask.new_ones(len(mask)).sum(), "tokens": mask.sum()}
+    sums = {**over_responses, **over_tokens, **squares, **counts, "others": others, "same": same}
     stacked = reduce(torch.stack([x.to(EXACT) for x in sums.values()]))
     s = dict(zip(sums, stacked.tolist(), strict=True))
     b, tokens = s["responses"], max(s["tokens"], 1)
     return {
-        "objective/kl": s["kl"] / b,
-        "objective/kl_per_token": s["kl"] / tokens,
+        **{name: s[name] / b for name in over_responses},
+        **{name: s[name] / tokens for name in over_tokens},
         "objective/kl_coef": kl_coef,
-        "objective/entropy": s["surprise"] / b,
-        "objective/scores_mean": s["scores"] / b,
-        "objective/scores_std": _variance(s["scores"], s["scores2"], b) ** 0.5,
-        "objective/eos_rate": s["eos"] / b,
-        "objective/empty_rate": s["empty"] / b,
+        "objective/scores_std": _variance(s["objective/scores_mean"], s["scores"], b) ** 0.5,
         "objective/same_response": s["same"] / max(s["others"], 1),
-        "ppo/mean_non_score_reward": -kl_coef * s["kl"] / tokens,
-        "ppo/returns/mean": s["returns"] / tokens,
-        "ppo/returns/var": _variance(s["returns"], s["returns2"], tokens),
-        "ppo/val/mean": s["values"] / tokens,
-        "ppo/val/var": _variance(s["values"], s["values2"], tokens),
-        "tokens/queries_len_mean": s["prompt_tokens"] / b,
-        "tokens/responses_len_mean": s["tokens"] / b,
+        "ppo/mean_non_score_reward": -kl_coef * s["objective/kl"] / tokens,
+        "ppo/returns/var": _variance(s["ppo/returns/mean"], s["returns"], tokens),
+        "ppo/val/var": _variance(s["ppo/val/mean"], s["values"], tokens),
         "tokens/total": s["tokens"],
-        **{name: s[name] / b for name in sums if name.startswith("rewards/")},
-    }
-
-
-def _rollout_sums(
-    rollout: Rollout, experience: Experience, parts: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """The sums over responses and real tokens that the metrics of a rollout are made of."""
-    mask, has_eos = rollout.response_mask, rollout.has_eos
-    scores, values = rollout.scores.to(EXACT), experience.old_values.to(EXACT)
-    returns = experience.returns.to(EXACT)
-    others, same = _mode_collapse(rollout)
-    return {
-        "responses": mask.new_ones(len(mask)).sum(),
-        "tokens": mask.sum(),
-        "prompt_tokens": rollout.prompt_mask.sum(),
-        "eos": has_eos.sum(),
-        "empty": (has_eos & (mask.sum(dim=1) == 1)).sum(),
-        "others": others,
-        "same": same,
-        "kl": masked_sum(rollout.kl, mask),
-        "surprise": -masked_sum(rollout.old_logprobs, mask),
-        "scores": scores.sum(),
-        "scores2": (scores**2).sum(),
-        "returns": masked_sum(returns, mask),
-        "returns2": masked_sum(returns**2, mask),
-        "values": masked_sum(values, mask),
-        "values2": masked_sum(values**2, mask),
-        **{f"rewards/{name}": part.sum() for name, part in parts.items()},
     }
 
 
 def _mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
     """``(P - 1, n - 1)`` for ``P`` distinct prompts, ``n`` of which share the most common response.
 
-    The two are equal where the policy always says the same.
+    The two are equal if all responses are the same.
     """
     prompts = _numbered(rollout.prompt_ids, rollout.prompt_mask)
     responses = _numbered(rollout.response_ids, rollout.response_mask)
@@ -109,13 +91,7 @@ def _variance(total: float, squares: float, count: float) -> float:
 def token_statistics(
     logprobs: Tensor, values: Tensor, entropy: Tensor, experience: Experience
 ) -> dict[str, Tensor]:
-    """Sums over real tokens that tell of an update, whatever its loss.
-
-    Args:
-        logprobs: ``[m, t]`` of the policy now.
-        values: ``[m, t]`` of the value head now.
-        entropy: ``[m, t]`` of the policy now, in nats.
-        experience: The same ``m`` rows.
+    """Sums over real tokens that describe an update with any loss, from its figures ``[m, t]`` now.
 
     Returns:
         ``[]`` each, without a gradient, by the name of their curve: the entropy; the ratio of new
@@ -135,7 +111,7 @@ def token_statistics(
 
 
 class MiniBatchMeans(NamedTuple):
-    """What one mini-batch reported, over all ranks.
+    """Figures of one mini-batch, over all ranks.
 
     Attributes:
         terms: Mean of each term of the loss, as the loss averages it.
@@ -149,11 +125,11 @@ class MiniBatchMeans(NamedTuple):
 
 
 class UpdateMeter:
-    """Averages what the mini-batches of one rollout report.
+    """Averages the figures of one rollout's mini-batches.
 
     Attributes:
         rows: The figures of each mini-batch, by the names of their curves.
-        skipped: Mini-batches with which no step was taken.
+        skipped: Number of mini-batches without an optimizer step.
     """
 
     def __init__(self, loss: PolicyLoss):
@@ -162,12 +138,11 @@ class UpdateMeter:
         self.skipped = 0
 
     def add(self, means: MiniBatchMeans, skipped: bool) -> None:
-        """Takes in a mini-batch's figures; ``skipped`` says that no step was taken with it."""
+        """Adds a mini-batch's figures; ``skipped``: no optimizer step was taken with it."""
         self.skipped += skipped
-        losses = {name: x for name, x in means.terms.items() if name != "entropy"}
         self.rows.append(
             {
-                **{f"ppo/loss/{name}": x for name, x in losses.items()},
+                **{f"ppo/loss/{name}": x for name, x in means.terms.items() if name != "entropy"},
                 "ppo/loss/total": self.loss.total(means.terms),
                 **{f"ppo/{name}": x for name, x in means.statistics.items()},
                 "ppo/grad_norm": means.grad_norm,
@@ -175,9 +150,9 @@ class UpdateMeter:
         )
 
     def metrics(self, returns_variance: float) -> dict[str, float]:
-        """Returns means over the mini-batches; nothing if none was taken in.
+        """Returns means over the mini-batches; empty if there were none.
 
-        ``returns_variance``, that of the rollout, gives the share that the value head explains.
+        ``returns_variance`` is the rollout's; the share that the value head explains needs it.
         """
         count = len(self.rows)
         if not count:

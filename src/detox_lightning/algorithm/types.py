@@ -1,4 +1,4 @@
-"""The two tuples of a step: what a rollout measured, and what the update reads."""
+"""The two tuples of a training step: the measured rollout, and what the update reads."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Rollout(NamedTuple):
-    """Sampled responses, and what policy, reference and reward say of them.
+    """Sampled responses, and their figures under policy, reference and reward.
 
     Attributes:
         prompt_ids: ``[b, s]`` token ids.
@@ -70,7 +70,7 @@ class Experience(NamedTuple):
         Args:
             order: ``[m]`` the rows, on the CPU.
             size: Rows of a batch.
-            widths: ``[b]`` tokens of each response, on the CPU, so that no GPU is waited for.
+            widths: ``[b]`` tokens of each response, on the CPU, so that a GPU is not waited for.
         """
         for index in order.split(size):
             width = max(1, int(widths[index].max()))

@@ -13,8 +13,8 @@ from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.evaluation.statistics import flat, summarize
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detox_lightning.algorithm.lm_head import head_output
-from detox_lightning.algorithm.logprobs import entropy as entropy_of
-from detox_lightning.algorithm.logprobs import sampler_logits, token_logprobs
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.algorithm.logprobs import (
+    entropy_of,
+    head_output,
+    sampler_logits,
+    token_logprobs,
+)
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import MergedWeights, merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling

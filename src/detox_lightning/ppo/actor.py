@@ -47,12 +47,11 @@ class Actor:
 
     def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
         """Samples responses to ``b`` prompts; the noise is a function of (seed, rollout, rank)."""
-        sampling = self.policy.sampling
-        limit = sampling.draw_limit(derive_seed(self.seed, "limit", number))
+        limit = self.policy.sampling.draw_limit(derive_seed(self.seed, "limit", number))
         noise = derive_seed(self.seed, "rollout", number, self.ranks.own)
         record = self.policy.records_exactly and self.estimator != "full"
         with seeded(noise, prompts.prompt_ids.device), gathered(self.policy):
-            return sample(self.policy, self.tokenizer, prompts, sampling, limit, record)
+            return sample(self.policy, self.tokenizer, prompts, limit, record)
 
     def register(self, prompts: PromptBatch, responses: Responses, number: int) -> None:
         """Registers the current rollout, which is recorded if something of it is not finite."""

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from detox_lightning.algorithm.losses import LossSums, PolicyLoss
+from detox_lightning.algorithm.losses import LossSums, PolicyLoss, token_weights
 from detox_lightning.algorithm.masks import widths
 from detox_lightning.algorithm.metrics import MiniBatchMeans, UpdateMeter, token_statistics
-from detox_lightning.algorithm.token_weights import token_weights
 from detox_lightning.algorithm.types import Experience
 from detox_lightning.models.policy import Policy
 from detox_lightning.ppo.micro_batches import MicroBatches

@@ -13,11 +13,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.algorithm import group_losses  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
-from detox_lightning.algorithm.experience import to_experience
+from detox_lightning.algorithm.experience import RunningMoments, ScoreShaping, to_experience
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
 from detox_lightning.algorithm.metrics import rollout_metrics
-from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, check_divides

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detox_lightning.algorithm.advantages import AdvantageEstimator
+from detox_lightning.algorithm.experience import RunningMoments
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.algorithm.shaping import RunningMoments
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, check_divides

@@ -1,6 +1,6 @@
 """Rewards: scores of responses.
 
-A reward of one's own is a class in a file, here ``my_rewards.py``::
+Your own reward is a class in a file, here ``my_rewards.py``::
 
     import torch
     from detox_lightning.rewards import Reward
@@ -15,8 +15,8 @@ A reward of one's own is a class in a file, here ``my_rewards.py``::
 
 ``--model.reward my_rewards.Politeness --model.reward.words please`` trains for it, with
 ``python -m detox_lightning fit`` in that file's folder, or anywhere with the folder in
-``PYTHONPATH``; a :class:`WeightedReward` adds other terms. A model that takes long to open belongs
-in :meth:`Reward.load`. An exception of a reward is worded in ``reward_errors.py``.
+``PYTHONPATH``; a :class:`WeightedReward` adds other terms. Open models in :meth:`Reward.load`, not
+in the constructor. Exceptions of a reward are explained in ``reward_errors.py``.
 
 A text does not show that the length limit cut it off: ``scores.missing_eos_penalty`` of
 ``PPOModule`` charges for that, with any reward.

@@ -15,11 +15,23 @@ class ClassifierReward(Reward):
     """Output of a sequence classifier for one label, or its only output.
 
     If the labels exclude one another (softmax), probability and log-odds are those of the label
-    against all others. If each label stands for itself (sigmoid: several labels at once, or a
-    single output), the logit is the log-odds, and its sigmoid the probability. A regressor's
-    ``logit`` is its value, which is its ``probability``, too, if it lies between 0 and 1. A
-    score of which less is better, such as toxicity, belongs in a :class:`WeightedReward` with the
-    weight -1.
+    against all others. If the labels are independent (sigmoid: several labels at once, or a single
+    output), the logit is the log-odds, and its sigmoid the probability. A regressor's ``logit`` is
+    its value, which is also its ``probability`` if it lies between 0 and 1. A score that should be
+    low, such as toxicity, belongs in a :class:`WeightedReward` with the weight -1.
+
+    Args:
+        model: The classifier: hub id, local folder or ``demo:NAME``.
+        label: Name of the wanted label in the classifier's ``id2label``; null: the only output
+            of a model that has one, such as a regressor.
+        output: The label's raw logit, its probability, or its log-odds.
+        include_prompt: Score prompt and response together instead of the response alone. If
+            they are too long for the classifier, the prompt's beginning is cut.
+        batch_size: Texts scored at once.
+        name: Name in the log; null: the label, or ``classifier`` without one.
+        head: ``softmax``: the labels exclude one another; ``sigmoid``: each output has a
+            probability of its own; ``value``: a regressor's value. null: according to the
+            classifier's config (``problem_type``, and the number of its outputs).
     """
 
     def __init__(
@@ -32,21 +44,6 @@ class ClassifierReward(Reward):
         name: str | None = None,
         head: Head | None = None,
     ):
-        """Notes the classifier; :meth:`load` opens it.
-
-        Args:
-            model: The classifier: hub id, local folder or ``demo:NAME``.
-            label: Name of the wanted label in the classifier's ``id2label``; null: the only output
-                of a model that has one, such as a regressor.
-            output: The label's raw logit, its probability, or its log-odds.
-            include_prompt: Score prompt and response together instead of the response alone. If
-                they are too long for the classifier, the prompt's beginning is cut.
-            batch_size: Texts scored at once.
-            name: Name that it is logged by; null: the label, or ``classifier`` without one.
-            head: ``softmax``: the labels exclude one another; ``sigmoid``: each output has a
-                probability of its own; ``value``: a regressor's value. null: according to the
-                classifier's config (``problem_type``, and the number of its outputs).
-        """
         super().__init__()
         self.name = name or label or "classifier"
         self.label = label

@@ -18,12 +18,12 @@ class Reward(nn.Module):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns that no row of data may lack: ``reference``, if a part of the reward needs it."""
+        """Columns that each row of data must have: ``reference``, if a part of the reward does."""
         parts = (part for part in self.modules() if isinstance(part, Reward))
         return ("reference",) if any(part.needs_references for part in parts) else ()
 
     def load(self) -> None:
-        """Opens what is costly to open, once; the constructor only notes names."""
+        """Opens models, once; the constructor only stores their names."""
 
     def describe(self) -> str:
         """Returns one line for reports."""
@@ -35,7 +35,7 @@ class Reward(nn.Module):
         Args:
             prompts: ``b`` prompts, template included.
             responses: ``b`` responses, special tokens stripped.
-            references: ``b`` summaries written by people.
+            references: ``b`` human answers, such as summaries; empty if there is none.
 
         Returns:
             ``[b]`` scores, higher is better.
@@ -48,17 +48,17 @@ class Reward(nn.Module):
         """Computes the terms of the score, by default the score alone; see :meth:`forward`.
 
         Returns:
-            Raw terms, each ``[b]``, under the names they are logged by.
+            Raw terms, each ``[b]``, by their names in the log.
         """
         return {self.name: self(prompts, responses, references)}
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """Returns the ``[b]`` scores from the terms; overridden together with :meth:`parts`."""
+        """Returns the ``[b]`` scores from the terms; override it together with :meth:`parts`."""
         return parts[self.name]
 
 
 def check_name(name: str) -> None:
-    """Refuses a reward's name that is blank or can't be printed on one line of a table or chart."""
+    """Refuses a name that is blank or can't be printed on one line of a table or chart."""
     if not name.strip() or not name.isprintable():
         raise InputError(
             f"model.reward: a reward is named {name!r}, and logged by that: give it a name that "

@@ -15,21 +15,19 @@ class LengthReward(Reward):
     Meant as a part of a :class:`WeightedReward`, whose weight is the price of a word. A response
     that the length limit cut off may have any length: ``scores.missing_eos_penalty`` of
     ``PPOModule`` charges for that.
+
+    Args:
+        low: Fewest words without a penalty.
+        high: Most words without a penalty. Words are separated by blanks; of scripts without
+            blanks, such as Chinese, Japanese or Thai, each character is a word.
+
+    Raises:
+        InputError: If no number is in the range.
     """
 
     name = "length"
 
     def __init__(self, low: NonNegativeInt, high: PositiveInt):
-        """Sets the range.
-
-        Args:
-            low: Fewest words without a penalty.
-            high: Most words without a penalty. Words are separated by blanks; of scripts without
-                blanks, such as Chinese, Japanese or Thai, each character is a word.
-
-        Raises:
-            InputError: If no number is in the range.
-        """
         super().__init__()
         if low > high:
             raise InputError(f"reward.low={low} is above reward.high={high}: change one of them")

@@ -1,4 +1,4 @@
-"""Words the failure of a reward, which may be anybody's code: its exceptions and its scores."""
+"""Explains failures of a reward, which may be a user's code: exceptions and unusable scores."""
 
 import traceback
 import warnings
@@ -17,16 +17,16 @@ from detox_lightning.rewards.interface import Reward
 def reward_errors(reward: Reward, place: str) -> Iterator[None]:
     """Turns a reward's exception into a TrainingError that names the reward, file and line.
 
-    So does StopIteration, SystemExit or the like, which Lightning or Python would take for the end
-    of the data or of the program. InputError, TrainingError, KeyboardInterrupt and exceptions about
-    memory pass. ``place`` is the place in the run.
+    This includes StopIteration, SystemExit and the like, which would end the data or the program.
+    InputError, TrainingError, KeyboardInterrupt and exceptions about memory pass. ``place`` is the
+    place in the run.
     """
     try:
         yield
     except (InputError, TrainingError, torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        if "can't allocate memory" in str(error):  # torch has no class of its own for a CPU's
+        if "can't allocate memory" in str(error):  # of a CPU, for which torch has no class
             raise
         kinds = [type(part).forward for part in reward.modules() if isinstance(part, Reward)]
         files = {kind.__code__.co_filename for kind in kinds if hasattr(kind, "__code__")}
@@ -36,7 +36,7 @@ def reward_errors(reward: Reward, place: str) -> Iterator[None]:
         raise TrainingError(
             f"{place}: the reward {reward.name!r} failed with {type(error).__name__}: {reason} "
             f"({Path(last.filename).name}, line {last.lineno}): look at its forward"
-        ) from (None if isinstance(error, StopIteration) else error)  # contextlib would undo it
+        ) from (None if isinstance(error, StopIteration) else error)  # else contextlib undoes it
 
 
 def check_scores(name: str, scores: object, count: int, place: str) -> None:

@@ -1,4 +1,4 @@
-"""ROUGE (https://aclanthology.org/W04-1013): how many words two texts share, and in what order."""
+"""ROUGE (https://aclanthology.org/W04-1013): which words two texts share, and in what order."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -20,11 +20,11 @@ def rouge(
 ) -> Tensor:
     """Computes ROUGE F-measures of the ``rouge_score`` package, with Porter's English stemmer.
 
-    In English they equal those of the package; it knows the letters a to z alone, and
-    :func:`~detox_lightning.rewards.words.words` those of all languages.
+    For English they equal the package's own, whose words have the letters a to z only. Here
+    :func:`~detox_lightning.rewards.words.words` finds the words of all languages.
 
     Returns:
-        ``[b, k]`` in the order of ``kinds``; ``rougeLsum`` takes lines for sentences.
+        ``[b, k]`` in the order of ``kinds``; each line is a sentence for ``rougeLsum``.
     """
     scorer = _scorer(tuple(kinds))
     pairs = zip(predictions, references, strict=True)
@@ -50,9 +50,7 @@ class StemmingTokenizer:
         ]
 
 
-@cache
-def _tokenizer() -> StemmingTokenizer:
-    return StemmingTokenizer()
+_tokenizer = cache(StemmingTokenizer)
 
 
 @cache
@@ -64,20 +62,18 @@ def _scorer(kinds: tuple[Kind, ...]) -> Any:
 
 
 class RougeReward(Reward):
-    """ROUGE of a response with the summary that a person wrote, from 0 to 1; see :func:`rouge`.
+    """ROUGE of a response and the reference, from 0 to 1; see :func:`rouge`.
 
-    It is named by its kind. Without a summary it is 0; the data modules leave such rows out.
+    Its name is its kind. It is 0 without a reference; the data modules leave such rows out.
+
+    Args:
+        kind: ``rouge1`` counts words, ``rouge2`` pairs of words, ``rougeL`` the longest common
+            subsequence, ``rougeLsum`` that of each line.
     """
 
     needs_references = True
 
     def __init__(self, kind: Kind = "rougeL"):
-        """Chooses the kind.
-
-        Args:
-            kind: ``rouge1`` counts words, ``rouge2`` pairs of words, ``rougeL`` the longest common
-                subsequence, ``rougeLsum`` that of each line.
-        """
         super().__init__()
         self.name = self.kind = kind
 

@@ -15,21 +15,19 @@ class WeightedReward(Reward):
 
     A negative weight is for a term that should be small, such as the value of a toxicity regressor;
     with weight 0 a term is only logged. Each term is logged by its own name, before it is weighted.
+
+    Args:
+        rewards: The terms, with different names; none may be a weighted sum.
+        weights: The factor of each term, in the same order; null: 1.
+
+    Raises:
+        InputError: If there are no rewards, if the number of weights differs, if two rewards
+            have the same name, or if one is a weighted sum.
     """
 
     name = "weighted"
 
     def __init__(self, rewards: list[Reward], weights: list[float] | None = None):
-        """Combines rewards.
-
-        Args:
-            rewards: The terms, each with a name of its own; no weighted sums among them.
-            weights: The factor of each term, in the same order; null: 1.
-
-        Raises:
-            InputError: If there are no rewards, not as many weights, two rewards of one name, or a
-                weighted sum among them.
-        """
         super().__init__()
         weights = [1.0] * len(rewards) if weights is None else weights
         if not rewards:
@@ -75,7 +73,7 @@ class WeightedReward(Reward):
         self, prompts: list[str], responses: list[str], references: list[str]
     ) -> dict[str, Tensor]:
         """Returns the scores of each reward by its name; see :meth:`Reward.parts`."""
-        return {  # each gets lists of its own, which it may change
+        return {  # each gets its own lists, which it may change
             reward.name: reward([*prompts], [*responses], [*references])
             for _, reward in self.weighted
         }

@@ -27,11 +27,11 @@ def compiled(pattern: str) -> Any:
 def words(text: str, apostrophes: bool = False) -> list[str]:
     """Returns the words of a text in lower case.
 
-    A word is a run of letters and digits with the marks on them; of a script that puts no blanks
-    between words, such as Chinese, Japanese or Thai, each character is a word. Letters that differ
-    only in their encoding are the same. With ``apostrophes``, ``don't`` is one word.
+    A word is a run of letters and digits with their marks. In scripts without blanks between
+    words, such as Chinese, Japanese or Thai, each character is a word. Letters that differ only in
+    their encoding are the same. With ``apostrophes``, ``don't`` is one word.
     """
-    # composed letters, and no case; folding may take letters apart again
+    # composed letters in lower case; folding the case may decompose letters again
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     word = rf"{_WORD}(?:'{_WORD})?" if apostrophes else _WORD
     found: list[str] = compiled(rf"{CHARACTER}|{word}").findall(plain)

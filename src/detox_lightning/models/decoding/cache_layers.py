@@ -1,9 +1,9 @@
-"""Layers of transformers' caches whose keys and values are tensors of a fixed size."""
+"""Caches of transformers whose keys and values are tensors of a fixed size."""
 
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 class FilledLayer(DynamicLayer):
@@ -39,3 +39,13 @@ class SlotLayer(FilledLayer):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The number of keys, and the offset of the first."""
         return self.keys.shape[2], 0
+
+
+def static_cache(keys_and_values: tuple[Tensor, ...], position: Tensor | None = None) -> Any:
+    """A cache of each layer's keys and values; with a position (``[1]``), steps fill that slot."""
+    cache = DynamicCache()
+    cache.layers = [
+        FilledLayer(keys, values) if position is None else SlotLayer(keys, values, position)
+        for keys, values in zip(keys_and_values[::2], keys_and_values[1::2], strict=True)
+    ]
+    return cache

@@ -1,11 +1,11 @@
 """A decode step on a GPU: captured before its first call, launched as one CUDA graph from then on.
 
 On an H100, launching a step's kernels one by one from Python takes about ten times as long as the
-kernels do. A CUDA graph launches them all at once, but uses the very addresses that it was captured
-with: the tensors that a step reads and writes are kept from rollout to rollout and copied into, and
-so are merged weights (see :mod:`.merging`). To compile the step would save a quarter to a half of
-its time, and takes half a minute for each shape of batch (docs/benchmarks.md). On other devices
-the step itself stands for its graph: that is how capturing is tested without a GPU.
+kernels themselves. A CUDA graph launches them all at once, but only with the addresses that it was
+captured with. The tensors that a step reads and writes, and merged weights (see :mod:`.merging`),
+are therefore kept from rollout to rollout and overwritten. Compiling the step would save a quarter
+to a half of its time, but takes half a minute for each shape of batch (docs/benchmarks.md). On
+other devices a "captured" step is the step itself, so that tests need no GPU.
 """
 
 import warnings
@@ -26,12 +26,10 @@ class CapturedStep:
     """A step captured for one shape, with the tensors that it reads and writes."""
 
     def __init__(self, step: Step, model: Any, inputs: list[Tensor]):
-        """Captures a step, which takes about a tenth of a second and may raise any exception.
+        """Captures a step of a model, which takes about 0.1 seconds and may raise any exception.
 
-        Args:
-            step: To call it twice changes nothing.
-            model: Whose step it is; its weights have the addresses that they will have.
-            inputs: Arguments of the step, which belong to the captured step from now on.
+        It is called several times, with the same effect as once. ``inputs`` are its arguments,
+        which belong to the captured step from now on.
         """
         self.model, self.inputs = model, inputs
         self.addresses = _addresses(model)
@@ -56,29 +54,27 @@ class CapturedStep:
 
 
 def capture(step: Step, inputs: list[Tensor]) -> Step:
-    """A function that launches a step as a CUDA graph; on other devices than a GPU the step itself.
+    """A function that launches a step as a CUDA graph on ``inputs``, whatever its arguments.
 
-    Args:
-        step: It may be called several times.
-        inputs: The tensors that the graph will read and write, whatever its arguments.
+    On other devices than a GPU it is the step itself.
 
     Raises:
         RuntimeError: If the step makes the host wait for the GPU, which no graph can.
     """
     if not inputs[0].is_cuda:
         return step
-    # the outer block: a capture that breaks off leaves its own stream the current one
+    # The outer block restores the stream: a capture that fails leaves its own stream current.
     with torch.cuda.device(inputs[0].device), torch.cuda.stream(torch.cuda.current_stream()):
         side_stream = torch.cuda.Stream()
         side_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side_stream):
-            for _ in range(2):  # libraries set themselves up at their first calls
+            for _ in range(2):  # libraries initialize at their first calls
                 step(*inputs)
             with waits_refused():
                 step(*inputs)
         torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
-        # other threads (of loaders, of collectives) go on using the GPU meanwhile
+        # Threads of loaders and collectives may use the GPU meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = step(*inputs)
 
@@ -93,7 +89,7 @@ def capture(step: Step, inputs: list[Tensor]) -> Step:
 def waits_refused() -> Iterator[None]:
     """Inside the block, an operation that makes the host wait for the GPU raises a RuntimeError.
 
-    A capture would break off there, too, but some versions of torch can't go on after that.
+    A capture would fail there, too, but some versions of torch don't recover from that.
     """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
@@ -106,5 +102,5 @@ def waits_refused() -> Iterator[None]:
 
 
 def _addresses(model: Any) -> list[int]:
-    """The addresses of a model's weights, with adapters or without."""
+    """The addresses of a model's parameters and buffers."""
     return [x.data_ptr() for x in chain(model.parameters(), model.buffers())]

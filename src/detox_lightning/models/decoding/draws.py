@@ -46,21 +46,19 @@ class GumbelDraws:
 
     That is a draw from the logits' distribution (the Gumbel-max trick,
     https://arxiv.org/abs/1411.0030). The noise is a function of seed, prompt, sample, step and
-    token alone, so that one process draws the same tokens as several, and two models with the same
-    noise give the same response for as long as their logits agree. One object serves one batch.
+    token only, so that any number of processes draws the same tokens, and two models with the same
+    noise give the same response as long as their logits agree. One object serves one batch.
 
     Attributes:
         logprobs: See :class:`TorchDraws`.
+
+    Args:
+        seed: The evaluation's.
+        index: ``[b]`` the place of each row's prompt among all prompts.
+        samples: ``[b]`` the row's number among its prompt's samples, from 1; 0: no noise.
     """
 
     def __init__(self, seed: int, index: Tensor, samples: Tensor):
-        """Derives a key for each row.
-
-        Args:
-            seed: The evaluation's.
-            index: ``[b]`` the place of each row's prompt among all prompts.
-            samples: ``[b]`` the row's number among its prompt's samples, from 1; 0: no noise.
-        """
         start = torch.tensor(derive_seed(seed, "noise") & 0x7FFFFFFF, dtype=torch.int32)
         keys = hashed(start.to(index.device) ^ hashed(index.int() * GOLDEN))
         self.keys = hashed(keys ^ (samples.int() * GOLDEN))
@@ -95,15 +93,15 @@ def inverse_cdf(p: Tensor) -> Tensor:
     blocks = pad(p, (0, -p.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
     block, rest = search(blocks.sum(dim=2, dtype=torch.float64), share)
     token, _ = search(blocks[torch.arange(len(p), device=p.device), block[:, 0]], rest)
-    # NaN may lead anywhere: a loss that isn't finite is told clearly, an index error is not
+    # NaN may lead anywhere; a later check reports it clearly, which an index error would not
     return (block * BLOCK + token)[:, 0].clamp(max=p.shape[1] - 1)
 
 
 def search(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the cumulative sum of ``mass`` (``[r, n]``) first exceeds a share of its total.
+    """Finds where the cumulative sum of ``mass`` (``[r, n]``) first exceeds a share of its total.
 
-    Both ``share`` (from 0 to below 1) and the place are ``[r, 1]``; so is what is returned second:
-    the part of the place's mass that lies below the share.
+    Shares are ``[r, 1]``, from 0 to below 1. Returns ``[r, 1]`` places, and ``[r, 1]`` the parts of
+    the places' masses that lie below the shares.
     """
     sums = mass.cumsum(dim=1, dtype=torch.float64)
     reach = share * sums[:, -1:]

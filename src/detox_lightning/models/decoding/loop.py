@@ -1,7 +1,7 @@
-"""Responses, token by token: each distinct prompt is read once, rows that have ended are dropped.
+"""Generates responses token by token, with the tokens that transformers' ``generate`` gives.
 
-Where it can, a static step takes the place of the model's own code (see :mod:`.static_step`). The
-tokens are those that transformers' ``generate`` gives.
+Each distinct prompt is read once, and rows that have ended are dropped. If possible, a static step
+replaces the model's own code (see :mod:`.static_step`).
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import is_any, response_lengths
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.families.base import Family
@@ -20,9 +20,9 @@ from detox_lightning.models.special_tokens import end_tokens, padding_token
 class DropPolicy(NamedTuple):
     """When rows that have ended are dropped: at which steps, and down to how many rows.
 
-    A look at which rows have ended makes the host wait for a GPU, which costs more than a few
-    needless steps. A GPU also captures each number of rows anew; and with few rows its step is
-    mostly the reading of the weights.
+    Checking which rows have ended makes the host wait for a GPU, which costs more than a few
+    needless steps. A GPU also captures a step for each number of rows; and with few rows, reading
+    the weights takes most of a step.
     """
 
     interval: int = 1
@@ -54,15 +54,10 @@ def decode(
     limit: int,
     static_steps: StaticSteps | None = None,
 ) -> Decoded:
-    """Answers prompts until each row has ended or the limit is reached.
+    """Responds to ``b`` prompts until each row has ended or has ``limit`` tokens.
 
-    Args:
-        model: From transformers; its generation config names the start, end and padding tokens.
-        family: The model's.
-        prompts: ``b`` of them, as the family encoded them.
-        choose: Picks the tokens.
-        limit: The longest response, in tokens.
-        static_steps: The model's; None: every step goes through the model's own code.
+    The generation config of ``model`` names the start, end and padding tokens. Without
+    ``static_steps`` every step runs the model's own code.
     """
     config = model.generation_config
     ends, pad = end_tokens(config), padding_token(config)
@@ -70,8 +65,10 @@ def decode(
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
     cached, logits, states = family.prefill(model, prompts)
+    cached.select(prompts.rows)
+    logits, states = logits[prompts.rows], states[prompts.rows]
     decoder = static_steps.take_over(cached, limit) if static_steps else cached
-    del cached  # a static decoder has a copy of its keys and values
+    del cached  # a static decoder has its own copy of the keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
     interval, min_rows = DROP_POLICIES.get(rows.device.type, DropPolicy())
     for step in range(limit):
@@ -81,7 +78,7 @@ def decode(
         unfinished = len(rows) if (step + 1) % interval else int(live.sum())
         if unfinished == 0 or step + 1 == limit:
             break
-        half = (len(rows) + 1) // 2  # a half at a time: a static step has a fixed number of rows
+        half = (len(rows) + 1) // 2  # half at a time: each number of rows needs a static step
         if 2 * unfinished <= len(rows) and half >= min_rows:
             kept = live.int().argsort(descending=True, stable=True)[:half]
             decoder.select(kept)

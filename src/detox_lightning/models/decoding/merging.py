@@ -1,4 +1,4 @@
-"""Adapters merged into their base for as long as nothing learns."""
+"""Merges adapters into their base while responses are generated."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ MergedWeights = dict[tuple[str, torch.dtype, torch.device], Tensor]
 
 @contextmanager
 def merged(model: Any, buffers: MergedWeights | None = None) -> Iterator[None]:
-    """Inside the block the active LoRA adapter is part of the weights, which makes a step shorter.
+    """Inside the block the active LoRA adapter is merged into the weights; a step is then quicker.
 
-    Afterwards the base holds the very tensors that it held before. Layers that can't be merged, or
-    not exactly, keep their adapter beside the base: quantized bases, a base of another dtype than
-    its adapter, weights that several layers share, adapters that are off; under autocast all.
+    Afterwards the base holds the same tensors as before. Layers that can't be merged exactly are
+    left alone: quantized bases, a base with another dtype than its adapter, weights that several
+    layers share, disabled adapters, and all layers under autocast.
 
     Args:
         model: A ``PeftModel``, or any other.
-        buffers: Merged weights go into these tensors, which are added at the first call, so that
-            their addresses stay the same; None: they are allocated anew each time.
+        buffers: Tensors to hold the merged weights, so that their addresses stay the same; the
+            first call adds them. None: new tensors each time.
     """
     replaced: list[tuple[Any, dict[str, Tensor]]] = []
     try:
@@ -82,10 +82,7 @@ def _mergeable(model: Any) -> list[tuple[str, Any]]:
 
 def _adapter_dtype(layer: Any) -> torch.dtype | None:
     """The dtype of a layer's active adapter; None if the layer has no active adapter."""
-    for name in layer.active_adapters:
-        if name in layer.lora_A:
-            a = layer.lora_A[name]
-            return a.dtype if isinstance(a, Tensor) else a.weight.dtype  # AdaLoRA's is a tensor
-        if name in layer.lora_embedding_A:
-            return layer.lora_embedding_A[name].dtype
-    return None
+    parts = {**layer.lora_embedding_A, **layer.lora_A}
+    found = [parts[name] for name in layer.active_adapters if name in parts]
+    # a linear layer, or a tensor: of an embedding, and of AdaLoRA
+    return getattr(found[0], "weight", found[0]).dtype if found else None

@@ -1,7 +1,7 @@
-"""A decode step on a CPU: recorded as the calls of torch's functions that it makes, and replayed.
+"""A decode step on a CPU: its calls of torch's functions are recorded once and then replayed.
 
 The same functions get the same arguments, so results are the same to the last bit. Weights are held
-by reference: a replay uses what they hold by then.
+by reference: a replay uses their current values.
 """
 
 import operator
@@ -18,15 +18,15 @@ from torch.utils._pytree import tree_leaves
 
 from detox_lightning.models.decoding.decoder import Step, writable_tensors
 
-MAX_RECORDED = 32  # shapes: a recording takes memory, and batches of many shapes rarely come again
-WARM_UP = 20  # calls before a step is recorded, which takes about as long as so many save
+MAX_RECORDED = 32  # shapes: a recording takes memory, and many shapes are rarely seen again
+WARM_UP = 20  # calls before a step is recorded: recording costs about as much as 20 replays save
 CHECKED_CALLS = 2  # the first has the inputs of the recording, the second has others
 
 
 class RecordedStep:
     """A step for one shape of inputs, recorded once it has been called :data:`WARM_UP` times.
 
-    The first replays are compared with the step, which takes over for good if they differ.
+    The first replays are compared with the step itself, which is used from then on if they differ.
 
     Attributes:
         replay: The recorded calls as one function; None before, and if they can't be recorded.
@@ -39,7 +39,7 @@ class RecordedStep:
         self.calls = 0
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes the step with inputs of the same shapes as ever."""
+        """Takes the step; all calls have inputs of the same shapes."""
         if self.calls == WARM_UP:
             self.replay = record(self.step, list(inputs))
         self.calls += 1
@@ -65,7 +65,7 @@ def record(step: Step, inputs: list[Tensor]) -> Step | None:
         kept = {"placeholder", "output"}
         graph.eliminate_dead_code(lambda node: node.op in kept or node in recorder.writes)
         forward: Callable[..., Any] = GraphModule({}, graph).forward
-    except Exception:  # whatever a model's code or torch raises: the step itself goes on
+    except Exception:  # whatever a model's code or torch raises: the step itself is used
         return None
     return lambda *inputs: forward(*inputs, *weights)
 
@@ -76,9 +76,10 @@ class _CallRecorder(TorchFunctionMode):
     def __init__(self, inputs: list[Tensor]):
         super().__init__()
         self.graph = Graph()
-        self.weights: list[Tensor] = []  # tensors from before that are not among the inputs
+        self.weights: list[Tensor] = []  # tensors that existed before, other than the inputs
         self.writes: set[Node] = set()  # calls that write to an argument
-        self._nodes: dict[int, tuple[Tensor, Node]] = {}  # a tensor that is held keeps its id
+        # by id; holding the tensor keeps its id from being used again
+        self._nodes: dict[int, tuple[Tensor, Node]] = {}
         for number, x in enumerate(inputs):
             self._nodes[id(x)] = x, self.graph.placeholder(f"input_{number}")
 
@@ -94,7 +95,7 @@ class _CallRecorder(TorchFunctionMode):
         new = [x for x in found if isinstance(x, Tensor) and all(x is not y for y in inputs)]
         if not writes and not new:
             return outputs
-        if function.__name__ == "__get__":  # a property's, which a graph can't name
+        if function.__name__ == "__get__":  # a property, which a graph can't name
             function, args = getattr, (*args[:1], function.__self__.__name__)
         nodes, named_nodes = map_aggregate((args, kwargs), self.node)
         call = self.graph.call_function(function, nodes, named_nodes)

@@ -12,8 +12,8 @@ from detox_lightning.algorithm.logprobs import sampler_logits
 from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws
 
-CANDIDATES = 512  # tokens among which a CPU looks for the nucleus first
-WIDENING = 8  # and by which factor more, in rows where these don't make it up
+CANDIDATES = 512  # likeliest tokens among which a CPU first looks for the nucleus
+WIDENING = 8  # factor by which it looks further, in rows whose nucleus is larger
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """Picks the next tokens ``[r]`` from logits ``[r, V]``, the rows' places ``[r]`` and the step."""
@@ -80,12 +80,9 @@ class Sampling:
         draws: TorchDraws | GumbelDraws | None = None,
         top_p: float | None = None,
     ) -> Choose:
-        """A function that picks the next tokens.
+        """A function that picks the next tokens; by default it draws with :class:`TorchDraws`.
 
-        Args:
-            eos_token_ids: The tokens that end a response.
-            draws: Draws them; None: torch's random numbers do.
-            top_p: Takes the place of this sampling's; None: it doesn't.
+        ``top_p``, if given, replaces that of this sampling.
         """
         top_p = self.top_p if top_p is None else top_p
         draws = draws or TorchDraws()
@@ -103,16 +100,14 @@ class Sampling:
 
 
 def truncated(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Each row's candidates ``[r, n]``: their scores, -inf at tokens that are none, and tokens.
+    """Finds each row's candidates by ``scores`` (``[r, V]``), ``top_k`` and ``top_p``.
 
     A few hundred tokens nearly always hold ``top_p`` of the probability, and are found in a
     fraction of the time that sorting a large vocabulary takes; rows where they don't hold it are
     searched again.
 
-    Args:
-        scores: ``[r, V]``.
-        top_k: The most candidates; 0 for no limit.
-        top_p: The candidates are the fewest tokens that have this probability, at least one.
+    Returns:
+        ``[r, n]`` scores, -inf at places without a candidate, and ``[r, n]`` tokens.
     """
     if top_k:
         scores, tokens = scores.topk(min(top_k, scores.shape[1]), dim=1)

@@ -1,8 +1,9 @@
 """A decode step as a fixed sequence of tensor operations, without the model's Python code.
 
-Most of the time of a small model's decode step is Python code that finds out the same operations
-again. On a CPU the step is therefore recorded once for each shape of batch and then replayed (see
-:mod:`.recorded_step`); on a GPU it is captured as a CUDA graph (see :mod:`.cuda_graph`).
+Most of the time of a small model's decode step is spent in Python code that arrives at the same
+operations every time. On a CPU the step is therefore recorded once for each shape of batch and then
+replayed (see :mod:`.recorded_step`); on a GPU it is captured as a CUDA graph (see
+:mod:`.cuda_graph`).
 """
 
 import warnings
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.models.decoding.cuda_graph import MAX_CAPTURED, CapturedStep
-from detox_lightning.models.decoding.decoder import CachedDecoder, Decoder, Step, writable_tensors
+from detox_lightning.models.decoding.decoder import CachedDecoder, Step, writable_tensors
 from detox_lightning.models.decoding.recorded_step import MAX_RECORDED, RecordedStep
 
 KEY_BLOCK = 64  # keys are padded to multiples of this: the prompts', and the room for responses
@@ -22,7 +23,7 @@ class StaticSteps:
     """The static steps of a model, by active adapters, autocast and shapes of their inputs.
 
     Attributes:
-        capturing: Whether steps are captured; None: those on a GPU are.
+        capturing: Whether steps are captured; None: on a GPU only.
     """
 
     def __init__(self, capturing: bool | None = None) -> None:
@@ -35,15 +36,18 @@ class StaticSteps:
         wanted = model.device.type == "cuda" if self.capturing is None else self.capturing
         return wanted and _is_static(model)
 
-    def take_over(self, decoder: CachedDecoder, limit: int) -> Decoder:
-        """A decoder that goes on with static steps; the same decoder if its model has none.
+    def take_over(self, decoder: CachedDecoder, limit: int) -> "CachedDecoder | StaticDecoder":
+        """A decoder that continues with static steps; the same decoder if its model has none.
 
-        Args:
-            decoder: After the first step. Its model's weights stay as they are until the last one.
-            limit: The most steps, the first included.
+        The decoder has taken the first of at most ``limit`` steps. Its model's weights must not
+        change until the last.
         """
-        layers = [*decoder.self_layers, *decoder.cross_layers]
-        if not (self.captures(decoder.model) or _can_record(decoder.model)) or not _grow(layers):
+        from transformers.cache_utils import DynamicLayer
+
+        layers = [*decoder.cache.layers, *decoder.prompt_cache.layers]
+        if not all(type(layer) is DynamicLayer for layer in layers):  # some keep only a window
+            return decoder
+        if not (self.captures(decoder.model) or _can_record(decoder.model)):
             return decoder
         step = decoder.static_step()
         return decoder if step is None else StaticDecoder(self, decoder, step, limit)
@@ -64,7 +68,7 @@ class StaticSteps:
             try:
                 self.captured[key] = CapturedStep(step, model, inputs)
                 return self.captured[key], inputs
-            except Exception as error:  # torch's, a driver's: whatever it is, the step goes on
+            except Exception as error:  # whatever torch or a driver raises: the step is used
                 self.capturing = False
                 reason = str(error).strip().partition("\n")[0]
                 warnings.warn(
@@ -74,23 +78,23 @@ class StaticSteps:
 
 
 class StaticDecoder:
-    """Implements :class:`Decoder` by a static step over copies of another's keys and values."""
+    """Continues a :class:`CachedDecoder` by a static step over copies of its keys and values."""
 
     @writable_tensors()
     def __init__(self, steps: StaticSteps, decoder: CachedDecoder, step: Step, limit: int):
         self.steps, self.model, self.step = steps, decoder.model, step
         self.length = decoder.mask.shape[1]
-        masks, tensors = _with_room(decoder.mask, decoder.self_layers, self.length + limit - 1)
+        masks, tensors = _with_room(decoder.mask, decoder.cache.layers, self.length + limit - 1)
         if decoder.prompt_mask is not None:
             size = decoder.prompt_mask.shape[1]
-            mask, others = _with_room(decoder.prompt_mask, decoder.cross_layers, size)
+            mask, others = _with_room(decoder.prompt_mask, decoder.prompt_cache.layers, size)
             masks, tensors = masks + mask, tensors + others
         tokens = decoder.mask.new_zeros(len(decoder.mask), 1, dtype=torch.long)
         self.inputs = [tokens, tokens.new_full((1,), self.length), *masks, *tensors]
         self.static_step: Step | None = None
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and last hidden states, the same as the model's own code gives."""
+        """Appends tokens ``[r]``; the next call may overwrite what is returned."""
         if self.static_step is None:
             self.static_step, self.inputs = self.steps.bind(self.model, self.step, self.inputs)
         token_ids, position, mask, *_ = self.inputs
@@ -102,14 +106,14 @@ class StaticDecoder:
 
     @writable_tensors()
     def select(self, rows: Tensor) -> None:
-        """Keeps only ``rows``, in this order."""
+        """Keeps only ``rows``, in this order; an index may repeat."""
         tokens, position, *others = self.inputs
         self.inputs = [tokens[rows], position.clone(), *(x[rows] for x in others)]
         self.static_step = None
 
 
 def _is_static(model: Any) -> bool:
-    """Whether a model's decode step is the same operations whatever the position."""
+    """Whether a model's decode step has the same operations at every position."""
     return (
         model._can_compile_fullgraph
         and model.config._attn_implementation in ("sdpa", "eager")
@@ -130,7 +134,7 @@ def _autocast_dtype(model: Any) -> torch.dtype | None:
 
 
 def _active_adapters(model: Any) -> tuple[Any, ...]:
-    """Which adapters a model's layers use, and how: a static step holds them as they were."""
+    """Which adapters a model's layers use, and how; a static step is only valid for these."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -139,13 +143,6 @@ def _active_adapters(model: Any) -> tuple[Any, ...]:
         for layer in model.modules()
         if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
     )
-
-
-def _grow(layers: list[Any]) -> bool:
-    """Whether all of a cache's layers keep all keys and values, not those in a window alone."""
-    from transformers.cache_utils import DynamicLayer
-
-    return all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _with_room(mask: Tensor, layers: list[Any], size: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,4 +1,4 @@
-"""What a family of language models gives, and what all families share."""
+"""The interface of a family of language models, and what all families share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -8,15 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from detox_lightning.models.decoding.decoder import Prefill
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts, deduplicate
+from detox_lightning.models.decoding.decoder import CachedDecoder, EncodedPrompts, deduplicate
 
 HeadFunction = Callable[[Tensor, Tensor, Tensor | None], Any]
-"""Takes the place of a model's head: a function of hidden states ``[m, t, d]``, the head's weight
-``[V, d]`` and its bias ``[V]`` or None."""
+"""Replaces a model's head: a function of hidden states ``[m, t, d]``, the head's weight ``[V, d]``
+and its bias ``[V]`` or None."""
 
-# Settings by which models change their logits after the head. The dry run on two tokens may give
-# logits too small to show the change.
+# Settings with which models change their logits after the head. The logits of the dry run on two
+# tokens may be too small to show the change.
 LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -60,8 +59,8 @@ class Family(ABC):
             response_ids: ``[m, t]``.
             prompts: The same prompts as :meth:`encode_prompts` returned them; None: they are
                 encoded here.
-            head: Takes the place of the model's head, whose weights are whole meanwhile even if
-                the model is sharded; None: the model computes logits.
+            head: Replaces the model's head, and gets its whole weights even if the model is
+                sharded; None: the model computes logits.
             deduplicate: Compute each distinct prompt once. Results may then differ from those of
                 each row on its own by rounding.
 
@@ -78,8 +77,11 @@ class Family(ABC):
         return deduplicate(ids, mask)
 
     @abstractmethod
-    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
-        """Takes the first step of decoding, once for each distinct prompt."""
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
+        """Takes the first decode step with the ``u`` distinct prompts.
+
+        Returns the decoder, its logits ``[u, V]`` and its last hidden states ``[u, d]``.
+        """
 
     def decode_texts(
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
@@ -107,7 +109,7 @@ class Family(ABC):
         return logits
 
     def has_plain_head(self, model: Any) -> bool:
-        """Returns whether a model's head is frozen and computes a linear function, no more."""
+        """Returns whether a model's head is frozen and computes nothing but a linear function."""
         layer = model.get_output_embeddings()
         if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
             return False
@@ -127,7 +129,7 @@ def base_model(model: Any) -> Any:
 
 @contextmanager
 def replaced_head(model: Any, head: HeadFunction | None) -> Iterator[list[Any]]:
-    """Lets ``head``, if it isn't None, take the place of a model's linear head inside the block.
+    """Replaces a model's linear head inside the block by ``head``, if that isn't None.
 
     Yields:
         A list to which each result of ``head`` is appended.

@@ -1,14 +1,13 @@
 """GPT-2, Llama, Qwen, Gemma: prompt and response are one text, which the decoder continues."""
 
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
-from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.models.decoding.decoder import CachedDecoder, EncodedPrompts, Step
 from detox_lightning.models.families.base import Family, HeadFunction, base_model, replaced_head
 
 
@@ -21,7 +20,7 @@ class DecoderOnly(Family):
 
     auto_class = "AutoModelForCausalLM"
     task_type = "CAUSAL_LM"
-    padding_side: Literal["left", "right"] = "left"
+    padding_side = "left"
     ends_prompts_with_eos = False
     adds_special_tokens_to_answers = False
     shares_positions = True
@@ -43,7 +42,7 @@ class DecoderOnly(Family):
                 return _forward_deduplicated(model, prompts, response_ids, head)
             prompt_ids, prompt_mask = prompts.expanded()
         before, after = prompt_ids.shape[1], response_ids.shape[1]
-        mask = _extended(prompt_mask, after)
+        mask = torch.cat([prompt_mask.bool(), torch.ones_like(response_ids).bool()], dim=1)
         predicting = torch.arange(before - 1, before + after - 1, device=response_ids.device)
         with replaced_head(model, head) as results:
             output = model(
@@ -57,12 +56,10 @@ class DecoderOnly(Family):
         hidden = output.hidden_states[-1].index_select(1, predicting)
         return results[0] if results else output.logits, hidden
 
-    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
         """Runs the decoder over the prompts, whose last tokens predict the first of responses."""
         steps = _DecoderOnlySteps(model, prompts.mask[:, :0])
-        logits, hidden = steps.extend(prompts.states, prompts.mask)
-        steps.select(prompts.rows)
-        return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
+        return steps, *steps.extend(prompts.states, prompts.mask)
 
     def decode_texts(
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
@@ -73,7 +70,7 @@ class DecoderOnly(Family):
             tokenizer.batch_decode(ids, skip_special_tokens=True)
             for ids in (last, torch.cat([last, response_ids], dim=1), response_ids)
         )
-        return [  # where prompt and response have the bytes of one letter, the prefix differs
+        return [  # the prefix differs where prompt and response share the bytes of a letter
             whole[len(prefix) :] if whole.startswith(prefix) else text
             for prefix, whole, text in zip(before, both, alone, strict=True)
         ]
@@ -88,7 +85,7 @@ class DecoderOnly(Family):
         if "logits_to_keep" not in signature(base.forward).parameters:
             raise InputError(
                 f"the model {name!r} is a {type(base).__name__}, a kind of decoder-only model that "
-                "is not known here: its forward has no logits_to_keep. Give one such as GPT-2 or "
+                "is not supported: its forward has no logits_to_keep. Give one such as GPT-2 or "
                 "Llama"
             )
 
@@ -96,103 +93,72 @@ class DecoderOnly(Family):
 class _DecoderOnlySteps(CachedDecoder):
     """Decode steps of a model without an encoder, with a mask ``[r, 0]`` at first."""
 
-    def __init__(self, model: Any, mask: Tensor):
-        from transformers import DynamicCache
-
-        self.model = model
-        self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        self.mask = mask.bool()
-
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.extend(tokens[:, None], torch.ones_like(tokens[:, None]).bool())
 
-    def extend(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Processes tokens ``[r, n]``, which are real where the mask is True."""
+    def extend(self, ids: Tensor, mask: Tensor, logits_to_keep: int = 1) -> tuple[Tensor, Tensor]:
+        """Processes tokens ``[r, n]``, which are real where the mask is True.
+
+        The head gets the last ``logits_to_keep`` of them; 0: all.
+        """
         self.mask = torch.cat([self.mask, mask], dim=1)
         positions = _positions(self.model, self.mask)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=self.mask.long(),
-            **{name: x[:, -ids.shape[1] :] for name, x in positions.items()},
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-            output_hidden_states=True,
+        positions = {name: x[:, -ids.shape[1] :] for name, x in positions.items()}
+        return _run_cached(
+            self.model, ids, self.mask.long(), self.cache, logits_to_keep, **positions
         )
-        return output.logits[:, -1], output.hidden_states[-1][:, -1]
-
-    def select(self, rows: Tensor) -> None:
-        """Keeps only ``rows`` (``[n]``), in this order; an index may repeat."""
-        self.cache.batch_select_indices(rows)
-        self.mask = self.mask[rows]
-
-    @property
-    def self_layers(self) -> list[Any]:
-        """The cache layers of self-attention."""
-        return list(self.cache.layers)
-
-    @property
-    def cross_layers(self) -> list[Any]:
-        """An empty list: a decoder alone has no cross-attention."""
-        return []
 
     def static_step(self) -> Step | None:
         """See :class:`CachedDecoder`; None where positions can't be told to the model."""
-        from transformers import DynamicCache
-
-        from detox_lightning.models.decoding.cache_layers import SlotLayer
+        from detox_lightning.models.decoding.cache_layers import static_cache
 
         model = self.model
         if not _takes_positions(model):
             return None
 
         def step(tokens: Tensor, place: Tensor, mask: Tensor, *kv: Tensor) -> Any:
-            cache = DynamicCache()
-            cache.layers = [SlotLayer(k, v, place) for k, v in pairs(kv)]
-            output = model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=mask.eq(0).sum(dim=3)[:, 0] - 1,
-                past_key_values=cache,
-                use_cache=True,
-                output_hidden_states=True,
-            )
-            return output.logits[:, -1], output.hidden_states[-1][:, -1]
+            positions = mask.eq(0).sum(dim=3)[:, 0] - 1
+            cache = static_cache(kv, place)
+            return _run_cached(model, tokens, mask, cache, position_ids=positions)
 
         return step
+
+
+def _run_cached(
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    cache: Any,
+    logits_to_keep: int = 1,
+    **positions: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Runs the model over tokens that follow a cache's: the last one's logits and hidden states."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        **positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=logits_to_keep,
+        output_hidden_states=True,
+    )
+    return output.logits[:, -1], output.hidden_states[-1][:, -1]
 
 
 def _forward_deduplicated(
     model: Any, prompts: EncodedPrompts, response_ids: Tensor, head: HeadFunction
 ) -> tuple[Any, Tensor]:
     """Computes each distinct prompt once; gradients flow through its cached keys and values."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    mask = _extended(prompts.mask[prompts.rows], response_ids.shape[1] - 1)
-    width = prompts.mask.shape[1]
-    positions = {name: x[:, width:] for name, x in _positions(model, mask).items()}
-    options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+    steps = _DecoderOnlySteps(model, prompts.mask[:, :0])
     with replaced_head(model, lambda *x: x) as results:
-        model(
-            input_ids=prompts.states,
-            attention_mask=prompts.mask.long(),
-            **_positions(model, prompts.mask),
-            **options,
-            logits_to_keep=1,
-        )
+        steps.extend(prompts.states, prompts.mask)
         if response_ids.shape[1] > 1:
-            cache.batch_select_indices(prompts.rows)
-            inputs = {"input_ids": response_ids[:, :-1], "attention_mask": mask.long()}
-            model(**inputs, **positions, **options)
+            steps.select(prompts.rows)
+            read = response_ids[:, :-1]
+            steps.extend(read, torch.ones_like(read).bool(), logits_to_keep=0)
     (first, weight, bias), *others = results
     hidden = torch.cat([first[prompts.rows], *(x for x, _, _ in others)], dim=1)
     return head(hidden, weight, bias), hidden
-
-
-def _extended(mask: Tensor, tokens: int) -> Tensor:
-    """A prompt's mask followed by its response's, all True: padding comes after real tokens."""
-    return torch.cat([mask.bool(), mask.new_ones(len(mask), tokens, dtype=torch.bool)], dim=1)
 
 
 def _positions(model: Any, mask: Tensor) -> dict[str, Tensor]:

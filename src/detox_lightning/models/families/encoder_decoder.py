@@ -1,15 +1,16 @@
 """T5, BART, Pegasus: the encoder gets the prompt, and the decoder writes the response."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.batching import group_by_length, padding_budget
-from detox_lightning.models.decoding.decoder import CachedDecoder, Prefill, Step, pairs
-from detox_lightning.models.decoding.encoded_prompts import (
+from detox_lightning.models.decoding.decoder import (
+    CachedDecoder,
     EncodedPrompts,
+    Step,
     deduplicate,
     nonpad_columns,
 )
@@ -22,7 +23,7 @@ class EncoderDecoder(Family):
 
     auto_class = "AutoModelForSeq2SeqLM"
     task_type = "SEQ_2_SEQ_LM"
-    padding_side: Literal["left", "right"] = "right"
+    padding_side = "right"
     ends_prompts_with_eos = True
     adds_special_tokens_to_answers = True
     shares_positions = False
@@ -72,13 +73,11 @@ class EncoderDecoder(Family):
         assert hidden is not None
         return EncodedPrompts(hidden, real, rows)
 
-    def prefill(self, model: Any, prompts: EncodedPrompts) -> Prefill:
+    def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
         """Runs the decoder over the start token."""
         steps = _EncoderDecoderSteps(model, prompts.states, prompts.mask)
         start = model.generation_config.decoder_start_token_id
-        logits, hidden = steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
-        steps.select(prompts.rows)
-        return Prefill(steps, logits[prompts.rows], hidden[prompts.rows])
+        return steps, *steps(torch.full_like(prompts.mask[:, 0], start, dtype=torch.long))
 
     def strip_prompt(self, generated: Tensor, prompt_ids: Tensor) -> Tensor:
         """Returns all but the decoder start token."""
@@ -103,69 +102,52 @@ class _EncoderDecoderSteps(CachedDecoder):
     prompt_mask: Tensor
 
     def __init__(self, model: Any, states: Tensor, mask: Tensor):
-        from transformers import DynamicCache, EncoderDecoderCache
+        from transformers import EncoderDecoderCache
 
-        decoder = model.config.get_text_config(decoder=True)
-        self.model = model
+        super().__init__(model, mask[:, :0], mask.long())
         self.states = states
-        self.prompt_mask = mask.long()
-        self.cache = EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache())
-        self.mask = mask.new_zeros(len(mask), 0, dtype=torch.bool)
+        self.caches = EncoderDecoderCache(self.cache, self.prompt_cache)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        from transformers.modeling_outputs import BaseModelOutput
-
-        output = self.model(
-            encoder_outputs=BaseModelOutput(self.states),
-            attention_mask=self.prompt_mask,
-            decoder_input_ids=tokens[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            output_hidden_states=True,
-        )
-        self.mask = torch.cat([self.mask, torch.ones_like(tokens[:, None]).bool()], dim=1)
-        return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
+        tokens = tokens[:, None]
+        self.mask = torch.cat([self.mask, torch.ones_like(tokens).bool()], dim=1)
+        return _run_cached(self.model, self.states, self.prompt_mask, tokens, self.caches)
 
     def select(self, rows: Tensor) -> None:
-        """Keeps only ``rows`` (``[n]``), in this order; an index may repeat."""
-        self.cache.batch_select_indices(rows)
-        self.mask, self.prompt_mask = self.mask[rows], self.prompt_mask[rows]
-        # the cache holds their keys and values by now: only the shape is still used
+        super().select(rows)
+        # the cache holds their keys and values by now; only the shape is still used
         self.states = self.states[:1].expand(len(rows), -1, -1)
-
-    @property
-    def self_layers(self) -> list[Any]:
-        """The cache layers of self-attention."""
-        return list(self.cache.self_attention_cache.layers)
-
-    @property
-    def cross_layers(self) -> list[Any]:
-        """The cache layers of cross-attention, of the prompts."""
-        return list(self.cache.cross_attention_cache.layers)
 
     def static_step(self) -> Step:
         """See :class:`CachedDecoder`; the masks are the responses' and the prompts'."""
-        from transformers import DynamicCache, EncoderDecoderCache
-        from transformers.modeling_outputs import BaseModelOutput
+        from transformers import EncoderDecoderCache
 
-        from detox_lightning.models.decoding.cache_layers import FilledLayer, SlotLayer
+        from detox_lightning.models.decoding.cache_layers import static_cache
 
         model = self.model
 
         def step(tokens: Tensor, place: Tensor, own_mask: Tensor, mask: Tensor, *kv: Tensor) -> Any:
             half = len(kv) // 2
-            own, cross = DynamicCache(), DynamicCache()
-            own.layers = [SlotLayer(k, v, place) for k, v in pairs(kv[:half])]
-            cross.layers = [FilledLayer(k, v) for k, v in pairs(kv[half:])]
-            output = model(
-                encoder_outputs=BaseModelOutput(mask.new_empty(len(mask), mask.shape[3], 1)),
-                attention_mask=mask,
-                decoder_input_ids=tokens,
-                decoder_attention_mask=own_mask,
-                past_key_values=EncoderDecoderCache(own, cross),
-                use_cache=True,
-                output_hidden_states=True,
-            )
-            return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
+            caches = EncoderDecoderCache(static_cache(kv[:half], place), static_cache(kv[half:]))
+            states = mask.new_empty(len(mask), mask.shape[3], 1)  # only the shape is used
+            return _run_cached(model, states, mask, tokens, caches, decoder_attention_mask=own_mask)
 
         return step
+
+
+def _run_cached(
+    model: Any, states: Tensor, mask: Tensor, tokens: Tensor, caches: Any, **masks: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Runs the decoder over the next tokens ``[r, 1]``: their logits and last hidden states."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    output = model(
+        encoder_outputs=BaseModelOutput(states),
+        attention_mask=mask,
+        decoder_input_ids=tokens,
+        **masks,
+        past_key_values=caches,
+        use_cache=True,
+        output_hidden_states=True,
+    )
+    return output.logits[:, -1], output.decoder_hidden_states[-1][:, -1]
