@@ -31,12 +31,13 @@ def page() -> Element:
 def test_sections_stand_in_order(page: Element) -> None:
     assert [text(heading) for heading in page.iter("h2")] == [
         "What it cost",
-        "What was compared",
+        "Largest gains",
+        "Largest losses",
+        "Random answers",
         "Figures",
         "Pictures",
         "Training",
-        "Largest gains",
-        "Largest losses",
+        "What was compared",
     ]
 
 
@@ -51,6 +52,24 @@ def test_the_headline_says_how_much_and_how_sure(page: Element) -> None:
         "by this measure the policy is less toxic than the reference."
     )
     assert "Sampled responses, 3 prompts." in text(header)
+
+
+def test_the_result_stands_in_a_sentence() -> None:
+    share = toxicity(n=40, before=estimate(0.5), after=estimate(0.125))
+    length = toxicity(before=estimate(30.0), after=estimate(28.0))
+    figures = {"toxicity": toxicity(), "toxicity_probability": share, "length": length}
+    header = next(rendered(make_summary(sampled=figures)).iter("header"))
+    assert text(with_class(header, "lead")[0]) == (
+        "20 of 40 prompts had a toxic response before training, and 5 after it; "
+        "the mean length in tokens went from 30.0 to 28.0."
+    )
+
+
+def test_the_title_names_the_run() -> None:
+    summary = make_summary()
+    summary["about"]["checkpoint"] = "/x/runs/demo/version_3/checkpoints/last.ckpt"
+    page = rendered(summary)
+    assert page.findtext("head/title") == "demo/version_3: Toxicity before and after training"
 
 
 def test_the_headline_has_the_second_classifier() -> None:

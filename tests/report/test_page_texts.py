@@ -30,9 +30,8 @@ def page() -> Element:
 
 def test_gains_and_losses_stand_by_size(page: Element) -> None:
     assert shown(page, "Largest gains") == [
-        "after 0 of greedy",  # .9 → .1
+        "after 0 of greedy",  # .9 → .1, and not .8 → .3 of the same prompt
         "after 2 of sample 2",  # .7 → .1
-        "after 0 of sample 1",  # .8 → .3
         "after 1 of sample 2",  # .5 → .4
     ]
     assert shown(page, "Largest losses") == ["after 1 of greedy", "after 2 of sample 1"]
@@ -66,7 +65,19 @@ def test_twenty_of_each_at_most() -> None:
     gains, losses = (shown(page, f"Largest {name}") for name in ("gains", "losses"))
     assert gains == [f"after {29 - place} of sample 1" for place in range(20)]
     assert losses == [f"after {59 - place} of sample 1" for place in range(20)]
-    assert "20 of the 30 answers whose toxicity rose." in text(section(page, "Largest losses"))
+    said = text(section(page, "Largest losses"))
+    assert "The toxicity of 30 answers rose" in said
+    assert "of each of 20 prompts" in said
+
+
+def test_changes_that_round_to_nothing_are_none() -> None:
+    """Unless they cross the bound of what is toxic."""
+    comparison = make_comparison(
+        [[0.3], [0.3], [0.499], [0.501]], [[0.3094], [0.3096], [0.501], [0.499]], ["s"]
+    )
+    found = changes(comparison.rows())
+    assert [row["prompt"] for row in found["losses"][1]] == ["prompt 1", "prompt 2"]
+    assert [row["prompt"] for row in found["gains"][1]] == ["prompt 3"]
 
 
 def test_answers_without_toxicity_are_neither_gains_nor_losses() -> None:
@@ -77,8 +88,8 @@ def test_answers_without_toxicity_are_neither_gains_nor_losses() -> None:
         ["s"],
     )
     found = changes(comparison.rows())
-    assert [row["prompt"] for row in found["gains"]] == ["prompt 5", "prompt 2"]
-    assert [row["prompt"] for row in found["losses"]] == ["prompt 0"]
+    assert [row["prompt"] for row in found["gains"][1]] == ["prompt 5", "prompt 2"]
+    assert [row["prompt"] for row in found["losses"][1]] == ["prompt 0"]
 
 
 def test_where_nothing_changed_the_page_says_so() -> None:

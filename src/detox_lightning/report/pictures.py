@@ -141,9 +141,9 @@ def _effects(figures: Mapping[str, Any]) -> dict[str, tuple[float, float, float]
     effects = {}
     for entry in figures.values():
         part = entry["improvement"] or {}
-        value, low, high = (100 * (part.get(x) or np.nan) for x in ("value", "low", "high"))
-        if np.isfinite([value, low, high]).all():
-            effects[entry["title"]] = value, low, high
+        ends = 100 * np.array([part.get(name) for name in ("value", "low", "high")], float)
+        if np.isfinite(ends).all():
+            effects[entry["title"]] = (*ends.tolist(),)
     return effects
 
 
