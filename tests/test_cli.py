@@ -12,10 +12,9 @@ import torch
 
 import detox_lightning
 from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
-from detox_lightning.__main__ import find_cause
 from detox_lightning.cli.command import DetoxCLI
 from detox_lightning.cli.parser import Parser, summarize
-from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.errors import InputError, TrainingError, find_cause
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
 from detox_lightning.models.weight_files import warn_once
@@ -54,7 +53,7 @@ def test_help_of_each_verb_shows_docstrings(verb: str) -> None:
     outcome = run(verb, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     shown = " ".join(outcome.out.split())  # wrapped to the terminal
-    assert shown.startswith(f"usage: python -m detox_lightning [options] {verb}")
+    assert shown.startswith(f"usage: python -m detox_lightning {verb}")
     for line in (
         "Logs some of a rollout's responses as a table",  # a callback's class
         "Rollouts between tables; 0 for none.",  # and one of its options
@@ -137,7 +136,7 @@ def test_no_seed_is_lightning_s_to_choose(given: str, seed: int) -> None:
     """Without one, it is the environment's."""
     Path("seed.yaml").write_text(f"seed_everything: {given}")
     cli = IdleCLI(["fit", "--config", DEMO, "--config=seed.yaml"])
-    assert cli.config.fit.seed_everything is seed
+    assert cli.config.seed_everything is seed
 
 
 class ProcessCLI(IdleCLI):
@@ -397,7 +396,7 @@ def test_last_is_the_newest_run_s(recipe: str, fitted: Path) -> None:
     os.utime(older, (0, 0))
     cli = DetoxCLI(["validate", "--config", recipe, "--ckpt_path", "last"])
     assert cli.model.rollouts == 2
-    assert cli.config["validate"]["ckpt_path"] == str(fitted)
+    assert cli.config["ckpt_path"] == str(fitted)
 
 
 def test_last_of_nothing(recipe: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
 
 _ELSEWHERE = "make room, or give a place on another disk"
 _RIGHTS = "give a place that you may read and write, or ask for the right"
@@ -35,6 +36,7 @@ OUT_OF_MEMORY = (
     "data.eval_batch_size, model.gradient_checkpointing=true, trainer.precision=bf16-mixed; "
     "docs/memory.md has figures"
 )
+Cause = TypeVar("Cause", bound=BaseException)
 # characters that move a terminal's cursor, end a line unseen, or turn the direction of text
 _CONTROL_CHARACTERS = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
@@ -107,6 +109,16 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def find_cause(error: BaseException | None, kind: type[Cause]) -> Cause | None:
+    """Returns the first exception of a kind among an exception and its causes; None without one.
+
+    Args:
+        error: The exception; libraries may have wrapped another one in it. None: there is none.
+        kind: The kind.
+    """
+    return next((cause for cause in causes(error) if isinstance(cause, kind)), None)
 
 
 def raised_at(error: BaseException) -> str:

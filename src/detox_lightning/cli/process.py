@@ -1,4 +1,4 @@
-"""What a command changes in its process; all but transformers' logging it puts back."""
+"""A command's changes to its process, which are undone after it; only transformers stays quiet."""
 
 import os
 import warnings
@@ -20,20 +20,20 @@ HIDDEN_WARNINGS = (
     "Checkpoint directory .* exists and is not empty.*",
     "Experiment logs directory .* exists and is not empty.*",
     "Using ModelCheckpoint with manual optimization and every_n_train_steps.*",
-    "Detected call of `lr_scheduler.step.*",  # where the first rollouts are left out
+    "Detected call of `lr_scheduler.step.*",  # if the first rollouts are left out
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
-# advertisements, and what this package says in its own words
+# advertisements, and lines that this package words itself
 HIDDEN_LOG_LINES = ("Tip: For seamless cloud", "Detected KeyboardInterrupt")
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Keeps a command's hidden warnings, seed and number of threads from the next command."""
+    """Hides warnings in a block; restores seed and number of threads after it."""
     seeds = {name: os.environ.get(name) for name in SEED_VARIABLES}
     threads = torch.get_num_threads()
-    warn_once.cache_clear()  # each run is told anew
+    warn_once.cache_clear()  # each run prints its warnings
     with warnings.catch_warnings():
         for message in HIDDEN_WARNINGS:
             warnings.filterwarnings("ignore", message)
@@ -50,7 +50,7 @@ def isolated() -> Iterator[None]:
 
 
 def quieten_transformers() -> None:
-    """Hides transformers' advice and the progress bars that last an instant."""
+    """Hides transformers' advice and its progress bars, which last an instant."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -58,5 +58,5 @@ def quieten_transformers() -> None:
 
 
 def _is_news(record: LogRecord) -> bool:
-    """Whether a log line tells of this run."""
+    """Returns whether a log line says something about this run."""
     return not any(line in record.getMessage() for line in HIDDEN_LOG_LINES)

@@ -15,11 +15,11 @@ class DetoxTrainer(Trainer):
     """Where, how long and in what precision a model is trained: Lightning's Trainer.
 
     Attributes:
-        command: The command that it was made by; None if it was made otherwise.
+        command: The command that made it; None if a program made it.
     """
 
     command: CommandLine | None = None
-    val_check_interval: Any = None  # Lightning has none where validation comes by the clock
+    val_check_interval: Any = None  # Lightning sets none if validation goes by time
 
     def export(
         self,
@@ -27,7 +27,7 @@ class DetoxTrainer(Trainer):
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | None = None,
     ) -> None:
-        """Writes the model in a checkpoint as Hugging Face folders, also while its run goes on.
+        """Writes a checkpoint's model as Hugging Face folders, even while its run goes on.
 
         Args:
             model: The stage that wrote the checkpoint.
