@@ -173,7 +173,7 @@ class DetoxCLI(LightningCLI):
             choose_checkpoint(self.verb, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Checks device, strategy and precision, and sets the number of threads.
+        """Checks device, strategy and precision; sets the number of threads.
 
         Raises:
             InputError: If there are no such devices, or strategy or precision don't suit them.
@@ -186,6 +186,9 @@ class DetoxCLI(LightningCLI):
         check_precision(trainer.precision)  # on a CPU Lightning makes bfloat16 of it
         if threads := self.config.threads:
             torch.set_num_threads(threads)
+        # the hyper-parameters; Lightning itself would check all flags again
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
+        self.config_dump = yaml.safe_load(text)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Makes the trainer, which knows the command line.
@@ -228,8 +231,3 @@ class DetoxCLI(LightningCLI):
         """Makes objects other than model and data so that an error names its reason."""
         super()._add_instantiators()
         self.parser.add_instantiator(instantiate, object)
-
-    def _dump_config(self) -> None:
-        """Keeps the flags as hyper-parameters; Lightning would check them a second time."""
-        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
-        self.config_dump = yaml.safe_load(text)
