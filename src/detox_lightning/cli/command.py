@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,11 +24,11 @@ from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
 from detox_lightning.cli.parser import Parser, instantiate
 from detox_lightning.cli.process import isolated, quieten_transformers
-from detox_lightning.cli.trainer import DetoxTrainer
 from detox_lightning.cli.verbs import COMMANDS, PROGRAM, choose_command
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
 from detox_lightning.modules import PPOModule
+from detox_lightning.protocols import callbacks_of
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.command_line import CommandLine
@@ -41,6 +42,14 @@ from detox_lightning.stages.devices import check_devices
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
 from detox_lightning.stages.strategy import check_strategy
 
+TRAINER_DEFAULTS = {
+    "logger": {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "runs", "name": "default", "default_hp_metric": False},
+    },
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+}
 # sections of options, and the callbacks that they configure
 SECTIONS = {
     "checkpoint": BoundedCheckpoint,
@@ -56,29 +65,41 @@ MADE_HERE: set[str | int] = {
 }
 
 
-def trainer_defaults(callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Returns the trainer's defaults, with new callbacks for each run, whose state they keep.
+class DetoxTrainer(Trainer):
+    """Where, how long and in what precision a model is trained: Lightning's Trainer.
 
-    Args:
-        callbacks: Callbacks to add to those that every run has.
+    Attributes:
+        command: The command that made it; None if a program made it.
     """
-    return {
-        "logger": {
-            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-            "init_args": {"save_dir": "runs", "name": "default", "default_hp_metric": False},
-        },
-        "callbacks": [
-            ResumeCallback(),
-            DashboardCallback(),
-            OriginCallback(),
-            EndingCallback(),
-            FaultsCallback(),  # before the next one, which ends other processes
-            PeerFailureCallback(),
-            *callbacks,
-        ],
-        "log_every_n_steps": 1,
-        "num_sanity_val_steps": 0,
-    }
+
+    command: CommandLine | None = None
+    val_check_interval: Any = None  # Lightning sets none if validation goes by time
+
+    def export(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Writes a checkpoint's model as Hugging Face folders, even while its run goes on.
+
+        Args:
+            model: The stage that wrote the checkpoint.
+            datamodule: Its data, which the model card names.
+            ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
+
+        Raises:
+            InputError: If there is no such checkpoint.
+        """
+        self.datamodule = datamodule
+        if ckpt_path is None or not Path(ckpt_path).is_file():
+            raise InputError(
+                f"--ckpt_path={ckpt_path}: there is no such file; give the checkpoint to export, "
+                "or last"
+            )
+        for callback in callbacks_of(self):
+            if isinstance(callback, ExportCallback):
+                callback.write_checkpoint(self, model, Path(ckpt_path))
 
 
 class DetoxCLI(LightningCLI):
@@ -105,6 +126,15 @@ class DetoxCLI(LightningCLI):
         self.words = sys.argv[1:] if args is None else list(args)
         DetoxCLI.debug = "--debug" in self.words  # while the words are parsed
         self.verb = choose_command(self.words)
+        own_callbacks = [
+            ResumeCallback(),
+            DashboardCallback(),
+            OriginCallback(),
+            EndingCallback(),
+            FaultsCallback(),  # before the next one, which ends other processes
+            PeerFailureCallback(),
+            *callbacks,
+        ]
         guard_readers()
         check_configs(self.words)
         with isolated():
@@ -115,7 +145,7 @@ class DetoxCLI(LightningCLI):
                 subclass_mode_data=True,
                 trainer_class=DetoxTrainer,
                 auto_configure_optimizers=False,
-                trainer_defaults=trainer_defaults(callbacks),
+                trainer_defaults={**TRAINER_DEFAULTS, "callbacks": own_callbacks},
                 save_config_callback=ConfigurationCallback,
                 parser_kwargs={
                     "prog": f"{PROGRAM} {self.verb}",

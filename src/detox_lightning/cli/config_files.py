@@ -97,15 +97,15 @@ def read_text(origin: str, path: str) -> str:
         InputError: If it can't be read, is too long, or is not UTF-8.
     """
     try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
-        if kind not in (stat.S_IFREG, stat.S_IFIFO):
-            found = "folder" if kind == stat.S_IFDIR else "device, and no file"
-            raise InputError(f"{origin}: this is a {found}; give a YAML file")
-        if kind == stat.S_IFIFO:
+        kind = os.stat(path).st_mode
+        if stat.S_ISFIFO(kind):
             content = _read_pipe(path)
-        else:
+        elif stat.S_ISREG(kind):
             with open(path, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
+        else:
+            found = "folder" if stat.S_ISDIR(kind) else "device, and no file"
+            raise InputError(f"{origin}: this is a {found}; give a YAML file")
         return _bounded(origin, content).decode("utf8")
     except OSError as error:
         raise InputError(f"{origin}: can't be read ({error.strerror or error})") from error

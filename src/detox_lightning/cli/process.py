@@ -31,20 +31,21 @@ SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 @contextmanager
 def isolated() -> Iterator[None]:
     """Hides warnings in a block; restores seed and number of threads after it."""
-    seeds = {name: os.environ.get(name) for name in SEED_VARIABLES}
+    seeds = {name: os.environ[name] for name in SEED_VARIABLES if name in os.environ}
     threads = torch.get_num_threads()
+    log = getLogger("lightning.pytorch.utilities.rank_zero")
     warn_once.cache_clear()  # each run prints its warnings
     with warnings.catch_warnings():
         for message in HIDDEN_WARNINGS:
             warnings.filterwarnings("ignore", message)
-        getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+        log.addFilter(_is_news)
         try:
             yield
         finally:
-            getLogger("lightning.pytorch.utilities.rank_zero").removeFilter(_is_news)
-            for name, value in seeds.items():
+            log.removeFilter(_is_news)
+            for name in SEED_VARIABLES:
                 os.environ.pop(name, None)
-                os.environ |= {} if value is None else {name: value}
+            os.environ.update(seeds)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
 
