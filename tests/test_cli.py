@@ -101,6 +101,26 @@ def test_the_module_answers_before_it_imports_anything_heavy() -> None:
     ]
 
 
+LIGHT = """
+import sys
+from detox_lightning.__main__ import main
+try:
+    main(sys.argv[1:])
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(("word", "code"), [("--help", 0), ("trian", 2)])
+def test_help_and_a_misspelt_command_wait_for_no_import(word: str, code: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(detox_lightning.__file__).parents[1])}
+    words = [sys.executable, "-c", LIGHT, word]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    for verb in VERBS:
+        assert verb in done.stdout + done.stderr
+
+
 def test_the_script_is_the_module() -> None:
     script = '[project.scripts]\ndetox-lightning = "detox_lightning.__main__:main"\n'
     assert script in (ROOT / "pyproject.toml").read_text()
