@@ -22,7 +22,6 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.data import DialogueDataModule
 from detox_lightning.evaluation.comparison import merge
 from detox_lightning.evaluation.evaluator import SIDES, Evaluator
-from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.statistics import summarize
 from detox_lightning.models.decoding.sampling import Sampling
@@ -36,7 +35,7 @@ ROUNDS = 3
 KL_ROWS = 32  # rows per pass, as PPOModule sets it in the demo: four times its mini-batch
 
 
-def evaluator(name: str, samples: int) -> Evaluator:
+def make_evaluator(name: str, samples: int) -> Evaluator:
     """Makes an evaluator whose adapter differs a little from a fresh one."""
     torch.manual_seed(0)
     policy = load_policy(name, LoRA(r=16), Sampling(max_new_tokens=48))
@@ -45,9 +44,9 @@ def evaluator(name: str, samples: int) -> Evaluator:
             if parameter.requires_grad:
                 parameter += 0.01 * torch.randn(parameter.shape)
     plan = EvaluationPlan(samples=samples, greedy=not samples)
-    judge = Judge(plan, ClassifierReward("demo:classifier"))
-    judge.load()
-    return Evaluator(plan, policy, load_tokenizer(name), judge, 0, KL_ROWS)
+    evaluator = Evaluator(plan, ClassifierReward("demo:classifier"), policy.sampling, seed=0)
+    evaluator.load(policy, load_tokenizer(name), KL_ROWS)
+    return evaluator
 
 
 def batches(name: str, prompts: int) -> list[PromptBatch]:
@@ -60,7 +59,7 @@ def batches(name: str, prompts: int) -> list[PromptBatch]:
         max_chars=None,
         num_eval_samples=prompts,
     )
-    return list(DataLoader(data.rows("train"), batch_size=100, collate_fn=data.collate))[
+    return list(DataLoader(data.rows("train"), batch_size=100, collate_fn=data._collator()))[
         : -(-prompts // 100)
     ]
 
@@ -118,7 +117,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo:policy")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    judge, rows = evaluator(given.model, given.samples), batches(given.model, given.prompts)
+    judge, rows = make_evaluator(given.model, given.samples), batches(given.model, given.prompts)
     ways = (everything, answers_alone, transformers_alone)
     rounds = [[seconds(way, judge, rows) for way in ways] for _ in range(ROUNDS)]
     print(f"{given.prompts} prompts, {given.samples} samples each, before and after")

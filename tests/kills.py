@@ -68,7 +68,7 @@ class Clock:
     def tick(self) -> None:
         self.now += 1
         if self.now == self.last:
-            os.kill(os.getpid(), self.signum)
+            signal.raise_signal(self.signum)
 
     def start(self) -> None:
         """A moment before and after each hook, step and sync, and before each file operation."""

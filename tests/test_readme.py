@@ -17,6 +17,10 @@ def test_the_readme_shows_how_to_begin() -> None:
     assert ".venv/bin/python -m detox_lightning fit --config configs/demo.yaml" in shown
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf8").splitlines()) <= 120
+
+
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
     texts = [path.read_text(encoding="utf8") for path in PAGES]
@@ -46,7 +50,7 @@ def test_every_recipe_is_named_in_the_readme() -> None:
 
 
 def test_the_map_of_folders_is_true() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf8")
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8")
     (block,) = re.findall(r"^## The folders\n+```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     folder = ROOT
     for line in block.splitlines():

@@ -101,7 +101,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(
 ) -> None:
     words = ["fit", "--config", recipe, *ENDLESS]
     monkeypatch.setattr(sys, "argv", ["detox-lightning", *words])
-    at_second_rollout(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_second_rollout(lambda: signal.raise_signal(signal.SIGTERM))
     outcome = run(*words)
     assert outcome.code == 128 + signal.SIGTERM
     last = "runs/tiny/version_0/checkpoints/last.ckpt"
@@ -128,7 +128,7 @@ def test_a_run_is_alive_until_it_ends(recipe: str, tmp_path: Path, at_second_rol
         if not child:
             os._exit(17 if is_locked(folder) else 1)
         seen.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     at_second_rollout(look)
     assert run("fit", "--config", recipe, *ENDLESS).code == 128 + signal.SIGTERM

@@ -1,7 +1,7 @@
 """What callbacks, data modules and checks may rely on in a training stage and in a data module.
 
-The three training stages have all members of :class:`Stage`, and mypy checks that they do, so
-nobody has to guess what a module has. A user's own LightningModule need not be a stage.
+The three training stages have all members of :class:`Stage`; mypy checks that they do. A user's own
+LightningModule need not be a stage.
 """
 
 from collections.abc import Collection, Sequence, Sized
@@ -51,7 +51,7 @@ class Stage(Protocol):
 
     @property
     def needs(self) -> Collection[str]:
-        """What data rows may not lack besides a prompt: ``summary``, ``reference``."""
+        """What data rows must have besides a prompt: ``summary``, ``reference``."""
 
     @property
     def labels(self) -> list[str] | None:
@@ -135,12 +135,12 @@ class Data(Protocol):
 
 
 def as_stage(module: object) -> Stage | None:
-    """Returns a module as the stage that it is; None if it is somebody else's."""
+    """Returns a module as a :class:`Stage`; None if it is no stage of this package."""
     return cast(Stage, module) if hasattr(type(module), "stage_name") else None
 
 
 def stage_of(trainer: "Trainer | None") -> Stage | None:
-    """Returns the stage that a trainer runs; None if its module is somebody else's."""
+    """Returns the stage that a trainer runs; None if its module is no stage of this package."""
     return as_stage(getattr(trainer, "lightning_module", None))
 
 
@@ -150,6 +150,6 @@ def callbacks_of(trainer: "Trainer") -> "list[Callback]":
 
 
 def data_of(trainer: "Trainer | None") -> Data | None:
-    """Returns the data module that a trainer uses; None if it is somebody else's, or none."""
+    """Returns the data module that a trainer uses; None if it has none of this package."""
     data = getattr(trainer, "datamodule", None)
     return cast(Data, data) if hasattr(type(data), "max_prompt_tokens") else None

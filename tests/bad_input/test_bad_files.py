@@ -114,7 +114,7 @@ CASES = [
     Case(
         "a link that leads nowhere",
         FOLDER,
-        "{folder}/in/train.jsonl: this is a link to gone, which leads to no file; mend the link",
+        "{folder}/in/train.jsonl: this is a link to gone, which leads to no file; correct the link",
         both(
             put("in/validation.jsonl", BOTH),
             lambda place: (place.folder / "in/train.jsonl").symlink_to("gone"),

@@ -79,7 +79,7 @@ FLAGS = {
     "32-true, 64-true, bf16, or null",
     "--trainer.precision=16-true": f"trainer.precision=16-true: {HALF}",
     "--trainer.accelerator=cuda": "trainer.accelerator=cuda: torch sees no such device here; give cpu or "
-    "auto, or look to the driver (nvidia-smi) and to CUDA_VISIBLE_DEVICES",
+    "auto, or check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES",
     "--trainer.devices=0": "trainer.devices=0: give at least 1, -1 for all, or auto",
     "--trainer.devices=-3": "trainer.devices=-3: give how many, a list of them, -1 or auto",
     "--trainer.devices=[a": "trainer.devices=[a: give how many, a list of them, -1 or auto",
@@ -92,9 +92,9 @@ FLAGS = {
     "--trainer.accelerator=tpu": "trainer.accelerator=tpu: this package trains on CPUs, CUDA's "
     "GPUs and Apple's; give one of auto, cpu, gpu, cuda, mps",
     "--trainer.precision=16-mixed": f"trainer.precision=16-mixed: {HALF}",
-    "--trainer.strategy=deepspeed": "trainer.strategy=deepspeed: DeepSpeed keeps gradients to itself, and "
-    "PPO clips them and may skip a step; with an adapter ZeRO-2 has little "
-    "to split, and what ZeRO-3 splits FSDP2 does. Give sharded "
+    "--trainer.strategy=deepspeed": "trainer.strategy=deepspeed: DeepSpeed keeps gradients to itself, but "
+    "PPO must clip them and may skip a step; with an adapter ZeRO-2 has little "
+    "to split, and FSDP2 splits what ZeRO-3 would split. Give sharded "
     "(configs/overlays/fsdp.yaml) or ddp",
     "--seed_everything=-1": "--seed_everything=-1: must be from 0 to 4294967295, or true",
     "--threads=0": "--threads=0: must be a whole number above 0, or null",

@@ -40,26 +40,26 @@ CASES = [
         "a truncated gz",
         ("--data.source={folder}/in.jsonl.gz",),
         "{folder}/in.jsonl.gz: can't be read as json (EOFError: Compressed file ended before "
-        "the end-of-stream marker was reached); mend or replace the file",
+        "the end-of-stream marker was reached); repair or replace the file",
         put("in.jsonl.gz", zipped(BOTH)[:40]),
     ),
     Case(
         "a gz that is none",
         ("--data.source={folder}/in.jsonl.gz",),
         "{folder}/in.jsonl.gz: can't be read as json (BadGzipFile: Not a gzipped file "
-        "(b'{\"')); mend or replace the file",
+        "(b'{\"')); repair or replace the file",
         put("in.jsonl.gz", BOTH),
     ),
     Case(
         "parquet that is something else",
         ("--data.source={folder}/in.parquet",),
-        "{folder}/in.parquet: isn't parquet, or not all of it; mend or replace the file",
+        "{folder}/in.parquet: isn't a Parquet file, or is incomplete; repair or replace the file",
         put("in.parquet", BOTH),
     ),
     Case(
         "torn parquet",
         ("--data.source={folder}/in.parquet",),
-        "{folder}/in.parquet: isn't parquet, or not all of it; mend or replace the file",
+        "{folder}/in.parquet: isn't a Parquet file, or is incomplete; repair or replace the file",
         both(parquet("in.parquet", dialogue=["a"], summary=["b"]), tear),
     ),
     Case(

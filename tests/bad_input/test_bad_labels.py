@@ -160,8 +160,7 @@ CASES = [
     Case(
         "blank texts",
         GIVEN,
-        "{folder}/in.jsonl: no row of 'train' is left (1 rows, 0 with text and label); give "
-        "other data",
+        "{folder}/in.jsonl: no row of 'train' is left (1 rows, 0 with a text); give other data",
         put("in.jsonl", lines({"text": " ", "label": "hate"})),
     ),
     Case(

@@ -35,7 +35,7 @@ CASES = [
         "a gz that is none",
         ("--data.predict_source={folder}/in.txt.gz",),
         "--data.predict_source={folder}/in.txt.gz: can't be read (Not a gzipped file "
-        "(b'a\\n')); mend or replace the file",
+        "(b'a\\n')); repair or replace the file",
         put("in.txt.gz", "a\n"),
         "predict",
     ),
@@ -49,7 +49,7 @@ CASES = [
     Case(
         "nothing on standard input",
         ("--data.predict_source=-",),
-        "--data.predict_source=-: it holds nothing to answer; give one dialogue a line",
+        "--data.predict_source=-: there is nothing to answer; give one dialogue per line",
         verb="predict",
     ),
     Case(

@@ -170,7 +170,7 @@ CASES = [
     Case(
         "nothing to validate on",
         ("--data.validation_split=null",),
-        "--data.validation_split=null: this leaves nothing to validate on",
+        "--data.validation_split=null: there is nothing to validate on; name a split",
         verb="validate",
     ),
     Case(

@@ -24,8 +24,16 @@ NO: dict[str, tuple[dict[str, object], str, str]] = {
         "in PPO model.mini_batch_size and model.micro_batch_size",
     ),
     "ModelPruning": ({"pruning_fn": "l1_unstructured"}, "it gives the", "model that is exported"),
-    "BackboneFinetuning": ({}, "it freezes a part", "by model.lora (null: all)"),
-    "OnExceptionCheckpoint": ({"dirpath": "x"}, "what it saves", "checkpoint.every_n_batches"),
+    "BackboneFinetuning": (
+        {},
+        "it freezes a part",
+        "model.lora says what learns (null: everything)",
+    ),
+    "OnExceptionCheckpoint": (
+        {"dirpath": "x"},
+        "it saves in the middle",
+        "checkpoint.every_n_batches",
+    ),
     "Timer": (
         {"duration": "00:01:00:00"},
         "its options can't be written into config.yaml",

@@ -443,7 +443,7 @@ def test_a_file_without_prompts_is_named(make: Make, tmp_path: Path) -> None:
         "prompt.id, text"
     )
     source.write_text("")
-    assert failure(data, "predict").endswith("it holds nothing to answer; give one prompt a line")
+    assert failure(data, "predict").endswith("there is nothing to answer; give one prompt per line")
 
 
 def test_the_command_line_checks_types(capsys: pytest.CaptureFixture[str]) -> None:

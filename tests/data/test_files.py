@@ -66,12 +66,12 @@ def test_readers_are_no_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def dangling(path: Path) -> str:
     path.symlink_to("gone")
-    return "this is a link to gone, which leads to no file; mend the link"
+    return "this is a link to gone, which leads to no file; correct the link"
 
 
 def circle(path: Path) -> str:
     path.symlink_to(path.name)
-    return f"this is a link to {path.name}, which leads to no file; mend the link"
+    return f"this is a link to {path.name}, which leads to no file; correct the link"
 
 
 def pipe(path: Path) -> str:
@@ -211,7 +211,9 @@ def test_a_column_may_begin_with_numbers(tmp_path: Path) -> None:
 def test_a_column_that_comes_late_is_told_with_its_remedy(tmp_path: Path) -> None:
     first = [{"text": "x" * 1000}] * 11_000
     late = write(tmp_path / "late.jsonl", [*first, {"text": "y", "more": "z"}])
-    with pytest.raises(InputError, match=r"late.jsonl: further on, rows have other columns"):
+    with pytest.raises(
+        InputError, match=r"late.jsonl: after the first 10 MB, rows have other columns"
+    ):
         load_rows(late, "train")
     first = [{"text": "x" * 1000, "more": None}] * 11_000  # as the line says
     whole = write(tmp_path / "whole.jsonl", [*first, {"text": "y", "more": "z"}])

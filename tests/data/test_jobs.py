@@ -78,7 +78,7 @@ def test_a_missing_split_is_named_where_it_matters(make: Make) -> None:
             getattr(trainer(), job)(Nothing(), data)
         flag = f"--data.{part}_split={part}"
         assert str(caught.value) == f"{flag}: {data.sources[0]} has only train{remedy}"
-    with pytest.raises(InputError, match="this leaves nothing to validate on"):
+    with pytest.raises(InputError, match="there is nothing to validate on"):
         trainer().validate(Nothing(), make(validation_split=None))
 
 

@@ -55,7 +55,7 @@ def test_a_batch_by_hand(make: Make, logged: list[str]) -> None:
     assert batch.attention_mask.tolist() == [[True, True, False], [True] * 3]
     assert batch.labels.tolist() == [1, 0]
     assert batch.labels.dtype == torch.long
-    assert logged == ["test: 4 rows, 2 with text and label; 1 texts were cut at 3 tokens"]
+    assert logged == ["test: 4 rows, 3 with a text, 2 with a label; 1 texts were cut at 3 tokens"]
 
 
 @pytest.mark.parametrize("name", ["None", "NA", "null", "nan"])
@@ -269,8 +269,7 @@ def test_no_row_left_gives_the_counts(make: Make) -> None:
     with pytest.raises(InputError) as caught:
         data.rows("train")
     assert str(caught.value) == (
-        f"{data.sources[0]}: no row of 'train' is left (1 rows, 0 with text and label); "
-        "give other data"
+        f"{data.sources[0]}: no row of 'train' is left (1 rows, 0 with a text); give other data"
     )
 
 
@@ -290,4 +289,4 @@ def test_a_checkpoint_of_other_data_is_said(make: Make) -> None:
     assert module.loaders.epoch == 3
     message = "made on the data a, b; this run goes on with .*rows.jsonl"
     with pytest.warns(UserWarning, match=message):
-        module.load_state_dict({**state, "sources": ["a", "b"]})
+        module.load_state_dict({**state, "source": "a, b"})

@@ -198,7 +198,7 @@ def test_blank_lines_are_named(tmp_path: Path, content: str, number: int) -> Non
     source.write_text(content)
     assert failure(str(source)) == (
         f"--data.predict_source={source}: line {number} has no text to answer; "
-        "fill it in or take it out"
+        "fill it in or remove it"
     )
 
 
@@ -207,7 +207,7 @@ def test_empty_dialogues_are_named(tmp_path: Path, line: str) -> None:
     source = tmp_path / "q.jsonl"
     source.write_text(f'{{"dialogue": "w1"}}\n{line}\n{{"dialogue": "w1"}}\n')
     assert failure(str(source)) == (
-        f"--data.predict_source={source}: line 2 has no text to answer; fill it in or take it out"
+        f"--data.predict_source={source}: line 2 has no text to answer; fill it in or remove it"
     )
 
 
@@ -251,7 +251,7 @@ def test_the_line_that_is_not_utf_8_is_named(tmp_path: Path, start: bytes) -> No
 
 
 def test_nothing_is_no_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = "it holds nothing to answer; give one dialogue a line"
+    empty = "there is nothing to answer; give one dialogue per line"
     for name, content in (("q.txt", b""), ("q.jsonl", b"\n"), ("q.txt", b"\xef\xbb\xbf \r\n")):
         source = tmp_path / name
         source.write_bytes(content)
@@ -283,7 +283,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         source.write_bytes(broken)
         message = failure(str(source))
         assert message.startswith(f"--data.predict_source={source}: can't be read (")
-        assert message.endswith("); mend or replace the file")
+        assert message.endswith("); repair or replace the file")
 
 
 def test_processes_do_not_share_standard_input(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

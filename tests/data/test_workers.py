@@ -1,6 +1,5 @@
 """What a loader's workers do when the system asks a run to end."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ class Interrupted:
 
     def __call__(self, rows: list[int]) -> list[int]:
         for signum in self.signals:
-            os.kill(os.getpid(), signum)
+            signal.raise_signal(signum)
         self.signals = ()
         return rows
 

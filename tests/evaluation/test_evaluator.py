@@ -54,9 +54,10 @@ def policy(tiny_t5: str) -> Policy:
 def make(policy: Policy, tiny_classifier: str) -> Any:
     def make(**options: Any) -> Evaluator:
         plan = EvaluationPlan(toxicity_model=tiny_classifier, **options)
-        judge = Judge(plan, Length())
-        judge.load()
-        return Evaluator(plan, policy, word_tokenizer(), judge, seed=3, micro_batch_size=5)
+        # the plan is checked against temperature 1, the only one for the reference's perplexity
+        evaluator = Evaluator(plan, Length(), Sampling(), seed=3)
+        evaluator.load(policy, word_tokenizer(), 5)
+        return evaluator
 
     return make
 

@@ -36,6 +36,7 @@ from detox_lightning.rewards import ClassifierReward
 from detox_lightning.rollout import Responses, Scores
 from golden.deviations import Parameters
 from golden.records import DATA, ESTIMATORS, GoldenSet, episodes
+from numerics import in_float64
 from toys import make_trainer
 
 
@@ -160,8 +161,14 @@ class ReplayModule(PPOModule):
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        self.precision = in_float64(self.policy)  # the command refuses it before training starts
+        self.precision.__enter__()
         self.actor = RecordedActor(**vars(self.actor))
         self.actor.module = self
+
+    def on_train_end(self) -> None:
+        self.precision.__exit__(None, None, None)
+        super().on_train_end()
 
     def orders(self, rollout: Rollout) -> Iterator[Tensor]:
         return map(torch.tensor, self.golden.steps[self.rollouts]["permutations"])

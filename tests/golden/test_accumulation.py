@@ -19,6 +19,7 @@ from detox_lightning.stages.optimization import trainable_parameters
 from golden.deviations import EXACT, Deviations, Parameters, well_conditioned
 from golden.records import episodes, golden_set, our_name
 from golden.replay import module_options, open_policy
+from numerics import in_float64
 
 GOLDEN = golden_set("accum")
 OPTIONS = module_options(GOLDEN.config)
@@ -27,8 +28,10 @@ MICROS = GOLDEN.config["gradient_accumulation_steps"]
 
 
 @pytest.fixture
-def policy(tmp_path: Path) -> Policy:
-    return open_policy(tmp_path)
+def policy(tmp_path: Path) -> Iterator[Policy]:
+    policy = open_policy(tmp_path)
+    with in_float64(policy):
+        yield policy
 
 
 def experience_of(policy: Policy, step: int, kl_coef: float) -> Experience:

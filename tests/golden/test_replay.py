@@ -52,6 +52,7 @@ def test_rollout(replayed: Replay, deviations: Deviations) -> None:
             "non_score_reward": -ours.kl_coef * rollout.kl,
         }
         for name, array in arrays.items():
+            assert array.dtype == torch.float64, name
             deviations.check(golden.name, name, array, golden[step, name], golden[step, "masks"])
 
 

@@ -196,10 +196,12 @@ def test_what_differs_is_named_by_its_flag() -> None:
             ["model.advantage needs no value head here, and the checkpoint has one"],
         ),
     ):
-        assert misfits({"adapter": here}, {"adapter": saved}, *(names or ([], []))) == expected
+        found = misfits({"adapter": here}, {"adapter": saved}, *(names or ([], [])))
+        assert list(found) == expected
     revision = misfits({"base_revision": None}, {"base_revision": "v1"}, [], [])
-    assert revision == ["the base's revision is null here, v1 in the checkpoint"]
-    assert misfits({"base_revision": "v2"}, {}, [], []) == []  # an earlier version didn't say
+    assert list(revision) == ["the base's revision is null here, v1 in the checkpoint"]
+    # an earlier version didn't say
+    assert list(misfits({"base_revision": "v2"}, {}, [], [])) == []
 
 
 def test_a_misfit_names_another_base_first() -> None:

@@ -189,5 +189,5 @@ def test_without_logs_the_page_says_so() -> None:
 def test_what_steers_a_terminal_is_seen() -> None:
     comparison = small_comparison()
     prompts = ["\x1b[2Jcleared \u202eturned\u2069 \x00", *comparison.prompts[1:]]
-    page = render(make_summary(), comparison._replace(prompts=prompts), {}, None)
+    page = render(make_summary(), comparison._replace(prompts=prompts), {})
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)

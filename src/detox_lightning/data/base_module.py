@@ -1,10 +1,12 @@
 """The data module that the three kinds of data share."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
@@ -13,7 +15,6 @@ from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import Encoding, count_cut
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.locations import caching
-from detox_lightning.data.predict_rows import PredictRows
 from detox_lightning.data.sources import MissingSplit, load_rows, names_of
 from detox_lightning.errors import InputError
 from detox_lightning.protocols import Stage, stage_of
@@ -25,52 +26,59 @@ SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": (
 VERBS = {"validation": "validate", "test": "test"}
 
 
-class HeldOut(NamedTuple):
-    """A split that is a share of the training rows: the last of them, or drawn with ``seed``."""
-
-    split: str
-    fraction: float
-    shuffle: bool
-    seed: int
-
-
 class RowsDataModule(LightningDataModule, ABC):
-    """Batches of encoded rows, in a reproducible order that a resumed run continues.
+    """The options that all data modules share; a subclass chooses the rows and encodes them.
 
-    A subclass says which rows there are, and how they are encoded.
+    The order of training batches is a function of the seed and the epoch, and a resumed run
+    continues it. Validation, test and prediction use each of their rows once, in order.
 
     Args:
-        source: Name or names of the data sets.
-        splits: The data set's split for training, validation and test; None: it has none.
-        limits: Largest number of rows for training, and for each of the others; None: all.
-        tokenizer: Hub id or folder of the tokenizer; None: that of the stage's model.
-        loaders: Makes the loaders and keeps the position within the epoch.
-        predict_rows: Rows that ``predict`` runs on; None: the test rows.
+        source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
+            .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
+            A list of sources, where one is accepted, gives the rows of all of them.
+        tokenizer: Hub id or folder of the tokenizer. null: the model's own.
+        train_split: Name of the split to train on.
+        validation_split: Name of the split to validate on. null: none.
+        test_split: Name of the split to test on. null: none.
+        num_samples: Use at most this many training rows, the first ones. null: all.
+        num_eval_samples: Use at most this many rows to validate and to test. null: all.
+        batch_size: Rows per training step, on each device.
+        eval_batch_size: Rows per step of validation, test and prediction. null: batch_size.
+        num_workers: Processes that prepare batches. 0: the training process does it.
+        seed: Seed of the order of batches. null: --seed_everything.
     """
 
     max_prompt_tokens = 0  # largest number of tokens of a prompt, or of a text to classify
     max_target_tokens = 0  # largest number of tokens of an answer to learn; 0: there are none
-    held_out: HeldOut | None = None  # a split that is cut off the training rows
+    shares: Mapping[str, Any] = {}  # splits that are shares of the training rows: how to draw them
     fallback: tuple[str, str] | None = None  # a split that may be missing, and the one used instead
     remedies: ClassVar[dict[str, str]] = {}  # ends of messages for missing splits
     truncation_note: ClassVar[str]  # log phrase for rows that were cut
     skips_missing: ClassVar[bool] = False  # whether one of several data sets may lack a split
+    predict_split = "test"  # name of the split that `predict` runs on
 
     def __init__(
         self,
         source: str | list[str],
-        splits: tuple[str | None, str | None, str | None],
-        limits: tuple[int | None, int | None],
-        tokenizer: str | None,
-        loaders: Loaders,
-        predict_rows: PredictRows | None = None,
+        tokenizer: str | None = None,
+        train_split: str = "train",
+        validation_split: str | None = None,
+        test_split: str | None = None,
+        num_samples: PositiveInt | None = None,
+        num_eval_samples: PositiveInt | None = None,
+        batch_size: PositiveInt = 16,
+        eval_batch_size: PositiveInt | None = None,
+        num_workers: NonNegativeInt = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.sources = names_of(source)
-        self.splits = {"train": splits[0], "validation": splits[1], "test": splits[2]}
-        self.limits = {"train": limits[0], "validation": limits[1], "test": limits[1]}
-        self.tokenizer, self.predict_rows = tokenizer, predict_rows
-        self.loaders, self.batch_size = loaders, loaders.batch_size
+        self.save_hyperparameters(logger=False)
+        self.sources, self.tokenizer = names_of(source), tokenizer
+        self.splits = {"train": train_split, "validation": validation_split, "test": test_split}
+        evaluated = num_eval_samples
+        self.limits = {"train": num_samples, "validation": evaluated, "test": evaluated}
+        self.loaders = Loaders(batch_size, eval_batch_size, num_workers, seed)
+        self.batch_size = batch_size
         self._encoded: dict[str, Dataset] = {}
 
     @property
@@ -89,13 +97,7 @@ class RowsDataModule(LightningDataModule, ABC):
     @property
     def has_validation(self) -> bool:
         """Whether there are validation rows."""
-        held_out = self.held_out and self.held_out.split
-        return bool(self.splits["validation"]) or held_out == "validation"
-
-    @property
-    def predict_split(self) -> str:
-        """Name of the split that ``predict`` runs on."""
-        return "predict" if self.predict_rows else "test"
+        return bool(self.splits["validation"]) or "validation" in self.shares
 
     def rows(self, split: str) -> "Dataset":
         """Returns the encoded rows of a split, from the cache if it has them.
@@ -112,33 +114,40 @@ class RowsDataModule(LightningDataModule, ABC):
         """
         if split not in self._encoded:
             with caching():
-                if split == "predict" and self.predict_rows:
-                    rows = self.predict_rows.read(self.trainer.world_size if self.trainer else 1)
-                    counted = self._encode(split, CountedRows(rows).then("rows", rows))
-                else:
-                    counted = self._encode(split, self._choose(split))
+                counted = self._encode(split, self._choose(split))
             notes = self._notes(split, counted.rows).items()
             phrases = "".join(f"; {number} {phrase}" for phrase, number in notes if number)
             rank_zero_info(f"{split}: {counted}{phrases}")
-            self._check(split, counted.rows)
             self._encoded[split] = counted.rows
         return self._encoded[split]
 
     def _choose(self, split: str) -> CountedRows:
         """Returns the rows of a split before they are encoded."""
-        if (cut := self.held_out) and split in ("train", cut.split):
-            kept, off = self._read("train").split_off(
-                cut.fraction, cut.shuffle, cut.seed, f"--data.{cut.split}_fraction"
-            )
-            return (kept if split == "train" else off).at_most(self.limits[split])
+        if self.shares and split in ("train", *self.shares):
+            return self._split_off(split).at_most(self.limits[split])
         try:
-            return self._read(split).at_most(self.limits[split])
+            return self._read(split).at_most(self.limits.get(split))
         except MissingSplit as error:
             if self.fallback and self.fallback[0] == split:
                 _, other = self.fallback
                 rank_zero_info(f"{error}: the {other} rows are used to {VERBS[split]}")
                 return self._choose(other)
             raise InputError(f"{error}{self.remedies.get(split, '')}") from error
+
+    def _split_off(self, split: str) -> CountedRows:
+        """Returns the training rows without the share that is split off, or this share."""
+        rows = self._read("train")
+        ((name, options),) = self.shares.items()
+        share = options["test_size"]
+        if math.ceil(len(rows.rows) * share) >= len(rows.rows):
+            raise InputError(
+                f"--data.{name}_fraction={share}: no row would be left to train on ({rows}); give "
+                "more rows or a smaller share"
+            )
+        both = rows.rows.train_test_split(**options)
+        if split == "train":
+            return rows.then("after the split", both["train"])
+        return rows.then("cut off", both["test"])
 
     def _read(self, split: str) -> CountedRows:
         """Reads a split of all data sets and keeps the rows that can be used."""
@@ -173,30 +182,29 @@ class RowsDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def _encode(self, split: str, rows: CountedRows) -> CountedRows:
-        """Returns the collator's columns, and ``cut``, which says whether a text was longer."""
+        """Returns the columns for the collator, and ``cut``: whether a text was too long."""
 
     @abstractmethod
     def _collator(self) -> Callable[[list[dict[str, Any]]], Any]:
         """Makes the function that turns a list of encoded rows into a batch."""
 
     def _notes(self, split: str, encoded: "Dataset") -> dict[str, int]:
-        """Returns log phrases for some of the encoded rows, with the number of those rows."""
+        """Returns phrases to log, each with the number of encoded rows that it is about."""
         return {self.truncation_note.format(self.max_prompt_tokens): count_cut(encoded)}
-
-    def _check(self, split: str, encoded: "Dataset") -> None:
-        """Raises InputError or warns if the encoded rows are of little use."""
 
     def prepare_data(self) -> None:
         """Fills the cache, in one process of each node."""
         self.setup("")
 
     def setup(self, stage: str) -> None:
-        """Reads all splits that the trainer's present job needs, from the cache."""
+        """Reads the splits that the trainer's current command needs."""
         trainer = self.trainer
         if trainer is None or trainer.state.fn is None:
             return
         if trainer.state.fn == "validate" and not self.has_validation:
-            raise InputError("--data.validation_split=null: this leaves nothing to validate on")
+            raise InputError(
+                "--data.validation_split=null: there is nothing to validate on; name a split"
+            )
         for split in SPLITS.get(trainer.state.fn.value, (self.predict_split,)):
             if split != "validation" or (self.has_validation and trainer.limit_val_batches):
                 rows = self.rows(split)
@@ -223,18 +231,17 @@ class RowsDataModule(LightningDataModule, ABC):
         return self.loaders.evaluation(self.rows(split), self._collator(), self.trainer)
 
     def teardown(self, stage: str) -> None:
-        """Lets another ``fit`` begin at the first epoch."""
+        """Returns to the first epoch, so that another ``fit`` begins there."""
         self.loaders.reset()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the names of the data sets and the position of :meth:`Loaders.state`."""
-        names = {"source": ", ".join(self.sources), "sources": self.sources}
-        return {**names, **self.loaders.state(self.trainer)}
+        return {"source": ", ".join(self.sources), **self.loaders.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues at the checkpoint's position; warns if the data has another name."""
         here = ", ".join(self.sources)
-        saved = ", ".join(state_dict.get("sources") or [state_dict.get("source", here)])
+        saved = state_dict.get("source", here)
         if saved != here:
             rank_zero_warn(
                 f"the checkpoint was made on the data {saved}; this run goes on with {here}"

@@ -1,4 +1,4 @@
-"""Files as tables, for the cache of ``datasets``. Imported where a file is read, as it is heavy."""
+"""Readers of files for the cache of ``datasets``; imported late, as it is heavy."""
 
 from collections.abc import Iterator
 from io import TextIOWrapper
@@ -6,34 +6,26 @@ from itertools import islice
 from typing import Any
 
 import pyarrow
-from datasets import ArrowBasedBuilder, BuilderConfig, DatasetInfo, Features, SplitGenerator, Value
+from datasets import Features, SplitGenerator, Value
 from datasets.builder import Key
+from datasets.packaged_modules.csv import csv
 from datasets.packaged_modules.json import json
 from datasets.packaged_modules.parquet import parquet
 
 from detox_lightning.data.text_files import Malformed, find_deeper, open_binary, parse_csv
 
-SPLIT = "train"  # a file is read as one, whatever it is called
+SPLIT = "train"  # each file is read as one split, which needs a name
 MAX_LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands
 ROWS_PER_TABLE = 1000
 
 
-class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
-    """CSV whose fields are all text, and null where they are empty; see :func:`parse_csv`."""
+class _Csv(csv.Csv):  # type: ignore[misc]
+    """CSV whose fields are text, or null if they are empty; see :func:`parse_csv`."""
 
-    BUILDER_CONFIG_CLASS = BuilderConfig
-
-    def _info(self) -> DatasetInfo:
-        return DatasetInfo()
-
-    def _split_generators(self, _: Any) -> list[SplitGenerator]:
-        (path,) = self.config.data_files[SPLIT]
-        return [SplitGenerator(name=SPLIT, gen_kwargs={"path": path})]
-
-    def _generate_shards(self, path: str) -> Iterator[str]:
-        yield path
-
-    def _generate_tables(self, path: str) -> Iterator[tuple[Key, pyarrow.Table]]:
+    def _generate_tables(
+        self, base_files: list[str], files_iterables: Any
+    ) -> Iterator[tuple[Key, pyarrow.Table]]:
+        (path,) = base_files
         with TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="") as file:
             rows = parse_csv(file)
             names = next(rows, [])
@@ -46,10 +38,10 @@ class _Csv(ArrowBasedBuilder):  # type: ignore[misc]
 
 
 class _Json(json.Json):  # type: ignore[misc]
-    """JSON that is not too deep to be read; a column that begins with nulls may hold text."""
+    """JSON that is not nested too deeply; a column that begins with nulls may hold text."""
 
     def _split_generators(self, downloads: Any) -> list[SplitGenerator]:
-        self.config.parse_agent_traces = False  # they are no rows of texts
+        self.config.parse_agent_traces = False  # logs of agents aren't rows of texts
         (path,) = self.config.data_files[SPLIT]
         with open_binary(path) as file:
             if line := find_deeper(file, MAX_LEVELS):

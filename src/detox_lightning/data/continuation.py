@@ -1,13 +1,11 @@
 """Prompts to continue, such as RealToxicityPrompts', for PPO."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveInt
 
-from detox_lightning.data.counted_rows import CountedRows, nonempty
-from detox_lightning.data.loaders import Loaders
-from detox_lightning.data.predict_rows import PredictRows
+from detox_lightning.data.counted_rows import CountedRows, known, nonempty
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts, divide_words, word_ends
 from detox_lightning.data.sources import MissingSplit, check_column, has_only_nulls
 from detox_lightning.errors import InputError
@@ -21,15 +19,9 @@ class ContinuationDataModule(PromptDataModule):
     """Prompts that a model continues.
 
     Columns are those of RealToxicityPrompts (https://arxiv.org/abs/2009.11462) unless you name
-    others; a dot leads into nested columns. The order of training batches is a function of the seed
-    and the epoch, in which a resumed run continues. Validation, test and prediction use each of
-    their rows once, in order.
+    others; a dot leads into nested columns.
 
     Args:
-        source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
-            .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
-            A list: the rows of all of them together.
-        tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         prompt_column: Column with the prompts.
         continuation_column: Column with the continuations that people wrote, with which ROUGE
             compares. null, or a column that does not exist: there are none.
@@ -38,32 +30,22 @@ class ContinuationDataModule(PromptDataModule):
             out, and counted. null: no bound.
         prompt_share: prompt_column holds whole texts: this share of their words, rounded down, is
             the prompt, and the rest is the continuation. null: it holds prompts.
-        chat_template: Put each prompt into the tokenizer's chat template, as the user's message.
         max_prompt_tokens: Largest number of tokens of a prompt, its chat template included.
         long_prompts: Whether longer prompts are left out, or cut after the last word that fits; the
             number is logged. Those of predict_source are always cut.
-        train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. null: a share of train_split.
         validation_fraction: That share. null: no validation.
         test_split: Name of the split to test on. null: a share of train_split.
         test_fraction: That share. null: there are no test rows.
         split_seed: The share that a prompt belongs to is a function of this seed and its text, so
             that equal prompts are never in two shares, whatever else the source holds.
-        num_samples: Use at most this many training rows, the first ones. null: all.
-        num_eval_samples: Use at most this many rows to validate and to test. null: all.
-        predict_source: Prompts for predict, all of them whatever the bounds above: a .txt file (one
-            prompt per line), a .jsonl, .json, .csv or .parquet file with the prompt column, or -
-            for standard input (lines of text, or of JSON objects with that column). null: the test
-            rows.
-        batch_size: Prompts per training step, on each device.
-        eval_batch_size: Prompts per step of validation, test and prediction. null: batch_size.
-        num_workers: Processes that prepare batches. 0: the training process does it.
-        seed: Seed of the order of batches. null: --seed_everything.
+        shared: Options of :class:`PromptDataModule` and :class:`RowsDataModule`.
 
     Raises:
         InputError: If the shares leave nothing to train on.
     """
 
+    kind = "prompt"
     truncation_note = "prompts were cut to {} tokens"
 
     def __init__(
@@ -75,22 +57,14 @@ class ContinuationDataModule(PromptDataModule):
         toxicity_column: str = "prompt.toxicity",
         min_toxicity: ClosedUnitInterval | None = None,
         prompt_share: OpenUnitInterval | None = None,
-        chat_template: bool = False,
         max_prompt_tokens: PositiveInt = 64,
         long_prompts: Literal["leave_out", "cut"] = "leave_out",
-        train_split: str = "train",
         validation_split: str | None = None,
         validation_fraction: OpenUnitInterval | None = 0.1,
         test_split: str | None = None,
         test_fraction: OpenUnitInterval | None = 0.1,
         split_seed: int = 42,
-        num_samples: PositiveInt | None = None,
-        num_eval_samples: PositiveInt | None = None,
-        predict_source: str | None = None,
-        batch_size: PositiveInt = 16,
-        eval_batch_size: PositiveInt | None = None,
-        num_workers: NonNegativeInt = 0,
-        seed: int | None = None,
+        **shared: Any,
     ) -> None:
         test_end = 0.0 if test_split else test_fraction or 0.0
         validation = 0.0 if validation_split else validation_fraction or 0.0
@@ -99,40 +73,30 @@ class ContinuationDataModule(PromptDataModule):
                 f"--data.test_fraction={test_end}, --data.validation_fraction={validation}: these "
                 "shares leave nothing to train on; lower them"
             )
-        columns = (prompt_column, *([continuation_column] if continuation_column else []))
         super().__init__(
-            source,
-            (train_split, validation_split, test_split),
-            (num_samples, num_eval_samples),
-            tokenizer,
-            Loaders(batch_size, eval_batch_size, num_workers, seed),
-            None if predict_source is None else PredictRows(predict_source, columns, "prompt"),
+            source, tokenizer, validation_split=validation_split, test_split=test_split, **shared
         )
-        self.save_hyperparameters(logger=False)
         self.prompt, self.continuation = prompt_column, continuation_column
+        self.columns = (prompt_column, *([continuation_column] if continuation_column else []))
         self.toxicity, self.min_toxicity = toxicity_column, min_toxicity
         self.prompt_share, self.cuts_long = prompt_share, long_prompts == "cut"
-        self.chat_template, self.max_prompt_tokens = chat_template, max_prompt_tokens
+        self.max_prompt_tokens, self.split_seed = max_prompt_tokens, split_seed
         self.settings = ("continuation", prompt_column, continuation_column, prompt_share)
-        self.split_seed = split_seed
         bounds = {"test": (0.0, test_end), "validation": (test_end, train_start)}
         if train_start:
             bounds["train"] = (train_start, 1.0)
         # where the shares of the training rows begin and end
         self.shares = {split: (low, high) for split, (low, high) in bounds.items() if low < high}
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether there are validation rows."""
-        return bool(self.splits["validation"]) or "validation" in self.shares
-
     def _choose(self, split: str) -> CountedRows:
-        if not self.splits[split] and split not in self.shares:
+        if split in self.shares:
+            return self._read("train")
+        if self.splits.get(split, split) is None:
             raise MissingSplit(
                 f"--data.{split}_split=null, --data.{split}_fraction=null: there are no such rows; "
                 "name a split or give a share"
             )
-        return self._read(split if self.splits[split] else "train")
+        return self._read(split)
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
         check_column(rows, self.prompt, "text", "--data.prompt_column", source)
@@ -154,7 +118,7 @@ class ContinuationDataModule(PromptDataModule):
         rows = self._with_text(rows, "prompt", self.prompt, where)
         if self.min_toxicity is None:
             return rows
-        rows = rows.filter("with a known toxicity", _is_known, self.toxicity)
+        rows = rows.filter("with a known toxicity", known, self.toxicity)
         phrase = f"with a toxicity of at least {self.min_toxicity}"
         test = partial(_reaches, least=float(self.min_toxicity))
         return rows.filter(phrase, test, self.toxicity, log_always=True)
@@ -197,10 +161,6 @@ class ContinuationDataModule(PromptDataModule):
             f"--data.max_prompt_tokens={self.max_prompt_tokens}: a single character has "
             f"{self._tokens(text[:1])}, with what the tokenizer and its chat template add; raise it"
         )
-
-
-def _is_known(numbers: list[float | None]) -> list[bool]:
-    return [number is not None and number == number for number in numbers]  # NaN is unknown, too
 
 
 def _reaches(numbers: list[float], least: float) -> list[bool]:

@@ -1,6 +1,5 @@
 """Rows on their way from a source to a stage, with a log of how many each step left."""
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,26 +50,6 @@ class CountedRows(NamedTuple):
             return self
         return self.then("taken", self.rows.select(range(number)))
 
-    def split_off(
-        self, fraction: float, shuffle: bool, seed: int, flag: str
-    ) -> tuple["CountedRows", "CountedRows"]:
-        """Splits a share off, as ``Dataset.train_test_split`` does.
-
-        Returns:
-            The rows that remain, and those split off: the last ones, or drawn with ``seed``.
-
-        Raises:
-            InputError: If no row would remain; names the ``flag`` that gave the share.
-        """
-        total = len(self.rows)
-        if math.ceil(total * fraction) >= total:
-            raise InputError(
-                f"{flag}={fraction}: no row would be left to train on ({self}); give more rows or "
-                "a smaller share"
-            )
-        both = self.rows.train_test_split(test_size=fraction, shuffle=shuffle, seed=seed)
-        return self.then("after the split", both["train"]), self.then("cut off", both["test"])
-
     def __str__(self) -> str:
         """All counts in one line."""
         return ", ".join(self.history)
@@ -79,3 +58,8 @@ class CountedRows(NamedTuple):
 def nonempty(texts: list[str | None]) -> list[bool]:
     """Returns for each text whether it holds more than white space."""
     return [bool(text and text.strip()) for text in texts]
+
+
+def known(values: list[float | None]) -> list[bool]:
+    """Returns for each value whether it is there; NaN counts as missing."""
+    return [value is not None and value == value for value in values]

@@ -2,15 +2,12 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from detox_lightning.data.base_module import HeldOut
 from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import count_blank
-from detox_lightning.data.loaders import Loaders
-from detox_lightning.data.predict_rows import PredictRows
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
 from detox_lightning.data.sources import check_column, has_only_nulls
 from detox_lightning.errors import InputError
@@ -27,25 +24,17 @@ UNCOMPARED = "without a reference, which ROUGE leaves out"
 class DialogueDataModule(PromptDataModule):
     """Dialogues in a prompt template, with the summaries that people wrote.
 
-    The order of training batches is a function of the seed and the epoch, in which a resumed run
-    continues. Validation, test and prediction use each of their rows once, in order.
-
     Args:
-        source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
-            .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
-        tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         dialogue_column: Column with the dialogues.
         summary_column: Column with the summaries to learn from; PPO also takes rows without one.
         reference_column: Column with the summaries that ROUGE compares with. null: summary_column.
         template: Prompt around each dialogue; must contain {dialogue} once.
-        chat_template: Put each prompt into the tokenizer's chat template, as the user's message.
         min_chars: Keep dialogues with more than this many characters. null: no bound.
         max_chars: Keep dialogues with at most this many characters. null: no bound.
         max_prompt_tokens: Largest number of tokens of a prompt. The dialogue of a longer prompt is
             cut at its end, so that the template stays whole; the number of cuts is logged.
         max_target_tokens: Largest number of tokens of a summary, end of sequence included; longer
             ones are cut.
-        train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. If the source has no such split, the
             test rows are used if test_fraction is given. null: no validation.
         test_split: Name of the split to test on.
@@ -53,21 +42,13 @@ class DialogueDataModule(PromptDataModule):
             test rows. null: test_split is used.
         shuffle_split: Draw that share at random with split_seed, instead of taking the last rows.
         split_seed: Seed of that draw.
-        num_samples: Use at most this many training rows, the first ones. null: all.
-        num_eval_samples: Use at most this many rows to validate and to test. null: all.
-        predict_source: Dialogues for predict, all of them whatever the bounds above: a .txt file
-            (one dialogue per line), a .jsonl, .json, .csv or .parquet file with the dialogue
-            column, or - for standard input (lines of text, or of JSON objects with that column).
-            Summaries and references may be missing. null: the test rows.
-        batch_size: Prompts per training step, on each device.
-        eval_batch_size: Prompts per step of validation, test and prediction. null: batch_size.
-        num_workers: Processes that prepare batches. 0: the training process does it.
-        seed: Seed of the order of batches. null: --seed_everything.
+        shared: Options of :class:`PromptDataModule` and :class:`RowsDataModule`.
 
     Raises:
         InputError: If the template or the character bounds make no sense.
     """
 
+    kind = "dialogue"
     truncation_note = "dialogues were cut to prompts of {} tokens"
     remedies: ClassVar[dict[str, str]] = {
         "validation": "; --data.validation_split=null does without",
@@ -82,24 +63,16 @@ class DialogueDataModule(PromptDataModule):
         summary_column: str = "summary",
         reference_column: str | None = None,
         template: str = TEMPLATE,
-        chat_template: bool = False,
         min_chars: NonNegativeInt | None = 200,
         max_chars: PositiveInt | None = 1000,
         max_prompt_tokens: PositiveInt = 512,
         max_target_tokens: PositiveInt = 128,
-        train_split: str = "train",
         validation_split: str | None = "validation",
         test_split: str | None = "test",
         test_fraction: OpenUnitInterval | None = None,
         shuffle_split: bool = False,
         split_seed: NonNegativeInt = 42,
-        num_samples: PositiveInt | None = None,
-        num_eval_samples: PositiveInt | None = None,
-        predict_source: str | None = None,
-        batch_size: PositiveInt = 16,
-        eval_batch_size: PositiveInt | None = None,
-        num_workers: NonNegativeInt = 0,
-        seed: int | None = None,
+        **shared: Any,
     ) -> None:
         if template.count(FIELD) != 1:
             raise InputError(f"--data.template={template!r}: it must contain {FIELD} once")
@@ -108,22 +81,16 @@ class DialogueDataModule(PromptDataModule):
                 f"--data.min_chars={min_chars}, --data.max_chars={max_chars}: no dialogue is "
                 "longer than the first and no longer than the second; raise max_chars"
             )
-        columns = dialogue_column, summary_column, reference_column or summary_column
         super().__init__(
-            source,
-            (train_split, validation_split, test_split),
-            (num_samples, num_eval_samples),
-            tokenizer,
-            Loaders(batch_size, eval_batch_size, num_workers, seed),
-            None if predict_source is None else PredictRows(predict_source, columns, "dialogue"),
+            source, tokenizer, validation_split=validation_split, test_split=test_split, **shared
         )
-        self.save_hyperparameters(logger=False)
-        self.columns, self.min_chars, self.max_chars = columns, min_chars, max_chars
-        self.template, self.chat_template = template, chat_template
+        self.columns = dialogue_column, summary_column, reference_column or summary_column
+        self.template, self.min_chars, self.max_chars = template, min_chars, max_chars
         self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
-        self.settings = ("dialogue", columns, template, max_target_tokens)
+        self.settings = ("dialogue", self.columns, template, max_target_tokens)
         if test_fraction:
-            self.held_out = HeldOut("test", test_fraction, shuffle_split, split_seed)
+            drawn = {"test_size": test_fraction, "shuffle": shuffle_split, "seed": split_seed}
+            self.shares = {"test": drawn}
             self.fallback = ("validation", "test")
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":

@@ -1,4 +1,4 @@
-"""Turns texts into token ids, kept in the cache of ``datasets``, and ids into padded batches."""
+"""Turns texts into token ids, in the cache of ``datasets``, and ids into padded batches."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ FORMAT = 2  # part of every cache key: raise it when the encoded columns change
 
 
 class Encoding:
-    """A tokenizer, that of the stage's model if ``name`` is None, used as the model wants it.
+    """A tokenizer, used as the stage's model expects; the model's own if ``name`` is None.
 
     Raises:
         InputError: If there is no such tokenizer, it has neither a padding token nor EOS, or it has
@@ -48,7 +48,7 @@ class Encoding:
                 )
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
-        # read before use: truncation leaves its traces in the tokenizer
+        # read before first use, as truncation changes the tokenizer
         self._content = _content(self.tokenizer)
 
     @property
@@ -91,7 +91,7 @@ class Encoding:
         return [row[:-1] if row and row[-1] == eos else row for row in ids]
 
     def answer_ids(self, texts: list[str], limit: int) -> list[list[int]]:
-        """Returns token ids of answers, cut to ``limit`` tokens of which the last is EOS."""
+        """Returns token ids of answers, cut to ``limit`` tokens; the last one is EOS."""
         ids = self.ids(texts, add_special_tokens=self._adds_special_tokens)
         bodies = (row[:-1] if row[-1:] == [self.eos_id] else row for row in ids)
         return [[*body[: limit - 1], self.eos_id] for body in bodies]
@@ -99,13 +99,13 @@ class Encoding:
     def encode(
         self, rows: "Dataset", function: Callable[..., dict[str, list[Any]]], *settings: Any
     ) -> "Dataset":
-        """Encodes rows or finds them in the cache; either way they stay on the disk.
+        """Encodes rows, or finds them in the cache; they stay on the disk.
 
         Args:
             rows: Rows to encode.
             function: Gets a batch of columns and the rows' numbers, and returns new columns.
-            settings: All that the result depends on besides ``rows`` and this encoding. The key of
-                ``datasets`` would not do, as a tokenizer's hash changes with its use.
+            settings: All that the result depends on besides ``rows`` and this encoding. They are
+                the cache key: a key made by ``datasets`` would change when a tokenizer is used.
         """
         from datasets.fingerprint import Hasher
 
@@ -122,7 +122,7 @@ class Encoding:
 
 
 def count_cut(encoded: "Dataset") -> int:
-    """Counts the encoded rows that were cut, on the disk: no column is read into Python."""
+    """Counts the encoded rows that were cut, without reading a column into Python."""
     import pyarrow.compute
 
     return int(pyarrow.compute.sum(encoded.data.column("cut")).as_py() or 0)
@@ -148,7 +148,7 @@ def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[Tensor
 
 
 def _content(tokenizer: Any) -> str:
-    """Returns what tells two tokenizers apart: their content, as a folder can be rebuilt."""
+    """Returns a tokenizer's content; its name doesn't identify it, as a folder can change."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else _files(tokenizer)
     special, side = tokenizer.special_tokens_map, tokenizer.truncation_side
@@ -156,7 +156,7 @@ def _content(tokenizer: Any) -> str:
 
 
 def _files(tokenizer: Any) -> list[tuple[str, bytes]]:
-    """Returns the files that a tokenizer saves, for one whose vocabulary does not tell all."""
+    """Returns the files that a tokenizer saves, for one that is written in Python."""
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return [(file.name, file.read_bytes()) for file in sorted(Path(folder).iterdir())]

@@ -9,10 +9,9 @@ from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.batches import LabeledBatch
-from detox_lightning.data.base_module import HeldOut, RowsDataModule
-from detox_lightning.data.counted_rows import CountedRows
+from detox_lightning.data.base_module import RowsDataModule
+from detox_lightning.data.counted_rows import CountedRows, known, nonempty
 from detox_lightning.data.encoding import pad
-from detox_lightning.data.loaders import Loaders
 from detox_lightning.data.sources import check_column
 from detox_lightning.errors import InputError
 
@@ -27,32 +26,19 @@ YAML_WORDS = {True: "true, yes or on", False: "false, no or off", None: "null"}
 class LabeledTextDataModule(RowsDataModule):
     """Labelled texts.
 
-    The order of training batches is a function of the seed and the epoch, in which a resumed run
-    continues. Validation, test and prediction (on the test rows) use each row once, in order.
-
     Args:
-        source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
-            .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
-            A list: the rows of all of them together.
-        tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         text_column: Column with the texts.
         label_column: Column with the labels: names, or whole numbers, which label_map must name.
-        labels: Class names; if the model has names, too, they must be the same. null: the model's.
-        label_map: Class names of other labels in the data, such as {offensive: nothate} or
+        labels: Class names; they must equal the model's, if it names some. null: the model's.
+        label_map: Class names for other labels of the data, such as {offensive: nothate} or
             {0: hate}.
         max_tokens: Largest number of tokens of a text; longer texts are cut, and the number of cuts
             is logged.
-        train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. null: a share of train_split.
         validation_fraction: That share, drawn at random with split_seed. null: no validation.
         test_split: Name of the split to test on. null, or a source without it: validation rows.
         split_seed: Seed of that draw.
-        num_samples: Use at most this many training rows, the first ones. null: all.
-        num_eval_samples: Use at most this many rows to validate and to test. null: all.
-        batch_size: Texts per training step, on each device.
-        eval_batch_size: Texts per step of validation, test and prediction. null: batch_size.
-        num_workers: Processes that prepare batches. 0: the training process does it.
-        seed: Seed of the order of batches. null: --seed_everything.
+        shared: Options of :class:`RowsDataModule`.
 
     Raises:
         InputError: If ``labels`` has duplicates or fewer than two names, or ``label_map`` maps to
@@ -72,31 +58,20 @@ class LabeledTextDataModule(RowsDataModule):
         labels: Sequence[str] | None = None,
         label_map: dict[str, str] | None = None,
         max_tokens: PositiveInt = 128,
-        train_split: str = "train",
         validation_split: str | None = None,
         validation_fraction: OpenUnitInterval | None = 0.1,
         test_split: str | None = "test",
         split_seed: NonNegativeInt = 42,
-        num_samples: PositiveInt | None = None,
-        num_eval_samples: PositiveInt | None = None,
-        batch_size: PositiveInt = 16,
-        eval_batch_size: PositiveInt | None = None,
-        num_workers: NonNegativeInt = 0,
-        seed: int | None = None,
+        **shared: Any,
     ) -> None:
         super().__init__(
-            source,
-            (train_split, validation_split, test_split),
-            (num_samples, num_eval_samples),
-            tokenizer,
-            Loaders(batch_size, eval_batch_size, num_workers, seed),
+            source, tokenizer, validation_split=validation_split, test_split=test_split, **shared
         )
-        self.save_hyperparameters(logger=False)
         self.text_column, self.label_column = text_column, label_column
         self.labels, self.renamed = labels, _names_by_label(label_map or {})
         self.max_prompt_tokens = max_tokens
         if validation_fraction and not validation_split:
-            self.held_out = HeldOut("validation", validation_fraction, True, split_seed)
+            self.shares = {"validation": {"test_size": validation_fraction, "seed": split_seed}}
         if labels is not None:
             self._classes()
 
@@ -145,7 +120,7 @@ class LabeledTextDataModule(RowsDataModule):
         )
 
     def _indices(self, found: dict[Any, Any], source: str) -> dict[Any, int | None]:
-        """Turns the names of labels into class indices; None, a missing label, stays None."""
+        """Returns the class index of each label, by its name; None for a missing label."""
         names, flag = self._classes()
         labels = {str(name) for name in found.values() if name is not None}
         known = {name: name for name in names} | self.renamed
@@ -161,14 +136,28 @@ class LabeledTextDataModule(RowsDataModule):
         }
 
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
-        complete = rows.rows.filter(_is_complete, input_columns=["text", "label"], batched=True)
-        if len(complete) < len(rows.rows):
-            rows = rows.then("with text and label", complete)
+        rows = rows.filter("with a text", nonempty, "text").filter("with a label", known, "label")
         return rows.require_rows(where, "; give other data")
 
     def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        self._check_labels(split, rows)
         encoded = self.encoding.encode(rows.rows, self._tokenize, "labeled", self.max_prompt_tokens)
         return rows._replace(rows=encoded)
+
+    def _check_labels(self, split: str, rows: CountedRows) -> None:
+        """Raises InputError if training rows lack a label; warns if other rows do."""
+        names, flag = self._classes()
+        found = set(rows.rows.unique("label"))
+        missing = _listed([name for i, name in enumerate(names) if i not in found])
+        if missing and split == "train":
+            raise InputError(
+                f"{', '.join(self.sources)}: none of {len(rows.rows)} training rows has the label "
+                f"{missing} of {flag}; give rows of every label, or leave it out"
+            )
+        if missing:
+            rank_zero_warn(
+                f"{split}: no row has the label {missing}: F1 and AUROC say nothing about it"
+            )
 
     def _tokenize(self, batch: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
         limit = self.max_prompt_tokens
@@ -177,20 +166,6 @@ class LabeledTextDataModule(RowsDataModule):
             "label": batch["label"],
             "cut": [len(ids) > limit for ids in self.encoding.ids(batch["text"])],
         }
-
-    def _check(self, split: str, encoded: "Dataset") -> None:
-        names, flag = self._classes()
-        found = set(encoded.unique("label"))
-        missing = _listed([name for i, name in enumerate(names) if i not in found])
-        if missing and split == "train":
-            raise InputError(
-                f"{', '.join(self.sources)}: none of {len(encoded)} training rows has the label "
-                f"{missing} of {flag}; give rows of every label, or leave it out"
-            )
-        if missing:
-            rank_zero_warn(
-                f"{split}: no row has the label {missing}: F1 and AUROC say nothing about it"
-            )
 
     def _collator(self) -> Callable[[list[dict[str, Any]]], LabeledBatch]:
         return partial(_collate, pad_id=self.encoding.pad_id)
@@ -202,18 +177,13 @@ def _index(
     return {"text": batch[text], "label": [indices[value] for value in batch[label]]}
 
 
-def _is_complete(texts: list[str | None], labels: list[int | None]) -> list[bool]:
-    pairs = zip(texts, labels, strict=True)
-    return [bool(text and text.strip()) and label is not None for text, label in pairs]
-
-
 def _collate(rows: list[dict[str, Any]], pad_id: int) -> LabeledBatch:
     labels = torch.tensor([row["label"] for row in rows])
     return LabeledBatch(*pad([row["input_ids"] for row in rows], pad_id), labels)
 
 
 def _names_by_label(label_map: dict[Any, str]) -> dict[str, str]:
-    """Makes text of labels that YAML read as numbers; InputError if it read ``no`` or ``null``."""
+    """Turns numbers that YAML read into text; raises InputError for ``no`` and ``null``."""
     for label, name in label_map.items():
         if label is None or isinstance(label, bool):
             words = YAML_WORDS[label]

@@ -1,7 +1,9 @@
-"""Loaders of batches, the order of their rows, and where a resumed run continues."""
+"""Loaders of batches, the order of their rows, and the position at which a run resumes."""
 
 import atexit
 import math
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from detox_lightning.data.loader_workers import end_workers, ignore_signals
-from detox_lightning.errors import InputError
+from detox_lightning.errors import STOP_SIGNALS, InputError
 from detox_lightning.seeding import derive_seed, global_seed
 
 if TYPE_CHECKING:
@@ -22,24 +23,26 @@ if TYPE_CHECKING:
 Collate = Callable[[list[Any]], Any]
 
 
-class EpochSampler(DistributedSampler[int]):  # as Lightning replaces any other kind of sampler
+class EpochSampler(DistributedSampler[int]):  # Lightning would replace any other kind of sampler
     """Shuffles ``rows`` rows in an order that is a function of (seed, epoch) and can be resumed.
 
     Each rank gets every ``num_replicas``-th row of one common order; the shares are disjoint and
-    of equal size, so up to ``num_replicas - 1`` rows are left out of an epoch.
+    of equal size, so up to ``num_replicas - 1`` rows are left out of an epoch. Ranks take turns, so
+    all of them together have used the first ``used_rows`` rows of ``epoch``, however many ranks
+    there were; the other epochs, and ``len``, are whole.
     """
 
-    def __init__(self, rows: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        rows: int,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        epoch: int = 0,
+        used_rows: int = 0,
+    ) -> None:
         super().__init__(range(rows), num_replicas, rank, seed=seed, drop_last=True)  # type: ignore[arg-type]
-        self._resumed_epoch, self._used_rows = 0, 0
-
-    def resume(self, epoch: int, used_rows: int) -> None:
-        """Continues within an epoch; other epochs and ``len`` stay whole.
-
-        Ranks take turns, so that the rows used by all of them are the order's first ones, whatever
-        the number of ranks was.
-        """
-        # loaders with workers draw rows before Lightning calls `set_epoch`
+        # with workers, loaders draw rows before Lightning calls `set_epoch`
         self.epoch = self._resumed_epoch = epoch
         self._used_rows = used_rows
 
@@ -53,17 +56,16 @@ class EpochSampler(DistributedSampler[int]):  # as Lightning replaces any other 
 
 
 class _TrainLoader(DataLoader[Any]):
-    """A loader with hooks for state, without which Lightning warns of an inexact resume.
+    """Has hooks for state, without which Lightning warns of an inexact resume.
 
     They do nothing, as the data module's state has the position.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing: the data module's state has the position."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Ignores the state, which is empty."""
+        pass
 
 
 @dataclass
@@ -84,8 +86,8 @@ class Loaders:
     epoch: int = 0
     batches: int = 0  # done in that epoch
     rows: int = 0  # used of that epoch, by all ranks together
-    batch_size_changed: bool = False  # so that `batches` is not the checkpoint's number
-    train_rows: int | None = None  # once it is known
+    batch_size_changed: bool = False  # if True, `batches` is not the checkpoint's number
+    train_rows: int | None = None  # None until the training rows are read
 
     def train(
         self, rows: "Dataset", collate: Collate, trainer: "Trainer | None"
@@ -96,8 +98,7 @@ class Loaders:
             InputError: If a rank has fewer rows than one batch.
         """
         self.check(len(rows), trainer)
-        sampler = EpochSampler(len(rows), self._seed(), *_ranks(trainer))
-        sampler.resume(self.epoch, self.rows)
+        sampler = EpochSampler(len(rows), self._seed(), *_ranks(trainer), self.epoch, self.rows)
         options = self._options(collate, self.batch_size)
         return _TrainLoader(rows, sampler=sampler, drop_last=True, **options)
 
@@ -124,14 +125,14 @@ class Loaders:
 
     def _options(self, collate: Collate, batch_size: int) -> dict[str, Any]:
         if self.num_workers:
-            atexit.unregister(end_workers)
-            atexit.register(end_workers)
+            atexit.unregister(_end_workers)
+            atexit.register(_end_workers)
         return {
-            "batch_size": batch_size,  # by name, as Lightning makes loaders anew
+            "batch_size": batch_size,  # by name, as Lightning rebuilds loaders
             "collate_fn": collate,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
-            "worker_init_fn": ignore_signals,
+            "worker_init_fn": _ignore_signals,
         }
 
     def check(self, rows: int, trainer: "Trainer | None") -> None:
@@ -172,19 +173,21 @@ class Loaders:
         if trainer is not None and trainer.state.fn != "fit":
             return
         if not all(isinstance(state[name], int) for name in ("epoch", "batches")):
-            raise InputError("the checkpoint's place in the data is none: give another checkpoint")
+            raise InputError(
+                "the checkpoint holds no position in the data; give another checkpoint"
+            )
         now = self._conditions(trainer)
         then = {name: state.get(name, value) for name, value in now.items()}
         self.epoch = state["epoch"]
         self.rows = state["batches"] * then["batch_size"] * then["processes"]
-        # the rest of a batch that was done in part is left out, so that no row comes twice
+        # a batch that was used in part is left out, so that no row comes twice
         self.batches = math.ceil(self.rows / (now["batch_size"] * now["processes"]))
         self.batch_size_changed = self.batches != state["batches"]
         size = state.get("size", self.train_rows)
         if self.train_rows is not None and size != self.train_rows:
             rank_zero_warn(
                 f"the checkpoint's run had {size} training rows, this one has {self.train_rows}: "
-                "they come in another order, so that some of them come twice in this epoch"
+                "their order differs, so that some of them come twice in this epoch"
             )
         if now != then:
             changes = [f"{k} {then[k]} is now {v}" for k, v in now.items() if then[k] != v]
@@ -196,7 +199,7 @@ class Loaders:
             )
 
     def reset(self) -> None:
-        """Returns to the first epoch, for another ``fit`` with the same data module."""
+        """Returns to the first epoch, so that another ``fit`` begins there."""
         self.epoch = self.batches = self.rows = 0
         self.batch_size_changed = False
 
@@ -212,3 +215,16 @@ class Loaders:
 def _ranks(trainer: "Trainer | None") -> tuple[int, int]:
     """Returns the number of ranks, and which one this is."""
     return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Keeps a worker alive when the run is asked to end: the rollout still needs its batches."""
+    for signum in (*STOP_SIGNALS, signal.SIGINT):  # a terminal sends Ctrl-C to workers, too
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """Kills the workers when the program exits, as they ignore the SIGTERM that it waits for."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -1,20 +1,17 @@
-"""Where the rows of a data set lie, and why nothing can be read there or cached."""
+"""Finds the files of a data set, and words the errors of reading and caching them."""
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from detox_lightning.demo import locate
-from detox_lightning.errors import InputError, causes, explain
+from detox_lightning.errors import InputError, causes
 
 READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
-_NAME = re.compile(
-    r"(.*)[.](?:(?P<json>jsonl?)|(?P<csv>csv)|(?P<parquet>parquet(?![.]gz)))(?:[.]gz)?", re.DOTALL
-)
+KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _IRREGULAR = {
     stat.S_ISDIR: "a folder; give the file in it",
     stat.S_ISFIFO: "a pipe, which can be read only once; write it to a file and give that",
@@ -33,27 +30,27 @@ def find(source: str) -> Path | None:
         InputError: If it can only be a path, and nothing is there.
     """
     path = expand(locate(source))
-    if "\0" in source:
-        raise InputError(f"{source!r}: no path holds a null character; check it")
-    with _reading(source):
-        if path.exists():
-            return path
-        if path.is_symlink():
-            raise InputError(f"{source}: {irregular(path)}")
+    if path.exists():
+        return path
+    if path.is_symlink():
+        raise InputError(f"{source}: {irregular(path)}")
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or parse(path):
         raise InputError(f"{source}: there is no such file or folder; check the path")
     return None
 
 
 def expand(name: str) -> Path:
-    """Returns the path of a name, in which ``~`` is the home folder, but ``./~`` is not."""
-    return Path(os.path.expanduser(name))  # `Path` would take the dot away first
+    """Returns the path of a name; ``~`` is the home folder, but ``./~`` is not."""
+    return Path(os.path.expanduser(name))  # `Path` would drop the dot first
 
 
 def parse(path: Path) -> tuple[str, str] | None:
     """Returns a file's name without suffix, and ``json``, ``csv`` or ``parquet``; else None."""
-    found = _NAME.fullmatch(path.name)
-    return (found[1], str(found.lastgroup)) if found else None
+    plain = Path(path.name.removesuffix(".gz"))
+    kind = KINDS.get(plain.suffix)
+    if kind is None or (kind == "parquet" and path.suffix == ".gz"):
+        return None
+    return plain.stem, kind
 
 
 def files_of(path: Path) -> dict[str, Path]:
@@ -67,10 +64,11 @@ def files_of(path: Path) -> dict[str, Path]:
             problem = irregular(path) or f"unknown kind of file; readable are {READABLE}"
             raise InputError(f"{path}: {problem}")
         return {"train": path}
-    with _reading(path):
-        found = [(file, parsed[0]) for file in sorted(path.iterdir()) if (parsed := parse(file))]
     files: dict[str, Path] = {}
-    for file, split in found:
+    for file in sorted(path.iterdir()):
+        if (parsed := parse(file)) is None:
+            continue
+        split, _ = parsed
         if (other := files.setdefault(split, file)) != file:
             raise InputError(
                 f"{path}: {other.name} and {file.name} are both the split {split!r}; remove one of "
@@ -85,56 +83,40 @@ def files_of(path: Path) -> dict[str, Path]:
 
 
 def irregular(path: Path) -> str | None:
-    """Returns what a path is instead of a file, with the remedy; None if it is one, or nothing."""
+    """Returns what is at a path instead of a file, with the remedy; None for a file or nothing."""
     try:
         mode = path.stat().st_mode
     except OSError:
         if not path.is_symlink():
             return None
-        return f"this is a link to {os.readlink(path)}, which leads to no file; mend the link"
+        return f"this is a link to {os.readlink(path)}, which leads to no file; correct the link"
     return next((f"this is {what}" for is_it, what in _IRREGULAR.items() if is_it(mode)), None)
 
 
 @contextmanager
-def _reading(source: str | Path) -> Iterator[None]:
-    """Raises InputError if the system refuses to read the user's file or folder ``source``."""
-    try:
-        yield
-    except OSError as error:
-        if reason := explain(error, source):
-            raise InputError(reason) from error
-        raise
-
-
-@contextmanager
 def caching() -> Iterator[None]:
-    """Raises InputError if the system refuses to write the cache of ``datasets``."""
+    """Raises InputError if an error comes from writing the cache of ``datasets``."""
     try:
         yield
-    except OSError as error:
-        if trouble := cache_trouble(error):
-            raise trouble from error
+    except Exception as error:
+        for cause in causes(error):
+            if isinstance(cause, OSError) and _is_of_cache(cause):
+                raise InputError(
+                    f"the cache of datasets, {_cache()}, can't be written ({cause.strerror}); make "
+                    "room or name another folder in the environment variable HF_DATASETS_CACHE"
+                ) from error
         raise
 
 
-def cache_trouble(error: BaseException) -> InputError | None:
-    """Returns what to raise if an error comes from writing the cache of ``datasets``; else None."""
+def _cache() -> Path:
     from datasets import config
 
-    cache = Path(config.HF_DATASETS_CACHE).expanduser().resolve()
-    for cause in causes(error):
-        if not isinstance(cause, OSError):
-            continue
-        code, file = errno.errorcode.get(cause.errno or 0), cause.filename
-        if file is None or isinstance(file, int):
-            is_of_cache = code in _FULL
-        else:
-            place = Path(os.fsdecode(file)).resolve()
-            is_of_cache = code in _UNWRITABLE and place.is_relative_to(cache)
-        if is_of_cache:
-            return InputError(
-                f"the cache of datasets, {config.HF_DATASETS_CACHE}, can't be written "
-                f"({cause.strerror}); make room or name another folder in the environment "
-                "variable HF_DATASETS_CACHE"
-            )
-    return None
+    return Path(config.HF_DATASETS_CACHE)
+
+
+def _is_of_cache(error: OSError) -> bool:
+    code, file = errno.errorcode.get(error.errno or 0), error.filename
+    if file is None or isinstance(file, int):
+        return code in _FULL
+    place = Path(os.fsdecode(file)).resolve()
+    return code in _UNWRITABLE and place.is_relative_to(_cache().expanduser().resolve())

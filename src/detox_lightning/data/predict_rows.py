@@ -1,4 +1,4 @@
-"""The rows that ``predict`` runs on if not the test rows: a file of any kind, or standard input."""
+"""The rows that ``predict`` reads from a file of any kind or from standard input."""
 
 import sys
 import zlib
@@ -21,12 +21,12 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True)
 class PredictRows:
-    """Rows that a user wants predictions for: all of them, in their order.
+    """Rows that a user wants predictions for; all of them are read, in their order.
 
     Args:
         source: A .txt file (one text per line), a .jsonl, .json, .csv or .parquet file, or ``-``
             for standard input: lines of text, or of JSON objects if the first begins with ``{``.
-        columns: Column with the texts, and other columns that may be missing.
+        columns: The column with the texts, then other columns, which may be missing.
         kind: What a text is called, in messages and in the flag of its column.
     """
 
@@ -35,7 +35,7 @@ class PredictRows:
     kind: str
 
     def read(self, ranks: int = 1) -> "Dataset":
-        """Reads the columns of all rows into memory, empty where the source has no text.
+        """Reads the columns of all rows into memory; a value that isn't text becomes "".
 
         Raises:
             InputError: If the source can't be read, or not by several ranks, or a row has no text.
@@ -47,7 +47,7 @@ class PredictRows:
             for number, row in enumerate(rows, 1):
                 if not _text(row[self.columns[0]]).strip():
                     raise Malformed(
-                        f"{unit} {number} has no text to answer; fill it in or take it out"
+                        f"{unit} {number} has no text to answer; fill it in or remove it"
                     )
         except Malformed as error:
             raise InputError(f"{FLAG}={self.source}: {error}") from error
@@ -56,7 +56,7 @@ class PredictRows:
         )
 
     def _rows(self, ranks: int) -> tuple[str, list[dict[str, Any]]]:
-        """Returns what a row is called in this source, and the rows."""
+        """Returns what messages call a row of this source, and the rows."""
         if self.source == STANDARD_INPUT:
             if ranks > 1:
                 raise Malformed(
@@ -78,7 +78,7 @@ class PredictRows:
                 with open_binary(path) as file:
                     return "line", list(self._parse(file.read(), suffix == ".jsonl"))
             except (OSError, EOFError, zlib.error) as error:
-                raise Malformed(f"can't be read ({error}); mend or replace the file") from error
+                raise Malformed(f"can't be read ({error}); repair or replace the file") from error
         if parse(path) is None:
             raise Malformed(f"unknown kind of file; readable are .txt, {READABLE}")
         rows = load_rows(str(path), "train", FLAG)
@@ -87,13 +87,13 @@ class PredictRows:
         return "row", rows.select_columns(columns).to_list()
 
     def _parse(self, content: bytes, as_json: bool | None) -> Iterator[dict[str, Any]]:
-        """Makes a row of each line; None: the first line tells whether they are JSON."""
+        """Yields a row for each line; if ``as_json`` is None, the first line decides."""
         # not splitlines: it also splits at characters that texts may have
         lines = [line.removesuffix("\r") for line in decode(content, "text").split("\n")]
         while lines and not lines[-1].strip():
             lines.pop()
         if not lines:
-            raise Malformed(f"it holds nothing to answer; give one {self.kind} a line")
+            raise Malformed(f"there is nothing to answer; give one {self.kind} per line")
         column = self.columns[0]
         if not (lines[0].lstrip().startswith("{") if as_json is None else as_json):
             yield from ({column: line} for line in lines)

@@ -1,11 +1,11 @@
-"""What the data modules of prompts share: tokenizing within a limit, and batches of prompts."""
+"""What the data modules of prompts share: tokenizing within a limit, batches, prediction."""
 
 import re
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,6 +13,7 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.data.base_module import RowsDataModule
 from detox_lightning.data.counted_rows import CountedRows, nonempty
 from detox_lightning.data.encoding import pad
+from detox_lightning.data.predict_rows import PredictRows
 from detox_lightning.errors import InputError
 
 Batch = dict[str, list[Any]]  # rows, by column
@@ -20,11 +21,34 @@ Texts = tuple[list[str], list[str], list[list[int]]]  # for prompts, references,
 
 
 class PromptDataModule(RowsDataModule):
-    """Batches of prompts."""
+    """Batches of prompts.
 
-    chat_template: bool  # whether prompts are put into the tokenizer's chat template
+    Args:
+        chat_template: Put each prompt into the tokenizer's chat template, as the user's message.
+        predict_source: Texts to answer in predict, all of them whatever the other options are: a
+            .txt file (one text per line), a .jsonl, .json, .csv or .parquet file with the same
+            column of texts as source, or - for standard input (lines of text, or of JSON objects
+            with that column). Other columns may be missing. null: the test rows.
+        shared: Options of :class:`RowsDataModule`.
+    """
+
+    columns: tuple[str, ...]  # the column with the texts, and other columns to read
+    kind: ClassVar[str]  # what a text is called, in messages and in the flag of its column
     cuts_long = True  # whether prompts that are too long are cut; otherwise they are left out
     settings: tuple[Any, ...]  # all that `_divide` and `_fill` depend on besides the rows
+
+    def __init__(
+        self,
+        source: str | list[str],
+        tokenizer: str | None = None,
+        chat_template: bool = False,
+        predict_source: str | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(source, tokenizer, **shared)
+        self.chat_template, self.predict_source = chat_template, predict_source
+        if predict_source is not None:
+            self.predict_split = "predict"
 
     def _fill(self, text: str) -> str:
         """Returns the prompt for a text."""
@@ -37,6 +61,13 @@ class PromptDataModule(RowsDataModule):
     @abstractmethod
     def _shorten(self, text: str) -> str:
         """Returns the prompt for as much of a text as fits."""
+
+    def _read(self, split: str) -> CountedRows:
+        if split != "predict" or self.predict_source is None:
+            return super()._read(split)
+        asked = PredictRows(self.predict_source, self.columns, self.kind)
+        rows = asked.read(self.trainer.world_size if self.trainer else 1)
+        return CountedRows(rows).then("rows", rows)
 
     def _with_text(self, rows: CountedRows, role: str, column: str, where: str) -> CountedRows:
         """Keeps the rows with text in the column for a role."""
@@ -100,8 +131,8 @@ class PromptDataModule(RowsDataModule):
         return len(self.encoding.prompt_ids([prompt], self.chat_template)[0])
 
     def _longest_fitting(self, ends: Sequence[int], prompt: Callable[[int], str]) -> int | None:
-        """Returns the last of some ascending ends of a text up to which its prompt fits, if any."""
-        # a longer text can have fewer tokens; even so the search ends at a length that fits
+        """Returns the last of ascending ``ends`` of a text at which its prompt fits, if any."""
+        # a longer text can have fewer tokens; the search still ends at a length that fits
         limit = self.max_prompt_tokens
         fitting = bisect_right(ends, limit, key=lambda end: self._tokens(prompt(end)))
         return ends[fitting - 1] if fitting else None

@@ -1,11 +1,11 @@
-"""Reads the rows of a data set, wherever they lie, and checks its columns."""
+"""Reads the rows of a data set from files or from the hub, and checks its columns."""
 
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Literal
 
 from detox_lightning.data.locations import files_of, find
 from detox_lightning.data.table_files import read_file
-from detox_lightning.errors import InputError, nearest
+from detox_lightning.errors import InputError, explain, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 _KINDS = "a json, jsonl, csv or parquet file"
 _TEXT = ("string", "large_string")
 _ONLY_NULLS = "nothing but null"
-_LISTS = {"List": "lists", "LargeList": "lists"}
-_TYPE_WORDS = {"null": _ONLY_NULLS, "Json": "values of several kinds", **_LISTS}
+_TYPE_WORDS = {
+    "null": _ONLY_NULLS,
+    "Json": "values of several kinds",
+    "List": "lists",
+    "LargeList": "lists",
+}
 _CONVERT = "name another or convert it"
 
 
 class MissingSplit(InputError):
-    """The data set exists, but not this split of it."""
+    """The data set has no such split."""
 
 
 def names_of(source: str | list[str]) -> list[str]:
@@ -50,14 +54,18 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
         MissingSplit: If the data set has no such split.
         InputError: If there is no such data set, or it can't be read.
     """
-    if path := find(source):
-        files = files_of(path)
-        if split not in files:
-            only = f"{source} has only {', '.join(files)}{nearest(split, files)}"
-            raise MissingSplit(f"{flag}={split}: {only}")
+    try:
+        path = find(source)
+        files = files_of(path) if path else None
+    except OSError as error:
+        raise InputError(explain(error, source) or str(error)) from error
+    if files is None:
+        rows = _read_hub(source, split, flag)
+    elif split in files:
         rows = read_file(files[split])
     else:
-        rows = _read_hub(source, split, flag)
+        only = f"{source} has only {', '.join(files)}{nearest(split, files)}"
+        raise MissingSplit(f"{flag}={split}: {only}")
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
     return rows.flatten()
@@ -67,7 +75,7 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
     import datasets
     from datasets import packaged_modules
 
-    # `datasets` would take the name of a reader for a data set, and read whatever lies around here
+    # with the name of a reader, `datasets` would read whatever is in the current folder
     if source in {reader.name for reader in iter_modules(packaged_modules.__path__)}:
         raise InputError(
             f"{source}: this is the name of a file format, not of a data set; give a hub id, "
@@ -99,12 +107,12 @@ def check_column(
     flag: str,
     source: str,
 ) -> None:
-    """Makes sure that a column of ``source`` exists and holds valid text, labels or scores.
+    """Checks that a column of ``source`` exists and holds valid text, labels or scores.
 
     Labels are names or whole numbers; scores are numbers from 0 to 1.
 
     Raises:
-        InputError: If it doesn't; names the ``flag`` that gave the column.
+        InputError: If it doesn't; the message names ``flag``, which gave the column.
     """
     if column not in rows.column_names:
         raise InputError(
@@ -128,17 +136,17 @@ def check_column(
         low, high = bounds["min"], bounds["max"]
         if low is not None and (low < 0 or high > 1):
             raise InputError(f"{where} goes from {low:g} to {high:g}, not from 0 to 1; {_CONVERT}")
-    elif (place := _place_not_utf8(rows, column)) is not None:
-        raise InputError(f"{flag}={column}: {place}{source} isn't UTF-8; convert the file")
+    elif row := _find_not_utf8(rows, column):
+        raise InputError(f"{flag}={column}: row {row} of {source} isn't UTF-8; convert the file")
 
 
 def has_only_nulls(rows: "Dataset", column: str) -> bool:
-    """Returns whether there is such a column, and no value in it."""
+    """Returns whether there is such a column, without any value."""
     return column in rows.column_names and _content_of(rows, column) == _ONLY_NULLS
 
 
 def _content_of(rows: "Dataset", column: str) -> str:
-    """Returns what a column holds, in a word for messages, e.g. ``string`` or ``lists``."""
+    """Returns a word for what a column holds, for messages, such as ``lists``."""
     feature = rows.features[column]
     if len(rows) and rows.data.column(column).null_count == len(rows):
         return _ONLY_NULLS
@@ -146,13 +154,13 @@ def _content_of(rows: "Dataset", column: str) -> str:
     return _TYPE_WORDS.get(kind, kind)
 
 
-def _place_not_utf8(rows: "Dataset", column: str) -> str | None:
-    """Returns where a text isn't UTF-8, for messages; None: all are. The JSON reader takes any."""
+def _find_not_utf8(rows: "Dataset", column: str) -> int | None:
+    """Returns the number of the first row that isn't UTF-8; the JSON reader accepts any bytes."""
     values = rows.data.column(column)
     try:
         values.validate(full=True)
     except ValueError:
         raws = values.cast(f"{values.type}".replace("string", "binary")).to_pylist()
         valid = [not raw or raw.decode(errors="ignore").encode() == raw for raw in raws]
-        return "" if all(valid) else f"row {valid.index(False) + 1} of "
+        return valid.index(False) + 1
     return None

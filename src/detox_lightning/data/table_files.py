@@ -1,15 +1,13 @@
-"""Reads one file of rows by way of the cache of ``datasets``, whose key is the file's content."""
+"""Reads one file of rows through the cache of ``datasets``; the key is the file's content."""
 
 import hashlib
 import os
-import re
 import tempfile
 import zlib
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox_lightning.data.locations import cache_trouble, irregular, parse
+from detox_lightning.data.locations import caching, irregular, parse
 from detox_lightning.data.text_files import Malformed, check_json, decode, open_binary
 from detox_lightning.errors import InputError, causes
 
@@ -17,9 +15,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import ChunkedArray
 
-FORMAT = 1  # part of every cache key: raise it when files are read in another way
+FORMAT = 1  # part of every cache key: raise it when files are read differently
 PARQUET_MAGIC = b"PAR1"  # at both ends of a file
-# numbers with leading zeros are codes
+# a number with leading zeros is a code, and stays text
 NUMBERS = {
     "int64": r"^-?(0|[1-9][0-9]{0,17})$",
     "float64": r"^[+-]?((0|[1-9][0-9]{0,14})([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,2})?$",
@@ -43,11 +41,12 @@ def read_file(path: Path) -> "Dataset":
     if not path.stat().st_size:
         raise InputError(f"{path}: the file is empty; give one with rows")
     try:
-        rows = _cached(path, kind)
-    # the readers raise anything from EOFError to ArrowInvalid; whatever it is, the file is at fault
+        with caching():
+            rows = _cached(path, kind)
+    except InputError:
+        raise
+    # the readers raise anything from EOFError to ArrowInvalid
     except Exception as error:
-        if trouble := cache_trouble(error):
-            raise trouble from error
         raise InputError(f"{path}: {_diagnose(path, kind, error)}") from error
     return _with_numbers(rows) if kind == "csv" else rows
 
@@ -58,17 +57,15 @@ def _cached(path: Path, kind: str) -> "Dataset":
 
     from detox_lightning.data.builders import BUILDERS, SPLIT
 
-    stat = path.stat()
-    content = _content_hash(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    content = _content_hash(path)
     with tempfile.TemporaryDirectory() as folder:
-        # `datasets` takes names for patterns, for addresses and for archives: it gets a plain one
-        ends = [suffix for suffix in path.suffixes[-2:] if re.fullmatch("[.][a-z]+", suffix)]
-        plain = Path(folder) / ("rows" + "".join(ends))
+        # `datasets` would read some names as patterns, addresses or archives
+        plain = Path(folder) / ("rows.gz" if path.suffix == ".gz" else "rows")
         plain.symlink_to(path.resolve())
         files = DataFilesDict({SPLIT: DataFilesList([str(plain)], [(content,)])})
         builder = BUILDERS[kind](
             dataset_name=kind,
-            config_id="".join(ends)[1:] + "-" + content,
+            config_id=content,
             hash=f"{__version__}-{FORMAT}",
             data_files=files,
         )
@@ -77,9 +74,7 @@ def _cached(path: Path, kind: str) -> "Dataset":
     return rows
 
 
-@lru_cache(maxsize=64)
-def _content_hash(path: Path, *version: int) -> str:
-    """Hashes a file; ``version`` tells if it changed, but would not do for a cache on the disk."""
+def _content_hash(path: Path) -> str:
     content = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -88,7 +83,7 @@ def _content_hash(path: Path, *version: int) -> str:
 
 
 def _diagnose(path: Path, kind: str, error: Exception) -> str:
-    """Returns what is wrong with a file that its reader refused, and the remedy."""
+    """Returns why a file can't be read, and the remedy."""
     if "corresponds to no data" in str(error):
         return "the file holds no rows; give one that does"
     for cause in causes(error):
@@ -102,7 +97,7 @@ def _diagnose(path: Path, kind: str, error: Exception) -> str:
         elif kind == "csv":
             decode(content)
         elif not (content.startswith(PARQUET_MAGIC) and content.endswith(PARQUET_MAGIC)):
-            return "isn't parquet, or not all of it; mend or replace the file"
+            return "isn't a Parquet file, or is incomplete; repair or replace the file"
     except Malformed as malformed:
         return str(malformed)
     except (OSError, EOFError, zlib.error, RecursionError):
@@ -110,11 +105,11 @@ def _diagnose(path: Path, kind: str, error: Exception) -> str:
     cause = error.__cause__ or error
     if kind == "json" and type(cause).__name__ == "CastError":  # blocks are read one by one
         return (
-            "further on, rows have other columns, or other kinds of values, than in the first 10 "
-            "MB; give all rows all columns, with null where there is nothing"
+            "after the first 10 MB, rows have other columns or other types of values; give all "
+            "rows all columns, with null for missing values"
         )
     reason = " ".join(f"{type(cause).__name__}: {cause}".split())
-    return f"can't be read as {kind} ({reason}); mend or replace the file"
+    return f"can't be read as {kind} ({reason}); repair or replace the file"
 
 
 def _with_numbers(rows: "Dataset") -> "Dataset":
@@ -126,10 +121,8 @@ def _with_numbers(rows: "Dataset") -> "Dataset":
     numbers = Features({name: Value(kind) for name, kind in kinds.items() if kind})
     if not numbers:
         return rows
-    # cast by themselves, as a cast copies the rows in the cache
-    parts = [rows.select_columns(list(numbers)).cast(numbers)]
-    if texts := [name for name in names if name not in numbers]:
-        parts.append(rows.select_columns(texts))
+    # a cast copies the rows in the cache, so texts are left out of it
+    parts = [rows.select_columns(list(numbers)).cast(numbers), rows.remove_columns(list(numbers))]
     return concatenate_datasets(parts, axis=1).select_columns(names)
 
 
@@ -137,12 +130,11 @@ def _number(texts: "ChunkedArray") -> str | None:
     """Returns ``int64`` or ``float64`` if all texts of a column are such numbers; else None."""
     import pyarrow.compute as compute
 
-    def all_are(pattern: str) -> bool:  # most columns are text, as their first chunk tells
-        return all(
-            compute.all(compute.match_substring_regex(chunk, pattern)).as_py() is not False
-            for chunk in texts.chunks
-        )
-
     if texts.null_count == len(texts):
         return None
-    return next((kind for kind, pattern in NUMBERS.items() if all_are(pattern)), None)
+    for kind, pattern in NUMBERS.items():
+        # chunk by chunk, as the first chunk of most columns has a text
+        matches = (compute.match_substring_regex(chunk, pattern) for chunk in texts.chunks)
+        if all(compute.all(matching).as_py() is not False for matching in matches):
+            return kind
+    return None

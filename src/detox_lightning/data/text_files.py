@@ -1,20 +1,22 @@
-"""Rows in text files, and the line that is at fault if they can't be read."""
+"""Parses rows in text files, and finds the line that can't be parsed."""
 
 import csv
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_FIELD_CHARS = 2**31 - 1  # the library's own limit is less than a long dialogue
-CHUNK_BYTES = 1 << 22
-_NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"\n'))
+_STRING = re.compile(
+    rb'"[^"\\]*(?:\\.[^"\\]*)*"?'
+)  # of JSON, within a line; its end may be missing
 
 
 class Malformed(ValueError):
-    """What is wrong in which line, and the remedy; the file's name goes before it."""
+    """Names the line, the problem and the remedy; whoever catches it puts the file before them."""
 
 
 def open_binary(path: str | Path) -> BinaryIO:
@@ -23,7 +25,7 @@ def open_binary(path: str | Path) -> BinaryIO:
 
 
 def decode(content: bytes, what: str = "file") -> str:
-    """Decodes UTF-8, with or without a byte order mark; raises Malformed if it is none."""
+    """Decodes UTF-8, with or without a byte order mark; raises Malformed if it isn't UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -32,10 +34,10 @@ def decode(content: bytes, what: str = "file") -> str:
 
 
 def parse_object(number: int, line: str) -> dict[str, Any]:
-    """Parses a line's JSON object; raises Malformed, which names the line, if it is none."""
+    """Parses a line as a JSON object; raises Malformed, which names the line, if it isn't one."""
     try:
         row = json.loads(line)
-        json.dumps(row, ensure_ascii=False).encode()  # halves of characters would fail later
+        json.dumps(row, ensure_ascii=False).encode()  # lone surrogates would fail later
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
@@ -44,7 +46,7 @@ def parse_object(number: int, line: str) -> dict[str, Any]:
 
 
 def check_json(text: str) -> None:
-    """Raises Malformed if a line isn't what the first one promises: a list, or an object a line."""
+    """Raises Malformed if a text is neither a JSON list nor one JSON object per line."""
     if text.lstrip().startswith("["):
         try:
             json.loads(text)
@@ -60,29 +62,18 @@ def check_json(text: str) -> None:
 
 
 def find_deeper(file: BinaryIO, limit: int) -> int | None:
-    """Finds too deep JSON, in any encoding that extends ASCII, as parsers crash on it.
+    """Finds JSON that is nested too deeply, on which parsers crash.
 
     Returns:
-        The number of the first line in which more than ``limit`` lists and objects are within each
-        other; None if there is none.
+        Number of the first line with more than ``limit`` lists and objects within each other; None
+        if there is none. The file's encoding must extend ASCII.
     """
-    import numpy
-
-    steps = numpy.zeros(256, dtype=numpy.int8)
-    steps[list(b"[{")], steps[list(b"]}")] = 1, -1
-    in_text, level, line = False, 0, 1
-    while chunk := file.read(CHUNK_BYTES):
-        while chunk.endswith(b"\\") and (more := file.read(1)):  # what it escapes
-            chunk += more
-        unescaped = chunk.replace(b"\\\\", b"").replace(b'\\"', b"")
-        parts = unescaped.translate(None, _NO_BRACKETS).split(b'"')
-        outside = b"".join(parts[in_text::2])
-        levels = level + numpy.cumsum(steps[numpy.frombuffer(outside, numpy.uint8)], dtype=int)
-        if levels.max(initial=0) > limit:
-            return line + outside[: int((levels > limit).argmax())].count(b"\n")
-        in_text ^= len(parts) % 2 == 0
-        line += outside.count(b"\n")
-        level = int(levels[-1]) if len(levels) else level
+    level = 0
+    for number, line in enumerate(file, 1):
+        for bracket in re.findall(rb"[][{}]", _STRING.sub(b"", line)):
+            level = level + 1 if bracket in b"[{" else max(0, level - 1)
+            if level > limit:
+                return number
     return None
 
 
@@ -93,8 +84,8 @@ def parse_csv(lines: Iterable[str]) -> Iterator[list[str]]:
 
     Raises:
         Malformed: If a row has more or fewer fields than the header, a quote is never closed or
-            closed too early, two columns have the same name, or something else than commas
-            separates them; or if there are no rows.
+            closed too early, two columns have the same name or aren't separated by commas, or there
+            are no rows.
     """
     limit_before = csv.field_size_limit(MAX_FIELD_CHARS)
     try:
@@ -119,7 +110,7 @@ def parse_csv(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows that aren't blank, and the line in which each begins."""
+    """Yields the line in which each row begins, and the row; blank rows are left out."""
     reader = csv.reader(_without_nulls(lines), strict=True)
     begins = 1
     try:
@@ -128,7 +119,7 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
                 yield begins, row
             begins = reader.line_num + 1
     except csv.Error as error:
-        problem = f"line {reader.line_num} isn't CSV ({error}); mend it"
+        problem = f"line {reader.line_num} isn't CSV ({error}); correct it"
         if "end of data" in str(error):
             problem = f"a quote in the row that begins in line {begins} is never closed; close it"
         elif "expected after" in str(error):
@@ -149,7 +140,7 @@ def _without_nulls(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _names(header: list[str]) -> list[str]:
-    """Returns the columns' names; a column without one is called by its number."""
+    """Returns the columns' names; a column without a name is named by its number."""
     for separator, what in OTHER_SEPARATORS.items():
         if len(header) == 1 and separator in header[0]:
             raise Malformed(

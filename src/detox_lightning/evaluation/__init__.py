@@ -1,1 +1,1 @@
-"""What came of it: metrics of responses, before and after."""
+"""Evaluation: metrics of responses before and after training."""

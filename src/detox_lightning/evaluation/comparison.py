@@ -47,25 +47,24 @@ class Comparison(NamedTuple):
         (toxicity after minus before), and each figure as ``NAME_before`` and ``NAME_after``, None
         where there is no measurement.
         """
-        places = np.ndindex(len(self.prompts), len(self.decodings))
-        return sorted((self._row(*place) for place in places), key=lambda row: row["difference"])
-
-    def _row(self, prompt: int, decoding: int) -> dict[str, Any]:
-        sides = {"before": self.before, "after": self.after}
-        row: dict[str, Any] = {
-            "prompt": self.prompts[prompt],
-            "reference": self.references[prompt],
-            "decoding": self.decodings[decoding],
-            **{side: answers.texts[prompt][decoding] for side, answers in sides.items()},
-        }
-        figures = {
-            f"{name}_{side}": float(answers.figures[name][prompt, decoding])
-            for name in self.after.figures
-            for side, answers in sides.items()
-            if name in answers.figures
-        }
-        row["difference"] = figures["toxicity_after"] - figures["toxicity_before"]
-        return row | {name: None if np.isnan(value) else value for name, value in figures.items()}
+        sides, rows = {"before": self.before, "after": self.after}, []
+        for prompt, decoding in np.ndindex(len(self.prompts), len(self.decodings)):
+            figures = {
+                f"{name}_{side}": float(answers.figures[name][prompt, decoding])
+                for name in self.after.figures
+                for side, answers in sides.items()
+                if name in answers.figures
+            }
+            row = {
+                "prompt": self.prompts[prompt],
+                "reference": self.references[prompt],
+                "decoding": self.decodings[decoding],
+                **{side: answers.texts[prompt][decoding] for side, answers in sides.items()},
+                "difference": figures["toxicity_after"] - figures["toxicity_before"],
+                **{name: None if np.isnan(x) else x for name, x in figures.items()},
+            }
+            rows.append(row)
+        return sorted(rows, key=lambda row: row["difference"])
 
 
 class BatchComparison(NamedTuple):

@@ -1,20 +1,23 @@
 """Lets the policy and its reference respond to a batch of prompts, and judges the responses."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import TrainingError
-from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison
+from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison, merge
 from detox_lightning.evaluation.judge import Judge
+from detox_lightning.evaluation.meter import ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
+from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.encoded_prompts import EncodedPrompts
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.policy import Policy
+from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, evaluate_tokens, generate
 
 Side = Literal["before", "after"]  # the reference, the policy
@@ -36,29 +39,98 @@ class Sampled(NamedTuple):
     sample_numbers: Tensor
 
 
-@dataclass
-class Evaluator:
+class Evaluator(nn.Module):
     """Judges responses of the policy and its reference to the same prompts, with the same noise.
 
-    Attributes:
+    The judging models are submodules, so that they move to the policy's device. The policy itself
+    is not.
+
+    Args:
         plan: How to sample responses.
-        policy: The policy, on its device.
-        tokenizer: The policy's.
-        judge: Judges the texts; it is open.
+        reward: The reward, whose scores are among the figures.
+        sampling: How the policy samples while it is trained.
         seed: Seed of the sampling noise.
-        micro_batch_size: Responses per forward pass of the KL divergence; None: a whole batch.
+
+    Attributes:
+        judge: Measures the texts.
+        comparison: Result of the last test; None before.
+
+    Raises:
+        InputError: If nothing measures toxicity, if ``max_new_tokens`` is below
+            ``min_new_tokens``, or if the reference's perplexity is wanted at another temperature
+            than 1.
     """
 
-    plan: EvaluationPlan
     policy: Policy
-    tokenizer: Any
-    judge: Judge
-    seed: int
-    micro_batch_size: int | None = None
+
+    def __init__(self, plan: EvaluationPlan, reward: Reward, sampling: Sampling, seed: int):
+        super().__init__()
+        self.plan, self.sampling, self.seed = plan, sampling, seed
+        self.judge = Judge(plan, reward)
+        self.meter = ResponseMeter()
+        self.tested: list[BatchComparison] = []
+        self.comparison: Comparison | None = None
+        if plan.max_new_tokens is not None and plan.max_new_tokens < sampling.min_new_tokens:
+            raise InputError(
+                f"model.evaluation.max_new_tokens={plan.max_new_tokens} is below "
+                f"model.sampling.min_new_tokens={sampling.min_new_tokens}: raise it"
+            )
+        if plan.asks_reference and sampling.temperature != 1:
+            raise InputError(
+                "model.evaluation.perplexity_model=reference: with "
+                f"model.sampling.temperature={sampling.temperature} it would be another model's; "
+                "name a model's folder or hub id, or give temperature=1"
+            )
+
+    def load(self, policy: Policy, tokenizer: Any, micro_batch_size: int | None = None) -> None:
+        """Opens the judging models.
+
+        Args:
+            policy: The policy, on its device.
+            tokenizer: The policy's.
+            micro_batch_size: Responses per forward pass of the KL divergence; None: a whole batch.
+        """
+        self.judge.load()
+        self.__dict__["policy"] = policy  # past nn.Module, which would make it a submodule
+        self.tokenizer, self.micro_batch_size = tokenizer, micro_batch_size
 
     def validate(self, batch: PromptBatch) -> Columns:
-        """Returns the figures of one sampled response of the policy per prompt, each ``[b]``."""
-        return self.evaluate(batch, ["sample 1"] * len(batch.prompts), ("after",))["after"][1]
+        """Judges one sampled response of the policy per prompt; returns its figures, ``[b]``."""
+        figures = self.evaluate(batch, ["sample 1"] * len(batch.prompts), ("after",))["after"][1]
+        self.meter.update(figures)
+        return figures
+
+    def finish_validation(self) -> dict[str, Tensor]:
+        """Returns ``val/NAME``, the means over all batches and ranks, and starts over."""
+        means = {f"val/{name}": mean for name, mean in self.meter.compute().items()}
+        self.meter.reset()
+        return means
+
+    def test(self, batch: PromptBatch) -> None:
+        """Judges responses of the reference and the policy to each prompt."""
+        self.tested.append(self.compare(batch))
+
+    def finish_test(self) -> dict[str, float]:
+        """Sets :attr:`comparison` from all batches and ranks, and returns it as ``test/…``."""
+        self.comparison = merge(self.tested)
+        self.tested.clear()
+        return flat(summarize(self.comparison, self.seed, intervals=False), "test")
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a test judges by, and how it samples, for reports."""
+        plan, sampling = self.plan, self.sampling
+        return {
+            "reward": self.judge.reward.describe(),
+            **self.judge.describe(),
+            "seed": self.seed,
+            "samples": plan.samples,
+            "greedy": plan.greedy,
+            "max_new_tokens": plan.max_new_tokens or sampling.limits[1],
+            "min_new_tokens": sampling.min_new_tokens,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p if plan.top_p is None else plan.top_p,
+        }
 
     def compare(self, batch: PromptBatch) -> BatchComparison:
         """Judges responses of both models to ``b`` prompts, in all decodings of the plan."""
@@ -83,18 +155,14 @@ class Evaluator:
             and ``toxicity``. With the plan's ``predict_before`` they have ``before``, ``after``,
             ``score_before``, ``score_after``, … instead.
         """
-        decodings = self.plan.decodings[:1] * len(batch.prompts)
+        both, decodings = self.plan.predict_before, self.plan.decodings[:1] * len(batch.prompts)
         columns: dict[str, list[Any]] = {"prompt": batch.prompts, "reference": batch.references}
-        for side in SIDES if self.plan.predict_before else SIDES[1:]:
-            texts = [
-                text
-                for chunk, names in self._chunks(batch, decodings)
-                for text in self.respond(chunk, names, side).responses.texts
-            ]
-            columns[side if self.plan.predict_before else "response"] = texts
-            suffix = f"_{side}" if self.plan.predict_before else ""
+        for side in SIDES if both else SIDES[1:]:
+            answers = [self.respond(*chunk, side) for chunk in self._chunks(batch, decodings)]
+            texts = [text for sampled in answers for text in sampled.responses.texts]
+            columns[side if both else "response"] = texts
             for name, values in self.judge.score(batch, texts).items():
-                columns[name + suffix] = values.tolist()
+                columns[f"{name}_{side}" if both else name] = values.tolist()
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{k: v for k, v in row.items() if v or k != "reference"} for row in rows]
 
@@ -125,7 +193,11 @@ class Evaluator:
                     found.pop("kl", None)  # the reference's divergence from itself
                 texts[side] += responses.texts
                 figures[side].append({name: x.cpu() for name, x in found.items()})
-        return {side: (texts[side], _concat(figures[side])) for side in sides}
+        columns = {
+            side: {name: torch.cat([x[name] for x in xs]).float() for name in xs[0]}
+            for side, xs in figures.items()
+        }
+        return {side: (texts[side], columns[side]) for side in sides}
 
     def _chunks(
         self, batch: PromptBatch, decodings: list[str]
@@ -201,7 +273,3 @@ class Evaluator:
         if self.plan.asks_reference:
             figures |= {"nll": -logprobs.sum(dim=1), "nll_tokens": mask.sum(dim=1)}
         return figures
-
-
-def _concat(chunks: list[Columns]) -> Columns:
-    return {name: torch.cat([chunk[name] for chunk in chunks]).float() for name in chunks[0]}

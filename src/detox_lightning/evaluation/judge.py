@@ -20,15 +20,16 @@ class Judge(nn.Module):
     """The reward, the toxicity classifiers and the language model that measure responses."""
 
     def __init__(self, plan: EvaluationPlan, reward: Reward):
-        """Notes the models; :meth:`load` opens them.
+        """Chooses the models; :meth:`load` opens them.
 
         Raises:
             InputError: If the plan names no classifier, and the reward has none with labels.
         """
         super().__init__()
-        self.plan = plan
-        self.reward = reward
-        toxicity = _toxicity(plan, "", toxicity_classifier_of(reward))
+        self.plan, self.reward = plan, reward
+        parts = [part for part in reward.modules() if isinstance(part, ClassifierReward)]
+        labelled = next((part.classifier for part in parts if part.label is not None), None)
+        toxicity = _toxicity(plan, "", labelled)
         if toxicity is None:
             raise InputError(
                 "model.evaluation.toxicity_model: the reward has no classifier with labels; "
@@ -100,12 +101,6 @@ class Judge(nn.Module):
                 nats = self.perplexity([text.strip() for text in texts])
             figures["nll"], figures["nll_tokens"] = nats
         return figures
-
-
-def toxicity_classifier_of(reward: Reward) -> TextClassifier | None:
-    """Returns the first labelled :class:`TextClassifier` inside a reward, or None."""
-    parts = (part for part in reward.modules() if isinstance(part, ClassifierReward))
-    return next((part.classifier for part in parts if part.label is not None), None)
 
 
 def _toxicity(

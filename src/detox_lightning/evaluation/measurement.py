@@ -24,7 +24,7 @@ class ToxicityMeasurement(evaluate.Measurement):  # type: ignore[misc]
     """The hub's ``toxicity`` measurement, in batches, with any classifier, and strict on labels."""
 
     def __init__(self, config_name: str | None = None, head: Head | None = None, **options: Any):
-        """Notes the classifier; the first texts open it.
+        """Stores the classifier's name; the first texts open it.
 
         Args:
             config_name: The classifier: hub id, local folder or ``demo:NAME``; None (or

@@ -1,7 +1,5 @@
 """Running means of responses over batches and ranks."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -29,11 +27,9 @@ class ResponseMeter(Metric):
             self.add_state(state, zeros, "sum")
 
     def update(self, figures: dict[str, Tensor]) -> None:
-        """Adds ``b`` responses.
+        """Adds the figures of ``b`` responses, each ``[b]``; see :meth:`Evaluator.evaluate`.
 
-        Args:
-            figures: Measurements of them, each ``[b]``; see :meth:`Evaluator.evaluate`. ROUGE is
-                NaN where there is no reference; any other NaN makes its mean NaN.
+        ROUGE is NaN where there is no reference; any other NaN makes its mean NaN.
         """
         named = {
             **figures,
@@ -59,12 +55,11 @@ class Rouge(Metric):
     """Mean ROUGE F-measures of all texts on all ranks; see :func:`rouge`."""
 
     full_state_update = False
-    higher_is_better = True
     sums: Tensor
     count: Tensor
 
-    def __init__(self, **options: Any):
-        super().__init__(**options)
+    def __init__(self) -> None:
+        super().__init__()
         self.add_state("sums", torch.zeros(len(ROUGE_KINDS), dtype=torch.float32), "sum")
         self.add_state("count", torch.tensor(0), "sum")
 
@@ -77,5 +72,5 @@ class Rouge(Metric):
             self.count += len(known)
 
     def compute(self) -> dict[str, Tensor]:
-        """Returns the means, each in [0, 1], by kind of ROUGE; NaN where nothing was compared."""
-        return dict(zip(ROUGE_KINDS, self.sums / self.count, strict=True))
+        """Returns the means, each in [0, 1], by kind of ROUGE; empty if nothing was compared."""
+        return dict(zip(ROUGE_KINDS, self.sums / self.count, strict=True)) if self.count else {}

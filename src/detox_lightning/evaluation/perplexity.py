@@ -28,7 +28,7 @@ class Perplexity(nn.Module):
     """
 
     def __init__(self, model: str, batch_size: int = 32):
-        """Notes the model; :meth:`load` opens it.
+        """Stores the model's name; :meth:`load` opens it.
 
         Args:
             model: Hub id, local folder or ``demo:NAME``.
@@ -38,7 +38,7 @@ class Perplexity(nn.Module):
         self.name = model
         self.batch_size = batch_size
         self.cuts = CutCounter(model)
-        self.start_token = 0
+        self.start_token: Any = None
         self.model: Any = None
         self.tokenizer: Any = None
 
@@ -55,13 +55,12 @@ class Perplexity(nn.Module):
             example="GPT2LMHeadModel",
         )
         special = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        starts = [token for token in special if token is not None]
-        if not starts:
+        self.start_token = next((token for token in special if token is not None), None)
+        if self.start_token is None:
             raise InputError(
                 f"perplexity under {self.name!r}: its tokenizer has neither BOS nor EOS, from "
                 "which the first token is predicted; name another causal model"
             )
-        self.start_token = starts[0]
         self.cuts.max_tokens = token_limit(model, self.tokenizer)
         self.model = model
 
@@ -84,10 +83,8 @@ class Perplexity(nn.Module):
         pairs = list(zip(prompts or [""] * len(texts), texts, strict=True))
         distinct, rows = distinct_texts(pairs)
         prompt_lengths, encoded = self._encode(distinct)
-        device = self.model.device
-        skipped = torch.tensor(prompt_lengths, dtype=torch.long, device=device)
-        lengths = [len(ids) for ids in encoded]
-        tokens = torch.tensor(lengths, dtype=torch.long, device=device)
+        lengths, device = [len(ids) for ids in encoded], self.model.device
+        skipped, tokens = torch.tensor([prompt_lengths, lengths], dtype=torch.long, device=device)
         nats = torch.zeros(len(distinct), device=device, dtype=torch.float32)
         for batch in group_by_length(lengths, padding_budget(self.model), self.batch_size):
             nats[batch] = self._nats([encoded[row] for row in batch], skipped[batch])

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -171,18 +170,20 @@ def _summarize(
     names, prompts = list(after), len(comparison.prompts)
     unmeasured = np.full(prompts, np.nan)
     data = [np.stack([side.get(name, unmeasured) for name in names]) for side in (before, after)]
+    figures = {name: figure for name, figure in FIGURES.items() if figure.column in names}
 
     def statistic(*sides: Array, axis: int = -1) -> Array:
-        means = [_means(names, side, axis) for side in sides]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.stack([_estimates(figure, *means) for figure in FIGURES.values()])
+        means = [dict(zip(names, np.nanmean(side, axis=axis), strict=True)) for side in sides]
+        return np.stack([_estimates(figure, *means) for figure in figures.values()])
 
-    values = statistic(*data)
-    low = high = np.full_like(values, np.nan)
-    if intervals and prompts > 1:
-        low, high = _interval(data, statistic, seed)
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore")  # those about means of nothing and undefined resamples
+        values = statistic(*data)
+        low = high = np.full_like(values, np.nan)
+        if intervals and prompts > 1:
+            low, high = _interval(data, statistic, seed)
     summary: dict[str, Any] = {}
-    for (name, figure), *numbers in zip(FIGURES.items(), values, low, high, strict=True):
+    for (name, figure), *numbers in zip(figures.items(), values, low, high, strict=True):
         estimates = [_as_dict(*each) for each in zip(*numbers, strict=True)]
         entry = dict(zip(ESTIMATES, estimates, strict=True))
         if entry["after"] is not None:
@@ -195,15 +196,6 @@ def _summarize(
                 **entry,
             }
     return summary
-
-
-def _means(names: list[str], rows: Array, axis: int) -> defaultdict[str, Array]:
-    """Means of the columns over their known values; NaN for columns that don't exist."""
-    known = ~np.isnan(rows)
-    with np.errstate(invalid="ignore"):
-        means = np.where(known, rows, 0).sum(axis=axis) / known.sum(axis=axis)
-    unmeasured = np.full_like(means[0], np.nan)
-    return defaultdict(lambda: unmeasured, zip(names, means, strict=True))
 
 
 def _estimates(figure: Figure, before: Means, after: Means) -> Array:
@@ -220,26 +212,20 @@ def _interval(data: list[Array], statistic: Callable[..., Array], seed: int) -> 
     """
     from scipy.stats import bootstrap
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those about undefined resamples
-        found = bootstrap(
-            data,
-            statistic,
-            paired=True,
-            vectorized=True,
-            axis=-1,
-            n_resamples=RESAMPLES,
-            batch=max(1, 10**7 // data[0].size),  # resamples held in memory at once
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-        resampled = found.bootstrap_distribution
-        defined = np.isfinite(resampled)
-        ends = np.nanquantile(
-            np.where(defined, resampled, np.nan),
-            [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2],
-            axis=-1,
-        )
+    resampled = bootstrap(
+        data,
+        statistic,
+        paired=True,
+        vectorized=True,
+        axis=-1,
+        n_resamples=RESAMPLES,
+        batch=max(1, 10**7 // data[0].size),  # resamples held in memory at once
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).bootstrap_distribution
+    defined = np.isfinite(resampled)
+    tail = (1 - CONFIDENCE) / 2
+    ends = np.nanquantile(np.where(defined, resampled, np.nan), [tail, 1 - tail], axis=-1)
     low, high = np.where(defined.mean(axis=-1) >= DEFINED_RESAMPLES, ends, np.nan)
     return low, high
 

@@ -13,10 +13,9 @@ from detox_lightning.models.classifier_heads import Head
 
 
 class Toxicity(nn.Module):
-    """Probability that a classifier gives its toxic label."""
+    """Probability that a classifier, which may be shared with a reward, gives its toxic label."""
 
     def __init__(self, classifier: TextClassifier, label: str, flag: str = "toxic_label"):
-        """Notes the classifier, which may be shared with a reward, and its toxic label."""
         super().__init__()
         self.classifier = classifier
         self.label = label
@@ -59,7 +58,7 @@ class ToxicityMetric(Metric):
         head: Head | None = None,
         **options: Any,
     ):
-        """Notes the classifier; the first texts open it.
+        """Stores the classifier's name; the first texts open it.
 
         Args:
             model: The classifier: hub id, local folder or ``demo:NAME``.
@@ -91,9 +90,6 @@ class ToxicityMetric(Metric):
 
     def update(self, texts: list[str]) -> None:
         """Adds texts.
-
-        Args:
-            texts: The ``n`` texts to judge.
 
         Raises:
             InputError: If there is no such classifier, or it lacks the label.

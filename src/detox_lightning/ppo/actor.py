@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from detox_lightning.algorithm.kl import Estimator
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
@@ -16,7 +18,7 @@ from detox_lightning.ppo.ranks import Ranks
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, Scores, first_nonfinite, measure, sample, score
 from detox_lightning.seeding import derive_seed, seeded
-from detox_lightning.stages.faults import Faults
+from detox_lightning.stages.faults import LOOK_AT_ROLLOUT, Faults
 
 
 @dataclass
@@ -29,7 +31,6 @@ class Actor:
         reward: What responses are worth.
         estimator: Estimates the KL divergence from the reference.
         ranks: The processes that learn together.
-        rank: This process's place among them.
         seed: Seed of all noise.
         micro_batches: Responses of one forward pass.
         faults: Records rollouts that are not finite.
@@ -40,21 +41,15 @@ class Actor:
     reward: Reward
     estimator: Estimator
     ranks: Ranks
-    rank: int
     seed: int
     micro_batches: MicroBatches
     faults: Faults
 
     def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
-        """Samples responses; the noise is a function of (seed, rollout, rank).
-
-        Args:
-            prompts: ``b`` prompts.
-            number: Which rollout.
-        """
+        """Samples responses to ``b`` prompts; the noise is a function of (seed, rollout, rank)."""
         sampling = self.policy.sampling
         limit = sampling.draw_limit(derive_seed(self.seed, "limit", number))
-        noise = derive_seed(self.seed, "rollout", number, self.rank)
+        noise = derive_seed(self.seed, "rollout", number, self.ranks.own)
         record = self.policy.records_exactly and self.estimator != "full"
         with seeded(noise, prompts.prompt_ids.device), gathered(self.policy):
             return sample(self.policy, self.tokenizer, prompts, sampling, limit, record)
@@ -75,8 +70,7 @@ class Actor:
         """Has responses scored by the reward.
 
         Raises:
-            TrainingError: If the reward fails; prompts and responses are recorded for the folder
-                ``faults``.
+            TrainingError: If the reward fails; the batch is recorded for the folder ``faults``.
         """
         self.register(prompts, responses, number)
         try:
@@ -92,6 +86,9 @@ class Actor:
 
         Returns:
             The rollout, and whether it is finite on all ranks; if not, it is left out on all.
+
+        Raises:
+            TrainingError: If there are more faults than the bound.
         """
 
         def in_passes_of(size: int) -> Rollout:
@@ -103,7 +100,13 @@ class Actor:
         parts = {f"scores.{name}": part for name, part in scores.parts.items()}
         self.faults.add(**rollout._asdict(), **parts)
         what = first_nonfinite(rollout, scores, self.reward.name, responses.texts)
-        return rollout, self.faults.all_finite(what, self.ranks.sum, scores.total.device)
+        is_here = what is not None
+        ranks_with_it = self.ranks.sum(torch.tensor(float(is_here), device=scores.total.device))
+        is_finite = ranks_with_it.item() == 0
+        if not is_finite:
+            what = what or "figures of another process are not finite"
+            self.faults.leave_out(what, LOOK_AT_ROLLOUT, is_here=is_here)
+        return rollout, is_finite
 
 
 def place_of(number: int) -> str:
@@ -112,11 +115,7 @@ def place_of(number: int) -> str:
 
 
 def no_stop_iteration(step: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, int], None]:
-    """Turns a StopIteration of a user's reward or loss into an error; Lightning would end the data.
-
-    Args:
-        step: The ``training_step`` of a module that counts its ``rollouts``.
-    """
+    """Turns a StopIteration in a ``training_step`` into an error that names the rollout."""
 
     @functools.wraps(step)
     def guarded(module: Any, batch: Any, batch_idx: int) -> None:

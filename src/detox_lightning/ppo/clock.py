@@ -8,11 +8,7 @@ import torch
 
 
 class Clock:
-    """Seconds spent in named blocks; waits for the GPU at the end of each, where there is one.
-
-    Args:
-        device: Where the work is done.
-    """
+    """Seconds spent in named blocks; waits for the device at the end of each if it is a GPU."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -35,8 +31,7 @@ class Clock:
     def metrics(self, tokens: float | None) -> dict[str, float]:
         """Returns ``time/<name>`` and ``time/total`` in seconds, and tokens per second.
 
-        Args:
-            tokens: Response tokens of all ranks; None: they were not trained on.
+        ``tokens`` are the response tokens of all ranks; None if they were not trained on.
         """
         total = self.now() - self.start
         named = {f"time/{name}": seconds for name, seconds in self.seconds.items()}

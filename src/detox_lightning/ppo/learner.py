@@ -79,9 +79,7 @@ class Learner:
         """
         meter = UpdateMeter(self.options.loss)
         ends = widths(experience.response_mask).cpu().int()
-        if (
-            not self.policy.is_full_precision
-        ):  # another width rounds differently: keep the rollout's
+        if not self.policy.is_full_precision:  # another width than the rollout's rounds differently
             ends.fill_(experience.response_mask.shape[1])
         for order in orders:
             for rows in order.split(self.options.mini_batch_size):
@@ -113,7 +111,7 @@ class Learner:
         The loss is Σ weights·loss / Σ divisor, both sums over all micro-batches and ranks.
 
         Args:
-            micro_batches: ``mini_batch_size`` rows, cut up.
+            micro_batches: The mini-batch's rows, in batches of one forward pass each.
 
         Returns:
             Means over all ranks. The device is waited for once, to read them.
@@ -146,7 +144,7 @@ class Learner:
         )
 
     def _backward(self, rows: Experience, weights: Tensor, scale: Tensor) -> LossSums:
-        """Runs the policy over a micro-batch and adds up its gradient; gives its sums."""
+        """Adds a micro-batch's gradient to the mini-batch's; returns the micro-batch's sums."""
         output = self.policy(
             rows.prompt_ids,
             rows.prompt_mask,

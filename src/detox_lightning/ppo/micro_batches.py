@@ -1,4 +1,4 @@
-"""How many responses go through a model at once, and what happens where memory runs out."""
+"""How many responses go through a model at once, and what happens if memory runs out."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class MicroBatches:
-    """The size of micro-batches; it is halved once where memory runs out.
+    """The size of micro-batches; it is halved once if memory runs out.
 
     Attributes:
         size: Responses a forward pass.
@@ -24,12 +24,12 @@ class MicroBatches:
         self.halved = False
 
     def retry_with_half(self, work: Callable[[int], T], place: str, alone: bool) -> T:
-        """Does some work, and does it again with half the size if memory runs out.
+        """Calls ``work``, and repeats it once with half the size if memory runs out.
 
         Args:
-            work: Takes the size; may be broken off and begun anew.
+            work: Takes the size; it may be interrupted and repeated.
             place: Where in the run, for the message.
-            alone: Whether this is the only process: others could not be told to begin anew.
+            alone: Whether this is the only process; others would not know that they must repeat.
 
         Raises:
             TrainingError: If memory runs out, and halving the size cannot help or has not helped.
@@ -43,7 +43,7 @@ class MicroBatches:
                 if self.halved or self.size == 1 or not alone:
                     message = OUT_OF_MEMORY.format(str(error).strip().splitlines()[0])
                     raise TrainingError(f"{place}: {message}") from error
-            # not in the block above: there the error keeps what the broken work had in memory
+            # outside the block above, in which the error keeps the interrupted work's memory alive
             garbage_collection_cuda()
             self.halved = True
             self.size //= 2

@@ -1,5 +1,6 @@
 """Training stage 3: PPO with a KL penalty, on a policy's adapters or on all of its weights."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from detox_lightning.algorithm.shaping import RunningMoments, ScoreShaping
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, check_divides
-from detox_lightning.evaluation.examiner import Examiner
+from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
@@ -31,19 +32,21 @@ from detox_lightning.ppo.learner import Learner, UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.policy_stage import PolicyStage
 from detox_lightning.ppo.ranks import ranks_of
-from detox_lightning.ppo.reporting import PROGRESS_BAR, Curves, NewestRollout
 from detox_lightning.rewards import Reward
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.faults import CAUSES_IN_PPO
 from detox_lightning.stages.optimization import CONSTANT, Schedule
 
+OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # curves that need a value head
+PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean", "rollouts": "step"}
+
 
 class PPOModule(PolicyStage):
-    """Makes a model write what a reward likes, without going far from how it began.
+    """Trains a model to write what a reward likes, without moving far from how it began.
 
     Proximal policy optimization (https://arxiv.org/abs/1707.06347) on LoRA adapters with a value
-    head: sample responses, score them, charge for the KL divergence from the reference, and take
-    clipped steps. The constructor only takes names; models are opened when a run begins.
+    head: sample responses, score them, subtract a penalty for the KL divergence from the reference,
+    and take clipped steps. The constructor only takes names; models open when a run begins.
 
     Args:
         policy: The model to begin from, which is also the reference: a base or fine-tuned
@@ -132,8 +135,8 @@ class PPOModule(PolicyStage):
         self.micro_batches = MicroBatches(micro_batch_size or mini_batch_size)
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
-        self.examiner = Examiner(evaluation, reward, sampling, self.seed)
-        self.curves = Curves(self.advantage.uses_values)
+        self.evaluator = Evaluator(evaluation, reward, sampling, self.seed)
+        self.curves: list[str] = []  # names of the figures that rollouts have logged
         self.kl_coef: float = kl.coef
         size = self.micro_batches.size
         check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
@@ -190,7 +193,7 @@ class PPOModule(PolicyStage):
                 self.moments = moments
         self.log_rollout(metrics, clock)
         self.learning_rate.step()
-        self.newest = NewestRollout(prompts, responses, rollout)
+        self.newest = prompts, responses, rollout
         self.rollouts += 1
 
     def orders(self, rollout: Rollout) -> Iterator[Tensor]:
@@ -208,11 +211,20 @@ class PPOModule(PolicyStage):
         return schedule
 
     def log_rollout(self, metrics: dict[str, float], clock: Clock) -> None:
-        """Logs a rollout's figures (none if it was left out), some of them in the progress bar."""
-        rate = float(self.learning_rate.get_last_lr()[0])
-        curves = self.curves.complete(metrics, rate, self.faults.count, self.rollouts + 1)
-        self.log_dict({**curves, **clock.metrics(curves.get("tokens/total"))}, batch_size=1)
-        bar = {short: curves[name] for short, name in PROGRESS_BAR.items() if name in curves}
+        """Logs a rollout's figures (none if it was left out), some of them in the progress bar.
+
+        Figures that earlier rollouts had and this one lacks are NaN: otherwise Lightning would log
+        the earlier ones again.
+        """
+        if not self.advantage.uses_values:
+            metrics = {name: x for name, x in metrics.items() if not name.startswith(OF_VALUES)}
+        metrics = {**dict.fromkeys(self.curves, math.nan), **metrics}
+        self.curves = list(metrics)
+        metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
+        metrics["ppo/faults"] = float(self.faults.count)
+        metrics["step"] = float(self.rollouts + 1)  # the x-axis: rollouts done, with this one
+        self.log_dict({**metrics, **clock.metrics(metrics.get("tokens/total"))}, batch_size=1)
+        bar = {short: metrics[name] for short, name in PROGRESS_BAR.items() if name in metrics}
         self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     def on_train_start(self) -> None:
@@ -224,7 +236,6 @@ class PPOModule(PolicyStage):
             self.reward,
             self.kl.estimator,
             self.ranks,
-            self.global_rank,
             self.seed,
             self.micro_batches,
             self.faults,

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import save_file
 from torch import Tensor
@@ -12,10 +13,11 @@ from torch import Tensor
 from detox_lightning.algorithm.advantages import AdvantageEstimator
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.shaping import RunningMoments
+from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.comparison import Comparison
-from detox_lightning.evaluation.examiner import Examiner
+from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.meter import VALIDATION_FIGURES
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.finite import check_finite_model
@@ -26,11 +28,10 @@ from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import VALUE_HEAD
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
-from detox_lightning.ppo.reporting import NewestRollout
 from detox_lightning.protocols import Samples, data_of
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.interface import check_name
-from detox_lightning.rollout import NO_GRADIENT
+from detox_lightning.rollout import NO_GRADIENT, Responses
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.run_checks import check_conditions
@@ -47,7 +48,7 @@ class PolicyStage(StageModule):
         rollouts: Rollouts done.
         kl_coef: The coefficient of the KL penalty.
         moments: Running mean and variance of the scores.
-        examiner: Evaluates the policy.
+        evaluator: Evaluates the policy.
     """
 
     stage_name = "ppo"
@@ -60,13 +61,13 @@ class PolicyStage(StageModule):
     advantage: AdvantageEstimator
     options: UpdateOptions
     micro_batches: MicroBatches
-    examiner: Examiner
+    evaluator: Evaluator
     gradient_checkpointing: bool
     kl_coef: float
     moments: RunningMoments
     policy: Any
     rollouts: int = 0
-    newest: NewestRollout | None = None
+    newest: tuple[PromptBatch, Responses, Rollout] | None = None
 
     @property
     def kl_target(self) -> float | None:
@@ -84,7 +85,7 @@ class PolicyStage(StageModule):
         if data is not None:
             limits = {
                 "model.sampling.max_new_tokens": self.sampling.limits[1],
-                "model.evaluation.max_new_tokens": self.examiner.plan.max_new_tokens or 0,
+                "model.evaluation.max_new_tokens": self.evaluator.plan.max_new_tokens or 0,
             }
             self.source.check_positions(data.max_prompt_tokens, limits)
         if stage == "fit":
@@ -124,7 +125,7 @@ class PolicyStage(StageModule):
         if quantization := self.weights.quantization:
             raise InputError(
                 f"trainer.strategy=sharded, model.weights.quantization={quantization}: a quantized "
-                "base can't be sharded, nor needs it: give trainer.strategy=ddp, or "
+                "base can't be sharded and is small anyway: give trainer.strategy=ddp, or "
                 "quantization=null"
             )
 
@@ -148,9 +149,9 @@ class PolicyStage(StageModule):
         if self.device_mesh is not None:
             shard(self.policy, self.device_mesh["data_parallel"])
         size = NO_GRADIENT * self.micro_batches.size
-        self.examiner.load(self.policy, self.tokenizer, size)
-        rank_zero_info(self.examiner.judge.describe_heads())
-        # no buffer changes, and evaluation steps may not wait for other ranks
+        self.evaluator.load(self.policy, self.tokenizer, size)
+        rank_zero_info(self.evaluator.judge.describe_heads())
+        # no buffer changes, and evaluation steps must not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def on_fit_start(self) -> None:
@@ -159,23 +160,32 @@ class PolicyStage(StageModule):
         rank_zero_info("\n".join(f"{name}: {count:,}" for name, count in counts.items()))
         if self.policy.restored_value_head and not self.rollouts:
             rank_zero_info(f"The value head goes on from that of {self.policy_name}")
-        for logger in [] if self.rollouts else self.loggers:  # a run that goes on has logged them
+        for logger in [] if self.rollouts else self.loggers:  # a resumed run has logged them
             logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
 
     @property
     def samples(self) -> Samples | None:
-        """The newest rollout's texts; None before the first."""
-        return None if self.newest is None else self.newest.samples()
+        """The newest rollout's texts with their figures; None before the first."""
+        if self.newest is None:
+            return None
+        prompts, responses, rollout = self.newest
+        return Samples(
+            prompts.prompts,
+            responses.texts,
+            rollout.scores.tolist(),
+            rollout.response_mask.sum(dim=1).tolist(),
+            torch.where(rollout.response_mask, rollout.kl, 0).sum(dim=1).tolist(),
+        )
 
     # -- evaluation
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Evaluates a sampled response of the policy to each prompt."""
-        self.examiner.validate(batch)
+        self.evaluator.validate(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/…``."""
-        self.log_global(self.examiner.finish_validation())
+        self.log_global(self.evaluator.finish_validation())
 
     def log_global(self, figures: Mapping[str, float | Tensor]) -> None:
         """Logs figures that are the same on all ranks, at the rollouts done."""
@@ -193,25 +203,25 @@ class PolicyStage(StageModule):
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Evaluates responses of reference and policy."""
-        self.examiner.test(batch)
+        self.evaluator.test(batch)
 
     def on_test_epoch_end(self) -> None:
         """Puts the comparison together and logs it: ``test/…``, ``test/greedy/…``."""
-        self.log_global(self.examiner.finish_test())
+        self.log_global(self.evaluator.finish_test())
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Answers prompts; see :meth:`Examiner.predict`."""
-        return self.examiner.predict(batch)
+        """Answers prompts; see :meth:`Evaluator.predict`."""
+        return self.evaluator.predict(batch)
 
     @property
     def comparison(self) -> Comparison | None:
         """The result of the last test; None before it."""
-        return self.examiner.comparison
+        return self.evaluator.comparison
 
     @property
     def about(self) -> dict[str, Any]:
         """What a test compares, and how: for its report."""
-        return {"policy": self.policy_name, **self.examiner.describe()}
+        return {"policy": self.policy_name, **self.evaluator.describe()}
 
     # -- checkpoints and export
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from detox_lightning.algorithm.masks import Reduce, alone
+from detox_lightning.algorithm.masks import Reduce
 
 
 class Ranks(NamedTuple):
@@ -16,13 +16,15 @@ class Ranks(NamedTuple):
 
     Attributes:
         number: How many there are.
+        own: This process's place among them, from 0.
         sum: The sum of a tensor over all of them; one collective.
         unsynced: A block in which gradients stay on their own rank.
     """
 
-    number: int = 1
-    sum: Reduce = alone
-    unsynced: Callable[[], AbstractContextManager[None]] = nullcontext
+    number: int
+    own: int
+    sum: Reduce
+    unsynced: Callable[[], AbstractContextManager[None]]
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
@@ -30,9 +32,9 @@ def ranks_of(trainer: Trainer) -> Ranks:
 
     def sum_over_ranks(x: Tensor) -> Tensor:
         total = x.clone()
-        torch.distributed.all_reduce(total)
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(total)
         return total
 
     unsynced = getattr(trainer.strategy, "block_backward_sync", nullcontext)
-    is_alone = trainer.world_size == 1
-    return Ranks(trainer.world_size, torch.clone if is_alone else sum_over_ranks, unsynced)
+    return Ranks(trainer.world_size, trainer.global_rank, sum_over_ranks, unsynced)

@@ -1,1 +1,1 @@
-"""The page that shows what came of it: figures, pictures, and what changed in the texts."""
+"""The report of a test and the model card of an export."""

@@ -1,6 +1,7 @@
-"""A model card: the content of a folder, its origin, and the last figures of it.
+"""A model card: what a folder holds, where it comes from, and its last figures.
 
-Names come from paths, flags and data of others: nothing in them steers a reader or Markdown.
+Names come from paths, flags and other people's data. They are escaped, so that none of them becomes
+Markdown or controls a terminal.
 """
 
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detox_lightning.errors import visible
-from detox_lightning.report.page import counted
+from detox_lightning.report.page import counted, load_template, with_interval
 
 TASKS = {
     "AutoModelForSeq2SeqLM": "summarization",
@@ -17,12 +18,12 @@ TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
 }
 INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u2060-\u2064]")
-# signs that Markdown doesn't read as themselves
+# characters that have a meaning in Markdown
 MARKUP = re.compile(r"[`*\[\]<|~]|\\(?=[^\w\s])|&(?=#|\w+;)|(?<!\w)_|_(?!\w)")
 
 
 class CardFacts(NamedTuple):
-    """Content of a card.
+    """What a card says.
 
     Attributes:
         name: Name of the folder.
@@ -50,7 +51,6 @@ class CardFacts(NamedTuple):
 def model_card(facts: CardFacts) -> str:
     """Returns the card as Markdown, with the hub's metadata in front."""
     from huggingface_hub import ModelCardData
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     task = TASKS[facts.auto_class]
     metadata = ModelCardData(
@@ -62,15 +62,8 @@ def model_card(facts: CardFacts) -> str:
     )
     origin = {"base": facts.base, "data": ", ".join(facts.data) or "unknown", **facts.about}
     group, figures = next(iter(facts.tested["figures"].items())) if facts.tested else ("", {})
-    environment = Environment(
-        loader=PackageLoader("detox_lightning", "report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = {"block": as_block, "cell": _cell, "code": as_code, "counted": counted}
-    environment.filters |= {**filters, "estimate": _estimate}
-    return environment.get_template("card.md").render(
+    template = load_template("card.md", as_block, as_code, cell, counted, with_interval)
+    return template.render(
         facts=facts,
         task=task,
         metadata=metadata.to_yaml(),
@@ -89,27 +82,22 @@ def last_test(run: Path, checkpoint: Path) -> dict[str, Any] | None:
     for file in reversed(found):
         summary: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
         tested = summary["about"]["checkpoint"]
-        is_older = checkpoint.stat().st_mtime <= file.stat().st_mtime  # else it was written anew
+        # otherwise another checkpoint took its name after the test
+        is_older = checkpoint.stat().st_mtime <= file.stat().st_mtime
         if tested and is_older and Path(tested).resolve() == checkpoint.resolve():
             return summary
     return None
 
 
 def _is_public(name: str) -> bool:
-    """Whether a name can be one of the hub's, rather than a folder or the demo's."""
+    """Whether a name can be a hub id, and is neither a folder nor the demo's."""
     return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)) and not Path(name).exists()
 
 
-def _estimate(part: dict[str, float | None] | None) -> str:
-    if part is None:
-        return "–"
-    value, low, high = (None if x is None else f"{x:.3f}" for x in part.values())
-    return f"{value} ({low} to {high})" if low else f"{value}"
-
-
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Returns a value for a cell of a Markdown table; a mapping becomes ``name value, …``."""
     if isinstance(value, dict):
-        return ", ".join(f"{_cell(name)} {_cell(x)}" for name, x in value.items())
+        return ", ".join(f"{cell(name)} {cell(x)}" for name, x in value.items())
     return as_markdown(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
@@ -125,7 +113,7 @@ def as_markdown(text: str) -> str:
 
 
 def as_code(text: str) -> str:
-    """Returns a name as a span of code in Markdown, which nothing in the name can end."""
+    """Returns a name as a code span in Markdown, which no character of the name can end."""
     text = _visible_name(text)
     fence = _fence(text, 1)
     room = " " if "`" in text else ""
@@ -133,7 +121,7 @@ def as_code(text: str) -> str:
 
 
 def as_block(text: str, language: str) -> str:
-    """Returns lines as a block of code in Markdown, which nothing in them can end."""
+    """Returns lines as a code block in Markdown, which no line of them can end."""
     fence = _fence(text, 3)
     return f"{fence}{language}\n{visible(text)}\n{fence}"
 

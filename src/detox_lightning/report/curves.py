@@ -13,10 +13,10 @@ class Panel(NamedTuple):
     """Metrics that one picture shows.
 
     Attributes:
-        rollout: Metric of every rollout; None: there is none.
-        fixed: Metric of the fixed prompts of validation.
-        beside: Further metrics of validation, where there is room for them.
-        wider: Title with these, if the panel's own doesn't cover them.
+        rollout: Metric of each rollout; None: there is none.
+        fixed: Metric of validation, whose prompts are fixed.
+        beside: More metrics of validation, which only TensorBoard's charts show.
+        wider: Title of a chart with these; None: the panel's own.
     """
 
     rollout: str | None
@@ -77,7 +77,7 @@ def _from_events(folder: Path) -> Iterator[tuple[str, int, float]]:
 
     if not any(folder.glob("events.out.tfevents.*")):
         return
-    event_accumulator.logger.setLevel("ERROR")  # it would tell of each point that is left out
+    event_accumulator.logger.setLevel("ERROR")  # otherwise it warns of each point left out
     events = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     for name in events.Tags()["scalars"]:

@@ -1,8 +1,9 @@
-"""The report of a test: one HTML page that needs nothing but itself."""
+"""The report of a test: one self-contained HTML page."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import SequenceMatcher
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,28 +30,24 @@ WORD = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{UNSPACED}]]+|\S"
 Pieces = list[tuple[str, bool]]
 
 
-def render(
-    summary: Mapping[str, Any],
-    comparison: Comparison,
-    curves: Curves,
-    rows: list[dict[str, Any]] | None = None,
-) -> str:
-    """Writes the page.
+def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -> str:
+    """Returns the page.
 
     Args:
         summary: ``about``: what was compared, by name; ``figures``: see :func:`summarize`.
         comparison: The responses and their measurements.
         curves: Curves of the training.
-        rows: ``comparison.rows()``, if they are made already.
 
     Returns:
-        HTML without scripts, and without references to anything outside of it.
+        HTML without scripts and without references to other files.
     """
     about, figures = summary["about"], summary["figures"]
     groups = [(title, figures[name]) for name, title in GROUPS.items() if figures.get(name)]
     headline, main = groups[0] if groups else ("", {})
     confidence = f"{100 * about.get('confidence', 0.95):g}\xa0%"
-    return _template().render(
+    tests = {"certain": _excludes_zero, "known": _is_known, "bounded": _has_interval}
+    template = load_template("template.html", counted, number, percent, marked, **tests)
+    return template.render(
         about=about,
         confidence=confidence,
         resamples=about.get("resamples"),
@@ -62,27 +59,31 @@ def render(
         costs=[main[name] for name in COSTS if name in main],
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
-        changes=changes(comparison.rows() if rows is None else rows),
+        changes=changes(comparison.rows()),
         max_changes=MAX_CHANGES,
     )
 
 
-def _template() -> "Template":
-    """Returns the page's template, in which every text is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def load_template(
+    name: str, *filters: Callable[..., Any], **tests: Callable[..., bool]
+) -> "Template":
+    """Loads a template of this folder, which calls its filters by their functions' names.
+
+    HTML and control characters in texts are escaped; a name that isn't defined is an error.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         loader=PackageLoader("detox_lightning", "report"),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         finalize=lambda value: visible(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = {"counted": counted, "number": number, "percent": percent, "marked": marked}
-    environment.filters |= filters
-    environment.tests |= {"certain": _excludes_zero, "known": _is_known}
-    return environment.get_template("template.html")
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.tests |= tests
+    return environment.get_template(name)
 
 
 def _is_known(estimate: Mapping[str, float | None] | None, part: str = "value") -> bool:
@@ -91,31 +92,34 @@ def _is_known(estimate: Mapping[str, float | None] | None, part: str = "value") 
     return value is not None and math.isfinite(value)
 
 
+def _has_interval(estimate: Mapping[str, float | None] | None) -> bool:
+    return _is_known(estimate, "low") and _is_known(estimate, "high")
+
+
 def _excludes_zero(estimate: Mapping[str, Any] | None) -> bool:
     """Whether an estimate's interval, as it is shown, lies on one side of 0."""
-    if not (estimate and _is_known(estimate, "low") and _is_known(estimate, "high")):
+    if not (estimate and _has_interval(estimate)):
         return False
     return round(estimate["low"], DECIMALS) > 0 or round(estimate["high"], DECIMALS) < 0
 
 
-def number(value: float | None, sign: str = "") -> str:
+def number(value: float | None, sign: str = "", decimals: int | None = None) -> str:
     """Formats a number with three decimals below 10, else one; an en dash if it is undefined.
 
     ``sign="+"`` puts a plus before positive numbers.
     """
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    decimals = DECIMALS if abs(value) < 10 else 1
+    if decimals is None:
+        decimals = DECIMALS if abs(value) < 10 else 1
     shown = round(value, decimals) or 0.0
     return f"{shown:{sign if shown else ''},.{decimals}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:
     """Formats a share in percent, with its sign: 0.46 as ``+46.0 %``; see :func:`number`."""
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    shown = round(100 * value, 1) or 0.0
-    return f"{shown:{'+' if shown else ''},.1f}\xa0%".replace("-", "−")
+    shown = number(None if value is None else 100 * value, "+", decimals=1)
+    return shown if shown == UNKNOWN else f"{shown}\xa0%"
 
 
 def counted(count: int, noun: str) -> str:
@@ -123,8 +127,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def with_interval(estimate: Mapping[str, float | None] | None, form: str = "{:.3f}") -> str:
+    """Formats an estimate, for plain text: ``0.413 [0.379, 0.447]``; an en dash if undefined."""
+    if estimate is None:
+        return UNKNOWN
+    rounded = (None if x is None else round(x, DECIMALS) or 0.0 for x in estimate.values())
+    value, low, high = (UNKNOWN if x is None else form.format(x) for x in rounded)
+    return value if (low, high) == (UNKNOWN, UNKNOWN) else f"{value} [{low}, {high}]"
+
+
 def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
-    """Says in a sentence whether the change of toxicity may be chance; see :func:`summarize`."""
+    """Returns a sentence on whether the change of toxicity may be chance; see :func:`summarize`."""
     changed = toxicity.get("changed")
     if changed is not None and changed < MIN_CHANGED:
         return (
@@ -132,7 +145,7 @@ def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
             "whether it is chance."
         )
     difference = toxicity["difference"]
-    if not (_is_known(difference, "low") and _is_known(difference, "high")):
+    if not _has_interval(difference):
         return "There is no interval for the difference: it may be chance."
     low, high = (number(difference[end], "+") for end in ("low", "high"))
     start = f"The {confidence} interval of the difference, {low} to {high},"
@@ -144,11 +157,10 @@ def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
 
 def changes(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Returns ``gains``, the rows whose toxicity fell, and ``losses``; the largest change first."""
-    fell = [row for row in rows if row["difference"] < 0]
-    rose = [row for row in rows if row["difference"] > 0]
+    by_change = itemgetter("difference")
     return {
-        "gains": sorted(fell, key=lambda row: row["difference"]),
-        "losses": sorted(rose, key=lambda row: -row["difference"]),
+        "gains": sorted((row for row in rows if by_change(row) < 0), key=by_change),
+        "losses": sorted((row for row in rows if by_change(row) > 0), key=by_change, reverse=True),
     }
 
 
@@ -156,8 +168,8 @@ def marked(before: str, after: str) -> tuple[Pieces, Pieces]:
     """Compares two texts word by word.
 
     Returns:
-        For each text its pieces, which joined are the text again, each with whether its words are
-        missing from the other text.
+        For each text its pieces, which joined give the text again; each comes with whether its
+        words are missing from the other text.
     """
     words = compiled(WORD)
     matcher = SequenceMatcher(None, words.findall(before), words.findall(after), autojunk=False)
@@ -169,7 +181,7 @@ def marked(before: str, after: str) -> tuple[Pieces, Pieces]:
 
 
 def _pieces(text: str, ranges: list[tuple[int, int]]) -> Pieces:
-    """Cuts a text at ranges of words, with the spaces around a range left outside of it."""
+    """Cuts a text at ranges of words; spaces around a range don't belong to it."""
     spans = [match.span() for match in compiled(WORD).finditer(text)]
     pieces, done = [], 0
     for first, end in ranges:

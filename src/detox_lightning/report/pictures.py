@@ -1,11 +1,11 @@
-"""Pictures of an evaluation: matplotlib figures, and SVG that takes on a page's colours."""
+"""Pictures of an evaluation: matplotlib figures, and SVG in the colours of a page."""
 
 import io
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-
-Options = ParamSpec("Options")
 
 INK, BEFORE, AFTER = "#010203", "#b35309", "#1f5fa8"
 PAGE_COLOURS = {
@@ -33,20 +31,6 @@ BINS = 25
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
-def _styled(draw: "Callable[Options, Figure]") -> "Callable[Options, Figure]":
-    """Makes a function draw in the page's style, and leave matplotlib's settings as they were."""
-
-    @wraps(draw)
-    def drawn(*args: Options.args, **kwargs: Options.kwargs) -> "Figure":
-        from matplotlib import style
-
-        with style.context(STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-@_styled
 def histogram(
     before: NDArray[np.float64],
     after: NDArray[np.float64],
@@ -63,51 +47,49 @@ def histogram(
     """
     sides = [values[np.isfinite(values)] for values in (before, after)]
     edges = np.linspace(*(limits or _ends(np.concatenate(sides))), BINS + 1)
-    figure, (axes,) = _panels(1, 1)
-    for values, label, colour, line in zip(
-        sides, ("before", "after"), (BEFORE, AFTER), ("--", "-"), strict=True
-    ):
-        counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-        axes.stairs(counts, edges, fill=True, color=colour, alpha=0.12)
-        axes.stairs(counts, edges, color=colour, linestyle=line, linewidth=1.6, label=label)
-    _count_in_ones(axes.yaxis)
-    axes.set(xlabel=name, ylabel="responses")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    with _panels(1, 1) as (figure, (axes,)):
+        for values, label, colour, line in zip(
+            sides, ("before", "after"), (BEFORE, AFTER), ("--", "-"), strict=True
+        ):
+            counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+            axes.stairs(counts, edges, fill=True, color=colour, alpha=0.12)
+            axes.stairs(counts, edges, color=colour, linestyle=line, linewidth=1.6, label=label)
+        _count_in_ones(axes.yaxis)
+        axes.set(xlabel=name, ylabel="responses")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     figure.set_label(f"Histogram of {name} before and after")
     return figure
 
 
 def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Returns the smallest and the largest value, moved apart if they are alike."""
+    """Returns the smallest and the largest value, moved apart if they are nearly equal."""
     low, high = float(values.min()), float(values.max())
     return (low, high) if high - low > 1e-6 * max(1, abs(high)) else (low - 0.5, high + 0.5)
 
 
-@_styled
 def score_against_kl(kl: NDArray[np.float64], score: NDArray[np.float64]) -> "Figure":
     """Draws a point for each response: its score against its KL to the reference, in nats."""
     known = np.isfinite(kl) & np.isfinite(score)
     stride = -(-known.sum() // MAX_POINTS) or 1
-    figure, (axes,) = _panels(1, 1)
-    axes.plot(
-        *(values[known][::stride] for values in (kl, score)),
-        linestyle="none",
-        marker="o",
-        markersize=3.5,
-        markeredgewidth=0,
-        color=AFTER,
-        alpha=0.45,
-    )
-    axes.set(xlabel="KL to the reference, nats", ylabel="score after")
+    with _panels(1, 1) as (figure, (axes,)):
+        axes.plot(
+            *(values[known][::stride] for values in (kl, score)),
+            linestyle="none",
+            marker="o",
+            markersize=3.5,
+            markeredgewidth=0,
+            color=AFTER,
+            alpha=0.45,
+        )
+        axes.set(xlabel="KL to the reference, nats", ylabel="score after")
     figure.set_label("Score of each response after training against its KL to the reference")
     return figure
 
 
-@_styled
 def curves_picture(
     curves: Curves, panels: Sequence[str] | None = None, columns: int = 3
 ) -> "Figure":
-    """Draws training curves, one panel beside the other; several have a legend below.
+    """Draws training curves side by side; several panels have a common legend below.
 
     Args:
         curves: Pairs of rollout and value, by metric.
@@ -120,12 +102,12 @@ def curves_picture(
     titles = present_panels(curves) if panels is None else list(panels)
     if not titles:
         raise ValueError("no panel has data")
-    figure, grid = _panels(len(titles), columns)
-    for axes, title in zip(grid, titles, strict=True):
-        _draw_panel(axes, title, curves)
-    if len(titles) > 1:
-        lines = {str(line.get_label()): line for axes in grid for line in axes.get_lines()}
-        figure.legend(lines.values(), list(lines), loc="outside lower center", ncols=2)
+    with _panels(len(titles), columns) as (figure, grid):
+        for axes, title in zip(grid, titles, strict=True):
+            _draw_panel(axes, title, curves)
+        if len(titles) > 1:
+            lines = {str(line.get_label()): line for axes in grid for line in axes.get_lines()}
+            figure.legend(lines.values(), list(lines), loc="outside lower center", ncols=2)
     figure.set_label(f"Training curves: {', '.join(titles)}")
     return figure
 
@@ -152,23 +134,26 @@ def _count_in_ones(axis: "Axis") -> None:
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
-def _panels(count: int, columns: int) -> "tuple[Figure, list[Axes]]":
-    """Returns a figure and its ``count`` axes, in rows."""
+@contextmanager
+def _panels(count: int, columns: int) -> "Iterator[tuple[Figure, list[Axes]]]":
+    """Yields a figure and its ``count`` axes, in rows; the block draws in the page's style."""
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     columns = min(columns, count)
     rows = -(-count // columns)
     size = PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+    with style.context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
 
 
 def svg(figure: "Figure") -> str:
-    """Returns a figure as an ``<svg>`` element that can stand in a page.
+    """Returns a figure as an ``<svg>`` element for a page.
 
-    Its title is the figure's label. Letters and axes have the colour of the text around it; the
-    data's colours can be set as ``--before`` and ``--after``. The same numbers give the same text;
-    no two pictures share ids.
+    The figure's label becomes its title. Letters and axes have the colour of the text around it;
+    the page can set the data's colours as ``--before`` and ``--after``. The same numbers give the
+    same text, and no two pictures share ids.
     """
     from matplotlib import style
 

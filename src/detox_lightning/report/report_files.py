@@ -6,7 +6,7 @@ from typing import Any
 
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
-from detox_lightning.report.page import counted, render
+from detox_lightning.report.page import counted, render, with_interval
 
 TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
@@ -25,7 +25,7 @@ def write_files(
     texts = {
         "summary.json": json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
         "comparison.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-        "report.html": render(summary, comparison, curves, rows),
+        "report.html": render(summary, comparison, curves),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf8")
@@ -42,20 +42,14 @@ def short_table(summary: dict[str, Any]) -> str:
     )
     rows = [(head, "before", "after", "better by")]
     for entry in (figures[name] for name in TABLE_FIGURES if name in figures):
-        better = _cell(entry["improvement"], "{:+.1%}")
+        better = with_interval(entry["improvement"], "{:+.1%}")
         if entry["improvement"] is None and entry["better"] == "higher":
-            better = _cell(entry["difference"], "{:+.3f}")
-        rows.append((entry["title"], _cell(entry["before"]), _cell(entry["after"]), better))
+            better = with_interval(entry["difference"], "{:+.3f}")
+        rows.append(
+            (entry["title"], with_interval(entry["before"]), with_interval(entry["after"]), better)
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _cell(estimate: dict[str, float | None] | None, form: str = "{:.3f}") -> str:
-    if estimate is None:
-        return "–"
-    rounded = (None if x is None else round(x, 3) or 0.0 for x in estimate.values())
-    value, low, high = ("–" if x is None else form.format(x) for x in rounded)
-    return value if (low, high) == ("–", "–") else f"{value} [{low}, {high}]"

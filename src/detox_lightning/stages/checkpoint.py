@@ -1,4 +1,4 @@
-"""Contents of a checkpoint: the parameters that learn, and the facts of the run that wrote them.
+"""What a checkpoint holds: the parameters that learn, and facts about the run that wrote it.
 
 A stage calls :func:`save_stage` when it saves and :func:`load_stage` when it loads. All contents
 are tensors and plain values, so that ``torch.load(weights_only=True)`` opens the file.
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -19,17 +20,14 @@ from detox_lightning.redaction import without_secrets
 from detox_lightning.runs.checkpoint_reading import BEFORE, BROKEN, BrokenCheckpoint
 from detox_lightning.runs.provenance import to_plain
 from detox_lightning.stages.flag_changes import (
-    HYPER_PARAMETERS,
-    HYPER_PARAMETERS_OF_DATA,
     differs,
     misfits,
     warn_of_changed_flags,
 )
-from detox_lightning.stages.stage_module import StageModule
 
 VERSION = 1
 
-# Numbers among the facts that training would go wrong with: their type and lower bound.
+# Facts that are numbers and that training depends on: their type and lower bound.
 _NUMBER = int | float
 _NUMBERS: dict[str, tuple[Any, float]] = {
     "rollouts": (int, 0),
@@ -42,7 +40,7 @@ _NUMBERS: dict[str, tuple[Any, float]] = {
 
 
 class _BrokenWeights(TrainingError):
-    """The weights are not finite, which all processes see, as their weights are equal."""
+    """The weights are not finite; all processes raise it, as their weights are equal."""
 
     by_all = True
 
@@ -52,7 +50,7 @@ def trainable_names(module: nn.Module) -> list[str]:
     return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
-def save_stage(module: StageModule, checkpoint: dict[str, Any], **facts: Any) -> None:
+def save_stage(module: Any, checkpoint: dict[str, Any], **facts: Any) -> None:
     """Reduces a checkpoint to the parameters that learn, and adds the facts of the run.
 
     Args:
@@ -61,7 +59,7 @@ def save_stage(module: StageModule, checkpoint: dict[str, Any], **facts: Any) ->
         facts: Facts beside the stage, the base and the number of faults.
 
     Raises:
-        TrainingError: If parameters are not finite: no run could go on from them.
+        TrainingError: If parameters are not finite: no run could resume from them.
     """
     state = checkpoint["state_dict"]
     checkpoint["state_dict"] = {name: state[name] for name in trainable_names(module)}
@@ -79,17 +77,17 @@ def save_stage(module: StageModule, checkpoint: dict[str, Any], **facts: Any) ->
         "faults": module.faults.count,
         **to_plain(facts),
     }
-    for name in (HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA):
-        if name in checkpoint:
+    for kind in (LightningModule, LightningDataModule):
+        if (name := kind.CHECKPOINT_HYPER_PARAMS_KEY) in checkpoint:
             checkpoint[name] = without_secrets(to_plain(checkpoint[name]))
 
 
-def load_stage(module: StageModule, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+def load_stage(module: Any, checkpoint: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
     """Checks that a checkpoint fits a stage, and restores the stage's number of faults.
 
-    Lightning then loads the weights non-strictly (the frozen base isn't in the file), which alone
-    would let anything pass. Differences that change no shape, such as the adapter's scale, are
-    warned of, and so are flags that have changed.
+    Lightning then loads the weights non-strictly, as the frozen base isn't in the file; this alone
+    would accept any file. Differences that change no shape, such as the adapter's scale, give a
+    warning, and so do flags that have changed.
 
     Args:
         module: The stage that loads, with its weights built.
@@ -103,7 +101,7 @@ def load_stage(module: StageModule, checkpoint: Mapping[str, Any], **facts: Any)
     Raises:
         InputError: If the checkpoint is not of this package, of a later format, of another stage
             or of other labels, or holds other parameters, values that are not finite, or facts
-            that no run writes.
+            that no run can have written.
     """
     saved = _read_facts(checkpoint, module.stage_name)
     if saved["base"] != module.source.base:
@@ -125,8 +123,8 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Checks that weights, by the names of a module's parameters, can be loaded without loss.
 
     Raises:
-        BrokenCheckpoint: If some are of a type of which a copy would lose something (whole or
-            complex numbers, numbers of 8 bits), or not finite.
+        BrokenCheckpoint: If some have a type whose conversion would lose something (integers,
+            complex numbers, 8-bit numbers), or are not finite.
     """
     dtypes = {name: parameter.dtype for name, parameter in module.named_parameters()}
     for name, x in weights.items():
@@ -176,12 +174,12 @@ def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _check_parameters(
-    module: StageModule, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
+    module: Any, weights: Mapping[str, Tensor], saved: dict[str, Any], facts: Any
 ) -> None:
     """Checks that a checkpoint's weights have the names and shapes of the parameters that learn."""
     shapes = {name: tuple(x.shape) for name, x in weights.items()}
     here = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
-    reasons = misfits(to_plain(facts), saved, here, shapes)
+    reasons = list(misfits(to_plain(facts), saved, here, shapes))
     if here == shapes:
         check_weights(module, weights)
         if reasons:
@@ -197,7 +195,9 @@ def _check_parameters(
         for name in differing[:3]
     )
     number = f"{len(differing)} parameter{'s differ' if len(differing) > 1 else ' differs'}"
-    origin = ", ".join(f"{key} {saved[key]!r}" for key in ("stage", "base", "lora") if key in saved)
+    origin = ", ".join(
+        f"{key} {saved[key]!r}" for key in ("stage", "base", "lora") if saved.get(key)
+    )
     raise InputError(
         f"the checkpoint doesn't fit: {'; '.join(reasons) or 'it is of another model'}. {number} "
         f"({shown}). It was made with {origin}: give the same flags, or leave out --ckpt_path."

@@ -1,4 +1,4 @@
-"""Checks that the devices of a run are there, and chooses among their attention kernels."""
+"""Checks that the machine has the devices of a run, and chooses their attention kernels."""
 
 import os
 import re
@@ -9,17 +9,14 @@ import torch
 from detox_lightning.errors import InputError
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-MAX_CPU_PROCESSES = 8  # on a machine with fewer cores, for trying out how several train
+MAX_CPU_PROCESSES = 8  # also on a machine with fewer cores, to try out distributed training
 
 
 def check_devices(trainer: Any) -> None:
-    """Refuses accelerators and devices that aren't there.
-
-    Args:
-        trainer: The trainer's configuration, with ``accelerator`` and ``devices``.
+    """Refuses ``accelerator`` and ``devices`` of a trainer's configuration that can't be used.
 
     Raises:
-        InputError: If one isn't.
+        InputError: If this machine lacks them, or if they have no meaning.
     """
     kind, devices = trainer.accelerator, trainer.devices
     if isinstance(kind, str) and kind not in ACCELERATORS:
@@ -31,7 +28,7 @@ def check_devices(trainer: Any) -> None:
     if kind in ("gpu", *is_there) and not is_there.get(kind, any(is_there.values())):
         raise InputError(
             f"trainer.accelerator={kind}: torch sees no such device here; give cpu or auto, or "
-            "look to the driver (nvidia-smi) and to CUDA_VISIBLE_DEVICES"
+            "check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
         )
     if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-1|[\d, ]+", devices):
         raise InputError(f"trainer.devices={devices}: give how many, a list of them, -1 or auto")
@@ -46,7 +43,7 @@ def check_devices(trainer: Any) -> None:
 
 
 def _check_processes(devices: int | str | list[int], cores: int) -> None:
-    """Refuses a number of CPU processes that is none, or far above that of the cores."""
+    """Refuses far more CPU processes than there are cores, and a value that is no number."""
     if not str(devices).strip().isdecimal():
         raise InputError(
             f"trainer.devices={devices}: on a CPU this is how many processes train; give a number, "
@@ -74,8 +71,8 @@ def check_gpus(devices: int | str | list[int], available: int) -> None:
 def choose_kernels() -> None:
     """Disables cuDNN's attention for the rest of the process.
 
-    On recent GPUs torch prefers it in bfloat16. It plans anew for each shape, which takes a quarter
-    of a second and more (docs/benchmarks.md), and the lengths of prompts and responses differ from
-    rollout to rollout. The kernels that are left do the same work.
+    On recent GPUs torch prefers it in bfloat16. It plans again for each new shape, which takes a
+    quarter of a second or more (docs/benchmarks.md), and the lengths of prompts and responses
+    differ in every rollout. The remaining kernels do the same work.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)

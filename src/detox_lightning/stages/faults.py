@@ -1,16 +1,11 @@
-"""Leaves out, counts and keeps batches of training whose numbers are not finite."""
+"""Leaves out, counts and records training batches whose numbers are not finite."""
 
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from detox_lightning.algorithm.masks import Reduce
 from detox_lightning.errors import TrainingError
-from detox_lightning.stages.optimization import trainable_parameters
 
 _CAUSES = (
     "Likely causes: too high a learning rate (model.optimizer.lr), no gradient clipping "
@@ -26,7 +21,7 @@ LOOK_AT_ROLLOUT = (
 
 
 class Fault(NamedTuple):
-    """Something that was not finite, and the batch that had it.
+    """A number that was not finite, and the batch in which it appeared.
 
     Attributes:
         place: Where in the run: ``rollout 17``.
@@ -42,14 +37,14 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """Counts and keeps what a run leaves out because it is not finite.
+    """Counts and records what a run leaves out because it is not finite.
 
     Attributes:
         count: Rollouts or steps of which something was left out so far; the same on every rank.
         kept: Faults that a callback is to write to the disk.
 
     Args:
-        bound: How many rollouts or steps something may be left out of.
+        bound: How many rollouts or steps may be left out, in whole or in part.
     """
 
     def __init__(self, bound: int):
@@ -57,15 +52,12 @@ class Faults:
         self.count = 0
         self.kept: list[Fault] = []
         self.batches: list[Fault] = []
-        self.last_place = ""  # where something was left out last
+        self.last_place = ""  # of the newest fault
 
     def begin(self, place: str, texts: Mapping[str, list[str]], **tensors: Tensor) -> None:
-        """Registers the current batch; a second call for the same place adds a batch to it.
+        """Registers the current batch: ``b`` texts by name, and tensors ``[b, …]`` by name.
 
-        Args:
-            place: The place in the run, such as ``rollout 17``.
-            texts: ``b`` texts each, by name.
-            tensors: ``[b, …]`` each, by name.
+        A second call for the same place in the run adds a batch to it.
         """
         others = [batch for batch in self.batches if batch.place == place]
         self.batches = [*others, Fault(place, "", tensors, dict(texts))]
@@ -80,7 +72,7 @@ class Faults:
             if rows is not None:
                 tensors = {name: x[rows.to(x.device)] for name, x in tensors.items()}
                 texts = {name: [xs[row] for row in rows.tolist()] for name, xs in texts.items()}
-            # copies: what shares memory can't be written
+            # copies, as safetensors writes no tensors that share memory
             tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
             self.kept.append(Fault(place, what, tensors, dict(texts)))
 
@@ -113,34 +105,3 @@ class Faults:
             )
             error.by_all = True
             raise error
-
-    def all_finite(self, what: str | None, reduce: Reduce, device: torch.device) -> bool:
-        """Agrees with the other ranks whether a rollout may be learned from; one collective.
-
-        If anything is not finite on any rank, the rollout is left out on all.
-
-        Args:
-            what: What of the rollout is not finite on this rank; None: everything is finite.
-            reduce: Sum over ranks.
-            device: Where the sum is taken.
-
-        Raises:
-            TrainingError: If there are more faults than the bound.
-        """
-        if not reduce(torch.tensor(float(what is not None), device=device)).item():
-            return True
-        elsewhere = "figures of another process are not finite"
-        self.leave_out(what or elsewhere, LOOK_AT_ROLLOUT, is_here=what is not None)
-        return False
-
-    def guard(self, module: LightningModule, optimizer: Any) -> None:
-        """Leaves out a step of Lightning's own loop whose gradient is not finite.
-
-        Raises:
-            TrainingError: If there are more faults than the bound.
-        """
-        gradients = [p.grad for p in trainable_parameters(module) if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not math.isfinite(norm):
-            optimizer.zero_grad()
-            self.leave_out(f"the gradient's norm is {norm}", CAUSES_ELSEWHERE)

@@ -1,4 +1,4 @@
-"""Compares a run's flags with those of the run whose checkpoint it takes."""
+"""Compares a run's flags with those of the run whose checkpoint it loads."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,14 +21,13 @@ _NOT_COMPARED = {
 # the flags that tests and predictions depend on, and exceptions among them
 _MEASURED = ("model.sampling", "model.reward", "data.")
 _NOT_MEASURED = ("data.num_samples", "data.num_eval_samples")
-HYPER_PARAMETERS, HYPER_PARAMETERS_OF_DATA = "hyper_parameters", "datamodule_hyper_parameters"
 _MAX_SHOWN = 60  # characters of a value
-# peft's options that have no bearing on what the weights mean, or have messages of their own
+# peft's options that don't change what the weights mean, or have messages of their own
 _NO_MISFIT = {
     *("peft_type", "peft_version", "auto_mapping", "task_type", "inference_mode"),
     *("base_model_name_or_path", "revision", "lora_dropout", "init_lora_weights"),
 }
-# peft's options that are told first, and have flags of their own beside model.lora.options
+# peft's options that are named first, and have flags of their own beside model.lora.options
 _LORA_FLAGS = ("r", "lora_alpha", "target_modules", "modules_to_save")
 
 
@@ -39,11 +38,8 @@ def warn_of_changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> None:
     if verb is None:
         return
     changes: list[tuple[str, str, str]] = []
-    for flag, owner, key in (
-        ("model", module, HYPER_PARAMETERS),
-        ("data", getattr(trainer, "datamodule", None), HYPER_PARAMETERS_OF_DATA),
-    ):
-        if owner is not None and key in checkpoint:
+    for flag, owner in (("model", module), ("data", getattr(trainer, "datamodule", None))):
+        if owner is not None and (key := owner.CHECKPOINT_HYPER_PARAMS_KEY) in checkpoint:
             changes += differences(flag, dict(checkpoint[key]), dict(owner.hparams))
     if verb != "fit":
         changes = [x for x in changes if x[0].startswith(_MEASURED) and x[0] not in _NOT_MEASURED]
@@ -79,7 +75,7 @@ def _class(value: Any) -> str | None:
 
 
 def _are_alike(old: Any, new: Any) -> bool:
-    """Whether texts tell a place in memory, or the same place on the disk, which may have moved."""
+    """Whether two values name an address in memory, or the same file, which may have moved."""
     if any(isinstance(value, str) and " at 0x" in value for value in (old, new)):
         return True
     if not (isinstance(old, str) and isinstance(new, str) and Path(new).exists()):
@@ -103,8 +99,8 @@ def misfits(
     saved: Mapping[str, Any],
     names_here: Iterable[str],
     names_saved: Iterable[str],
-) -> list[str]:
-    """Describes in a clause each what differs between a run and the weights in a checkpoint.
+) -> Iterator[str]:
+    """Yields the differences between a run and a checkpoint's weights, as one clause each.
 
     Args:
         here: Facts that this run would save: ``base_revision``, ``adapter``. Only facts that both
@@ -114,19 +110,15 @@ def misfits(
         names_saved: Names of the parameters in the checkpoint.
     """
     both = here.keys() & saved.keys()
-    clauses = []
     if "base_revision" in both and here["base_revision"] != saved["base_revision"]:
-        clauses.append(
-            differs("the base's revision", here["base_revision"], saved["base_revision"])
-        )
+        yield differs("the base's revision", here["base_revision"], saved["base_revision"])
     if "adapter" in both:
-        clauses += _adapter_misfits(here["adapter"], saved["adapter"])
+        yield from _adapter_misfits(here["adapter"], saved["adapter"])
     needed, held = (any("value_head." in name for name in xs) for xs in (names_here, names_saved))
     if needed and not held:
-        clauses.append("model.advantage needs a value head here, and the checkpoint has none")
+        yield "model.advantage needs a value head here, and the checkpoint has none"
     if held and not needed:
-        clauses.append("model.advantage needs no value head here, and the checkpoint has one")
-    return clauses
+        yield "model.advantage needs no value head here, and the checkpoint has one"
 
 
 def _adapter_misfits(

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, and which of their values a checkpoint restores."""
 
 import math
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,14 +9,14 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeFloat
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.number_bounds import check_optimizer, refused_option
+from detox_lightning.stages.number_bounds import leaves
+
+LARGEST_OPTION = 1e6  # no step of an optimizer can be so large
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ CONSTANT = Schedule()
 class _Scheduler(LambdaLR):
     """A scheduler whose flags win over the hyper-parameters that a checkpoint restores.
 
-    Lightning restores schedulers after optimizers. Moments and step counts then are the
-    checkpoint's; learning rate, betas and the like are those of this run, at the restored place of
-    the schedule. With the same flags nothing changes, to the bit.
+    Lightning restores schedulers after optimizers. Moments and step counts are then those of the
+    checkpoint; learning rate, betas and the like are those of this run's flags, at the restored
+    place of the schedule. If the flags are the same, nothing changes, to the last bit.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]):
@@ -59,7 +60,7 @@ class _Scheduler(LambdaLR):
         """Restores the place of the schedule, and puts this run's flags in the optimizer."""
         super().load_state_dict(state_dict)
         self.base_lrs = [flags["lr"] for flags in self._flags]
-        # The very product that the scheduler itself formed on its last step.
+        # the same product that the scheduler computed on its last step
         self._last_lr = [
             rate * factor(self.last_epoch)
             for rate, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
@@ -108,7 +109,7 @@ def trainable_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
-    """Makes an optimizer of one small matrix, so that mistakes are told before models open.
+    """Makes an optimizer of one small matrix, to report mistakes before models are opened.
 
     Optimizers of torch also take a step, with a closure that computes the loss if ``has_closure``.
 
@@ -118,16 +119,31 @@ def try_out(make_optimizer: OptimizerCallable, has_closure: bool) -> None:
     """
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.zeros(2, 2)
-    with _naming_option():
+    with naming_option():
         optimizer = make_optimizer([parameter])
-    check_optimizer(optimizer)
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(
+            f"--model.optimizer: this makes a {type(optimizer).__name__}, which is no optimizer"
+        )
+    for group in optimizer.param_groups:
+        options = {name: value for name, value in group.items() if name != "params"}
+        for name, value, *_ in leaves(options):
+            if isinstance(value, torch.Tensor) and value.numel() == 1:
+                value = float(value)
+            is_number = isinstance(value, int | float)
+            is_small = is_number and abs(value) <= LARGEST_OPTION  # NaN isn't
+            if is_number and (not is_small or (name == "lr" and value < 0)):
+                raise InputError(
+                    f"--model.optimizer.{name}={value}: must be a number up to "
+                    f"{LARGEST_OPTION:g}, and a learning rate not below 0"
+                )
     if type(optimizer).__module__.startswith("torch.optim"):
-        with _naming_option():
+        with naming_option():
             optimizer.step(*([lambda: 0.0] if has_closure else []))
 
 
 @contextmanager
-def _naming_option() -> Iterator[None]:
+def naming_option() -> Iterator[None]:
     """Turns an optimizer's refusal to be made or to step into an InputError with the flag."""
     try:
         yield
@@ -135,7 +151,7 @@ def _naming_option() -> Iterator[None]:
         raise
     except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if option := refused_option(error):
+        if option := _refused_option(error):
             raise InputError(
                 f"--model.optimizer.{option}: {reason}; give another number"
             ) from error
@@ -145,11 +161,15 @@ def _naming_option() -> Iterator[None]:
         ) from error
 
 
-def configure_optimizer(
-    module: LightningModule, make_optimizer: OptimizerCallable, schedule: Schedule
-) -> OptimizerLRScheduler:
-    """Returns the result of ``configure_optimizers``; InputError if the optimizer can't be made."""
-    with _naming_option():
-        optimizer = make_optimizer(trainable_parameters(module))
-    scheduler = build_schedule(optimizer, schedule, module.trainer.estimated_stepping_batches)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+def _refused_option(error: Exception) -> str | None:
+    """Returns ``name=value`` of the option that an optimizer refused, if the error has the value.
+
+    The name is that of the constructor's argument with this value.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "__init__":
+            for name, value in frame.f_locals.items():
+                values = value if isinstance(value, list | tuple) else [value]
+                if any(type(x) in (int, float) and str(x) in str(error) for x in values):
+                    return f"{name}={value}"
+    return None

@@ -19,7 +19,6 @@ from detox_lightning.models.precision import check_trainable_dtype
 from detox_lightning.models.source import ModelSource
 from detox_lightning.models.text_padding import padding_id, repadded
 from detox_lightning.protocols import data_of
-from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.optimization import CONSTANT, Schedule
 from detox_lightning.stages.run_checks import check_conditions
@@ -29,9 +28,9 @@ from detox_lightning.stages.stage_module import AutomaticStage
 class RewardModule(AutomaticStage):
     """Fine-tunes a sequence classifier on labelled text.
 
-    Logs ``train/loss``; under ``val/`` and ``test/`` loss, accuracy, F1 and AUROC. With two labels
-    the second is the one that F1 and AUROC look for; with more they are means over the labels. The
-    members are those of :class:`~detox_lightning.protocols.Stage`.
+    Logs ``train/loss``; under ``val/`` and ``test/`` loss, accuracy, F1 and AUROC. With two labels,
+    F1 and AUROC are those of the second; with more, they are means over the labels. The members
+    are those of :class:`~detox_lightning.protocols.Stage`.
     """
 
     stage_name = "reward"
@@ -52,10 +51,10 @@ class RewardModule(AutomaticStage):
         """Stores names and settings; the weights load when a run begins.
 
         Args:
-            model: Hub id or folder of an encoder, which gets a fresh head, or of a classifier of
-                these very labels.
-            labels: Names of the classes, by which the data's rows are labelled too, in the order
-                of the classifier's outputs.
+            model: Hub id or folder of an encoder, which gets a fresh head, or of a classifier with
+                exactly these labels.
+            labels: Names of the classes in the order of the classifier's outputs; the data's rows
+                are labelled by the same names.
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
             weights: How the weights are opened.
@@ -110,11 +109,11 @@ class RewardModule(AutomaticStage):
                 f"{positions} tokens at most; lower it to that"
             )
         if padding_id(model) is None:
-            # A decoder's head takes the token before the padding for a text's last, by the config.
+            # a decoder's head reads the last token before the padding, which the config names
             pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
             model.config.get_text_config().pad_token_id = eos if pad is None else pad
         self.train_model(model)
-        # nothing changes them, and validation steps may not wait for other ranks
+        # no buffer changes, and validation steps must not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -139,40 +138,21 @@ class RewardModule(AutomaticStage):
 
     test_step = validation_step
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the figures under ``val/``, or ``test/`` at the end of a test."""
-        if not self.trainer.sanity_checking:  # two batches may well hold a single class
-            self.log_figures(self.metrics.compute())
-        self.mean_loss.reset()
-        self.metrics.reset()
-
-    on_test_epoch_end = on_validation_epoch_end
-
     def predict_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
         """Returns the probabilities of the classes, ``[b, classes]``."""
         return self(batch.input_ids, batch.attention_mask).softmax(-1)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's facts to the checkpoint."""
-        save_stage(self, checkpoint, labels=self.labels, base_revision=self.weights.revision)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint fits this model and these labels; see :func:`load_stage`."""
-        load_stage(self, checkpoint, base_revision=self.weights.revision)
 
 
 def classification_metrics(classes: int) -> MetricCollection:
     """Makes accuracy, F1 and AUROC.
 
-    Args:
-        classes: With 2 the metrics take the second's probability ``[b]``; with more, all of them
-            ``[b, classes]``, and F1 and AUROC are means over the classes.
+    Of 2 classes they take the second's probability ``[b]``; of more, the probabilities
+    ``[b, classes]``, and F1 and AUROC are means over the classes.
     """
     from torchmetrics.classification import AUROC, Accuracy, F1Score
 
-    task: dict[str, Any] = {"task": "multiclass", "num_classes": classes}
-    if classes == 2:
-        task = {"task": "binary"}
+    task: Any = {"task": "multiclass", "num_classes": classes}
+    task = {"task": "binary"} if classes == 2 else task
     return MetricCollection(
         {
             "accuracy": Accuracy(**task, average="micro"),

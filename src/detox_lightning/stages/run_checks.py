@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Collection
-from difflib import get_close_matches
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.utilities import rank_zero_warn
 
-from detox_lightning.errors import InputError
+from detox_lightning.errors import InputError, nearest
 from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import callbacks_of, data_of
 from detox_lightning.stages.optimization import try_out
@@ -32,15 +31,15 @@ REFUSED: dict[type, str] = {
     callbacks.StochasticWeightAveraging: "it would take model.schedule's place, and average the "
     f"frozen weights, too. {_AVERAGING}",
     callbacks.WeightAveraging: "it would copy and average the frozen weights and whole numbers, "
-    f"too, and can't go on from a checkpoint. {_AVERAGING}",
+    f"too, and can't resume from a checkpoint. {_AVERAGING}",
     callbacks.GradientAccumulationScheduler: "model.schedule must know how many steps there are. "
     "Give trainer.accumulate_grad_batches; in PPO model.mini_batch_size and model.micro_batch_size",
     callbacks.ModelPruning: "it gives the weights other names, which no checkpoint or export here "
     "knows. Prune the model that is exported",
-    callbacks.BaseFinetuning: "it freezes a part named backbone, which no model here has. What "
-    "learns is said by model.lora (null: all)",
-    callbacks.OnExceptionCheckpoint: "what it saves is from within a batch, and nothing could go "
-    "on from it exactly. Give checkpoint.every_n_batches",
+    callbacks.BaseFinetuning: "it freezes a part named backbone, which no model here has. "
+    "model.lora says what learns (null: everything)",
+    callbacks.OnExceptionCheckpoint: "it saves in the middle of a batch, from where no run can "
+    "resume exactly. Give checkpoint.every_n_batches",
 }
 REFUSED_IN_PPO: dict[type, str] = {
     callbacks.SpikeDetection: "a rollout has no loss of its own. Rollouts that aren't finite are "
@@ -74,12 +73,10 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
     if verb != "fit":
         return
     check_loop(trainer, module)
-    data = data_of(trainer)
-    validates = data is not None and bool(data.val_dataloader())
-    if data is not None:
-        _check_monitors(module, validates, [f"val/{name}" for name in figures])
     try_out(module.make_optimizer, module.automatic_optimization)
-    if data is not None:
+    if (data := data_of(trainer)) is not None:
+        validates = bool(data.val_dataloader())
+        _check_monitors(module, validates, [f"val/{name}" for name in figures])
         batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
         used = math.floor(batches * limit) if isinstance(limit, float) else min(batches, limit)
         if batches and not used:
@@ -127,10 +124,10 @@ def _check_monitors(module: Any, validates: bool, figures: Collection[str]) -> N
         name = getattr(callback, "monitor", None)  # of whatever class of Lightning's
         if not isinstance(name, str) or not name.startswith("val"):
             continue
-        near = get_close_matches(name.replace("val_", "val/"), figures, 1, cutoff=0.8)
         if name not in figures:
-            meant = f"did you mean {near[0]}?" if near else f"give one of {', '.join(figures)}"
-            reason = f"validation logs no such figure; {meant}"
+            hint = nearest(name.replace("val_", "val/"), figures)
+            reason = "validation logs no such figure"
+            reason += hint or f"; give one of {', '.join(figures)}"
         elif not validates:
             reason = "no validation would log it; give data.validation_split, or another figure"
         else:

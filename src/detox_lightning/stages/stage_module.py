@@ -1,6 +1,6 @@
 """What the training stages have in common."""
 
-from collections.abc import Mapping
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,14 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.source import ModelSource
 from detox_lightning.seeding import derive_seed, global_seed
-from detox_lightning.stages.faults import Faults
-from detox_lightning.stages.optimization import Schedule, configure_optimizer
+from detox_lightning.stages.checkpoint import load_stage, save_stage
+from detox_lightning.stages.faults import CAUSES_ELSEWHERE, Faults
+from detox_lightning.stages.optimization import (
+    Schedule,
+    build_schedule,
+    naming_option,
+    trainable_parameters,
+)
 from detox_lightning.stages.strategy import not_shardable
 
 
@@ -31,7 +37,7 @@ class StageModule(LightningModule):
 
     Attributes:
         model_name: The model to begin from: a base, an adapter or a checkpoint with an adapter.
-        adapter: An adapter on that model; None if the name says all.
+        adapter: An adapter on that model; None if the model's name is enough.
         weights: How the base's weights are opened.
         lora: The fresh adapter; None: all weights are trained, unless there is an adapter already.
         tokenizer: The model's; None before it is opened.
@@ -61,7 +67,7 @@ class StageModule(LightningModule):
 
     @cached_property
     def source(self) -> ModelSource:
-        """Where the model comes from; found out when first needed, as it may ask the hub."""
+        """Where the model comes from; resolved on first use, as this may contact the hub."""
         return ModelSource.resolve(self.model_name, self.adapter, self.weights)
 
     @property
@@ -90,33 +96,42 @@ class StageModule(LightningModule):
         return None if self._trainer is None else self._trainer.strategy.root_device
 
     def origin(self, model: Any) -> dict[str, Any]:
-        """Returns the facts by which a checkpoint tells its base and adapter from similar ones.
+        """Returns facts about the base and the adapter of a model of ``transformers`` or ``peft``.
 
-        Args:
-            model: From ``transformers`` or ``peft``.
+        They show whether a checkpoint belongs to this base and this kind of adapter.
         """
         return {"base_revision": self.source.base_revision, "adapter": adapter_facts(model)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Returns one optimizer of the parameters that learn, and its schedule."""
-        return configure_optimizer(self, self.make_optimizer, self.schedule)
+        """Returns the optimizer and its schedule; InputError if the optimizer can't be made."""
+        with naming_option():
+            optimizer = self.make_optimizer(trainable_parameters(self))
+        scheduler = build_schedule(
+            optimizer, self.schedule, self.trainer.estimated_stepping_batches
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
 
 class AutomaticStage(StageModule):
-    """A stage whose steps Lightning takes: the supervised and the reward stage.
+    """A stage whose optimizer steps Lightning takes: the supervised and the reward stage.
 
     Attributes:
         model: The model from ``transformers`` or ``peft``; None before it is opened.
         mean_loss: The mean loss of a validation or test.
+        metrics: Its other figures, which have the names by which they are logged.
     """
 
     model: Any
     mean_loss: MeanMetric
+    metrics: Any
     rollouts = samples = kl_target = comparison = None
 
     @property
     def about(self) -> dict[str, Any]:
-        """Nothing: its tests compare nothing."""
+        """Empty, as a test of this stage compares nothing."""
         return {}
 
     @property
@@ -131,7 +146,7 @@ class AutomaticStage(StageModule):
     def train_model(self, model: Any) -> None:
         """Checks that a model's weights are finite, and puts it into train mode."""
         check_finite_model("model.model", self.model_name, model)
-        # Models open in eval mode, and Lightning leaves the mode of a module's parts alone.
+        # models open in eval mode, and Lightning doesn't change the mode of a module's parts
         self.model = model.train()
 
     def on_train_batch_start(self, batch: PromptBatch | LabeledBatch, batch_idx: int) -> None:
@@ -146,14 +161,32 @@ class AutomaticStage(StageModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Leaves the step out if its gradient is not finite."""
-        self.faults.guard(self, optimizer)
+        gradients = [p.grad for p in trainable_parameters(self) if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            optimizer.zero_grad()
+            self.faults.leave_out(f"the gradient's norm is {norm}", CAUSES_ELSEWHERE)
         self.log("train/faults", float(self.faults.count))
 
-    def log_figures(self, figures: Mapping[str, Tensor]) -> None:
-        """Logs the mean loss and other figures under ``val/``, or ``test/`` in a test."""
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean loss and the metrics under ``val/``, or ``test/`` at the end of a test."""
         prefix = "test" if self.trainer.testing else "val"
-        named = {"loss": self.mean_loss.compute(), **figures}
-        self.log_dict({f"{prefix}/{name}": figure for name, figure in named.items()})
+        if not self.trainer.sanity_checking:  # its few batches may hold a single class
+            figures = {"loss": self.mean_loss.compute(), **self.metrics.compute()}
+            self.log_dict({f"{prefix}/{name}": figure for name, figure in figures.items()})
+        self.mean_loss.reset()
+        self.metrics.reset()
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Reduces the checkpoint to the parameters that learn, and adds the facts of the run."""
+        facts = {"model": self.model_name, "lora": self.lora, "labels": self.labels}
+        save_stage(self, checkpoint, **facts, **self.origin(self.model))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint fits this model; see :func:`load_stage`."""
+        load_stage(self, checkpoint, **self.origin(self.model))
 
     def export(self, folder: str | Path) -> None:
         """Writes the model, or the adapter, with its tokenizer as a Hugging Face folder."""

@@ -17,20 +17,20 @@ from detox_lightning.stages.optimization import trainable_parameters
 NAME = "sharded"
 OVERLAY = "configs/overlays/fsdp.yaml"
 REFUSED = {
-    "deepspeed": "DeepSpeed keeps gradients to itself, and PPO clips them and may skip a step; "
-    "with an adapter ZeRO-2 has little to split, and what ZeRO-3 splits FSDP2 does",
+    "deepspeed": "DeepSpeed keeps gradients to itself, but PPO must clip them and may skip a step; "
+    "with an adapter ZeRO-2 has little to split, and FSDP2 splits what ZeRO-3 would split",
     "fsdp": "FSDP1 would shard what learns, too, and gathers nothing for rollouts; FSDP2 does",
-    "modelparallel": "this would assemble the whole base for each checkpoint, and can't go on from "
-    "a checkpoint of this package",
+    "modelparallel": "this would assemble the whole base for each checkpoint, and can't resume "
+    "from a checkpoint of this package",
 }
 
 
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP2 for a frozen base: in shards over all devices, gathered where it is needed.
 
-    The parameters that learn are whole on each device, begin as the first process's and get the
-    mean of all processes' gradients, as in DDP; checkpoints are those of DDP. Throughout rollouts
-    and evaluation the base is gathered: processes may then be at different places.
+    The parameters that learn are whole on each device: they begin as copies of the first process's
+    and get the mean of all processes' gradients, as in DDP. Checkpoints are the same as with DDP.
+    During rollouts and evaluation the base is gathered, so that processes need not keep in step.
 
     Args:
         options: ``process_group_backend`` and ``timeout``, for Lightning's ModelParallelStrategy.
@@ -40,7 +40,7 @@ class ShardedStrategy(ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **options)
         self.in_sync = True
 
-    # All that is saved is whole on each device: as if nothing were sharded.
+    # Everything that is saved is whole on each device, so these work as without sharding.
     restore_checkpoint_after_setup = Strategy.restore_checkpoint_after_setup
     lightning_restore_optimizer = Strategy.lightning_restore_optimizer
     lightning_module_state_dict = Strategy.lightning_module_state_dict

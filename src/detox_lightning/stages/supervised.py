@@ -1,7 +1,5 @@
 """The supervised stage: teaches a language model to answer as people did."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
@@ -18,7 +16,6 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.special_tokens import end_tokens, without_end_marks
 from detox_lightning.protocols import data_of
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS
-from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.devices import choose_kernels
 from detox_lightning.stages.optimization import CONSTANT, Schedule
 from detox_lightning.stages.run_checks import check_conditions
@@ -52,8 +49,8 @@ class SupervisedModule(AutomaticStage):
         Args:
             model: Hub id or folder of the model to begin from, or of an adapter to train on; or a
                 checkpoint ``*.ckpt`` with an adapter.
-            lora: The adapter to train; null trains all weights. An adapter to train on keeps its
-                own shape.
+            lora: The adapter to train; null trains all weights. An adapter that is trained further
+                keeps its own shape.
             optimizer: Optimizer and its learning rate.
             schedule: Warm-up and decay of the learning rate, in optimizer steps.
             weights: How the base's weights are opened.
@@ -70,7 +67,7 @@ class SupervisedModule(AutomaticStage):
         self.lora = LoRA(**lora) if isinstance(lora, dict) else lora  # a checkpoint holds a dict
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
-        self.rouge = Rouge()
+        self.metrics = Rouge()
 
     def setup(self, stage: str) -> None:
         """Checks the trainer's options and the model's positions before any model is opened."""
@@ -98,18 +95,9 @@ class SupervisedModule(AutomaticStage):
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Adds a batch to the loss per token and to ROUGE."""
         self.mean_loss.update(self._loss(batch), weight=batch.target_mask.sum())
-        self.rouge.update(self.summarize(batch), batch.references)
+        self.metrics.update(self.summarize(batch), batch.references)
 
     test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the figures under ``val/``, or ``test/`` at the end of a test."""
-        rouge = {kind: mean for kind, mean in self.rouge.compute().items() if not mean.isnan()}
-        self.log_figures(rouge)
-        self.mean_loss.reset()
-        self.rouge.reset()
-
-    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[str]:
         """Returns the batch's summaries."""
@@ -130,16 +118,6 @@ class SupervisedModule(AutomaticStage):
         responses = without_end_marks(responses, ends, self.tokenizer)
         texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         return texts
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reduces the checkpoint to the parameters that learn, and adds the run's facts."""
-        save_stage(
-            self, checkpoint, model=self.model_name, lora=self.lora, **self.origin(self.model)
-        )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint fits this model; see :func:`load_stage`."""
-        load_stage(self, checkpoint, **self.origin(self.model))
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
         """Returns the cross-entropy of a batch's targets, mean over their tokens."""

@@ -8,7 +8,7 @@ import torch
 
 from conftest import word_tokenizer
 from detox_lightning.errors import InputError
-from detox_lightning.evaluation.examiner import Examiner
+from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
@@ -25,11 +25,11 @@ def policy(tiny_t5: str) -> Policy:
 
 
 @pytest.fixture
-def examiner(policy: Policy, tiny_classifier: str) -> Examiner:
+def evaluator(policy: Policy, tiny_classifier: str) -> Evaluator:
     plan = EvaluationPlan(toxicity_model=tiny_classifier)
-    examiner = Examiner(plan, LengthReward(2, 3), SAMPLING, seed=3)
-    examiner.load(policy, word_tokenizer(), 5)
-    return examiner
+    evaluator = Evaluator(plan, LengthReward(2, 3), SAMPLING, seed=3)
+    evaluator.load(policy, word_tokenizer(), 5)
+    return evaluator
 
 
 @pytest.mark.parametrize(
@@ -53,50 +53,46 @@ def test_what_cannot_be_evaluated_is_refused_before_a_model_opens(
 ) -> None:
     reward = ClassifierReward("a folder that is not there")
     with pytest.raises(InputError) as caught:
-        Examiner(EvaluationPlan(**plan), reward, Sampling(**sampling), seed=0)
+        Evaluator(EvaluationPlan(**plan), reward, Sampling(**sampling), seed=0)
     assert str(caught.value) == message
 
 
-def test_a_validation_gives_the_means_of_its_batches(examiner: Examiner) -> None:
-    single = [examiner.evaluator.validate(collate_pairs([pair])) for pair in PAIRS[:5]]
-    for _ in range(2):  # the second validation starts over
-        examiner.validate(collate_pairs(PAIRS[:3]))
-        examiner.validate(collate_pairs(PAIRS[3:5]))
-        means = examiner.finish_validation()
+def test_a_validation_gives_the_means_of_its_batches(evaluator: Evaluator) -> None:
+    single = [evaluator.validate(collate_pairs([pair])) for pair in PAIRS[:5]]
+    evaluator.finish_validation()
+    for _ in range(2):  # each validation starts over
+        evaluator.validate(collate_pairs(PAIRS[:3]))
+        evaluator.validate(collate_pairs(PAIRS[3:5]))
+        means = evaluator.finish_validation()
         for name in ("score", "toxicity", "length"):
             mean = torch.cat([figures[name] for figures in single]).double().mean()
             torch.testing.assert_close(means[f"val/{name}"].double(), mean, rtol=1e-5, atol=1e-6)
 
 
-def test_a_test_leaves_a_comparison_of_its_batches(examiner: Examiner) -> None:
-    assert examiner.comparison is None
+def test_a_test_leaves_a_comparison_of_its_batches(evaluator: Evaluator) -> None:
+    assert evaluator.comparison is None
     for _ in range(2):
-        examiner.test(collate_pairs(PAIRS[:3]))
-        examiner.test(collate_pairs(PAIRS[3:5]))
-        figures = examiner.finish_test()
-        assert examiner.comparison is not None
-        assert examiner.comparison.prompts == collate_pairs(PAIRS[:5]).prompts
-    after = examiner.comparison.after.figures["toxicity"]
+        evaluator.test(collate_pairs(PAIRS[:3]))
+        evaluator.test(collate_pairs(PAIRS[3:5]))
+        figures = evaluator.finish_test()
+        assert evaluator.comparison is not None
+        assert evaluator.comparison.prompts == collate_pairs(PAIRS[:5]).prompts
+    after = evaluator.comparison.after.figures["toxicity"]
     assert figures["test/greedy/after/toxicity"] == pytest.approx(after[:, 0].mean())
     assert figures["test/after/toxicity"] == pytest.approx(after[:, 1].mean())
 
 
-def test_predictions_are_the_evaluator_s(examiner: Examiner) -> None:
-    batch = collate_pairs(PAIRS[:2])
-    assert examiner.predict(batch) == examiner.evaluator.predict(batch)
-
-
-def test_the_judges_move_with_it_and_the_policy_does_not(examiner: Examiner) -> None:
-    names = [name for name, _ in examiner.named_parameters()]
+def test_the_judges_move_with_it_and_the_policy_does_not(evaluator: Evaluator) -> None:
+    names = [name for name, _ in evaluator.named_parameters()]
     assert names
     assert all(name.startswith("judge.") for name in names)
-    assert not any(parameter.requires_grad for parameter in examiner.parameters())
+    assert not any(parameter.requires_grad for parameter in evaluator.parameters())
 
 
 def test_it_tells_how_it_samples_and_what_it_judges_by(
-    examiner: Examiner, tiny_classifier: str
+    evaluator: Evaluator, tiny_classifier: str
 ) -> None:
-    assert examiner.describe() == {
+    assert evaluator.describe() == {
         "reward": "minus the words short of 2 or beyond 3",
         "toxicity_model": tiny_classifier,
         "toxic_label": "hate",
@@ -109,5 +105,5 @@ def test_it_tells_how_it_samples_and_what_it_judges_by(
         "top_k": 0,
         "top_p": 1.0,
     }
-    examiner.plan = replace(examiner.plan, top_p=0.5, max_new_tokens=9)
-    assert {"max_new_tokens": 9, "top_p": 0.5}.items() <= examiner.describe().items()
+    evaluator.plan = replace(evaluator.plan, top_p=0.5, max_new_tokens=9)
+    assert {"max_new_tokens": 9, "top_p": 0.5}.items() <= evaluator.describe().items()
