@@ -12,10 +12,9 @@ import torch
 
 import detox_lightning
 from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
-from detox_lightning.__main__ import find_cause
 from detox_lightning.cli.command import DetoxCLI
 from detox_lightning.cli.parser import Parser, summarize
-from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.errors import InputError, TrainingError, find_cause
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
 from detox_lightning.models.model_files import warn_once
@@ -54,7 +53,7 @@ def test_help_of_each_verb_shows_docstrings(verb: str) -> None:
     outcome = run(verb, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     shown = " ".join(outcome.out.split())  # wrapped to the terminal
-    assert shown.startswith(f"usage: python -m detox_lightning [options] {verb}")
+    assert shown.startswith(f"usage: python -m detox_lightning {verb}")
     for line in (
         "Logs some of a rollout's responses as a table",  # a callback's class
         "Rollouts between tables; 0 for none.",  # and one of its options
@@ -102,6 +101,26 @@ def test_the_module_answers_before_it_imports_anything_heavy() -> None:
     ]
 
 
+LIGHT = """
+import sys
+from detox_lightning.__main__ import main
+try:
+    main(sys.argv[1:])
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(("word", "code"), [("--help", 0), ("trian", 2)])
+def test_help_and_a_misspelt_command_wait_for_no_import(word: str, code: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(detox_lightning.__file__).parents[1])}
+    words = [sys.executable, "-c", LIGHT, word]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    for verb in VERBS:
+        assert verb in done.stdout + done.stderr
+
+
 def test_the_script_is_the_module() -> None:
     script = '[project.scripts]\ndetox-lightning = "detox_lightning.__main__:main"\n'
     assert script in (ROOT / "pyproject.toml").read_text()
@@ -137,7 +156,7 @@ def test_no_seed_is_lightning_s_to_choose(given: str, seed: int) -> None:
     """Without one, it is the environment's."""
     Path("seed.yaml").write_text(f"seed_everything: {given}")
     cli = IdleCLI(["fit", "--config", DEMO, "--config=seed.yaml"])
-    assert cli.config.fit.seed_everything is seed
+    assert cli.config.seed_everything is seed
 
 
 class ProcessCLI(IdleCLI):
@@ -397,7 +416,7 @@ def test_last_is_the_newest_run_s(recipe: str, fitted: Path) -> None:
     os.utime(older, (0, 0))
     cli = DetoxCLI(["validate", "--config", recipe, "--ckpt_path", "last"])
     assert cli.model.rollouts == 2
-    assert cli.config["validate"]["ckpt_path"] == str(fitted)
+    assert cli.config["ckpt_path"] == str(fitted)
 
 
 def test_last_of_nothing(recipe: str, tmp_path: Path) -> None:

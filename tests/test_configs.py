@@ -59,7 +59,7 @@ def layers(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_makes_all_it_names(path: Path) -> None:
     made = IdleCLI(["fit", *layers(path), *ANYWHERE])
-    config = made.config["fit"]
+    config = made.config
     for part, module in (("model", detox_lightning.modules), ("data", data)):
         thing = made.model if part == "model" else made.datamodule
         assert type(thing).__name__ in module.__all__

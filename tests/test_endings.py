@@ -17,7 +17,7 @@ from command import Outcome, run, tiny_recipe
 from detox_lightning import __main__
 from detox_lightning.algorithm.advantages import GAE
 from detox_lightning.cli import command
-from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.errors import InputError, TrainingError, causes, find_cause
 from detox_lightning.rewards import Reward
 from detox_lightning.runs.end_of_data import EndingCallback
 from detox_lightning.runs.signals import StopRequests
@@ -236,14 +236,14 @@ def test_the_program_ends_with_what_was_raised(
     line = raising.__code__.co_firstlineno + 2
     assert outcome.code == 1
     assert outcome.errors == [
-        f"error: SystemExit was raised within the run ({HERE}, line {line}), which had not come to "
-        "its end; raise another exception where something is wrong"
+        f"error: SystemExit was raised within the run ({HERE}, line {line}) before it had "
+        "finished; raise another exception where something is wrong"
     ]
     assert ran(monkeypatch, recipe, raising(GeneratorExit("odd"))).code == 1
     outcome = ran(monkeypatch, recipe, raising(KeyboardInterrupt()))
     assert (outcome.code, outcome.err.splitlines()[-1]) == (
         130,
-        "SIGINT: ended at once; checkpoints that were saved before are whole",
+        "SIGINT: ended at once; checkpoints saved before it are complete",
     )
     circle, back = RuntimeError("round"), OSError(28, "No space left on device")
     circle.__cause__, back.__context__ = back, circle
@@ -284,7 +284,7 @@ def test_ctrl_c_while_it_starts_is_a_line(monkeypatch: pytest.MonkeyPatch) -> No
     outcome = run("fit")
     assert (outcome.code, outcome.err) == (
         130,
-        "SIGINT: ended at once; checkpoints that were saved before are whole\n",
+        "SIGINT: ended at once; checkpoints saved before it are complete\n",
     )
 
 
@@ -302,8 +302,8 @@ def test_ctrl_c_by_way_of_lightning(tmp_path: Path, capfd: pytest.CaptureFixture
             test()
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert any(isinstance(x, KeyboardInterrupt) for x in __main__.causes(end.value))
-    assert __main__.exit_within_run(end.value) is None
+    assert any(isinstance(x, KeyboardInterrupt) for x in causes(end.value))
+    assert __main__.failure_behind(end.value) is end.value.__context__
 
 
 def test_ctrl_c_once_is_a_request_and_twice_an_end() -> None:
@@ -329,6 +329,6 @@ def test_ctrl_c_once_is_a_request_and_twice_an_end() -> None:
 def test_causes_in_a_circle_come_once() -> None:
     one, other = ValueError("one"), InputError("other")
     one.__context__, other.__context__ = other, one
-    assert list(__main__.causes(one)) == [one, other]
-    assert __main__.find_cause(one, InputError) is other
-    assert __main__.find_cause(one, TrainingError) is None
+    assert list(causes(one)) == [one, other]
+    assert find_cause(one, InputError) is other
+    assert find_cause(one, TrainingError) is None

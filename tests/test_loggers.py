@@ -100,7 +100,7 @@ def test_a_run_with_csv_is_found_and_tested(
 ) -> None:
     tested = command("test", recipe, *csv_flags, "--ckpt_path=last")
     run_folder = Path(fitted.trainer.log_dir)
-    assert tested.config["test"]["ckpt_path"] == str(run_folder / "checkpoints" / "last.ckpt")
+    assert tested.config["ckpt_path"] == str(run_folder / "checkpoints" / "last.ckpt")
     assert tested.model.rollouts == 2
     points = metrics_csv(run_folder.parent / "version_1")
     logged = {name: value for (name, _), value in points.items() if name.startswith("test/")}
@@ -146,7 +146,7 @@ def test_without_a_logger(recipe: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert (fitted.model.rollouts, fitted.trainer.loggers) == (2, [])
     last = tmp_path / "checkpoints" / "last.ckpt"
     tested = command("test", recipe, *flags, "--ckpt_path=last")
-    assert tested.config["test"]["ckpt_path"] == str(last)
+    assert tested.config["ckpt_path"] == str(last)
     assert tested.model.rollouts == 2
     weights = dict(fitted.model.named_parameters())
     assert all(torch.equal(x, weights[name]) for name, x in tested.model.named_parameters())
@@ -262,4 +262,4 @@ def test_last_of_runs_in_one_folder_is_the_newest(recipe: str, tmp_path: Path) -
     for seed in (1, 2):
         assert run("fit", *flags, f"--seed_everything={seed}").code == 0
     cli = IdleCLI(["test", *flags, "--ckpt_path=last"])
-    assert cli.config["test"]["ckpt_path"] == f"{tmp_path}/kept/last-v1.ckpt"
+    assert cli.config["ckpt_path"] == f"{tmp_path}/kept/last-v1.ckpt"

@@ -70,7 +70,7 @@ def test_what_is_no_path_of_this_machine_is_left_alone(given: str) -> None:
 )
 def test_the_nearest_is_named(given: str, nearest: str) -> None:
     outcome = run("fit", "--config", given)
-    assert outcome.errors == [f"error: --config={given}: {NO_SUCH}; nearest is {nearest}"]
+    assert outcome.errors == [f"error: --config={given}: {NO_SUCH}; did you mean {nearest}?"]
     assert outcome.code == 2
 
 
@@ -79,9 +79,9 @@ def test_or_all_there_are(given: str) -> None:
     with pytest.raises(InputError) as raised:
         find_recipe(given)
     names = ", ".join(recipes.recipes())
-    assert str(raised.value) == f"--config={given}: {NO_SUCH}; those are {names}"
+    assert str(raised.value) == f"--config={given}: {NO_SUCH}; its recipes are {names}"
 
 
 def test_help_tells_of_them() -> None:
     shown = " ".join(run("fit", "--help").out.split())
-    assert "configs/NAME is the package's own where there is no such file here." in shown
+    assert "configs/NAME is the package's own if there is no such file here." in shown

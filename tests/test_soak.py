@@ -164,8 +164,8 @@ def test_the_run_is_the_demo_ended_by_time(command: ModuleType, tmp_path: Path) 
     (timer,) = (x for x in made.trainer.callbacks if type(x).__name__ == "Timer")
     assert timer.time_remaining() == 93_784  # a day, two hours, three minutes, four seconds
     assert made.model.policy_name == "demo:policy"
-    assert made.config.fit.trainer.logger.init_args.save_dir == str(tmp_path / "runs")
-    assert made.config.fit.trainer.limit_train_batches == command.EPOCH
+    assert made.config.trainer.logger.init_args.save_dir == str(tmp_path / "runs")
+    assert made.config.trainer.limit_train_batches == command.EPOCH
 
 
 def test_a_folder_of_another_run_is_refused(command: ModuleType, tmp_path: Path) -> None:

@@ -5,16 +5,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detox_lightning.cli.verbs import choose_command
 from detox_lightning.errors import (
     OUT_OF_MEMORY,
     InputError,
     Stopped,
     TrainingError,
-    causes,
     explain,
+    find_cause,
     raised_at,
 )
 from detox_lightning.redaction import printable
@@ -34,31 +34,25 @@ def main(args: list[str] | None = None, callbacks: Sequence["Callback"] = ()) ->
         SystemExit: With code 2 for a mistake in flags or files, 1 for a failure, 128 + N for a
             command that signal N has stopped.
     """
+    words = sys.argv[1:] if args is None else args
     former, threading.excepthook = threading.excepthook, print_thread_failure
     try:
-        _run(args, callbacks)
-    except KeyboardInterrupt as error:
-        raise _interrupted() from error
+        _run(words, callbacks)
     except SystemExit as end:
-        if find_cause(end, KeyboardInterrupt):  # by way of Lightning
-            raise _interrupted() from end
-        if (place := exit_within_run(end)) is None:
+        if (failure := failure_behind(end)) is None:
             raise
-        sys.stderr.write(
-            f"error: SystemExit was raised within the run ({Path(place.filename).name}, line "
-            f"{place.lineno}), which had not come to its end; raise another exception where "
-            "something is wrong\n"
-        )
-        raise SystemExit(1) from end
+        raise SystemExit(_report(failure)) from end
+    except BaseException as error:
+        raise SystemExit(_report(error)) from error
     finally:
         threading.excepthook = former
 
 
 def print_thread_failure(failed: threading.ExceptHookArgs) -> None:
-    """Prints in a line why a thread can't write; the run ends with that where it writes next.
+    """Prints in one line why a thread can't write; the run ends with that at its next write.
 
     Args:
-        failed: The exception and its thread; those that don't concern the disk are shown as ever.
+        failed: The exception and its thread. One that doesn't concern the disk is shown as usual.
     """
     reason = explain(failed.exc_value) if failed.exc_value is not None else None
     if reason is None:
@@ -67,28 +61,34 @@ def print_thread_failure(failed: threading.ExceptHookArgs) -> None:
         sys.stderr.write(f"{reason}\n")
 
 
-def _run(args: list[str] | None, callbacks: Sequence["Callback"]) -> None:
+def _run(words: Sequence[str], callbacks: Sequence["Callback"]) -> None:
+    choose_command(words)  # help and a misspelt command don't wait for the imports
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from detox_lightning.lazy_imports import deferred
 
     with deferred():
         from detox_lightning.cli.command import DetoxCLI
 
-    try:
-        DetoxCLI(args, callbacks)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except Stopped as stop:
+    DetoxCLI(words, callbacks)
+
+
+def _report(error: BaseException) -> int:
+    """Prints why a command has ended, and returns its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        if "lightning" not in sys.modules or _is_first_process():
+            sys.stderr.write("SIGINT: ended at once; checkpoints saved before it are complete\n")
+        return 130  # 128 and SIGINT's number
+    if isinstance(error, Stopped):
         if not _is_first_process():
-            raise SystemExit from stop
-        sys.stderr.write(f"{stop}\n")
-        raise SystemExit(128 + stop.signum) from stop
-    except BaseException as error:
-        if DetoxCLI.debug:
-            sys.stderr.write(printable("".join(traceback.format_exception(error))))
-        message, code = _message_and_code(error)
-        sys.stderr.write(f"error: {printable(message)}\n")
-        raise SystemExit(code) from error
+            return 0
+        sys.stderr.write(f"{error}\n")
+        return 128 + error.signum
+    command = sys.modules.get("detox_lightning.cli.command")
+    if command is not None and command.DetoxCLI.debug:
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
+    message, code = _message_and_code(error)
+    sys.stderr.write(f"error: {printable(message)}\n")
+    return code
 
 
 def _message_and_code(error: BaseException) -> tuple[str, int]:
@@ -101,26 +101,26 @@ def _message_and_code(error: BaseException) -> tuple[str, int]:
     return explain(error) or describe_unforeseen(error), 1
 
 
-def _interrupted() -> SystemExit:
-    """Prints that Ctrl-C has ended the command at once."""
-    if "lightning" not in sys.modules or _is_first_process():
-        sys.stderr.write("SIGINT: ended at once; checkpoints that were saved before are whole\n")
-    return SystemExit(130)  # 128 and SIGINT's number
-
-
-def exit_within_run(end: SystemExit) -> traceback.FrameSummary | None:
-    """Finds the line of a run's own code that asked the program to end.
+def failure_behind(end: SystemExit) -> BaseException | None:
+    """Finds the failure that an exit stands for.
 
     Args:
         end: The exception.
 
     Returns:
-        None if the program itself asked, as after ``--help``.
+        Lightning's KeyboardInterrupt; an error that names the line of a run's own code that asked
+        the program to end; None if the program itself asked, as after ``--help``.
     """
+    if interrupt := find_cause(end, KeyboardInterrupt):
+        return interrupt
     frames = traceback.extract_tb(end.__traceback__)
     is_run = any(frame.name in ("_run_subcommand", "instantiate_classes") for frame in frames)
-    is_program = frames[-1].filename.endswith(("argparse.py", str(Path("trainer", "call.py"))))
-    return frames[-1] if is_run and not is_program else None
+    if not is_run or frames[-1].filename.endswith("argparse.py"):
+        return None
+    return TrainingError(
+        f"SystemExit was raised within the run ({raised_at(end)}) before it had finished; raise "
+        "another exception where something is wrong"
+    )
 
 
 def _is_first_process() -> bool:
@@ -147,16 +147,6 @@ def describe_unforeseen(error: BaseException) -> str:
     place = raised_at(error)
     reason = lines[0] if lines else f"raised without a reason{place and f' ({place})'}"
     return f"{name}: {reason} (--debug shows where this comes from)"
-
-
-def find_cause(error: BaseException, kind: type[BaseException]) -> BaseException | None:
-    """Finds the first exception of a kind among an exception and its causes.
-
-    Args:
-        error: The exception; libraries may have wrapped another one in it.
-        kind: The kind.
-    """
-    return next((cause for cause in causes(error) if isinstance(cause, kind)), None)
 
 
 if __name__ == "__main__":

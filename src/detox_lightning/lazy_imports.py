@@ -1,9 +1,9 @@
 """Loads heavy parts of libraries when they are used, not when Lightning is imported.
 
-Lightning imports torch's compiler for a class and a decorator, and with it sympy; torchmetrics for
-two classes, and with it matplotlib, scipy and transformers. That was two thirds of the time until
-``--help``, and 190 MB. Within :func:`deferred` a few names of those modules come from stand-ins;
-any other name loads the whole module.
+Lightning imports torch's compiler for a class and a decorator, and with it sympy; it imports
+torchmetrics for two classes, and with it matplotlib, scipy and transformers. That took two thirds
+of the time of ``fit --help``, and 190 MB. Within :func:`deferred` a few names of those modules come
+from stand-ins; any other name loads the whole module.
 """
 
 import gc
@@ -87,42 +87,28 @@ class DeferredModule(ModuleType):
 
     def load(self) -> None:
         """Turns this into the module that it stands for."""
+        loader: Any = self.__loader__
         self.__class__ = ModuleType  # type: ignore[assignment]
-        assert self.__spec__ is not None
-        assert self.__spec__.loader is not None
-        self.__spec__.loader.exec_module(self)
+        loader.exec_module(self)
 
 
-class _DeferringLoader(Loader):
-    """Makes a module without running it; ``loader`` will."""
-
-    def __init__(self, loader: Loader):
-        self.loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Makes the module as its own loader would."""
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Leaves the module unrun until one of its names is asked for."""
-        assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self.loader
-        module.__class__ = DeferredModule
-
-
-class _DeferringFinder(MetaPathFinder):
-    """Finds the modules that have stand-ins, and leaves all others to the next finders."""
+class _DeferringFinder(MetaPathFinder, Loader):
+    """Makes the modules that have stand-ins without running them; leaves all others alone."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Finds a module that has a stand-in, with a loader that defers it; else None."""
-        if fullname not in _STAND_INS:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _DeferringLoader(spec.loader)
+        """Finds a module that has a stand-in; its own loader will run it later."""
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in _STAND_INS else None
+        if spec is not None:
+            spec.loader, spec.loader_state = self, spec.loader
         return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leaves the module unrun until one of its names is asked for."""
+        spec: Any = module.__spec__
+        spec.loader = module.__loader__ = spec.loader_state
+        module.__class__ = DeferredModule
 
 
 @contextmanager

@@ -6,4 +6,4 @@ from detox_lightning.stages import RewardModule, ShardedStrategy, SupervisedModu
 __all__ = ["PPOModule", "RewardModule", "ShardedStrategy", "SupervisedModule"]
 
 for public in (PPOModule, RewardModule, ShardedStrategy, SupervisedModule):
-    public.__module__ = __name__  # the path that configurations and checkpoints tell
+    public.__module__ = __name__  # the path in configurations and checkpoints

@@ -1,7 +1,7 @@
 """Keeps secrets out of files, logs and messages: tokens, keys, passwords.
 
-A secret is known by its name (``api_key``, ``--logger.token``), or by its place before the @ or in
-the query of an address.
+A secret is recognized by its name (``api_key``, ``--logger.token``), or by its position in an
+address: before the @ or in the query.
 """
 
 import json
@@ -14,7 +14,7 @@ import yaml
 from detox_lightning.errors import visible
 
 HIDDEN = "***"
-_LABELS = "label_map"  # an option whose content is named by the data
+_LABELS = "label_map"  # an option whose keys come from the data
 _NAME = (
     rf"(?<![^\W_])(?<!{_LABELS}\.)(?<!pad_|eos_|bos_|unk_|sep_|cls_)(?<!mask_)"
     r"(?:token|(?:api)?key|password|passwd|secret|credentials|auth|authorization)"
@@ -57,7 +57,7 @@ def without_secrets(value: Any, name: str = "") -> Any:
 
 
 def without_passwords(text: str) -> str:
-    """Hides who asks in a text's addresses: ``https://***@host/file?token=***``."""
+    """Hides credentials in a text's addresses: ``https://***@host/file?token=***``."""
     for pattern in _IN_ADDRESSES:
         text = pattern.sub(rf"\1{HIDDEN}", text)
     return text
@@ -74,7 +74,7 @@ def redact(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Makes a message fit for a terminal: without secrets and control characters."""
+    """Prepares a message for a terminal: hides secrets and escapes control characters."""
     return visible(redact(text))
 
 
@@ -85,7 +85,7 @@ def redact_words(words: Sequence[str]) -> list[str]:
         words: Flags, values, and JSON or YAML within.
     """
     shown: list[str] = []
-    flag = ""  # whose value is the next word
+    flag = ""  # the flag whose value is the next word
     for word in words:
         name, joined, value = word.partition("=") if word.startswith("-") else (flag, "", word)
         if word.startswith("-") and not joined:
@@ -97,12 +97,12 @@ def redact_words(words: Sequence[str]) -> list[str]:
 
 
 def stands_in(text: str) -> bool:
-    """Returns whether a value stands for a secret that was hidden, and can't be used."""
+    """Returns whether a value only stands for a hidden secret."""
     return _STANDS_IN.search(text) is not None
 
 
 def _hide(value: Any) -> Any:
-    """Hides all values within a secret, but for those that tell nothing."""
+    """Hides all values within a secret, except those that reveal nothing."""
     if isinstance(value, dict):
         return {key: inner if key == "class_path" else _hide(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

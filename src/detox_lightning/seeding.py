@@ -1,4 +1,4 @@
-"""Seeds as functions of the place in a run, so that no random state has to be saved."""
+"""Seeds as functions of the position in a run, so that no random state has to be saved."""
 
 import hashlib
 import os
@@ -9,11 +9,11 @@ import torch
 
 
 def derive_seed(seed: int, *place: int | str) -> int:
-    """Mixes a run's seed with a place in the run.
+    """Mixes a run's seed with a position in the run.
 
     Args:
         seed: The run's seed.
-        place: The purpose of the random numbers and the place, such as ("rollout", 17, rank).
+        place: The purpose of the random numbers and the position, such as ("rollout", 17, rank).
 
     Returns:
         A seed in ``[0, 2**63)``; different places give unrelated seeds.
@@ -29,7 +29,7 @@ def global_seed(default: int = 0) -> int:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch in a block; afterwards its random numbers go on as if nothing had been drawn.
+    """Seeds torch in a block; afterwards its random numbers continue as if none had been drawn.
 
     Args:
         seed: A seed from :func:`derive_seed`.

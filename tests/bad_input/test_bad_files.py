@@ -225,8 +225,8 @@ def test_a_folder_that_may_not_be_read(
     with pytest.raises(InputError) as raised:
         load_rows(str(tmp_path), "train")
     assert str(raised.value) == (
-        f"{tmp_path}: Permission denied; give a place that you may read and write, or ask for the "
-        "right"
+        f"{tmp_path}: Permission denied; choose a path that you may read and write, or ask for "
+        "permission"
     )
 
 

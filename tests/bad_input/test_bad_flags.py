@@ -11,7 +11,7 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 from command import printed, run
-from detox_lightning.cli.config_checks import check_configs
+from detox_lightning.cli.config_files import check_configs
 from detox_lightning.cli.recipes import recipes
 from detox_lightning.errors import InputError
 
@@ -131,10 +131,10 @@ LINES = {
     "'<stream end>'; mend the line, or the one before it",
     b"model:\n\tinit_args: 3\n": "line 2: this is not YAML: found character '\\t' that cannot start "
     "any token; mend the line, or the one before it",
-    b"data: 3\nmodel: 4\ndata: 5\n": "line 3: data is in line 1 already; put both together",
+    b"data: 3\nmodel: 4\ndata: 5\n": "line 3: data is in line 1 already; merge the two",
     b"a: &x\n  b: 1\n  c: *x\n": "line 1: a.c contains itself; write out the value that the alias stands for",
-    b'{\n\t"data":\t3,\n\t"data": 4\n}': "line 3: data is in line 2 already; put both together",
-    b"model:\n  kl: 1\n  kl: 2\n": "line 3: kl is in line 2 already; put both together",
+    b'{\n\t"data":\t3,\n\t"data": 4\n}': "line 3: data is in line 2 already; merge the two",
+    b"model:\n  kl: 1\n  kl: 2\n": "line 3: kl is in line 2 already; merge the two",
 }
 KEYS = {
     b"trainr: {max_epochs: 3}": "--trainr.max_epochs: there is no such option; did you mean "
@@ -170,12 +170,12 @@ def test_configurations_that_make_no_sense(text: bytes, place: Place) -> None:
         (".", "this is a folder; give a YAML file"),
         (
             "configs/dema.yaml",
-            "there is no such file here, and no such recipe in the package; nearest is "
-            "configs/demo.yaml",
+            "there is no such file here, and no such recipe in the package; did you mean "
+            "configs/demo.yaml?",
         ),
         (
             "mine",
-            "there is no such file here, and no such recipe in the package; those are "
+            "there is no such file here, and no such recipe in the package; its recipes are "
             + ", ".join(recipes()),
         ),
     ],
@@ -285,3 +285,5 @@ def test_commands_that_are_none() -> None:
     wrong = [f"error: trian: there is no such command; give one of {verbs}"]
     assert run("trian").errors == wrong
     assert run().errors == [f"error: which command? Give one of {verbs}"]
+    first = f"error: --threads=1: options come after the command; begin with one of {verbs}"
+    assert run("--threads=1", "fit").errors == [first]

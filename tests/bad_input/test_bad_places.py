@@ -45,7 +45,7 @@ CASES = [
         "runs in a file",
         ("--trainer.logger.save_dir={folder}/tiny.yaml",),
         "trainer.logger.save_dir: {folder}/tiny.yaml/tiny/version_0: Not a directory; a part of "
-        "the path is a file, not a folder; give another place",
+        "the path is a file, not a folder; choose another path",
     ),
 ]
 
@@ -58,11 +58,12 @@ def test_places_that_can_t_be_written(case: Case, place: Place) -> None:
 @pytest.mark.parametrize(
     ("number", "line"),
     [
-        (errno.ENOSPC, "x: No space left on device; make room, or give a place on another disk"),
-        (errno.EROFS, "x: Read-only file system; give a place on another disk"),
+        (errno.ENOSPC, "x: No space left on device; make room, or choose a path on another disk"),
+        (errno.EROFS, "x: Read-only file system; choose a path on another disk"),
         (
             errno.EACCES,
-            "x: Permission denied; give a place that you may read and write, or ask for the right",
+            "x: Permission denied; choose a path that you may read and write, or ask for "
+            "permission",
         ),
     ],
 )
@@ -82,7 +83,7 @@ def test_other_errors_are_not_the_system_s() -> None:
     assert explain(OSError(-2, "unknown host"), "x") is None
     assert explain(ConnectionRefusedError(errno.ECONNREFUSED, "refused")) is None
     assert explain(PermissionError(errno.EACCES, "denied")) is None
-    full = "No space left on device; make room, or give a place on another disk"
+    full = "No space left on device; make room, or choose a path on another disk"
     assert explain(OSError(errno.ENOSPC, "full")) == full
     with pytest.raises(ValueError, match="ours"), writing("x"):
         raise ValueError("ours")
@@ -99,6 +100,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as raised:
         fill()
     assert str(raised.value) == (
-        f"can't write {folder}: No space left on device; make room, or give a place on another disk"
+        f"can't write {folder}: No space left on device; make room, or choose a path on another "
+        "disk"
     )
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 
 from bad_input.cases import Case, Place, check
 
-FULL = "No space left on device; make room, or give a place on another disk"
+FULL = "No space left on device; make room, or choose a path on another disk"
 RUN = "{folder}/runs/tiny/version_0"
 CSV = (
     "--trainer.logger=CSVLogger",

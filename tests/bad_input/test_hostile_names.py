@@ -28,7 +28,7 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("flag", PLACES)
 def test_a_zero_byte_is_in_no_name(flag: str, place: Place) -> None:
-    message = f"{flag}='a\\x00b': a zero byte is in it; take it out"
+    message = f"{flag}='a\\x00b': it contains a zero byte; take it out"
     check(Case(flag, (f"{flag}=a\0b",), message, verb=PLACES[flag]), place)
 
 

@@ -22,11 +22,11 @@ CASES = {
     "model.max_grad_norm",
     "--trainer.accumulate_grad_batches=2": f"trainer.accumulate_grad_batches=2: {STEPS} {NUMBERS}"
     "model.micro_batch_size: give these",
-    "--trainer.enable_checkpointing=false": "trainer.enable_checkpointing=false: a run that is "
-    "stopped goes on from last.ckpt, which is always written; leave it true. How often: "
+    "--trainer.enable_checkpointing=false": "trainer.enable_checkpointing=false: a stopped run "
+    "resumes from last.ckpt, which is always written; leave it true. How often: "
     "checkpoint.every_n_batches",
-    "--trainer.barebones=true": "trainer.barebones=true: checkpoints, exports and figures are made "
-    "by callbacks and loggers, which it shuts out. For speed give trainer.logger=false, "
+    "--trainer.barebones=true": "trainer.barebones=true: it turns off the callbacks and loggers "
+    "that write checkpoints, exports and figures. For speed give trainer.logger=false, "
     "trainer.enable_progress_bar=false and trainer.enable_model_summary=false",
     "--model.optimizer=LBFGS": "model.optimizer: LBFGS.step() missing 1 required positional "
     f"argument: 'closure'. {ANOTHER}",
@@ -36,10 +36,10 @@ CASES = {
     f"`relative_step=True` options. {ANOTHER}",
     "--model.optimizer=torch.optim.Muon": "model.optimizer: Muon only supports 2D parameters "
     f"whereas we found a parameter with size: torch.Size([1]). {ANOTHER}",
-    "--threads=30000": "--threads=30000: this machine has 2 cores, and more threads only get in "
-    "each other's way; give at most 8",
+    "--threads=30000": "--threads=30000: this machine has 2 cores, and more threads slow each "
+    "other down; give at most 8",
     "--data.num_workers=30000": "--data.num_workers=30000: this machine has 2 cores, and more "
-    "processes only get in each other's way; give at most 8",
+    "processes slow each other down; give at most 8",
     "--trainer.callbacks+="
     + json.dumps({"class_path": "ThroughputMonitor", "init_args": {"batch_size_fn": 3}}):
     "--trainer.callbacks.batch_size_fn=3: must be the path of a function, such as "

@@ -26,7 +26,8 @@ class ConfigurationCallback(SaveConfigCallback):
         if not trainer.is_global_zero:
             return
         file = folder / self.config_filename
-        text = _without_secrets(self.parser.dump(self.config, skip_none=False))
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
+        text = _without_secrets(text)
         with writing(file):
             others = folder.glob(f"{file.stem}*{file.suffix}")
             if all(_comparable(text) != _comparable(x.read_text(encoding="utf8")) for x in others):

@@ -1,13 +1,12 @@
-"""The command line: LightningCLI with this package's defaults.
-
-``python -m detox_lightning {fit,validate,test,predict,export} --config FILE [--flag VALUE …]``
-"""
+"""The command line: LightningCLI with this package's defaults."""
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+import yaml
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,15 +21,15 @@ from detox_lightning.callbacks.narration import NarrationCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
-from detox_lightning.cli.config_checks import check_configs
-from detox_lightning.cli.config_files import guard_readers
+from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
 from detox_lightning.cli.parser import Parser, instantiate
 from detox_lightning.cli.process import isolated, quieten_transformers
-from detox_lightning.cli.trainer import DetoxTrainer
+from detox_lightning.cli.verbs import COMMANDS, PROGRAM, choose_command
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
 from detox_lightning.modules import PPOModule
+from detox_lightning.protocols import callbacks_of
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.end_of_data import EndingCallback
@@ -43,18 +42,16 @@ from detox_lightning.stages.devices import check_devices
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
 from detox_lightning.stages.strategy import check_strategy
 
-DESCRIPTION = (
-    "Trains language models to write less toxic text by reinforcement learning (PPO), and the "
-    "models that this starts from. Each command takes one or several configurations: fit --config "
-    "FILE [--flag VALUE ...]. A flag wins over the files and flags before it."
-)
-COMMANDS = {
-    "fit": "Train: supervised, a reward's classifier, or PPO, whichever --model names.",
-    "validate": "Measure a model on the validation rows.",
-    "test": "Compare a model with the one before training on the test rows, and write a report.",
-    "predict": "Answer prompts, or classify texts, and write the results to a JSONL file.",
-    "export": "Write a checkpoint's model as Hugging Face folders, even while its run goes on.",
+TRAINER_DEFAULTS = {
+    "logger": {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "runs", "name": "default", "default_hp_metric": False},
+    },
+    "enable_model_summary": False,  # it counts the reward's classifier as well
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
 }
+# sections of options, and the callbacks that they configure
 SECTIONS = {
     "checkpoint": BoundedCheckpoint,
     "export": ExportCallback,
@@ -63,20 +60,74 @@ SECTIONS = {
     "report": ReportCallback,
     "predictions": PredictionsCallback,
 }
+# arguments of the trainer's methods that other flags make
+MADE_HERE: set[str | int] = {
+    *("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"),
+}
 
 
-def trainer_defaults(callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Makes the trainer's defaults anew for each run, since callbacks keep its state.
+class DetoxTrainer(Trainer):
+    """Where, how long and in what precision a model is trained: Lightning's Trainer.
 
-    Args:
-        callbacks: Callbacks to add to those that every run has.
+    Attributes:
+        command: The command that made it; None if a program made it.
     """
-    return {
-        "logger": {
-            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-            "init_args": {"save_dir": "runs", "name": "default", "default_hp_metric": False},
-        },
-        "callbacks": [
+
+    command: CommandLine | None = None
+    val_check_interval: Any = None  # Lightning sets none if validation goes by time
+
+    def export(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Writes a checkpoint's model as Hugging Face folders, even while its run goes on.
+
+        Args:
+            model: The stage that wrote the checkpoint.
+            datamodule: Its data, which the model card names.
+            ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
+
+        Raises:
+            InputError: If there is no such checkpoint.
+        """
+        self.datamodule = datamodule
+        if ckpt_path is None or not Path(ckpt_path).is_file():
+            raise InputError(
+                f"--ckpt_path={ckpt_path}: there is no such file; give the checkpoint to export, "
+                "or last"
+            )
+        for callback in callbacks_of(self):
+            if isinstance(callback, ExportCallback):
+                callback.write_checkpoint(self, model, Path(ckpt_path))
+
+
+class DetoxCLI(LightningCLI):
+    """Runs one command; its flags win over the hyper-parameters in a checkpoint.
+
+    Only the parser of that command is built; Lightning's subcommands would parse everything twice.
+
+    Attributes:
+        debug: Whether the newest command wants errors with their tracebacks.
+    """
+
+    debug = False
+
+    def __init__(self, args: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()):
+        """Parses the command line and runs the command.
+
+        Args:
+            args: The command line's words; None for the program's own.
+            callbacks: Callbacks for this run besides those that its flags name.
+
+        Raises:
+            InputError: If the first word is no command, or a flag or file is wrong.
+        """
+        self.words = sys.argv[1:] if args is None else list(args)
+        DetoxCLI.debug = "--debug" in self.words  # while the words are parsed
+        self.verb = choose_command(self.words)
+        own_callbacks = [
             ResumeCallback(),
             DashboardCallback(),
             NarrationCallback(),
@@ -85,31 +136,7 @@ def trainer_defaults(callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
             FaultsCallback(),  # before the next one, which ends other processes
             PeerFailureCallback(),
             *callbacks,
-        ],
-        "enable_model_summary": False,  # it counts the reward's classifier as well
-        "log_every_n_steps": 1,
-        "num_sanity_val_steps": 0,
-    }
-
-
-class DetoxCLI(LightningCLI):
-    """Runs one command; its flags win over the hyper-parameters in a checkpoint.
-
-    Attributes:
-        debug: Whether the newest command wants errors with their tracebacks.
-    """
-
-    debug = False
-
-    def __init__(self, args: list[str] | None = None, callbacks: Sequence[Callback] = ()):
-        """Parses the command line and runs the command.
-
-        Args:
-            args: The command line's words; None for the program's own.
-            callbacks: Callbacks for this run besides those that its flags name.
-        """
-        self.words = sys.argv[1:] if args is None else list(args)
-        DetoxCLI.debug = "--debug" in self.words  # also while the words are read
+        ]
         guard_readers()
         check_configs(self.words)
         with isolated():
@@ -120,22 +147,20 @@ class DetoxCLI(LightningCLI):
                 subclass_mode_data=True,
                 trainer_class=DetoxTrainer,
                 auto_configure_optimizers=False,
-                trainer_defaults=trainer_defaults(callbacks),
+                trainer_defaults={**TRAINER_DEFAULTS, "callbacks": own_callbacks},
                 save_config_callback=ConfigurationCallback,
-                parser_kwargs={"prog": "python -m detox_lightning", "description": DESCRIPTION},
+                parser_kwargs={
+                    "prog": f"{PROGRAM} {self.verb}",
+                    "description": COMMANDS[self.verb],
+                },
                 parser_class=Parser,
-                args=args,
+                args=self.words[1:],
+                run=False,
             )
-
-    # -- before anything is made
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands and ``export``."""
-        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+            self._run_subcommand(self.verb)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the seed, with a help text of our own."""
+        """Adds the seed, with our own help text."""
         parser.add_argument(
             "--seed_everything",
             type=bool | int,
@@ -144,7 +169,7 @@ class DetoxCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds two flags, and a section for each callback that has options."""
+        """Adds two flags, a section for each callback that has options, and the command's own."""
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,
@@ -159,35 +184,41 @@ class DetoxCLI(LightningCLI):
         )
         for section, callback in SECTIONS.items():
             parser.add_lightning_class_args(callback, section)
+        self.own_flags = parser.add_method_arguments(
+            DetoxTrainer, self.verb, as_group=False, skip=MADE_HERE
+        )
+        if "weights_only" in self.own_flags:
+            parser.set_defaults({"weights_only": True})  # Lightning trusts checkpoints from http
+        cast(Parser, parser).keep_whole_numbers()
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the command line, and checks all flags before anything is made of them.
+        """Parses the command line, and checks all flags before anything is made from them.
 
         Raises:
             InputError: If a flag is wrong.
         """
         super().parse_arguments(parser, args)
-        config = self.config[self.config.subcommand]
-        DetoxCLI.debug = config.debug
-        check_flags(config)
-        self.command = CommandLine(self.words, resumes=config.get("ckpt_path") == LAST)
-
-    # -- what is made, and what is done with it
+        DetoxCLI.debug = self.config.debug
+        check_flags(self.config)
+        self.command = CommandLine(self.words, resumes=self.config.ckpt_path == LAST)
 
     def before_instantiate_classes(self) -> None:
-        """Checks device, strategy and precision, and sets the number of threads.
+        """Checks device, strategy and precision; sets the number of threads.
 
         Raises:
             InputError: If there are no such devices, or strategy or precision don't suit them.
         """
-        config = self.config[self.subcommand]
+        trainer = self.config.trainer
         quieten_transformers()
-        check_devices(config.trainer)
-        strategy = config.trainer.strategy
+        check_devices(trainer)
+        strategy = trainer.strategy
         check_strategy(strategy if isinstance(strategy, str) else strategy.class_path)
-        check_precision(config.trainer.precision)  # on a CPU Lightning makes bfloat16 of it
-        if threads := config.threads:
+        check_precision(trainer.precision)  # on a CPU Lightning makes bfloat16 of it
+        if threads := self.config.threads:
             torch.set_num_threads(threads)
+        # the hyper-parameters; Lightning itself would check all flags again
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
+        self.config_dump = yaml.safe_load(text)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Makes the trainer, which knows the command line.
@@ -208,70 +239,31 @@ class DetoxCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Chooses the checkpoint; refuses runs that would do nothing, or not what their flags say.
+        """Chooses the checkpoint; refuses a run that would do nothing, or not what its flags say.
 
         Raises:
             InputError: If there is no such checkpoint, or if a callback or a flag can't do what it
                 says.
         """
-        config = self.config[self.subcommand]
-        if (name := config.get("ckpt_path")) is not None:
-            found = choose_checkpoint(
-                str(self.subcommand), self.trainer, name, config.get("weights_only")
-            )
-            config.ckpt_path = self.config_init[self.subcommand].ckpt_path = found
-        if self.subcommand == "fit":
+        if (name := self.config.ckpt_path) is not None:
+            weights_only = self.config.get("weights_only")
+            self.config.ckpt_path = choose_checkpoint(self.verb, self.trainer, name, weights_only)
+        if self.verb == "fit":
             check_loop(self.trainer, self.model)
-        if self.subcommand != "export":
-            refuse_nothing(self.trainer, str(self.subcommand))
-        refuse_unwritable_logs(self.trainer.loggers, self.subcommand == "fit")
+        if self.verb != "export":
+            refuse_nothing(self.trainer, self.verb)
+        refuse_unwritable_logs(self.trainer.loggers, self.verb == "fit")
 
-    def before_fit(self) -> None:
-        """Claims the run's folder, and keeps Lightning from deleting the log of a resumed run."""
-        begin_fit(self.trainer, self.config.fit.ckpt_path)
-
-    def test(self, **options: Any) -> None:
-        """Runs ``test``; PPO's report prints a table in place of Lightning's long one."""
-        verbose = options.pop("verbose", True) and not isinstance(self.model, PPOModule)
-        self.trainer.test(verbose=verbose, **options)
-
-    # -- private parts of Lightning
-
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **options: Any
-    ) -> LightningArgumentParser:
-        """Builds a command's parser; the parsers of other commands stay empty, to save time.
-
-        Lightning would take the method ``export`` and the section ``export`` for the same.
-        """
-        options["description"] = COMMANDS[subcommand]
-        called = self.words[0] if self.words else "--help"
-        if called != subcommand and called in {*self.subcommands(), "-h", "--help"}:
-            return self.init_parser(**options)
-        if subcommand != "export":
-            parser: Any = super()._prepare_subcommand_parser(klass, subcommand, **options)
-            parser.keep_whole_numbers()
-            parser.set_defaults({"weights_only": True})  # Lightning trusts what comes over http
-            return parser
-        parser = self.init_parser(**options)
-        self._add_arguments(parser)
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="The checkpoint to export, or last."
-        )
-        self._subcommand_method_arguments[subcommand] = ["ckpt_path"]
-        return parser
-
-    def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
-        """Says in our own words what the commands do."""
-        super()._add_subcommands(parser, **options)
-        commands: Any = parser._subcommands_action
-        for command in commands._choices_actions:
-            command.help = COMMANDS[command.dest]
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs the command."""
+        options = {name: self.config[name] for name in self.own_flags}
+        if subcommand == "fit":
+            begin_fit(self.trainer, self.config.ckpt_path)
+        elif subcommand == "test" and isinstance(self.model, PPOModule):
+            options["verbose"] = False  # its report prints a table in place of Lightning's long one
+        getattr(self.trainer, subcommand)(self.model, datamodule=self.datamodule, **options)
 
     def _add_instantiators(self) -> None:
-        """Says why an object other than model and data can't be made."""
+        """Makes objects other than model and data so that an error names its reason."""
         super()._add_instantiators()
         self.parser.add_instantiator(instantiate, object)
-
-    def _parse_ckpt_path(self) -> None:
-        """Keeps a checkpoint's hyper-parameters from overriding the flags."""

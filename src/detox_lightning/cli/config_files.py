@@ -1,4 +1,4 @@
-"""Reads configuration files, and the files that stand for options: never without end."""
+"""Reads and checks configuration files and the files that stand for options, with bounds."""
 
 import itertools
 import json
@@ -7,7 +7,7 @@ import select
 import stat
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -17,13 +17,14 @@ from jsonargparse import ActionConfigFile, Path, get_loader, set_loader  # type:
 
 from detox_lightning.cli.recipes import find_recipe, is_file_name
 from detox_lightning.errors import InputError
+from detox_lightning.redaction import stands_in
 
 MAX_BYTES = 1_000_000  # of a configuration
 MAX_VALUES = 100_000  # in a configuration, those behind an alias counted each time
-PATIENCE = 3.0  # seconds for somebody to open a pipe
+PATIENCE = 3.0  # seconds to wait for a writer of a pipe
 HELP = (
     "A configuration file in YAML or JSON; later ones win over earlier ones. configs/NAME is the "
-    "package's own where there is no such file here."
+    "package's own if there is no such file here."
 )
 # jsonargparse's own ways to load YAML and to read files
 LOAD_YAML, READ_PATH = get_loader("yaml"), Path.read_text
@@ -44,19 +45,49 @@ class RecipeAction(ActionConfigFile):
             elif is_file_name(values) and FilePath(found).is_fifo():
                 found = read_text(origin, found)
             super().__call__(parser, cfg, found, option_string)
-        except (OSError, ImportError) as error:  # of what fetches addresses
+        except (OSError, ImportError) as error:  # an address that can't be fetched
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(f"{origin}: can't be read ({reason})") from error
 
 
 def guard_readers() -> None:
-    """Has jsonargparse read files and YAML by this module, so that none of them is endless."""
+    """Makes jsonargparse read files and YAML with the bounds of this module."""
     Path.read_text = _read_option  # type: ignore[method-assign,assignment]
     set_loader("yaml", _load_yaml, (yaml.YAMLError,))
 
 
+def check_configs(words: Sequence[str]) -> None:
+    """Checks the files that a command line names as configurations.
+
+    Each must be YAML or JSON, with each key once. A secret that is hidden in one (``***``) must be
+    given after it.
+
+    Args:
+        words: The command line's words.
+
+    Raises:
+        InputError: If a file is something else, or a secret is not given.
+    """
+    hidden: dict[str, str] = {}  # by option: the file and line
+    for flag, value in _flags_with_values(words):
+        check_aliases(flag, value)
+        if flag not in ("--config", "-c"):
+            _unhide(hidden, flag.removeprefix("--").removesuffix("+"))
+        elif is_file_name(value) and not FilePath(value).is_fifo():  # a pipe can be read only once
+            origin = f"--config={value}"
+            for option, node in walk(origin, _compose_file(origin, find_recipe(value))):
+                _unhide(hidden, option)
+                if isinstance(node, yaml.ScalarNode) and stands_in(str(node.value)):
+                    hidden[option] = f"{origin}, line {node.start_mark.line + 1}"
+    for option, place in hidden.items():
+        raise InputError(
+            f"{place}: {option} holds ***, which stands for a secret that was left out; give "
+            "the secret after this file, by its flag or in another --config, or delete the line"
+        )
+
+
 def read_text(origin: str, path: str) -> str:
-    """Reads a file or a pipe, of which no more than a configuration's size is read.
+    """Reads a file or a pipe that is no longer than a configuration may be.
 
     Args:
         origin: The flag or file that messages name.
@@ -66,15 +97,15 @@ def read_text(origin: str, path: str) -> str:
         InputError: If it can't be read, is too long, or is not UTF-8.
     """
     try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
-        if kind not in (stat.S_IFREG, stat.S_IFIFO):
-            found = "folder" if kind == stat.S_IFDIR else "device, and no file"
-            raise InputError(f"{origin}: this is a {found}; give a YAML file")
-        if kind == stat.S_IFIFO:
+        kind = os.stat(path).st_mode
+        if stat.S_ISFIFO(kind):
             content = _read_pipe(path)
-        else:
+        elif stat.S_ISREG(kind):
             with open(path, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
+        else:
+            found = "folder" if stat.S_ISDIR(kind) else "device, and no file"
+            raise InputError(f"{origin}: this is a {found}; give a YAML file")
         return _bounded(origin, content).decode("utf8")
     except OSError as error:
         raise InputError(f"{origin}: can't be read ({error.strerror or error})") from error
@@ -95,7 +126,7 @@ def check_aliases(origin: str, text: str) -> None:
         InputError: If they do.
     """
     if "&" in text and "*" in text:
-        # jsonargparse complains about bad YAML, where YAML is meant
+        # if the text should be YAML and isn't, jsonargparse says so
         with suppress(yaml.YAMLError, RecursionError):
             deque(walk(origin, compose(text)), maxlen=0)
 
@@ -111,8 +142,8 @@ def walk(origin: str, root: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]
         The name of an option, and its node.
 
     Raises:
-        InputError: If a key is there twice, of which YAML would take the last, if a node contains
-            itself, or if aliases stand for too many values.
+        InputError: If a mapping has a key twice, of which YAML would take the last, if a node
+            contains itself, or if aliases stand for too many values.
     """
     pending: list[tuple[str, yaml.Node, tuple[yaml.Node, ...]]] = [("", root, ())] if root else []
     for number in itertools.count(1):
@@ -135,23 +166,6 @@ def walk(origin: str, root: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]
         pending += [(name, item, (*parents, node)) for name, item in reversed(inner)]
 
 
-def _items(origin: str, option: str, node: yaml.Node) -> list[tuple[str, yaml.Node]]:
-    """Returns the options within an option; refuses keys that are there twice."""
-    if isinstance(node, yaml.SequenceNode):
-        return [(f"{option}.{index}", item) for index, item in enumerate(node.value)]
-    items: list[tuple[str, yaml.Node]] = []
-    lines: dict[str, int] = {}
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
-        line, name = key.start_mark.line + 1, str(key.value)
-        if name in lines:
-            raise InputError(
-                f"{origin}, line {line}: {name} is in line {lines[name]} already; put both together"
-            )
-        lines[name] = line
-        items.append((option if name == "init_args" else f"{option}.{name}".lstrip("."), value))
-    return items
-
-
 def compose(text: str) -> yaml.Node | None:
     """Parses YAML, or JSON with tabs, into nodes that know their lines.
 
@@ -163,6 +177,61 @@ def compose(text: str) -> yaml.Node | None:
             json.loads(text)
             text = text.replace("\t", " ")  # JSON has no tabs within its texts
     return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def _flags_with_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for word, following in itertools.pairwise([*words, ""]):
+        flag, is_joined, joined = word.partition("=")
+        value = joined if is_joined else following
+        if flag.startswith("-") and value and not value.startswith("--"):
+            yield flag, value
+
+
+def _compose_file(origin: str, path: str) -> yaml.Node:
+    """Parses a configuration file, which must be a mapping."""
+    try:
+        node = compose(read_text(origin, path))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = "" if mark is None else f", line {mark.line + 1}"
+        raise InputError(
+            f"{origin}{line}: this is not YAML: {error.problem}; mend the line, or the one before "
+            "it"
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin}: this is not YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise InputError(f"{origin}: it is nested too deeply") from error
+    if not isinstance(node, yaml.MappingNode):
+        kinds = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
+        raise InputError(
+            f"{origin}: it is {kinds.get(type(node), 'empty')}; give options by name, such as "
+            "model: and data:"
+        )
+    return node
+
+
+def _unhide(hidden: dict[str, str], option: str) -> None:
+    """Removes an option that is set again, and the options within it."""
+    for name in [name for name in hidden if f"{name}.".startswith(f"{option}.")]:
+        del hidden[name]
+
+
+def _items(origin: str, option: str, node: yaml.Node) -> list[tuple[str, yaml.Node]]:
+    """Returns the options within an option; refuses a key that is there twice."""
+    if isinstance(node, yaml.SequenceNode):
+        return [(f"{option}.{index}", item) for index, item in enumerate(node.value)]
+    items: list[tuple[str, yaml.Node]] = []
+    lines: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+        line, name = key.start_mark.line + 1, str(key.value)
+        if name in lines:
+            raise InputError(
+                f"{origin}, line {line}: {name} is in line {lines[name]} already; merge the two"
+            )
+        lines[name] = line
+        items.append((option if name == "init_args" else f"{option}.{name}".lstrip("."), value))
+    return items
 
 
 def _bounded(origin: str, content: Content) -> Content:
@@ -178,19 +247,15 @@ def _bounded(origin: str, content: Content) -> Content:
 def _read_pipe(path: str) -> bytes:
     """Reads a pipe to its end, or a little beyond a configuration's size."""
     content = b""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
         while len(content) <= MAX_BYTES:
-            is_ready = select.select([handle], [], [], PATIENCE)[0]
-            with suppress(BlockingIOError):  # somebody has opened it, and takes a while
-                if part := os.read(handle, 65536):
-                    content += part
-                elif is_ready:
+            is_ready = select.select([pipe], [], [], PATIENCE)[0]
+            part = pipe.read(65536)  # None if a writer has opened the pipe and not yet written
+            if part == b"":
+                if is_ready:
                     break
-                else:
-                    raise TimeoutError("nobody writes into this pipe")
-    finally:
-        os.close(handle)
+                raise TimeoutError("nobody writes into this pipe")
+            content += part or b""
     return content
 
 

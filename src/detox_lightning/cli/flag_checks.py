@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from detox_lightning.errors import InputError
 from detox_lightning.stages.number_bounds import check_number, leaves
 
-MIN_LIMIT = 8  # threads or worker processes that are allowed on any machine
+MIN_LIMIT = 8  # threads or worker processes that any machine may have
 MAX_SEED = 2**32 - 1
 # last part of the flags whose value may be a path
 PATH_OPTIONS = {
@@ -23,22 +23,20 @@ PATH_OPTIONS = {
 REFUSED_VALUES = {
     "trainer.enable_checkpointing": (
         False,
-        "a run that is stopped goes on from last.ckpt, which is always written; leave it true. "
-        "How often: checkpoint.every_n_batches",
+        "a stopped run resumes from last.ckpt, which is always written; leave it true. How often: "
+        "checkpoint.every_n_batches",
     ),
     "trainer.barebones": (
         True,
-        "checkpoints, exports and figures are made by callbacks and loggers, which it shuts out. "
-        "For speed give trainer.logger=false, trainer.enable_progress_bar=false and "
+        "it turns off the callbacks and loggers that write checkpoints, exports and figures. For "
+        "speed give trainer.logger=false, trainer.enable_progress_bar=false and "
         "trainer.enable_model_summary=false",
     ),
 }
 
 
 def check_flags(config: Any) -> None:
-    """Refuses what can be known to be wrong from the flags alone.
-
-    The home folder is put in place of ``~`` at the beginning of paths.
+    """Refuses what is wrong for any machine, model and data, and expands ``~`` in paths.
 
     Args:
         config: A command's configuration; changed in place.
@@ -46,7 +44,7 @@ def check_flags(config: Any) -> None:
     Raises:
         InputError: If something is wrong.
     """
-    _check_groups("model", config.model)
+    _check_groups(config.model)
     for flag, value, holder, key in leaves(config):
         option = flag.rstrip(".0123456789").rpartition(".")[2]
         refused, reason = REFUSED_VALUES.get(flag, (None, ""))
@@ -54,38 +52,34 @@ def check_flags(config: Any) -> None:
             raise InputError(f"{flag}={str(value).lower()}: {reason}")
         if isinstance(value, str):
             if "\0" in value:
-                raise InputError(f"--{flag}={value!r}: a zero byte is in it; take it out")
+                raise InputError(f"--{flag}={value!r}: it contains a zero byte; take it out")
             if option in PATH_OPTIONS and not isinstance(holder, tuple):
                 holder[key] = os.path.expanduser(value)
             elif option == "class_path":
                 _check_class(flag.removesuffix(".class_path"), value)
         elif flag == "threads" or option == "num_workers":
-            _check_cores(flag, value, "threads" if flag == "threads" else "processes")
+            limit = max(MIN_LIMIT, os.cpu_count() or 1)
+            if isinstance(value, int) and value > limit:
+                raise InputError(
+                    f"--{flag}={value}: this machine has {os.cpu_count()} cores, and more "
+                    f"{'threads' if flag == 'threads' else 'processes'} slow each other down; give "
+                    f"at most {limit}"
+                )
         elif flag == "seed_everything" and value is not None and not 0 <= value <= MAX_SEED:
             raise InputError(f"--{flag}={value}: must be from 0 to {MAX_SEED}, or true")
         check_number(flag, value)
 
 
-def _check_groups(flag: str, config: Any) -> None:
+def _check_groups(model: Any) -> None:
     """Refuses null for a group of options, such as ``model.schedule``."""
-    module, _, name = config.class_path.rpartition(".")
+    module, _, name = model.class_path.rpartition(".")
     hints = get_type_hints(getattr(import_module(module), name).__init__)
-    for option, value in vars(config.init_args).items():
+    for option, value in vars(model.init_args).items():
         if value is None and is_dataclass(hints.get(option)):
             raise InputError(
-                f"--{flag}.{option}=null: it is a group of options; leave it out for the "
-                f"defaults, or give the options one by one, as in --{flag}.{option}.NAME"
+                f"--model.{option}=null: it is a group of options; leave it out for the defaults, "
+                f"or give the options one by one, as in --model.{option}.NAME"
             )
-
-
-def _check_cores(flag: str, number: Any, unit: str) -> None:
-    """Refuses far more threads or processes than there are cores."""
-    limit = max(MIN_LIMIT, os.cpu_count() or 1)
-    if isinstance(number, int) and number > limit:
-        raise InputError(
-            f"--{flag}={number}: this machine has {os.cpu_count()} cores, and more {unit} only get "
-            f"in each other's way; give at most {limit}"
-        )
 
 
 def _check_class(flag: str, path: str) -> None:
@@ -98,16 +92,14 @@ def _check_class(flag: str, path: str) -> None:
         )
     try:
         named = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):  # the parser has a message for that
+    except (ImportError, AttributeError, ValueError):  # a class_path that nothing imports
         return
-    annotations = getattr(named, "__annotations__", {})
-    made = named if inspect.isclass(named) else annotations.get("return")
+    made = named if inspect.isclass(named) else getattr(named, "__annotations__", {}).get("return")
     is_optimizer = flag.rpartition(".")[2] == "optimizer"
-    if made is None or (
-        is_optimizer and not (inspect.isclass(made) and issubclass(made, Optimizer))
-    ):
-        kind = "an optimizer's class" if is_optimizer else "a class"
-        example = ", such as torch.optim.AdamW" if is_optimizer else ""
+    if is_optimizer and not (inspect.isclass(made) and issubclass(made, Optimizer)):
         raise InputError(
-            f"--{flag}={path}: this is not {kind}, so it is not called; give {kind}{example}"
+            f"--{flag}={path}: this is not an optimizer's class, so it is not called; give an "
+            "optimizer's class, such as torch.optim.AdamW"
         )
+    if made is None:
+        raise InputError(f"--{flag}={path}: this is not a class, so it is not called; give a class")

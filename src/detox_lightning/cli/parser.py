@@ -1,4 +1,4 @@
-"""Parses the command line; an error is a line, not a page of jsonargparse's."""
+"""Parses the command line; an error is one line instead of jsonargparse's page."""
 
 import re
 import sys
@@ -9,19 +9,18 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from detox_lightning.cli.config_files import HELP, RecipeAction
 from detox_lightning.cli.type_words import class_names, describe_type, nearest_option
-from detox_lightning.errors import InputError, TrainingError, causes, raised_at
+from detox_lightning.errors import InputError, TrainingError, find_cause, raised_at
 from detox_lightning.redaction import printable
 
 TOO_DEEP = (
     "a value of the command line, or of a file that it names, is nested too deeply; flatten it"
 )
-MARK = "» "  # before our own words, inside the pages of jsonargparse
+MARK = "» "  # precedes our own words inside a message of jsonargparse
 MAX_SHOWN = 60  # characters of a value
 NUMBER = int | float | None
 KEY = re.compile(r'^( *)(?:Type .*)?Parser key "(.+?)":', re.MULTILINE)
 UNKNOWN = re.compile(
-    r"(?:Group '(?P<group>[\w.]+)' does not accept option"
-    r"|Subcommand '\w+' does not accept option|Option) '(?P<key>[\w.+-]+)'"
+    r"(?:Group '(?P<group>[\w.]+)' does not accept option|Option) '(?P<key>[\w.+-]+)'"
     r"|unrecognized arguments: --(?P<flag>[\w.+-]+)"
 )
 VALUES = (
@@ -33,22 +32,27 @@ VALUES = (
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors are a line, also for the options of a class."""
+    """A parser whose errors are one line, also for the options of a class.
+
+    jsonargparse makes a parser of this kind for each class that options name. Such inner parsers
+    are known by ``exit_on_error`` being false.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """Takes no abbreviations of options, at any depth."""
+        """Allows no abbreviated options, at any depth."""
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.defaults: Any = None
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
-        """Adds an option; ``--config`` is one that knows the package's recipes."""
+        """Adds an option; ``--config`` also takes the package's recipes."""
         if "--config" in names:
             options |= {"action": RecipeAction, "help": HELP}
         return super().add_argument(*names, **options)
 
     def keep_whole_numbers(self) -> None:
-        """Lets ``1`` stay whole where a number may be either: 1.0 of all batches is all of them.
+        """Keeps ``1`` an integer where a float is allowed, too: 1.0 batches means all of them.
 
-        Python gives a union back in the order in which any library has written it last.
+        Python may return a union in the order in which another library has written it.
         """
         for action in self._actions:
             if getattr(action, "_typehint", None) == NUMBER:
@@ -57,7 +61,7 @@ class Parser(LightningArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **options: Any
     ) -> Any:
-        """Parses words; a parser inside another one gets null as the word None, and corrects it.
+        """Parses words; an inner parser is handed null as the word None, and corrects it.
 
         Raises:
             InputError: If a value is nested too deeply.
@@ -69,28 +73,33 @@ class Parser(LightningArgumentParser):
         except RecursionError as error:
             raise InputError(TOO_DEEP) from error
 
+    def get_defaults(self, skip_validation: bool = False, **options: Any) -> Any:
+        """Returns the options' defaults; those of an inner parser never change and are kept."""
+        if self.exit_on_error:
+            return super().get_defaults(skip_validation, **options)
+        if self.defaults is None:
+            self.defaults = super().get_defaults(skip_validation, **options)
+        return self.defaults.clone()
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints what is wrong and exits with code 2.
 
         Raises:
-            InputError: If the parser has come upon one.
+            InputError: If that is the reason.
         """
-        for cause in causes(ex):
-            if isinstance(cause, InputError):
-                raise cause
-        parser = getattr(ex, "subcommand_parser", None) or self  # whose option it is
-        message = parser._mark_reason(message)
-        if not self.exit_on_error:  # a parser inside another one, which will name the whole flag
+        if mistake := find_cause(ex, InputError):
+            raise mistake
+        message = self._mark_reason(message)
+        if not self.exit_on_error:  # the parser around this one will name the whole flag
             super().error(message, ex)
-        program = parser.prog.replace("[options] ", "")
-        sys.stderr.write(f"error: {printable(summarize(message))}\nSee {program} --help\n")
+        sys.stderr.write(f"error: {printable(summarize(message))}\nSee {self.prog} --help\n")
         self.exit(2)
 
     def _mark_reason(self, message: str) -> str:
-        """Adds a marked line in our own words to a message, where this parser has any for it.
+        """Adds a marked line in our own words to a message that this parser can explain.
 
         Args:
-            message: A message of jsonargparse; that of an inner parser has the line already.
+            message: A message of jsonargparse; an inner parser may have added the line already.
         """
         if MARK in message:
             return message
@@ -122,13 +131,10 @@ def instantiate(kind: Any, /, *args: Any, **options: Any) -> Any:
     """Makes an object of a class that the command line names.
 
     Raises:
-        TrainingError: If the constructor raises an error without a message, for which jsonargparse
-            has no words.
+        TrainingError: If the constructor raises an error without a message.
     """
     try:
         return kind(*args, **options)
-    except (InputError, TrainingError):
-        raise
     except Exception as error:
         if str(error).strip():
             raise
@@ -142,8 +148,8 @@ def summarize(message: str) -> str:
     """Reduces a message of jsonargparse to the flag and what is wrong with it.
 
     Args:
-        message: Lines such as ``Parser key "model":``, the deeper the more indented, and perhaps
-            one that the parser has marked.
+        message: Lines such as ``Parser key "model":``, indented by their depth, and perhaps a
+            line that the parser has marked.
     """
     flag, indent, end = "", -1, 0
     for key in KEY.finditer(message):
@@ -160,12 +166,6 @@ def summarize(message: str) -> str:
     if required := re.search(r"the following arguments are required: ([\w., ]+)", message):
         names = [prefix + name.rpartition(".")[2] for name in required[1].split(", ")]
         return f"{', '.join(names)}: required, and not given"
-    if command := re.match(
-        r"argument subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message
-    ):
-        return f"{command[1]}: there is no such command; give one of {command[2]}".replace("'", "")
-    if commands := re.match(r'expected "subcommand" to be one of {(.*)}', message):
-        return f"which command? Give one of {commands[1].replace(',', ', ')}"
     lines = [line.strip(" -") for line in message[end:].splitlines()]
     reason = "; ".join(dict.fromkeys(line for line in lines if line))
     return f"--{flag}: {reason}" if flag else reason
@@ -174,18 +174,17 @@ def summarize(message: str) -> str:
 def _explain_value(hint: Any, reason: str) -> str:
     """Returns an option's value, found in jsonargparse's reason, and what it must be instead."""
     found = next((match for pattern in VALUES if (match := pattern.search(reason))), None)
-    value = "" if found is None else found[1].strip()
-    is_shown = found is not None
+    value = found[1].strip() if found else None
     advice = f"must be {describe_type(hint)}"
     if "Expected a dot import path" in reason and (names := class_names(hint)):
         if "Expected a path" in reason and not value:
             value = reason.partition("Expected a path but ")[2].partition(" ")[0]
-            is_shown = True
-        near = nearest_option(value, names)
+        near = nearest_option(value or "", names)
         if near or not any(word in advice for word in ("number", "true")):
             meant = f"did you mean {near}?" if near else f"give one of {', '.join(names)}"
             advice = f"there is no such class; {meant}"
     if not advice.startswith("there") and (missing := re.search(r"No module named '.*?'", reason)):
         advice = f"it can't be imported: {missing[0][0].lower()}{missing[0][1:]}"
-    shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…"
-    return f"={shown}: {advice}" if is_shown else f": {advice}"
+    if value is None:
+        return f": {advice}"
+    return f"={value if len(value) <= MAX_SHOWN else f'{value[:MAX_SHOWN]}…'}: {advice}"

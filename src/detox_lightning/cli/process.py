@@ -1,4 +1,4 @@
-"""What a command changes in its process; all but transformers' logging it puts back."""
+"""A command's changes to its process, which are undone after it; only transformers stays quiet."""
 
 import os
 import sys
@@ -22,10 +22,10 @@ HIDDEN_WARNINGS = (
     "Checkpoint directory .* exists and is not empty.*",
     "Experiment logs directory .* exists and is not empty.*",
     "Using ModelCheckpoint with manual optimization and every_n_train_steps.*",
-    "Detected call of `lr_scheduler.step.*",  # where the first rollouts are left out
+    "Detected call of `lr_scheduler.step.*",  # if the first rollouts are left out
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
-# advertisements, and what this package says in its own words
+# advertisements, and lines that this package words itself
 HIDDEN_LOG_LINES = (
     "Tip: For seamless cloud",
     "Detected KeyboardInterrupt",
@@ -59,41 +59,40 @@ class StandardError(StreamHandler[Any]):
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Keeps a command's hidden warnings, seed and number of threads from the next command."""
-    seeds = {name: os.environ.get(name) for name in SEED_VARIABLES}
+    """Changes what is printed in a block; restores seed and number of threads after it."""
+    seeds = {name: os.environ[name] for name in SEED_VARIABLES if name in os.environ}
     threads = torch.get_num_threads()
-    warn_once.cache_clear()  # each run is told anew
-    with warnings.catch_warnings():
+    log = getLogger("lightning.pytorch.utilities.rank_zero")
+    warn_once.cache_clear()  # each run prints its warnings
+    with warnings.catch_warnings(), _plain_lines():
         for message in HIDDEN_WARNINGS:
             warnings.filterwarnings("ignore", message)
-        getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-        format_warning = warnings.formatwarning
-        warnings.formatwarning = _warning_line
-        loggers = [getLogger(name) for name in ("lightning", "lightning.pytorch")]
-        handlers = [logger.handlers for logger in loggers]
-        for logger in loggers:
-            logger.handlers = [StandardError.instead_of(handler) for handler in logger.handlers]
+        log.addFilter(_is_news)
         try:
             yield
         finally:
-            for logger, kept in zip(loggers, handlers, strict=True):
-                logger.handlers = kept
-            warnings.formatwarning = format_warning
-            getLogger("lightning.pytorch.utilities.rank_zero").removeFilter(_is_news)
-            for name, value in seeds.items():
+            log.removeFilter(_is_news)
+            for name in SEED_VARIABLES:
                 os.environ.pop(name, None)
-                os.environ |= {} if value is None else {name: value}
+            os.environ.update(seeds)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
 
 
-def quieten_transformers() -> None:
-    """Hides transformers' advice and the progress bars that last an instant."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    getLogger("bitsandbytes").setLevel(ERROR)  # it asks for kernels that nothing here uses
+@contextmanager
+def _plain_lines() -> Iterator[None]:
+    """Lets log lines pass a progress bar, and warnings begin with a sentence, in a block."""
+    loggers = [getLogger(name) for name in ("lightning", "lightning.pytorch")]
+    before = [logger.handlers for logger in loggers], warnings.formatwarning
+    warnings.formatwarning = _warning_line
+    for logger in loggers:
+        logger.handlers = [StandardError.instead_of(handler) for handler in logger.handlers]
+    try:
+        yield
+    finally:
+        handlers, warnings.formatwarning = before
+        for logger, kept in zip(loggers, handlers, strict=True):
+            logger.handlers = kept
 
 
 def _warning_line(
@@ -107,6 +106,15 @@ def _warning_line(
     return f"warning: {message}\n"
 
 
+def quieten_transformers() -> None:
+    """Hides transformers' advice and its progress bars, which last an instant."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    getLogger("bitsandbytes").setLevel(ERROR)  # it asks for kernels that nothing here uses
+
+
 def _is_news(record: LogRecord) -> bool:
-    """Whether a log line tells of this run."""
+    """Returns whether a log line says something about this run."""
     return not any(line in record.getMessage() for line in HIDDEN_LOG_LINES)

@@ -1,7 +1,7 @@
-"""Finds configurations by name; the package brings its own, for those without its repository.
+"""Finds configurations by name: a file, or a recipe that comes with the package.
 
-``--config configs/demo.yaml`` is the file of that name in the working directory; where there is
-none, the package's.
+``--config configs/demo.yaml`` is the file of that name in the working directory. If there is none,
+it is the package's recipe of that name.
 """
 
 import os
@@ -30,11 +30,11 @@ def find_recipe(name: str) -> str:
         name: The value of ``--config``, see :func:`is_file_name`.
 
     Returns:
-        The package's file where there is none of that name here; else the name, with the home
-        folder for ``~``.
+        The name, with ``~`` replaced by the home folder, if there is such a file; else the
+        package's recipe of that name.
 
     Raises:
-        InputError: If there is no such file.
+        InputError: If there is neither.
     """
     if not is_file_name(name):
         return name
@@ -45,7 +45,7 @@ def find_recipe(name: str) -> str:
     if file := shipped.get(Path(name).as_posix()):
         return str(file)
     near = get_close_matches(name, shipped, n=1)
-    remedy = f"nearest is {near[0]}" if near else f"those are {', '.join(shipped)}"
+    remedy = f"did you mean {near[0]}?" if near else f"its recipes are {', '.join(shipped)}"
     raise InputError(
         f"--config={name}: there is no such file here, and no such recipe in the package; {remedy}"
     )
@@ -54,7 +54,7 @@ def find_recipe(name: str) -> str:
 def recipes() -> dict[str, Path]:
     """Returns the package's configurations by name, such as ``configs/demo.yaml``."""
     package = Path(__file__).resolve().parents[1]
-    # where the package is used from its repository, that has them
+    # when the package runs from its repository, the recipes are the repository's
     home = package if (package / FOLDER).is_dir() else package.parents[1]
     files = sorted((home / FOLDER).rglob("*.yaml"))
     return {file.relative_to(home).as_posix(): file for file in files}

@@ -13,7 +13,7 @@ NUMBERS = {
     "NonNegativeFloat": "a number of at least 0",
     "ClosedUnitInterval": "a number from 0 to 1",
     "OpenUnitInterval": "a number above 0 and below 1",
-    "Tensor": "a number",  # which torch takes for a learning rate, too
+    "Tensor": "a number",  # torch takes a tensor as a learning rate, too
 }
 BUILTINS = {
     bool: "true or false",
@@ -33,15 +33,14 @@ def describe_type(hint: Any) -> str:
         hint: The type in a signature.
     """
     members = list(_union_members(hint))
-    kinds = {_describe_member(member): None for member in members}
     literals = [
         str(value) for kind in members if get_origin(kind) is Literal for value in get_args(kind)
     ]
-    if literals:
-        kinds = {f"one of {', '.join(dict.fromkeys(literals))}": None, **kinds}
+    kinds = [f"one of {', '.join(dict.fromkeys(literals))}"] if literals else []
+    kinds += [_describe_member(kind) for kind in members if get_origin(kind) is not Literal]
     if BUILTINS[float] in kinds:
-        kinds.pop(BUILTINS[int], None)
-    return ", or ".join(kind for kind in kinds if kind)
+        kinds = [kind for kind in kinds if kind != BUILTINS[int]]
+    return ", or ".join(dict.fromkeys(kinds))
 
 
 def class_names(hint: Any) -> list[str]:
@@ -67,28 +66,25 @@ def nearest_option(key: str, known: Iterable[str]) -> str | None:
         known: The full names of all options.
 
     Returns:
-        None if none is like it.
+        None if no name resembles it.
     """
-    known = list(known)
+    names = [name.split(".") for name in known]
     parts = key.split(".")
+    # the first part that is wrong, among its siblings
     for depth, part in enumerate(parts):
-        parent = ".".join(parts[:depth])
-        inside = [name.split(".") for name in known if f".{name}".startswith(f".{parent}")]
+        inside = [name for name in names if name[:depth] == parts[:depth]]
         siblings = {name[depth] for name in inside if len(name) > depth}
-        if part in siblings:
-            continue
-        if found := get_close_matches(part, sorted(siblings), n=1, cutoff=0.7):
-            return ".".join([*parts[:depth], found[0], *parts[depth + 1 :]])
-        break
-    elsewhere = [name for name in known if name.split(".")[-1] == parts[-1] and name != key]
-    return elsewhere[0] if len(elsewhere) == 1 else None
+        if part not in siblings:
+            if found := get_close_matches(part, sorted(siblings), n=1, cutoff=0.7):
+                return ".".join([*parts[:depth], found[0], *parts[depth + 1 :]])
+            break
+    elsewhere = [name for name in names if name[-1] == parts[-1] and name != parts]
+    return ".".join(elsewhere[0]) if len(elsewhere) == 1 else None
 
 
 def _describe_member(kind: Any) -> str:
-    """Describes a type that is no union; a literal by nothing, as all are told together."""
+    """Describes a type that is neither a union nor a literal."""
     origin = get_origin(kind)
-    if origin is Literal:
-        return ""
     if origin is Callable:
         return "the path of a function, such as package.module.name"
     if origin is tuple:
@@ -100,7 +96,7 @@ def _describe_member(kind: Any) -> str:
 
 
 def _union_members(hint: Any) -> Iterator[Any]:
-    """Yields the members of a union, and what a function that makes an object returns."""
+    """Yields the members of a union; of a function that makes an object, what it returns."""
     if get_origin(hint) in (Union, types.UnionType):
         for member in get_args(hint):
             yield from _union_members(member)
@@ -111,7 +107,7 @@ def _union_members(hint: Any) -> Iterator[Any]:
 
 
 def _concrete_subclasses(base: type) -> Iterator[type]:
-    """Yields a class and all that are derived from it, but for abstract ones."""
+    """Yields a class and all classes derived from it, except abstract ones."""
     if not isabstract(base):
         yield base
     subclass: type
