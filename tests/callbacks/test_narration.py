@@ -1,0 +1,67 @@
+"""What a run says in a terminal and in a log file."""
+
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.utilities import rank_zero_info
+from rich.console import Console
+from rich.live import Live
+
+from command import run, tiny_recipe
+from detox_lightning.callbacks.narration import NarrationCallback, duration
+from detox_lightning.cli.process import isolated
+
+
+def test_a_run_says_what_it_does_and_what_comes_next(
+    tmp_path: Path, tiny_t5: str, tiny_classifier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    outcome = run("fit", "--config", tiny_recipe(tmp_path, tiny_t5, tiny_classifier))
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "runs" / "tiny" / "version_0"
+    expected = [
+        r"[\d,]+ of [\d,]+ parameters learn \(\d+\.\d %\)",
+        f"The run's folder is {folder}",
+        "2 rollouts to do",
+        r"rollout 0 of 2 · toxicity \d\.\d{3} · ROUGE-L .* · length \d+\.\d",
+        r"rollout 1 of 2 · KL -?\d\.\d\d · score -?\d\.\d\d · about \d+ s left",
+        r"rollout 2 of 2 · toxicity \d\.\d{3} → \d\.\d{3} · ROUGE-L \d\.\d{3} · .*",
+        f"The trained model is in {folder}/adapter",
+        r"Validation before → after: toxicity \d\.\d{3} → \d\.\d{3} · ROUGE-L .* → .*",
+        "Evaluate it: python -m detox_lightning test --config .*",
+        f"See its curves: tensorboard --logdir {tmp_path}/runs",
+    ]
+    said = [line.removeprefix("INFO: ") for line in outcome.err.splitlines()]
+    rest = iter(said)  # in this order
+    for pattern in expected:
+        assert any(re.fullmatch(pattern, line) for line in rest), (pattern, said)
+    (command,) = (line for line in said if line.startswith("Evaluate it: "))
+    tested = run(*shlex.split(command.partition(": ")[2])[3:])
+    assert tested.code == 0, tested.err
+
+
+def test_the_bar_erases_no_line() -> None:
+    """Rich moves the cursor over what is written past it, and lets stand what it is handed."""
+    shown = io.StringIO()
+    with isolated(), Live("bar", console=Console(file=shown, force_terminal=True, width=80)):
+        rank_zero_info("where the model is")
+    assert "where the model is" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(50.4, "50 s"), (70, "1 min 10 s"), (7500, "2 h 5 min"), (0, "0 s")]
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_a_resumed_run_compares_with_the_figures_before_training() -> None:
+    first, resumed = NarrationCallback(), NarrationCallback()
+    first.baseline = {"toxicity": 0.5}
+    resumed.load_state_dict(first.state_dict())
+    resumed.newest = {"toxicity": 0.25, "kl": 1.0}
+    assert resumed._figures(["toxicity"]) == ["toxicity 0.500 → 0.250", "KL 1.00"]
