@@ -1,7 +1,6 @@
 """What looks like the end of a run and isn't, and what the program says of ends."""
 
 import errno
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -314,13 +313,13 @@ def test_ctrl_c_once_is_a_request_and_twice_an_end() -> None:
     requests = StopRequests()
     try:
         requests.listen()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert requests.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what runs behind
         requests.listen()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert requests.received == 0
     finally:
         for signum, handler in before.items():
