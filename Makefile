@@ -13,9 +13,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
-# processes that run tests; a file's tests stay in one of them
+# processes that run tests; a file's tests stay in one of them, in the order of tests/conftest.py
 WORKERS ?= 2
-TESTS = pytest --numprocesses $(WORKERS) --dist loadfile
+TESTS = pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all lint check docs fuzz package test-minimum audit licenses world
 

@@ -1,33 +1,20 @@
-"""Tiny random models with a small tokenizer, as folders that ``from_pretrained`` opens."""
+"""Tiny random models with a small tokenizer, as folders that ``from_pretrained`` opens.
+
+Functions import what takes long, as the process that only hands out the tests reads this, too.
+"""
 
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import datasets
 import pytest
-import torch
-from tensorboard.summary.writer import event_file_writer
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
-# tiny models are faster so, and other programs on the machine don't hold them up
-torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
-
-# TensorBoard reads a folder's files in the order of their names, which end with the second and a
-# count of the process: with equally many digits, files of one second stay in order, too
-event_file_writer._global_uid = event_file_writer.AtomicCounter(1_000_000)
+if TYPE_CHECKING:
+    from transformers import BertConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 LINES = """\
 Ann Bob Eve Dan Kim Lee Max Zoe
@@ -38,8 +25,11 @@ NAMES, FEELINGS, *_ = (line.split() for line in LINES.splitlines())
 SPECIAL = ["<pad>", "</s>", "<unk>"]
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
+def word_tokenizer() -> "PreTrainedTokenizerFast":
     """200 words; pad 0, EOS 1, unknown 2; appends EOS, as T5's does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     words = list(dict.fromkeys([*SPECIAL, *LINES.split()]))
     words += [f"w{index}" for index in range(200 - len(words))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
@@ -56,7 +46,10 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_t5_model(d_model: int = 32, seed: int = 0) -> T5ForConditionalGeneration:
+def tiny_t5_model(d_model: int = 32, seed: int = 0) -> "T5ForConditionalGeneration":
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
     torch.manual_seed(seed)
     config = T5Config(
         vocab_size=200,
@@ -74,7 +67,7 @@ def tiny_t5_model(d_model: int = 32, seed: int = 0) -> T5ForConditionalGeneratio
     )
     model = T5ForConditionalGeneration(config)
     # transformers ties the head of a model made from a config, whatever the config says.
-    model.lm_head.weight = nn.Parameter(torch.randn(200, d_model) * d_model**-0.5)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(200, d_model) * d_model**-0.5)
     model.config.tie_word_embeddings = False
     return model.eval()
 
@@ -88,7 +81,9 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def tiny_bert_config(**options: object) -> BertConfig:
+def tiny_bert_config(**options: object) -> "BertConfig":
+    from transformers import BertConfig
+
     return BertConfig(
         vocab_size=200,
         hidden_size=32,
@@ -104,6 +99,9 @@ def tiny_bert_config(**options: object) -> BertConfig:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a random BERT of 2 layers of 32 without a head, and the same tokenizer."""
+    import torch
+    from transformers import BertModel
+
     folder = tmp_path_factory.mktemp("tiny_encoder")
     torch.manual_seed(0)
     BertModel(tiny_bert_config()).save_pretrained(folder)
@@ -112,6 +110,9 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def save_classifier(folder: Path, labels: list[str]) -> str:
+    import torch
+    from transformers import BertForSequenceClassification
+
     torch.manual_seed(0)
     config = tiny_bert_config(
         id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)}
@@ -134,6 +135,11 @@ def shared() -> Path:
     return Path(os.environ.get("DETOX_SHARED", beside))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of whole runs come first: at the end no process waits long for another."""
+    items.sort(key=lambda item: len(item.path.parts))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Python need not look for garbage in what was imported, again and again."""
     gc.collect()
@@ -141,8 +147,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def steady() -> None:
+    """What depends on the machine and the moment no longer does."""
+    import torch
+    from tensorboard.summary.writer import event_file_writer
+
+    # tiny models are faster so, and other programs on the machine don't hold them up
+    torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
+    # TensorBoard reads a folder's files in the order of their names, which end with the second and
+    # a count of the process: with equally many digits, files of one second stay in order, too
+    event_file_writer._global_uid = event_file_writer.AtomicCounter(1_000_000)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of this session's own, as sessions and their processes run beside each other."""
+    import datasets
+
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
     return datasets.config.HF_DATASETS_CACHE

@@ -42,6 +42,20 @@ def slurm() -> list[dict[str, str]]:
     return [{**common, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01"]
 
 
+def elastic() -> list[dict[str, str]]:
+    """What ``torchrun --nproc_per_node=2`` sets for its two processes."""
+    common = {
+        "TORCHELASTIC_RUN_ID": "none",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "GROUP_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
+    return [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+
+
 @contextmanager
 def started(
     folder: Path, places: list[dict[str, str]], function: Callable[..., None], *args: Any

@@ -1,14 +1,9 @@
-"""What two processes predict, for ``test_predictions.py``; Lightning starts the second one.
-
-python tests/predicting.py FOLDER
-"""
+"""What two processes predict, for ``test_predictions.py``."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
@@ -43,9 +38,8 @@ def predict(
     trainer.predict(module, data)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+def everything(folder: Path) -> None:
+    """Both predictions, in one of the two processes."""
     data = DialogueDataModule(
         "none",
         tokenizer=str(folder / "tokenizer"),

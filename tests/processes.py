@@ -11,27 +11,31 @@ from typing import Any
 
 import pytest
 import torch
-from datasets.arrow_writer import ArrowWriter
-from lightning.pytorch import seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detox_lightning.__main__ import main
-from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
-from detox_lightning.algorithm.group_losses import DrGRPOLoss, GRPOLoss, GSPOLoss
-from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
-from detox_lightning.algorithm.masks import mask_from_lengths
-from detox_lightning.algorithm.types import Experience, Rollout
-from detox_lightning.batches import PromptBatch
-from detox_lightning.cli.command import DetoxCLI
-from detox_lightning.data.prompts import PromptDataModule
-from detox_lightning.models.lora import LoRA
-from detox_lightning.ppo import module as ppo_module
-from detox_lightning.ppo.actor import Actor
-from detox_lightning.ppo.module import PPOModule
-from detox_lightning.rewards import ClassifierReward
-from detox_lightning.rollout import Responses, Scores
-from toys import PAIRS, collate_pairs, make_trainer
+from detox_lightning.lazy_imports import deferred
+
+with deferred():  # as the command line does
+    from datasets.arrow_writer import ArrowWriter
+    from lightning.pytorch import seed_everything
+
+    from detox_lightning.__main__ import main
+    from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
+    from detox_lightning.algorithm.group_losses import DrGRPOLoss, GRPOLoss, GSPOLoss
+    from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
+    from detox_lightning.algorithm.masks import mask_from_lengths
+    from detox_lightning.algorithm.types import Experience, Rollout
+    from detox_lightning.batches import PromptBatch
+    from detox_lightning.cli.command import DetoxCLI
+    from detox_lightning.data.prompts import PromptDataModule
+    from detox_lightning.models.lora import LoRA
+    from detox_lightning.ppo import module as ppo_module
+    from detox_lightning.ppo.actor import Actor
+    from detox_lightning.ppo.module import PPOModule
+    from detox_lightning.rewards import ClassifierReward
+    from detox_lightning.rollout import Responses, Scores
+    from toys import PAIRS, collate_pairs, make_trainer
 
 TWO = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
 ROWS, MINI_BATCH, ROLLOUTS = 16, 8, 2  # over all processes

@@ -1,9 +1,5 @@
-"""What two processes with a base in shards do, for ``test_sharding.py``.
+"""What two processes with a base in shards do, for ``test_sharding.py``."""
 
-python tests/sharding.py FOLDER
-"""
-
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +152,8 @@ def save_adapter(folder: Path) -> None:
     model.save_pretrained(folder / "adapter")
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+def everything(folder: Path) -> None:
+    """All of this in turn, in one of the two processes."""
     came: dict[str, Any] = {"ddp": fitted(folder, "ddp"), "sharded": fitted(folder, "sharded")}
     for strategy, other in (("ddp", "sharded"), ("sharded", "ddp")):
         checkpoint = f"--ckpt_path={came[other]['run']}/checkpoints/last.ckpt"

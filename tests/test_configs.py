@@ -57,6 +57,16 @@ def layers(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_says_what_it_is_for(path: Path) -> None:
+    first, *others = header(path)
+    assert len(first) > 30
+    assert first.endswith((".", "="))
+    assert sum(line.startswith("Hardware: ") for line in others) == 1
+    assert sum(line.startswith("Expect: ") for line in others) == 1
+    assert commands(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_makes_all_it_names(path: Path) -> None:
     made = IdleCLI(["fit", *layers(path), *ANYWHERE])
     config = made.config
@@ -72,16 +82,6 @@ def test_makes_all_it_names(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
-def test_says_what_it_is_for(path: Path) -> None:
-    first, *others = header(path)
-    assert len(first) > 30
-    assert first.endswith((".", "="))
-    assert sum(line.startswith("Hardware: ") for line in others) == 1
-    assert sum(line.startswith("Expect: ") for line in others) == 1
-    assert commands(path)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_its_commands_can_be_typed(path: Path) -> None:
     for program, *words in commands(path):
         if program == "tensorboard":
@@ -91,7 +91,8 @@ def test_its_commands_can_be_typed(path: Path) -> None:
             assert words[0] == "install" or (ROOT / words[0]).exists()
             continue
         assert (program, *words[:2]) == ("python", "-m", "detox_lightning")
-        IdleCLI([*words[2:], *ANYWHERE])
+        if words[2:] != ["fit", *layers(path)]:  # else the test above has done so
+            IdleCLI([*words[2:], *ANYWHERE])
 
 
 def logs(path: Path) -> str:

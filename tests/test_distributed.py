@@ -17,7 +17,7 @@ import detox_lightning
 import processes
 from command import tiny_recipe
 from conftest import save_classifier, tiny_t5_model, word_tokenizer
-from launching import codes, free_port, slurm, started, two_nodes
+from launching import codes, elastic, free_port, slurm, started, two_nodes
 from numerics import FLOAT32, float32
 
 SECONDS = 400  # no process may take longer, hanging ones included
@@ -73,24 +73,25 @@ def outcome(run: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
     return {**saved["state_dict"], "kl_coef": saved["detox_lightning"]["kl_coef"]}, curves
 
 
-SLOW = pytest.mark.slow
-LAUNCHERS = ["torchrun", pytest.param("nodes", marks=SLOW), pytest.param("slurm", marks=SLOW)]
+PLACES = {"workers": elastic, "nodes": two_nodes, "slurm": slurm}
+ONE_A_NODE = ("--trainer.devices=1", "--trainer.num_nodes=2")
+LAUNCHERS = [
+    "workers",  # as torchrun starts them
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "nodes", "slurm")),
+]
 
 
 @pytest.mark.usefixtures("ranks")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_whoever_starts_the_processes_the_run_is_the_same(folder: Path, launcher: str) -> None:
-    flags = ["--trainer.devices=1", "--trainer.num_nodes=2"]
+    flags = ONE_A_NODE if launcher == "nodes" else ("--trainer.devices=2",)
     if launcher == "torchrun":
-        elastic = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port"]
-        words = [str(Path(processes.__file__)), str(folder), launcher, "--trainer.devices=2"]
-        ended = ran(folder, *elastic, free_port(), *words)
+        program = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port"]
+        words = [str(Path(processes.__file__)), str(folder), launcher, *flags]
+        ended = ran(folder, *program, free_port(), *words)
         assert ended.returncode == 0, ended.stderr
     else:
-        places = slurm() if launcher == "slurm" else two_nodes()
-        flags = ["--trainer.devices=2"] if launcher == "slurm" else flags
-        cache = {"HF_DATASETS_CACHE": str(folder / "cache")}
-        places = [{**place, **cache} for place in places]
+        places = PLACES[launcher]()
         with started(folder, places, processes.launched, folder, launcher, *flags) as begun:
             assert codes(begun) == [0, 0], (folder / "output1").read_text()
     (run,) = (folder / launcher / "tiny").iterdir()

@@ -55,7 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fitted(folder: Path) -> DetoxCLI:
     """The run that the tests look at."""
-    return demo("fit", folder, f"--trainer.limit_train_batches={ROLLOUTS}")
+    some = "--data.num_eval_samples=100"
+    return demo("fit", folder, some, f"--trainer.limit_train_batches={ROLLOUTS}")
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,7 @@ assert not any(name.startswith("detox_lightning") for name in sys.modules)
 """
 
 
+@pytest.mark.slow  # test_export_verb.py does it with a model that is merged, too
 def test_peft_alone_says_the_same(fitted: DetoxCLI, adapter: Path) -> None:
     batch = next(iter(fitted.datamodule.val_dataloader()))
     prompts = batch.prompts[:20]

@@ -1,6 +1,7 @@
 """What a run becomes for others: folders with cards, merged models, from checkpoints."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -172,7 +173,10 @@ def test_supervised_then_ppo_then_others(
     rows = [json.loads(line) for line in file.read_text(encoding="utf8").splitlines()]
     words = [sys.executable, "-c", ELSEWHERE, str(folder / "adapter"), str(folder / "merged")]
     prompts = json.dumps([row["prompt"] for row in rows])
-    done = subprocess.run(words, input=prompts, capture_output=True, text=True, timeout=120)
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        words, input=prompts, capture_output=True, text=True, env=one, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     for said in json.loads(done.stdout):
         assert [text.strip() for text in said] == [row["response"] for row in rows]

@@ -25,16 +25,16 @@ def recipe(
     return tiny_recipe(tmp_path, tiny_t5, tiny_classifier)
 
 
-@pytest.mark.parametrize(
-    ("folder", "words"),
-    [
-        ("{root}/runs/tiny/version_0", ("--trainer.logger.version=0",)),
-        ("{root}/runs/tiny/mine", ("--trainer.logger.version=mine", "--checkpoint.dirpath=other")),
-        ("{root}/kept", ("--checkpoint.dirpath=kept",)),
-        ("{root}/checkpoints", ("--trainer.logger=false",)),
-        ("logs/x/version_0", (*CSV, "--trainer.logger.name=x", "--trainer.logger.version=0")),
-    ],
-)
+FOLDERS = [
+    ("{root}/runs/tiny/version_0", ("--trainer.logger.version=0",)),
+    ("{root}/runs/tiny/mine", ("--trainer.logger.version=mine", "--checkpoint.dirpath=other")),
+    ("{root}/kept", ("--checkpoint.dirpath=kept",)),
+    ("{root}/checkpoints", ("--trainer.logger=false",)),
+    ("logs/x/version_0", (*CSV, "--trainer.logger.name=x", "--trainer.logger.version=0")),
+]
+
+
+@pytest.mark.parametrize(("folder", "words"), FOLDERS)
 def test_a_live_run_s_folder_is_no_other_s(
     folder: str, words: tuple[str, ...], recipe: str, tmp_path: Path
 ) -> None:
@@ -47,6 +47,18 @@ def test_a_live_run_s_folder_is_no_other_s(
         ]
         assert outcome.code == 2
         assert [file.name for file in Path(folder).iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [FOLDERS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in FOLDERS[1:])],
+)
+def test_a_dead_run_s_folder_is_no_obstacle(
+    folder: str, words: tuple[str, ...], recipe: str, tmp_path: Path
+) -> None:
+    folder = folder.format(root=tmp_path)
+    with held(Path(folder)):
+        pass
     assert (Path(folder) / ".lock").is_file()  # of the process that was killed
     outcome = run("fit", "--config", recipe, *ONE, *words)
     assert outcome.code == 0, outcome.err

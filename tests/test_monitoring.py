@@ -1,7 +1,5 @@
 """Validation as Lightning's callbacks see it: the best checkpoint, an early end."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,9 +12,15 @@ EVERY_ROLLOUT = (f"--trainer.max_epochs={ROLLOUTS}", "--trainer.limit_train_batc
 FAST = "--model.optimizer.lr=0.1"
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, tiny_t5: str, tiny_classifier: str) -> str:
-    return tiny_recipe(tmp_path, tiny_t5, tiny_classifier)
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_t5: str, tiny_classifier: str) -> str:
+    return tiny_recipe(tmp_path_factory.mktemp("monitored"), tiny_t5, tiny_classifier)
+
+
+@pytest.fixture(scope="module")
+def free(recipe: str) -> DetoxCLI:
+    """A run that keeps all checkpoints."""
+    return fit(recipe, "--checkpoint.monitor=val/toxicity", "--checkpoint.save_top_k=-1")
 
 
 def fit(recipe: str, *flags: str) -> DetoxCLI:
@@ -28,15 +32,14 @@ def curve(cli: DetoxCLI, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events]
 
 
-def test_the_baseline_is_where_the_curve_begins(recipe: str) -> None:
-    cli = fit(recipe)
-    steps = [step for step, _ in curve(cli, "val/toxicity")]
+def test_the_baseline_is_where_the_curve_begins(recipe: str, free: DetoxCLI) -> None:
+    steps = [step for step, _ in curve(free, "val/toxicity")]
     assert len(steps) == 1 + ROLLOUTS  # before the first rollout and after each
     assert steps[0] == 0
-    assert curve(cli, "val/kl")[0] == (0, pytest.approx(0, abs=1e-6))
+    assert curve(free, "val/kl")[0] == (0, pytest.approx(0, abs=1e-6))
     test = DetoxCLI(["test", "--config", recipe, "--data.test_split=validation"])
     before = test.trainer.callback_metrics["test/before/toxicity"]
-    assert curve(cli, "val/toxicity")[0][1] == pytest.approx(float(before), abs=1e-6)
+    assert curve(free, "val/toxicity")[0][1] == pytest.approx(float(before), abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -51,8 +54,7 @@ def test_the_best_checkpoint_is_kept(recipe: str, mode: str) -> None:
     assert rollouts == 1 + values.index(best)
 
 
-def test_the_best_checkpoint_is_near_the_reference(recipe: str) -> None:
-    free = fit(recipe, "--checkpoint.monitor=val/toxicity", "--checkpoint.save_top_k=-1")
+def test_the_best_checkpoint_is_near_the_reference(recipe: str, free: DetoxCLI) -> None:
     kl = [value for _, value in curve(free, "val/kl")[1:]]
     toxicity = [value for _, value in curve(free, "val/toxicity")[1:]]
     # of the most and the least toxic one at least one is not the nearest, and a bound shuts it out

@@ -1,22 +1,18 @@
 """Two processes that hold the base between them learn as two that hold it each."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import detox_lightning
 import sharding
 from command import ROOT, run, tiny_recipe
 from conftest import save_classifier, tiny_t5_model, word_tokenizer
+from launching import codes, elastic, started
 from numerics import FLOAT32, float32
 
 HEAD = "value_head.linear.weight"
-SECONDS = 240  # no process may take longer, hanging ones included
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +27,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ended(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Two processes that have done all they had to do, and then failed."""
-    source = Path(detox_lightning.__file__).parents[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(source), str(Path(__file__).parent)]),
-        "HF_DATASETS_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    words = [sys.executable, str(Path(sharding.__file__)), str(folder)]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=SECONDS)
+def output(folder: Path) -> str:
+    """What two processes said that have done all they had to do, and then failed."""
+    with started(folder, elastic(), sharding.everything, folder) as begun:
+        ended = codes(begun)
+    output = "".join((folder / f"output{rank}").read_text() for rank in (0, 1))
+    assert None not in ended, output
+    assert 0 not in ended, output
+    return output
 
 
 @pytest.fixture(scope="module")
-def ranks(ended: subprocess.CompletedProcess[str], folder: Path) -> list[dict[str, Any]]:
+def ranks(output: str, folder: Path) -> list[dict[str, Any]]:
     """What came of the scenarios in each of the two processes."""
     files = [folder / f"rank{rank}.pt" for rank in (0, 1)]
-    assert all(file.exists() for file in files), ended.stderr
+    assert all(file.exists() for file in files), output
     return [torch.load(file, weights_only=False) for file in files]
 
 
@@ -157,9 +149,8 @@ def test_processes_in_a_gathered_base_need_not_wait(ranks: list[dict[str, Any]])
 
 
 @pytest.mark.usefixtures("ranks")
-def test_no_process_waits_for_one_that_failed(ended: subprocess.CompletedProcess[str]) -> None:
-    assert ended.returncode != 0
-    assert "rank 1: rollout 0: the reward 'nothate' failed with ZeroDivisionError" in ended.stderr
+def test_no_process_waits_for_one_that_failed(output: str) -> None:
+    assert "rank 1: rollout 0: the reward 'nothate' failed with ZeroDivisionError" in output
 
 
 @pytest.mark.parametrize(

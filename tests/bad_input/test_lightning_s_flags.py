@@ -112,7 +112,7 @@ def test_a_validation_that_never_comes_is_told(flags: tuple[str, ...], place: Pl
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("batches", ["true", "2"])
+@pytest.mark.parametrize("batches", ["true", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_trial_run_works_with_a_schedule(stage: str, batches: str, place: Place) -> None:
     recipe = prepared(stage, place)
     words = (f"--trainer.fast_dev_run={batches}", "--model.schedule.name=cosine")

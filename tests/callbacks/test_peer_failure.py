@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.utils.data import DataLoader
 
 from detox_lightning.errors import Stopped, TrainingError
-from detox_lightning.runs.peer_failure import PeerFailureCallback
-from toys import make_trainer
+from detox_lightning.lazy_imports import deferred
+
+with deferred():  # as the command line does: this file is also what two processes run
+    from lightning.pytorch import LightningModule
+    from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+    from detox_lightning.runs.peer_failure import PeerFailureCallback
+    from toys import make_trainer
 
 SECONDS = 60  # in which all must have ended
 

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,12 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-import detox_lightning
 import predicting
 from command import run
 from conftest import word_tokenizer
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.errors import InputError
+from launching import codes, elastic, started
 from toys import make_trainer
 
 TEXTS = [f'{i}: "Ünder\nlines" \u2028 and \x00 too' for i in range(7)]
@@ -213,27 +211,14 @@ def test_the_command_line_answers_standard_input(
 # -- two processes
 
 
-SECONDS = 120  # no process may take longer, hanging ones included
-
-
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have predicted."""
     folder = tmp_path_factory.mktemp("predicted")
     word_tokenizer().save_pretrained(folder / "tokenizer")
     (folder / "asked.txt").write_text("".join(f"{line}\n" for line in predicting.DIALOGUES))
-    source = Path(detox_lightning.__file__).parents[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(source), str(Path(predicting.__file__).parent)]),
-        "HF_DATASETS_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    words = [sys.executable, str(Path(predicting.__file__)), str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
-    (folder / "said").write_text(done.stdout)
+    with started(folder, elastic(), predicting.everything, folder) as begun:
+        assert codes(begun) == [0, 0], (folder / "output1").read_text()
     return folder
 
 
@@ -243,7 +228,7 @@ def test_two_processes_write_one_file_in_order(predicted: Path) -> None:
     # the places that the data module gives are those by which the rows were sorted
     assert [row["place"] for row in rows] == list(range(5))
     assert [row["rank"] for row in rows] == [0, 1, 0, 1, 0]
-    assert f"5 predictions in {predicted / 'rows.jsonl'}\n" in (predicted / "said").read_text()
+    assert f"5 predictions in {predicted / 'rows.jsonl'}\n" in (predicted / "output0").read_text()
 
 
 def test_lightnings_sampler_keeps_the_order_too(predicted: Path) -> None:

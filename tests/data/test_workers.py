@@ -36,7 +36,9 @@ def test_workers_go_on_when_the_run_is_asked_to_end() -> None:
 def test_workers_end_with_the_program() -> None:
     """Also those that nobody has told to."""
     lines = [
-        "from detox_lightning.data.loaders import Loaders",
+        "from detox_lightning.lazy_imports import deferred",
+        "with deferred():",
+        "    from detox_lightning.data.loaders import Loaders",
         "batches = iter(Loaders(2, None, 1, 3).train(list(range(8)), list, None))",
         "print(len(next(batches)))",
     ]

@@ -145,7 +145,12 @@ CASES: dict[str, tuple[str, Callable[[str], Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# the package treats these like others of the table
+ALIKE = {"pissa, GPT-2", "olora", "orthogonal", "mica", "eva", "loha", "lokr", "oft", "vera"}
+READ = [pytest.param(case, marks=[pytest.mark.slow] * (case in ALIKE)) for case in CASES]
+
+
+@pytest.mark.parametrize("case", READ)
 def test_it_says_what_peft_says_before_and_after_training(
     case: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
