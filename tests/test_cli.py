@@ -18,7 +18,7 @@ from detox_lightning.errors import InputError, TrainingError, find_cause
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
 from detox_lightning.models.model_files import warn_once
-from detox_lightning.rewards import ClassifierReward
+from detox_lightning.rewards import ClassifierReward, Reward
 
 VERBS = ["fit", "validate", "test", "predict"]
 
@@ -256,6 +256,20 @@ def test_null_reaches_options_at_every_depth() -> None:
     assert options["reward"]["init_args"]["label"] is None
     assert options["kl"]["target"] is None
     assert options["max_grad_norm"] is None
+
+
+class Configured(Reward):
+    """A reward with an argument named ``config``."""
+
+    def __init__(self, config: str = "x"):
+        super().__init__()
+        self.config = config
+
+
+def test_a_reward_may_have_an_argument_named_config() -> None:
+    words = ("--model.reward=test_cli.Configured", "--model.reward.config=mine.json")
+    reward = printed("fit", "--config", DEMO, *words)["model"]["init_args"]["reward"]
+    assert reward == {"class_path": "test_cli.Configured", "init_args": {"config": "mine.json"}}
 
 
 def test_whole_numbers_stay_whole_whoever_wrote_the_type_first() -> None:

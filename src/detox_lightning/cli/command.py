@@ -23,7 +23,7 @@ from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
-from detox_lightning.cli.parser import Parser, instantiate
+from detox_lightning.cli.parser import Instantiator, Parser
 from detox_lightning.cli.process import isolated, quieten_transformers
 from detox_lightning.cli.verbs import COMMANDS, PROGRAM, choose_command
 from detox_lightning.errors import InputError
@@ -266,4 +266,18 @@ class DetoxCLI(LightningCLI):
     def _add_instantiators(self) -> None:
         """Makes objects other than model and data so that an error names its reason."""
         super()._add_instantiators()
-        self.parser.add_instantiator(instantiate, object)
+        self.instantiator = Instantiator()
+        self.parser.add_instantiator(self.instantiator, object)
+
+    def instantiate_classes(self) -> None:
+        """Makes model, data and trainer.
+
+        Raises:
+            InputError: If a class that the command line names can't be made.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if self.instantiator.refusal is None:
+                raise
+            raise self.instantiator.refusal from error

@@ -5,17 +5,24 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.memory import is_oom_error
+from torch.optim import Optimizer
 
 from detox_lightning.cli.config_files import HELP, RecipeAction
 from detox_lightning.cli.type_words import class_names, describe_type, nearest_option
-from detox_lightning.errors import InputError, TrainingError, find_cause, raised_at
+from detox_lightning.errors import InputError, TrainingError, explain, find_cause, raised_at
 from detox_lightning.redaction import printable
 
 TOO_DEEP = (
     "a value of the command line, or of a file that it names, is nested too deeply; flatten it"
 )
 MARK = "» "  # precedes our own words inside a message of jsonargparse
+CLEAR_ERRORS = (ValueError, ImportError, OSError, MisconfigurationException)  # in plain words
+# packages of the classes behind sections of options, which no flag names
+SECTIONS_FROM = ("detox_lightning.callbacks.", "detox_lightning.runs.")
 MAX_SHOWN = 60  # characters of a value
 NUMBER = int | float | None
 KEY = re.compile(r'^( *)(?:Type .*)?Parser key "(.+?)":', re.MULTILINE)
@@ -44,8 +51,11 @@ class Parser(LightningArgumentParser):
         self.defaults: Any = None
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
-        """Adds an option; ``--config`` also takes the package's recipes."""
-        if "--config" in names:
+        """Adds an option; the command's ``--config`` also takes the package's recipes.
+
+        A class may have an argument named ``config``, which is an option like any other.
+        """
+        if options.get("action") is ActionConfigFile:
             options |= {"action": RecipeAction, "help": HELP}
         return super().add_argument(*names, **options)
 
@@ -127,21 +137,50 @@ class Parser(LightningArgumentParser):
         return f'Parser key "{key}":\n  {MARK}{_explain_value(hints[0], reason)}'
 
 
-def instantiate(kind: Any, /, *args: Any, **options: Any) -> Any:
-    """Makes an object of a class that the command line names.
+class Instantiator:
+    """Makes objects of the classes that the command line names.
 
-    Raises:
-        TrainingError: If the constructor raises an error without a message.
+    Where an option has several types, such as the logger's, jsonargparse tries all of them, and
+    hides why a constructor has failed.
+
+    Attributes:
+        refusal: Why the newest object that couldn't be made couldn't.
     """
-    try:
-        return kind(*args, **options)
-    except Exception as error:
-        if str(error).strip():
+
+    refusal: InputError | TrainingError | None = None
+
+    def __call__(self, kind: Any, /, *args: Any, **options: Any) -> Any:
+        """Makes an object.
+
+        Raises:
+            InputError: If the constructor refuses its options, or lacks a library.
+            TrainingError: If the constructor raises an error without a message.
+        """
+        try:
+            return kind(*args, **options)
+        except (InputError, TrainingError) as error:
+            self.refusal = error
             raise
-        raise TrainingError(
+        except Exception as error:
+            if is_oom_error(error) or issubclass(kind, Optimizer):  # the stage names the option
+                raise
+            self.refusal = _explain_constructor(kind, error)
+            raise self.refusal from error
+
+
+def _explain_constructor(kind: type, error: Exception) -> InputError | TrainingError:
+    """Returns an error that names a class and why it can't be made."""
+    reason = explain(error) or " ".join(str(error).split())
+    if not reason:
+        return TrainingError(
             f"{kind.__name__} can't be made: its constructor raised {type(error).__name__} without "
             f"a reason ({raised_at(error)})"
-        ) from error
+        )
+    if not isinstance(error, CLEAR_ERRORS):
+        reason = f"{type(error).__name__}: {reason} ({raised_at(error)})"
+    if kind.__module__.startswith(SECTIONS_FROM):
+        return InputError(reason)
+    return InputError(f"{kind.__name__} can't be made: {reason}")
 
 
 def summarize(message: str) -> str:
