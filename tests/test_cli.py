@@ -50,7 +50,7 @@ def recipe(tmp_path: Path, tiny_t5: str, tiny_classifier: str) -> str:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("no_weights")
 def test_help_of_each_verb_shows_docstrings(verb: str) -> None:
-    outcome = run(verb, "--help")
+    outcome = run(verb, "--help_all")
     assert (outcome.code, outcome.err) == (0, "")
     shown = " ".join(outcome.out.split())  # wrapped to the terminal
     assert shown.startswith(f"usage: python -m detox_lightning {verb}")
@@ -235,7 +235,10 @@ def test_what_makes_no_sense_is_told_in_a_line(flag: str) -> None:
 
 
 def test_what_is_missing_is_named() -> None:
-    assert run("fit").errors == ["error: --data, --model: required, and not given"]
+    assert run("fit").errors == [
+        "error: --data, --model: required, and not given; a recipe has them: --config "
+        "configs/demo.yaml"
+    ]
     words = ("fit", "--model=PPOModule", "--data=DialogueDataModule", "--data.source=s")
     missing = "error: --model.policy, --model.reward: required, and not given"
     assert run(*words).errors == [missing]
@@ -398,7 +401,7 @@ def test_answers_can_t_be_shorter_than_they_must(recipe: str) -> None:
 def test_a_label_that_isn_t_there_is_named_with_its_flag(recipe: str) -> None:
     outcome = run("test", "--config", recipe, "--model.evaluation.toxic_label=rude")
     assert outcome.code == 2
-    assert outcome.errors[0].startswith("error: model.evaluation.toxic_label: label 'rude': the ")
+    assert outcome.errors[0].startswith("error: model.evaluation.toxic_label 'rude': the ")
     assert outcome.errors[0].endswith(" has the labels nothate, hate")
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from detox_lightning.callbacks.narration import NarrationCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
+from detox_lightning.cli.brief_help import ASKING, brief_help, reword
 from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
 from detox_lightning.cli.parser import Instantiator, Parser
@@ -151,10 +153,14 @@ class DetoxCLI(LightningCLI):
                 save_config_callback=ConfigurationCallback,
                 parser_kwargs={
                     "prog": f"{PROGRAM} {self.verb}",
+                    "usage": f"{PROGRAM} {self.verb} --config FILE [--flag VALUE ...]",
                     "description": COMMANDS[self.verb],
                 },
                 parser_class=Parser,
-                args=self.words[1:],
+                args=[
+                    ASKING.get(word, word) if word == self.words[-1] else word
+                    for word in self.words[1:]
+                ],
                 run=False,
             )
             self._run_subcommand(self.verb)
@@ -189,7 +195,10 @@ class DetoxCLI(LightningCLI):
         )
         if "weights_only" in self.own_flags:
             parser.set_defaults({"weights_only": True})  # Lightning trusts checkpoints from http
+        reword(parser)
         cast(Parser, parser).keep_whole_numbers()
+        if "--help_all" not in self.words:
+            cast(Parser, parser).brief = partial(brief_help, parser, self.verb)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line, and checks all flags before anything is made from them.
@@ -257,6 +266,8 @@ class DetoxCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command."""
         options = {name: self.config[name] for name in self.own_flags}
+        if isinstance(self.model, PPOModule) and subcommand != "export":
+            self.model.evaluator.judge.check_labels()  # before all rows are encoded
         if subcommand == "fit":
             begin_fit(self.trainer, self.config.ckpt_path)
         elif subcommand == "test" and isinstance(self.model, PPOModule):
@@ -270,11 +281,7 @@ class DetoxCLI(LightningCLI):
         self.parser.add_instantiator(self.instantiator, object)
 
     def instantiate_classes(self) -> None:
-        """Makes model, data and trainer.
-
-        Raises:
-            InputError: If a class that the command line names can't be made.
-        """
+        """Makes model, data and trainer; an error names what can't be made."""
         try:
             super().instantiate_classes()
         except ValueError as error:
