@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import Logger
 
 import detox_lightning
 from command import DEMO, printed, run
@@ -137,6 +138,10 @@ def test_an_option_is_found_by_its_last_part(flag: str) -> None:
     assert (outcome.code, outcome.errors) == (2, [said])
 
 
+class Unfinished(Logger):
+    """Lacks all that a logger must do."""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -149,6 +154,11 @@ def test_an_option_is_found_by_its_last_part(flag: str) -> None:
             ("fit", "configs/demo.yaml"),
             "configs/demo.yaml: this is not an option; give a configuration as --config "
             "configs/demo.yaml",
+        ),
+        (
+            ("fit", "--config", DEMO, "--trainer.logger=test_help.Unfinished"),
+            "--trainer.logger=test_help.Unfinished: it is abstract, since it lacks methods that "
+            "its base asks for; write them",
         ),
         (
             ("fit", "--data.source=x"),

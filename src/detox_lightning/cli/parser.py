@@ -229,6 +229,8 @@ def _explain_value(hint: Any, reason: str) -> str:
             advice = f"there is no such class; {meant}"
     if not advice.startswith("there") and (missing := re.search(r"No module named '.*?'", reason)):
         advice = f"it can't be imported: {missing[0][0].lower()}{missing[0][1:]}"
+    if " is abstract" in reason:
+        advice = "it is abstract, since it lacks methods that its base asks for; write them"
     if value is None:
         return f": {advice}"
     return f"={value if len(value) <= MAX_SHOWN else f'{value[:MAX_SHOWN]}…'}: {advice}"
