@@ -92,7 +92,7 @@ def test_csv_has_no_tables(fitted: DetoxCLI) -> None:
     files = {path.name for path in folder.iterdir()}
     assert files == {"metrics.csv", "hparams.yaml", "config.yaml", "checkpoints", "adapter"}
     names = {name for name, _ in metrics_csv(folder)}
-    assert not [name for name in names if name.startswith(("final/", "rollout/", "samples"))]
+    assert not [name for name in names if name.startswith(("rollout/", "samples"))]
 
 
 def test_a_run_with_csv_is_found_and_tested(
@@ -125,7 +125,6 @@ def test_two_loggers_are_told_the_same(recipe: str, tmp_path: Path) -> None:
     curves = {
         (name, event.step): event.value
         for name in events.Tags()["scalars"]
-        if not name.startswith("final/")
         for event in events.Scalars(name)
     }
     assert curves == pytest.approx(metrics_csv(table / "many" / "version_0"), rel=1e-5)
