@@ -155,14 +155,14 @@ def test_effects_are_intervals_one_below_the_other() -> None:
         "a": effect("Toxicity, mean", 0.75, 0.5, 1.0),
         "b": effect("Length, tokens"),
         "c": effect("ROUGE-L", 0.5, None, None),
-        "d": effect("Expected maximum toxicity", -0.25, -0.5, 0.25),
+        "d": effect("Expected maximum toxicity, second classifier", -0.25, -0.5, 0.25),
     }
     axes = effects_picture(figures).axes[0]
     drawn = [np.ravel(line.get_xdata()).tolist() for line in axes.get_lines()]
     assert drawn[:4] == [[50, 100], [75], [-50, 25], [-25]]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "Toxicity, mean",
-        "Expected maximum\ntoxicity",
+        "Expected maximum toxicity,\nsecond classifier",
     ]
     assert has_effects(figures)
     assert not has_effects({name: figures[name] for name in "bc"})

@@ -28,7 +28,7 @@ PAGE_COLOURS = {
 STYLE = Path(__file__).with_name("pictures.mplstyle")
 PANEL_SIZE = 3.4, 2.3  # inches: in a column of a page its letters are as large as a caption's
 MAX_POINTS = 1000
-LABEL_WIDTH = 24  # letters of a label beside an axis
+LABEL_WIDTH = 28  # letters of a label beside an axis
 BINS = 25
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
