@@ -15,8 +15,9 @@ from detox_lightning.runs.atomic_save import LAST, PREVIOUS, is_whole, previous_
 from detox_lightning.runs.checkpoint_reading import check_parts, open_checkpoint
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.resume_callback import RUN
-from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger
+from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger, folder_of
 from detox_lightning.runs.run_lock import is_locked
+from detox_lightning.runs.truncate_logs import keep_rows
 
 
 class Place(NamedTuple):
@@ -44,7 +45,7 @@ def choose_checkpoint(
     Args:
         verb: ``fit``, ``test``, …
         trainer: The command's trainer. A fit with ``last`` sets the version of its loggers.
-        name: The flag's value: a file, or ``last``.
+        name: The flag's value: a file, the folder of a run, or ``last``.
         weights_only: The flag of that name; False opens a file whatever it holds.
 
     Returns:
@@ -55,7 +56,7 @@ def choose_checkpoint(
     """
     found: str | Path | None = name
     if name != LAST:
-        _check_exists(name)
+        found = _named_checkpoint(name)
     elif verb == "fit":
         found = resume_last_run(trainer)
     else:
@@ -65,18 +66,28 @@ def choose_checkpoint(
     return None if found is None else str(found)
 
 
-def _check_exists(name: str) -> None:
+def _named_checkpoint(name: str) -> str | Path:
+    """Returns a file, or the last checkpoint of a run whose folder is named."""
     if name == "best":
         raise InputError(
             "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
             f"that run's {CHECKPOINTS}/ beside last.ckpt, or last"
         )
+    if (folder := Path(name)).is_dir():
+        inner = folder / CHECKPOINTS
+        found = newest_whole(inner if inner.is_dir() else folder, name)
+        if found is None:
+            raise InputError(
+                f"--ckpt_path {name}: there is no checkpoint in this folder; give that of a run"
+            )
+        return found
     try:
         exists = get_filesystem(name).isfile(name)
     except Exception as error:  # each kind of file system fails in its own way
         raise InputError(f"--ckpt_path {name}: this can't be opened: {error}") from error
     if not exists:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
+    return name
 
 
 def resume_last_run(trainer: Trainer) -> Path | None:
@@ -99,12 +110,18 @@ def resume_last_run(trainer: Trainer) -> Path | None:
             f"--ckpt_path last: {reason.format(place.folder)}; a new one starts in its own folder"
         )
         return None
-    folder = max(folders, key=_last_saved)
+    newest = max(folders, key=_last_saved)
+    folder = max(folders, key=lambda x: (bool(_checkpoints(x)), _last_saved(x)))
+    if folder != newest:
+        rank_zero_warn(
+            f"--ckpt_path last: there is no checkpoint in {newest}, so it is passed over; the run "
+            f"in {folder} resumes"
+        )
     checkpoint = newest_whole(folder)
     if checkpoint is None:
         rank_zero_warn(
             f"--ckpt_path last: the last run has no checkpoint in {folder} yet; it starts from "
-            "the beginning. To resume an earlier run, give its checkpoint"
+            "the beginning"
         )
     version = folder.parent.name if place.has_runs else run_name(checkpoint)
     for logger in trainer.loggers:
@@ -126,10 +143,11 @@ def last_checkpoint(place: Place) -> Path:
     return found
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_whole(folder: Path, name: str = LAST) -> Path | None:
     """Returns a folder's ``last.ckpt``, or if that is damaged the newest checkpoint before it.
 
-    Several runs may have used the folder. None if there are no checkpoints.
+    Several runs may have used the folder. None if there are no checkpoints. Messages name the
+    value of ``--ckpt_path``.
 
     Raises:
         InputError: If all are damaged.
@@ -145,12 +163,18 @@ def newest_whole(folder: Path) -> Path | None:
     damaged = ", ".join(str(file) for file in files if file not in whole)
     if damaged and not whole:
         raise InputError(
-            f"--ckpt_path last: all checkpoints in {folder} are damaged ({damaged}); leave the "
+            f"--ckpt_path {name}: all checkpoints in {folder} are damaged ({damaged}); leave the "
             "flag out to start a new run"
         )
     if damaged:
-        rank_zero_warn(f"--ckpt_path last: damaged: {damaged}; {whole[0]} is used instead")
+        rank_zero_warn(f"--ckpt_path {name}: damaged: {damaged}; {whole[0]} is used instead")
     return whole[0] if whole else None
+
+
+def newest_run(runs: Path) -> Path | None:
+    """Returns the folder ``NAME/VERSION`` of the newest run that saved a checkpoint, if any."""
+    saved = [folder for folder in runs.glob(f"*/*/{CHECKPOINTS}") if _checkpoints(folder)]
+    return max(saved, key=_last_saved).parent if saved else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -217,3 +241,22 @@ def _given_version(logger: FolderLogger) -> str | int | None:
     version = logger._version  # ``version`` would choose the next number
     is_lightnings = logger.name == "lightning_logs" and version == SLURMEnvironment.job_id()
     return None if is_lightnings else version
+
+
+def log_beside(trainer: Trainer, verb: str, checkpoint: str | None) -> None:
+    """Makes the loggers of a command that doesn't train write beside its checkpoint.
+
+    Loggers of folders get the folder ``logs`` in the run's folder; a prediction logs nothing.
+    Where that can't be written, or without a checkpoint, it is ``evaluation`` beside the runs.
+    """
+    run = folder_of(Path(checkpoint or ""))
+    is_beside = checkpoint is not None and os.access(run, os.W_OK)  # not at an address
+    for logger in [x for x in trainer.loggers if isinstance(x, FolderLogger)]:
+        if is_beside and verb == "predict":
+            trainer.loggers.remove(logger)
+        elif is_beside:
+            logger._root_dir = logger._save_dir = str(run)  # type: ignore[union-attr]
+            logger._name, logger._version = "", "logs"
+        elif _given_version(logger) is None:
+            logger._version = "evaluation"
+    keep_rows(trainer.loggers)
