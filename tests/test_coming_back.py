@@ -120,12 +120,12 @@ def test_export_knows_it_too(runs: Path, tmp_path: Path) -> None:
     [
         (
             ("--ckpt_path=empty",),
-            "--ckpt_path empty: there is no empty/config.yaml, which would be its run's "
-            "configuration; give one with --config",
+            "--ckpt_path empty: there is no empty/config.yaml of its run; give a configuration "
+            "with --config",
         ),
         (
             ("--ckpt_path=empty", "--config=tiny.yaml"),
-            "--ckpt_path empty: there is no checkpoint in this folder; give that of a run",
+            "--ckpt_path empty: this folder has no checkpoint; give a run's",
         ),
     ],
 )
@@ -139,8 +139,8 @@ def test_last_without_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     outcome = run("predict", "--ckpt_path", "last")
     assert outcome.errors == [
-        "error: --ckpt_path last: there is no runs/*/*/config.yaml, which would be its run's "
-        "configuration; give one with --config"
+        "error: --ckpt_path last: there is no runs/*/*/config.yaml of its run; give a "
+        "configuration with --config"
     ]
 
 

@@ -15,10 +15,9 @@ from detox_lightning.stages.flag_changes import differences
 
 
 class ConfigurationCallback(SaveConfigCallback):
-    """Writes the whole configuration of a run that trains into the run's folder.
+    """Writes the whole configuration of ``fit`` into the run's folder.
 
-    If the run resumes there with other options, ``config.yaml`` gets them, and a line tells which.
-    Other files are never overwritten.
+    A resumed run replaces it, and tells what changed. Files of other runs are not overwritten.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -42,9 +41,9 @@ class ConfigurationCallback(SaveConfigCallback):
             if new in found.values():
                 return
             if resumes and (old := found.get(file)):
-                changes = [x for key in old for x in differences(key, old[key], new.get(key))]
-                shown = ", ".join(f"{flag}: {before} → {now}" for flag, before, now in changes)
-                rank_zero_info(f"{file} has the options with which the run resumes; new: {shown}")
+                changes = (x for key in old for x in differences(key, old[key], new.get(key)))
+                told = ", ".join(f"{flag}: {before} → {now}" for flag, before, now in changes)
+                rank_zero_info(f"{file} has the options with which the run resumes; new: {told}")
             else:
                 file = next_free_path(file)
             with atomic_file(file) as partial:

@@ -37,20 +37,19 @@ class PredictionsCallback(BasePredictionWriter):
         self.lines: list[tuple[int, str]] = []  # a row's position in the data, and its text
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a file that exists, or whose former run was interrupted."""
+        """Refuses a given file that exists, or whose former run was interrupted."""
         if stage == "predict" and self.file is not None:
             self._choose(trainer, Path(self.file))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Chooses the file in the run's folder: only now is the run known."""
-        if self.file is not None:
-            return
-        path = run_folder(trainer, trainer.ckpt_path) / "predictions.jsonl"  # asks all processes
-        if not self.append:
-            path = next_free_path(path)
-            # all processes look before one of them writes
-            trainer.strategy.barrier("predictions have a name")
-        self._choose(trainer, path)
+        """Chooses the file in the run's folder, which is known only now."""
+        if self.file is None:
+            path = run_folder(trainer, trainer.ckpt_path) / "predictions.jsonl"
+            if not self.append:
+                path = next_free_path(path)
+                # all processes look before one of them writes
+                trainer.strategy.barrier("predictions have a name")
+            self._choose(trainer, path)
 
     def _choose(self, trainer: Trainer, path: Path) -> None:
         self.path = path

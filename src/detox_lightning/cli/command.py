@@ -259,7 +259,7 @@ class DetoxCLI(LightningCLI):
             refuse_nothing(self.trainer, self.verb)
         if self.verb not in ("fit", "export"):
             log_beside(self.trainer, self.verb, self.config.ckpt_path)
-        refuse_unwritable_logs(self.trainer.loggers, self.verb == "fit")
+        refuse_unwritable_logs(self.trainer.loggers)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command."""

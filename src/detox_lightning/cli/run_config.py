@@ -16,9 +16,6 @@ def with_run_config(words: Sequence[str]) -> list[str]:
     """Adds the ``config.yaml`` of the checkpoint's run to a command that names no configuration.
 
     ``fit`` and commands with ``--config``, ``--model`` or ``--data`` stay as they are.
-
-    Raises:
-        InputError: If there is no such file.
     """
     flags = dict(flags_with_values(words))
     name = flags.get("--ckpt_path")
@@ -29,8 +26,7 @@ def with_run_config(words: Sequence[str]) -> list[str]:
     file = (run or Path("runs/*/*")) / "config.yaml"
     if run is None or not file.is_file():
         raise InputError(
-            f"--ckpt_path {name}: there is no {file}, which would be its run's configuration; give "
-            "one with --config"
+            f"--ckpt_path {name}: there is no {file} of its run; give a configuration with --config"
         )
     rank_zero_info(f"The configuration is {file}")
     chosen = ["--ckpt_path", str(run)] if name == LAST else []

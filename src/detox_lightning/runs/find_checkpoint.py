@@ -1,6 +1,7 @@
 """Finds the checkpoint that ``--ckpt_path`` means, and the folder in which its run resumes."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,9 +55,8 @@ def choose_checkpoint(
     Raises:
         InputError: If there is no such checkpoint, or it is damaged or not one of Lightning's.
     """
-    found: str | Path | None = name
     if name != LAST:
-        found = _named_checkpoint(name)
+        found: str | Path | None = _named_checkpoint(name)
     elif verb == "fit":
         found = resume_last_run(trainer)
     else:
@@ -73,13 +73,10 @@ def _named_checkpoint(name: str) -> str | Path:
             "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
             f"that run's {CHECKPOINTS}/ beside last.ckpt, or last"
         )
-    if (folder := Path(name)).is_dir():
-        inner = folder / CHECKPOINTS
-        found = newest_whole(inner if inner.is_dir() else folder, name)
+    if Path(name).is_dir():
+        found = newest_whole(next(Path(name).glob(CHECKPOINTS), Path(name)), name)
         if found is None:
-            raise InputError(
-                f"--ckpt_path {name}: there is no checkpoint in this folder; give that of a run"
-            )
+            raise InputError(f"--ckpt_path {name}: this folder has no checkpoint; give a run's")
         return found
     try:
         exists = get_filesystem(name).isfile(name)
@@ -111,12 +108,10 @@ def resume_last_run(trainer: Trainer) -> Path | None:
         )
         return None
     newest = max(folders, key=_last_saved)
-    folder = max(folders, key=lambda x: (bool(_checkpoints(x)), _last_saved(x)))
+    folder = _newest_saved(folders) or newest
     if folder != newest:
-        rank_zero_warn(
-            f"--ckpt_path last: there is no checkpoint in {newest}, so it is passed over; the run "
-            f"in {folder} resumes"
-        )
+        told = f"there is no checkpoint in {newest}; the run in {folder} resumes instead"
+        rank_zero_warn(f"--ckpt_path last: {told}")
     checkpoint = newest_whole(folder)
     if checkpoint is None:
         rank_zero_warn(
@@ -132,8 +127,8 @@ def resume_last_run(trainer: Trainer) -> Path | None:
 
 def last_checkpoint(place: Place) -> Path:
     """Returns the newest run's newest undamaged checkpoint, or raises an InputError."""
-    folders = [folder for folder in place.folders() if any(folder.glob("*.ckpt"))]
-    found = newest_whole(max(folders, key=_last_saved)) if folders else None
+    folder = _newest_saved(place.folders())
+    found = None if folder is None else newest_whole(folder)
     if found is None:
         pattern = f"*/{CHECKPOINTS}/{LAST}*.ckpt" if place.has_runs else f"{LAST}*.ckpt"
         raise InputError(
@@ -173,8 +168,12 @@ def newest_whole(folder: Path, name: str = LAST) -> Path | None:
 
 def newest_run(runs: Path) -> Path | None:
     """Returns the folder ``NAME/VERSION`` of the newest run that saved a checkpoint, if any."""
-    saved = [folder for folder in runs.glob(f"*/*/{CHECKPOINTS}") if _checkpoints(folder)]
-    return max(saved, key=_last_saved).parent if saved else None
+    folder = _newest_saved(runs.glob(f"*/*/{CHECKPOINTS}"))
+    return None if folder is None else folder.parent
+
+
+def _newest_saved(folders: Iterable[Path]) -> Path | None:
+    return max(filter(_checkpoints, folders), key=_last_saved, default=None)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -244,10 +243,10 @@ def _given_version(logger: FolderLogger) -> str | int | None:
 
 
 def log_beside(trainer: Trainer, verb: str, checkpoint: str | None) -> None:
-    """Makes the loggers of a command that doesn't train write beside its checkpoint.
+    """Makes a command that doesn't train log into ``logs`` in the folder of its checkpoint's run.
 
-    Loggers of folders get the folder ``logs`` in the run's folder; a prediction logs nothing.
-    Where that can't be written, or without a checkpoint, it is ``evaluation`` beside the runs.
+    A prediction logs nothing there. If that can't be written, or without a checkpoint, the folder
+    is ``evaluation`` beside the runs.
     """
     run = folder_of(Path(checkpoint or ""))
     is_beside = checkpoint is not None and os.access(run, os.W_OK)  # not at an address

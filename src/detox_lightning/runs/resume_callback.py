@@ -151,10 +151,7 @@ class ResumeCallback(Callback):
 
 @contextmanager
 def fit_folders(trainer: Any, checkpoint: str | None) -> Iterator[None]:
-    """Claims the folders of a run for a block, before Lightning writes into them.
-
-    New folders are removed if the block fails before the first batch: an attempt with a wrong flag
-    is no run.
+    """Claims a run's folders for a block; removes new ones if it fails before the first batch.
 
     Raises:
         InputError: If a folder can't be created, or another run is active in it.
@@ -163,8 +160,7 @@ def fit_folders(trainer: Any, checkpoint: str | None) -> Iterator[None]:
     claim_version(trainer.loggers)
     (resume,) = (x for x in callbacks_of(trainer) if isinstance(x, ResumeCallback))
     try:
-        # several processes lock once all are there
-        if trainer.num_devices * trainer.num_nodes == 1:
+        if trainer.num_devices * trainer.num_nodes == 1:  # several lock once all are there
             resume.lock_folders(trainer, checkpoint)
         keep_rows(trainer.loggers)
         yield

@@ -39,7 +39,7 @@ def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
 
 
 def folder_of(checkpoint: Path) -> Path:
-    """Returns the folder of the run that wrote a checkpoint, or that has this folder of them."""
+    """Returns the folder of the run that wrote a checkpoint; also takes one of these folders."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     return folder.parent if folder.name == CHECKPOINTS else folder
 
