@@ -311,6 +311,7 @@ def test_ctrl_c_once_is_a_request_and_twice_an_end() -> None:
     signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
     before = {signum: signal.getsignal(signum) for signum in signals}
     requests = StopRequests()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run behind
     try:
         requests.listen()
         signal.raise_signal(signal.SIGINT)

@@ -64,6 +64,8 @@ def print_thread_failure(failed: threading.ExceptHookArgs) -> None:
 def _run(words: Sequence[str], callbacks: Sequence["Callback"]) -> None:
     choose_command(words)  # help and a misspelt command don't wait for the imports
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():  # each state of a bar would be a line of the log
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from detox_lightning.lazy_imports import deferred
 
     with deferred():

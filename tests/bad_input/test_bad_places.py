@@ -38,7 +38,7 @@ CASES = [
         "a report in a file",
         ("--report.folder={folder}/tiny.yaml/report",),
         "report.folder={folder}/tiny.yaml/report: nothing can be written into {folder}/tiny.yaml "
-        "(File exists); give another folder",
+        "(Not a directory); give another folder",
         verb="test",
     ),
     Case(

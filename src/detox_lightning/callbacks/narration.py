@@ -57,7 +57,8 @@ class NarrationCallback(Callback):
             self.folder = log_folder(trainer)
             rank_zero_info(f"The run's folder is {self.folder}")
         if total := _total(trainer, stage):
-            rank_zero_info(f"{total - self.first_done:,} {_unit(stage)}s to do")
+            left = total - self.first_done
+            rank_zero_info(f"{left:,} {_unit(stage)}{'' if left == 1 else 's'} to do")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says how far the run is and what the validation found."""

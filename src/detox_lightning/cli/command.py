@@ -10,6 +10,7 @@ import torch
 import yaml
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import detox_lightning.data  # noqa: F401  (so that class_path takes short names)
@@ -231,7 +232,11 @@ class DetoxCLI(LightningCLI):
         Raises:
             InputError: If Lightning can't make such a trainer.
         """
-        if not sys.stdout.isatty():  # a bar would be a mess in a file, and lines tell the same
+        chosen = self.config_init.trainer.callbacks or []
+        bars = (
+            isinstance(x, ProgressBar) for x in (chosen if isinstance(chosen, list) else [chosen])
+        )
+        if not (sys.stdout.isatty() or any(bars)):  # in a file, lines say the same
             options["enable_progress_bar"] = False
         try:
             trainer = super().instantiate_trainer(**options)
