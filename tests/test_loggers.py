@@ -102,7 +102,8 @@ def test_a_run_with_csv_is_found_and_tested(
     run_folder = Path(fitted.trainer.log_dir)
     assert tested.config["ckpt_path"] == str(run_folder / "checkpoints" / "last.ckpt")
     assert tested.model.rollouts == 2
-    points = metrics_csv(run_folder.parent / "version_1")
+    assert [x.name for x in run_folder.parent.iterdir()] == ["version_0"]
+    points = metrics_csv(run_folder / "logs")
     logged = {name: value for (name, _), value in points.items() if name.startswith("test/")}
     metrics = tested.trainer.callback_metrics
     assert {name for name in metrics if name.startswith("test/")} == set(logged)
@@ -150,8 +151,9 @@ def test_without_a_logger(recipe: str, tmp_path: Path, monkeypatch: pytest.Monke
     weights = dict(fitted.model.named_parameters())
     assert all(torch.equal(x, weights[name]) for name, x in tested.model.named_parameters())
     # each run's configuration is kept
+    assert command("fit", recipe, *flags, "--trainer.max_epochs=2").model.rollouts == 4
     configurations = [yaml.safe_load(path.read_text()) for path in Path().glob("config*")]
-    assert {config["ckpt_path"] for config in configurations} == {None, str(last)}
+    assert {config["trainer"]["max_epochs"] for config in configurations} == {1, 2}
 
 
 # -- one of the user's own
