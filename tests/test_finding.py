@@ -105,14 +105,19 @@ def test_a_file_begins_a_run_of_its_own(tmp_path: Path) -> None:
 
 
 def test_where_nothing_is_saved_a_fit_begins_anew(tmp_path: Path) -> None:
-    """A job that was killed before its first checkpoint doesn't go on with another run."""
+    """Runs without a checkpoint are passed over if another run has one."""
     told = f"there is no run in {tmp_path}/tiny yet; a new one starts in its own folder"
     with pytest.warns(UserWarning, match=told):
         assert chosen("fit", trainer_of(tmp_path)) == (None, None)
-    old = save(tmp_path / "tiny" / "version_0" / "checkpoints" / "last.ckpt", 80)
     (tmp_path / "tiny" / "version_1" / "checkpoints").mkdir(parents=True)
     with pytest.warns(UserWarning, match="version_1/checkpoints yet; it starts from the beginning"):
         assert chosen("fit", trainer_of(tmp_path)) == (None, "version_1")
+    old = save(tmp_path / "tiny" / "version_0" / "checkpoints" / "last.ckpt", 80)
+    told = r"no checkpoint in .*version_1/checkpoints; the run in .*version_0.* resumes instead"
+    with pytest.warns(UserWarning, match=told):
+        assert chosen("fit", trainer_of(tmp_path)) == (str(old), "version_0")
+    with pytest.warns(UserWarning, match="it starts from the beginning"):
+        assert chosen("fit", trainer_of(tmp_path, version=1)) == (None, 1)
     assert chosen("test", trainer_of(tmp_path)) == (str(old), None)
 
 

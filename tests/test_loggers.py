@@ -92,7 +92,7 @@ def test_csv_has_no_tables(fitted: DetoxCLI) -> None:
     files = {path.name for path in folder.iterdir()}
     assert files == {"metrics.csv", "hparams.yaml", "config.yaml", "checkpoints", "adapter"}
     names = {name for name, _ in metrics_csv(folder)}
-    assert not [name for name in names if name.startswith(("final/", "rollout/", "samples"))]
+    assert not [name for name in names if name.startswith(("rollout/", "samples"))]
 
 
 def test_a_run_with_csv_is_found_and_tested(
@@ -102,7 +102,8 @@ def test_a_run_with_csv_is_found_and_tested(
     run_folder = Path(fitted.trainer.log_dir)
     assert tested.config["ckpt_path"] == str(run_folder / "checkpoints" / "last.ckpt")
     assert tested.model.rollouts == 2
-    points = metrics_csv(run_folder.parent / "version_1")
+    assert [x.name for x in run_folder.parent.iterdir()] == ["version_0"]
+    points = metrics_csv(run_folder / "logs")
     logged = {name: value for (name, _), value in points.items() if name.startswith("test/")}
     metrics = tested.trainer.callback_metrics
     assert {name for name in metrics if name.startswith("test/")} == set(logged)
@@ -125,7 +126,6 @@ def test_two_loggers_are_told_the_same(recipe: str, tmp_path: Path) -> None:
     curves = {
         (name, event.step): event.value
         for name in events.Tags()["scalars"]
-        if not name.startswith("final/")
         for event in events.Scalars(name)
     }
     assert curves == pytest.approx(metrics_csv(table / "many" / "version_0"), rel=1e-5)
@@ -151,8 +151,9 @@ def test_without_a_logger(recipe: str, tmp_path: Path, monkeypatch: pytest.Monke
     weights = dict(fitted.model.named_parameters())
     assert all(torch.equal(x, weights[name]) for name, x in tested.model.named_parameters())
     # each run's configuration is kept
+    assert command("fit", recipe, *flags, "--trainer.max_epochs=2").model.rollouts == 4
     configurations = [yaml.safe_load(path.read_text()) for path in Path().glob("config*")]
-    assert {config["ckpt_path"] for config in configurations} == {None, str(last)}
+    assert {config["trainer"]["max_epochs"] for config in configurations} == {1, 2}
 
 
 # -- one of the user's own

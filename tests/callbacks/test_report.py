@@ -100,10 +100,10 @@ def test_a_short_table_instead_of_a_long_one(twice: Twice) -> None:
     assert "Test metric" not in twice.first.out
 
 
-def test_without_a_checkpoint_in_the_run_s_own_folder(twice: Twice, tmp_path: Path) -> None:
+def test_without_a_checkpoint_beside_the_runs(twice: Twice, tmp_path: Path) -> None:
     logger = [f"--trainer.logger.save_dir={tmp_path}", "--data.num_eval_samples=2"]
     assert run("test", "--config", twice.recipe, *logger).code == 0
-    assert (tmp_path / "tiny" / "version_0" / "test" / "report.html").exists()
+    assert (tmp_path / "tiny" / "evaluation" / "test" / "report.html").exists()
 
 
 def test_a_folder_of_one_s_own(twice: Twice, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_the_run_of_the_checkpoint_is_refused_before_anything_is_asked(
 
     monkeypatch.setattr("detox_lightning.callbacks.report.refuse_unwritable", refuse)
     words = ("test", "--config", twice.recipe, f"--trainer.logger.save_dir={tmp_path}")
-    own = tmp_path / "tiny" / "version_0"
+    own = tmp_path / "tiny" / "evaluation"
     assert run(*words).errors == [f"error: report.folder={own / 'test'}: no"]
     checkpoint = twice.run / "checkpoints" / "last.ckpt"
     outcome = run(*words, f"--ckpt_path={checkpoint}")

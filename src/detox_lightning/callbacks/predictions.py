@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detox_lightning.errors import InputError, writing
 from detox_lightning.evaluation.comparison import gather_lists
-from detox_lightning.runs.run_folders import atomic_file, is_trial, log_folder, next_free_path
+from detox_lightning.runs.run_folders import atomic_file, is_trial, next_free_path, run_folder
 
 
 class PredictionsCallback(BasePredictionWriter):
@@ -26,8 +26,8 @@ class PredictionsCallback(BasePredictionWriter):
         """Sets the file.
 
         Args:
-            file: A new file; null: ``predictions.jsonl`` in the run's folder, with a number if that
-                exists already.
+            file: A new file; null: ``predictions.jsonl`` in the folder of the run whose checkpoint
+                predicts, with a number if that exists already.
             append: Append to the file if it exists already.
         """
         super().__init__(write_interval="batch")
@@ -37,17 +37,22 @@ class PredictionsCallback(BasePredictionWriter):
         self.lines: list[tuple[int, str]] = []  # a row's position in the data, and its text
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Chooses the file; refuses one that exists, or whose former run was interrupted."""
-        if stage != "predict":
-            return
-        if self.file is not None:
-            self.path = Path(self.file)
-        else:
-            self.path = log_folder(trainer) / "predictions.jsonl"  # asks all processes
+        """Refuses a given file that exists, or whose former run was interrupted."""
+        if stage == "predict" and self.file is not None:
+            self._choose(trainer, Path(self.file))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Chooses the file in the run's folder, which is known only now."""
+        if self.file is None:
+            path = run_folder(trainer, trainer.ckpt_path) / "predictions.jsonl"
             if not self.append:
-                self.path = next_free_path(self.path)
+                path = next_free_path(path)
                 # all processes look before one of them writes
                 trainer.strategy.barrier("predictions have a name")
+            self._choose(trainer, path)
+
+    def _choose(self, trainer: Trainer, path: Path) -> None:
+        self.path = path
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         self.partial = self.path.with_name(f"{self.path.name}{rank}.partial")
         self.lines = []

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +29,7 @@ from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
 from detox_lightning.cli.parser import Instantiator, Parser
 from detox_lightning.cli.process import isolated, quieten_transformers
+from detox_lightning.cli.run_config import with_run_config
 from detox_lightning.cli.verbs import COMMANDS, PROGRAM, choose_command
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
@@ -36,10 +38,10 @@ from detox_lightning.protocols import callbacks_of
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.end_of_data import EndingCallback
-from detox_lightning.runs.find_checkpoint import choose_checkpoint
+from detox_lightning.runs.find_checkpoint import choose_checkpoint, log_beside
 from detox_lightning.runs.peer_failure import PeerFailureCallback
 from detox_lightning.runs.provenance import CommandLine, OriginCallback
-from detox_lightning.runs.resume_callback import ResumeCallback, begin_fit
+from detox_lightning.runs.resume_callback import ResumeCallback, fit_folders
 from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
 from detox_lightning.stages.devices import check_devices
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
@@ -84,6 +86,7 @@ class DetoxTrainer(Trainer):
         model: LightningModule,
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | None = None,
+        weights_only: bool | None = True,
     ) -> None:
         """Writes a checkpoint's model as Hugging Face folders, even while its run goes on.
 
@@ -91,6 +94,7 @@ class DetoxTrainer(Trainer):
             model: The stage that wrote the checkpoint.
             datamodule: Its data, which the model card names.
             ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
+            weights_only: Stands in each run's config.yaml; only tensors and plain values are read.
 
         Raises:
             InputError: If there is no such checkpoint.
@@ -141,8 +145,9 @@ class DetoxCLI(LightningCLI):
             *callbacks,
         ]
         guard_readers()
-        check_configs(self.words)
         with isolated():
+            words = with_run_config(self.words)
+            check_configs(words)
             super().__init__(
                 LightningModule,
                 LightningDataModule,
@@ -158,10 +163,7 @@ class DetoxCLI(LightningCLI):
                     "description": COMMANDS[self.verb],
                 },
                 parser_class=Parser,
-                args=[
-                    ASKING.get(word, word) if word == self.words[-1] else word
-                    for word in self.words[1:]
-                ],
+                args=[ASKING.get(word, word) if word == words[-1] else word for word in words[1:]],
                 run=False,
             )
             self._run_subcommand(self.verb)
@@ -266,18 +268,20 @@ class DetoxCLI(LightningCLI):
             check_loop(self.trainer, self.model)
         if self.verb != "export":
             refuse_nothing(self.trainer, self.verb)
-        refuse_unwritable_logs(self.trainer.loggers, self.verb == "fit")
+        if self.verb not in ("fit", "export"):
+            log_beside(self.trainer, self.verb, self.config.ckpt_path)
+        refuse_unwritable_logs(self.trainer.loggers)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command."""
         options = {name: self.config[name] for name in self.own_flags}
         if isinstance(self.model, PPOModule) and subcommand != "export":
             self.model.evaluator.judge.check_labels()  # before all rows are encoded
-        if subcommand == "fit":
-            begin_fit(self.trainer, self.config.ckpt_path)
-        elif subcommand == "test" and isinstance(self.model, PPOModule):
+        if subcommand == "test" and isinstance(self.model, PPOModule):
             options["verbose"] = False  # its report prints a table in place of Lightning's long one
-        getattr(self.trainer, subcommand)(self.model, datamodule=self.datamodule, **options)
+        is_fit = subcommand == "fit"
+        with fit_folders(self.trainer, self.config.ckpt_path) if is_fit else nullcontext():
+            getattr(self.trainer, subcommand)(self.model, datamodule=self.datamodule, **options)
 
     def _add_instantiators(self) -> None:
         """Makes objects other than model and data so that an error names its reason."""

@@ -69,7 +69,7 @@ def check_configs(words: Sequence[str]) -> None:
         InputError: If a file is something else, or a secret is not given.
     """
     hidden: dict[str, str] = {}  # by option: the file and line
-    for flag, value in _flags_with_values(words):
+    for flag, value in flags_with_values(words):
         check_aliases(flag, value)
         if flag not in ("--config", "-c"):
             _unhide(hidden, flag.removeprefix("--").removesuffix("+"))
@@ -179,7 +179,8 @@ def compose(text: str) -> yaml.Node | None:
     return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
-def _flags_with_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+def flags_with_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields the flags of a command line that have values, and these."""
     for word, following in itertools.pairwise([*words, ""]):
         flag, is_joined, joined = word.partition("=")
         value = joined if is_joined else following

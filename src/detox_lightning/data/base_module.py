@@ -50,6 +50,8 @@ class RowsDataModule(LightningDataModule, ABC):
 
     max_prompt_tokens = 0  # largest number of tokens of a prompt, or of a text to classify
     max_target_tokens = 0  # largest number of tokens of an answer to learn; 0: there are none
+    template = ""  # the prompt around each dialogue; empty: a text is its own prompt
+    chat_template = False  # whether prompts are put into the tokenizer's chat template
     shares: Mapping[str, Any] = {}  # splits that are shares of the training rows: how to draw them
     fallback: tuple[str, str] | None = None  # a split that may be missing, and the one used instead
     remedies: ClassVar[dict[str, str]] = {}  # ends of messages for missing splits
@@ -80,6 +82,7 @@ class RowsDataModule(LightningDataModule, ABC):
         self.loaders = Loaders(batch_size, eval_batch_size, num_workers, seed)
         self.batch_size = batch_size
         self._encoded: dict[str, Dataset] = {}
+        self._encoded_for: tuple[Any, ...] | None = None  # what rows depend on besides the options
 
     @property
     def _stage(self) -> Stage | None:
@@ -112,6 +115,7 @@ class RowsDataModule(LightningDataModule, ABC):
         Raises:
             InputError: If there are no such rows, or they can't be used.
         """
+        self._forget_other_stage()
         if split not in self._encoded:
             with caching():
                 counted = self._encode(split, self._choose(split))
@@ -120,6 +124,17 @@ class RowsDataModule(LightningDataModule, ABC):
             rank_zero_info(f"{split}: {counted}{phrases}")
             self._encoded[split] = counted.rows
         return self._encoded[split]
+
+    def _forget_other_stage(self) -> None:
+        """Drops tokenizer and rows if they were made for a stage with another model or needs."""
+        stage, key = self._stage, None
+        if stage is not None:
+            model = stage.source and (stage.source.base, stage.source.tokenizer_options)
+            key = (model, type(stage.family), sorted(stage.needs), stage.labels)
+        if key != self._encoded_for:
+            self._encoded.clear()
+            self.__dict__.pop("encoding", None)
+            self._encoded_for = key
 
     def _choose(self, split: str) -> CountedRows:
         """Returns the rows of a split before they are encoded."""

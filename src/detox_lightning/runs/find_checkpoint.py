@@ -1,6 +1,7 @@
 """Finds the checkpoint that ``--ckpt_path`` means, and the folder in which its run resumes."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,9 @@ from detox_lightning.runs.atomic_save import LAST, PREVIOUS, is_whole, previous_
 from detox_lightning.runs.checkpoint_reading import check_parts, open_checkpoint
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.resume_callback import RUN
-from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger
+from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger, folder_of
 from detox_lightning.runs.run_lock import is_locked
+from detox_lightning.runs.truncate_logs import keep_rows
 
 
 class Place(NamedTuple):
@@ -44,7 +46,7 @@ def choose_checkpoint(
     Args:
         verb: ``fit``, ``test``, …
         trainer: The command's trainer. A fit with ``last`` sets the version of its loggers.
-        name: The flag's value: a file, or ``last``.
+        name: The flag's value: a file, the folder of a run, or ``last``.
         weights_only: The flag of that name; False opens a file whatever it holds.
 
     Returns:
@@ -53,9 +55,8 @@ def choose_checkpoint(
     Raises:
         InputError: If there is no such checkpoint, or it is damaged or not one of Lightning's.
     """
-    found: str | Path | None = name
     if name != LAST:
-        _check_exists(name)
+        found: str | Path | None = _named_checkpoint(name)
     elif verb == "fit":
         found = resume_last_run(trainer)
     else:
@@ -65,18 +66,25 @@ def choose_checkpoint(
     return None if found is None else str(found)
 
 
-def _check_exists(name: str) -> None:
+def _named_checkpoint(name: str) -> str | Path:
+    """Returns a file, or the last checkpoint of a run whose folder is named."""
     if name == "best":
         raise InputError(
             "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
             f"that run's {CHECKPOINTS}/ beside last.ckpt, or last"
         )
+    if Path(name).is_dir():
+        found = newest_whole(next(Path(name).glob(CHECKPOINTS), Path(name)), name)
+        if found is None:
+            raise InputError(f"--ckpt_path {name}: this folder has no checkpoint; give a run's")
+        return found
     try:
         exists = get_filesystem(name).isfile(name)
     except Exception as error:  # each kind of file system fails in its own way
         raise InputError(f"--ckpt_path {name}: this can't be opened: {error}") from error
     if not exists:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
+    return name
 
 
 def resume_last_run(trainer: Trainer) -> Path | None:
@@ -99,12 +107,16 @@ def resume_last_run(trainer: Trainer) -> Path | None:
             f"--ckpt_path last: {reason.format(place.folder)}; a new one starts in its own folder"
         )
         return None
-    folder = max(folders, key=_last_saved)
+    newest = max(folders, key=_last_saved)
+    folder = _newest_saved(folders) or newest
+    if folder != newest:
+        told = f"there is no checkpoint in {newest}; the run in {folder} resumes instead"
+        rank_zero_warn(f"--ckpt_path last: {told}")
     checkpoint = newest_whole(folder)
     if checkpoint is None:
         rank_zero_warn(
             f"--ckpt_path last: the last run has no checkpoint in {folder} yet; it starts from "
-            "the beginning. To resume an earlier run, give its checkpoint"
+            "the beginning"
         )
     version = folder.parent.name if place.has_runs else run_name(checkpoint)
     for logger in trainer.loggers:
@@ -115,8 +127,8 @@ def resume_last_run(trainer: Trainer) -> Path | None:
 
 def last_checkpoint(place: Place) -> Path:
     """Returns the newest run's newest undamaged checkpoint, or raises an InputError."""
-    folders = [folder for folder in place.folders() if any(folder.glob("*.ckpt"))]
-    found = newest_whole(max(folders, key=_last_saved)) if folders else None
+    folder = _newest_saved(place.folders())
+    found = None if folder is None else newest_whole(folder)
     if found is None:
         pattern = f"*/{CHECKPOINTS}/{LAST}*.ckpt" if place.has_runs else f"{LAST}*.ckpt"
         raise InputError(
@@ -126,10 +138,11 @@ def last_checkpoint(place: Place) -> Path:
     return found
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_whole(folder: Path, name: str = LAST) -> Path | None:
     """Returns a folder's ``last.ckpt``, or if that is damaged the newest checkpoint before it.
 
-    Several runs may have used the folder. None if there are no checkpoints.
+    Several runs may have used the folder. None if there are no checkpoints. Messages name the
+    value of ``--ckpt_path``.
 
     Raises:
         InputError: If all are damaged.
@@ -145,12 +158,22 @@ def newest_whole(folder: Path) -> Path | None:
     damaged = ", ".join(str(file) for file in files if file not in whole)
     if damaged and not whole:
         raise InputError(
-            f"--ckpt_path last: all checkpoints in {folder} are damaged ({damaged}); leave the "
+            f"--ckpt_path {name}: all checkpoints in {folder} are damaged ({damaged}); leave the "
             "flag out to start a new run"
         )
     if damaged:
-        rank_zero_warn(f"--ckpt_path last: damaged: {damaged}; {whole[0]} is used instead")
+        rank_zero_warn(f"--ckpt_path {name}: damaged: {damaged}; {whole[0]} is used instead")
     return whole[0] if whole else None
+
+
+def newest_run(runs: Path) -> Path | None:
+    """Returns the folder ``NAME/VERSION`` of the newest run that saved a checkpoint, if any."""
+    folder = _newest_saved(runs.glob(f"*/*/{CHECKPOINTS}"))
+    return None if folder is None else folder.parent
+
+
+def _newest_saved(folders: Iterable[Path]) -> Path | None:
+    return max(filter(_checkpoints, folders), key=_last_saved, default=None)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -217,3 +240,22 @@ def _given_version(logger: FolderLogger) -> str | int | None:
     version = logger._version  # ``version`` would choose the next number
     is_lightnings = logger.name == "lightning_logs" and version == SLURMEnvironment.job_id()
     return None if is_lightnings else version
+
+
+def log_beside(trainer: Trainer, verb: str, checkpoint: str | None) -> None:
+    """Makes a command that doesn't train log into ``logs`` in the folder of its checkpoint's run.
+
+    A prediction logs nothing there. If that can't be written, or without a checkpoint, the folder
+    is ``evaluation`` beside the runs.
+    """
+    run = folder_of(Path(checkpoint or ""))
+    is_beside = checkpoint is not None and os.access(run, os.W_OK)  # not at an address
+    for logger in [x for x in trainer.loggers if isinstance(x, FolderLogger)]:
+        if is_beside and verb == "predict":
+            trainer.loggers.remove(logger)
+        elif is_beside:
+            logger._root_dir = logger._save_dir = str(run)  # type: ignore[union-attr]
+            logger._name, logger._version = "", "logs"
+        elif _given_version(logger) is None:
+            logger._version = "evaluation"
+    keep_rows(trainer.loggers)

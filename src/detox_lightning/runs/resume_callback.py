@@ -1,5 +1,8 @@
 """Makes a resumed run equal to one that was never interrupted, beyond the state of its modules."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ class ResumeCallback(Callback):
     def __init__(self) -> None:
         self.run: str | None = None  # the name of the run's folder
         self.steps: int | None = None  # Lightning's x-axis at the checkpoint
+        self.has_begun = False  # whether the first batch has
         self.figures: dict[str, float] = {}  # of the last validation
         self.locks = FolderLocks()
 
@@ -139,23 +143,31 @@ class ResumeCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Corrects Lightning's x-axis, which moves by one when some checkpoints are loaded."""
+        self.has_begun = True
         if self.steps is not None:
             trainer.fit_loop.epoch_loop._batches_that_stepped = self.steps
             self.steps = None
 
 
-def begin_fit(trainer: Any, checkpoint: str | None) -> None:
-    """Claims the folders of a run before Lightning writes into them.
+@contextmanager
+def fit_folders(trainer: Any, checkpoint: str | None) -> Iterator[None]:
+    """Claims a run's folders for a block; removes new ones if it fails before the first batch.
 
     Raises:
         InputError: If a folder can't be created, or another run is active in it.
     """
+    new = [x for x in trainer.loggers if isinstance(x, FolderLogger) and x._version is None]
     claim_version(trainer.loggers)
-    if trainer.num_devices * trainer.num_nodes == 1:  # several processes lock once all are there
-        for callback in callbacks_of(trainer):
-            if isinstance(callback, ResumeCallback):
-                callback.lock_folders(trainer, checkpoint)
-    keep_rows(trainer.loggers)
+    (resume,) = (x for x in callbacks_of(trainer) if isinstance(x, ResumeCallback))
+    try:
+        if trainer.num_devices * trainer.num_nodes == 1:  # several lock once all are there
+            resume.lock_folders(trainer, checkpoint)
+        keep_rows(trainer.loggers)
+        yield
+    except BaseException:
+        for logger in new if trainer.is_global_zero and not resume.has_begun else ():
+            shutil.rmtree(logger.log_dir, ignore_errors=True)
+        raise
 
 
 def _of_validation(figures: Any) -> dict[str, float]:

@@ -33,9 +33,14 @@ def log_folder(trainer: Trainer) -> Path:
 
 def run_folder(trainer: Trainer, checkpoint: str | Path | None) -> Path:
     """Returns the folder of the run that wrote ``checkpoint``; None: of this run (collective)."""
-    if not checkpoint:
+    if not checkpoint or "://" in str(checkpoint):
         return log_folder(trainer)
-    folder = Path(checkpoint).parent
+    return folder_of(Path(checkpoint))
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """Returns the folder of the run that wrote a checkpoint; also takes one of these folders."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     return folder.parent if folder.name == CHECKPOINTS else folder
 
 

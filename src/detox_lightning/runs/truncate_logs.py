@@ -43,20 +43,15 @@ def claim_version(loggers: Iterable[Logger]) -> None:
 
 
 @rank_zero_only
-def refuse_unwritable_logs(loggers: Iterable[Logger], claims: bool) -> None:
+def refuse_unwritable_logs(loggers: Iterable[Logger]) -> None:
     """Raises an InputError if a logger can't write into its folder.
 
-    Args:
-        loggers: Loggers that are not in use yet.
-        claims: Whether loggers without a version get one from :func:`claim_version`, which checks
-            their folders itself.
+    Loggers without a version are left to :func:`claim_version`: ``log_dir`` would choose one.
     """
     for logger in loggers:
-        if not isinstance(logger, FolderLogger):
+        if not isinstance(logger, FolderLogger) or logger._version is None:
             continue
-        # reading log_dir would choose a version
-        is_claimed_later = claims and logger._version is None
-        if not is_claimed_later and "://" not in str(logger.log_dir):
+        if "://" not in str(logger.log_dir):
             name = f"trainer.logger.save_dir={logger.save_dir}"
             refuse_unwritable(Path(logger.log_dir), name)
 

@@ -1,0 +1,189 @@
+"""What is left of a run, and how short the commands are that come back to it."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+
+from command import Outcome, run, tiny_recipe
+from detox_lightning.modules import PPOModule
+
+FEW = ("--data.num_eval_samples=2", "--model.evaluation.samples=1")
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if "tfevents" not in path.name}
+
+
+@pytest.fixture(scope="module")
+def home(
+    tmp_path_factory: pytest.TempPathFactory, tiny_t5: str, tiny_classifier: str
+) -> Iterator[Path]:
+    """A folder with a recipe and one run."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        patch.setenv("PL_GLOBAL_SEED", "0")
+        tiny_recipe(folder, tiny_t5, tiny_classifier)
+        outcome = run("fit", "--config", "tiny.yaml", *FEW)
+        assert outcome.code == 0, outcome.err
+        yield folder
+
+
+def fine(*words: str) -> Outcome:
+    outcome = run(*words)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+@pytest.fixture
+def runs(home: Path) -> Path:
+    """The folder of runs, which no command but ``fit`` adds a run to."""
+    folder = home / "runs" / "tiny"
+    assert names(folder) == {"version_0"}
+    return folder
+
+
+# -- commands that don't train write beside the checkpoint
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_no_other_command_begins_a_run(verb: str, runs: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in (runs / "version_0").iterdir()}
+    fine(verb, "--config", "tiny.yaml", *FEW, "--ckpt_path=last")
+    assert names(runs) == {"version_0"}
+    new = {
+        path.name
+        for path in (runs / "version_0").iterdir()
+        if path.name not in before
+        or (path.is_file() and path.stat().st_mtime_ns != before[path.name])
+    }
+    expected = {"validate": {"logs"}, "test": {"logs", "test"}, "predict": {"predictions.jsonl"}}
+    assert new - {"logs"} == expected[verb] - {"logs"}
+    assert (runs / "version_0" / "logs").is_dir()
+
+
+def test_without_a_checkpoint_they_begin_none_either(runs: Path, tmp_path: Path) -> None:
+    logger = f"--trainer.logger.save_dir={tmp_path}"
+    for _ in range(2):
+        fine("predict", "--config", "tiny.yaml", *FEW, logger)
+    assert names(tmp_path / "tiny") == {"evaluation"}
+    written = names(tmp_path / "tiny" / "evaluation")
+    assert {"predictions.jsonl", "predictions-1.jsonl"} <= written
+
+
+def test_beside_a_checkpoint_that_is_not_ours(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colleague's run can only be read."""
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda x, *rest: Path(x).name != "version_0" and real(x, *rest)
+    )
+    before = names(runs / "version_0")
+    words = ("test", "--config", "tiny.yaml", *FEW, f"--trainer.logger.save_dir={tmp_path}")
+    fine(*words, f"--ckpt_path={runs / 'version_0'}", f"--report.folder={tmp_path / 'mine'}")
+    assert names(runs / "version_0") == before
+    assert names(tmp_path / "tiny") == {"evaluation"}
+
+
+# -- a run's folder as checkpoint, and its own configuration
+
+
+@pytest.mark.parametrize(
+    "given", ["runs/tiny/version_0", "runs/tiny/version_0/checkpoints", "last", "FILE"]
+)
+def test_a_run_is_named_by_its_folder_and_knows_its_configuration(given: str, runs: Path) -> None:
+    file = Path("runs/tiny/version_0/checkpoints/last.ckpt")
+    given = str(file) if given == "FILE" else given
+    folder = runs / "version_0" / f"of {given.replace('/', '-')}"
+    outcome = fine("test", "--ckpt_path", given, *FEW, f"--report.folder={folder}")
+    assert "The configuration is runs/tiny/version_0/config.yaml" in outcome.err
+    about = json.loads((folder / "summary.json").read_text())["about"]
+    assert Path(about["checkpoint"]).resolve() == file.resolve()
+    assert about["prompts"] == 2
+    assert names(runs) == {"version_0"}
+
+
+def test_export_knows_it_too(runs: Path, tmp_path: Path) -> None:
+    fine("export", "--ckpt_path=runs/tiny/version_0", f"--export.folder={tmp_path / 'adapter'}")
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("--ckpt_path=empty",),
+            "--ckpt_path empty: there is no empty/config.yaml of its run; give a configuration "
+            "with --config",
+        ),
+        (
+            ("--ckpt_path=empty", "--config=tiny.yaml"),
+            "--ckpt_path empty: this folder has no checkpoint; give a run's",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_run_s(words: tuple[str, ...], told: str, runs: Path) -> None:
+    Path("empty").mkdir(exist_ok=True)
+    outcome = run("test", *words)
+    assert (outcome.code, outcome.errors) == (2, [f"error: {told}"])
+
+
+def test_last_without_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run("predict", "--ckpt_path", "last")
+    assert outcome.errors == [
+        "error: --ckpt_path last: there is no runs/*/*/config.yaml of its run; give a "
+        "configuration with --config"
+    ]
+
+
+# -- attempts that fail, and what resumes after them
+
+
+def test_a_failed_attempt_leaves_no_run(runs: Path) -> None:
+    mistakes = [
+        ("--data.source=/nowhere",),
+        ("--model.policy=/nowhere",),
+        ("--model.reward.label=/nowhere",),
+        ("--ckpt_path=runs/tiny/version_0", "--model.lora.r=8"),
+    ]
+    for words in mistakes:
+        outcome = run("fit", "--config", "tiny.yaml", *words)
+        assert outcome.code == 2, (words, outcome.err)
+        assert names(runs) == {"version_0"}, words
+    assert not list(runs.rglob(".lock"))
+
+
+def test_a_run_that_fails_later_keeps_its_folder(runs: Path, tmp_path: Path) -> None:
+    logger = f"--trainer.logger.save_dir={tmp_path}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PPOModule, "training_step", lambda *_: 1 / 0)
+        outcome = run("fit", "--config", "tiny.yaml", *FEW, logger)
+    assert outcome.code == 1, outcome.err
+    assert names(tmp_path / "tiny") == {"version_0"}
+
+
+def test_a_resumed_run_has_one_configuration(runs: Path, tmp_path: Path) -> None:
+    fit = ("fit", "--config", "tiny.yaml", *FEW, f"--trainer.logger.save_dir={tmp_path}")
+    fine(*fit, "--trainer.max_epochs=1")
+    folder = tmp_path / "tiny" / "version_0"
+    assert run(*fit, "--ckpt_path=last", "--model.lora.r=8").code == 2
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["init_args"]["lora"]["r"] == 4  # of the run, not of the mistake
+    (tmp_path / "tiny" / "version_1" / "checkpoints").mkdir(parents=True)
+    resumed = fine(*fit, "--ckpt_path=last", "--trainer.max_epochs=2", "--model.kl.coef=0.3")
+    assert [path.name for path in folder.glob("config*")] == ["config.yaml"]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 2
+    (line,) = [line for line in resumed.err.splitlines() if "config.yaml has" in line]
+    assert f"{folder / 'config.yaml'} has the options with which the run resumes; new: " in line
+    assert "trainer.max_epochs: 1 → 2" in line
+    assert "model.kl.coef: 0.2 → 0.3" in line
+    fine("validate", f"--ckpt_path={folder}", *FEW)
