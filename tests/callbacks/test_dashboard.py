@@ -138,7 +138,7 @@ def test_the_row_has_the_final_figures(
 def test_what_people_compare_stands_first(events: EventAccumulator) -> None:
     columns = hparams(events, "experiment").hparam_infos
     first = {info.name for info in columns if info.differs}
-    assert first == {"kl.coef", "lora.r", "mini_batch_size", "ppo_epochs", "seed"}
+    assert first == {"kl.coef", "lora.r", "mini_batch_size", "seed"}
 
 
 def test_curves_have_no_points_besides_their_own(events: EventAccumulator) -> None:

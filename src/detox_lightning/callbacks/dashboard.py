@@ -16,10 +16,7 @@ from detox_lightning.report.curves import PANELS
 from detox_lightning.rewards import Reward
 from detox_lightning.runs.lightning_internals import next_point
 
-_FIRST_COLUMNS = (
-    *("advantage", "kl.coef", "loss", "lora.r", "mini_batch_size", "optimizer.lr", "ppo_epochs"),
-    "seed",
-)
+_FIRST_COLUMNS = ("advantage", "kl.coef", "lora.r", "mini_batch_size", "optimizer.lr", "seed")
 _LONGEST = 100  # characters of a value in the table
 
 

@@ -71,10 +71,8 @@ def markdown_tables(rows: list[Row]) -> str:
     for prompt, answers in groupby(rows, itemgetter(0)):
         lines += ["| prompt |", "|---|", f"| {_cell(prompt)} |", ""]
         lines += ["| response | score, tokens, kl |", "|---|---|"]
-        lines += [
-            f"| {_cell(response)} | {score:.3f}, {tokens}, {kl:.3f} |"
-            for _, response, score, tokens, kl in answers
-        ]
+        for _, response, score, tokens, kl in answers:
+            lines.append(f"| {_cell(response)} | {score:.3f}, {tokens}, {kl:.3f} |")
         lines.append("")
     return "\n".join(lines)
 

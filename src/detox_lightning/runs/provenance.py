@@ -53,12 +53,7 @@ class OriginCallback(Callback):
 
 
 def training_origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Returns what a model is trained from.
-
-    Returns:
-        ``base``; ``data`` (names); ``prompt``: ``template`` and ``chat``, see :class:`Data`;
-        ``about`` (facts by name).
-    """
+    """Returns ``base``, ``data`` (names), ``prompt`` (its form) and ``about`` (facts by name)."""
     stage, data = stage_of(trainer), data_of(trainer)
     about = {"stage": type(module).__name__, **(stage.about if stage else {}), **origin(trainer)}
     return {
