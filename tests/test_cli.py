@@ -18,7 +18,7 @@ from detox_lightning.errors import InputError, TrainingError, find_cause
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models import loading
 from detox_lightning.models.model_files import warn_once
-from detox_lightning.rewards import ClassifierReward
+from detox_lightning.rewards import ClassifierReward, Reward
 
 VERBS = ["fit", "validate", "test", "predict"]
 
@@ -50,7 +50,7 @@ def recipe(tmp_path: Path, tiny_t5: str, tiny_classifier: str) -> str:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("no_weights")
 def test_help_of_each_verb_shows_docstrings(verb: str) -> None:
-    outcome = run(verb, "--help")
+    outcome = run(verb, "--help_all")
     assert (outcome.code, outcome.err) == (0, "")
     shown = " ".join(outcome.out.split())  # wrapped to the terminal
     assert shown.startswith(f"usage: python -m detox_lightning {verb}")
@@ -235,7 +235,10 @@ def test_what_makes_no_sense_is_told_in_a_line(flag: str) -> None:
 
 
 def test_what_is_missing_is_named() -> None:
-    assert run("fit").errors == ["error: --data, --model: required, and not given"]
+    assert run("fit").errors == [
+        "error: --data, --model: required, and not given; a recipe has them: --config "
+        "configs/demo.yaml"
+    ]
     words = ("fit", "--model=PPOModule", "--data=DialogueDataModule", "--data.source=s")
     missing = "error: --model.policy, --model.reward: required, and not given"
     assert run(*words).errors == [missing]
@@ -256,6 +259,20 @@ def test_null_reaches_options_at_every_depth() -> None:
     assert options["reward"]["init_args"]["label"] is None
     assert options["kl"]["target"] is None
     assert options["max_grad_norm"] is None
+
+
+class Configured(Reward):
+    """A reward with an argument named ``config``."""
+
+    def __init__(self, config: str = "x"):
+        super().__init__()
+        self.config = config
+
+
+def test_a_reward_may_have_an_argument_named_config() -> None:
+    words = ("--model.reward=test_cli.Configured", "--model.reward.config=mine.json")
+    reward = printed("fit", "--config", DEMO, *words)["model"]["init_args"]["reward"]
+    assert reward == {"class_path": "test_cli.Configured", "init_args": {"config": "mine.json"}}
 
 
 def test_whole_numbers_stay_whole_whoever_wrote_the_type_first() -> None:
@@ -384,7 +401,7 @@ def test_answers_can_t_be_shorter_than_they_must(recipe: str) -> None:
 def test_a_label_that_isn_t_there_is_named_with_its_flag(recipe: str) -> None:
     outcome = run("test", "--config", recipe, "--model.evaluation.toxic_label=rude")
     assert outcome.code == 2
-    assert outcome.errors[0].startswith("error: model.evaluation.toxic_label: label 'rude': the ")
+    assert outcome.errors[0].startswith("error: model.evaluation.toxic_label 'rude': the ")
     assert outcome.errors[0].endswith(" has the labels nothate, hate")
 
 

@@ -275,6 +275,14 @@ def test_the_pictures_are_those_of_the_script() -> None:
         assert (flow.PICTURES / f"{stem}.svg").read_text("utf8") == picture
 
 
+def test_the_search_works_in_a_page_opened_as_a_file() -> None:
+    """Else the plugin would load this script from a server."""
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf8"))
+    assert "offline" in config["plugins"]
+    [script] = [name for name in config["extra"]["polyfills"] if "iframe-worker" in name]
+    assert (ROOT / "docs" / script).is_file()
+
+
 @pytest.mark.usefixtures("docs")
 def test_roles_in_docstrings_read_as_code() -> None:
     hooks = importlib.import_module("hooks")

@@ -62,6 +62,22 @@ def test_fit_leaves_an_adapter_and_a_merged_model(run_folder: Path, tiny_t5: str
     assert not (run_folder / "merged" / "adapter_config.json").exists()
 
 
+def test_the_cards_tell_how_to_ask_the_models(
+    recipe: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_folder)
+    template = yaml.safe_load((run_folder / "config.yaml").read_text("utf8"))["data"]["init_args"]
+    outputs = []
+    for name in ("adapter", "merged"):
+        card = (run_folder / name / "README.md").read_text(encoding="utf8")
+        names: dict[str, Any] = {}
+        exec(card.partition("```python\n")[2].partition("```")[0], names)
+        assert names["prompt"] == template["template"].replace("{dialogue}", names["dialogue"])
+        outputs.append(names["output"].tolist())
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0]) > 1
+
+
 def test_export_writes_the_same_from_a_checkpoint(recipe: str, run_folder: Path) -> None:
     outcome = run("export", "--config", recipe, "--ckpt_path=last")
     assert outcome.code == 0, outcome.err

@@ -92,7 +92,7 @@ def test_csv_has_no_tables(fitted: DetoxCLI) -> None:
     files = {path.name for path in folder.iterdir()}
     assert files == {"metrics.csv", "hparams.yaml", "config.yaml", "checkpoints", "adapter"}
     names = {name for name, _ in metrics_csv(folder)}
-    assert not [name for name in names if name.startswith(("final/", "rollout/", "samples"))]
+    assert not [name for name in names if name.startswith(("rollout/", "samples"))]
 
 
 def test_a_run_with_csv_is_found_and_tested(
@@ -126,7 +126,6 @@ def test_two_loggers_are_told_the_same(recipe: str, tmp_path: Path) -> None:
     curves = {
         (name, event.step): event.value
         for name in events.Tags()["scalars"]
-        if not name.startswith("final/")
         for event in events.Scalars(name)
     }
     assert curves == pytest.approx(metrics_csv(table / "many" / "version_0"), rel=1e-5)
@@ -203,6 +202,40 @@ def test_a_logger_of_ones_own(recipe: str, tmp_path: Path) -> None:
     tested = command("test", recipe, *flags, last)
     assert tested.model.rollouts == 2
     assert "test/after/toxicity" in {name for _, x in tested.trainer.logger.metrics for name in x}
+
+
+class Configured(Minimal):
+    """Has an argument named ``config``, as W&B's logger has, and may lack a library."""
+
+    def __init__(self, config: dict[str, Any] | None = None, library: str | None = None):
+        super().__init__()
+        if library is not None:
+            raise ModuleNotFoundError(f"No module named {library!r}; pip install {library}")
+        self.config = config
+
+
+MINE = "test_loggers.Configured"
+
+
+def test_a_logger_may_have_an_argument_named_config(tmp_path: Path) -> None:
+    flags = (f"--trainer.logger={MINE}", "--trainer.logger.config={a: 1}")
+    logger = IdleCLI(["fit", "--config", DEMO, *flags]).trainer.logger
+    assert (type(logger).__name__, logger.config) == ("Configured", {"a": 1})
+    file = tmp_path / "mine.yaml"
+    options = {"class_path": MINE, "init_args": {"config": {"b": 2}}}
+    file.write_text(yaml.safe_dump({"trainer": {"logger": options}}))
+    logger = IdleCLI(["fit", "--config", DEMO, "--config", str(file)]).trainer.logger
+    assert logger.config == {"b": 2}
+
+
+@pytest.mark.parametrize("form", ["{}", "[CSVLogger, {}]"])
+def test_a_logger_that_lacks_its_library_says_so(form: str) -> None:
+    made = f"{{class_path: {MINE}, init_args: {{library: wonder}}}}"
+    outcome = run("fit", "--config", DEMO, f"--trainer.logger={form.format(made)}")
+    assert (outcome.code, outcome.errors) == (
+        2,
+        ["error: Configured can't be made: No module named 'wonder'; pip install wonder"],
+    )
 
 
 # -- what the command line makes of flags

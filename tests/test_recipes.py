@@ -83,5 +83,5 @@ def test_or_all_there_are(given: str) -> None:
 
 
 def test_help_tells_of_them() -> None:
-    shown = " ".join(run("fit", "--help").out.split())
+    shown = " ".join(run("fit", "--help_all").out.split())
     assert "configs/NAME is the package's own if there is no such file here." in shown

@@ -109,10 +109,14 @@ class Data(Protocol):
 
     Attributes:
         batch_size: Rows of a training batch, on each rank.
+        template: The prompt, with ``{dialogue}`` in place of a text; empty: the text alone.
+        chat_template: Whether prompts are put into the tokenizer's chat template.
         loaders: Makes the loaders and holds the position in the epoch.
     """
 
     batch_size: int
+    template: str
+    chat_template: bool
     loaders: "Loaders"
 
     @property

@@ -108,7 +108,7 @@ CASES = [
     Case(
         "a reward that is not there",
         ("--model.reward.model=no/such",),
-        "can't open the tokenizer 'no/such': there is no such folder here, nor a "
+        "can't open the config of 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
         "download no/such --local-dir FOLDER; then give that folder here",
     ),
@@ -129,7 +129,7 @@ CASES = [
     Case(
         "a label that a classifier has not",
         ("--model.reward.label=kind",),
-        "label 'kind': the classifier '{classifier}' has the labels nothate, hate",
+        "model.reward.label 'kind': the classifier '{classifier}' has the labels nothate, hate",
     ),
     Case(
         "no label for two outputs",
@@ -140,21 +140,21 @@ CASES = [
     Case(
         "a measure that is not there",
         ("--model.evaluation.toxicity_model=no/such",),
-        "can't open the tokenizer 'no/such': there is no such folder here, nor a "
+        "can't open the config of 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
         "download no/such --local-dir FOLDER; then give that folder here",
     ),
     Case(
         "a toxic label that is not there",
         ("--model.evaluation.toxic_label=rude",),
-        "model.evaluation.toxic_label: label 'rude': the classifier "
+        "model.evaluation.toxic_label 'rude': the classifier "
         "'{classifier}' has the labels nothate, hate",
         verb="test",
     ),
     Case(
         "a second measure that is not there",
         ("--model.evaluation.second_toxicity_model=no/such",),
-        "can't open the tokenizer 'no/such': there is no such folder here, nor a "
+        "can't open the config of 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
         "download no/such --local-dir FOLDER; then give that folder here",
         verb="test",

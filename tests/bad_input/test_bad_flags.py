@@ -285,5 +285,7 @@ def test_commands_that_are_none() -> None:
     wrong = [f"error: trian: there is no such command; give one of {verbs}"]
     assert run("trian").errors == wrong
     assert run().errors == [f"error: which command? Give one of {verbs}"]
-    first = f"error: --threads=1: options come after the command; begin with one of {verbs}"
+    first = "error: --threads=1: the command comes first: python -m detox_lightning fit --threads …"
     assert run("--threads=1", "fit").errors == [first]
+    first = f"error: --threads=1: options come after the command; begin with one of {verbs}"
+    assert run("--threads=1").errors == [first]

@@ -9,13 +9,20 @@ import torch
 from jsonargparse.typing import PositiveFloat
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.api_pb2 import ListSessionGroupsRequest, Status
+from tensorboard.plugins.hparams.backend_context import Context
+from tensorboard.plugins.hparams.list_session_groups import Handler
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from detox_lightning.algorithm.advantages import RLOO
 from detox_lightning.algorithm.kl import KLPenalty
-from detox_lightning.callbacks.dashboard import DashboardCallback, final_figures, hyper_parameters
+from detox_lightning.callbacks.dashboard import DashboardCallback, hyper_parameters
 from detox_lightning.modules import SupervisedModule
 from detox_lightning.report.curves import PANELS
 from detox_lightning.rewards import ClassifierReward
@@ -46,6 +53,16 @@ def read(folder: Path) -> EventAccumulator:
 def hparams(events: EventAccumulator, part: str) -> Any:
     content = events.PluginTagToContent("hparams")[f"_hparams_/{part}"]
     return getattr(HParamsPluginData.FromString(content), part)
+
+
+def shown(folder: Path) -> dict[str, float]:
+    """The figures of the only row, as TensorBoard's table shows them."""
+    data = MultiplexerDataProvider(EventMultiplexer().AddRunsFromDirectory(str(folder)), "")
+    data._multiplexer.Reload()
+    request = ListSessionGroupsRequest(slice_size=9, allowed_statuses=Status.values())
+    context = Context(TBContext(data_provider=data))
+    (row,) = Handler(RequestContext(), context, "", request).run().session_groups
+    return {figure.name.tag: figure.value for figure in row.metric_values}
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +107,8 @@ def test_other_stages_have_no_charts_but_a_row(tmp_path: Path, tiny_t5: str) -> 
     assert events.Tags()["tensors"] == []
     row = hparams(events, "session_start_info").hparams
     assert row["model"].string_value == tiny_t5[:100]
-    (last,) = events.Scalars("final/loss")
-    assert last.value == pytest.approx(float(trainer.callback_metrics["val/loss"]), rel=1e-6)
+    last = pytest.approx(float(trainer.callback_metrics["val/loss"]), rel=1e-6)
+    assert shown(tmp_path)["val/loss"] == last
 
 
 # -- the table of runs
@@ -106,19 +123,27 @@ def test_the_row_has_the_hyper_parameters(events: EventAccumulator, tiny_t5: str
     assert not [name for name in values if name.startswith(("_", "optimizer"))]  # a function
 
 
-def test_the_row_has_the_final_figures(events: EventAccumulator, fitted: Trainer) -> None:
+def test_the_row_has_the_final_figures(
+    events: EventAccumulator, fitted: Trainer, folder: Path
+) -> None:
     columns = [info.name.tag for info in hparams(events, "experiment").metric_infos]
     curves = {name for name in events.Tags()["scalars"] if name.startswith("val/")}
     assert curves >= {"val/toxicity", "val/score", "val/kl", "val/rougeL"}
-    assert set(columns) == {name.replace("val/", "final/") for name in curves}
-    for name in curves:
-        (end,) = events.Scalars(name.replace("val/", "final/"))
-        assert end.value == pytest.approx(float(fitted.callback_metrics[name]), rel=1e-6)
-        assert end.value == events.Scalars(name)[-1].value
+    assert set(columns) == curves
+    assert shown(folder) == {
+        name: pytest.approx(float(fitted.callback_metrics[name]), rel=1e-6) for name in columns
+    }
+
+
+def test_what_people_compare_stands_first(events: EventAccumulator) -> None:
+    columns = hparams(events, "experiment").hparam_infos
+    first = {info.name for info in columns if info.differs}
+    assert first == {"kl.coef", "lora.r", "mini_batch_size", "ppo_epochs", "seed"}
 
 
 def test_curves_have_no_points_besides_their_own(events: EventAccumulator) -> None:
-    assert "hp_metric" not in events.Tags()["scalars"]
+    groups = {name.partition("/")[0] for name in events.Tags()["scalars"]}
+    assert not groups & {"hp_metric", "final"}
     assert len(events.Scalars("val/toxicity")) == 1 + EPOCHS
     assert len(events.Scalars("objective/scores_mean")) == EPOCHS
 
@@ -205,8 +230,3 @@ def test_secrets_stay_out() -> None:
     tree = {"reward": {"class_path": "a.Judge", "init_args": options}, "hf_token": "x"}
     row = hyper_parameters(tree)
     assert row == {"reward": "Judge", "reward.model": "m", "reward.max_tokens": 5}
-
-
-def test_final_figures_are_those_of_validation() -> None:
-    metrics = {"val/kl": torch.tensor(0.5), "ppo/val/mean": torch.tensor(1.0), "score": 2.0}
-    assert final_figures(metrics) == {"final/kl": 0.5}

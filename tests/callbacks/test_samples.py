@@ -1,7 +1,6 @@
 """When samples are logged, what of them and where, and that a table stays a table."""
 
 import math
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +12,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from detox_lightning.callbacks.samples import SamplesCallback, markdown_table
+from detox_lightning.callbacks.samples import SamplesCallback, markdown_tables
 from detox_lightning.protocols import Samples
 
 HOSTILE = "a | b\n<script>alert('&')</script> `c` &lt;"
-HEAD = ["| prompt | response | score | tokens | kl |", "|---|---|---|---|---|"]
+PROMPT = ["| prompt |", "|---|"]
+HEAD = ["| response | score, tokens, kl |", "|---|---|"]
 
 
 class Module:
@@ -77,9 +77,10 @@ def test_never(tmp_path: Path) -> None:
 
 def test_as_many_rows_as_asked_for_and_there_are(tmp_path: Path) -> None:
     table = tables(logged(tmp_path / "one", [1], count=1))[1]
-    assert table[:2] == HEAD
-    assert len(table) == 3
-    assert len(tables(logged(tmp_path / "more", [1], count=50))[1]) == 4
+    assert table[:2] == PROMPT
+    assert table[4:6] == HEAD
+    assert len(table) == 7
+    assert tables(logged(tmp_path / "more", [1], count=50))[1].count(HEAD[0]) == 2
 
 
 def test_histograms_are_of_all_responses(tmp_path: Path) -> None:
@@ -134,14 +135,29 @@ def test_modules_without_samples_are_left_alone() -> None:
 
 
 def test_texts_cannot_leave_their_cell() -> None:
-    table = markdown_table([("hello | you\n", HOSTILE, 0.12345, 9, -0.0625), ("", "", -2.0, 1, 3)])
+    table = markdown_tables([("hello | you\n", HOSTILE, 0.12345, 9, -0.0625), ("", "", -2.0, 1, 3)])
     assert table.splitlines() == [
+        *PROMPT,
+        "| hello &#124; you |",
+        "",
         *HEAD,
-        "| hello &#124; you | a &#124; b<br>&#60;script&#62;alert('&#38;')&#60;/script&#62; "
-        "&#96;c&#96; &#38;lt; "
-        "| 0.123 | 9 | -0.062 |",
-        "|  |  | -2.000 | 1 | 3.000 |",
+        "| a &#124; b<br>&#60;script&#62;alert('&#38;')&#60;/script&#62; &#96;c&#96; &#38;lt; "
+        "| 0.123, 9, -0.062 |",
+        "",
+        *PROMPT,
+        "|  |",
+        "",
+        *HEAD,
+        "|  | -2.000, 1, 3.000 |",
     ]
+
+
+def test_a_prompt_is_shown_once_for_its_responses() -> None:
+    rows = [(prompt, answer, 0.5, 3, 0.25) for prompt, answer in ("pa", "pb", "qc", "pd")]
+    page = markdown_to_safe_html(markdown_tables(rows))
+    cells = [cell.text for cell in ElementTree.fromstring(f"<p>{page}</p>").findall(".//td")]
+    figures = "0.500, 3, 0.250"
+    assert cells == ["p", "a", figures, "b", figures, "q", "c", figures, "p", "d", figures]
 
 
 @pytest.mark.parametrize(
@@ -154,13 +170,14 @@ def test_texts_cannot_leave_their_cell() -> None:
     ],
 )
 def test_tensorboard_shows_a_text_as_it_is(text: str) -> None:
-    page = markdown_to_safe_html(markdown_table([(text, text, 0.5, 9, 0.25)]))
-    row = ElementTree.fromstring(page).findall(".//td")
-    assert [cell.text for cell in row] == [text, text, "0.500", "9", "0.250"]
-    assert [list(cell) for cell in row] == [[]] * 5
+    page = markdown_to_safe_html(markdown_tables([(text, text, 0.5, 9, 0.25)]))
+    row = ElementTree.fromstring(f"<p>{page}</p>").findall(".//td")
+    assert [cell.text for cell in row] == [text, text, "0.500, 9, 0.250"]
+    assert [list(cell) for cell in row] == [[]] * 3
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\u2028", "\x0b", "\x0c", "\x85"])
 def test_every_kind_of_line_end_is_made_harmless(end: str) -> None:
-    (*_, row) = markdown_table([(f"a{end}b", "c", 0.0, 1, 0.5)]).splitlines()
-    assert re.fullmatch(r"\| a<br>b \| c \| 0\.000 \| 1 \| 0\.500 \|", row)
+    lines = markdown_tables([(f"a{end}b", f"c{end}d", 0.0, 1, 0.5)]).splitlines()
+    assert lines[2] == "| a<br>b |"
+    assert lines[6:] == ["| c<br>d | 0.000, 1, 0.500 |"]

@@ -124,8 +124,7 @@ def test_the_embedded_classifier_tells_insults(opened: type[ToxicityMeasurement]
     [
         (
             {"toxic_label": "toxic"},
-            "toxic_label: label 'toxic': the classifier 'demo:classifier' has the labels "
-            "nothate, hate",
+            "toxic_label 'toxic': the classifier 'demo:classifier' has the labels nothate, hate",
         ),
         ({"aggregation": "mean"}, "aggregation='mean': choose from all, maximum, ratio"),
         ({"threshold": 2}, "threshold=2 is no probability: give one from 0 to 1"),

@@ -10,7 +10,7 @@ from detox_lightning.evaluation.comparison import Answers, Comparison
 from detox_lightning.report.page import render
 
 CURVES = {"val/toxicity": [(0, 0.4), (9, 0.1)], "objective/kl": [(0, 0.0), (1, 0.5)]}
-VOID = {"meta", "link", "br", "hr", "img", "input", "source", "base"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "source", "base", "wbr"}
 
 
 def make_comparison(

@@ -2,10 +2,14 @@
 
 import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from conftest import word_tokenizer
 from detox_lightning.errors import visible
 from detox_lightning.report.card import CardFacts, as_block, as_code, as_markdown, model_card
 
@@ -38,6 +42,7 @@ def facts(name: str, **more: Any) -> CardFacts:
         "AutoModelForSeq2SeqLM",
         name,
         [name],
+        {"template": f"{name} {{dialogue}}"},
         about,
         {name: name},
         {name: 0.5},
@@ -45,9 +50,16 @@ def facts(name: str, **more: Any) -> CardFacts:
     )._replace(**more)
 
 
+def use(card: str) -> str:
+    """A card's Python."""
+    [code] = re.findall(r"^```python\n(.*?)\n```$", card, re.DOTALL | re.MULTILINE)
+    return code
+
+
 def outside_code(card: str) -> str:
     """A card's Markdown without its header, blocks and spans of code."""
     body = card.split("\n---\n", 1)[1]
+    body = re.sub(r"^</?(details|summary)>.*$", "", body, flags=re.MULTILINE)
     body = re.sub(r"^(`{3,})\w+\n.*?\n\1$", "", body, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", body)
 
@@ -77,10 +89,67 @@ def test_the_command_can_be_copied() -> None:
 
 def test_a_folder_s_name_is_a_string_of_the_code() -> None:
     name = 'x"); import os; os.system("touch owned'
-    [code] = re.findall(r"^```python\n(.*?)\n```$", model_card(facts(name)), re.DOTALL | re.M)
-    call = ast.parse(code).body[-1]
-    assert len(ast.parse(code).body) == 2
-    assert [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)] == [name]
+    code = ast.parse(use(model_card(facts(name))))
+    assigned = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in code.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
+    assert assigned["folder"] == name
+    assert assigned["template"] == f"{name} {{dialogue}}"
+    assert [ast.unparse(node) for node in code.body if isinstance(node, ast.Import)] == []
+    assert [ast.unparse(node)[:6] for node in code.body if isinstance(node, ast.Expr)] == ["print("]
+
+
+@pytest.mark.parametrize("template", ["", 'Say "so"\\n:\n{dialogue}\n\u202e'])
+@pytest.mark.parametrize("chat", [False, True])
+def test_use_continues_as_in_training(
+    template: str, chat: bool, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 128, "vocab_size": 200}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=None))
+    model.generation_config.suppress_tokens = [0, 1, 2]  # what decoding leaves out
+    model.save_pretrained(tmp_path / "model")
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}Ann : {{ m.content }} Bob :{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "model")
+    card = model_card(
+        facts(
+            "model", kind="model", auto_class="AutoModelForCausalLM", about={"max_new_tokens": 5}
+        )._replace(prompt={"template": template, "chat": chat})
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(use(card), names)
+    prompt = template.replace("{dialogue}", names.get("dialogue", "")) or "I think that you"
+    assert names["prompt"] == prompt
+    text = f"Ann : {prompt} Bob :" if chat else prompt
+    ids = tokenizer(text, add_special_tokens=not chat)["input_ids"]
+    assert names["inputs"]["input_ids"].tolist() == [ids]
+    assert len(names["output"]) == 5
+    assert capsys.readouterr().out.strip() == tokenizer.decode(names["output"])
+
+
+def test_use_of_a_classifier_classifies(
+    tiny_classifier: str, monkeypatch: Any, capsys: Any
+) -> None:
+    folder = Path(tiny_classifier)
+    card = model_card(
+        facts(folder.name, kind="classifier", auto_class="AutoModelForSequenceClassification")
+    )
+    monkeypatch.chdir(folder.parent)
+    exec(use(card), {})
+    [found] = ast.literal_eval(capsys.readouterr().out)
+    assert found["label"] in ("nothate", "hate")
+
+
+def test_hyper_parameters_are_folded() -> None:
+    card = model_card(facts("x", hyper_parameters={"kl.coef": 0.2, "seed": 1}))
+    folded = card.partition("<details>\n")[2].partition("</details>")[0]
+    assert " ".join(folded.split()) == (
+        "<summary>2 values</summary> | | | |---|---| | kl.coef | 0.2 | | seed | 1 |"
+    )
 
 
 def test_code_is_not_ended_by_what_is_in_it() -> None:

@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import pytest
 
-from detox_lightning.report.page import number, percent, verdict
+from detox_lightning.report.page import number, percent, render, verdict
 from detox_lightning.report.report_files import short_table
 from report.samples import (
     CURVES,
@@ -16,6 +16,7 @@ from report.samples import (
     rendered,
     section,
     shown,
+    small_comparison,
     table,
     text,
     toxicity,
@@ -70,6 +71,7 @@ def test_the_title_names_the_run() -> None:
     summary["about"]["checkpoint"] = "/x/runs/demo/version_3/checkpoints/last.ckpt"
     page = rendered(summary)
     assert page.findtext("head/title") == "demo/version_3: Toxicity before and after training"
+    assert text(next(page.iter("header"))[0]) == "demo/version_3"
 
 
 def test_the_headline_has_the_second_classifier() -> None:
@@ -118,6 +120,13 @@ def test_costs_are_what_should_not_change(page: Element) -> None:
     ]
 
 
+def test_a_cost_without_difference_has_its_own_interval() -> None:
+    summary = make_summary()
+    summary["figures"]["sampled"]["kl"]["after"] = estimate(1.178, 0.939, 1.445)
+    tile = with_class(rendered(summary), "tiles")[0][1]
+    assert text(tile) == "KL to the reference, nats 1.178 0.939 to 1.445"
+
+
 def test_what_was_compared_is_told_in_order(page: Element) -> None:
     facts = with_class(page, "facts")[0]
     assert [(text(fact[0]), text(fact[1])) for fact in facts] == [
@@ -130,6 +139,14 @@ def test_what_was_compared_is_told_in_order(page: Element) -> None:
         ("versions", "detox_lightning 0.1.0, torch 2.9"),
     ]
     assert text(next(facts.iter("code"))).startswith("python -m")
+
+
+def test_a_path_breaks_behind_its_folders_only() -> None:
+    summary = make_summary()
+    summary["about"] |= {"checkpoint": "runs/demo/last.ckpt", "command": "test --data.source a/b"}
+    whole = render(summary, small_comparison(), {})
+    assert "<dd>runs/<wbr>demo/<wbr>last.ckpt</dd>" in whole.replace("\n", "")
+    assert "<span>a/<wbr>b</span>" in whole.replace("\n", "")
 
 
 def test_nothing_is_known_of_what_was_compared() -> None:
@@ -174,6 +191,16 @@ def test_greedy_responses_have_a_table_of_their_own() -> None:
     summary = make_summary(sampled={"toxicity": toxicity()}, greedy=greedy)
     captions = [text(caption) for caption in rendered(summary).iter("caption")]
     assert captions == ["Sampled responses", "Greedy responses"]
+
+
+def test_rare_figures_and_greedy_ones_are_folded() -> None:
+    sampled = {"toxicity": toxicity(), "rouge1": toxicity(title="ROUGE-1")}
+    page = rendered(make_summary(sampled=sampled, greedy={"rouge1": toxicity(title="ROUGE-1")}))
+    figures = section(page, "Figures")
+    assert [row[0].split(" lower")[0] for row in table(page)] == ["", "Toxicity, mean"]
+    folded = {text(fold[0]): text(next(fold.iter("tbody"))) for fold in figures.iter("details")}
+    assert list(folded) == ["Sampled responses: more figures", "Greedy responses"]
+    assert all(rows.startswith("ROUGE-1 lower is better 3 ") for rows in folded.values())
 
 
 def test_without_samples_the_headline_is_of_the_greedy_responses() -> None:

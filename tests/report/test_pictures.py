@@ -1,6 +1,7 @@
 """What is drawn, and that it can stand in a page."""
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -17,6 +18,8 @@ from detox_lightning.report.pictures import (
     INK,
     MAX_POINTS,
     curves_picture,
+    effects_picture,
+    has_effects,
     histogram,
     score_against_kl,
     svg,
@@ -131,6 +134,38 @@ def test_one_legend_names_each_kind_of_line_once() -> None:
     (legend,) = curves_picture(CURVES).legends
     assert [text.get_text() for text in legend.get_texts()] == ["validation", "each rollout"]
     assert curves_picture(CURVES, [KL]).legends == []
+
+
+def test_two_validations_are_points_and_no_line() -> None:
+    [two], [three] = (
+        curves_picture({"val/toxicity": [(i, 0.5) for i in range(n)]}).axes[0].get_lines()
+        for n in (2, 3)
+    )
+    assert (two.get_linewidth(), two.get_marker()) == (0, "o")
+    assert three.get_linewidth() > 0
+
+
+def effect(title: str, *ends: float | None) -> dict[str, Any]:
+    part = None if not ends else dict(zip(("value", "low", "high"), ends, strict=True))
+    return {"title": title, "improvement": part}
+
+
+def test_effects_are_intervals_one_below_the_other() -> None:
+    figures = {
+        "a": effect("Toxicity, mean", 0.75, 0.5, 1.0),
+        "b": effect("Length, tokens"),
+        "c": effect("ROUGE-L", 0.5, None, None),
+        "d": effect("Expected maximum toxicity, second classifier", -0.25, -0.5, 0.25),
+    }
+    axes = effects_picture(figures).axes[0]
+    drawn = [np.ravel(line.get_xdata()).tolist() for line in axes.get_lines()]
+    assert drawn[:4] == [[50, 100], [75], [-50, 25], [-25]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "Toxicity, mean",
+        "Expected maximum toxicity,\nsecond classifier",
+    ]
+    assert has_effects(figures)
+    assert not has_effects({name: figures[name] for name in "bc"})
 
 
 def test_nothing_to_draw_is_said() -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,13 +16,17 @@ from detox_lightning.report.curves import PANELS
 from detox_lightning.rewards import Reward
 from detox_lightning.runs.lightning_internals import next_point
 
+_FIRST_COLUMNS = (
+    *("advantage", "kl.coef", "loss", "lora.r", "mini_batch_size", "optimizer.lr", "ppo_epochs"),
+    "seed",
+)
 _LONGEST = 100  # characters of a value in the table
 
 
 class DashboardCallback(Callback):
     """Arranges curves in charts (Custom Scalars), and adds the run to the table HParams.
 
-    Only for TensorBoard. A run's row holds the last validation's figures, as ``final/…``; a run
+    Only for TensorBoard. A run's row shows the last points of the validation's curves; a run
     without validation has no row. TensorBoard shows only a run's first row, so its logger must not
     write one of its own: ``default_hp_metric: false``.
     """
@@ -37,14 +41,15 @@ class DashboardCallback(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds hyper-parameters and final figures to the table."""
+        """Adds hyper-parameters, and which figures belong to them, to the table."""
         stage = as_stage(pl_module)
         row = hyper_parameters({**pl_module.hparams, "seed": stage.seed if stage else None})
-        figures = final_figures(trainer.callback_metrics)
+        figures = [name for name in trainer.callback_metrics if name.startswith("val/")]
         # a step beyond the curves: a run that resumes here drops it, and ends with its own
         end = next_point(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
         for logger in tensorboard_loggers(trainer) if figures else []:
-            logger.log_hyperparams(row, figures, step=end)
+            for part in _table_row(row, figures):
+                logger.experiment.file_writer.add_summary(part, end)
 
 
 def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
@@ -61,13 +66,19 @@ def _layout() -> dict[str, dict[str, list[Any]]]:
     return {"detox": charts}
 
 
-def final_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the last validation's figures as ``final/…``, which is no curve's name."""
-    return {
-        f"final/{name.removeprefix('val/')}": float(value)
-        for name, value in metrics.items()
-        if name.startswith("val/")
-    }
+def _table_row(row: dict[str, Any], figures: Sequence[str]) -> tuple[Any, Any, Any]:
+    """Returns the summaries that add a run to HParams, with the names of its figures' curves."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+    from torch.utils.tensorboard.summary import hparams
+
+    experiment, start, end = hparams(row, dict.fromkeys(figures))
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for column in content.experiment.hparam_infos:
+        # those that are said to differ between runs stand first; of the others, few are shown
+        column.differs = column.name in _FIRST_COLUMNS
+    plugin.content = content.SerializeToString()
+    return experiment, start, end
 
 
 def hyper_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -147,6 +147,7 @@ class ExportCallback(Callback):
         made = {  # a checkpoint of an earlier version tells only these
             "base": saved[CHECKPOINT_KEY]["base"],
             "data": [],
+            "prompt": {},
             "about": {"stage": type(module).__name__},
         }
         made |= saved.get(ORIGIN_KEY, {})
@@ -181,6 +182,7 @@ class ExportCallback(Callback):
             auto_class=module.auto_class,
             base=made["base"],
             data=made["data"],
+            prompt=made["prompt"],
             about=made["about"],
             hyper_parameters=hyper_parameters(options),
             metrics=metrics,

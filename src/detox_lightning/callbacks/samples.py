@@ -1,6 +1,8 @@
 """Logs the policy's responses during training: tables to read, and histograms of figures."""
 
 import re
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -50,7 +52,7 @@ class SamplesCallback(Callback):
             if hasattr(logger, "log_text"):  # such as Lightning's for Weights & Biases
                 logger.log_text(key="samples", columns=COLUMNS, data=table, step=done)
         for tensorboard in tensorboard_loggers(trainer):
-            tensorboard.experiment.add_text("samples", markdown_table(rows), done)
+            tensorboard.experiment.add_text("samples", markdown_tables(rows), done)
             for name in ("scores", "lengths", "kl"):
                 values = torch.tensor(getattr(samples, name), dtype=torch.float64)
                 # TensorBoard has no bin for other numbers, and fails if there are none left
@@ -59,13 +61,21 @@ class SamplesCallback(Callback):
                     tensorboard.experiment.add_histogram(f"rollout/{name}", shown, done)
 
 
-def markdown_table(rows: list[Row]) -> str:
-    """Returns a Markdown table of rows: prompt, response, score, tokens, KL in nats."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    lines += [
-        f"| {_cell(prompt)} | {_cell(response)} | {score:.3f} | {tokens} | {kl:.3f} |"
-        for prompt, response, score, tokens, kl in rows
-    ]
+def markdown_tables(rows: list[Row]) -> str:
+    """Returns rows (prompt, response, score, tokens, KL in nats) as Markdown.
+
+    A prompt is shown once, above the table of its responses. Their figures share a column, as
+    TensorBoard breaks words in narrow ones.
+    """
+    lines = []
+    for prompt, answers in groupby(rows, itemgetter(0)):
+        lines += ["| prompt |", "|---|", f"| {_cell(prompt)} |", ""]
+        lines += ["| response | score, tokens, kl |", "|---|---|"]
+        lines += [
+            f"| {_cell(response)} | {score:.3f}, {tokens}, {kl:.3f} |"
+            for _, response, score, tokens, kl in answers
+        ]
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,9 +24,10 @@ from detox_lightning.callbacks.narration import NarrationCallback
 from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
+from detox_lightning.cli.brief_help import ASKING, brief_help, reword
 from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
-from detox_lightning.cli.parser import Parser, instantiate
+from detox_lightning.cli.parser import Instantiator, Parser
 from detox_lightning.cli.process import isolated, quieten_transformers
 from detox_lightning.cli.run_config import with_run_config
 from detox_lightning.cli.verbs import COMMANDS, PROGRAM, choose_command
@@ -157,10 +159,11 @@ class DetoxCLI(LightningCLI):
                 save_config_callback=ConfigurationCallback,
                 parser_kwargs={
                     "prog": f"{PROGRAM} {self.verb}",
+                    "usage": f"{PROGRAM} {self.verb} --config FILE [--flag VALUE ...]",
                     "description": COMMANDS[self.verb],
                 },
                 parser_class=Parser,
-                args=words[1:],
+                args=[ASKING.get(word, word) if word == words[-1] else word for word in words[1:]],
                 run=False,
             )
             self._run_subcommand(self.verb)
@@ -195,7 +198,10 @@ class DetoxCLI(LightningCLI):
         )
         if "weights_only" in self.own_flags:
             parser.set_defaults({"weights_only": True})  # Lightning trusts checkpoints from http
+        reword(parser)
         cast(Parser, parser).keep_whole_numbers()
+        if "--help_all" not in self.words:
+            cast(Parser, parser).brief = partial(brief_help, parser, self.verb)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line, and checks all flags before anything is made from them.
@@ -269,6 +275,8 @@ class DetoxCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command."""
         options = {name: self.config[name] for name in self.own_flags}
+        if isinstance(self.model, PPOModule) and subcommand != "export":
+            self.model.evaluator.judge.check_labels()  # before all rows are encoded
         if subcommand == "test" and isinstance(self.model, PPOModule):
             options["verbose"] = False  # its report prints a table in place of Lightning's long one
         is_fit = subcommand == "fit"
@@ -278,4 +286,14 @@ class DetoxCLI(LightningCLI):
     def _add_instantiators(self) -> None:
         """Makes objects other than model and data so that an error names its reason."""
         super()._add_instantiators()
-        self.parser.add_instantiator(instantiate, object)
+        self.instantiator = Instantiator()
+        self.parser.add_instantiator(self.instantiator, object)
+
+    def instantiate_classes(self) -> None:
+        """Makes model, data and trainer; an error names what can't be made."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if self.instantiator.refusal is None:
+                raise
+            raise self.instantiator.refusal from error

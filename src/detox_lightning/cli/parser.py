@@ -2,19 +2,27 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.memory import is_oom_error
+from torch.optim import Optimizer
 
+from detox_lightning.cli.brief_help import class_of, class_options
 from detox_lightning.cli.config_files import HELP, RecipeAction
-from detox_lightning.cli.type_words import class_names, describe_type, nearest_option
-from detox_lightning.errors import InputError, TrainingError, find_cause, raised_at
+from detox_lightning.cli.type_words import class_names, describe_type, nearest, same_last_part
+from detox_lightning.cli.verbs import PROGRAM, is_yaml
+from detox_lightning.errors import InputError, TrainingError, explain, find_cause, raised_at
 from detox_lightning.redaction import printable
 
 TOO_DEEP = (
     "a value of the command line, or of a file that it names, is nested too deeply; flatten it"
 )
+NO_OPTION = ": this is not an option"
+DEFAULTS = {"allow_abbrev": False, "usage": SUPPRESS, "prog": PROGRAM}
 MARK = "» "  # precedes our own words inside a message of jsonargparse
 MAX_SHOWN = 60  # characters of a value
 NUMBER = int | float | None
@@ -23,6 +31,7 @@ UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[\w.]+)' does not accept option|Option) '(?P<key>[\w.+-]+)'"
     r"|unrecognized arguments: --(?P<flag>[\w.+-]+)"
 )
+ITSELF = re.compile(r"^(--([\w.]+): there is no such option); did you mean --\2\?$")
 VALUES = (
     re.compile(r"^ *Given value: (?!NestedArg|Namespace)(.*)$", re.MULTILINE),
     re.compile(r"Got value: (?!Namespace)(.*)$", re.MULTILINE),
@@ -38,14 +47,16 @@ class Parser(LightningArgumentParser):
     are known by ``exit_on_error`` being false.
     """
 
+    brief: Callable[[], str] | None = None  # gives a help in place of that of all options
+
     def __init__(self, *args: Any, **kwargs: Any):
         """Allows no abbreviated options, at any depth."""
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{**DEFAULTS, **kwargs})
         self.defaults: Any = None
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
         """Adds an option; ``--config`` also takes the package's recipes."""
-        if "--config" in names:
+        if options.get("action") is ActionConfigFile:  # a class may have an argument "config"
             options |= {"action": RecipeAction, "help": HELP}
         return super().add_argument(*names, **options)
 
@@ -81,6 +92,10 @@ class Parser(LightningArgumentParser):
             self.defaults = super().get_defaults(skip_validation, **options)
         return self.defaults.clone()
 
+    def format_help(self, *formatter: Any) -> str:
+        """Returns the help."""
+        return super().format_help(*formatter) if self.brief is None else self.brief()
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints what is wrong and exits with code 2.
 
@@ -108,14 +123,14 @@ class Parser(LightningArgumentParser):
             bare = [word for word in words if "=" not in word]
             return f"{MARK}{(bare or [valueless[1]])[-1][2:]}: its value is missing"
         if stray := re.fullmatch(r"unrecognized arguments: ([^-\s].*)", message, re.DOTALL):
-            return f"{MARK}{stray[1]}: this is not an option; options begin with --"
+            if is_yaml(file := stray[1].split()[0]):
+                return f"{MARK}{file}{NO_OPTION}; give a configuration as --config {file}"
+            return f"{MARK}{stray[1]}{NO_OPTION}; options begin with --"
         if unknown := UNKNOWN.search(message):
             key = unknown["flag"] or unknown["key"]
             key = f"{unknown['group']}.{key}" if unknown["group"] else key
             known = [x.dest for x in self._actions if x.option_strings and x.dest != "help"]
-            near = nearest_option(key.removesuffix("+"), known)
-            advice = f"; did you mean {{}}{near}?" if near else ""
-            return f"{MARK}.{key}: there is no such option{advice}"
+            return f"{MARK}.{key}: there is no such option{self._advice(key, known)}"
         keys = list(KEY.finditer(message))
         if not keys or "are required" in message or "Unable to load" in message:
             return message
@@ -126,22 +141,49 @@ class Parser(LightningArgumentParser):
         reason = message[keys[-1].end() :]
         return f'Parser key "{key}":\n  {MARK}{_explain_value(hints[0], reason)}'
 
+    def _advice(self, key: str, known: Sequence[str]) -> str:
+        """Returns the end of a message that an option isn't known; ``{}`` is this parser's flag."""
+        key = key.removesuffix("+")
+        if near := nearest(key, known):
+            return f"; did you mean {{}}{near}?"
+        outer = known if self.exit_on_error else ()
+        near = same_last_part(key, [*class_options(type(self)), *outer])
+        return f"; did you mean --{near}?" if near else ""
 
-def instantiate(kind: Any, /, *args: Any, **options: Any) -> Any:
-    """Makes an object of a class that the command line names.
 
-    Raises:
-        TrainingError: If the constructor raises an error without a message.
+class Instantiator:
+    """Makes objects of the classes that the command line names.
+
+    Attributes:
+        refusal: Why the newest one that can't be made can't. jsonargparse hides that where an
+            option has several types, such as the logger's.
     """
-    try:
-        return kind(*args, **options)
-    except Exception as error:
-        if str(error).strip():
+
+    refusal: InputError | TrainingError | None = None
+
+    def __call__(self, kind: Any, /, *args: Any, **options: Any) -> Any:
+        """Makes an object; an error names the class and why its constructor has failed."""
+        try:
+            return kind(*args, **options)
+        except (InputError, TrainingError) as error:
+            self.refusal = error
             raise
-        raise TrainingError(
-            f"{kind.__name__} can't be made: its constructor raised {type(error).__name__} without "
-            f"a reason ({raised_at(error)})"
-        ) from error
+        except Exception as error:
+            if is_oom_error(error) or issubclass(kind, Optimizer):  # the stage names the option
+                raise
+            reason, name = explain(error) or " ".join(str(error).split()), kind.__name__
+            if not reason:
+                self.refusal = TrainingError(
+                    f"{name} can't be made: its constructor raised {type(error).__name__} without "
+                    f"a reason ({raised_at(error)})"
+                )
+            elif type(error).__name__ == "MisconfigurationException":  # it names the option
+                self.refusal = InputError(reason)
+            else:
+                is_clear = isinstance(error, ValueError | ImportError | OSError)
+                reason = reason if is_clear else f"{type(error).__name__}: {reason}"
+                self.refusal = InputError(f"{name} can't be made: {reason}")
+            raise self.refusal from error
 
 
 def summarize(message: str) -> str:
@@ -158,14 +200,16 @@ def summarize(message: str) -> str:
     prefix = f"--{flag}." if flag else "--"
     if MARK in message:
         reason = message.partition(MARK)[2].splitlines()[0].partition(". Got value: Name")[0]
-        if reason.endswith("begin with --"):
+        if NO_OPTION in reason:
             return reason
-        return f"--{flag}{reason}".replace("--.", "--").replace("{}", prefix)
+        line = f"--{flag}{reason}".replace("--.", "--").replace("{}", prefix)
+        return ITSELF.sub(lambda it: f"{it[1]}; name its class before it: {class_of(it[2])}", line)
     if "Unable to load config" in message:
         return f"--{flag}: must be a mapping of its options, such as {{name: value}}"
     if required := re.search(r"the following arguments are required: ([\w., ]+)", message):
         names = [prefix + name.rpartition(".")[2] for name in required[1].split(", ")]
-        return f"{', '.join(names)}: required, and not given"
+        advice = "" if flag else "; a recipe has them: --config configs/demo.yaml"
+        return f"{', '.join(names)}: required, and not given{advice}"
     lines = [line.strip(" -") for line in message[end:].splitlines()]
     reason = "; ".join(dict.fromkeys(line for line in lines if line))
     return f"--{flag}: {reason}" if flag else reason
@@ -179,7 +223,7 @@ def _explain_value(hint: Any, reason: str) -> str:
     if "Expected a dot import path" in reason and (names := class_names(hint)):
         if "Expected a path" in reason and not value:
             value = reason.partition("Expected a path but ")[2].partition(" ")[0]
-        near = nearest_option(value or "", names)
+        near = nearest(value or "", names)
         if near or not any(word in advice for word in ("number", "true")):
             meant = f"did you mean {near}?" if near else f"give one of {', '.join(names)}"
             advice = f"there is no such class; {meant}"

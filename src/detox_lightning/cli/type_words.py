@@ -15,6 +15,8 @@ NUMBERS = {
     "OpenUnitInterval": "a number above 0 and below 1",
     "Tensor": "a number",  # torch takes a tensor as a learning rate, too
 }
+# names that other programs have for options
+SYNONYMS = {"learning_rate": "lr", "epochs": "max_epochs", "gpus": "devices", "dataset": "source"}
 BUILTINS = {
     bool: "true or false",
     int: "a whole number",
@@ -58,8 +60,8 @@ def class_names(hint: Any) -> list[str]:
     return sorted({kind.__name__ for base in bases for kind in _concrete_subclasses(base)})
 
 
-def nearest_option(key: str, known: Iterable[str]) -> str | None:
-    """Finds the option that a misspelt one perhaps meant.
+def nearest(key: str, known: Iterable[str]) -> str | None:
+    """Finds the option that a misspelt one perhaps meant, in the place where it stands.
 
     Args:
         key: A name that isn't known, such as ``trainer.max_epoch``.
@@ -78,8 +80,19 @@ def nearest_option(key: str, known: Iterable[str]) -> str | None:
             if found := get_close_matches(part, sorted(siblings), n=1, cutoff=0.7):
                 return ".".join([*parts[:depth], found[0], *parts[depth + 1 :]])
             break
-    elsewhere = [name for name in names if name[-1] == parts[-1] and name != parts]
-    return ".".join(elsewhere[0]) if len(elsewhere) == 1 else None
+    return None
+
+
+def same_last_part(key: str, known: Iterable[str]) -> str | None:
+    """Returns the shortest known option that ends as a key does, as ``model.optimizer.lr``."""
+    last = key.rpartition(".")[2]
+    last = SYNONYMS.get(last, last)
+    found = [
+        name
+        for name in known
+        if name != key and (name.rpartition(".")[2] == last or name.startswith(f"{last}_"))
+    ]
+    return min(found, key=lambda name: name.count("."), default=None)
 
 
 def _describe_member(kind: Any) -> str:

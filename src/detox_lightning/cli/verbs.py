@@ -1,8 +1,11 @@
 """The commands, and the help that lists them; nothing heavy is imported for it."""
 
-from argparse import ArgumentParser
-from collections.abc import Sequence
+from argparse import ArgumentParser, HelpFormatter
+from collections.abc import Mapping, Sequence
+from functools import partial
 
+from detox_lightning import __version__
+from detox_lightning.cli.recipes import recipes
 from detox_lightning.errors import InputError
 
 PROGRAM = "python -m detox_lightning"
@@ -21,31 +24,58 @@ COMMANDS = {
 
 
 def choose_command(words: Sequence[str]) -> str:
-    """Returns the command that a command line begins with; prints the help if it asks for that.
+    """Returns the command that a command line begins with; prints help or version if asked.
 
     Args:
         words: The command line's words.
 
     Raises:
         InputError: If it doesn't begin with a command.
-        SystemExit: After the help.
+        SystemExit: After the help, or the version.
     """
     first = words[0] if words else ""
     if first in COMMANDS:
         return first
-    if first in ("-h", "--help"):
-        usage = f"{PROGRAM} COMMAND --config FILE [--flag VALUE ...]"
-        parser = ArgumentParser(PROGRAM, usage=usage, description=DESCRIPTION)
-        commands = parser.add_subparsers(
-            title="commands", description="COMMAND --help lists the flags.", metavar="COMMAND"
-        )
-        for name, description in COMMANDS.items():
-            commands.add_parser(name, help=description)
-        parser.print_help()
+    if first in ("-h", "--help", "--version"):
+        print(f"detox_lightning {__version__}" if first == "--version" else _overview())
         raise SystemExit
     known = ", ".join(COMMANDS)
     if not first:
         raise InputError(f"which command? Give one of {known}")
+    later = next((word for word in words if word in COMMANDS), None)
+    if is_yaml(first) or (later and first.startswith("-")):
+        flag = f"--config {first}" if is_yaml(first) else first.partition("=")[0]
+        raise InputError(f"{first}: the command comes first: {PROGRAM} {later or 'fit'} {flag} …")
     if first.startswith("-"):
         raise InputError(f"{first}: options come after the command; begin with one of {known}")
     raise InputError(f"{first}: there is no such command; give one of {known}")
+
+
+def is_yaml(word: str) -> bool:
+    """Returns whether a word looks like the name of a configuration file."""
+    return not word.startswith("-") and word.endswith((".yaml", ".yml", ".json"))
+
+
+def help_page(usage: str, text: str, sections: Mapping[str, Mapping[str, str]]) -> str:
+    """Returns a help text; its sections have names, and what each of them means."""
+    layout = partial(HelpFormatter, max_help_position=34)
+    parser = ArgumentParser(usage=usage, description=text, add_help=False, formatter_class=layout)
+    for title, rows in sections.items():
+        group = parser.add_argument_group(title)
+        for name, meaning in rows.items():
+            group.add_argument(name.strip("-"), metavar=name, help=meaning.replace("%", "%%"))
+    return parser.format_help()
+
+
+def _overview() -> str:
+    """Returns the help that lists commands and recipes, each recipe with its first sentence."""
+    first_lines = {name: file.open(encoding="utf8").readline() for name, file in recipes().items()}
+    found = {name: line.strip("# .\n").split(". ")[0] for name, line in first_lines.items()}
+    sections = {
+        "commands (COMMAND --help lists the flags)": {
+            **COMMANDS,
+            "--version": "Show the version.",
+        },
+        "recipes, as FILE (overlays: after another one, by a --config of their own)": found,
+    }
+    return help_page(f"{PROGRAM} COMMAND --config FILE [--flag VALUE ...]", DESCRIPTION, sections)

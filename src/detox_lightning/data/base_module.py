@@ -50,6 +50,8 @@ class RowsDataModule(LightningDataModule, ABC):
 
     max_prompt_tokens = 0  # largest number of tokens of a prompt, or of a text to classify
     max_target_tokens = 0  # largest number of tokens of an answer to learn; 0: there are none
+    template = ""  # the prompt around each dialogue; empty: a text is its own prompt
+    chat_template = False  # whether prompts are put into the tokenizer's chat template
     shares: Mapping[str, Any] = {}  # splits that are shares of the training rows: how to draw them
     fallback: tuple[str, str] | None = None  # a split that may be missing, and the one used instead
     remedies: ClassVar[dict[str, str]] = {}  # ends of messages for missing splits

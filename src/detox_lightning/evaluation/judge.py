@@ -58,6 +58,14 @@ class Judge(nn.Module):
         classifiers = [part for part in self.modules() if isinstance(part, TextClassifier)]
         return "\n".join(dict.fromkeys(part.describe_head() for part in classifiers))
 
+    def check_labels(self) -> None:
+        """Raises InputError if a classifier lacks a label, before any weights are opened."""
+        for part in self.modules():
+            if isinstance(part, ClassifierReward):
+                part.output_index()
+            elif isinstance(part, Toxicity):
+                part.classifier.label_index(part.label, part.flag)
+
     def load(self) -> None:
         """Opens the models, frozen, once."""
         for part in (self.reward, self.toxicity, self.second_toxicity, self.perplexity):

@@ -24,10 +24,7 @@ class Toxicity(nn.Module):
     def load(self) -> None:
         """Opens the classifier, once; raises InputError if that fails or it lacks the label."""
         self.classifier.load()
-        try:
-            self.index = self.classifier.label_index(self.label)
-        except InputError as error:
-            raise InputError(f"{self.flag}: {error}") from error
+        self.index = self.classifier.label_index(self.label, self.flag)
         self.classifier.warn_guessed()
 
     def forward(self, texts: list[str]) -> Tensor:

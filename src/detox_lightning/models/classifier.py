@@ -27,7 +27,7 @@ from detox_lightning.models.classifier_heads import (
     log_odds,
     open_question,
 )
-from detox_lightning.models.loading import check_vocabulary, load_frozen
+from detox_lightning.models.loading import check_vocabulary, load_frozen, load_judge_config
 from detox_lightning.models.model_files import warn_once
 
 OVERSHOOT = 0.5  # by which a regressor's value may leave the range from 0 to 1
@@ -60,14 +60,21 @@ class TextClassifier(nn.Module):
         self._last: tuple[list[tuple[str, str]], Tensor] | None = None
 
     @property
+    def config(self) -> Any:
+        """The model's config, for which its weights need not be open."""
+        if self.model is None:
+            return load_judge_config("classifier", self.name)
+        return self.model.config
+
+    @property
     def head(self) -> Head:
         """Meaning of the outputs."""
-        return self.named_head or guess_head(self.model.config)
+        return self.named_head or guess_head(self.config)
 
     @property
     def labels(self) -> list[str]:
         """The labels, in the order of the outputs."""
-        return labels_of(self.model.config, self.name)
+        return labels_of(self.config, self.name)
 
     def describe_head(self) -> str:
         """Returns a line on the meaning of the outputs, and on the option that changes it."""
@@ -115,11 +122,11 @@ class TextClassifier(nn.Module):
         """Stays in eval mode."""
         return super().train(False)
 
-    def label_index(self, label: str) -> int:
+    def label_index(self, label: str, flag: str = "label") -> int:
         """Returns the index of a label's output; raises InputError if there is no such label."""
         if label not in self.labels:
             raise InputError(
-                f"label {label!r}: the classifier {self.name!r} has the labels "
+                f"{flag} {label!r}: the classifier {self.name!r} has the labels "
                 f"{', '.join(self.labels)}"
             )
         return self.labels.index(label)

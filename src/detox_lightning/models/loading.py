@@ -227,12 +227,18 @@ def load_frozen(kind: Literal["classifier", "language model"], name: str) -> tup
     Raises:
         InputError: If there is no such model, or its class would do this with random weights.
     """
-    auto_class, endings, use = JUDGES[kind]
     tokenizer = load_tokenizer(name)
-    check_class(name, load_config(name), endings, use)
-    model = load_model(auto_class, name).requires_grad_(False)
+    load_judge_config(kind, name)
+    model = load_model(JUDGES[kind][0], name).requires_grad_(False)
     check_finite_model(f"the {kind}", name, model)
     return tokenizer, model
+
+
+def load_judge_config(kind: str, name: str) -> Any:
+    """Opens the config of a model that judges texts; InputError if its class doesn't do this."""
+    config = load_config(name)
+    check_class(name, config, *JUDGES[kind][1:])
+    return config
 
 
 def check_class(name: str, config: Any, endings: tuple[str, ...], use: str) -> None:

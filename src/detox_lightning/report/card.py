@@ -17,6 +17,7 @@ TASKS = {
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForSequenceClassification": "text-classification",
 }
+MAX_NEW_TOKENS = 128  # of an answer, where the training names no number
 INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u2060-\u2064]")
 # characters that have a meaning in Markdown
 MARKUP = re.compile(r"[`*\[\]<|~]|\\(?=[^\w\s])|&(?=#|\w+;)|(?<!\w)_|_(?!\w)")
@@ -31,6 +32,7 @@ class CardFacts(NamedTuple):
         auto_class: Class that opens it: ``AutoModelForSeq2SeqLM``, …
         base: Name of the model that training began from.
         data: Names of the data, if they are known.
+        prompt: How a text becomes a prompt: ``template`` and ``chat``; empty: the text is one.
         about: Further facts by name: stage, reward, command, versions, …
         hyper_parameters: Hyper-parameters by name.
         metrics: Metrics of the last validation, by name.
@@ -42,6 +44,7 @@ class CardFacts(NamedTuple):
     auto_class: str
     base: str
     data: list[str]
+    prompt: dict[str, Any]
     about: dict[str, Any]
     hyper_parameters: dict[str, Any]
     metrics: dict[str, float]
@@ -67,7 +70,9 @@ def model_card(facts: CardFacts) -> str:
         facts=facts,
         task=task,
         metadata=metadata.to_yaml(),
-        folder=json.dumps(_visible_name(facts.name), ensure_ascii=False),
+        folder=_literal(_visible_name(facts.name)),
+        prompt_template=_literal(facts.prompt.get("template", "")),
+        max_new_tokens=facts.about.get("max_new_tokens", MAX_NEW_TOKENS),
         model=facts.auto_class.removeprefix("Auto"),
         command=origin.pop("command", None),
         origin=origin,
@@ -105,6 +110,11 @@ def _visible_name(text: str) -> str:
     """Returns a name on one line, with invisible characters escaped."""
     text = INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), visible(text))
     return " ".join(text.split())
+
+
+def _literal(text: str) -> str:
+    """Returns a text as a string of Python code."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def as_markdown(text: str) -> str:

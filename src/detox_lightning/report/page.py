@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 GROUPS = {"sampled": "Sampled responses", GREEDY: "Greedy responses"}
 COSTS = ("rougeL", "kl", "length")  # figures that training should not change
+RARE = ("toxicity_std", "score_std", "rouge1", "rouge2", "rougeLsum", "distinct1", "distinct3")
 MAX_CHANGES = 20  # prompts shown whose responses became less toxic, and more toxic
+MAX_UNFOLDED = 5  # of them shown at once; a click shows the others
 MIN_CHANGE = 0.01  # of a toxicity that counts as changed; smaller ones are rounding and chance
 MAX_RANDOM = 5  # prompts shown that nobody chose
 MIN_CHANGED = 10  # prompts that must differ for a verdict: a bootstrap of fewer promises too much
@@ -62,11 +64,14 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         curves: Curves of the training.
 
     Returns:
-        HTML without scripts and without references to other files.
+        HTML without scripts, which loads no other file.
     """
     about, figures, rows = summary["about"], summary["figures"], comparison.rows()
     groups = [(title, figures[name]) for name, title in GROUPS.items() if figures.get(name)]
     headline, main = groups[0] if groups else ("", {})
+    common = {name: figure for name, figure in main.items() if name not in RARE}
+    rare = {name: figure for name, figure in main.items() if name in RARE}
+    tables = [(headline, common), (f"{headline}: more figures", rare), *groups[1:]]
     confidence = f"{100 * about.get('confidence', 0.95):g}\xa0%"
     tests = {"certain": _excludes_zero, "known": _is_known, "bounded": _has_interval}
     template = load_template("template.html", counted, number, percent, marked, **tests)
@@ -74,7 +79,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         about=about,
         confidence=confidence,
         resamples=about.get("resamples"),
-        groups=groups,
+        tables=[(title, entries) for title, entries in tables if entries],
         headline=headline,
         toxicity=main.get("toxicity"),
         second=main.get("second_toxicity"),
@@ -84,11 +89,12 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         costs=[main[name] for name in COSTS if name in main],
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
-        effects=[svg(effects_picture(main))] if has_effects(main) else [],
+        effects=[svg(effects_picture(common))] if has_effects(common) else [],
         explained=EXPLAINED,
         changes=changes(rows),
         random_rows=Random(0).sample(rows, min(MAX_RANDOM, len(rows))),
         max_changes=MAX_CHANGES,
+        max_unfolded=MAX_UNFOLDED,
     )
 
 
@@ -228,12 +234,12 @@ def _counts(row: Mapping[str, Any]) -> bool:
 
 
 def _run_name(checkpoint: str | None) -> str:
-    """Returns the last two folders of a checkpoint's run, ``demo/version_0: ``; or nothing."""
+    """Returns the last two folders of a checkpoint's run, ``demo/version_0``; or nothing."""
     if checkpoint is None:
         return ""
     folder = PurePath(checkpoint).parent
     folder = folder.parent if folder.name == "checkpoints" else folder
-    return f"{'/'.join(folder.parts[-2:])}: "
+    return "/".join(folder.parts[-2:])
 
 
 def marked(before: str, after: str) -> tuple[Pieces, Pieces]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -27,6 +28,7 @@ PAGE_COLOURS = {
 STYLE = Path(__file__).with_name("pictures.mplstyle")
 PANEL_SIZE = 3.4, 2.3  # inches: in a column of a page its letters are as large as a caption's
 MAX_POINTS = 1000
+LABEL_WIDTH = 28  # letters of a label beside an axis
 BINS = 25
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
@@ -125,12 +127,13 @@ def effects_picture(figures: Mapping[str, Any]) -> "Figure":
     """
     effects = _effects(figures)
     with _panels(1, 1) as (figure, (axes,)):
-        figure.set_size_inches(PANEL_SIZE[0] * 1.8, 0.6 + 0.28 * len(effects))
+        figure.set_size_inches(PANEL_SIZE[0] * 1.3, 0.6 + 0.34 * len(effects))
         for place, (value, low, high) in enumerate(effects.values()):
             axes.plot([low, high], [-place, -place], color=AFTER, linewidth=2)
             axes.plot(value, -place, color=AFTER, marker="o", markersize=5)
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set_yticks([-place for place in range(len(effects))], list(effects))
+        labels = [fill(title, LABEL_WIDTH) for title in effects]
+        axes.set_yticks([-place for place in range(len(effects))], labels)
         axes.set(xlabel="improvement, %", ylim=(0.5 - len(effects), 0.5))
     figure.set_label("Improvement of each figure with its interval")
     return figure

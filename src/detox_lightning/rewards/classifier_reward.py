@@ -10,6 +10,8 @@ from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.classifier_heads import Head, log_odds
 from detox_lightning.rewards.interface import Reward
 
+LABEL = "model.reward.label"
+
 
 class ClassifierReward(Reward):
     """Output of a sequence classifier for one label, or its only output.
@@ -64,7 +66,7 @@ class ClassifierReward(Reward):
                 outputs and no label is named, or log-odds are asked of a regressor.
         """
         self.classifier.load()
-        self._output_index()
+        self.output_index()
         if self.output != "logit":
             self.classifier.warn_guessed()
         if self.output == "log_odds" and self.classifier.head == "value":
@@ -77,24 +79,24 @@ class ClassifierReward(Reward):
     def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
         """Scores responses; see :meth:`Reward.forward`."""
         logits = self.classifier(responses, prompts if self.include_prompt else None)
-        index = self._output_index()
+        index = self.output_index()
         if self.output == "logit":
             return logits[:, index]
         if self.output == "log_odds":
             return log_odds(logits, index, self.classifier.head)
         return self.classifier.probability(logits, index)
 
-    def _output_index(self) -> int:
-        """Returns the index of the label's output, or of the only output."""
+    def output_index(self) -> int:
+        """Returns the index of the label's output, or of the only one; InputError if none is."""
         name, labels = self.classifier.name, self.classifier.labels
         if self.label is None and len(labels) > 1:
             raise InputError(
-                f"label null: the classifier {name!r} has several labels, {', '.join(labels)}: "
+                f"{LABEL} null: the classifier {name!r} has several labels, {', '.join(labels)}: "
                 "name one of them"
             )
         if self.label is not None and len(labels) == 1 and self.label not in labels:
             raise InputError(
-                f"label {self.label!r}: the classifier {name!r} has a single output, {labels[0]}; "
-                "ask for it with label: null"
+                f"{LABEL} {self.label!r}: the classifier {name!r} has a single output, "
+                f"{labels[0]}; ask for it with label: null"
             )
-        return 0 if self.label is None else self.classifier.label_index(self.label)
+        return 0 if self.label is None else self.classifier.label_index(self.label, LABEL)

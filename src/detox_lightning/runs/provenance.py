@@ -53,12 +53,18 @@ class OriginCallback(Callback):
 
 
 def training_origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Returns what a model is trained from: ``base``, ``data`` (names), ``about`` (by name)."""
+    """Returns what a model is trained from.
+
+    Returns:
+        ``base``; ``data`` (names); ``prompt``: ``template`` and ``chat``, see :class:`Data`;
+        ``about`` (facts by name).
+    """
     stage, data = stage_of(trainer), data_of(trainer)
     about = {"stage": type(module).__name__, **(stage.about if stage else {}), **origin(trainer)}
     return {
         "base": _portable_name(stage.source.base) if stage else None,
         "data": [_portable_name(name) for name in (data.sources if data else [])],
+        "prompt": {"template": data.template, "chat": data.chat_template} if data else {},
         "about": about,
     }
 
