@@ -39,6 +39,7 @@ SHORT = ("--model.sampling.max_new_tokens=4", "--model.ppo_epochs=1")
 SMALL = {
     "fit": (*QUIET, *FEW, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"),
     "test": (*QUIET, *FEW, "--model.evaluation.samples=1"),
+    "validate": (*QUIET, *FEW),
     "predict": QUIET,
     "export": QUIET,
 }

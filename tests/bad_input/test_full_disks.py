@@ -12,6 +12,7 @@ from bad_input.cases import Case, Place, check
 
 FULL = "No space left on device; make room, or choose a path on another disk"
 RUN = "{folder}/runs/tiny/version_0"
+BESIDE = "{folder}/runs/tiny/evaluation"  # without a checkpoint
 CSV = (
     "--trainer.logger=CSVLogger",
     "--trainer.logger.save_dir={folder}/runs",
@@ -21,7 +22,7 @@ CASES = {
     "config.yaml": Case("fit", (), f"can't write {RUN}/config.yaml: {FULL}", code=1),
     "tfevents": Case("fit", (), FULL, code=1),
     "metrics.csv": Case("fit", CSV, FULL, code=1),
-    "report.html": Case("test", (), f"can't write {RUN}/test: {FULL}", verb="test", code=1),
+    "report.html": Case("test", (), f"can't write {BESIDE}/test: {FULL}", verb="test", code=1),
     "answers": Case(
         "predict",
         ("--predictions.file={folder}/answers.jsonl",),

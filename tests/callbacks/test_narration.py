@@ -32,7 +32,7 @@ def test_a_run_says_what_it_does_and_what_comes_next(
         r"rollout 2 of 2 · toxicity \d\.\d{3} → \d\.\d{3} · ROUGE-L \d\.\d{3} · .*",
         f"The trained model is in {folder}/adapter",
         r"Validation before → after: toxicity \d\.\d{3} → \d\.\d{3} · ROUGE-L .* → .*",
-        "Evaluate it: python -m detox_lightning test --config .*",
+        f"Evaluate it: python -m detox_lightning test --ckpt_path {folder}",
         f"See its curves: tensorboard --logdir {tmp_path}/runs",
     ]
     said = [line.removeprefix("INFO: ") for line in outcome.err.splitlines()]

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.protocols import Stage, as_stage
 from detox_lightning.runs.provenance import command_of, shell_line
-from detox_lightning.runs.run_folders import is_trial, log_folder
+from detox_lightning.runs.run_folders import folder_of, is_trial, log_folder
 
 SECONDS_BETWEEN_LINES = 60  # where there is no terminal, and so no progress bar
 # validation's figures: the first that a stage has is the one that it trains for
@@ -136,7 +136,9 @@ class NarrationCallback(Callback):
         lines = []
         last = getattr(trainer.checkpoint_callback, "last_model_path", "")
         if self.folder is not None and last and command_of(trainer) is not None:
-            words = ["test", "--config", str(self.folder / "config.yaml"), "--ckpt_path", last]
+            is_here = folder_of(Path(last)) == self.folder  # with its configuration
+            config = [] if is_here else ["--config", str(self.folder / "config.yaml")]
+            words = ["test", *config, "--ckpt_path", str(self.folder) if is_here else last]
             lines.append(f"Evaluate it: {shell_line(words)}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and not is_trial(trainer):

@@ -47,8 +47,7 @@ class PredictionsCallback(BasePredictionWriter):
             path = run_folder(trainer, trainer.ckpt_path) / "predictions.jsonl"
             if not self.append:
                 path = next_free_path(path)
-                # all processes look before one of them writes
-                trainer.strategy.barrier("predictions have a name")
+                trainer.strategy.barrier("predictions have a name")  # all look before one writes
             self._choose(trainer, path)
 
     def _choose(self, trainer: Trainer, path: Path) -> None:

@@ -82,7 +82,7 @@ class RowsDataModule(LightningDataModule, ABC):
         self.loaders = Loaders(batch_size, eval_batch_size, num_workers, seed)
         self.batch_size = batch_size
         self._encoded: dict[str, Dataset] = {}
-        self._encoded_for: tuple[Any, ...] | None = None  # what rows depend on besides the options
+        self._encoded_for: Any = None  # what rows depend on besides the options
 
     @property
     def _stage(self) -> Stage | None:
@@ -127,10 +127,9 @@ class RowsDataModule(LightningDataModule, ABC):
 
     def _forget_other_stage(self) -> None:
         """Drops tokenizer and rows if they were made for a stage with another model or needs."""
-        stage, key = self._stage, None
-        if stage is not None:
-            model = stage.source and (stage.source.base, stage.source.tokenizer_options)
-            key = (model, type(stage.family), sorted(stage.needs), stage.labels)
+        stage = self._stage
+        model = stage and stage.source and (stage.source.base, stage.source.tokenizer_options)
+        key = stage and (model, type(stage.family), sorted(stage.needs), stage.labels)
         if key != self._encoded_for:
             self._encoded.clear()
             self.__dict__.pop("encoding", None)

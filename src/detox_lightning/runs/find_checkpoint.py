@@ -109,15 +109,10 @@ def resume_last_run(trainer: Trainer) -> Path | None:
         return None
     newest = max(folders, key=_last_saved)
     folder = _newest_saved(folders) or newest
-    if folder != newest:
-        told = f"there is no checkpoint in {newest}; the run in {folder} resumes instead"
-        rank_zero_warn(f"--ckpt_path last: {told}")
     checkpoint = newest_whole(folder)
-    if checkpoint is None:
-        rank_zero_warn(
-            f"--ckpt_path last: the last run has no checkpoint in {folder} yet; it starts from "
-            "the beginning"
-        )
+    if folder != newest or checkpoint is None:
+        told = f"the run in {folder} resumes" if checkpoint else "it starts from the beginning"
+        rank_zero_warn(f"--ckpt_path last: the last run has no checkpoint in {newest}; {told}")
     version = folder.parent.name if place.has_runs else run_name(checkpoint)
     for logger in trainer.loggers:
         if isinstance(logger, FolderLogger) and _given_version(logger) is None:
@@ -245,8 +240,7 @@ def _given_version(logger: FolderLogger) -> str | int | None:
 def log_beside(trainer: Trainer, verb: str, checkpoint: str | None) -> None:
     """Makes a command that doesn't train log into ``logs`` in the folder of its checkpoint's run.
 
-    A prediction logs nothing there. If that can't be written, or without a checkpoint, the folder
-    is ``evaluation`` beside the runs.
+    If that can't be written, it is ``evaluation`` beside the runs. A prediction logs nothing.
     """
     run = folder_of(Path(checkpoint or ""))
     is_beside = checkpoint is not None and os.access(run, os.W_OK)  # not at an address

@@ -48,9 +48,7 @@ def refuse_unwritable_logs(loggers: Iterable[Logger]) -> None:
 
     Loggers without a version are left to :func:`claim_version`: ``log_dir`` would choose one.
     """
-    for logger in loggers:
-        if not isinstance(logger, FolderLogger) or logger._version is None:
-            continue
+    for logger in [x for x in loggers if isinstance(x, FolderLogger) and x._version is not None]:
         if "://" not in str(logger.log_dir):
             name = f"trainer.logger.save_dir={logger.save_dir}"
             refuse_unwritable(Path(logger.log_dir), name)
