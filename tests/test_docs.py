@@ -86,7 +86,7 @@ def needed(words: list[str]) -> set[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find_checkpoint, "last_checkpoint", lambda place: Path("last.ckpt"))
         patch.setattr(find_checkpoint, "check_parts", lambda checkpoint, verb: None)
-        patch.setattr(find_checkpoint, "resume_last_run", lambda trainer: None)
+        patch.setattr(find_checkpoint, "resume_last_run", lambda *_: None)
         return named(IdleCLI([*words, ANYWHERE]).config.as_dict())
 
 

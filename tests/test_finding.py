@@ -50,7 +50,7 @@ def trainer_of(root: Path, dirpath: Path | str | None = None, **options: Any) ->
 
 def chosen(verb: str, trainer: Any, name: str = "last") -> tuple[str | None, Any]:
     """The checkpoint of a command, and the version of its first logger."""
-    file = find_checkpoint.choose_checkpoint(verb, trainer, name)
+    file = find_checkpoint.choose_checkpoint(verb, trainer, name, trainer.loggers)
     return file, trainer.loggers[0]._version
 
 

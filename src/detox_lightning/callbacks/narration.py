@@ -1,17 +1,17 @@
 """Says what a run does, how far it is, what it has reached and what to do next."""
 
-import sys
 import time
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from detox_lightning.protocols import Stage, as_stage
+from detox_lightning.protocols import Stage, as_stage, callbacks_of
 from detox_lightning.runs.provenance import command_of, shell_line
 from detox_lightning.runs.run_folders import folder_of, is_trial, log_folder
 
@@ -42,6 +42,7 @@ class NarrationCallback(Callback):
         self.baseline: dict[str, float] = {}
         self.newest: dict[str, float] = {}
         self.first_done = 0
+        self.has_told_pace = False
         self.begun = self.told = 0.0
         self.folder: Path | None = None
         self.has_ended = False
@@ -52,7 +53,7 @@ class NarrationCallback(Callback):
         if stage is None:
             return
         self.begun = self.told = time.monotonic()
-        self.first_done = _done(trainer, stage)
+        self.first_done, self.has_told_pace = _done(trainer, stage), False
         if not is_trial(trainer):
             self.folder = log_folder(trainer)
             rank_zero_info(f"The run's folder is {self.folder}")
@@ -69,17 +70,19 @@ class NarrationCallback(Callback):
         self.newest = {
             name: float(metrics[f"val/{name}"]) for name in FIGURES if f"val/{name}" in metrics
         }
-        self.baseline = self.baseline or self.newest
+        if _done(trainer, stage) == 0:
+            self.baseline = self.newest
         self._tell(trainer, stage, self._figures(list(self.newest)[:1]))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Says how long it will take, and, without a terminal, now and then how far it is."""
+        """Says how long it will take, and, without a progress bar, now and then how far it is."""
         stage = as_stage(pl_module)
         if stage is None:
             return
-        is_first = _done(trainer, stage) == self.first_done + 1
+        is_first = not self.has_told_pace and _done(trainer, stage) > self.first_done
+        self.has_told_pace |= is_first
         is_due = time.monotonic() - self.told > SECONDS_BETWEEN_LINES
-        if is_first or (is_due and not sys.stderr.isatty()):
+        if is_first or (is_due and trainer.progress_bar_callback is None):
             bar = trainer.progress_bar_metrics
             figures = [f"{BAR[name]} {x:.2f}" for name, x in bar.items() if name in BAR]
             self._tell(trainer, stage, figures)
@@ -96,8 +99,9 @@ class NarrationCallback(Callback):
         if (bar := trainer.progress_bar_callback) is not None:
             bar.teardown(trainer, pl_module, stage)  # it would break long lines, once more is fine
         if self.newest:
-            figures = self._figures(list(self.newest))
-            rank_zero_info(f"Validation before → after: {' · '.join(figures)}")
+            compares = self.baseline and self.baseline is not self.newest
+            title = "Validation before → after" if compares else "Last validation"
+            rank_zero_info(f"{title}: {' · '.join(self._figures(list(self.newest)))}")
         for line in self._next_commands(trainer):
             rank_zero_info(line)
 
@@ -106,8 +110,9 @@ class NarrationCallback(Callback):
         return {"baseline": self.baseline}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the figures before training."""
-        self.baseline = state_dict["baseline"]
+        """Restores the figures before training, as far as they are figures."""
+        kept = dict(state_dict.get("baseline") or {})
+        self.baseline = {n: float(x) for n, x in kept.items() if isinstance(x, float | int)}
 
     def _tell(self, trainer: Trainer, stage: Stage, figures: list[str]) -> None:
         """Prints progress, figures and the time left in one line."""
@@ -165,9 +170,15 @@ def _done(trainer: Trainer, stage: Stage) -> int:
 
 
 def _total(trainer: Trainer, stage: Stage) -> int | None:
-    """Returns the number of rollouts or steps of the whole run; None if nothing bounds it."""
+    """Returns the number of rollouts or steps of the whole run; None if something else ends it."""
+    if any(isinstance(callback, Timer) for callback in callbacks_of(trainer)):
+        return None
     if stage.rollouts is None:
         total = trainer.estimated_stepping_batches
-    else:
-        total = (trainer.max_epochs or 0) * trainer.num_training_batches
+    elif trainer.max_steps >= 0:  # it counts optimizer steps
+        return None
+    else:  # an epoch's length may have changed since the run began
+        length, epoch = trainer.num_training_batches, trainer.current_epoch
+        in_epoch = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        total = stage.rollouts + ((trainer.max_epochs or 0) - epoch) * length - in_epoch
     return int(total) if isfinite(total) and total > 0 else None

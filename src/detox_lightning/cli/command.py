@@ -13,6 +13,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 
 import detox_lightning.data  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.callbacks.collapse import CollapseCallback
@@ -238,11 +239,10 @@ class DetoxCLI(LightningCLI):
         Raises:
             InputError: If Lightning can't make such a trainer.
         """
-        chosen = self.config_init.trainer.callbacks or []
-        bars = (
-            isinstance(x, ProgressBar) for x in (chosen if isinstance(chosen, list) else [chosen])
+        is_chosen = self.config.trainer.enable_progress_bar is not None or any(
+            isinstance(x, ProgressBar) for x in _as_list(self.config_init.trainer.callbacks)
         )
-        if not (sys.stdout.isatty() or any(bars)):  # in a file, lines say the same
+        if not (is_chosen or sys.stdout.isatty()):  # in a file, lines say the same
             options["enable_progress_bar"] = False
         try:
             trainer = super().instantiate_trainer(**options)
@@ -263,7 +263,13 @@ class DetoxCLI(LightningCLI):
         """
         if (name := self.config.ckpt_path) is not None:
             weights_only = self.config.get("weights_only")
-            self.config.ckpt_path = choose_checkpoint(self.verb, self.trainer, name, weights_only)
+            # fast_dev_run has put other loggers in their place
+            loggers = [
+                x for x in _as_list(self.config_init.trainer.logger) if isinstance(x, Logger)
+            ]
+            self.config.ckpt_path = choose_checkpoint(
+                self.verb, self.trainer, name, loggers or self.trainer.loggers, weights_only
+            )
         if self.verb == "fit":
             check_loop(self.trainer, self.model)
         if self.verb != "export":
@@ -297,3 +303,8 @@ class DetoxCLI(LightningCLI):
             if self.instantiator.refusal is None:
                 raise
             raise self.instantiator.refusal from error
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Returns what a flag that takes one or several objects has got."""
+    return value if isinstance(value, list) else [value]

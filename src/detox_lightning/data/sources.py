@@ -162,5 +162,5 @@ def _find_not_utf8(rows: "Dataset", column: str) -> int | None:
     except ValueError:
         raws = values.cast(f"{values.type}".replace("string", "binary")).to_pylist()
         valid = [not raw or raw.decode(errors="ignore").encode() == raw for raw in raws]
-        return valid.index(False) + 1
+        return valid.index(False) + 1 if False in valid else 1
     return None

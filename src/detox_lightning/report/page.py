@@ -239,7 +239,7 @@ def _run_name(checkpoint: str | None) -> str:
         return ""
     folder = PurePath(checkpoint).parent
     folder = folder.parent if folder.name == "checkpoints" else folder
-    return "/".join(folder.parts[-2:])
+    return "/".join(part for part in folder.parts[-2:] if part != folder.anchor)
 
 
 def marked(before: str, after: str) -> tuple[Pieces, Pieces]:

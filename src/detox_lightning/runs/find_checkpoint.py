@@ -1,13 +1,15 @@
 """Finds the checkpoint that ``--ckpt_path`` means, and the folder in which its run resumes."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import is_zipfile
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.errors import InputError
@@ -39,14 +41,19 @@ class Place(NamedTuple):
 
 
 def choose_checkpoint(
-    verb: str, trainer: Trainer, name: str, weights_only: bool | None = True
+    verb: str,
+    trainer: Trainer,
+    name: str,
+    loggers: Sequence[Logger],
+    weights_only: bool | None = True,
 ) -> str | None:
     """Returns the checkpoint that ``--ckpt_path`` means; a fit also resumes in its run's folder.
 
     Args:
         verb: ``fit``, ``test``, …
-        trainer: The command's trainer. A fit with ``last`` sets the version of its loggers.
+        trainer: The command's trainer.
         name: The flag's value: a file, the folder of a run, or ``last``.
+        loggers: Those of the command. A fit with ``last`` sets their version.
         weights_only: The flag of that name; False opens a file whatever it holds.
 
     Returns:
@@ -58,9 +65,9 @@ def choose_checkpoint(
     if name != LAST:
         found: str | Path | None = _named_checkpoint(name)
     elif verb == "fit":
-        found = resume_last_run(trainer)
+        found = resume_last_run(trainer, loggers)
     else:
-        found = last_checkpoint(find_place(trainer))
+        found = last_checkpoint(find_place(trainer, loggers))
     if found is not None and "://" not in str(found) and weights_only is not False:
         check_parts(Path(found), verb)
     return None if found is None else str(found)
@@ -84,16 +91,18 @@ def _named_checkpoint(name: str) -> str | Path:
         raise InputError(f"--ckpt_path {name}: this can't be opened: {error}") from error
     if not exists:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
+    if "://" not in name and not is_zipfile(name):
+        raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a damaged one; give another")
     return name
 
 
-def resume_last_run(trainer: Trainer) -> Path | None:
+def resume_last_run(trainer: Trainer, loggers: Sequence[Logger]) -> Path | None:
     """Returns the newest run's checkpoint, and makes the loggers write into that run's folder.
 
     Where nothing is saved, a new run starts: a job may give ``--ckpt_path last`` at each start.
     Runs that are still active are left alone: jobs of an array may start together.
     """
-    place = find_place(trainer)
+    place = find_place(trainer, loggers)
     existing = place.folders()
     folders = [folder for folder in existing if not is_locked(folder)]
     if existing and not folders and not place.has_runs:
@@ -114,7 +123,7 @@ def resume_last_run(trainer: Trainer) -> Path | None:
         told = f"the run in {folder} resumes" if checkpoint else "it starts from the beginning"
         rank_zero_warn(f"--ckpt_path last: the last run has no checkpoint in {newest}; {told}")
     version = folder.parent.name if place.has_runs else run_name(checkpoint)
-    for logger in trainer.loggers:
+    for logger in loggers:
         if isinstance(logger, FolderLogger) and _given_version(logger) is None:
             logger._version = version
     return checkpoint
@@ -199,14 +208,14 @@ def run_name(checkpoint: Path | None) -> str | None:
     return None if name[0] == "~" or set(name) & set("/\\:$") else name
 
 
-def find_place(trainer: Trainer) -> Place:
+def find_place(trainer: Trainer, loggers: Sequence[Logger]) -> Place:
     """Returns where runs keep their checkpoints, by ``checkpoint.dirpath`` or the first logger.
 
     Raises:
         InputError: If only the run itself knows its logger's folder, or the folder is an address.
     """
     dirpaths = [x.dirpath for x in callbacks_of(trainer) if isinstance(x, BoundedCheckpoint)]
-    logger, has_runs = trainer.logger, False
+    logger, has_runs = next(iter(loggers), None), False
     version = _given_version(logger) if isinstance(logger, FolderLogger) else None
     if dirpaths and dirpaths[0] is not None:
         folder = str(dirpaths[0])

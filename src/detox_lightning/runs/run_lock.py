@@ -64,11 +64,9 @@ def is_locked(folder: Path) -> bool:
     """Whether a run in another process has locked a folder."""
     if lockf is None:
         return False
-    try:
-        with (folder / LOCK).open("rb") as file:
+    with suppress(OSError), (folder / LOCK).open("rb") as file:  # or there is no lock
+        try:
             lockf(file, LOCK_SH | LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return True
-    except OSError:  # there is no lock, or the file system has none
-        pass
+        except (BlockingIOError, PermissionError):
+            return True
     return False
