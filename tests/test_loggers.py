@@ -288,7 +288,9 @@ def test_where_last_is(
 ) -> None:
     # as the loggers are when the checkpoint is chosen: without a version
     monkeypatch.setattr(IdleCLI, "after_instantiate_classes", lambda cli: None)
-    place = find_place(trainer := IdleCLI(["test", "--config", DEMO, *flags]).trainer, trainer.loggers)
+    place = find_place(
+        trainer := IdleCLI(["test", "--config", DEMO, *flags]).trainer, trainer.loggers
+    )
     assert (place.folder.resolve(), place.has_runs) == (Path(folder).resolve(), has_runs)
 
 

@@ -179,6 +179,7 @@ def _total(trainer: Trainer, stage: Stage) -> int | None:
         return None
     else:  # an epoch's length may have changed since the run began
         length, epoch = trainer.num_training_batches, trainer.current_epoch
-        in_epoch = trainer.fit_loop.epoch_loop.batch_progress.current.processed
-        total = stage.rollouts + ((trainer.max_epochs or 0) - epoch) * length - in_epoch
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        left = ((trainer.max_epochs or 0) - epoch) * length - batches.processed
+        total = stage.rollouts + left
     return int(total) if isfinite(total) and total > 0 else None

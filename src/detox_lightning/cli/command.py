@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -31,11 +30,11 @@ from detox_lightning.cli.flag_checks import check_flags
 from detox_lightning.cli.parser import Instantiator, Parser
 from detox_lightning.cli.process import isolated, quieten_transformers
 from detox_lightning.cli.run_config import with_run_config
+from detox_lightning.cli.trainer import DetoxTrainer
 from detox_lightning.cli.verbs import COMMANDS, PROGRAM, choose_command
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
 from detox_lightning.modules import PPOModule
-from detox_lightning.protocols import callbacks_of
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.end_of_data import EndingCallback
@@ -70,45 +69,6 @@ SECTIONS = {
 MADE_HERE: set[str | int] = {
     *("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"),
 }
-
-
-class DetoxTrainer(Trainer):
-    """Where, how long and in what precision a model is trained: Lightning's Trainer.
-
-    Attributes:
-        command: The command that made it; None if a program made it.
-    """
-
-    command: CommandLine | None = None
-    val_check_interval: Any = None  # Lightning sets none if validation goes by time
-
-    def export(
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule | None = None,
-        ckpt_path: str | None = None,
-        weights_only: bool | None = True,
-    ) -> None:
-        """Writes a checkpoint's model as Hugging Face folders, even while its run goes on.
-
-        Args:
-            model: The stage that wrote the checkpoint.
-            datamodule: Its data, which the model card names.
-            ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
-            weights_only: Stands in each run's config.yaml; only tensors and plain values are read.
-
-        Raises:
-            InputError: If there is no such checkpoint.
-        """
-        self.datamodule = datamodule
-        if ckpt_path is None or not Path(ckpt_path).is_file():
-            raise InputError(
-                f"--ckpt_path={ckpt_path}: there is no such file; give the checkpoint to export, "
-                "or last"
-            )
-        for callback in callbacks_of(self):
-            if isinstance(callback, ExportCallback):
-                callback.write_checkpoint(self, model, Path(ckpt_path))
 
 
 class DetoxCLI(LightningCLI):

@@ -92,7 +92,9 @@ def _named_checkpoint(name: str) -> str | Path:
     if not exists:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
     if "://" not in name and not is_zipfile(name):
-        raise InputError(f"--ckpt_path {name}: this is no checkpoint, or a damaged one; give another")
+        raise InputError(
+            f"--ckpt_path {name}: this is no checkpoint, or a damaged one; give another"
+        )
     return name
 
 
