@@ -52,7 +52,10 @@ def runs(home: Path) -> Path:
 # -- commands that don't train write beside the checkpoint
 
 
-@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("verb", [pytest.param("validate", marks=SLOW), "test", "predict"])
 def test_no_other_command_begins_a_run(verb: str, runs: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (runs / "version_0").iterdir()}
     fine(verb, "--config", "tiny.yaml", *FEW, "--ckpt_path=last")
@@ -77,6 +80,7 @@ def test_without_a_checkpoint_they_begin_none_either(runs: Path, tmp_path: Path)
     assert {"predictions.jsonl", "predictions-1.jsonl"} <= written
 
 
+@SLOW
 def test_beside_a_checkpoint_that_is_not_ours(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +100,12 @@ def test_beside_a_checkpoint_that_is_not_ours(
 
 
 @pytest.mark.parametrize(
-    "given", ["runs/tiny/version_0", "runs/tiny/version_0/checkpoints", "last", "FILE"]
+    "given",
+    [
+        *("runs/tiny/version_0", "last"),
+        pytest.param("runs/tiny/version_0/checkpoints", marks=SLOW),
+        pytest.param("FILE", marks=SLOW),
+    ],
 )
 def test_a_run_is_named_by_its_folder_and_knows_its_configuration(given: str, runs: Path) -> None:
     file = Path("runs/tiny/version_0/checkpoints/last.ckpt")
@@ -107,6 +116,23 @@ def test_a_run_is_named_by_its_folder_and_knows_its_configuration(given: str, ru
     about = json.loads((folder / "summary.json").read_text())["about"]
     assert Path(about["checkpoint"]).resolve() == file.resolve()
     assert about["prompts"] == 2
+    assert names(runs) == {"version_0"}
+
+
+def test_a_trial_finds_the_last_run(runs: Path) -> None:
+    """Lightning has put other loggers in the place of those that name the folder."""
+    fine("fit", "--config", "tiny.yaml", "--ckpt_path=last", "--trainer.fast_dev_run=true")
+    assert names(runs) == {"version_0"}
+
+
+@pytest.mark.parametrize("trust", ["true", "false"])
+def test_what_is_no_checkpoint_is_known_at_once(trust: str, runs: Path) -> None:
+    Path("other.ckpt").write_text("hello")
+    outcome = run(
+        *("fit", "--config", "tiny.yaml"), "--ckpt_path=other.ckpt", f"--weights_only={trust}"
+    )
+    assert outcome.code == 2
+    assert "this is not a checkpoint, or it is damaged" in outcome.errors[0]
     assert names(runs) == {"version_0"}
 
 

@@ -4,6 +4,8 @@ import io
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_info
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from command import run, tiny_recipe
+from detox_lightning.callbacks import narration
 from detox_lightning.callbacks.narration import NarrationCallback, duration
 from detox_lightning.cli.process import isolated
 
@@ -65,3 +68,20 @@ def test_a_resumed_run_compares_with_the_figures_before_training() -> None:
     resumed.load_state_dict(first.state_dict())
     resumed.newest = {"toxicity": 0.25, "kl": 1.0}
     assert resumed._figures(["toxicity"]) == ["toxicity 0.500 → 0.250", "KL 1.00"]
+
+
+def test_without_figures_from_before_there_is_no_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervised and the reward stage validate for the first time after some training."""
+    said: list[str] = []
+    monkeypatch.setattr(narration, "rank_zero_info", said.append)
+    callback = NarrationCallback()
+    callback.newest, callback.has_ended = {"loss": 1.0}, True
+    trainer: Any = SimpleNamespace(progress_bar_callback=None, checkpoint_callback=None, loggers=[])
+    callback.teardown(trainer, None, "fit")  # type: ignore[arg-type]
+    assert said == ["Last validation: loss 1.000"]
+
+
+def test_figures_of_a_strange_checkpoint_are_left_out() -> None:
+    callback = NarrationCallback()
+    callback.load_state_dict({"baseline": {"toxicity": "x", "kl": 1}})
+    assert callback.baseline == {"kl": 1.0}

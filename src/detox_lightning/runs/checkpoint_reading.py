@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from detox_lightning.protocols import CHECKPOINT_KEY
 BROKEN = "the checkpoint is broken"
 BEFORE = "give one from before it, such as previous.ckpt"
 
+_NO_CHECKPOINT = (
+    "--ckpt_path {}: this is not a checkpoint, or it is damaged; give a checkpoint, or last"
+)
 _RUNS_CODE = (
     "--ckpt_path {}: it holds more than tensors and plain values, and opening such a file can run "
     "code; give one that this package wrote"
@@ -90,16 +94,19 @@ def open_checkpoint(checkpoint: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # torch raises many kinds
-        raise InputError(
-            f"--ckpt_path {checkpoint}: this is not a checkpoint, or it is damaged; give a "
-            "checkpoint, or last"
-        ) from error
+        raise InputError(_NO_CHECKPOINT.format(checkpoint)) from error
     if not isinstance(loaded, dict) or "pytorch-lightning_version" not in loaded:
         raise InputError(
             f"--ckpt_path {checkpoint}: this was not written by Lightning; give a file from a "
             "run's folder checkpoints/, or last"
         )
     return loaded
+
+
+def refuse_other_files(checkpoint: Path) -> None:
+    """Raises an InputError if a file can't be a checkpoint, whatever objects it may hold."""
+    if not is_zipfile(checkpoint):
+        raise InputError(_NO_CHECKPOINT.format(checkpoint))
 
 
 def check_parts(checkpoint: Path, verb: str) -> None:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import is_zipfile
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.cloud_io import get_filesystem
@@ -15,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from detox_lightning.errors import InputError
 from detox_lightning.protocols import callbacks_of
 from detox_lightning.runs.atomic_save import LAST, PREVIOUS, is_whole, previous_of
-from detox_lightning.runs.checkpoint_reading import check_parts, open_checkpoint
+from detox_lightning.runs.checkpoint_reading import check_parts, open_checkpoint, refuse_other_files
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.resume_callback import RUN
 from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger, folder_of
@@ -68,8 +67,11 @@ def choose_checkpoint(
         found = resume_last_run(trainer, loggers)
     else:
         found = last_checkpoint(find_place(trainer, loggers))
-    if found is not None and "://" not in str(found) and weights_only is not False:
-        check_parts(Path(found), verb)
+    if found is not None and "://" not in str(found):
+        if weights_only is False:
+            refuse_other_files(Path(found))
+        else:
+            check_parts(Path(found), verb)
     return None if found is None else str(found)
 
 
@@ -91,10 +93,6 @@ def _named_checkpoint(name: str) -> str | Path:
         raise InputError(f"--ckpt_path {name}: this can't be opened: {error}") from error
     if not exists:
         raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
-    if "://" not in name and not is_zipfile(name):
-        raise InputError(
-            f"--ckpt_path {name}: this is no checkpoint, or a damaged one; give another"
-        )
     return name
 
 
