@@ -143,6 +143,11 @@ CASES = [
         "talks.csv: there is no such file or folder; check the path",
     ),
     Case(
+        "no column at all",
+        ("--data.summary_column=null",),
+        "--data.summary_column=null: name a column of {folder}: dialogue, summary",
+    ),
+    Case(
         "nearly a split",
         ("--data.train_split=trian",),
         "--data.train_split=trian: {folder} has only test, train, validation; did you mean train?",
@@ -151,14 +156,16 @@ CASES = [
         "no split to validate on",
         JSONL,
         "--data.validation_split=validation: {folder}/in.jsonl has only train; "
-        "--data.validation_split=null does without",
+        "--data.test_fraction=0.2 cuts a share off the training rows, and "
+        "--data.validation_split=null does without validation",
         put("in.jsonl", BOTH * 4),
     ),
     Case(
         "no test split",
         ("--data.source={folder}/in.jsonl", "--data.validation_split=null"),
         "--data.test_split=test: {folder}/in.jsonl has only train; --data.test_fraction "
-        "would cut a share off the training rows",
+        "would cut a share off the training rows: give it to fit, too, or these rows were "
+        "trained on",
         put("in.jsonl", BOTH),
         "test",
     ),
@@ -166,7 +173,8 @@ CASES = [
         "no split to test on",
         ("--data.test_split=null",),
         "--data.test_split=null: there are no such rows; name a split; --data.test_fraction "
-        "would cut a share off the training rows",
+        "would cut a share off the training rows: give it to fit, too, or these rows were "
+        "trained on",
         verb="test",
     ),
 ]

@@ -67,12 +67,22 @@ def test_each_job_reads_only_what_it_needs(make: Make) -> None:
     trainer().fit(model, make(test_fraction=None, validation_split=None))
 
 
+VALIDATION = (
+    "; --data.test_fraction=0.2 cuts a share off the training rows, and "
+    "--data.validation_split=null does without validation"
+)
+TEST = (
+    "; --data.test_fraction would cut a share off the training rows: give it to fit, too, or these "
+    "rows were trained on"
+)
+
+
 def test_a_missing_split_is_named_where_it_matters(make: Make) -> None:
     data = make(test_fraction=None)
     for job, part, remedy in [
-        ("fit", "validation", "; --data.validation_split=null does without"),
-        ("validate", "validation", "; --data.validation_split=null does without"),
-        ("test", "test", "; --data.test_fraction would cut a share off the training rows"),
+        ("fit", "validation", VALIDATION),
+        ("validate", "validation", VALIDATION),
+        ("test", "test", TEST),
     ]:
         with pytest.raises(InputError) as caught:
             getattr(trainer(), job)(Nothing(), data)

@@ -51,8 +51,10 @@ class DialogueDataModule(PromptDataModule):
     kind = "dialogue"
     truncation_note = "dialogues were cut to prompts of {} tokens"
     remedies: ClassVar[dict[str, str]] = {
-        "validation": "; --data.validation_split=null does without",
-        "test": "; --data.test_fraction would cut a share off the training rows",
+        "validation": "; --data.test_fraction=0.2 cuts a share off the training rows, and "
+        "--data.validation_split=null does without validation",
+        "test": "; --data.test_fraction would cut a share off the training rows: give it to fit, "
+        "too, or these rows were trained on",
     }
 
     def __init__(

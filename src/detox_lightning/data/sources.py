@@ -102,7 +102,7 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
 
 def check_column(
     rows: "Dataset",
-    column: str,
+    column: str | None,
     content: Literal["text", "labels", "scores"],
     flag: str,
     source: str,
@@ -114,6 +114,8 @@ def check_column(
     Raises:
         InputError: If it doesn't; the message names ``flag``, which gave the column.
     """
+    if column is None:
+        raise InputError(f"{flag}=null: name a column of {source}: {', '.join(rows.column_names)}")
     if column not in rows.column_names:
         raise InputError(
             f"{flag}={column}: {source} has no such column; it has "
