@@ -62,10 +62,11 @@ class _TrainLoader(DataLoader[Any]):
     """
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns an empty state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pass
+        """Ignores the state."""
 
 
 @dataclass

@@ -41,6 +41,7 @@ class _CheckedConnector(_CheckpointConnector):
             super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 
     def restore_training_state(self) -> None:
+        """Restores loops, optimizers and schedulers; checks first that they fit."""
         with blame_checkpoint(self._ckpt_path):
             if self._loaded_checkpoint and self.trainer.state.fn == "fit":
                 check_training_state(
@@ -54,16 +55,19 @@ class _CheckedConnector(_CheckpointConnector):
 
 class _GuardedFitLoop(_FitLoop):
     def on_advance_start(self) -> None:
+        """Starts an epoch; a StopIteration becomes an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_start()
 
     def on_advance_end(self) -> None:
+        """Ends an epoch; a StopIteration becomes an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_end()
 
 
 class _GuardedEpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: Any) -> None:
+        """Runs one batch; a StopIteration after it, from a logger, becomes an error."""
         before = self.batch_progress.current.completed
         try:
             super().advance(data_fetcher)
@@ -74,6 +78,7 @@ class _GuardedEpochLoop(_TrainingEpochLoop):
                 raise  # from a logger, as the batch is complete
 
     def on_advance_end(self, data_fetcher: Any) -> None:
+        """Ends a batch, validation included; a StopIteration becomes an error."""
         with NoStopIteration(f"epoch {self.trainer.current_epoch}"):
             super().on_advance_end(data_fetcher)
 

@@ -114,6 +114,7 @@ class _EncoderDecoderSteps(CachedDecoder):
         return _run_cached(self.model, self.states, self.prompt_mask, tokens, self.caches)
 
     def select(self, rows: Tensor) -> None:
+        """Keeps ``rows``, indices ``[b]``, in this order."""
         super().select(rows)
         # the cache holds their keys and values by now; only the shape is still used
         self.states = self.states[:1].expand(len(rows), -1, -1)
