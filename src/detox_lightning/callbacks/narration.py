@@ -15,7 +15,7 @@ from detox_lightning.protocols import Stage, as_stage, callbacks_of
 from detox_lightning.runs.provenance import command_of, shell_line
 from detox_lightning.runs.run_folders import folder_of, is_trial, log_folder
 
-SECONDS_BETWEEN_LINES = 60  # where there is no terminal, and so no progress bar
+SECONDS_BETWEEN_LINES = 60  # if there is no progress bar
 # validation's figures: the first that a stage has is the one that it trains for
 FIGURES = {
     "toxicity": ("toxicity", ".3f"),
@@ -35,7 +35,7 @@ class NarrationCallback(Callback):
 
     At the start: the run's folder and its number of rollouts (or steps). After the first rollout
     and each validation: progress, figures and the time left. At the end: the figures before and
-    after training, and the next commands. Without a terminal, there is also a line a minute.
+    after training, and the next commands. Without a progress bar, there is also a line a minute.
     """
 
     def __init__(self) -> None:
