@@ -77,7 +77,7 @@ def test_csv_has_the_curves(fitted: DetoxCLI) -> None:
         ("time/total", [1, 2]),
         ("val/toxicity", [0, 2]),
         ("val/kl", [0, 2]),
-        ("parameters/policy_trainable", [0]),
+        ("size/policy_trainable", [0]),
     ]:
         assert steps(points, name) == x_axis, name
     assert points["val/kl", 0] == pytest.approx(0, abs=1e-5)
@@ -130,6 +130,8 @@ def test_two_loggers_are_told_the_same(recipe: str, tmp_path: Path) -> None:
     }
     assert curves == pytest.approx(metrics_csv(table / "many" / "version_0"), rel=1e-5)
     assert steps(curves, "val/toxicity") == [0, 2]
+    # TensorBoard shows groups by name, and unfolds the first two
+    assert sorted({name.partition("/")[0] for name, _ in curves})[:2] == ["objective", "ppo"]
     # what only one of them takes
     assert [event.step for event in events.Histograms("rollout/kl")] == [1]
     assert [event.step for event in events.Tensors("samples/text_summary")] == [1]

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from detox_lightning.modules import PPOModule
 from detox_lightning.rewards import ClassifierReward
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
+LOGGERS = PAGE.parent / "recipes" / "loggers.md"
 
 
 def documented() -> set[str]:
@@ -70,3 +72,10 @@ def test_page_names_all_that_is_logged(logged: dict[str, Any]) -> None:
     names = {sides.sub("test/", name) for name in logged} - on_the_bar_only
     names = {re.sub(r"^rewards/.*", "rewards/<name>", name) for name in names}
     assert names == documented() - {"test/perplexity"}  # there is no language model here
+
+
+def test_the_link_to_tensorboard_shows_the_four_curves(logged: dict[str, Any]) -> None:
+    (link,) = re.findall(r"\]\((http://localhost:6006/.*)\)", LOGGERS.read_text(encoding="utf8"))
+    (shown,) = parse_qs(urlsplit(link).query)["tagFilter"]
+    found = {name for name in logged if re.search(shown, name)}
+    assert found == {"objective/scores_mean", "objective/kl", "val/toxicity", "val/rougeL"}

@@ -115,7 +115,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(
     assert [x.name for x in Path("runs/tiny").iterdir()] == ["version_0"]
     curves = scalars(Path("runs/tiny/version_0"))
     assert [step for step, _ in curves["objective/kl"]] == [1, 2, 3, 4, 5, 6]
-    assert [step for step, _ in curves["parameters/policy_total"]] == [0]
+    assert [step for step, _ in curves["size/policy_total"]] == [0]
 
 
 def test_a_run_is_alive_until_it_ends(recipe: str, tmp_path: Path, at_second_rollout: Any) -> None:

@@ -161,7 +161,7 @@ class PolicyStage(StageModule):
         if self.policy.restored_value_head and not self.rollouts:
             rank_zero_info(f"The value head goes on from that of {self.policy_name}")
         for logger in [] if self.rollouts else self.loggers:  # a resumed run has logged them
-            logger.log_metrics({f"parameters/{name}": n for name, n in counts.items()}, step=0)
+            logger.log_metrics({f"size/{name}": n for name, n in counts.items()}, step=0)
 
     @property
     def samples(self) -> Samples | None:
