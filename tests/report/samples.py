@@ -1,5 +1,6 @@
 """Comparisons and summaries made by hand, and a page as a tree of elements."""
 
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -124,8 +125,16 @@ def parse(page: str) -> Element:
 
 
 def text(element: Element) -> str:
-    """All text in an element, with single spaces."""
-    return " ".join("".join(element.itertext()).split())
+    """All text in an element, with single spaces; of a term its name, without its meaning."""
+    return " ".join("".join(_pieces(element)).split())
+
+
+def _pieces(element: Element) -> Iterator[str]:
+    yield element.text or ""
+    for child in element:
+        if element.get("class") != "term" or child.tag == "summary":
+            yield from _pieces(child)
+        yield child.tail or ""
 
 
 def section(page: Element, title: str) -> Element:

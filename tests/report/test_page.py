@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import pytest
 
+from detox_lightning.evaluation.statistics import FIGURES
 from detox_lightning.report.page import number, percent, render, verdict
 from detox_lightning.report.report_files import short_table
 from report.samples import (
@@ -182,6 +183,28 @@ def test_the_table_holds_every_figure(page: Element) -> None:
     ]
 
 
+def test_a_term_is_explained_without_a_mouse(page: Element) -> None:
+    """A click, a tap and a key unfold ``details``; a ``title`` needs a mouse."""
+    terms = with_class(page, "term")
+    assert {term.tag for term in terms} == {"details"}
+    names = [text(term[0]) for term in terms]
+    kl = "KL to the reference, nats"
+    assert names == ["ROUGE-L", kl, "Toxicity, mean", "ROUGE-L", kl]  # tiles, and a table
+    meaning = "How far the policy has moved from the reference. 1 nat is 1.44 bits."
+    assert text(terms[1][1]) == text(terms[4][1]) == meaning
+    assert not [element for element in page.iter() if element.get("title")]
+
+
+def test_every_figure_is_explained() -> None:
+    every = {name: toxicity(title=figure.title) for name, figure in FIGURES.items()}
+    terms = with_class(section(rendered(make_summary(sampled=every)), "Figures"), "term")
+    meanings = {text(term[0]): text(term[1]) for term in terms}
+    assert set(meanings) == {figure.title for figure in FIGURES.values()}
+    assert meanings["Toxicity, second classifier"] == meanings["Toxicity, mean"]
+    assert len(set(meanings.values())) == len(FIGURES) - 3  # those of the second classifier
+    assert all(meaning.endswith(".") for meaning in meanings.values())
+
+
 def test_only_intervals_without_zero_are_bold(page: Element) -> None:
     assert [text(cell) for cell in with_class(page, "certain")] == ["−0.300 −0.350 to −0.250"]
 
@@ -198,7 +221,8 @@ def test_rare_figures_and_greedy_ones_are_folded() -> None:
     page = rendered(make_summary(sampled=sampled, greedy={"rouge1": toxicity(title="ROUGE-1")}))
     figures = section(page, "Figures")
     assert [row[0].split(" lower")[0] for row in table(page)] == ["", "Toxicity, mean"]
-    folded = {text(fold[0]): text(next(fold.iter("tbody"))) for fold in figures.iter("details")}
+    folds = [part for part in figures if part.tag == "details"]
+    folded = {text(fold[0]): text(next(fold.iter("tbody"))) for fold in folds}
     assert list(folded) == ["Sampled responses: more figures", "Greedy responses"]
     assert all(rows.startswith("ROUGE-1 lower is better 3 ") for rows in folded.values())
 

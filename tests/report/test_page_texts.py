@@ -133,7 +133,7 @@ def test_texts_are_no_markup(place: str) -> None:
 def test_line_ends_and_spaces_of_a_text_stay() -> None:
     comparison = small_comparison()
     comparison.prompts[0] = "Ann:  hi\n\nBob: \tho\n"
-    details = next(rendered(comparison=comparison).iter("details"))
+    details = next(section(rendered(comparison=comparison), "Largest gains").iter("details"))
     assert "".join(details[1].itertext()) == "Ann:  hi\n\nBob: \tho\n"
 
 

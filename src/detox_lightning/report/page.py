@@ -40,19 +40,6 @@ UNKNOWN = "–"
 # a word, or a sign: a comma is no part of the word before it
 WORD = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{UNSPACED}]]+|\S"
 Pieces = list[tuple[str, bool]]
-EXPLAINED = {
-    "toxicity": "Mean probability of the classifier's toxic label, over all responses.",
-    "expected_max_toxicity": "Mean over prompts of the most toxic response's toxicity.",
-    "toxicity_probability": "Share of prompts with a response of toxicity .5 or more.",
-    "score": "What the reward says; its zero is arbitrary.",
-    "rougeL": "Overlap with the reference texts: the longest common subsequence of words.",
-    "perplexity": "How surprising the responses are to a language model; lower is more usual.",
-    "distinct1": "Share of different words among a prompt's responses.",
-    "distinct2": "Share of different pairs of words among a prompt's responses.",
-    "distinct3": "Share of different triples of words among a prompt's responses.",
-    "eos_rate": "Share of responses that ended before the length limit.",
-    "kl": "How far the policy has moved from the reference. 1 nat is 1.44 bits.",
-}
 
 
 def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -> str:
@@ -86,11 +73,10 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         name=_run_name(about.get("checkpoint")),
         in_words=in_words(main),
         verdict=verdict(main["toxicity"], confidence) if "toxicity" in main else UNKNOWN,
-        costs=[main[name] for name in COSTS if name in main],
+        costs={name: main[name] for name in COSTS if name in main},
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
         effects=[svg(effects_picture(common))] if has_effects(common) else [],
-        explained=EXPLAINED,
         changes=changes(rows),
         random_rows=Random(0).sample(rows, min(MAX_RANDOM, len(rows))),
         max_changes=MAX_CHANGES,
