@@ -1,6 +1,7 @@
-"""Computes the GPU memory for training FLAN-T5-XL and -XXL: the tables of docs/memory.md.
+"""Computes the GPU memory for training FLAN-T5-XL and -XXL: the tables of two pages.
 
-``python docs/memory.py`` computes from the models' configs; nothing is downloaded. The script
+``python docs/memory.py`` prints the tables of docs/memory.md and docs/memory_arithmetic.md. It
+computes from the models' configs; nothing is downloaded. The script
 docs/memory_check.py compares the formulas with a model that runs.
 """
 

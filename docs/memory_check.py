@@ -1,6 +1,6 @@
 """Compares the formulas of docs/memory.py with a small random model that runs on the CPU.
 
-``python docs/memory_check.py`` prints the last table of docs/memory.md.
+``python docs/memory_check.py`` prints the last table of docs/memory_arithmetic.md.
 """
 
 from typing import Any

@@ -1,9 +1,10 @@
-"""Makes the README's pictures from a tested run.
+"""Makes the pictures of the README and the documentation from a tested run.
 
     python docs/pictures.py runs/demo/version_0
 
-writes ``docs/pictures/curves.png`` from the run's logs and, with Chromium (``--browser``),
-``docs/pictures/report.png``, the top of its report.
+writes ``curves.png`` and ``first.png`` (the curves of the site's first page) into
+``docs/pictures`` from the run's logs and, with Chromium (``--browser``), ``report.png``, the top of
+its report.
 """
 
 import argparse
@@ -22,9 +23,15 @@ QUIET = (
 
 
 def draw_curves(run: Path) -> None:
-    """Draws the run's curves."""
-    picture = curves_picture(read_curves(run))
-    picture.savefig(PICTURES / "curves.png", dpi=110, facecolor="white")
+    """Draws the run's curves: all of them, and the two that matter most, from zero."""
+    curves = read_curves(run)
+    curves_picture(curves).savefig(PICTURES / "curves.png", dpi=110, facecolor="white")
+    first = curves_picture(curves, ["Toxicity", "ROUGE-L"])
+    for axes in first.get_axes():
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    for legend in first.legends:
+        legend.remove()
+    first.savefig(PICTURES / "first.png", dpi=160, facecolor="white")
 
 
 def photograph(report: Path, browser: str) -> None:

@@ -1,4 +1,4 @@
-"""The page on memory shows what its commands print, and its formulas are right."""
+"""The pages on memory show what their commands print, and the formulas are right."""
 
 import importlib
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ import pytest
 
 from command import ROOT
 
-PAGE = (ROOT / "docs" / "memory.md").read_text(encoding="utf8")
+PAGES = [ROOT / "docs" / f"{stem}.md" for stem in ("memory", "memory_arithmetic")]
+TEXT = "".join(page.read_text(encoding="utf8") for page in TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,9 @@ def memory(docs: None) -> ModuleType:
     return importlib.import_module("memory")
 
 
-def test_the_page_shows_what_the_command_prints(memory: ModuleType) -> None:
+def test_the_pages_show_what_the_command_prints(memory: ModuleType) -> None:
     for table in memory.main().split("\n\n"):
-        assert table in PAGE
+        assert table in TEXT
 
 
 @pytest.mark.usefixtures("docs")
@@ -36,7 +37,7 @@ def test_the_formulas_hold_for_a_model_that_runs() -> None:
     numbers = {name: [int(x.replace(",", "")) for x in found] for name, *found, _ in rows}
     assert len(numbers) == 8
     for name, (formula, measured) in numbers.items():
-        assert f"| {name} | {formula:,} |" in PAGE
+        assert f"| {name} | {formula:,} |" in TEXT
         assert formula == pytest.approx(measured, rel=0.05)
     for exact in ("frozen parameters", "what learns, with gradients and moments"):
         assert numbers[exact][0] == numbers[exact][1]
