@@ -9,7 +9,7 @@ import pytest
 from command import ROOT
 
 PAGES = [ROOT / "docs" / f"{stem}.md" for stem in ("memory", "memory_arithmetic")]
-TEXT = "".join(page.read_text(encoding="utf8") for page in TEXTS)
+TEXT = "".join(page.read_text(encoding="utf8") for page in PAGES)
 
 
 @pytest.fixture(scope="module")
