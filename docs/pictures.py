@@ -3,8 +3,8 @@
     python docs/pictures.py runs/demo/version_0
 
 writes ``curves.png`` and ``first.png`` (the curves of the site's first page) into
-``docs/pictures`` from the run's logs and, with Chromium (``--browser``), ``report.png``, the top of
-its report.
+``docs/pictures`` from the run's logs and, with Chromium (``--browser``), two parts of its report:
+``report.png``, the top, and ``figures.png``.
 """
 
 import argparse
@@ -34,17 +34,17 @@ def draw_curves(run: Path) -> None:
     first.savefig(PICTURES / "first.png", dpi=160, facecolor="white")
 
 
-def photograph(report: Path, browser: str) -> None:
-    """Takes a screenshot of the top of a report."""
+def photograph(address: str, size: str, picture: Path, browser: str) -> None:
+    """Takes a screenshot of a page: of its top, or of the part that the address names."""
     with tempfile.TemporaryDirectory() as profile:
-        words = [browser, *QUIET, f"--user-data-dir={profile}", "--window-size=1180,1180"]
+        words = [browser, *QUIET, f"--user-data-dir={profile}", f"--window-size={size}"]
         words += ["--force-device-scale-factor=1", "--blink-settings=preferredColorScheme=1"]
-        words += [f"--screenshot={PICTURES / 'report.png'}", report.resolve().as_uri()]
+        words += [f"--screenshot={picture}", address]
         subprocess.run(words, check=True, capture_output=True)
 
 
 def main() -> None:
-    """Reads the command line, and makes both pictures."""
+    """Reads the command line, and makes all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a tested run")
     parser.add_argument(
@@ -53,7 +53,9 @@ def main() -> None:
     given = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     draw_curves(given.run)
-    photograph(given.run / "test" / "report.html", given.browser)
+    report = (given.run / "test" / "report.html").resolve().as_uri()
+    photograph(report, "1180,1180", PICTURES / "report.png", given.browser)
+    photograph(f"{report}#figures", "1180,960", PICTURES / "figures.png", given.browser)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_empty_responses(tiny_t5: str, tiny_classifier: str, tmp_path: Path) -> 
         "collapse.rollouts=3). What usually helps: a reward that is low for empty responses (add "
         f"a LengthReward), {RESTRAINT}; {BEFORE}"
     ]
-    assert [step.metrics["objective/collapse_signs"] for step in module.watched] == [0, 0, 1]
+    assert [step.metrics["objective/signs_of_collapse"] for step in module.watched] == [0, 0, 1]
 
 
 def test_one_response_to_different_prompts(
@@ -79,7 +79,7 @@ def test_a_policy_that_is_certain_of_its_end_shows_three_signs(
         "model.loss.ent_coef, "
         f"{RESTRAINT}; {BEFORE}"
     )
-    assert [step.metrics["objective/collapse_signs"] for step in module.watched] == [0, 0, 3]
+    assert [step.metrics["objective/signs_of_collapse"] for step in module.watched] == [0, 0, 3]
 
 
 def test_far_from_the_reference(tiny_t5: str, tiny_classifier: str, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_bound_on_kl_is_three_times_its_target(
 def test_a_healthy_run_is_left_alone(tiny_t5: str, tiny_classifier: str, tmp_path: Path) -> None:
     module = make_module(tiny_t5, tiny_classifier, lr=1e-3)
     assert said(tmp_path, module, 4, rollouts=1) == []
-    assert [step.metrics["objective/collapse_signs"] for step in module.watched] == [0] * 4
+    assert [step.metrics["objective/signs_of_collapse"] for step in module.watched] == [0] * 4
 
 
 def begun(callback: CollapseCallback, seen: str) -> list[int]:
@@ -151,7 +151,7 @@ def test_the_command_line_warns_tells_tensorboard_and_can_end_the_run(
     recipe = tiny_recipe(tmp_path, tiny_t5, tiny_classifier)
     stopping = {
         "callbacks": "EarlyStopping",
-        "callbacks.monitor": "objective/collapse_signs",
+        "callbacks.monitor": "objective/signs_of_collapse",
         "callbacks.divergence_threshold": "0.5",
         "callbacks.patience": "1000000",
     }
@@ -168,5 +168,5 @@ def test_the_command_line_warns_tells_tensorboard_and_can_end_the_run(
     events = EventAccumulator(str(tmp_path / "runs/tiny/version_0"), {"tensors": 0}).Reload()
     (text,) = events.Tensors("collapse/text_summary")
     assert (text.step, text.tensor_proto.string_val[0].decode()) == (2, line)
-    signs = [(event.step, event.value) for event in events.Scalars("objective/collapse_signs")]
+    signs = [(event.step, event.value) for event in events.Scalars("objective/signs_of_collapse")]
     assert signs == [(1, 0), (2, 1)]  # and that was the last rollout

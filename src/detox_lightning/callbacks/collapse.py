@@ -63,7 +63,7 @@ class CollapseCallback(Callback):
     """Warns when a policy starts to collapse: once for each sign, and again if the sign returns.
 
     The signs are empty responses, a KL divergence far above its target, an entropy near 0, and one
-    response to different prompts. ``objective/collapse_signs`` logs how many there are.
+    response to different prompts. ``objective/signs_of_collapse`` logs how many there are.
     """
 
     def __init__(
@@ -136,7 +136,8 @@ class CollapseCallback(Callback):
             rank_zero_warn(line)
             for logger in tensorboard_loggers(trainer) if trainer.is_global_zero else []:
                 logger.experiment.add_text("collapse", line, done)
-        pl_module.log("objective/collapse_signs", float(sum(self.lasting.values())), batch_size=1)
+        count = float(sum(self.lasting.values()))
+        pl_module.log("objective/signs_of_collapse", count, batch_size=1)
 
     def has_begun(self, flag: str, is_seen: bool) -> bool:
         """Records whether a rollout shows a sign; returns whether the sign counts from now on."""
