@@ -6,6 +6,7 @@
 import re
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from textwrap import fill
 
 from packaging.requirements import Requirement
 
@@ -22,11 +23,10 @@ are left out. `make licenses` writes this page.
 | package | version | licence |
 |---|---|---|
 """
-FOOT = """
-Copyleft, in part or in whole: {found}.
-This package uses them unchanged and ships none of them. The Mozilla Public License covers only
-changes to its own files.
-"""
+FOOT = (
+    "Copyleft, in part or in whole: {found}. This package uses them unchanged and ships none of "
+    "them. The Mozilla Public License covers only changes to its own files."
+)
 
 
 def declared() -> list[Requirement]:
@@ -78,7 +78,8 @@ def page() -> str:
     names = sorted(rows, key=str.lower)
     table = [f"| {name} | {versions[name]} | {rows[name]} |" for name in names]
     found = ", ".join(f"{name} ({rows[name]})" for name in names if COPYLEFT.search(rows[name]))
-    return HEAD + "\n".join(table) + "\n" + FOOT.format(found=found or "none")
+    foot = fill(FOOT.format(found=found or "none"), 100, break_on_hyphens=False)
+    return HEAD + "\n".join(table) + f"\n\n{foot}\n"
 
 
 if __name__ == "__main__":
