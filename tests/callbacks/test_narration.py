@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,44 @@ def test_a_run_says_what_it_does_and_what_comes_next(
     (command,) = (line for line in said if line.startswith("Evaluate it: "))
     tested = run(*shlex.split(command.partition(": ")[2])[3:])
     assert tested.code == 0, tested.err
+
+
+@pytest.fixture(scope="module")
+def unvalidated(
+    tiny_t5: str, tiny_classifier: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, list[str]]:
+    """A recipe, the folder of its run, in which nothing was validated, and the lines it said."""
+    folder = tmp_path_factory.mktemp("unvalidated")
+    recipe = tiny_recipe(folder, tiny_t5, tiny_classifier)
+    flags = ("--data.validation_split=null", "--checkpoint.every_n_batches=1")
+    with warnings.catch_warnings(record=True) as caught:
+        outcome = run("fit", "--config", recipe, *flags)
+    assert outcome.code == 0, outcome.err
+    lines = [*(str(warning.message) for warning in caught), *outcome.err.splitlines()]
+    return recipe, folder / "runs" / "tiny" / "version_0", lines
+
+
+def test_a_run_without_validation_has_an_end(unvalidated: tuple[str, Path, list[str]]) -> None:
+    _, folder, said = unvalidated
+    end = [
+        f"The trained model is in {folder}/adapter",
+        r"Last rollout: KL -?\d\.\d\d · score -?\d\.\d\d",
+        f"Evaluate it: python -m detox_lightning test --ckpt_path {folder}",
+        f"See its curves: tensorboard --logdir {folder.parents[1]}",
+    ]
+    last = [line.removeprefix("INFO: ") for line in said[-4:]]
+    assert [bool(re.fullmatch(*both)) for both in zip(end, last, strict=True)] == [True] * 4, said
+    assert not [line for line in said if "Total length" in line]  # of the validation's batches
+
+
+def test_each_rollout_is_told_once(unvalidated: tuple[str, Path, list[str]]) -> None:
+    """The first rollout after a resume is also the last before a validation."""
+    recipe, folder, _ = unvalidated
+    checkpoint = folder / "checkpoints" / "previous.ckpt"
+    outcome = run("fit", "--config", recipe, f"--ckpt_path={checkpoint}")
+    assert outcome.code == 0, outcome.err
+    lines = re.findall(r"^(?:INFO: )?(rollout .*)", outcome.err, re.MULTILINE)
+    assert [" ".join(line.split()[:6]) for line in lines] == ["rollout 2 of 2 · toxicity"]
 
 
 def test_the_bar_erases_no_line() -> None:

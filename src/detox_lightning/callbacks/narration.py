@@ -35,7 +35,8 @@ class NarrationCallback(Callback):
 
     At the start: the run's folder and its number of rollouts (or steps). After the first rollout
     and each validation: progress, figures and the time left. At the end: the figures before and
-    after training, and the next commands. Without a progress bar, there is also a line a minute.
+    after training (without validation, the last rollout's), and the next commands. Without a
+    progress bar, there is also a line a minute.
     """
 
     def __init__(self) -> None:
@@ -74,18 +75,18 @@ class NarrationCallback(Callback):
             self.baseline = self.newest
         self._tell(trainer, stage, self._figures(list(self.newest)[:1]))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Says how long it will take, and, without a progress bar, now and then how far it is."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Says how long it will take, and, without a progress bar, now and then how far it is.
+
+        This comes before a batch: a validation after the batch before has said as much already.
+        """
         stage = as_stage(pl_module)
         if stage is None:
             return
         is_first = not self.has_told_pace and _done(trainer, stage) > self.first_done
-        self.has_told_pace |= is_first
         is_due = time.monotonic() - self.told > SECONDS_BETWEEN_LINES
         if is_first or (is_due and trainer.progress_bar_callback is None):
-            bar = trainer.progress_bar_metrics
-            figures = [f"{BAR[name]} {x:.2f}" for name, x in bar.items() if name in BAR]
-            self._tell(trainer, stage, figures)
+            self._tell(trainer, stage, _of_training(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that training has come to its end."""
@@ -98,10 +99,11 @@ class NarrationCallback(Callback):
         self.has_ended = False
         if (bar := trainer.progress_bar_callback) is not None:
             bar.teardown(trainer, pl_module, stage)  # it would break long lines, once more is fine
-        if self.newest:
-            compares = self.baseline and self.baseline is not self.newest
-            title = "Validation before → after" if compares else "Last validation"
-            rank_zero_info(f"{title}: {' · '.join(self._figures(list(self.newest)))}")
+        title = "Last validation" if self.newest else f"Last {_unit(pl_module)}"
+        if self.baseline and self.newest and self.baseline is not self.newest:
+            title = "Validation before → after"
+        if figures := self._figures(list(self.newest)) or _of_training(trainer):
+            rank_zero_info(f"{title}: {' · '.join(figures)}")
         for line in self._next_commands(trainer):
             rank_zero_info(line)
 
@@ -122,7 +124,7 @@ class NarrationCallback(Callback):
         if total and self.first_done < done < total:
             pace = (now - self.begun) / (done - self.first_done)
             parts.append(f"about {duration(pace * (total - done))} left")
-        self.told = now
+        self.told, self.has_told_pace = now, self.has_told_pace or done > self.first_done
         rank_zero_info(" · ".join(parts))
 
     def _figures(self, compared: list[str]) -> list[str]:
@@ -161,7 +163,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _unit(stage: Stage) -> str:
+def _of_training(trainer: Trainer) -> list[str]:
+    """Describes the figures of the newest rollout or step."""
+    bar = trainer.progress_bar_metrics
+    return [f"{BAR[name]} {x:.2f}" for name, x in bar.items() if name in BAR]
+
+
+def _unit(stage: Any) -> str:
     return "step" if stage.rollouts is None else "rollout"
 
 

@@ -16,6 +16,7 @@ from detox_lightning.models.model_files import warn_once
 HIDDEN_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training.*",
     ".*does not have many workers.*",
+    "Total length of `list` across ranks is zero.*",  # a run without validation
     ".*ended before the epoch ended and your dataloader is not resumable.*",
     ".*args parameter is intended to run from within Python.*",
     "The dirpath has changed from.*",
