@@ -109,6 +109,7 @@ FLAGS = {
     "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is not a checkpoint, or it is damaged; give a checkpoint, or last",
     "--config": "--config: its value is missing",
     "stray": "stray: this is not an option; options begin with --",
+    "-1x": "-1x: this is not an option; options begin with --",
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from jsonargparse import Namespace
 
 from bad_input.cases import Case, Place, check
+from command import DEMO, printed
 from detox_lightning.errors import InputError
 from detox_lightning.modules import RewardModule, SupervisedModule
 from detox_lightning.ppo import policy_stage
@@ -45,6 +46,17 @@ FLAGS = {
 def test_wild_numbers(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_stage, "load_policy", None)
     check(Case(flag, (flag,), FLAGS[flag]), place)
+
+
+@pytest.mark.parametrize("value", ["-1x", "-x", "-1e-3", "-.inf", "-0.1.2"])
+def test_a_value_with_a_dash_needs_no_equals_sign(value: str, place: Place) -> None:
+    message = f"--model.kl.coef={value}: must be a number of at least 0"
+    check(Case(value, ("--model.kl.coef", value), message), place)
+
+
+def test_a_negative_number_with_an_exponent_is_a_value() -> None:
+    config = printed("fit", "--config", DEMO, "--model.optimizer.lr", "-1e-3")
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == -0.001
 
 
 def test_wild_numbers_within_others() -> None:

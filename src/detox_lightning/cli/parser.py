@@ -32,6 +32,7 @@ UNKNOWN = re.compile(
     r"|unrecognized arguments: --(?P<flag>[\w.+-]+)"
 )
 ITSELF = re.compile(r"^(--([\w.]+): there is no such option); did you mean --\2\?$")
+VALUELESS, DASHED = re.compile("--[^=]+"), re.compile("-[^-hc]")  # -h and -c are options
 VALUES = (
     re.compile(r"^ *Given value: (?!NestedArg|Namespace)(.*)$", re.MULTILINE),
     re.compile(r"Got value: (?!Namespace)(.*)$", re.MULTILINE),
@@ -79,6 +80,8 @@ class Parser(LightningArgumentParser):
         """
         if args is not None and not self.exit_on_error:
             args = [re.sub(r"=None$", "=null", word) for word in args]
+        elif args is not None:
+            args = _with_dashes(args)
         try:
             return super().parse_args(args, *rest, **options)
         except RecursionError as error:
@@ -122,7 +125,7 @@ class Parser(LightningArgumentParser):
             words = [word for word in self.args or [] if word.startswith(valueless[1])]
             bare = [word for word in words if "=" not in word]
             return f"{MARK}{(bare or [valueless[1]])[-1][2:]}: its value is missing"
-        if stray := re.fullmatch(r"unrecognized arguments: ([^-\s].*)", message, re.DOTALL):
+        if stray := re.fullmatch(r"unrecognized arguments: (?!--)(.+)", message, re.DOTALL):
             if is_yaml(file := stray[1].split()[0]):
                 return f"{MARK}{file}{NO_OPTION}; give a configuration as --config {file}"
             return f"{MARK}{stray[1]}{NO_OPTION}; options begin with --"
@@ -184,6 +187,17 @@ class Instantiator:
                 reason = reason if is_clear else f"{type(error).__name__}: {reason}"
                 self.refusal = InputError(f"{name} can't be made: {reason}")
             raise self.refusal from error
+
+
+def _with_dashes(words: Sequence[str]) -> list[str]:
+    """Joins flags and values such as -1e-3, most of which argparse would take for options."""
+    joined: list[str] = []
+    for word in words:
+        if joined and VALUELESS.fullmatch(joined[-1]) and DASHED.match(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def summarize(message: str) -> str:
