@@ -121,6 +121,27 @@ def test_help_and_a_misspelt_command_wait_for_no_import(word: str, code: int) ->
         assert verb in done.stdout + done.stderr
 
 
+BAR = """
+import sys
+from detox_lightning.__main__ import main
+try:
+    main(["fit", "--bogus=1"])
+except SystemExit:
+    from tqdm.auto import tqdm  # which datasets has its bars from
+    print(tqdm([], disable=False, file=sys.stdout).delay)
+"""
+
+
+def test_a_bar_that_lasts_an_instant_is_not_shown() -> None:
+    unset = {"PYTHONPATH", "TQDM_DELAY"}
+    environment = {name: text for name, text in os.environ.items() if name not in unset}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", BAR], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.stdout == "3\n", done.stderr
+
+
 def test_the_script_is_the_module() -> None:
     script = '[project.scripts]\ndetox-lightning = "detox_lightning.__main__:main"\n'
     assert script in (ROOT / "pyproject.toml").read_text()

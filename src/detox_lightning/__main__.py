@@ -66,6 +66,7 @@ def _run(words: Sequence[str], callbacks: Sequence["Callback"]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():  # each state of a bar would be a line of the log
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DELAY", "3")  # seconds; bars that last an instant aren't shown
     from detox_lightning.lazy_imports import deferred
 
     with deferred():

@@ -1,6 +1,7 @@
 """Files as people have them: their names, their changes, and what their fields hold."""
 
 import gzip
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -250,3 +251,14 @@ def test_deep_json_is_refused(tmp_path: Path, name: str, depth: int, pair: Any) 
         f"{source}: line 2 has more than 100 lists and objects within each other; give an object "
         "of columns on each line"
     )
+
+
+def test_a_reader_logs_nothing_before_the_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    (tmp_path / "a.jsonl").write_text('{"dialogue": "a"}\n{"dialogue": "b", \n')
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and no more than that")
+    assert "line 2 isn't a JSON object" in refused(tmp_path / "a.jsonl")
+    assert "isn't a Parquet file" in refused(tmp_path / "b.parquet")
+    assert caplog.messages == []

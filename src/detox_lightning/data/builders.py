@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from io import TextIOWrapper
 from itertools import islice
+from logging import CRITICAL, getLogger
 from typing import Any
 
 import pyarrow
@@ -17,6 +18,8 @@ from detox_lightning.data.text_files import Malformed, find_deeper, open_binary,
 SPLIT = "train"  # each file is read as one split, which needs a name
 MAX_LEVELS = 100  # of nested JSON; pyarrow crashes at some thousands
 ROWS_PER_TABLE = 1000
+for reader in (json, parquet):  # what they log they also raise, and table_files words it
+    getLogger(reader.__name__).setLevel(CRITICAL)
 
 
 class _Csv(csv.Csv):  # type: ignore[misc]
