@@ -139,7 +139,7 @@ def test_a_bar_that_lasts_an_instant_is_not_shown() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BAR], capture_output=True, text=True, env=environment, timeout=120
     )
-    assert done.stdout == "3\n", done.stderr
+    assert done.stdout == "3.0\n", done.stderr
 
 
 def test_the_script_is_the_module() -> None:
