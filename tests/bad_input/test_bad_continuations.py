@@ -40,6 +40,14 @@ CASES = [
         put("in.jsonl", lines({"text": "a"})),
     ),
     Case(
+        "neither prompts nor scores",
+        (*GIVEN, "--data.min_toxicity=0.5"),
+        "--data.prompt_column=prompt.text, --data.min_toxicity=0.5, "
+        "--data.toxicity_column=prompt.toxicity: {folder}/in.jsonl has no such columns; it has "
+        "text; give each flag one of these",
+        put("in.jsonl", lines({"text": "a"})),
+    ),
+    Case(
         "a column around the prompts",
         ("--data.prompt_column=prompt",),
         "--data.prompt_column=prompt: {folder}/prompts.jsonl has no such column; it has "

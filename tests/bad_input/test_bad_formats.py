@@ -65,7 +65,8 @@ CASES = [
     Case(
         "rows within an object",
         JSON,
-        "--data.dialogue_column=dialogue: {folder}/in.json has no such column; it has rows",
+        "--data.dialogue_column=dialogue, --data.summary_column=summary: {folder}/in.json has no "
+        "such columns; it has rows; give each flag one of these",
         put("in.json", '{"rows": [{"dialogue": "a", "summary": "b"}]}'),
     ),
     Case(
@@ -77,7 +78,8 @@ CASES = [
     Case(
         "json of numbers",
         JSON,
-        "--data.dialogue_column=dialogue: {folder}/in.json has no such column; it has text",
+        "--data.dialogue_column=dialogue, --data.summary_column=summary: {folder}/in.json has no "
+        "such columns; it has text; give each flag one of these",
         put("in.json", "[1, 2]"),
     ),
     Case(

@@ -41,6 +41,12 @@ CASES = [
         "did you mean label?",
     ),
     Case(
+        "neither a column of texts nor one of labels",
+        ("--data.text_column=tweet", "--data.label_column=class"),
+        "--data.text_column=tweet, --data.label_column=class: {folder}/hate has no such columns; "
+        "it has text, label; give each flag one of these",
+    ),
+    Case(
         "no text column",
         ("--data.text_column=tweet",),
         "--data.text_column=tweet: {folder}/hate has no such column; it has text, label",

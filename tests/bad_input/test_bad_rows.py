@@ -17,8 +17,23 @@ CASES = [
     Case(
         "a line break in a column's name",
         GIVEN,
-        "--data.dialogue_column=dialogue: {folder}/in.jsonl has no such column; it has a b",
+        "--data.dialogue_column=dialogue, --data.summary_column=summary: {folder}/in.jsonl has no "
+        "such columns; it has a b; give each flag one of these",
         put("in.jsonl", lines({"a\nb": "c"})),
+    ),
+    Case(
+        "a file of one's own in a recipe with references",
+        (*GIVEN, "--data.reference_column=clean"),
+        "--data.dialogue_column=dialogue, --data.summary_column=summary, "
+        "--data.reference_column=clean: {folder}/in.jsonl has no such columns; it has text, short; "
+        "give each flag one of these; --data.reference_column=null takes the summaries",
+        put("in.jsonl", lines({"text": "a", "short": "b"})),
+    ),
+    Case(
+        "no references",
+        ("--data.reference_column=clean",),
+        "--data.reference_column=clean: {folder} has no such column; it has dialogue, summary; "
+        "--data.reference_column=null takes the summaries",
     ),
     Case(
         "nearly a dialogue column",

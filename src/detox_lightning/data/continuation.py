@@ -7,7 +7,7 @@ from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveIn
 
 from detox_lightning.data.counted_rows import CountedRows, known, nonempty
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts, divide_words, word_ends
-from detox_lightning.data.sources import MissingSplit, check_column, has_only_nulls
+from detox_lightning.data.sources import MissingSplit, check_column, check_names, has_only_nulls
 from detox_lightning.errors import InputError
 from detox_lightning.seeding import derive_seed
 
@@ -99,6 +99,9 @@ class ContinuationDataModule(PromptDataModule):
         return self._read(split)
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        flag = f"--data.min_toxicity={self.min_toxicity}, --data.toxicity_column"
+        scores = {} if self.min_toxicity is None else {self.toxicity: flag}
+        check_names(rows, {self.prompt: "--data.prompt_column"} | scores, source)
         check_column(rows, self.prompt, "text", "--data.prompt_column", source)
         columns, column = [self.prompt], self.continuation
         if column and column in rows.column_names and not has_only_nulls(rows, column):
@@ -107,7 +110,6 @@ class ContinuationDataModule(PromptDataModule):
         if self.min_toxicity is not None:
             from datasets import Value
 
-            flag = f"--data.min_toxicity={self.min_toxicity}, --data.toxicity_column"
             check_column(rows, self.toxicity, "scores", flag, source)
             columns.append(self.toxicity)
             if rows.features[self.toxicity].dtype != "float64":  # as another source's may be

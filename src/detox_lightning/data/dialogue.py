@@ -9,7 +9,7 @@ from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
-from detox_lightning.data.sources import check_column, has_only_nulls
+from detox_lightning.data.sources import check_column, check_names, has_only_nulls
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FIELD = "{dialogue}"
 ROLES = ("dialogue", "summary", "reference")
 TEMPLATE = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:\n"
+NO_REFERENCE = "; --data.reference_column=null takes the summaries"
 UNCOMPARED = "without a reference, which ROUGE leaves out"
 
 
@@ -96,10 +97,15 @@ class DialogueDataModule(PromptDataModule):
             self.fallback = ("validation", "test")
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        flags: dict[str, str] = {}
+        for role, column in zip(ROLES, self.columns, strict=True):
+            flags.setdefault(column, f"--data.{role}_column")
+        lacks = len(flags) == len(ROLES) and self.columns[2] not in rows.column_names
+        check_names(rows, flags, source, NO_REFERENCE if lacks else "")
         for role, column in zip(ROLES, self.columns, strict=True):
             if role in ("dialogue", *self._needs) or not has_only_nulls(rows, column):
                 check_column(rows, column, "text", f"--data.{role}_column", source)
-        return rows.select_columns(list(dict.fromkeys(self.columns)))
+        return rows.select_columns(list(flags))
 
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
         for role, column in zip(ROLES, self.columns, strict=True):

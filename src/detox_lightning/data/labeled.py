@@ -12,7 +12,7 @@ from detox_lightning.batches import LabeledBatch
 from detox_lightning.data.base_module import RowsDataModule
 from detox_lightning.data.counted_rows import CountedRows, known, nonempty
 from detox_lightning.data.encoding import pad
-from detox_lightning.data.sources import check_column
+from detox_lightning.data.sources import check_column, check_names
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,18 +103,19 @@ class LabeledTextDataModule(RowsDataModule):
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
         from datasets import Features, Value
 
+        flags = {self.text_column: "--data.text_column", self.label_column: "--data.label_column"}
+        check_names(rows, flags, source)
         check_column(rows, self.text_column, "text", "--data.text_column", source)
         check_column(rows, self.label_column, "labels", "--data.label_column", source)
         found = {label: label for label in rows.unique(self.label_column)}
         # a ClassLabel holds indices into its own names, whose order may differ; -1 means none
         if own := getattr(rows.features[self.label_column], "names", None):
             found = {i: own[i] if i is not None and i >= 0 else None for i in found}
-        columns = list(dict.fromkeys([self.text_column, self.label_column]))
         indices = self._indices(found, source)
-        return rows.select_columns(columns).map(
+        return rows.select_columns(list(flags)).map(
             partial(_index, text=self.text_column, label=self.label_column, indices=indices),
             batched=True,
-            remove_columns=columns,
+            remove_columns=list(flags),
             features=Features({"text": Value("string"), "label": Value("int64")}),
             desc="Reading labels",
         )

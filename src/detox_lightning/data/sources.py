@@ -1,5 +1,6 @@
 """Reads the rows of a data set from files or from the hub, and checks its columns."""
 
+from collections.abc import Mapping
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Literal
 
@@ -100,6 +101,28 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
         ) from error
 
 
+def check_names(rows: "Dataset", flags: Mapping[str, str], source: str, remedy: str = "") -> None:
+    """Raises InputError, which tells all of them, if there are columns that ``source`` lacks.
+
+    Args:
+        rows: The rows.
+        flags: The flag that names each column.
+        source: Name of the data set.
+        remedy: End of the message.
+    """
+    known = (None, *rows.column_names)  # null is refused elsewhere
+    missing = {column: flag for column, flag in flags.items() if column not in known}
+    if missing:
+        advice = "; give each flag one of these"
+        if len(missing) == 1:
+            advice = nearest(*missing, rows.column_names)
+        raise InputError(
+            f"{', '.join(f'{flag}={column}' for column, flag in missing.items())}: {source} has no "
+            f"such column{'s' if len(missing) > 1 else ''}; it has "
+            f"{', '.join(rows.column_names) or 'none'}{advice}{remedy}"
+        )
+
+
 def check_column(
     rows: "Dataset",
     column: str | None,
@@ -116,11 +139,7 @@ def check_column(
     """
     if column is None:
         raise InputError(f"{flag}=null: name a column of {source}: {', '.join(rows.column_names)}")
-    if column not in rows.column_names:
-        raise InputError(
-            f"{flag}={column}: {source} has no such column; it has "
-            f"{', '.join(rows.column_names) or 'none'}{nearest(column, rows.column_names)}"
-        )
+    check_names(rows, {column: flag}, source)
     kind = _content_of(rows, column)
     where = f"{flag}={column}: in {source} this column"
     if content == "text" and kind not in _TEXT:
