@@ -112,12 +112,16 @@ class Data(Protocol):
         template: The prompt, with ``{dialogue}`` in place of a text; empty: the text alone.
         chat_template: Whether prompts are put into the tokenizer's chat template.
         loaders: Makes the loaders and holds the position in the epoch.
+        shared_by: Options that decide which training rows are in a share that is cut off.
+        share_read: The share that was read to measure, ``validation`` or ``test``; empty: none.
     """
 
     batch_size: int
     template: str
     chat_template: bool
     loaders: "Loaders"
+    shared_by: Sequence[str]
+    share_read: str
 
     @property
     def sources(self) -> Sequence[str]:

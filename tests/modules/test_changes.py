@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from command import run, tiny_recipe
+from detox_lightning.ppo import policy_stage
 from detox_lightning.stages.flag_changes import differences
 
 LENGTH = {"class_path": "my.Length", "init_args": {"words": 3}}
@@ -114,6 +115,30 @@ def test_what_is_measured_is_told_in_tests(trained: tuple[str, str], tmp_path: P
     flags = ("--model.sampling.top_k=5", "--model.kl.coef=0.5", "--data.num_samples=16")
     said = told("test", trained, tmp_path, *flags, "--trainer.limit_test_batches=1")
     assert said == (f"{BEGINS}what is measured depends on them: model.sampling.top_k: 0 → 5")
+
+
+TRAINED_ON = (
+    "--data.test_fraction=0.5 (the checkpoint's: null): the checkpoint's run may have trained on "
+    "the rows that this would measure. Give the checkpoint's values; or train with these, too; or "
+    "name rows of their own (--data.test_split, --data.source)"
+)
+
+
+def test_rows_that_were_trained_on_are_refused_before_a_model_opens(
+    trained: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, checkpoint = trained
+    source = Path(recipe).parent / "train.jsonl"
+    words = ("--config", recipe, f"--ckpt_path={checkpoint}", "--data.test_fraction=0.5")
+    other = shutil.copy(source, tmp_path / "other.jsonl")
+    tested = run("test", *words, f"--data.source={other}", "--trainer.limit_test_batches=1")
+    assert tested.code == 0, tested.err
+    opened = run("test", *words, "--weights_only=false")  # Lightning opens such a file, and later
+    assert (opened.code, opened.errors) == (2, [f"error: {TRAINED_ON}"]), opened.err
+    monkeypatch.setattr(policy_stage, "load_policy", None)
+    for flags in ((), ("--data.validation_split=gone",)):
+        refused = run("validate" if flags else "test", *words, *flags)
+        assert (refused.code, refused.errors) == (2, [f"error: {TRAINED_ON}"]), refused.err
 
 
 def test_the_same_flags_are_not_told(

@@ -16,9 +16,11 @@ class DetoxTrainer(Trainer):
 
     Attributes:
         command: The command that made it; None if a program made it.
+        checkpoint: The file of plain values that the command loads; None if there is none.
     """
 
     command: CommandLine | None = None
+    checkpoint: Path | None = None
     val_check_interval: Any = None  # Lightning sets none if validation goes by time
 
     def export(

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,6 +53,8 @@ class RowsDataModule(LightningDataModule, ABC):
     template = ""  # the prompt around each dialogue; empty: a text is its own prompt
     chat_template = False  # whether prompts are put into the tokenizer's chat template
     shares: Mapping[str, Any] = {}  # splits that are shares of the training rows: how to draw them
+    shared_by: Sequence[str] = ()  # options that decide which rows are in them
+    share_read = ""  # the one that was read to measure
     fallback: tuple[str, str] | None = None  # a split that may be missing, and the one used instead
     remedies: ClassVar[dict[str, str]] = {}  # ends of messages for missing splits
     truncation_note: ClassVar[str]  # log phrase for rows that were cut
@@ -161,6 +163,7 @@ class RowsDataModule(LightningDataModule, ABC):
         both = rows.rows.train_test_split(**options)
         if split == "train":
             return rows.then("after the split", both["train"])
+        self.share_read = name
         return rows.then("cut off", both["test"])
 
     def _read(self, split: str) -> CountedRows:

@@ -1,5 +1,6 @@
 """Prompts to continue, such as RealToxicityPrompts', for PPO."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +48,10 @@ class ContinuationDataModule(PromptDataModule):
 
     kind = "prompt"
     truncation_note = "prompts were cut to {} tokens"
+    shared_by: Sequence[str] = (
+        *("test_fraction", "test_split", "validation_fraction", "validation_split", "split_seed"),
+        *("prompt_column", "prompt_share"),
+    )
 
     def __init__(
         self,
@@ -90,6 +95,7 @@ class ContinuationDataModule(PromptDataModule):
 
     def _choose(self, split: str) -> CountedRows:
         if split in self.shares:
+            self.share_read = split
             return self._read("train")
         if self.splits.get(split, split) is None:
             raise MissingSplit(

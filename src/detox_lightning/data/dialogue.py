@@ -95,6 +95,8 @@ class DialogueDataModule(PromptDataModule):
             drawn = {"test_size": test_fraction, "shuffle": shuffle_split, "seed": split_seed}
             self.shares = {"test": drawn}
             self.fallback = ("validation", "test")
+            seed = ["split_seed"] if shuffle_split else []
+            self.shared_by = ["test_fraction", "shuffle_split", *seed, "min_chars", "max_chars"]
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
         flags: dict[str, str] = {}

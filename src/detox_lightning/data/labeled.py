@@ -48,6 +48,7 @@ class LabeledTextDataModule(RowsDataModule):
     truncation_note = "texts were cut at {} tokens"
     fallback = ("test", "validation")
     skips_missing = True
+    shared_by: Sequence[str] = ("validation_fraction", "validation_split", "split_seed")
 
     def __init__(
         self,

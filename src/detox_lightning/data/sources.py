@@ -115,7 +115,7 @@ def check_names(rows: "Dataset", flags: Mapping[str, str], source: str, remedy: 
     if missing:
         advice = "; give each flag one of these"
         if len(missing) == 1:
-            advice = nearest(*missing, rows.column_names)
+            advice = nearest(next(iter(missing)), rows.column_names)
         raise InputError(
             f"{', '.join(f'{flag}={column}' for column, flag in missing.items())}: {source} has no "
             f"such column{'s' if len(missing) > 1 else ''}; it has "

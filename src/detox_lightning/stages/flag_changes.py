@@ -1,11 +1,14 @@
 """Compares a run's flags with those of the run whose checkpoint it loads."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from detox_lightning.errors import InputError
+from detox_lightning.protocols import data_of
 from detox_lightning.redaction import without_secrets
 from detox_lightning.runs.provenance import to_plain
 
@@ -32,11 +35,12 @@ _LORA_FLAGS = ("r", "lora_alpha", "target_modules", "modules_to_save")
 
 
 def warn_of_changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Warns of a stage's flags that have other values than when the checkpoint was written."""
+    """Tells a stage's flags that have other values than when the checkpoint was written."""
     trainer = module._trainer
     verb = None if trainer is None else trainer.state.fn
     if verb is None:
         return
+    refuse_trained_rows(trainer, checkpoint)
     changes: list[tuple[str, str, str]] = []
     for flag, owner in (("model", module), ("data", getattr(trainer, "datamodule", None))):
         if owner is not None and (key := owner.CHECKPOINT_HYPER_PARAMS_KEY) in checkpoint:
@@ -47,6 +51,38 @@ def warn_of_changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> None:
         shown = ", ".join(f"{flag}: {old} → {new}" for flag, old, new in changes)
         effect = "they win" if verb == "fit" else "what is measured depends on them"
         rank_zero_warn(f"flags differ from those of the checkpoint's run, and {effect}: {shown}")
+
+
+def refuse_trained_rows(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Refuses to measure on a share of the training rows that the checkpoint's run didn't cut off.
+
+    Raises:
+        InputError: If other values of flags decide which rows of the same split are in the share.
+    """
+    data: Any = data_of(trainer)
+    if data is None or not data.share_read or trainer.state.fn not in ("validate", "test"):
+        return
+    here, saved = dict(data.hparams), dict(checkpoint.get(data.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+    former = saved.get("source", [])
+    pairs = product([former] if isinstance(former, str) else former, data.sources)
+    is_same = any(old == new or _are_alike(old, new) for old, new in pairs)
+    if not is_same or saved.get("train_split") != here["train_split"]:
+        return
+    changes = [
+        f"--data.{name}={_short(here[name])} (the checkpoint's: {_short(saved[name])})"
+        for name in data.shared_by
+        if name in saved
+        and here[name] != saved[name]
+        # a smaller share is a part of the larger one; test rows are cut off before validation rows
+        and not (name.endswith("_fraction") and (here[name] or 0) <= (saved[name] or 0))
+        and not (name.startswith("validation") and data.share_read == "test")
+    ]
+    if changes:
+        raise InputError(
+            f"{', '.join(changes)}: the checkpoint's run may have trained on the rows that this "
+            "would measure. Give the checkpoint's values; or train with these, too; or name rows "
+            f"of their own (--data.{data.share_read}_split, --data.source)"
+        )
 
 
 def differences(flag: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:

@@ -10,6 +10,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from detox_lightning.errors import InputError, nearest
 from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import callbacks_of, data_of
+from detox_lightning.runs.checkpoint_reading import blame_checkpoint, open_checkpoint
+from detox_lightning.stages.flag_changes import refuse_trained_rows
 from detox_lightning.stages.optimization import try_out
 
 # Flags of Lightning's own steps: their defaults, and what to give instead in PPO.
@@ -64,12 +66,15 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
         figures: Names of the figures that its validation logs, without ``val/``.
 
     Raises:
-        InputError: If the precision loses steps, nothing would be done, or a callback or the
-            optimizer can't work.
+        InputError: If the precision loses steps, nothing would be done, rows to measure may have
+            been trained on, or a callback or the optimizer can't work.
     """
     trainer = module.trainer
     check_precision(trainer.precision)
     refuse_nothing(trainer, verb)
+    if file := getattr(trainer, "checkpoint", None):  # Lightning opens it after the model
+        with blame_checkpoint(file):
+            refuse_trained_rows(trainer, open_checkpoint(file))
     if verb != "fit":
         return
     check_loop(trainer, module)
