@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -228,11 +227,9 @@ class DetoxCLI(LightningCLI):
             loggers = [
                 x for x in _as_list(self.config_init.trainer.logger) if isinstance(x, Logger)
             ]
-            self.config.ckpt_path = found = choose_checkpoint(
+            self.config.ckpt_path = choose_checkpoint(
                 self.verb, self.trainer, name, loggers or self.trainer.loggers, weights_only
             )
-            if found is not None and "://" not in found and weights_only is not False:
-                self.trainer.checkpoint = Path(found)  # type: ignore[attr-defined]
         if self.verb == "fit":
             check_loop(self.trainer, self.model)
         if self.verb != "export":

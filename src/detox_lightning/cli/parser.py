@@ -193,10 +193,8 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
     """Joins flags and values such as -1e-3, most of which argparse would take for options."""
     joined: list[str] = []
     for word in words:
-        if joined and VALUELESS.fullmatch(joined[-1]) and DASHED.match(word):
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
+        is_value = joined and VALUELESS.fullmatch(joined[-1]) and DASHED.match(word)
+        joined.append(f"{joined.pop()}={word}" if is_value else word)
     return joined
 
 

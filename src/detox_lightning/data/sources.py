@@ -102,20 +102,12 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
 
 
 def check_names(rows: "Dataset", flags: Mapping[str, str], source: str, remedy: str = "") -> None:
-    """Raises InputError, which tells all of them, if there are columns that ``source`` lacks.
-
-    Args:
-        rows: The rows.
-        flags: The flag that names each column.
-        source: Name of the data set.
-        remedy: End of the message.
-    """
+    """Raises one InputError for all columns that ``source`` lacks; ``flags`` has their flags."""
     known = (None, *rows.column_names)  # null is refused elsewhere
     missing = {column: flag for column, flag in flags.items() if column not in known}
     if missing:
-        advice = "; give each flag one of these"
-        if len(missing) == 1:
-            advice = nearest(next(iter(missing)), rows.column_names)
+        one = nearest(next(iter(missing)), rows.column_names)
+        advice = one if len(missing) == 1 else "; give each flag one of these"
         raise InputError(
             f"{', '.join(f'{flag}={column}' for column, flag in missing.items())}: {source} has no "
             f"such column{'s' if len(missing) > 1 else ''}; it has "

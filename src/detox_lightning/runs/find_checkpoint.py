@@ -72,6 +72,7 @@ def choose_checkpoint(
             refuse_other_files(Path(found))
         else:
             check_parts(Path(found), verb)
+            trainer.checkpoint = Path(found)  # type: ignore[attr-defined]
     return None if found is None else str(found)
 
 
