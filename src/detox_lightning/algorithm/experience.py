@@ -99,11 +99,14 @@ def to_experience(
     shaping: ScoreShaping,
     moments: RunningMoments,
     reduce: Reduce = alone,
+    mask_truncated: bool = False,
 ) -> Experience:
     """Turns scores and KL into token rewards, and those into advantages.
 
     ``kl_coef`` is β, the price of a nat of KL in units of the score. ``moments`` are those of all
-    scores so far; this rollout's scores are added if ``shaping`` scales.
+    scores so far; this rollout's scores are added if ``shaping`` scales. With ``mask_truncated``,
+    responses that the length limit cut off are compared with the others, but not learned from: the
+    mask of what is learned from is False at their tokens.
     """
     mask = rollout.response_mask
     penalized = rollout.scores - shaping.missing_eos_penalty
@@ -125,7 +128,7 @@ def to_experience(
         prompt_ids=rollout.prompt_ids,
         prompt_mask=rollout.prompt_mask,
         response_ids=rollout.response_ids,
-        response_mask=mask,
+        response_mask=mask & rollout.has_eos[:, None] if mask_truncated else mask,
         old_logprobs=rollout.old_logprobs,
         ref_logprobs=rollout.ref_logprobs,
         old_values=torch.where(mask, rollout.values, 0),

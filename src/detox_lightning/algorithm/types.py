@@ -42,7 +42,7 @@ class Experience(NamedTuple):
         prompt_ids: ``[b, s]``.
         prompt_mask: ``[b, s]``.
         response_ids: ``[b, t]``.
-        response_mask: ``[b, t]``.
+        response_mask: ``[b, t]``, True at the tokens to learn from.
         old_logprobs: ``[b, t]`` under the policy that sampled them.
         ref_logprobs: ``[b, t]`` under the reference.
         old_values: ``[b, t]`` value head at rollout.

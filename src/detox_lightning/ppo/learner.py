@@ -94,6 +94,9 @@ class Learner:
                     self.leave_out(what, rows)
                     meter.skipped += 1
                     continue
+                if not means.statistics["policy/ratio"]:  # no token to learn from: none was kept
+                    meter.skipped += 1
+                    continue
                 is_too_far = means.statistics["policy/ratio"] > self.options.ratio_threshold
                 if not is_too_far:
                     self.optimizer.step()
