@@ -14,7 +14,9 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.sampling import Choose
+from detox_lightning.models.decoding.stopping import StopStrings
 from detox_lightning.models.policy import Policy
+from detox_lightning.models.special_tokens import padding_token
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.reward_errors import check_scores, reward_errors
 
@@ -39,20 +41,23 @@ class Responses(NamedTuple):
 
     Attributes:
         ids: ``[b, t]`` tokens, without the prompt and the decoder start token.
-        mask: ``[b, t]``, True at real tokens, EOS included.
-        texts: The ``b`` responses as text, special tokens stripped. Those of a decoder-only model
-            begin with a blank where a new word begins.
+        mask: ``[b, t]``, True at real tokens; EOS, or the token that ends a stop string, included.
+        texts: The ``b`` responses as text, special tokens and stop strings stripped. Those of a
+            decoder-only model begin with a blank where a new word begins.
         stats: The policy's statistics, if they were recorded during sampling; else None.
+        stopped: ``[b]``, True where a response ended by a stop string; None: nowhere.
     """
 
     ids: Tensor
     mask: Tensor
     texts: list[str]
     stats: TokenStats | None = None
+    stopped: Tensor | None = None
 
     def has_eos(self, eos_token_ids: Sequence[int]) -> Tensor:
-        """``[b]``, True where the response ended by itself."""
-        return (is_any(self.ids, eos_token_ids) & self.mask).any(dim=1)
+        """``[b]``, True where the response ended by itself, by EOS or by a stop string."""
+        has_eos = (is_any(self.ids, eos_token_ids) & self.mask).any(dim=1)
+        return has_eos if self.stopped is None else has_eos | self.stopped
 
 
 class Scores(NamedTuple):
@@ -98,15 +103,26 @@ def generate(
         limit: Tokens of the longest response.
         draws: The draws of ``choose``, if log-probabilities and values are to be recorded.
     """
-    ids, hidden = policy.generate(prompts, choose, limit)
+    strings, stops, stopped = policy.sampling.stop_strings, None, None
+    if strings:
+        stops = StopStrings(
+            strings, lambda ids, rows: policy.decode_texts(tokenizer, prompts.select(rows), ids)
+        )
+    ids, hidden = policy.generate(prompts, choose, limit, stops)
     lengths = response_lengths(ids, policy.eos_token_ids)
+    if stops:
+        stopped = stops.ended(ids, torch.arange(len(ids), device=ids.device), whole=True)
+        lengths = stops.limited(lengths)
     longest = int(lengths.max())
     ids, mask = ids[:, :longest], mask_from_lengths(lengths, longest)
+    if stops:  # tokens were drawn after a stop string until it was noticed
+        ids = ids.where(mask, padding_token(policy.base.generation_config))
     stats = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)
         stats = TokenStats(logprobs, policy.values(hidden[:, :longest]).detach())
-    return Responses(ids, mask, policy.decode_texts(tokenizer, prompts, ids), stats)
+    texts = policy.decode_texts(tokenizer, prompts, ids)
+    return Responses(ids, mask, [*map(stops.cut, texts)] if stops else texts, stats, stopped)
 
 
 def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:

@@ -20,7 +20,7 @@ class Rollout(NamedTuple):
         kl: ``[b, t]`` estimate of the KL divergence from the reference at each token, in nats.
         values: ``[b, t]`` value head at rollout.
         scores: ``[b]`` the reward of each response, raw.
-        has_eos: ``[b]``, True where the response ended by itself, not at the length limit.
+        has_eos: ``[b]``, True where the response ended by itself, by EOS or a stop string.
     """
 
     prompt_ids: Tensor

@@ -101,7 +101,9 @@ def _describe_member(kind: Any) -> str:
     if origin is Callable:
         return "the path of a function, such as package.module.name"
     if origin is tuple:
-        return f"a list of {len(get_args(kind))}, each {describe_type(get_args(kind)[0])}"
+        first, *_, last = get_args(kind)
+        number = "" if last is ... else f" of {len(get_args(kind))}"
+        return f"a list{number}, each {describe_type(first)}"
     if isclass(origin) and issubclass(origin, Iterable):
         return BUILTINS[dict] if issubclass(origin, dict) else BUILTINS[list]
     name = getattr(kind, "__name__", str(kind))

@@ -129,6 +129,7 @@ class Evaluator(nn.Module):
             "min_new_tokens": sampling.min_new_tokens,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
+            **({"stop_strings": sampling.stop_strings} if sampling.stop_strings else {}),
             "top_p": sampling.top_p if plan.top_p is None else plan.top_p,
         }
 

@@ -18,6 +18,7 @@ from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import MergedWeights, merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.decoding.static_step import StaticSteps
+from detox_lightning.models.decoding.stopping import StopStrings
 from detox_lightning.models.families.base import Family, HeadFunction, base_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
@@ -195,11 +196,13 @@ class Policy(ReferencedModel):
         return self.family.encode_prompts(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
-    def generate(self, prompts: EncodedPrompts, choose: Choose, limit: int) -> Decoded:
-        """Generates responses of up to ``limit`` tokens, picked by ``choose``, to ``b`` prompts."""
+    def generate(
+        self, prompts: EncodedPrompts, choose: Choose, limit: int, stops: StopStrings | None = None
+    ) -> Decoded:
+        """Generates responses to ``b`` prompts; see :func:`decode`."""
         kept = self.merged_weights if self.static_steps.captures(self.base) else None
         with merged(self.model, kept):
-            return decode(self.base, self.family, prompts, choose, limit, self.static_steps)
+            return decode(self.base, self.family, prompts, choose, limit, self.static_steps, stops)
 
     def decode_texts(
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
