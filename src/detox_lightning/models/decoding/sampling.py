@@ -61,8 +61,8 @@ class Sampling:
             raise InputError("sampling.stop_strings: an empty text would end every response")
         if any(r"\n" in string for string in self.stop_strings):  # as flags hand them on
             raise InputError(
-                r"sampling.stop_strings: \n is a backslash and an n here; give line breaks in a YAML "
-                r'file that is named by --config, as stop_strings: ["\n"]'
+                r"sampling.stop_strings: \n is a backslash and an n here; give line breaks in a "
+                r'YAML file that is named by --config, as stop_strings: ["\n"]'
             )
 
     @property
