@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveInt
 
+from detox_lightning.data.conversations import CONVERSATION
 from detox_lightning.data.counted_rows import CountedRows, known, nonempty
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts, divide_words, word_ends
 from detox_lightning.data.sources import MissingSplit, check_column, has_only_nulls
@@ -99,8 +100,16 @@ class ContinuationDataModule(PromptDataModule):
         return self._read(split)
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        rows = self._adopt(rows, source)
         check_column(rows, self.prompt, "text", "--data.prompt_column", source)
         columns, column = [self.prompt], self.continuation
+        if CONVERSATION in rows.column_names:
+            columns.append(CONVERSATION)
+            if self.prompt_share is not None:
+                raise InputError(
+                    f"--data.prompt_share={self.prompt_share}: the prompts in {source} have TRL's "
+                    "format and are not divided; leave this out, or name --data.prompt_column"
+                )
         if column and column in rows.column_names and not has_only_nulls(rows, column):
             check_column(rows, column, "text", "--data.continuation_column", source)
             columns.append(column)

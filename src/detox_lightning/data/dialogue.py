@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
+from detox_lightning.data.conversations import CONVERSATION
 from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
@@ -23,6 +24,9 @@ UNCOMPARED = "without a reference, which ROUGE leaves out"
 
 class DialogueDataModule(PromptDataModule):
     """Dialogues in a prompt template, with the summaries that people wrote.
+
+    Prompts in TRL's formats are used without the template and the bounds on characters, unless
+    dialogue_column names their column. A longer prompt then loses its beginning.
 
     Args:
         dialogue_column: Column with the dialogues.
@@ -95,11 +99,22 @@ class DialogueDataModule(PromptDataModule):
             self.shares = {"test": drawn}
             self.fallback = ("validation", "test")
 
+    def _take_as_is(self, rows: "Dataset", source: str) -> None:
+        super()._take_as_is(rows, source)
+        self.template, self.min_chars, self.max_chars = FIELD, None, None
+
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        rows = self._adopt(rows, source)
         for role, column in zip(ROLES, self.columns, strict=True):
+            if self.as_is and role in self._needs and has_only_nulls(rows, column):
+                raise InputError(
+                    f"{source}: this run needs people's answers, and no row has one; give a column "
+                    "'completion', or messages that end with the assistant's"
+                )
             if role in ("dialogue", *self._needs) or not has_only_nulls(rows, column):
                 check_column(rows, column, "text", f"--data.{role}_column", source)
-        return rows.select_columns(list(dict.fromkeys(self.columns)))
+        used = dict.fromkeys((*self.columns, CONVERSATION))
+        return rows.select_columns([column for column in used if column in rows.column_names])
 
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
         for role, column in zip(ROLES, self.columns, strict=True):
@@ -124,6 +139,9 @@ class DialogueDataModule(PromptDataModule):
         return dialogues, references, self.encoding.answer_ids(summaries, self.max_target_tokens)
 
     def _shorten(self, text: str) -> str:
+        if self.as_is:
+            length = self._longest_fitting(range(1, len(text)), lambda length: text[-length:])
+            return text[-length:] if length else ""
         end = self._longest_fitting(range(len(text)), lambda end: self._fill(text[:end]))
         return self._fill(text[: end or 0])
 
