@@ -22,6 +22,7 @@ with deferred():  # as the command line does
 
     from detox_lightning.__main__ import main
     from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
+    from detox_lightning.algorithm.experience import ScoreShaping
     from detox_lightning.algorithm.group_losses import DrGRPOLoss, GRPOLoss, GSPOLoss
     from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
     from detox_lightning.algorithm.masks import mask_from_lengths
@@ -141,7 +142,7 @@ def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
             optimizer=lambda params: torch.optim.SGD(params, lr=0.3),
             advantage=advantage,
             loss=loss,
-            mask_truncated_completions=lengths is CUT,
+            scores=ScoreShaping(mask_truncated_completions=lengths is CUT),
         )
         options = TWO if processes == 2 else {}
         trainer = make_trainer(folder, max_epochs=1, **options)

@@ -51,8 +51,9 @@ def speaker(*rows: list[int]) -> Any:
     """A policy that gives these responses, padded as ``generate`` pads them."""
     ids = torch.tensor(rows)
     said = Decoded(ids, torch.zeros(*ids.shape, 2))
-    policy = SimpleNamespace(eos_token_ids=(EOS,), family=EncoderDecoder(), sampling=Sampling())
+    policy = SimpleNamespace(eos_token_ids=(EOS,), family=EncoderDecoder())
     policy.generate = lambda prompts, choose, limit, stops: said
+    policy.stop_strings = lambda *_: None
     policy.decode_texts = partial(Policy.decode_texts, policy)
     return policy
 

@@ -14,7 +14,6 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.sampling import Choose
-from detox_lightning.models.decoding.stopping import StopStrings
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.special_tokens import padding_token
 from detox_lightning.rewards import Reward
@@ -95,24 +94,14 @@ def generate(
 ) -> Responses:
     """Lets the policy, or inside :meth:`Policy.reference` the reference, respond to prompts.
 
-    Args:
-        policy: The policy.
-        tokenizer: The policy's.
-        prompts: ``b`` prompts as this model encoded them.
-        choose: Picks the tokens; see :meth:`Sampling.choose`.
-        limit: Tokens of the longest response.
-        draws: The draws of ``choose``, if log-probabilities and values are to be recorded.
+    The model has encoded ``b`` prompts. ``choose`` (see :meth:`Sampling.choose`) picks up to
+    ``limit`` tokens of each response; with its ``draws``, their statistics are recorded.
     """
-    strings, stops, stopped = policy.sampling.stop_strings, None, None
-    if strings:
-        stops = StopStrings(
-            strings, lambda ids, rows: policy.decode_texts(tokenizer, prompts.select(rows), ids)
-        )
+    stops, stopped = policy.stop_strings(tokenizer, prompts), None
     ids, hidden = policy.generate(prompts, choose, limit, stops)
     lengths = response_lengths(ids, policy.eos_token_ids)
     if stops:
-        stopped = stops.ended(ids, torch.arange(len(ids), device=ids.device), whole=True)
-        lengths = stops.limited(lengths)
+        lengths, stopped = stops.limited(ids, lengths)
     longest = int(lengths.max())
     ids, mask = ids[:, :longest], mask_from_lengths(lengths, longest)
     if stops:  # tokens were drawn after a stop string until it was noticed
@@ -128,9 +117,8 @@ def generate(
 def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:
     """Has a reward score ``b`` responses; the scores are on the device of the responses.
 
-    Raises:
-        TrainingError: If the reward fails, or a part or the total hasn't the shape ``[b]``. Its
-            message gives the ``place`` in the run.
+    TrainingError, with the ``place`` in the run, if the reward fails, or a part or the total hasn't
+    the shape ``[b]``.
     """
     # Copies of texts and scores: a reward may change its lists and reuse its tensor.
     with reward_errors(reward, place):
@@ -179,16 +167,11 @@ def measure(
     estimator: Estimator = "k1",
     micro_batch_size: int | None = None,
 ) -> Rollout:
-    """Measures sampled responses: log-probabilities, values, KL from the reference.
+    """Measures responses that a policy sampled: log-probabilities, values, KL from the reference.
 
-    Args:
-        policy: The policy that sampled them.
-        prompts: ``b`` prompts.
-        responses: Their responses.
-        scores: ``[b]``.
-        estimator: Estimates the KL divergence.
-        micro_batch_size: Rows of one forward pass; None: all. In half precision, passes have the
-            update's size and width, so that the first ratio of new to old probability is 1.
+    There are ``b`` prompts, responses and scores. A forward pass has ``micro_batch_size`` rows;
+    None: all. In half precision, passes have the update's size and width, so that the first ratio
+    of new to old probability is 1.
     """
     if estimator == "full":
         now, ref, kl = measure_full_kl(policy, prompts, responses, micro_batch_size)
@@ -232,13 +215,10 @@ def evaluate_tokens(
         policy: The policy, or the reference inside :meth:`Policy.reference`.
         batch: ``b`` prompts.
         ids: ``[b, t]`` responses.
-        mask: ``[b, t]``, True at their real tokens.
+        mask: ``[b, t]``, True at their real tokens; the results are 0 elsewhere.
         size: Rows of one forward pass; None for all.
         prompts: The prompts as the model encoded them; None: they are encoded here, and in half
             precision each row is computed on its own, as in the update, to the last bit.
-
-    Returns:
-        0 where there is no real token.
     """
     deduplicate = prompts is not None
     prompts = prompts or policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
@@ -263,11 +243,8 @@ def measure_full_kl(
 ) -> tuple[TokenStats, TokenStats, Tensor]:
     """Runs policy and reference over responses, and compares their whole distributions.
 
-    A forward pass has ``size`` rows; None: all.
-
-    Returns:
-        The policy's statistics, the reference's, and ``[b, t]`` KL divergences over the
-        vocabulary, in nats.
+    A forward pass has ``size`` rows; None: all. Returns the policy's statistics, the reference's,
+    and ``[b, t]`` KL divergences over the vocabulary, in nats.
     """
     prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     with policy.reference():

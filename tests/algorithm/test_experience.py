@@ -68,9 +68,7 @@ def test_only_a_cut_response_is_penalized() -> None:
 def test_a_cut_response_is_compared_but_not_learned_from() -> None:
     given, group = rollout(), GRPO(k=3)
     plain, masked = (
-        to_experience(
-            given, KL_COEF, group, ScoreShaping(), RunningMoments(), mask_truncated=masked
-        )
+        judged(given, ScoreShaping(mask_truncated_completions=masked), group)
         for masked in (False, True)
     )
     assert plain.response_mask.sum(dim=1).tolist() == [4, 1, 3, 2, 4, 4]

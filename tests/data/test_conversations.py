@@ -219,13 +219,14 @@ def failure(data: PromptDataModule) -> str:
         ({"prompt": 3}, "'prompt' is neither text nor a list of messages"),
         (
             {"prompt": [{"role": "human", "content": "w1"}]},
-            "message 1 of 'prompt' has the role 'human'; give system, user, assistant",
+            "message 1 of 'prompt' is {'role': 'human', 'content': 'w1'}; give it a role (system, "
+            "user, assistant) and a text as content",
         ),
         (
             {"prompt": [{"role": "user", "content": ["w1"]}]},
-            "message 1 of 'prompt' has a content that is not text; give it a text",
+            "message 1 of 'prompt' is {'role': 'user', 'content': ['w1']}; give it a role",
         ),
-        ({"prompt": ["w1"]}, "message 1 of 'prompt' has the role None"),
+        ({"prompt": ["w1"]}, "message 1 of 'prompt' is 'w1'; give it a role"),
         (
             {"prompt": say("w1", "w2")},
             "its prompt ends with the role 'assistant'; end it with user",
@@ -279,8 +280,8 @@ def test_answers_that_are_needed_and_not_there_are_named(make: Make) -> None:
     data = make(rows=[{"prompt": "w1"}], test_fraction=None)
     data.trainer = fake_trainer(needs=("summary",))
     assert failure(data) == (
-        f"{data.sources[0]}: this run needs people's answers, and no row has one; give a column "
-        "'completion', or messages that end with the assistant's"
+        f"{data.sources[0]}: no row of 'train' is left (1 rows, 0 with a summary): each needs text "
+        "in its column 'completion'; fill it in, or name another column with --data.summary_column"
     )
 
 

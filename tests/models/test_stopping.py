@@ -65,9 +65,9 @@ def test_a_response_ends_at_the_first_of_them(
 ) -> None:
     finder = stops("\n\n", "User:", "é")
     responses = torch.tensor([ids])
-    ended = finder.ended(responses, torch.tensor([0]), whole=True)
-    assert ended.tolist() == [length is not None]
-    assert finder.limited(torch.tensor([len(ids)])).tolist() == [length or len(ids)]
+    lengths, stopped = finder.limited(responses, torch.tensor([len(ids)]))
+    assert stopped.tolist() == [length is not None]
+    assert lengths.tolist() == [length or len(ids)]
     whole = TOKENIZER.decode(ids[: length or len(ids)], skip_special_tokens=True)
     assert finder.cut(whole) == text
 
@@ -204,9 +204,7 @@ def test_an_evaluation_stops_there_before_and_after(tiny_t5: str, tiny_classifie
     assert evaluator.describe()["stop_strings"] == strings
 
 
-@pytest.mark.parametrize(
-    ("string", "message"), [("", "an empty text"), (r"\n\n", r"\\n is a backslash and an n here")]
-)
-def test_what_can_be_no_stop_string_is_refused(string: str, message: str) -> None:
-    with pytest.raises(InputError, match=rf"sampling\.stop_strings: {message}"):
+@pytest.mark.parametrize("string", ["", r"\n\n"])
+def test_what_can_be_no_stop_string_is_refused(string: str) -> None:
+    with pytest.raises(InputError, match=r"sampling\.stop_strings: a text is empty, or has \\n as"):
         Sampling(stop_strings=("User:", string))

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from conftest import save_classifier, word_tokenizer
 from detox_lightning.algorithm.advantages import Reinforce
+from detox_lightning.algorithm.experience import ScoreShaping
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
@@ -225,13 +226,16 @@ def test_nothing_is_learned_from_a_cut_response(
 ) -> None:
     """The gradient is that of the others alone, and the curves count it all the same."""
     options = {"reward": ByPlace(), "advantage": Reinforce(), "kl": KLPenalty(coef=0.0)}
-    options |= {"loss": PPOLoss(vf_coef=0.0), "mask_truncated_completions": True}
+    options |= {
+        "loss": PPOLoss(vf_coef=0.0),
+        "scores": ScoreShaping(mask_truncated_completions=True),
+    }
     steps = [
         one_update(tiny_t5, tiny_classifier, tmp_path, micro_batch_size=size, **options).watched[0]
         for size in (8, 2, 1)
     ]
     plain = one_update(
-        tiny_t5, tiny_classifier, tmp_path, **{**options, "mask_truncated_completions": False}
+        tiny_t5, tiny_classifier, tmp_path, **{**options, "scores": ScoreShaping()}
     ).watched[0]
     assert [len(row) for row in RAGGED if EOS not in row] == [12]
     for step in steps:
@@ -255,7 +259,9 @@ def test_nothing_is_learned_from_a_cut_response(
 def test_where_all_are_cut_no_step_is_taken(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path
 ) -> None:
-    module = make_module(tiny_t5, tiny_classifier, mask_truncated_completions=True)
+    module = make_module(
+        tiny_t5, tiny_classifier, scores=ScoreShaping(mask_truncated_completions=True)
+    )
     module.given = [[5, 6, 7]] * 8
     fit(tmp_path, module, rollouts=1)
     (step,) = module.watched

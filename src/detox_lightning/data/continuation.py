@@ -105,10 +105,10 @@ class ContinuationDataModule(PromptDataModule):
         columns, column = [self.prompt], self.continuation
         if CONVERSATION in rows.column_names:
             columns.append(CONVERSATION)
-            if self.prompt_share is not None:
+            if self.prompt_share:
                 raise InputError(
-                    f"--data.prompt_share={self.prompt_share}: the prompts in {source} have TRL's "
-                    "format and are not divided; leave this out, or name --data.prompt_column"
+                    f"--data.prompt_share={self.prompt_share}: {source} has prompts in TRL's "
+                    "format, which are not divided; leave this out, or name --data.prompt_column"
                 )
         if column and column in rows.column_names and not has_only_nulls(rows, column):
             check_column(rows, column, "text", "--data.continuation_column", source)

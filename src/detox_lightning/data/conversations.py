@@ -17,8 +17,8 @@ ROLES = ("system", "user", "assistant")
 _DEFAULTS = ("dialogue", "prompt.text")  # columns of prompts, where no other is named
 _COLUMNS = ("prompt", "completion", "messages")
 
-Conversation = list[dict[str, str]]
-"""Messages, each with ``role`` and ``content``."""
+Conversation = list[dict[str, str]]  # messages, each with role and content
+Prompt = str | Conversation
 
 
 def is_in_trl_format(columns: Collection[str], own: str) -> bool:
@@ -27,9 +27,11 @@ def is_in_trl_format(columns: Collection[str], own: str) -> bool:
 
 
 def adopt(rows: "Dataset", columns: Sequence[str], source: str) -> "Dataset":
-    """Gives rows in TRL's formats the columns of :func:`adopt_row`, instead of TRL's."""
+    """Gives rows in TRL's formats the columns of :func:`adopt_row`; returns others as they are."""
     from datasets import Features, Value
 
+    if not is_in_trl_format(rows.column_names, columns[0]):
+        return rows
     kept = {name: kind for name, kind in rows.features.items() if name not in _COLUMNS}
     return rows.map(
         lambda row, place: adopt_row(row, columns, f"{source}: row {place + 1}"),
@@ -40,42 +42,37 @@ def adopt(rows: "Dataset", columns: Sequence[str], source: str) -> "Dataset":
 
 
 def adopt_row(row: Mapping[str, Any], columns: Sequence[str], where: str) -> dict[str, str | None]:
-    """Returns what a row in one of TRL's formats has for other columns.
+    """Returns what a row in one of TRL's formats has for columns that it lacks.
 
-    Args:
-        row: The row.
-        columns: A column for the prompt as text, then columns for the completion. Those that the
-            row has already are left out.
-        where: The row's place, for messages.
-
-    Raises:
-        InputError: If a prompt, a completion or a message can't be used.
+    The first of ``columns`` gets the prompt as text, the others the completion. InputError at
+    ``where`` if a prompt, a completion or a message can't be used.
     """
     prompt, completion, messages = (row.get(name) for name in _COLUMNS)
     if prompt is None and messages is not None:
-        *earlier, last = _checked(messages, "messages", where)
-        is_answered = last["role"] == "assistant"
-        prompt, completion = (earlier, [last]) if is_answered else ([*earlier, last], None)
-    texts, conversation = [prompt, *[completion] * len(columns[1:])], None
+        messages = _checked(messages, "messages", where)
+        end = len(messages) - (messages[-1]["role"] == "assistant")
+        prompt, completion = messages[:end], messages[end:] or None
+    conversation = None
     if not isinstance(prompt, str | None):
         asked = _checked(prompt, "prompt", where)
         if (role := asked[-1]["role"]) != "user":
             raise InputError(f"{where}: its prompt ends with the role {role!r}; end it with user")
-        conversation, texts[0] = json.dumps(asked), as_text(asked)
+        conversation, prompt = json.dumps(asked), as_text(asked)
     if not isinstance(completion, str | None):
         answers = _checked(completion, "completion", where)
         if [answer["role"] for answer in answers] != ["assistant"]:
             raise InputError(f"{where}: its completion must be one message of the role assistant")
-        texts[1:] = [answers[0]["content"]] * len(columns[1:])
-    own = {column: text for column, text in zip(columns, texts, strict=True) if column not in row}
-    return {**own, CONVERSATION: conversation}
+        completion = answers[0]["content"]
+    texts = {**dict.fromkeys(columns, completion), columns[0]: prompt, CONVERSATION: conversation}
+    return {column: text for column, text in texts.items() if column not in row}
 
 
-def as_text(messages: Conversation) -> str:
-    """Returns a conversation as rewards and people read it; a single message is its content."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+def as_text(prompt: Prompt) -> str:
+    """Returns a prompt as rewards and people read it; a single message is its content."""
+    if isinstance(prompt, str):
+        return prompt
+    texts = (f"{message['role']}: {message['content']}" for message in prompt)
+    return prompt[0]["content"] if len(prompt) == 1 else "\n".join(texts)
 
 
 def shorten(
@@ -108,9 +105,9 @@ def _checked(messages: Any, column: str, where: str) -> Conversation:
         )
     for number, message in enumerate(messages, 1):
         given = message if isinstance(message, Mapping) else {}
-        place = f"{where}: message {number} of {column!r} has"
-        if given.get("role") not in ROLES:
-            raise InputError(f"{place} the role {given.get('role')!r}; give {', '.join(ROLES)}")
-        if not isinstance(given.get("content"), str):
-            raise InputError(f"{place} a content that is not text; give it a text")
+        if given.get("role") not in ROLES or not isinstance(given.get("content"), str):
+            raise InputError(
+                f"{where}: message {number} of {column!r} is {message!r:.80}; give it a role "
+                f"({', '.join(ROLES)}) and a text as content"
+            )
     return [{"role": message["role"], "content": message["content"]} for message in messages]

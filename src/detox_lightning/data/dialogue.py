@@ -99,19 +99,17 @@ class DialogueDataModule(PromptDataModule):
             self.shares = {"test": drawn}
             self.fallback = ("validation", "test")
 
-    def _take_as_is(self, rows: "Dataset", source: str) -> None:
-        super()._take_as_is(rows, source)
-        self.template, self.min_chars, self.max_chars = FIELD, None, None
+    def _adopt(self, rows: "Dataset", source: str) -> "Dataset":
+        rows = super()._adopt(rows, source)
+        if self.as_is:
+            self.template, self.min_chars, self.max_chars = FIELD, None, None
+        return rows
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
         rows = self._adopt(rows, source)
         for role, column in zip(ROLES, self.columns, strict=True):
-            if self.as_is and role in self._needs and has_only_nulls(rows, column):
-                raise InputError(
-                    f"{source}: this run needs people's answers, and no row has one; give a column "
-                    "'completion', or messages that end with the assistant's"
-                )
-            if role in ("dialogue", *self._needs) or not has_only_nulls(rows, column):
+            must_be = role in ("dialogue", *self._needs) and not self.as_is
+            if must_be or not has_only_nulls(rows, column):
                 check_column(rows, column, "text", f"--data.{role}_column", source)
         used = dict.fromkeys((*self.columns, CONVERSATION))
         return rows.select_columns([column for column in used if column in rows.column_names])

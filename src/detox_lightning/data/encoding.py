@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from detox_lightning.data.conversations import Conversation, as_text
+from detox_lightning.data.conversations import Prompt, as_text
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import load_config, load_tokenizer
 from detox_lightning.protocols import Stage
@@ -67,15 +67,11 @@ class Encoding:
         encoded: list[list[int]] = self.tokenizer(texts, verbose=False, **options)["input_ids"]
         return encoded
 
-    def prompt_ids(
-        self, prompts: Sequence[str | Conversation], chat: bool = False
-    ) -> list[list[int]]:
+    def prompt_ids(self, prompts: Sequence[Prompt], chat: bool = False) -> list[list[int]]:
         """Returns token ids of prompts, without EOS unless the family wants it.
 
         With ``chat``, each is put into the tokenizer's chat template; a text is the user's message.
-
-        Raises:
-            InputError: If the tokenizer has no chat template and needs one, or it refuses a prompt.
+        InputError if there is no such template, or if it refuses a prompt.
         """
         if chat:
             return [self._chat_ids(prompt) for prompt in prompts]
@@ -85,7 +81,7 @@ class Encoding:
         eos = self.tokenizer.eos_token_id
         return [row[:-1] if row and row[-1] == eos else row for row in ids]
 
-    def _chat_ids(self, prompt: str | Conversation) -> list[int]:
+    def _chat_ids(self, prompt: Prompt) -> list[int]:
         from jinja2 import TemplateError
 
         if self.tokenizer.chat_template is None:
@@ -100,7 +96,7 @@ class Encoding:
         except TemplateError as error:
             raise InputError(
                 f"--data.source: the chat template of {self.name} refuses the prompt "
-                f"{as_text(chat)[:80]!r} ({error}); change its messages"
+                f"{as_text(prompt)[:80]!r} ({error}); change its messages"
             ) from error
         return ids
 
@@ -115,11 +111,9 @@ class Encoding:
     ) -> "Dataset":
         """Encodes rows, or finds them in the cache; they stay on the disk.
 
-        Args:
-            rows: Rows to encode.
-            function: Gets a batch of columns and the rows' numbers, and returns new columns.
-            settings: All that the result depends on besides ``rows`` and this encoding. They are
-                the cache key: a key made by ``datasets`` would change when a tokenizer is used.
+        ``function`` gets a batch of columns and the rows' numbers, and returns new columns. The
+        cache key is all that the result depends on: ``rows``, this encoding and ``settings``. A key
+        made by ``datasets`` would change when a tokenizer is used.
         """
         from datasets.fingerprint import Hasher
 

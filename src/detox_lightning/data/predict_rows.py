@@ -38,8 +38,7 @@ class PredictRows:
     def read(self, ranks: int = 1) -> "Dataset":
         """Reads the columns of all rows into memory; a value that isn't text becomes "".
 
-        Raises:
-            InputError: If the source can't be read, or not by several ranks, or a row has no text.
+        InputError if the source can't be read, or not by several ranks, or a row has no text.
         """
         from datasets import Dataset
 

@@ -14,14 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.data.base_module import RowsDataModule
-from detox_lightning.data.conversations import (
-    CONVERSATION,
-    Conversation,
-    adopt,
-    as_text,
-    is_in_trl_format,
-    shorten,
-)
+from detox_lightning.data.conversations import CONVERSATION, Prompt, adopt, as_text, shorten
 from detox_lightning.data.counted_rows import CountedRows, nonempty
 from detox_lightning.data.encoding import pad
 from detox_lightning.data.locations import find
@@ -83,38 +76,33 @@ class PromptDataModule(RowsDataModule):
         """Returns the prompt for as much of a text as fits."""
 
     def _adopt(self, rows: "Dataset", source: str) -> "Dataset":
-        """Gives rows in TRL's formats this module's columns."""
-        if is_in_trl_format(rows.column_names, self.columns[0]):
-            rows = adopt(rows, self.columns, source)
-            self._take_as_is(rows, source)
-        return rows
-
-    def _take_as_is(self, rows: "Dataset", source: str) -> None:
-        """From now on, uses prompts as they are; chats, in the tokenizer's chat template."""
-        self.chat_template |= rows.data.column(CONVERSATION).null_count < len(rows)
-        if not self.as_is:
+        """Gives rows in TRL's formats own columns; from then on, prompts are used as they are."""
+        rows = adopt(rows, self.columns, source)
+        if CONVERSATION in rows.column_names:
+            self.chat_template |= rows.data.column(CONVERSATION).null_count < len(rows)
+        if CONVERSATION in rows.column_names and not self.as_is:
             how = "in the tokenizer's chat template" if self.chat_template else "as they are"
             rank_zero_info(f"{source}: the prompts have TRL's format, and are used {how}")
-            self.as_is, self.settings = True, (*self.settings, "as they are")
+            self.as_is, self.settings = True, (*self.settings, "as is")
+        return rows
 
     def _read(self, split: str) -> CountedRows:
         if split != "predict" or self.predict_source is None:
             return super()._read(split)
         asked = PredictRows(self.predict_source, self.columns, self.kind)
         rows = asked.read(self.trainer.world_size if self.trainer else 1)
-        if CONVERSATION in rows.column_names:
-            self._take_as_is(rows, self.predict_source)
-        else:  # texts are answered as those of the training were
-            with suppress(InputError):
-                for source in filter(find, self.sources):
-                    self._select(load_rows(source, self.splits["train"] or ""), source)
+        self._adopt(rows, self.predict_source)
+        with suppress(InputError):  # texts are answered as those of the training were
+            for source in [] if self.as_is else filter(find, self.sources):
+                self._select(load_rows(source, self.splits["train"] or ""), source)
         return CountedRows(rows).then("rows", rows)
 
     def _with_text(self, rows: CountedRows, role: str, column: str, where: str) -> CountedRows:
         """Keeps the rows with text in the column for a role."""
+        named = column if not self.as_is else "prompt" if role == self.kind else "completion"
         return rows.filter(f"with a {role}", nonempty, column).require_rows(
             where,
-            f": each needs text in its column {column!r}; fill it in, or name another column with "
+            f": each needs text in its column {named!r}; fill it in, or name another column with "
             f"--data.{role}_column",
         )
 
@@ -136,10 +124,7 @@ class PromptDataModule(RowsDataModule):
     def tokenize(self, whole: bool, batch: Batch, places: list[int]) -> Batch:
         """Makes and tokenizes prompts; there may be fewer of them than rows.
 
-        Args:
-            whole: Whether texts are neither divided nor left out.
-            batch: Columns of text.
-            places: The rows' numbers among all rows.
+        ``places`` are the rows' numbers; ``whole`` texts are neither divided nor left out.
 
         Returns:
             ``prompt`` and ``reference`` (text), ``prompt_ids``, ``target_ids`` (EOS last, or
@@ -147,7 +132,7 @@ class PromptDataModule(RowsDataModule):
         """
         texts, references, target_ids = self._divide(batch, whole)
         chats = batch.get(CONVERSATION) or [None] * len(texts)
-        prompts: list[str | Conversation] = [
+        prompts: list[Prompt] = [
             json.loads(chat) if chat else self._fill(text)
             for chat, text in zip(chats, texts, strict=True)
         ]
@@ -157,7 +142,7 @@ class PromptDataModule(RowsDataModule):
             if is_long and (whole or self.cuts_long):
                 prompts[row] = self._shortened(prompts[row], texts[row])
                 (ids[row],) = self.encoding.prompt_ids([prompts[row]], self.chat_template)
-        shown = [each if isinstance(each, str) else as_text(each) for each in prompts]
+        shown = [*map(as_text, prompts)]
         columns: Batch = {
             "prompt": shown,
             "reference": references,
@@ -173,7 +158,7 @@ class PromptDataModule(RowsDataModule):
         ]
         return {name: [column[row] for row in kept] for name, column in columns.items()}
 
-    def _shortened(self, prompt: str | Conversation, text: str) -> str | Conversation:
+    def _shortened(self, prompt: Prompt, text: str) -> Prompt:
         if isinstance(prompt, str):
             return self._shorten(text)
         if shorter := shorten(prompt, self._longest_fitting):
@@ -183,7 +168,7 @@ class PromptDataModule(RowsDataModule):
             f"message {prompt[0]['content'][:80]!r} leave no room; raise it"
         )
 
-    def _tokens(self, prompt: str | Conversation) -> int:
+    def _tokens(self, prompt: Prompt) -> int:
         return len(self.encoding.prompt_ids([prompt], self.chat_template)[0])
 
     def _longest_fitting(self, ends: Sequence[int], prompt: Callable[[int], Any]) -> int | None:
@@ -200,8 +185,7 @@ class PromptDataModule(RowsDataModule):
 def divide_words(text: str, share: float) -> tuple[str, str]:
     """Divides a text so that a share of its words, rounded down but at least one, comes first.
 
-    Returns:
-        Both parts without surrounding white space; both are empty if the text has only one word.
+    Both parts have no surrounding white space; both are empty if the text has only one word.
     """
     ends = word_ends(text)
     if len(ends) < 2:

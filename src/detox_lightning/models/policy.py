@@ -204,6 +204,14 @@ class Policy(ReferencedModel):
         with merged(self.model, kept):
             return decode(self.base, self.family, prompts, choose, limit, self.static_steps, stops)
 
+    def stop_strings(self, tokenizer: Any, prompts: EncodedPrompts) -> StopStrings | None:
+        """Finds the sampling's stop strings in responses to ``b`` prompts; None: there are none."""
+        if not (strings := self.sampling.stop_strings):
+            return None
+        return StopStrings(
+            strings, lambda ids, rows: self.decode_texts(tokenizer, prompts.select(rows), ids)
+        )
+
     def decode_texts(
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
     ) -> list[str]:
@@ -242,14 +250,9 @@ def load_policy(
     """Opens a policy to train; see :meth:`ModelSource.load`.
 
     The reference of a policy that was trained before, or that is trained whole, is a frozen copy.
-
-    Args:
-        source: Where the policy comes from, or its name.
-        lora: The fresh adapter; a loaded one keeps its own shape. None: all weights are trained.
-        sampling: How responses are sampled.
-        value_head: Whether there is a value head.
-        device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
-        tokenizer: Supplies special tokens that the model's configs lack.
+    ``lora`` is the fresh adapter; a loaded one keeps its own shape; without one, all weights are
+    trained. A quantized base goes to ``device``, as it can't move later; None: a GPU if there is
+    one. The ``tokenizer`` supplies special tokens that the model's configs lack.
     """
     source = ModelSource.resolve(source) if isinstance(source, str) else source
     model = source.load(lora, device, tokenizer, with_reference=True)

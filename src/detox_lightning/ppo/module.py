@@ -64,8 +64,6 @@ class PPOModule(PolicyStage):
             the mini-batch. null: the mini-batch.
         kl: The KL penalty and its controller.
         scores: What happens to the scores before they become rewards.
-        mask_truncated_completions: Learn nothing from responses that the length limit cut off.
-            Their scores still count in the curves, in advantages and in running moments.
         advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
         loss: The loss that the update minimizes; null: :class:`PPOLoss` with its defaults. Options
             without a class path are those of :class:`PPOLoss`.
@@ -101,7 +99,6 @@ class PPOModule(PolicyStage):
         micro_batch_size: PositiveInt | None = None,
         kl: KLPenalty = KLPenalty(),  # noqa: B008
         scores: ScoreShaping = ScoreShaping(),  # noqa: B008
-        mask_truncated_completions: bool = False,
         advantage: AdvantageEstimator | None = None,
         loss: PPOLoss | PolicyLoss | None = None,
         max_grad_norm: PositiveFloat | None = 1.0,
@@ -124,7 +121,6 @@ class PPOModule(PolicyStage):
         self.adapter, self.lora, self.sampling = adapter, lora, sampling
         self.reward, self.needs = reward, reward.needs
         self.kl, self.shaping, self.moments = kl, scores, RunningMoments()
-        self.masks_truncated = mask_truncated_completions
         self.advantage = advantage or GAE()
         self.options = UpdateOptions(
             loss=loss or PPOLoss(),
@@ -177,13 +173,7 @@ class PPOModule(PolicyStage):
             if is_finite:
                 # 4. Token rewards r_j = -β·kl_j, plus the score at the last token; advantages.
                 experience = to_experience(
-                    rollout,
-                    self.kl_coef,
-                    self.advantage,
-                    self.shaping,
-                    moments,
-                    self.ranks.sum,
-                    self.masks_truncated,
+                    rollout, self.kl_coef, self.advantage, self.shaping, moments, self.ranks.sum
                 )
                 self.faults.add(advantages=experience.advantages, returns=experience.returns)
                 # 5. Epochs × mini-batches × micro-batches; each step is on sums over all ranks.

@@ -57,12 +57,10 @@ class Sampling:
             )
         if self.top_p == 0:
             raise InputError("sampling.top_p=0 leaves no token to sample; 1 is all of them")
-        if "" in self.stop_strings:
-            raise InputError("sampling.stop_strings: an empty text would end every response")
-        if any(r"\n" in string for string in self.stop_strings):  # as flags hand them on
+        if any(not string or r"\n" in string for string in self.stop_strings):
             raise InputError(
-                r"sampling.stop_strings: \n is a backslash and an n here; give line breaks in a "
-                r'YAML file that is named by --config, as stop_strings: ["\n"]'
+                r"sampling.stop_strings: a text is empty, or has \n as two characters, which flags "
+                "hand on so; write line breaks into a YAML file"
             )
 
     @property

@@ -10,15 +10,14 @@ CHECK_EVERY = 8  # steps; texts are made on the host, which waits for a GPU
 
 
 class StopStrings:
-    """Finds where responses end by a stop string. One object serves one batch.
+    """Finds where the responses of one batch end by a stop string.
 
     Args:
         strings: The stop strings.
         decode: Makes texts of tokens ``[r, t]`` that answer the prompts of rows ``[r]``.
 
     Attributes:
-        lengths: Tokens of each response that ended so, by its row. The last one completes the
-            string, and may go beyond it.
+        lengths: Tokens of each response that ended so, by its row. The last completes the string.
     """
 
     def __init__(self, strings: Sequence[str], decode: Callable[[Tensor, Tensor], list[str]]):
@@ -33,8 +32,7 @@ class StopStrings:
     def ended(self, responses: Tensor, rows: Tensor, whole: bool = False) -> Tensor:
         """``[r]``, True where a row of responses ``[b, t]`` has ended.
 
-        Unless ``whole``, only the tokens since the last check are searched. Those of a response
-        that is found are searched from its beginning, as its text is made of all its tokens.
+        Unless ``whole``, a stop string is only looked for in the tokens since the last check.
         """
         start = 0 if whole else max(0, responses.shape[1] - CHECK_EVERY - self.longest)
         texts = self.decode(responses[rows, start:], rows)
@@ -44,11 +42,11 @@ class StopStrings:
         found = [row in self.lengths for row in rows.tolist()]
         return torch.tensor(found, device=responses.device)
 
-    def limited(self, lengths: Tensor) -> Tensor:
-        """``[b]`` lengths of the whole batch's responses, up to their stop strings."""
-        pairs = zip(lengths.tolist(), range(len(lengths)), strict=True)
-        found = [min(length, self.lengths.get(row, length)) for length, row in pairs]
-        return torch.tensor(found, device=lengths.device)
+    def limited(self, responses: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """``[b]`` lengths up to stop strings in all responses ``[b, t]``; and which have one."""
+        stopped = self.ended(responses, torch.arange(len(lengths), device=lengths.device), True)
+        found = [self.lengths.get(row, length) for row, length in enumerate(lengths.tolist())]
+        return torch.tensor(found, device=lengths.device), stopped
 
     def _locate(self, ids: Tensor, row: int) -> None:
         """Notes the first length at which the text of a row's tokens ``[t]`` has a stop string."""
@@ -58,6 +56,6 @@ class StopStrings:
             (text,) = self.decode(ids[None, :length], place)
             return self.cut(text) != text
 
-        lengths = range(1, len(ids) + 1)
-        if (place_of_first := bisect_left(lengths, True, key=has_one)) < len(lengths):
-            self.lengths[row] = lengths[place_of_first]
+        shorter = bisect_left(range(1, len(ids) + 1), True, key=has_one)
+        if shorter < len(ids):
+            self.lengths[row] = shorter + 1
