@@ -91,7 +91,7 @@ class PromptDataModule(RowsDataModule):
             return super()._read(split)
         asked = PredictRows(self.predict_source, self.columns, self.kind)
         rows = asked.read(self.trainer.world_size if self.trainer else 1)
-        self._adopt(rows, self.predict_source)
+        self._adopt(rows, f"--data.predict_source={self.predict_source}")
         with suppress(InputError):  # texts are answered as those of the training were
             for source in [] if self.as_is else filter(find, self.sources):
                 self._select(load_rows(source, self.splits["train"] or ""), source)
