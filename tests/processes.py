@@ -22,6 +22,7 @@ with deferred():  # as the command line does
 
     from detox_lightning.__main__ import main
     from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
+    from detox_lightning.algorithm.experience import ScoreShaping
     from detox_lightning.algorithm.group_losses import DrGRPOLoss, GRPOLoss, GSPOLoss
     from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
     from detox_lightning.algorithm.masks import mask_from_lengths
@@ -50,6 +51,7 @@ def trained(module: PPOModule) -> dict[str, Tensor]:
 # the last process's responses are the longest: the others' are padded less
 GROWING = tuple(row // 2 + 1 for row in range(ROWS))
 ENDING = tuple(1 if row < ROWS // 2 else 8 for row in range(ROWS))  # the first process's at once
+CUT = tuple(2 if row < ROWS // 2 else 9 - row % 3 for row in range(ROWS))  # 9: without an end
 TELLINGS: dict[str, tuple[AdvantageEstimator, tuple[int, ...], PolicyLoss]] = {
     "GAE": (GAE(), GROWING, PPOLoss()),
     "GAE, one rank's all short": (GAE(), ENDING, PPOLoss()),
@@ -58,6 +60,8 @@ TELLINGS: dict[str, tuple[AdvantageEstimator, tuple[int, ...], PolicyLoss]] = {
     "mean per response": (GRPO(k=4), ENDING, GRPOLoss(kl_coef=0.1)),
     "constant divisor": (RLOO(k=2), GROWING, DrGRPOLoss(kl_coef=0.1)),
     "one ratio a response": (RLOO(k=2), GROWING, GSPOLoss(0.2, 0.3)),
+    "cut ones masked": (GRPO(k=4), CUT, PPOLoss(vf_coef=0.0)),
+    "cut ones masked, mean per response": (RLOO(k=2), CUT, GRPOLoss(kl_coef=0.1)),
 }
 
 
@@ -68,9 +72,9 @@ class ToldActor(Actor):
 
     def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
         generator = torch.Generator().manual_seed(number)
-        lengths = self.module.lengths
-        ids = torch.randint(3, 200, (ROWS, 8), generator=generator)
-        ids[torch.arange(ROWS), lengths - 1] = 1  # EOS
+        ids = torch.randint(3, 200, (ROWS, 9), generator=generator)
+        ids[torch.arange(ROWS), self.module.lengths - 1] = 1  # EOS
+        ids, lengths = ids[:, :8], self.module.lengths.clamp(max=8)
         ids, lengths = self.module.share(ids), self.module.share(lengths)
         mask = mask_from_lengths(lengths, int(lengths.max()))
         return Responses(ids[:, : mask.shape[1]] * mask, mask, ["" for _ in lengths])
@@ -138,6 +142,7 @@ def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
             optimizer=lambda params: torch.optim.SGD(params, lr=0.3),
             advantage=advantage,
             loss=loss,
+            scores=ScoreShaping(mask_truncated_completions=lengths is CUT),
         )
         options = TWO if processes == 2 else {}
         trainer = make_trainer(folder, max_epochs=1, **options)

@@ -52,7 +52,8 @@ def speaker(*rows: list[int]) -> Any:
     ids = torch.tensor(rows)
     said = Decoded(ids, torch.zeros(*ids.shape, 2))
     policy = SimpleNamespace(eos_token_ids=(EOS,), family=EncoderDecoder())
-    policy.generate = lambda prompts, choose, limit: said
+    policy.generate = lambda prompts, choose, limit, stops: said
+    policy.stop_strings = lambda *_: None
     policy.decode_texts = partial(Policy.decode_texts, policy)
     return policy
 

@@ -15,6 +15,7 @@ from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.policy import Policy
+from detox_lightning.models.special_tokens import padding_token
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.reward_errors import check_scores, reward_errors
 
@@ -39,20 +40,23 @@ class Responses(NamedTuple):
 
     Attributes:
         ids: ``[b, t]`` tokens, without the prompt and the decoder start token.
-        mask: ``[b, t]``, True at real tokens, EOS included.
-        texts: The ``b`` responses as text, special tokens stripped. Those of a decoder-only model
-            begin with a blank where a new word begins.
+        mask: ``[b, t]``, True at real tokens; EOS, or the token that ends a stop string, included.
+        texts: The ``b`` responses as text, special tokens and stop strings stripped. Those of a
+            decoder-only model begin with a blank where a new word begins.
         stats: The policy's statistics, if they were recorded during sampling; else None.
+        stopped: ``[b]``, True where a response ended by a stop string; None: nowhere.
     """
 
     ids: Tensor
     mask: Tensor
     texts: list[str]
     stats: TokenStats | None = None
+    stopped: Tensor | None = None
 
     def has_eos(self, eos_token_ids: Sequence[int]) -> Tensor:
-        """``[b]``, True where the response ended by itself."""
-        return (is_any(self.ids, eos_token_ids) & self.mask).any(dim=1)
+        """``[b]``, True where the response ended by itself, by EOS or by a stop string."""
+        has_eos = (is_any(self.ids, eos_token_ids) & self.mask).any(dim=1)
+        return has_eos if self.stopped is None else has_eos | self.stopped
 
 
 class Scores(NamedTuple):
@@ -90,31 +94,31 @@ def generate(
 ) -> Responses:
     """Lets the policy, or inside :meth:`Policy.reference` the reference, respond to prompts.
 
-    Args:
-        policy: The policy.
-        tokenizer: The policy's.
-        prompts: ``b`` prompts as this model encoded them.
-        choose: Picks the tokens; see :meth:`Sampling.choose`.
-        limit: Tokens of the longest response.
-        draws: The draws of ``choose``, if log-probabilities and values are to be recorded.
+    The model has encoded ``b`` prompts. ``choose`` (see :meth:`Sampling.choose`) picks up to
+    ``limit`` tokens of each response; with its ``draws``, their statistics are recorded.
     """
-    ids, hidden = policy.generate(prompts, choose, limit)
+    stops, stopped = policy.stop_strings(tokenizer, prompts), None
+    ids, hidden = policy.generate(prompts, choose, limit, stops)
     lengths = response_lengths(ids, policy.eos_token_ids)
+    if stops:
+        lengths, stopped = stops.limited(ids, lengths)
     longest = int(lengths.max())
     ids, mask = ids[:, :longest], mask_from_lengths(lengths, longest)
+    if stops:  # tokens were drawn after a stop string until it was noticed
+        ids = ids.where(mask, padding_token(policy.base.generation_config))
     stats = None
     if draws is not None:
         logprobs = torch.stack(draws.logprobs[:longest], dim=1)
         stats = TokenStats(logprobs, policy.values(hidden[:, :longest]).detach())
-    return Responses(ids, mask, policy.decode_texts(tokenizer, prompts, ids), stats)
+    texts = policy.decode_texts(tokenizer, prompts, ids)
+    return Responses(ids, mask, [*map(stops.cut, texts)] if stops else texts, stats, stopped)
 
 
 def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:
     """Has a reward score ``b`` responses; the scores are on the device of the responses.
 
-    Raises:
-        TrainingError: If the reward fails, or a part or the total hasn't the shape ``[b]``. Its
-            message gives the ``place`` in the run.
+    TrainingError, with the ``place`` in the run, if the reward fails, or a part or the total hasn't
+    the shape ``[b]``.
     """
     # Copies of texts and scores: a reward may change its lists and reuse its tensor.
     with reward_errors(reward, place):
@@ -163,16 +167,11 @@ def measure(
     estimator: Estimator = "k1",
     micro_batch_size: int | None = None,
 ) -> Rollout:
-    """Measures sampled responses: log-probabilities, values, KL from the reference.
+    """Measures responses that a policy sampled: log-probabilities, values, KL from the reference.
 
-    Args:
-        policy: The policy that sampled them.
-        prompts: ``b`` prompts.
-        responses: Their responses.
-        scores: ``[b]``.
-        estimator: Estimates the KL divergence.
-        micro_batch_size: Rows of one forward pass; None: all. In half precision, passes have the
-            update's size and width, so that the first ratio of new to old probability is 1.
+    There are ``b`` prompts, responses and scores. A forward pass has ``micro_batch_size`` rows;
+    None: all. In half precision, passes have the update's size and width, so that the first ratio
+    of new to old probability is 1.
     """
     if estimator == "full":
         now, ref, kl = measure_full_kl(policy, prompts, responses, micro_batch_size)
@@ -216,13 +215,10 @@ def evaluate_tokens(
         policy: The policy, or the reference inside :meth:`Policy.reference`.
         batch: ``b`` prompts.
         ids: ``[b, t]`` responses.
-        mask: ``[b, t]``, True at their real tokens.
+        mask: ``[b, t]``, True at their real tokens; the results are 0 elsewhere.
         size: Rows of one forward pass; None for all.
         prompts: The prompts as the model encoded them; None: they are encoded here, and in half
             precision each row is computed on its own, as in the update, to the last bit.
-
-    Returns:
-        0 where there is no real token.
     """
     deduplicate = prompts is not None
     prompts = prompts or policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
@@ -247,11 +243,8 @@ def measure_full_kl(
 ) -> tuple[TokenStats, TokenStats, Tensor]:
     """Runs policy and reference over responses, and compares their whole distributions.
 
-    A forward pass has ``size`` rows; None: all.
-
-    Returns:
-        The policy's statistics, the reference's, and ``[b, t]`` KL divergences over the
-        vocabulary, in nats.
+    A forward pass has ``size`` rows; None: all. Returns the policy's statistics, the reference's,
+    and ``[b, t]`` KL divergences over the vocabulary, in nats.
     """
     prompts = policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
     with policy.reference():

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from algorithm.ranks import on_ranks
-from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator, Reinforce
+from detox_lightning.algorithm.advantages import GAE, GRPO, AdvantageEstimator, Reinforce
 from detox_lightning.algorithm.experience import (
     RunningMoments,
     ScoreShaping,
     to_experience,
     token_rewards,
 )
+from detox_lightning.algorithm.losses import token_weights
 from detox_lightning.algorithm.masks import mask_from_lengths, whiten
 from detox_lightning.algorithm.types import Experience, Rollout
 
@@ -62,6 +63,27 @@ def test_only_a_cut_response_is_penalized() -> None:
         for penalty in (0.0, 0.5)
     )
     assert torch.allclose(after - before, torch.where(HAS_EOS, 0.0, -0.5), atol=1e-6)
+
+
+def test_a_cut_response_is_compared_but_not_learned_from() -> None:
+    given, group = rollout(), GRPO(k=3)
+    plain, masked = (
+        judged(given, ScoreShaping(mask_truncated_completions=masked), group)
+        for masked in (False, True)
+    )
+    assert plain.response_mask.sum(dim=1).tolist() == [4, 1, 3, 2, 4, 4]
+    assert masked.response_mask.sum(dim=1).tolist() == [4, 1, 0, 2, 0, 4]
+    assert torch.equal(masked.advantages, plain.advantages)  # its score counts
+    weighed = [
+        (weights.sum(dim=1).tolist(), divisor.item())
+        for average in ("tokens", "responses", "constant")
+        for weights, divisor in [token_weights(masked.response_mask, average, 4)]
+    ]
+    assert weighed == [
+        ([4, 1, 0, 2, 0, 4], 11),
+        ([1, 1, 0, 1, 0, 1], 6),
+        ([1, 0.25, 0, 0.5, 0, 1], 6),
+    ]
 
 
 def test_moments_take_in_this_rollouts_raw_scores() -> None:

@@ -58,6 +58,8 @@ FLAGS = {
     "--model.sampling.max_new_tokens=a": "--model.sampling.max_new_tokens=a: must be a whole number above 0, or a "
     "list of 2, each a whole number above 0",
     "--model.sampling.max_new_tokens=[5,3]": "sampling.max_new_tokens=[5, 3]: the low end is above the high",
+    '--model.sampling.stop_strings=[""]': "sampling.stop_strings: a text is empty, or has \\n as two characters, which flags hand on so; write line breaks into a YAML file",
+    "--model.sampling.stop_strings=User": "--model.sampling.stop_strings=User: must be a list, each text",
     "--model.sampling.min_new_tokens=7": "sampling.min_new_tokens=7 is above max_new_tokens=6",
     "--model.sampling.temperature=0": "--model.sampling.temperature=0: must be a number above 0",
     "--model.sampling.top_p=0": "sampling.top_p=0 leaves no token to sample; 1 is all of them",

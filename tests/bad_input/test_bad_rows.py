@@ -168,8 +168,8 @@ CASES = [
     Case(
         "a chat template that is not there",
         ("--data.chat_template=true",),
-        "--data.chat_template=true: the tokenizer {policy} has no chat template; leave this "
-        "out, or name a tokenizer that has one in --data.tokenizer",
+        "--data.tokenizer={policy}: it has no chat template, which lists of messages and "
+        "--data.chat_template=true need; name one that has, or give prompts as text",
     ),
     Case(
         "a tokenizer for a larger model",

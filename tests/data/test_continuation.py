@@ -262,8 +262,8 @@ def test_a_chat_template_around_each_prompt(make: Make, tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_chat_template_is_named(make: Make, words: str) -> None:
     assert failure(make([row("w1")], chat_template=True)) == (
-        f"--data.chat_template=true: the tokenizer {words} has no chat template; leave this out, "
-        "or name a tokenizer that has one in --data.tokenizer"
+        f"--data.tokenizer={words}: it has no chat template, which lists of messages and "
+        "--data.chat_template=true need; name one that has, or give prompts as text"
     )
 
 

@@ -164,7 +164,7 @@ def test_lines_are_kept_in_no_cache(
     jsonl = write(tmp_path / "q.jsonl", [{"dialogue": "w1"}])
     typed(monkeypatch, b"w1\nw2\n")
     for source in (str(tmp_path / "q.txt"), jsonl, "-"):
-        assert prompts(make(predict_source=source))
+        assert prompts(make(source="none", predict_source=source))
     assert not list(cache.rglob("*"))
 
 

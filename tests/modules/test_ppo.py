@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from conftest import save_classifier, word_tokenizer
 from detox_lightning.algorithm.advantages import Reinforce
+from detox_lightning.algorithm.experience import ScoreShaping
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
@@ -218,6 +219,56 @@ def test_micro_batches_give_the_mini_batchs_gradient(
     assert close(whole.gradients[0], split.gradients[0])
     for name in ("ppo/loss/total", "ppo/policy/entropy", "ppo/val/error"):
         assert split.metrics[name] == pytest.approx(whole.metrics[name], abs=FLOAT32)
+
+
+def test_nothing_is_learned_from_a_cut_response(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    """The gradient is that of the others alone, and the curves count it all the same."""
+    options = {"reward": ByPlace(), "advantage": Reinforce(), "kl": KLPenalty(coef=0.0)}
+    options |= {
+        "loss": PPOLoss(vf_coef=0.0),
+        "scores": ScoreShaping(mask_truncated_completions=True),
+    }
+    steps = [
+        one_update(tiny_t5, tiny_classifier, tmp_path, micro_batch_size=size, **options).watched[0]
+        for size in (8, 2, 1)
+    ]
+    plain = one_update(
+        tiny_t5, tiny_classifier, tmp_path, **{**options, "scores": ScoreShaping()}
+    ).watched[0]
+    assert [len(row) for row in RAGGED if EOS not in row] == [12]
+    for step in steps:
+        assert close(step.gradients[0], steps[0].gradients[0])
+        for name in ("objective/eos_rate", "objective/scores_mean", "tokens/total"):
+            assert step.metrics[name] == plain.metrics[name]
+    assert steps[0].metrics["objective/eos_rate"] == 7 / 8
+    assert not close(steps[0].gradients[0], plain.gradients[0])
+    # the mean entropy of the tokens that are learned from
+    entropies = [output.entropy for output in steps[2].forwards]
+    order = steps[2].orders[0].tolist()
+    learned = [
+        entropy[0, : len(RAGGED[row])]
+        for row, entropy in zip(order, entropies, strict=True)
+        if EOS in RAGGED[row]
+    ]
+    mean = torch.cat(learned).mean().item()
+    assert steps[0].metrics["ppo/policy/entropy"] == pytest.approx(mean, abs=FLOAT32)
+
+
+def test_where_all_are_cut_no_step_is_taken(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    module = make_module(
+        tiny_t5, tiny_classifier, scores=ScoreShaping(mask_truncated_completions=True)
+    )
+    module.given = [[5, 6, 7]] * 8
+    fit(tmp_path, module, rollouts=1)
+    (step,) = module.watched
+    assert equal(step.before, step.after)
+    assert step.gradients == []
+    assert step.metrics["objective/eos_rate"] == 0
+    assert step.metrics["tokens/total"] == 24
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,15 @@ from detox_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class ScoreShaping:
-    """What happens to the scores before they become rewards.
+    """What happens to scores before they become rewards, and to responses that were cut off.
 
     Attributes:
         scale: Divide by the running standard deviation.
         normalize: Subtract the running mean, too; needs ``scale``.
         clip: Bound on the absolute score, after scaling; null for none.
         missing_eos_penalty: Subtracted from the score of a response that the length limit cut off.
+        mask_truncated_completions: Learn nothing from such a response. Its score still counts in
+            the curves, in the advantages of others and in running moments.
         whiten_rewards: Scale each rollout's token rewards to unit variance, keeping their mean.
     """
 
@@ -28,6 +30,7 @@ class ScoreShaping:
     normalize: bool = False
     clip: PositiveFloat | None = None
     missing_eos_penalty: NonNegativeFloat = 0.0
+    mask_truncated_completions: bool = False
     whiten_rewards: bool = False
 
     def __post_init__(self) -> None:
@@ -121,11 +124,12 @@ def to_experience(
     advantages, returns = estimator(rewards, rollout.values, mask, reduce)
     if estimator.whitens:
         advantages = whiten(advantages, mask, reduce=reduce)
+    is_masked = shaping.mask_truncated_completions
     return Experience(
         prompt_ids=rollout.prompt_ids,
         prompt_mask=rollout.prompt_mask,
         response_ids=rollout.response_ids,
-        response_mask=mask,
+        response_mask=mask & rollout.has_eos[:, None] if is_masked else mask,
         old_logprobs=rollout.old_logprobs,
         ref_logprobs=rollout.ref_logprobs,
         old_values=torch.where(mask, rollout.values, 0),

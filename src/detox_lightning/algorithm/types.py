@@ -20,7 +20,7 @@ class Rollout(NamedTuple):
         kl: ``[b, t]`` estimate of the KL divergence from the reference at each token, in nats.
         values: ``[b, t]`` value head at rollout.
         scores: ``[b]`` the reward of each response, raw.
-        has_eos: ``[b]``, True where the response ended by itself, not at the length limit.
+        has_eos: ``[b]``, True where the response ended by itself, by EOS or a stop string.
     """
 
     prompt_ids: Tensor
@@ -42,7 +42,7 @@ class Experience(NamedTuple):
         prompt_ids: ``[b, s]``.
         prompt_mask: ``[b, s]``.
         response_ids: ``[b, t]``.
-        response_mask: ``[b, t]``.
+        response_mask: ``[b, t]``, True at the tokens to learn from.
         old_logprobs: ``[b, t]`` under the policy that sampled them.
         ref_logprobs: ``[b, t]`` under the reference.
         old_values: ``[b, t]`` value head at rollout.
@@ -67,10 +67,8 @@ class Experience(NamedTuple):
     def batches(self, order: Tensor, size: int, widths: Tensor) -> Iterator["Experience"]:
         """Cuts rows into consecutive batches, each as wide as the largest of its ``widths``.
 
-        Args:
-            order: ``[m]`` the rows, on the CPU.
-            size: Rows of a batch.
-            widths: ``[b]`` tokens of each response, on the CPU, so that a GPU is not waited for.
+        The ``order`` is ``[m]`` rows, and ``widths`` are ``[b]`` tokens of each response; both are
+        on the CPU, so that a GPU is not waited for.
         """
         for index in order.split(size):
             width = max(1, int(widths[index].max()))

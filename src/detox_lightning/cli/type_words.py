@@ -46,11 +46,7 @@ def describe_type(hint: Any) -> str:
 
 
 def class_names(hint: Any) -> list[str]:
-    """Returns the short names of the known classes that a type may name.
-
-    Args:
-        hint: The type in a signature.
-    """
+    """Returns the short names of the known classes that a type in a signature may name."""
     bases = [
         kind
         for member in _union_members(hint)
@@ -63,12 +59,7 @@ def class_names(hint: Any) -> list[str]:
 def nearest(key: str, known: Iterable[str]) -> str | None:
     """Finds the option that a misspelt one perhaps meant, in the place where it stands.
 
-    Args:
-        key: A name that isn't known, such as ``trainer.max_epoch``.
-        known: The full names of all options.
-
-    Returns:
-        None if no name resembles it.
+    ``key`` isn't among the full names, such as ``trainer.max_epoch``; None: nothing resembles it.
     """
     names = [name.split(".") for name in known]
     parts = key.split(".")
@@ -101,7 +92,9 @@ def _describe_member(kind: Any) -> str:
     if origin is Callable:
         return "the path of a function, such as package.module.name"
     if origin is tuple:
-        return f"a list of {len(get_args(kind))}, each {describe_type(get_args(kind)[0])}"
+        first, *_, last = get_args(kind)
+        number = "" if last is ... else f" of {len(get_args(kind))}"
+        return f"a list{number}, each {describe_type(first)}"
     if isclass(origin) and issubclass(origin, Iterable):
         return BUILTINS[dict] if issubclass(origin, dict) else BUILTINS[list]
     name = getattr(kind, "__name__", str(kind))

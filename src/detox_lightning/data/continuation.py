@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveInt
 
+from detox_lightning.data.conversations import CONVERSATION
 from detox_lightning.data.counted_rows import CountedRows, known, nonempty
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts, divide_words, word_ends
 from detox_lightning.data.sources import MissingSplit, check_column, check_names, has_only_nulls
@@ -105,11 +106,19 @@ class ContinuationDataModule(PromptDataModule):
         return self._read(split)
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        rows = self._adopt(rows, source)
         flag = f"--data.min_toxicity={self.min_toxicity}, --data.toxicity_column"
         scores = {} if self.min_toxicity is None else {self.toxicity: flag}
         check_names(rows, {self.prompt: "--data.prompt_column"} | scores, source)
         check_column(rows, self.prompt, "text", "--data.prompt_column", source)
         columns, column = [self.prompt], self.continuation
+        if CONVERSATION in rows.column_names:
+            columns.append(CONVERSATION)
+            if self.prompt_share:
+                raise InputError(
+                    f"--data.prompt_share={self.prompt_share}: {source} has prompts in TRL's "
+                    "format, which are not divided; leave this out, or name --data.prompt_column"
+                )
         if column and column in rows.column_names and not has_only_nulls(rows, column):
             check_column(rows, column, "text", "--data.continuation_column", source)
             columns.append(column)

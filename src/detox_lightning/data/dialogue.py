@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
+from detox_lightning.data.conversations import CONVERSATION
 from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
@@ -24,6 +25,9 @@ UNCOMPARED = "without a reference, which ROUGE leaves out"
 
 class DialogueDataModule(PromptDataModule):
     """Dialogues in a prompt template, with the summaries that people wrote.
+
+    Prompts in TRL's formats are used without the template and the bounds on characters, unless
+    dialogue_column names their column. A longer prompt then loses its beginning.
 
     Args:
         dialogue_column: Column with the dialogues.
@@ -98,16 +102,25 @@ class DialogueDataModule(PromptDataModule):
             seed = ["split_seed"] if shuffle_split else []
             self.shared_by = ["test_fraction", "shuffle_split", *seed, "min_chars", "max_chars"]
 
+    def _adopt(self, rows: "Dataset", source: str) -> "Dataset":
+        rows = super()._adopt(rows, source)
+        if self.as_is:
+            self.template, self.min_chars, self.max_chars = FIELD, None, None
+        return rows
+
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
+        rows = self._adopt(rows, source)
         flags: dict[str, str] = {}
         for role, column in zip(ROLES, self.columns, strict=True):
             flags.setdefault(column, f"--data.{role}_column")
         lacks = len(flags) == len(ROLES) and self.columns[2] not in rows.column_names
         check_names(rows, flags, source, NO_REFERENCE if lacks else "")
         for role, column in zip(ROLES, self.columns, strict=True):
-            if role in ("dialogue", *self._needs) or not has_only_nulls(rows, column):
+            must_be = role in ("dialogue", *self._needs) and not self.as_is
+            if must_be or not has_only_nulls(rows, column):
                 check_column(rows, column, "text", f"--data.{role}_column", source)
-        return rows.select_columns(list(flags))
+        used = dict.fromkeys((*flags, CONVERSATION))
+        return rows.select_columns([column for column in used if column in rows.column_names])
 
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:
         for role, column in zip(ROLES, self.columns, strict=True):
@@ -132,6 +145,9 @@ class DialogueDataModule(PromptDataModule):
         return dialogues, references, self.encoding.answer_ids(summaries, self.max_target_tokens)
 
     def _shorten(self, text: str) -> str:
+        if self.as_is:
+            length = self._longest_fitting(range(1, len(text)), lambda length: text[-length:])
+            return text[-length:] if length else ""
         end = self._longest_fitting(range(len(text)), lambda end: self._fill(text[:end]))
         return self._fill(text[: end or 0])
 

@@ -1,6 +1,6 @@
 """Turns texts into token ids, in the cache of ``datasets``, and ids into padded batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detox_lightning.data.conversations import Prompt, as_text
 from detox_lightning.errors import InputError
 from detox_lightning.models.loading import load_config, load_tokenizer
 from detox_lightning.protocols import Stage
@@ -66,29 +67,38 @@ class Encoding:
         encoded: list[list[int]] = self.tokenizer(texts, verbose=False, **options)["input_ids"]
         return encoded
 
-    def prompt_ids(self, texts: list[str], chat: bool = False) -> list[list[int]]:
+    def prompt_ids(self, prompts: Sequence[Prompt], chat: bool = False) -> list[list[int]]:
         """Returns token ids of prompts, without EOS unless the family wants it.
 
-        With ``chat``, each is put into the tokenizer's chat template, as the user's message.
-
-        Raises:
-            InputError: If the tokenizer has no chat template and needs one.
+        With ``chat``, each is put into the tokenizer's chat template; a text is the user's message.
+        InputError if there is no such template, or if it refuses a prompt.
         """
         if chat:
-            if self.tokenizer.chat_template is None:
-                raise InputError(
-                    f"--data.chat_template=true: the tokenizer {self.name} has no chat template; "
-                    "leave this out, or name a tokenizer that has one in --data.tokenizer"
-                )
-            messages = [[{"role": "user", "content": text}] for text in texts]
-            options = {"add_generation_prompt": True, "return_dict": False}
-            chats: list[list[int]] = self.tokenizer.apply_chat_template(messages, **options)
-            return chats
-        ids = self.ids(texts)
+            return [self._chat_ids(prompt) for prompt in prompts]
+        ids = self.ids([*map(str, prompts)])
         if self._ends_prompts_with_eos:
             return ids
         eos = self.tokenizer.eos_token_id
         return [row[:-1] if row and row[-1] == eos else row for row in ids]
+
+    def _chat_ids(self, prompt: Prompt) -> list[int]:
+        from jinja2 import TemplateError
+
+        if self.tokenizer.chat_template is None:
+            raise InputError(
+                f"--data.tokenizer={self.name}: it has no chat template, which lists of messages "
+                "and --data.chat_template=true need; name one that has, or give prompts as text"
+            )
+        chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        options = {"add_generation_prompt": True, "return_dict": False}
+        try:
+            ids: list[int] = self.tokenizer.apply_chat_template(chat, **options)
+        except TemplateError as error:
+            raise InputError(
+                f"--data.source: the chat template of {self.name} refuses the prompt "
+                f"{as_text(prompt)[:80]!r} ({error}); change its messages"
+            ) from error
+        return ids
 
     def answer_ids(self, texts: list[str], limit: int) -> list[list[int]]:
         """Returns token ids of answers, cut to ``limit`` tokens; the last one is EOS."""
@@ -101,11 +111,9 @@ class Encoding:
     ) -> "Dataset":
         """Encodes rows, or finds them in the cache; they stay on the disk.
 
-        Args:
-            rows: Rows to encode.
-            function: Gets a batch of columns and the rows' numbers, and returns new columns.
-            settings: All that the result depends on besides ``rows`` and this encoding. They are
-                the cache key: a key made by ``datasets`` would change when a tokenizer is used.
+        ``function`` gets a batch of columns and the rows' numbers, and returns new columns. The
+        cache key is all that the result depends on: ``rows``, this encoding and ``settings``. A key
+        made by ``datasets`` would change when a tokenizer is used.
         """
         from datasets.fingerprint import Hasher
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detox_lightning.data.conversations import CONVERSATION, adopt_row, is_in_trl_format
 from detox_lightning.data.locations import READABLE, expand, irregular, parse
 from detox_lightning.data.sources import check_column, load_rows
 from detox_lightning.data.text_files import Malformed, decode, open_binary, parse_object
@@ -37,23 +38,26 @@ class PredictRows:
     def read(self, ranks: int = 1) -> "Dataset":
         """Reads the columns of all rows into memory; a value that isn't text becomes "".
 
-        Raises:
-            InputError: If the source can't be read, or not by several ranks, or a row has no text.
+        InputError if the source can't be read, or not by several ranks, or a row has no text.
         """
         from datasets import Dataset
 
         try:
             unit, rows = self._rows(ranks)
             for number, row in enumerate(rows, 1):
+                if is_in_trl_format(row, self.columns[0]):
+                    row |= adopt_row(row, self.columns, f"{FLAG}={self.source}: {unit} {number}")
                 if not _text(row[self.columns[0]]).strip():
                     raise Malformed(
                         f"{unit} {number} has no text to answer; fill it in or remove it"
                     )
         except Malformed as error:
             raise InputError(f"{FLAG}={self.source}: {error}") from error
-        return Dataset.from_dict(
-            {column: [_text(row.get(column)) for row in rows] for column in self.columns}
-        )
+        columns: dict[str, list[Any]]
+        columns = {column: [_text(row.get(column)) for row in rows] for column in self.columns}
+        if any(CONVERSATION in row for row in rows):
+            columns[CONVERSATION] = [row.get(CONVERSATION) for row in rows]
+        return Dataset.from_dict(columns)
 
     def _rows(self, ranks: int) -> tuple[str, list[dict[str, Any]]]:
         """Returns what messages call a row of this source, and the rows."""
@@ -82,6 +86,8 @@ class PredictRows:
         if parse(path) is None:
             raise Malformed(f"unknown kind of file; readable are .txt, {READABLE}")
         rows = load_rows(str(path), "train", FLAG)
+        if is_in_trl_format(rows.column_names, self.columns[0]):
+            return "row", rows.to_list()
         check_column(rows, self.columns[0], "text", f"--data.{self.kind}_column", self.source)
         columns = [column for column in dict.fromkeys(self.columns) if column in rows.column_names]
         return "row", rows.select_columns(columns).to_list()
@@ -100,7 +106,7 @@ class PredictRows:
             return
         for number, line in enumerate(lines, 1):
             row = dict(_flat(parse_object(number, line))) if line.strip() else {column: ""}
-            if column not in row:
+            if column not in row and not is_in_trl_format(row, column):
                 raise InputError(
                     f"--data.{self.kind}_column={column}: {self.source} has no such column in line "
                     f"{number}; it has {', '.join(row) or 'none'}{nearest(column, row)}"

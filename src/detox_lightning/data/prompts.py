@@ -1,20 +1,29 @@
 """What the data modules of prompts share: tokenizing within a limit, batches, prediction."""
 
+import json
 import re
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.data.base_module import RowsDataModule
+from detox_lightning.data.conversations import CONVERSATION, Prompt, adopt, as_text, shorten
 from detox_lightning.data.counted_rows import CountedRows, nonempty
 from detox_lightning.data.encoding import pad
+from detox_lightning.data.locations import find
 from detox_lightning.data.predict_rows import PredictRows
+from detox_lightning.data.sources import load_rows
 from detox_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Batch = dict[str, list[Any]]  # rows, by column
 Texts = tuple[list[str], list[str], list[list[int]]]  # for prompts, references, ids of answers
@@ -22,6 +31,9 @@ Texts = tuple[list[str], list[str], list[list[int]]]  # for prompts, references,
 
 class PromptDataModule(RowsDataModule):
     """Batches of prompts.
+
+    Rows in TRL's formats need no names of columns: ``prompt`` and ``completion``, as text or as
+    lists of messages, or ``messages``. Such prompts are used as they are.
 
     Args:
         chat_template: Put each prompt into the tokenizer's chat template, as the user's message.
@@ -34,6 +46,7 @@ class PromptDataModule(RowsDataModule):
 
     columns: tuple[str, ...]  # the column with the texts, and other columns to read
     kind: ClassVar[str]  # what a text is called, in messages and in the flag of its column
+    as_is = False  # whether the prompts came in one of TRL's formats
     cuts_long = True  # whether prompts that are too long are cut; otherwise they are left out
     settings: tuple[Any, ...]  # all that `_divide` and `_fill` depend on besides the rows
 
@@ -62,18 +75,34 @@ class PromptDataModule(RowsDataModule):
     def _shorten(self, text: str) -> str:
         """Returns the prompt for as much of a text as fits."""
 
+    def _adopt(self, rows: "Dataset", source: str) -> "Dataset":
+        """Gives rows in TRL's formats own columns; from then on, prompts are used as they are."""
+        rows = adopt(rows, self.columns, source)
+        if CONVERSATION in rows.column_names:
+            self.chat_template |= rows.data.column(CONVERSATION).null_count < len(rows)
+        if CONVERSATION in rows.column_names and not self.as_is:
+            how = "in the tokenizer's chat template" if self.chat_template else "as they are"
+            rank_zero_info(f"{source}: the prompts have TRL's format, and are used {how}")
+            self.as_is, self.settings = True, (*self.settings, "as is")
+        return rows
+
     def _read(self, split: str) -> CountedRows:
         if split != "predict" or self.predict_source is None:
             return super()._read(split)
         asked = PredictRows(self.predict_source, self.columns, self.kind)
         rows = asked.read(self.trainer.world_size if self.trainer else 1)
+        self._adopt(rows, f"--data.predict_source={self.predict_source}")
+        with suppress(InputError):  # texts are answered as those of the training were
+            for source in [] if self.as_is else filter(find, self.sources):
+                self._select(load_rows(source, self.splits["train"] or ""), source)
         return CountedRows(rows).then("rows", rows)
 
     def _with_text(self, rows: CountedRows, role: str, column: str, where: str) -> CountedRows:
         """Keeps the rows with text in the column for a role."""
+        named = column if not self.as_is else "prompt" if role == self.kind else "completion"
         return rows.filter(f"with a {role}", nonempty, column).require_rows(
             where,
-            f": each needs text in its column {column!r}; fill it in, or name another column with "
+            f": each needs text in its column {named!r}; fill it in, or name another column with "
             f"--data.{role}_column",
         )
 
@@ -95,25 +124,27 @@ class PromptDataModule(RowsDataModule):
     def tokenize(self, whole: bool, batch: Batch, places: list[int]) -> Batch:
         """Makes and tokenizes prompts; there may be fewer of them than rows.
 
-        Args:
-            whole: Whether texts are neither divided nor left out.
-            batch: Columns of text.
-            places: The rows' numbers among all rows.
+        ``places`` are the rows' numbers; ``whole`` texts are neither divided nor left out.
 
         Returns:
             ``prompt`` and ``reference`` (text), ``prompt_ids``, ``target_ids`` (EOS last, or
             empty), ``cut``, whether the prompt was too long, and ``index``, the row's number.
         """
         texts, references, target_ids = self._divide(batch, whole)
-        prompts = [self._fill(text) for text in texts]
+        chats = batch.get(CONVERSATION) or [None] * len(texts)
+        prompts: list[Prompt] = [
+            json.loads(chat) if chat else self._fill(text)
+            for chat, text in zip(chats, texts, strict=True)
+        ]
         ids = self.encoding.prompt_ids(prompts, self.chat_template)
         too_long = [len(row) > self.max_prompt_tokens for row in ids]
         for row, is_long in enumerate(too_long):
             if is_long and (whole or self.cuts_long):
-                prompts[row] = self._shorten(texts[row])
+                prompts[row] = self._shortened(prompts[row], texts[row])
                 (ids[row],) = self.encoding.prompt_ids([prompts[row]], self.chat_template)
+        shown = [*map(as_text, prompts)]
         columns: Batch = {
-            "prompt": prompts,
+            "prompt": shown,
             "reference": references,
             "prompt_ids": ids,
             "target_ids": target_ids,
@@ -123,14 +154,24 @@ class PromptDataModule(RowsDataModule):
         kept = [
             row
             for row, tokens in enumerate(ids)
-            if prompts[row].strip() and 0 < len(tokens) <= self.max_prompt_tokens
+            if shown[row].strip() and 0 < len(tokens) <= self.max_prompt_tokens
         ]
         return {name: [column[row] for row in kept] for name, column in columns.items()}
 
-    def _tokens(self, prompt: str) -> int:
+    def _shortened(self, prompt: Prompt, text: str) -> Prompt:
+        if isinstance(prompt, str):
+            return self._shorten(text)
+        if shorter := shorten(prompt, self._longest_fitting):
+            return shorter
+        raise InputError(
+            f"--data.max_prompt_tokens={self.max_prompt_tokens}: the chat template and the system "
+            f"message {prompt[0]['content'][:80]!r} leave no room; raise it"
+        )
+
+    def _tokens(self, prompt: Prompt) -> int:
         return len(self.encoding.prompt_ids([prompt], self.chat_template)[0])
 
-    def _longest_fitting(self, ends: Sequence[int], prompt: Callable[[int], str]) -> int | None:
+    def _longest_fitting(self, ends: Sequence[int], prompt: Callable[[int], Any]) -> int | None:
         """Returns the last of ascending ``ends`` of a text at which its prompt fits, if any."""
         # a longer text can have fewer tokens; the search still ends at a length that fits
         limit = self.max_prompt_tokens
@@ -144,8 +185,7 @@ class PromptDataModule(RowsDataModule):
 def divide_words(text: str, share: float) -> tuple[str, str]:
     """Divides a text so that a share of its words, rounded down but at least one, comes first.
 
-    Returns:
-        Both parts without surrounding white space; both are empty if the text has only one word.
+    Both parts have no surrounding white space; both are empty if the text has only one word.
     """
     ends = word_ends(text)
     if len(ends) < 2:

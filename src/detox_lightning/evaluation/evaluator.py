@@ -83,12 +83,9 @@ class Evaluator(nn.Module):
             )
 
     def load(self, policy: Policy, tokenizer: Any, micro_batch_size: int | None = None) -> None:
-        """Opens the judging models.
+        """Opens the judging models for a policy, which is on its device.
 
-        Args:
-            policy: The policy, on its device.
-            tokenizer: The policy's.
-            micro_batch_size: Responses per forward pass of the KL divergence; None: a whole batch.
+        ``micro_batch_size``: responses per forward pass of the KL divergence; None: a whole batch.
         """
         self.judge.load()
         self.__dict__["policy"] = policy  # past nn.Module, which would make it a submodule
@@ -129,6 +126,7 @@ class Evaluator(nn.Module):
             "min_new_tokens": sampling.min_new_tokens,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
+            **({"stop_strings": sampling.stop_strings} if sampling.stop_strings else {}),
             "top_p": sampling.top_p if plan.top_p is None else plan.top_p,
         }
 

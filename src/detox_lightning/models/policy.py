@@ -18,6 +18,7 @@ from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import MergedWeights, merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.decoding.static_step import StaticSteps
+from detox_lightning.models.decoding.stopping import StopStrings
 from detox_lightning.models.families.base import Family, HeadFunction, base_model
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
@@ -195,11 +196,21 @@ class Policy(ReferencedModel):
         return self.family.encode_prompts(self.base, prompt_ids, prompt_mask)
 
     @torch.no_grad()
-    def generate(self, prompts: EncodedPrompts, choose: Choose, limit: int) -> Decoded:
-        """Generates responses of up to ``limit`` tokens, picked by ``choose``, to ``b`` prompts."""
+    def generate(
+        self, prompts: EncodedPrompts, choose: Choose, limit: int, stops: StopStrings | None = None
+    ) -> Decoded:
+        """Generates responses to ``b`` prompts; see :func:`decode`."""
         kept = self.merged_weights if self.static_steps.captures(self.base) else None
         with merged(self.model, kept):
-            return decode(self.base, self.family, prompts, choose, limit, self.static_steps)
+            return decode(self.base, self.family, prompts, choose, limit, self.static_steps, stops)
+
+    def stop_strings(self, tokenizer: Any, prompts: EncodedPrompts) -> StopStrings | None:
+        """Finds the sampling's stop strings in responses to ``b`` prompts; None: there are none."""
+        if not (strings := self.sampling.stop_strings):
+            return None
+        return StopStrings(
+            strings, lambda ids, rows: self.decode_texts(tokenizer, prompts.select(rows), ids)
+        )
 
     def decode_texts(
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
@@ -239,14 +250,9 @@ def load_policy(
     """Opens a policy to train; see :meth:`ModelSource.load`.
 
     The reference of a policy that was trained before, or that is trained whole, is a frozen copy.
-
-    Args:
-        source: Where the policy comes from, or its name.
-        lora: The fresh adapter; a loaded one keeps its own shape. None: all weights are trained.
-        sampling: How responses are sampled.
-        value_head: Whether there is a value head.
-        device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
-        tokenizer: Supplies special tokens that the model's configs lack.
+    ``lora`` is the fresh adapter; a loaded one keeps its own shape; without one, all weights are
+    trained. A quantized base goes to ``device``, as it can't move later; None: a GPU if there is
+    one. The ``tokenizer`` supplies special tokens that the model's configs lack.
     """
     source = ModelSource.resolve(source) if isinstance(source, str) else source
     model = source.load(lora, device, tokenizer, with_reference=True)

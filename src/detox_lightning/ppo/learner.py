@@ -69,12 +69,8 @@ class Learner:
         """Goes over a rollout once for each order.
 
         Whether to leave a mini-batch out, to stop early or to give up is decided by numbers that
-        are equal on all ranks. They are read once a mini-batch, before its step.
-
-        Args:
-            experience: ``b`` responses.
-            orders: A permutation ``[b]`` of the rows for each epoch, on the CPU.
-            place: Where in the run, for messages.
+        are equal on all ranks. They are read once a mini-batch, before its step. Orders are
+        permutations ``[b]`` of the rows, on the CPU; messages name the ``place`` in the run.
         """
         meter = UpdateMeter(self.options.loss)
         ends = widths(experience.response_mask).cpu().int()
@@ -88,13 +84,14 @@ class Learner:
                     return self.gradient(list(experience.batches(rows, size, ends)))
 
                 means = self.micro_batches.retry_with_half(gradient, place, self.ranks.number == 1)
-                loss = self.options.loss.total(means.terms)
-                if not math.isfinite(loss + means.grad_norm):
-                    what = f"the loss is {loss}, the gradient's norm {means.grad_norm}"
-                    self.leave_out(what, rows)
+                loss, norm = self.options.loss.total(means.terms), means.grad_norm
+                is_finite, ratio = math.isfinite(loss + norm), means.statistics["policy/ratio"]
+                if not is_finite:
+                    self.leave_out(f"the loss is {loss}, the gradient's norm {norm}", rows)
+                if not is_finite or ratio == 0:  # 0: there is no token to learn from
                     meter.skipped += 1
                     continue
-                is_too_far = means.statistics["policy/ratio"] > self.options.ratio_threshold
+                is_too_far = ratio > self.options.ratio_threshold
                 if not is_too_far:
                     self.optimizer.step()
                 meter.add(means, is_too_far)
@@ -107,13 +104,9 @@ class Learner:
     def gradient(self, micro_batches: list[Experience]) -> MiniBatchMeans:
         """Accumulates a mini-batch's gradient over micro-batches and ranks, and clips it.
 
-        The loss is Σ weights·loss / Σ divisor, both sums over all micro-batches and ranks.
-
-        Args:
-            micro_batches: The mini-batch's rows, in batches of one forward pass each.
-
-        Returns:
-            Means over all ranks. The device is waited for once, to read them.
+        The loss is Σ weights·loss / Σ divisor, both sums over all micro-batches (each of one
+        forward pass) and ranks. Returns means over all ranks; the device is waited for once, to
+        read them.
         """
         masks = [rows.response_mask for rows in micro_batches]
         averages = [

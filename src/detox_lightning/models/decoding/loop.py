@@ -13,6 +13,7 @@ from detox_lightning.algorithm.masks import is_any, response_lengths
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.decoding.static_step import StaticSteps
+from detox_lightning.models.decoding.stopping import CHECK_EVERY, StopStrings
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.special_tokens import end_tokens, padding_token
 
@@ -53,11 +54,12 @@ def decode(
     choose: Choose,
     limit: int,
     static_steps: StaticSteps | None = None,
+    stops: StopStrings | None = None,
 ) -> Decoded:
     """Responds to ``b`` prompts until each row has ended or has ``limit`` tokens.
 
     The generation config of ``model`` names the start, end and padding tokens. Without
-    ``static_steps`` every step runs the model's own code.
+    ``static_steps`` every step runs the model's own code. Some tokens may follow one of ``stops``.
     """
     config = model.generation_config
     ends, pad = end_tokens(config), padding_token(config)
@@ -75,6 +77,8 @@ def decode(
         tokens = choose(logits.float(), rows, step).where(live, pad)
         responses[rows, step], hidden[rows, step] = tokens, states
         live &= ~is_any(tokens, ends)
+        if stops and (step + 1) % CHECK_EVERY == 0:
+            live &= ~stops.ended(responses[:, : step + 1], rows)
         unfinished = len(rows) if (step + 1) % interval else int(live.sum())
         if unfinished == 0 or step + 1 == limit:
             break

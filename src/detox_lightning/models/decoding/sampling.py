@@ -34,6 +34,8 @@ class Sampling:
         temperature: Divides the logits.
         top_k: Sample among the k likeliest tokens only; 0 for all.
         top_p: Sample among the likeliest tokens that make up this probability only; 1 for all.
+        stop_strings: Texts at which a response ends, as at EOS; the text that is scored ends before
+            the first of them. ``min_new_tokens`` doesn't delay them.
     """
 
     max_new_tokens: PositiveInt | tuple[PositiveInt, PositiveInt] = 100
@@ -41,6 +43,7 @@ class Sampling:
     temperature: PositiveFloat = 1.0
     top_k: NonNegativeInt = 0
     top_p: ClosedUnitInterval = 1.0
+    stop_strings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = self.limits
@@ -54,6 +57,11 @@ class Sampling:
             )
         if self.top_p == 0:
             raise InputError("sampling.top_p=0 leaves no token to sample; 1 is all of them")
+        if any(not string or r"\n" in string for string in self.stop_strings):
+            raise InputError(
+                r"sampling.stop_strings: a text is empty, or has \n as two characters, which flags "
+                "hand on so; write line breaks into a YAML file"
+            )
 
     @property
     def limits(self) -> tuple[int, int]:
