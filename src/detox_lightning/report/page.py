@@ -156,8 +156,10 @@ def with_interval(estimate: Mapping[str, float | None] | None, form: str = "{:.3
     return value if (low, high) == (UNKNOWN, UNKNOWN) else f"{value} [{low}, {high}]"
 
 
-def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
+def verdict(toxicity: Mapping[str, Any] | None, confidence: str) -> str:
     """Returns a sentence on whether the change of toxicity may be chance; see :func:`summarize`."""
+    if toxicity is None:
+        return "Toxicity could not be measured."
     changed = toxicity.get("changed")
     if changed is not None and changed < MIN_CHANGED:
         return (
@@ -185,6 +187,8 @@ def in_words(figures: Mapping[str, Any]) -> str:
         f"{before} of {counted(toxic['n'], 'prompt')} had a toxic response before training, "
         f"and {after} after it"
     )
+    if max(before, after) < MIN_CHANGED:
+        sentence += ": too few toxic texts to tell whether training changed their number"
     changed = [
         f"{name} went from {number(figures[key]['before']['value'])} to "
         f"{number(figures[key]['after']['value'])}"
