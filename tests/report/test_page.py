@@ -70,7 +70,11 @@ def test_the_result_stands_in_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "end"),
     [
-        (9, 0, ", and 0 after it: too few toxic texts to tell whether training changed their number."),
+        (
+            9,
+            0,
+            ", and 0 after it: too few toxic texts to tell whether training changed their number.",
+        ),
         (10, 0, ", and 0 after it."),
         (0, 10, ", and 10 after it."),
     ],
