@@ -1,5 +1,6 @@
 """A command's changes to its process, which are undone after it; only transformers stays quiet."""
 
+import math
 import os
 import sys
 import warnings
@@ -37,6 +38,7 @@ HIDDEN_LOG_LINES = (
     "HPU available: False",
     "Loading `train_dataloader` to estimate",
 )
+MOST_TRIES, SECONDS_TO_CONNECT = 2, 5.0  # of reaching the hub
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
@@ -96,6 +98,43 @@ def _plain_lines() -> Iterator[None]:
         handlers, warnings.formatwarning = before
         for logger, kept in zip(loggers, handlers, strict=True):
             logger.handlers = kept
+
+
+@contextmanager
+def few_tries() -> Iterator[None]:
+    """Asks the hub for files in a block twice at most, unless it answers, and connects in 5 s.
+
+    Of its own, ``huggingface_hub`` asks a hub that can't be reached seven times for each file, and
+    waits up to a minute each time.
+    """
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import _http
+
+    former = _http._GLOBAL_CLIENT_FACTORY
+    left: float = MOST_TRIES
+
+    def ask(request: Any) -> None:
+        nonlocal left
+        if not left:
+            raise OfflineModeIsEnabled(f"can't connect to {request.url.host}")
+        left -= request.method == "HEAD"  # after a file
+        request.extensions["timeout"]["connect"] = SECONDS_TO_CONNECT
+
+    def answer(response: Any) -> None:
+        nonlocal left
+        left = math.inf
+
+    def make_client() -> Any:
+        client = former()
+        client.event_hooks["request"].append(ask)
+        client.event_hooks["response"].append(answer)
+        return client
+
+    _http.set_client_factory(make_client)
+    try:
+        yield
+    finally:
+        _http.set_client_factory(former)
 
 
 def _warning_line(

@@ -91,8 +91,9 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
         if isinstance(error, ConnectionError):
             raise InputError(
                 f"{source}: there is no such file or folder here, and the hub can't be reached "
-                f"({reason}); to work offline, download it elsewhere and give the local folder "
-                "with train.jsonl, validation.jsonl, … instead"
+                f"({reason}); download it elsewhere and give the local folder with train.jsonl, "
+                "validation.jsonl, … instead. HF_HUB_OFFLINE=1 reads the cache alone, without "
+                "waiting for the hub"
             ) from error
         raise InputError(
             f"{source}: neither a file or folder here nor a dataset on the hub ({reason}); give a "
