@@ -129,7 +129,10 @@ def test_a_card_tells_where_it_comes_from(recipe: str, run_folder: Path) -> None
 
 def test_what_can_t_be_exported(recipe: str, tmp_path: Path) -> None:
     for path, message in (
-        (tmp_path / "none.ckpt", "there is no such file; give a checkpoint, or last"),
+        (
+            tmp_path / "none.ckpt",
+            "there is no such file or folder; give a checkpoint, the folder of a run, or last",
+        ),
         (Path(recipe), "this is not a checkpoint, or it is damaged; give a checkpoint, or last"),
     ):
         outcome = run("export", "--config", recipe, f"--ckpt_path={path}")

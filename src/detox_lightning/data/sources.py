@@ -37,7 +37,7 @@ def names_of(source: str | list[str]) -> list[str]:
     return names
 
 
-def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
+def load_rows(source: str, split: str, flag: str = "split", takes_lists: bool = False) -> "Dataset":
     """Reads one split of a data set, which ``datasets`` keeps in its cache.
 
     Args:
@@ -45,6 +45,7 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
             one json, jsonl, csv or parquet file, whose rows are the split ``train``.
         split: Name of the split.
         flag: Flag that named the split, for the message.
+        takes_lists: Whether a message may advise a list of files.
 
     Returns:
         The rows, at least one. Nested columns are flattened and named by their path:
@@ -65,6 +66,9 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
         rows = read_file(files[split])
     else:
         only = f"{source} has only {', '.join(files)}{nearest(split, files)}"
+        if takes_lists and split == "train" and not {"validation", "test"} & set(files):
+            listed = ", ".join(map(str, files.values()))
+            only += f" (to train on all files: --data.source '[{listed}]')"
         raise MissingSplit(f"{flag}={split}: {only}")
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
