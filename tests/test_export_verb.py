@@ -65,11 +65,11 @@ def test_fit_leaves_an_adapter_and_a_merged_model(run_folder: Path, tiny_t5: str
 def test_the_cards_tell_how_to_ask_the_models(
     recipe: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(run_folder)
     template = yaml.safe_load((run_folder / "config.yaml").read_text("utf8"))["data"]["init_args"]
     outputs = []
     for name in ("adapter", "merged"):
-        card = (run_folder / name / "README.md").read_text(encoding="utf8")
+        monkeypatch.chdir(run_folder / name)
+        card = Path("README.md").read_text(encoding="utf8")
         names: dict[str, Any] = {}
         exec(card.partition("```python\n")[2].partition("```")[0], names)
         assert names["prompt"] == template["template"].replace("{dialogue}", names["dialogue"])
