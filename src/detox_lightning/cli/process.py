@@ -104,8 +104,7 @@ def _plain_lines() -> Iterator[None]:
 def few_tries() -> Iterator[None]:
     """Asks the hub for files in a block twice at most, unless it answers, and connects in 5 s.
 
-    Of its own, ``huggingface_hub`` asks a hub that can't be reached seven times for each file, and
-    waits up to a minute each time.
+    ``huggingface_hub`` asks a hub that is out of reach seven times a file, for up to a minute each.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import _http

@@ -227,7 +227,7 @@ def _interval(data: list[Array], statistic: Callable[..., Array], seed: int) -> 
     ).bootstrap_distribution
     *_, difference, improvement = np.moveaxis(resampled, 1, 0)
     improvement[difference == 0] = 0
-    tail = (1 - CONFIDENCE) / 2  # its ends are resamples: between two of them, signs may differ
+    tail = (1 - CONFIDENCE) / 2  # the ends are resamples: between two, signs may differ
     low = np.nanquantile(resampled, tail, axis=-1, method="lower")
     high = np.nanquantile(resampled, 1 - tail, axis=-1, method="higher")
     is_defined = (~np.isnan(resampled)).mean(axis=-1) >= DEFINED_RESAMPLES

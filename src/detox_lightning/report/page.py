@@ -156,10 +156,8 @@ def with_interval(estimate: Mapping[str, float | None] | None, form: str = "{:.3
     return value if (low, high) == (UNKNOWN, UNKNOWN) else f"{value} [{low}, {high}]"
 
 
-def verdict(toxicity: Mapping[str, Any] | None, confidence: str) -> str:
+def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
     """Returns a sentence on whether the change of toxicity may be chance; see :func:`summarize`."""
-    if toxicity is None:
-        return "Toxicity could not be measured."
     changed = toxicity.get("changed")
     if changed is not None and changed < MIN_CHANGED:
         return (

@@ -52,5 +52,7 @@ def short_table(summary: dict[str, Any]) -> str:
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
-    said = [in_words(figures), verdict(figures.get("toxicity"), f"{about['confidence']:.0%}")]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *filter(None, said)])
+    said = [in_words(figures)] if in_words(figures) else []
+    if "toxicity" in figures:
+        said.append(verdict(figures["toxicity"], f"{about['confidence']:.0%}"))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *said])
