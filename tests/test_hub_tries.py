@@ -72,7 +72,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     ],
 )
 def test_a_hub_out_of_reach_is_asked_twice(
-    flag: str, file: str, message: str, hub: Hub, tmp_path: Path, tiny_t5: str, tiny_classifier: str
+    flag: str,
+    file: str,
+    message: str,
+    hub: Hub,
+    tmp_path: Path,
+    tiny_t5: str,
+    tiny_classifier: str,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     recipe = tiny_recipe(tmp_path, tiny_t5, tiny_classifier)
     factory = _http._GLOBAL_CLIENT_FACTORY
@@ -81,6 +88,9 @@ def test_a_hub_out_of_reach_is_asked_twice(
     assert hub.asked == [file] * 2
     assert hub.slept == [1]
     assert hub.timeouts == {5}
+    said = [str(one.message) for one in recwarn]
+    assert said.count("the hub can't be reached: from here on, only its cache is read") == 1
+    assert not constants.HF_HUB_OFFLINE
     assert _http._GLOBAL_CLIENT_FACTORY is factory
 
 

@@ -102,19 +102,22 @@ def _plain_lines() -> Iterator[None]:
 
 @contextmanager
 def few_tries() -> Iterator[None]:
-    """Asks the hub for files in a block twice at most, unless it answers, and connects in 5 s.
+    """Asks the hub for a file twice in a block; if it doesn't answer, the cache is all there is.
 
     ``huggingface_hub`` asks a hub that is out of reach seven times a file, for up to a minute each.
     """
+    from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import _http
 
-    former = _http._GLOBAL_CLIENT_FACTORY
+    former, was_offline = _http._GLOBAL_CLIENT_FACTORY, constants.HF_HUB_OFFLINE
     left: float = MOST_TRIES
 
     def ask(request: Any) -> None:
         nonlocal left
         if not left:
+            constants.HF_HUB_OFFLINE = True
+            warn_once("the hub can't be reached: from here on, only its cache is read")
             raise OfflineModeIsEnabled(f"can't connect to {request.url.host}")
         left -= request.method == "HEAD"  # after a file
         request.extensions["timeout"]["connect"] = SECONDS_TO_CONNECT
@@ -134,6 +137,7 @@ def few_tries() -> Iterator[None]:
         yield
     finally:
         _http.set_client_factory(former)
+        constants.HF_HUB_OFFLINE = was_offline
 
 
 def _warning_line(
