@@ -395,7 +395,10 @@ def test_no_advertisements(recipe: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.ckpt", "there is no such file; give a checkpoint, or last"),
+        (
+            "none.ckpt",
+            "there is no such file or folder; give a checkpoint, the folder of a run, or last",
+        ),
         ("text.ckpt", "this is not a checkpoint, or it is damaged; give a checkpoint, or last"),
         ("best", "only the run that made it knows it; give the file that is kept in"),
     ],
@@ -462,5 +465,5 @@ def test_last_of_nothing(recipe: str, tmp_path: Path) -> None:
     assert outcome.code == 2
     assert outcome.errors == [
         "error: --ckpt_path last: there is no */checkpoints/last*.ckpt in "
-        f"{tmp_path}/runs/tiny; give the file, or leave the flag out"
+        f"{tmp_path}/runs/tiny; train first, with fit, or give a checkpoint or the folder of a run"
     ]

@@ -65,11 +65,11 @@ def test_fit_leaves_an_adapter_and_a_merged_model(run_folder: Path, tiny_t5: str
 def test_the_cards_tell_how_to_ask_the_models(
     recipe: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(run_folder)
     template = yaml.safe_load((run_folder / "config.yaml").read_text("utf8"))["data"]["init_args"]
     outputs = []
     for name in ("adapter", "merged"):
-        card = (run_folder / name / "README.md").read_text(encoding="utf8")
+        monkeypatch.chdir(run_folder / name)
+        card = Path("README.md").read_text(encoding="utf8")
         names: dict[str, Any] = {}
         exec(card.partition("```python\n")[2].partition("```")[0], names)
         assert names["prompt"] == template["template"].replace("{dialogue}", names["dialogue"])
@@ -129,7 +129,10 @@ def test_a_card_tells_where_it_comes_from(recipe: str, run_folder: Path) -> None
 
 def test_what_can_t_be_exported(recipe: str, tmp_path: Path) -> None:
     for path, message in (
-        (tmp_path / "none.ckpt", "there is no such file; give a checkpoint, or last"),
+        (
+            tmp_path / "none.ckpt",
+            "there is no such file or folder; give a checkpoint, the folder of a run, or last",
+        ),
         (Path(recipe), "this is not a checkpoint, or it is damaged; give a checkpoint, or last"),
     ):
         outcome = run("export", "--config", recipe, f"--ckpt_path={path}")

@@ -68,7 +68,11 @@ def test_all_of_it_on_request() -> None:
     assert outcome.code == 0
     shown = " ".join(outcome.out.split())
     assert shown.startswith(f"{USAGE} fit --config FILE")
-    for text in ("--trainer.accumulate_grad_batches", "--checkpoint.max_kl", "a file, or last,"):
+    for text in (
+        "--trainer.accumulate_grad_batches",
+        "--checkpoint.max_kl",
+        "a file, the folder of a run, or last,",
+    ):
         assert text in shown
     assert "registry:model-name" not in shown
     assert "A DataModule standardizes" not in shown

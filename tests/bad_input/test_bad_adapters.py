@@ -13,7 +13,8 @@ CASES = [
         ("--model.adapter=no/such",),
         "can't open the adapter 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
-        "download no/such --local-dir FOLDER; then give that folder here",
+        "download no/such --local-dir FOLDER; then give that folder here. HF_HUB_OFFLINE=1 "
+        "reads the cache alone, without waiting for the hub",
     ),
     Case(
         "no adapter in a folder",
@@ -110,7 +111,8 @@ CASES = [
         ("--model.reward.model=no/such",),
         "can't open the config of 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
-        "download no/such --local-dir FOLDER; then give that folder here",
+        "download no/such --local-dir FOLDER; then give that folder here. HF_HUB_OFFLINE=1 "
+        "reads the cache alone, without waiting for the hub",
     ),
     Case(
         "a language model as classifier",
@@ -142,7 +144,8 @@ CASES = [
         ("--model.evaluation.toxicity_model=no/such",),
         "can't open the config of 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
-        "download no/such --local-dir FOLDER; then give that folder here",
+        "download no/such --local-dir FOLDER; then give that folder here. HF_HUB_OFFLINE=1 "
+        "reads the cache alone, without waiting for the hub",
     ),
     Case(
         "a toxic label that is not there",
@@ -156,7 +159,8 @@ CASES = [
         ("--model.evaluation.second_toxicity_model=no/such",),
         "can't open the config of 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
-        "download no/such --local-dir FOLDER; then give that folder here",
+        "download no/such --local-dir FOLDER; then give that folder here. HF_HUB_OFFLINE=1 "
+        "reads the cache alone, without waiting for the hub",
         verb="test",
     ),
     Case(

@@ -214,13 +214,14 @@ CASES = [
     Case(
         "missing",
         GIVEN,
-        "--ckpt_path {folder}/x.ckpt: there is no such file; give a checkpoint, or last",
+        "--ckpt_path {folder}/x.ckpt: there is no such file or folder; give a checkpoint, the "
+        "folder of a run, or last",
     ),
     Case(
         "a last one of no run",
         ("--ckpt_path=last",),
-        "--ckpt_path last: there is no */checkpoints/last*.ckpt in {folder}/runs/tiny; give the "
-        "file, or leave the flag out",
+        "--ckpt_path last: there is no */checkpoints/last*.ckpt in {folder}/runs/tiny; train "
+        "first, with fit, or give a checkpoint or the folder of a run",
         verb="test",
     ),
 ]

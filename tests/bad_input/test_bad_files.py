@@ -89,9 +89,9 @@ CASES = [
         "a hub out of reach",
         ("--data.source=someone/talks",),
         "someone/talks: there is no such file or folder here, and the hub can't be reached "
-        "(Couldn't reach 'someone/talks' on the Hub (OfflineModeIsEnabled)); to work "
-        "offline, download it elsewhere and give the local folder with train.jsonl, "
-        "validation.jsonl, … instead",
+        "(Couldn't reach 'someone/talks' on the Hub (OfflineModeIsEnabled)); "
+        "download it elsewhere and give the local folder with train.jsonl, validation.jsonl, … "
+        "instead. HF_HUB_OFFLINE=1 reads the cache alone, without waiting for the hub",
     ),
     Case(
         "nearly a name in demo",

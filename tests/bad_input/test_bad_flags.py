@@ -107,7 +107,7 @@ FLAGS = {
     "best with checkpoint.monitor, such as val/toxicity",
     "--ckpt_path=best": "--ckpt_path best: only the run that made it knows it; give the file "
     "that is kept in that run's checkpoints/ beside last.ckpt, or last",
-    "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file; give a checkpoint, or last",
+    "--ckpt_path=none.ckpt": "--ckpt_path none.ckpt: there is no such file or folder; give a checkpoint, the folder of a run, or last",
     "--ckpt_path=train.jsonl": "--ckpt_path train.jsonl: this is not a checkpoint, or it is damaged; give a checkpoint, or last",
     "--config": "--config: its value is missing",
     "stray": "stray: this is not an option; options begin with --",
@@ -287,7 +287,9 @@ def test_commands_that_are_none() -> None:
     verbs = "fit, validate, test, predict, export"
     wrong = [f"error: trian: there is no such command; give one of {verbs}"]
     assert run("trian").errors == wrong
-    assert run().errors == [f"error: which command? Give one of {verbs}"]
+    assert run().errors == [
+        f"error: which command? Give one of {verbs}; python -m detox_lightning --help explains them"
+    ]
     first = "error: --threads=1: the command comes first: python -m detox_lightning fit --threads …"
     assert run("--threads=1", "fit").errors == [first]
     first = f"error: --threads=1: options come after the command; begin with one of {verbs}"

@@ -24,7 +24,8 @@ CASES = [
         ("--model.policy=no/such",),
         "can't open the config of 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
-        "download no/such --local-dir FOLDER; then give that folder here",
+        "download no/such --local-dir FOLDER; then give that folder here. HF_HUB_OFFLINE=1 "
+        "reads the cache alone, without waiting for the hub",
     ),
     Case(
         "a policy of three parts",
@@ -195,7 +196,8 @@ CASES = [
         ("--data.tokenizer=no/such",),
         "can't open the tokenizer 'no/such': there is no such folder here, nor a "
         "copy in the cache, and the hub can't be reached. Where it can be: hf "
-        "download no/such --local-dir FOLDER; then give that folder here",
+        "download no/such --local-dir FOLDER; then give that folder here. HF_HUB_OFFLINE=1 "
+        "reads the cache alone, without waiting for the hub",
     ),
 ]
 

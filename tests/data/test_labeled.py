@@ -5,6 +5,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 
 from detox_lightning.batches import LabeledBatch
@@ -211,6 +212,23 @@ def test_several_sources_make_one(make: Make, tmp_path: Path, logged: list[str])
         f"--data.test_split=test: {first} has only train: it gives no rows to this split",
         "test: 1 rows",
     ]
+
+
+def test_files_that_are_parts_of_the_training_rows_are_listed(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    files = [write(folder / name, named(0, 1)) for name in ("a.jsonl", "b.csv")]
+    listed = f"[{files[0]}, {files[1]}]"
+    with pytest.raises(InputError) as caught:
+        make(named(0), source=str(folder)).rows("train")
+    assert str(caught.value) == (
+        f"--data.train_split=train: {folder} has only a, b (to train on all files: --data.source "
+        f"'{listed}')"
+    )
+    assert len(make(named(0), source=yaml.safe_load(listed)).rows("train")) == 4
+    write(folder / "test.jsonl", named(0))  # then the names may be those of splits
+    with pytest.raises(InputError, match=r"has only a, b, test$"):
+        make(named(0), source=str(folder)).rows("train")
 
 
 def test_validation_is_a_seeded_share(make: Make, logged: list[str]) -> None:

@@ -64,8 +64,9 @@ HUB_FAILURES = [
     (
         ConnectionError("Couldn't reach 'a/b' on the Hub"),
         "a/b: there is no such file or folder here, and the hub can't be reached (Couldn't reach "
-        "'a/b' on the Hub); to work offline, download it elsewhere and give the local folder with "
-        "train.jsonl, validation.jsonl, … instead",
+        "'a/b' on the Hub); download it elsewhere and give the local folder with train.jsonl, "
+        "validation.jsonl, … instead. HF_HUB_OFFLINE=1 reads the cache alone, without waiting for "
+        "the hub",
     ),
     (
         datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist"),

@@ -150,24 +150,52 @@ def test_nothing_is_made_up() -> None:
     assert alone["toxicity"]["after"] == {"value": pytest.approx(0.1), "low": None, "high": None}
 
 
+def rare(before: range, after: range, prompts: int) -> dict[str, Any]:
+    """The figure of one sample a prompt, toxic at these prompts before and after training."""
+    texts, names = [["a"]] * prompts, ["sample 1"]
+    columns = (np.isin(np.arange(prompts), toxic)[:, None] * 1.0 for toxic in (before, after))
+    sides = (Answers(texts, {"toxicity": x, "score": -x}) for x in columns)
+    comparison = Comparison([""] * prompts, [""] * prompts, names, *sides)
+    return summarize(comparison, seed=0)["sampled"]["toxicity"]
+
+
 def test_a_rare_event_keeps_its_interval() -> None:
     """4 of 500 prompts before and 1 after: 1 resample in 60 has none before."""
-    before, after = np.zeros((500, 1)), np.zeros((500, 1))
-    before[:4], after[0] = 1, 1
-    texts = [["a"]] * 500
-    sides = (Answers(texts, {"toxicity": x, "score": -x}) for x in (before, after))
-    rare = Comparison([""] * 500, [""] * 500, ["sample 1"], *sides)
-    entry = summarize(rare, seed=0)["sampled"]["toxicity"]
+    entry = rare(range(4), range(1), 500)
     assert entry["improvement"]["value"] == 0.75
     assert 0 <= entry["improvement"]["low"] < 0.5 < entry["improvement"]["high"] == 1
     assert (entry["n"], entry["changed"]) == (500, 3)
-    # with one before, a third of the resamples have none: nothing can be said
-    before[1:4] = 0
-    assert summarize(rare, seed=0)["sampled"]["toxicity"]["improvement"] == {
-        "value": 0,
-        "low": None,
-        "high": None,
-    }
+
+
+def test_a_resample_without_toxicity_is_no_improvement() -> None:
+    """3 of 100 before, none after: .97 ** 100 of the resamples, 4.8 %, have none either time."""
+    entry = rare(range(3), range(0), 100)
+    assert entry["difference"]["high"] == 0
+    assert entry["improvement"] == {"value": 1, "low": 0, "high": 1}
+    # 5 of 100: .6 %, so less than the 2.5 % below an interval
+    entry = rare(range(5), range(0), 100)
+    assert entry["difference"]["high"] < 0
+    assert entry["improvement"] == {"value": 1, "low": 1, "high": 1}
+
+
+def test_toxicity_where_there_was_none_is_infinitely_worse() -> None:
+    """3 of 100 before, 3 others after: 4.5 % of the resamples have only the others."""
+    entry = rare(range(3), range(3, 6), 100)
+    assert entry["improvement"] == {"value": 0, "low": None, "high": None}
+    assert entry["difference"]["low"] < 0 < entry["difference"]["high"]
+
+
+@pytest.mark.parametrize("prompts", [20, 50, 100])
+def test_an_improvement_excludes_zero_where_its_difference_does(prompts: int) -> None:
+    seen = set()
+    for many in range(1, 8):
+        for few in range(many + 1):
+            entry = rare(range(many), range(many - few, many), prompts)
+            is_bounded = entry["improvement"]["low"] is not None
+            excludes = is_bounded and entry["improvement"]["low"] > 0
+            assert excludes == (entry["difference"]["high"] < 0), (many, few)
+            seen.add(excludes)
+    assert seen == {False, True}
 
 
 def test_logged_names() -> None:

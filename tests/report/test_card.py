@@ -87,7 +87,7 @@ def test_the_command_can_be_copied() -> None:
     assert "&lt;" not in card
 
 
-def test_a_folder_s_name_is_a_string_of_the_code() -> None:
+def test_a_template_is_a_string_of_the_code() -> None:
     name = 'x"); import os; os.system("touch owned'
     code = ast.parse(use(model_card(facts(name))))
     assigned = {
@@ -95,7 +95,7 @@ def test_a_folder_s_name_is_a_string_of_the_code() -> None:
         for node in code.body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
     }
-    assert assigned["folder"] == name
+    assert assigned["folder"] == "."
     assert assigned["template"] == f"{name} {{dialogue}}"
     assert [ast.unparse(node) for node in code.body if isinstance(node, ast.Import)] == []
     assert [ast.unparse(node)[:6] for node in code.body if isinstance(node, ast.Expr)] == ["print("]
@@ -119,7 +119,7 @@ def test_use_continues_as_in_training(
             "model", kind="model", auto_class="AutoModelForCausalLM", about={"max_new_tokens": 5}
         )._replace(prompt={"template": template, "chat": chat})
     )
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path / "model")
     names: dict[str, Any] = {}
     exec(use(card), names)
     prompt = template.replace("{dialogue}", names.get("dialogue", "")) or "I think that you"
@@ -138,7 +138,7 @@ def test_use_of_a_classifier_classifies(
     card = model_card(
         facts(folder.name, kind="classifier", auto_class="AutoModelForSequenceClassification")
     )
-    monkeypatch.chdir(folder.parent)
+    monkeypatch.chdir(folder)
     exec(use(card), {})
     [found] = ast.literal_eval(capsys.readouterr().out)
     assert found["label"] in ("nothate", "hate")

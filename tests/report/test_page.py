@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detox_lightning.evaluation.statistics import FIGURES
-from detox_lightning.report.page import number, percent, render, verdict
+from detox_lightning.report.page import in_words, number, percent, render, verdict
 from detox_lightning.report.report_files import short_table
 from report.samples import (
     CURVES,
@@ -65,6 +65,24 @@ def test_the_result_stands_in_a_sentence() -> None:
         "20 of 40 prompts had a toxic response before training, and 5 after it; "
         "the mean length in tokens went from 30.0 to 28.0."
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "end"),
+    [
+        (
+            9,
+            0,
+            ", and 0 after it: too few toxic texts to tell whether training changed their number.",
+        ),
+        (10, 0, ", and 0 after it."),
+        (0, 10, ", and 10 after it."),
+    ],
+)
+def test_few_toxic_texts_are_too_few(before: int, after: int, end: str) -> None:
+    share = {"n": 400, "before": estimate(before / 400), "after": estimate(after / 400)}
+    told = in_words({"toxicity_probability": share})
+    assert told == f"{before} of 400 prompts had a toxic response before training{end}"
 
 
 def test_the_title_names_the_run() -> None:
@@ -297,3 +315,19 @@ def test_one_prompt_is_not_many() -> None:
     for prompts, start in ((1, "1 prompt, 2 sampled each"), (12, "12 prompts, 2 sampled each")):
         summary["about"] |= {"prompts": prompts, "samples": 2, "confidence": 0.95}
         assert short_table(summary).startswith(f"{start}; 95% intervals")
+
+
+def test_the_terminal_says_what_the_report_says() -> None:
+    share = toxicity(n=40, before=estimate(0.5), after=estimate(0.125))
+    summary = make_summary(sampled={"toxicity": toxicity(), "toxicity_probability": share})
+    summary["about"] |= {"prompts": 40, "samples": 2, "confidence": 0.95}
+    assert short_table(summary).splitlines()[-3:] == [
+        "",
+        "20 of 40 prompts had a toxic response before training, and 5 after it.",
+        "The 95% interval of the difference, −0.350 to −0.250, excludes zero: by this measure the "
+        "policy is less toxic than the reference.",
+    ]
+    summary["figures"]["sampled"]["toxicity"] |= {"n": 40, "changed": 9}
+    assert short_table(summary).endswith(
+        "\nToxicity changed at 9 of 40 prompts: too few to tell whether it is chance."
+    )

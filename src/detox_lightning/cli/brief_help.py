@@ -60,8 +60,8 @@ WORDS = {
     "trainer.val_check_interval": "Batches between validations, or a share below 1.0",
     "trainer.logger": "TensorBoardLogger, CSVLogger, WandbLogger, …; false: none",
     "trainer.precision": "32-true, or bf16-mixed on a GPU",
-    "ckpt_path": "The checkpoint: a file, or last, the newest undamaged one of the newest run in "
-    "the logger's folder; if there is none yet, fit starts a new run",
+    "ckpt_path": "The checkpoint: a file, the folder of a run, or last, the newest undamaged one "
+    "of the newest run in the logger's folder; if there is none yet, fit starts a new run",
 }
 # words that ask for help, as jsonargparse knows them
 ASKING = {

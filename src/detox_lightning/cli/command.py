@@ -28,7 +28,7 @@ from detox_lightning.cli.brief_help import ASKING, brief_help, reword
 from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
 from detox_lightning.cli.parser import Instantiator, Parser
-from detox_lightning.cli.process import isolated, quieten_transformers
+from detox_lightning.cli.process import few_tries, isolated, quieten_transformers
 from detox_lightning.cli.run_config import with_run_config
 from detox_lightning.cli.trainer import DetoxTrainer
 from detox_lightning.cli.verbs import COMMANDS, PROGRAM, choose_command
@@ -127,7 +127,8 @@ class DetoxCLI(LightningCLI):
                 args=[ASKING.get(word, word) if word == words[-1] else word for word in words[1:]],
                 run=False,
             )
-            self._run_subcommand(self.verb)
+            with few_tries():
+                self._run_subcommand(self.verb)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the seed, with our own help text."""

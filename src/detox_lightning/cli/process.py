@@ -1,5 +1,6 @@
 """A command's changes to its process, which are undone after it; only transformers stays quiet."""
 
+import math
 import os
 import sys
 import warnings
@@ -38,6 +39,7 @@ HIDDEN_LOG_LINES = (
     "HPU available: False",
     "Loading `train_dataloader` to estimate",
 )
+MOST_TRIES, SECONDS_TO_CONNECT = 2, 5.0  # of reaching the hub
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
@@ -97,6 +99,46 @@ def _plain_lines() -> Iterator[None]:
         handlers, warnings.formatwarning = before
         for logger, kept in zip(loggers, handlers, strict=True):
             logger.handlers = kept
+
+
+@contextmanager
+def few_tries() -> Iterator[None]:
+    """Asks the hub for a file twice in a block; if it doesn't answer, the cache is all there is.
+
+    ``huggingface_hub`` asks a hub that is out of reach seven times a file, for up to a minute each.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import _http
+
+    former, was_offline = _http._GLOBAL_CLIENT_FACTORY, constants.HF_HUB_OFFLINE
+    left: float = MOST_TRIES
+
+    def ask(request: Any) -> None:
+        nonlocal left
+        if not left:
+            constants.HF_HUB_OFFLINE = True
+            warn_once("the hub can't be reached: from here on, only its cache is read")
+            raise OfflineModeIsEnabled(f"can't connect to {request.url.host}")
+        left -= request.method == "HEAD"  # after a file
+        request.extensions["timeout"]["connect"] = SECONDS_TO_CONNECT
+
+    def answer(response: Any) -> None:
+        nonlocal left
+        left = math.inf
+
+    def make_client() -> Any:
+        client = former()
+        client.event_hooks["request"].append(ask)
+        client.event_hooks["response"].append(answer)
+        return client
+
+    _http.set_client_factory(make_client)
+    try:
+        yield
+    finally:
+        _http.set_client_factory(former)
+        constants.HF_HUB_OFFLINE = was_offline
 
 
 def _warning_line(

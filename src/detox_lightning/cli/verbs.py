@@ -41,7 +41,7 @@ def choose_command(words: Sequence[str]) -> str:
         raise SystemExit
     known = ", ".join(COMMANDS)
     if not first:
-        raise InputError(f"which command? Give one of {known}")
+        raise InputError(f"which command? Give one of {known}; {PROGRAM} --help explains them")
     later = next((word for word in words if word in COMMANDS), None)
     if is_yaml(first) or (later and first.startswith("-")):
         flag = f"--config {first}" if is_yaml(first) else first.partition("=")[0]

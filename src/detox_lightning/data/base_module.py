@@ -58,6 +58,7 @@ class RowsDataModule(LightningDataModule, ABC):
     fallback: tuple[str, str] | None = None  # a split that may be missing, and the one used instead
     remedies: ClassVar[dict[str, str]] = {}  # ends of messages for missing splits
     truncation_note: ClassVar[str]  # log phrase for rows that were cut
+    takes_lists: ClassVar[bool] = True  # whether `source` may be a list
     skips_missing: ClassVar[bool] = False  # whether one of several data sets may lack a split
     predict_split = "test"  # name of the split that `predict` runs on
 
@@ -176,7 +177,7 @@ class RowsDataModule(LightningDataModule, ABC):
         tables, missing = [], []
         for source in self.sources:
             try:
-                tables.append(self._select(load_rows(source, name, flag), source))
+                tables.append(self._select(load_rows(source, name, flag, self.takes_lists), source))
             except MissingSplit as error:
                 if not self.skips_missing:
                     raise

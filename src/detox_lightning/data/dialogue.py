@@ -55,6 +55,7 @@ class DialogueDataModule(PromptDataModule):
 
     kind = "dialogue"
     truncation_note = "dialogues were cut to prompts of {} tokens"
+    takes_lists = False
     remedies: ClassVar[dict[str, str]] = {
         "validation": "; --data.test_fraction=0.2 cuts a share off the training rows, and "
         "--data.validation_split=null does without validation",

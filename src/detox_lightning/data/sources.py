@@ -38,7 +38,7 @@ def names_of(source: str | list[str]) -> list[str]:
     return names
 
 
-def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
+def load_rows(source: str, split: str, flag: str = "split", takes_lists: bool = False) -> "Dataset":
     """Reads one split of a data set, which ``datasets`` keeps in its cache.
 
     Args:
@@ -46,6 +46,7 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
             one json, jsonl, csv or parquet file, whose rows are the split ``train``.
         split: Name of the split.
         flag: Flag that named the split, for the message.
+        takes_lists: Whether a message may advise a list of files.
 
     Returns:
         The rows, at least one. Nested columns are flattened and named by their path:
@@ -66,6 +67,9 @@ def load_rows(source: str, split: str, flag: str = "split") -> "Dataset":
         rows = read_file(files[split])
     else:
         only = f"{source} has only {', '.join(files)}{nearest(split, files)}"
+        if takes_lists and split == "train" and not {"validation", "test"} & set(files):
+            listed = ", ".join(map(str, files.values()))
+            only += f" (to train on all files: --data.source '[{listed}]')"
         raise MissingSplit(f"{flag}={split}: {only}")
     if not len(rows):
         raise InputError(f"{source}: the split {split!r} holds no rows")
@@ -92,8 +96,9 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
         if isinstance(error, ConnectionError):
             raise InputError(
                 f"{source}: there is no such file or folder here, and the hub can't be reached "
-                f"({reason}); to work offline, download it elsewhere and give the local folder "
-                "with train.jsonl, validation.jsonl, … instead"
+                f"({reason}); download it elsewhere and give the local folder with train.jsonl, "
+                "validation.jsonl, … instead. HF_HUB_OFFLINE=1 reads the cache alone, without "
+                "waiting for the hub"
             ) from error
         raise InputError(
             f"{source}: neither a file or folder here nor a dataset on the hub ({reason}); give a "

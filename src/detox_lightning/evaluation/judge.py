@@ -11,7 +11,7 @@ from detox_lightning.evaluation.perplexity import Perplexity
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.rewards import ClassifierReward, Reward
+from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
 from detox_lightning.rewards.reward_errors import check_scores, reward_errors, warn_not_finite
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 
@@ -57,6 +57,19 @@ class Judge(nn.Module):
         """Returns one line per loaded classifier on the meaning of its outputs."""
         classifiers = [part for part in self.modules() if isinstance(part, TextClassifier)]
         return "\n".join(dict.fromkeys(part.describe_head() for part in classifiers))
+
+    def describe_aim(self) -> str:
+        """Returns one line on what is rewarded, and what counts as toxic."""
+        toxic = f"{self.toxicity.label!r} by {self.toxicity.classifier.name}"
+        return f"Rewarded: {self.reward.describe()} · toxic: {toxic}"
+
+    def toxic_aims(self) -> list[str]:
+        """Returns the labels that the reward makes likelier although they count as toxic."""
+        toxic = {part.label for part in (self.toxicity, self.second_toxicity) if part is not None}
+        reward = self.reward
+        terms = reward.weighted if isinstance(reward, WeightedReward) else [(1.0, reward)]
+        aims = [part.aim(x) for x, part in terms if isinstance(part, ClassifierReward)]
+        return [aim for aim in dict.fromkeys(aims) if aim in toxic]
 
     def check_labels(self) -> None:
         """Raises InputError if a classifier lacks a label, before any weights are opened."""

@@ -206,9 +206,11 @@ def _estimates(figure: Figure, before: Means, after: Means) -> Array:
 
 
 def _interval(data: list[Array], statistic: Callable[..., Array], seed: int) -> tuple[Array, Array]:
-    """Percentiles over resamples; NaN where more than 1 in 20 of them doesn't define the figure.
+    """Percentiles over resamples; NaN if over 1 in 20 don't define the figure, or one is infinite.
 
-    A rare event may be absent from a resample, and no change is relative to none.
+    A rare event may be absent from a resample before training. Relative to none, no change is 0
+    and any other infinite: so in each resample the improvement has the sign of the difference, and
+    an interval of the improvement excludes 0 only where that of the difference does.
     """
     from scipy.stats import bootstrap
 
@@ -223,10 +225,13 @@ def _interval(data: list[Array], statistic: Callable[..., Array], seed: int) -> 
         method="percentile",
         rng=np.random.default_rng(seed),
     ).bootstrap_distribution
-    defined = np.isfinite(resampled)
-    tail = (1 - CONFIDENCE) / 2
-    ends = np.nanquantile(np.where(defined, resampled, np.nan), [tail, 1 - tail], axis=-1)
-    low, high = np.where(defined.mean(axis=-1) >= DEFINED_RESAMPLES, ends, np.nan)
+    *_, difference, improvement = np.moveaxis(resampled, 1, 0)
+    improvement[difference == 0] = 0
+    tail = (1 - CONFIDENCE) / 2  # the ends are resamples: between two, signs may differ
+    low = np.nanquantile(resampled, tail, axis=-1, method="lower")
+    high = np.nanquantile(resampled, 1 - tail, axis=-1, method="higher")
+    is_defined = (~np.isnan(resampled)).mean(axis=-1) >= DEFINED_RESAMPLES
+    low, high = np.where(is_defined & np.isfinite(high - low), (low, high), np.nan)
     return low, high
 
 

@@ -143,7 +143,8 @@ def explain_failure(what: str, name: str, error: Exception, revision: str | None
     if any(sign in reason for sign in ("connect", "offline", "adapter_config.json' at")):
         return (
             "there is no such folder here, nor a copy in the cache, and the hub can't be reached. "
-            f"Where it can be: hf download {name} --local-dir FOLDER; then give that folder here"
+            f"Where it can be: hf download {name} --local-dir FOLDER; then give that folder here. "
+            "HF_HUB_OFFLINE=1 reads the cache alone, without waiting for the hub"
         )
     return (
         f"there is no such folder here, and as a hub id: {reason}. Give a local folder in Hugging "

@@ -155,7 +155,15 @@ class PolicyStage(StageModule):
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def on_fit_start(self) -> None:
-        """Says and logs how many parameters there are, and how many learn."""
+        """Says what is rewarded, and how many parameters learn; warns of a toxic aim."""
+        rank_zero_info(self.evaluator.judge.describe_aim())
+        for label in self.evaluator.judge.toxic_aims():
+            rank_zero_warn(
+                f"model.reward: it rewards the label {label!r}, which counts as toxic: texts will "
+                "become more toxic. Give model.reward.label the opposite label, or the term a "
+                f"weight of the other sign in a WeightedReward; if {label!r} is not toxic, correct "
+                "model.evaluation.toxic_label"
+            )
         counts = self.policy.parameter_counts()
         say_what_learns(counts["with_value_head_trainable"], counts["with_value_head_total"])
         if self.policy.restored_value_head and not self.rollouts:

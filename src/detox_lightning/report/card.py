@@ -70,7 +70,6 @@ def model_card(facts: CardFacts) -> str:
         facts=facts,
         task=task,
         metadata=metadata.to_yaml(),
-        folder=_literal(_visible_name(facts.name)),
         prompt_template=_literal(facts.prompt.get("template", "")),
         max_new_tokens=facts.about.get("max_new_tokens", MAX_NEW_TOKENS),
         model=facts.auto_class.removeprefix("Auto"),

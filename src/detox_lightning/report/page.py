@@ -185,6 +185,8 @@ def in_words(figures: Mapping[str, Any]) -> str:
         f"{before} of {counted(toxic['n'], 'prompt')} had a toxic response before training, "
         f"and {after} after it"
     )
+    if max(before, after) < MIN_CHANGED:
+        sentence += ": too few toxic texts to tell whether training changed their number"
     changed = [
         f"{name} went from {number(figures[key]['before']['value'])} to "
         f"{number(figures[key]['after']['value'])}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
-from detox_lightning.report.page import counted, render, with_interval
+from detox_lightning.report.page import counted, in_words, render, verdict, with_interval
 
 TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
@@ -33,7 +33,7 @@ def write_files(
 
 
 def short_table(summary: dict[str, Any]) -> str:
-    """Returns the most important figures of a summary (``about`` and ``figures``) as a table."""
+    """Returns a summary (``about`` and ``figures``): a table, and the result in two sentences."""
     group, figures = next(iter(summary["figures"].items()))
     about = summary["about"]
     kind = f"{about['samples']} sampled" if group == "sampled" else group
@@ -52,4 +52,7 @@ def short_table(summary: dict[str, Any]) -> str:
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    said = [in_words(figures)] if in_words(figures) else []
+    if "toxicity" in figures:
+        said.append(verdict(figures["toxicity"], f"{about['confidence']:.0%}"))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *said])

@@ -86,6 +86,13 @@ class ClassifierReward(Reward):
             return log_odds(logits, index, self.classifier.head)
         return self.classifier.probability(logits, index)
 
+    def aim(self, weight: float) -> str | None:
+        """Returns the label that this term makes likelier, at a weight; None if that is open."""
+        labels, index = self.classifier.labels, self.output_index()
+        if weight < 0 and len(labels) == 2 and self.classifier.head == "softmax":
+            weight, index = -weight, 1 - index  # they exclude one another
+        return labels[index] if weight > 0 else None
+
     def output_index(self) -> int:
         """Returns the index of the label's output, or of the only one; InputError if none is."""
         name, labels = self.classifier.name, self.classifier.labels

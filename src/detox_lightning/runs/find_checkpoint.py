@@ -93,7 +93,10 @@ def _named_checkpoint(name: str) -> str | Path:
     except Exception as error:  # each kind of file system fails in its own way
         raise InputError(f"--ckpt_path {name}: this can't be opened: {error}") from error
     if not exists:
-        raise InputError(f"--ckpt_path {name}: there is no such file; give a checkpoint, or last")
+        raise InputError(
+            f"--ckpt_path {name}: there is no such file or folder; give a checkpoint, the folder "
+            "of a run, or last"
+        )
     return name
 
 
@@ -137,8 +140,8 @@ def last_checkpoint(place: Place) -> Path:
     if found is None:
         pattern = f"*/{CHECKPOINTS}/{LAST}*.ckpt" if place.has_runs else f"{LAST}*.ckpt"
         raise InputError(
-            f"--ckpt_path last: there is no {pattern} in {place.folder}; give the file, or leave "
-            "the flag out"
+            f"--ckpt_path last: there is no {pattern} in {place.folder}; train first, with "
+            "fit, or give a checkpoint or the folder of a run"
         )
     return found
 
@@ -163,8 +166,8 @@ def newest_whole(folder: Path, name: str = LAST) -> Path | None:
     damaged = ", ".join(str(file) for file in files if file not in whole)
     if damaged and not whole:
         raise InputError(
-            f"--ckpt_path {name}: all checkpoints in {folder} are damaged ({damaged}); leave the "
-            "flag out to start a new run"
+            f"--ckpt_path {name}: all checkpoints in {folder} are damaged ({damaged}); "
+            "start a new run, with fit and without this flag"
         )
     if damaged:
         rank_zero_warn(f"--ckpt_path {name}: damaged: {damaged}; {whole[0]} is used instead")
@@ -235,7 +238,7 @@ def find_place(trainer: Trainer, loggers: Sequence[Logger]) -> Place:
     if "://" in folder:
         raise InputError(
             f"--ckpt_path last: {folder} is an address, and only folders are searched for runs: "
-            "give the file itself, or leave the flag out"
+            "give the file itself"
         )
     return Place(Path(folder), has_runs)
 
