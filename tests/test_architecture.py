@@ -24,6 +24,7 @@ ANYONE = {"errors", "lazy_imports", "protocols", "redaction", "seeding"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {"callbacks", "data", "models", "modules", "runs", "stages"},
     "modules": {"ppo", "stages"},
+    "compat": {"ppo", "batches", "rollout", "models", "algorithm"},
     "ppo": {"stages", "batches", "evaluation", "rollout", "rewards", "models", "algorithm"},
     "callbacks": {"runs", "stages", "report", "evaluation", "rollout", "rewards", "models"},
     "stages": {"runs", "batches", "evaluation", "rollout", "rewards", "models", "algorithm"},

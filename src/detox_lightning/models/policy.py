@@ -50,21 +50,26 @@ class Policy(ReferencedModel):
         family: The model's family.
         sampling: How responses are sampled, and so what their log-probabilities are.
         value_head: Whether there is a value head; without one, values are 0.
+        frozen: See :class:`ReferencedModel`.
     """
 
-    def __init__(self, model: Any, family: Family, sampling: Sampling, value_head: bool = True):
+    def __init__(
+        self,
+        model: Any,
+        family: Family,
+        sampling: Sampling,
+        value_head: bool = True,
+        frozen: Any = None,
+    ):
         base = base_model(model)
         base.generation_config.decoder_start_token_id = decoder_start(base)
-        super().__init__(model)
+        super().__init__(model, frozen)
         self.family = family
         self.sampling = sampling
         self.static_steps = StaticSteps()
         self.merged_weights: MergedWeights = {}  # a captured step finds them at the same addresses
         self._lean: dict[int, bool] = {}
-        # the width of the head's input, which may be narrower than the layers
-        width = getattr(base.get_output_embeddings(), "in_features", None)
-        width = width or base.config.get_text_config(decoder=True).hidden_size
-        self.value_head = ValueHead(width) if value_head else None
+        self.value_head = ValueHead.of(base) if value_head else None
         self.restored_value_head = False  # whether the value head was trained before
         self.eval()
 

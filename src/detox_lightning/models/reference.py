@@ -26,12 +26,15 @@ class ReferencedModel(nn.Module):
     Args:
         model: A ``PeftModel`` with the adapter ``default`` to train, and perhaps a frozen
             ``reference``; or a model whose weights are all trained, which costs a frozen copy.
+        frozen: Another model that is the reference; None: the model as it is now.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, frozen: Any = None):
         super().__init__()
         self.model = model
-        self.frozen = None if self.has_adapter else deepcopy(model).requires_grad_(False)
+        self.frozen = frozen
+        if frozen is None and not self.has_adapter:
+            self.frozen = deepcopy(model).requires_grad_(False)
         self.checkpoints_gradients = False
 
     @property

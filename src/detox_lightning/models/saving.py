@@ -14,7 +14,7 @@ from detox_lightning.models.loading import load_model, load_tokenizer
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Writes a folder in Hugging Face format: safetensors, configs, tokenizer.
 
-    Of a ``PeftModel`` the adapter ``default`` is written.
+    Of a ``PeftModel`` the adapter ``default`` is written. The tokenizer may be None.
     """
     folder = Path(folder)
     adapters = getattr(model, "peft_config", None)
@@ -31,7 +31,8 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=brought)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 def save_merged(

@@ -20,6 +20,13 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
+    @classmethod
+    def of(cls, model: Any) -> Any:
+        """Makes the value head of a language model."""
+        # the width of the head's input, which may be narrower than the layers
+        width = getattr(model.get_output_embeddings(), "in_features", None)
+        return cls(width or model.config.get_text_config(decoder=True).hidden_size)
+
     def restore(self, saved: dict[str, Tensor] | None) -> bool:
         """Loads a saved ``state_dict`` if its shapes match; returns whether it did."""
         shapes = {name: value.shape for name, value in self.state_dict().items()}

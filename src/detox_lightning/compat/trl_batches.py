@@ -1,0 +1,95 @@
+"""From TRL 0.8's lists of tensors to batches, and from the figures of a step to TRL's."""
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from detox_lightning.algorithm.masks import mask_from_lengths, masked_moments, response_lengths
+from detox_lightning.algorithm.metrics import UpdateMeter, rollout_metrics
+from detox_lightning.algorithm.types import Experience, Rollout
+from detox_lightning.batches import PromptBatch
+from detox_lightning.errors import InputError
+from detox_lightning.models.policy import Policy
+from detox_lightning.rollout import Responses
+
+# what TRL averages over mini-batches, by the beginning of its name
+AVERAGED = {"policy/advantages_": "advantages", "returns/": "returns", "val/": "old_values"}
+
+
+def prompts_of(queries: list[Tensor], policy: Policy) -> PromptBatch:
+    """Pads prompts ``[s]`` on the family's side."""
+    rows = [query.to(policy.base.device) for query in queries]
+    side = policy.family.padding_side
+    ids = pad_sequence(rows, True, padding_side=side)
+    mask = pad_sequence([torch.ones_like(row).bool() for row in rows], True, padding_side=side)
+    texts, places = [""] * len(rows), torch.arange(len(rows), device=ids.device)
+    return PromptBatch(ids, mask, ids, mask, texts, texts, places)
+
+
+def responses_of(rows: list[Tensor], policy: Policy, exact: bool) -> Responses:
+    """Pads responses ``[t]``, which end with their first end token.
+
+    With ``exact`` they go on behind it, and an encoder-decoder's first token is not learned.
+    """
+    ids = pad_sequence([row.to(policy.base.device) for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    if not exact:
+        lengths = lengths.minimum(response_lengths(ids, policy.eos_token_ids))
+    mask = mask_from_lengths(lengths, ids.shape[1])
+    mask[:, 0] &= not (exact and policy.base.config.is_encoder_decoder)
+    return Responses(ids, mask, [""] * len(rows))
+
+
+def without_start(response: Tensor, start: int, exact: bool) -> Tensor:
+    """Takes off the start token of an encoder-decoder's response, which a slice may lack.
+
+    Raises:
+        InputError: If it is not there, and ``exact``.
+    """
+    begins = response[0] == start
+    if exact and not begins:
+        raise InputError(
+            "exact=True: a response lacks the start token, for which TRL would take its first "
+            "token; give all that generate() returned"
+        )
+    return response[1:] if begins and len(response) > 1 else response
+
+
+def without_prompt(
+    response: Tensor, query: Tensor, generated: list[tuple[list[int], list[int]]]
+) -> Tensor:
+    """Takes off what a slice of a ``generated`` text, prompt and response, has of the prompt."""
+    given, asked = response.tolist(), query.tolist()
+    for prompt, answer in generated:
+        if prompt == asked and (prompt + answer)[-len(given) :] == given:
+            return response[-len(answer) :]
+    return response
+
+
+def stats_of(
+    rollout: Rollout,
+    experience: Experience,
+    kl_coef: float,
+    meter: UpdateMeter,
+    rows: list[Tensor],
+    scores: Tensor,
+) -> dict[str, float]:
+    """Gives TRL's figures, and some more, but not its arrays.
+
+    Args:
+        rollout: The measured responses.
+        experience: The same, as they were learned from.
+        kl_coef: The rollout's.
+        meter: The update's figures.
+        rows: The rows of each mini-batch.
+        scores: ``[b]`` after scaling and clipping.
+    """
+    stats = rollout_metrics(rollout, experience, {}, kl_coef)
+    stats |= {"ppo/mean_scores": float(scores.mean()), "ppo/std_scores": float(scores.std())}
+    batches = [experience.rows(index.to(scores.device)) for index in rows]
+    for name, column in AVERAGED.items():
+        moments = [masked_moments(getattr(x, column), x.response_mask) for x in batches]
+        mean, variance, count = (torch.stack(x) for x in zip(*moments, strict=True))
+        stats[f"ppo/{name}mean"] = float(mean.mean())
+        stats[f"ppo/{name}var"] = float((variance * count / (count - 1).clamp(min=1)).mean())
+    return stats | meter.metrics(stats["ppo/returns/var"])

@@ -1,0 +1,138 @@
+"""TRL 0.8's language models with a value head, opened and saved as this package does."""
+
+import re
+from copy import deepcopy
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.families.base import Family, base_model
+from detox_lightning.models.families.decoder_only import DecoderOnly
+from detox_lightning.models.families.encoder_decoder import EncoderDecoder
+from detox_lightning.models.loading import load_model
+from detox_lightning.models.policy import Policy
+from detox_lightning.models.reference import copy_adapter
+from detox_lightning.models.saving import save_model
+from detox_lightning.models.source import VALUE_HEAD, ModelSource
+from detox_lightning.models.value_head import ValueHead
+
+
+class ModelWithValueHead(nn.Module):
+    """A language model and a value head, which is 0 at first; both stay in eval mode.
+
+    Args:
+        pretrained_model: A model of transformers or peft.
+
+    Raises:
+        InputError: If the model is of another kind than the class.
+    """
+
+    family: Family
+
+    def __init__(self, pretrained_model: Any):
+        super().__init__()
+        base = base_model(pretrained_model)
+        self.is_encoder_decoder = isinstance(self.family, EncoderDecoder)
+        if base.config.is_encoder_decoder != self.is_encoder_decoder:
+            kind = "CausalLM" if self.is_encoder_decoder else "Seq2SeqLM"
+            raise InputError(f"{base.config.model_type} is for AutoModelFor{kind}WithValueHead")
+        self.family.check_model(pretrained_model, base.name_or_path)
+        self.pretrained_model, self.config = pretrained_model, base.config
+        self.is_peft_model = base is not pretrained_model
+        self.v_head = ValueHead.of(base)
+        self.eval()
+
+    @classmethod
+    def from_pretrained(cls, model: Any, peft_config: Any = None, **options: Any) -> Any:
+        """Puts a value head on a model: the one that was saved beside it, if there is one.
+
+        Args:
+            model: A model of transformers or peft; or the name of a model or an adapter.
+            peft_config: The adapter that is put on a model without one.
+            options: ``torch_dtype`` and others of transformers, for a model's name. An adapter is
+                trainable in any case.
+
+        Raises:
+            InputError: If there is no such model.
+        """
+        head, dtype = None, str(options.pop("torch_dtype", "float32")).removeprefix("torch.")
+        options.pop("is_trainable", None)
+        if isinstance(model, str | PathLike):
+            source = ModelSource.resolve(str(model))
+            head = source.load_value_head()
+            if source.has_adapter:
+                model = source.load(None)
+            else:
+                model = load_model(cls.family.auto_class, source.base, dtype, **options)
+        if peft_config is not None and not hasattr(model, "peft_config"):
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
+        opened = cls(model)
+        opened.v_head.restore(head)
+        return opened
+
+    def train(self, mode: bool = True) -> Any:
+        """Stays in eval mode: dropout would sample from another policy than is trained."""
+        return super().train(False)
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        """Generates with transformers."""
+        return self.pretrained_model.generate(*args, **options)
+
+    def policy(self, reference: Any, exact: bool) -> Policy:
+        """Makes a policy of the model, on a GPU if there is one.
+
+        Args:
+            reference: The reference; None: the model as it is now.
+            exact: Whether a model with an adapter is compared with its bare base instead.
+        """
+        frozen = None
+        if reference is not None and not (exact and self.is_peft_model):
+            frozen = reference.requires_grad_(False).pretrained_model
+        policy = Policy(self.pretrained_model, self.family, Sampling(), False, frozen)
+        policy.value_head = self.v_head
+        if self.is_peft_model and frozen is None and not exact:
+            copy_adapter(self.pretrained_model, self.family)
+        if getattr(policy.base, "hf_quantizer", None) is None:  # which can't move
+            policy.to("cuda" if torch.cuda.is_available() else "cpu")
+        return policy
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the adapter, or the whole model, and the value head."""
+        from safetensors.torch import save_file
+
+        save_model(self.pretrained_model, None, folder)
+        save_file(self.v_head.state_dict(), Path(folder) / VALUE_HEAD)
+
+
+class AutoModelForSeq2SeqLMWithValueHead(ModelWithValueHead):
+    """An encoder-decoder, such as T5, with a value head."""
+
+    family = EncoderDecoder()
+
+
+class AutoModelForCausalLMWithValueHead(ModelWithValueHead):
+    """A decoder-only model, such as GPT-2, with a value head."""
+
+    family = DecoderOnly()
+
+
+def create_reference_model(model: Any, num_shared_layers: int | None = None) -> Any:
+    """Makes a frozen copy of a model.
+
+    ``num_shared_layers`` first layers of a decoder-only model, and its embeddings, are frozen in
+    the model as well, and take memory once.
+    """
+    shared = {}
+    if num_shared_layers is not None:
+        for name, parameter in model.named_parameters():
+            if re.search(rf"\.(h|layers)\.{num_shared_layers}\.", name):
+                break
+            shared[id(parameter)] = parameter.requires_grad_(False)
+    return deepcopy(model, shared).requires_grad_(False)
