@@ -17,13 +17,7 @@ from torch.utils.data import DataLoader
 from detox_lightning.algorithm.advantages import GAE
 from detox_lightning.algorithm.experience import RunningMoments, shape_scores, to_experience
 from detox_lightning.algorithm.masks import response_lengths
-from detox_lightning.compat.trl_batches import (
-    prompts_of,
-    responses_of,
-    stats_of,
-    without_prompt,
-    without_start,
-)
+from detox_lightning.compat import trl_batches as batches
 from detox_lightning.compat.trl_config import LengthSampler, PPOConfig, sampling_of
 from detox_lightning.compat.value_head_models import (
     AutoModelForCausalLMWithValueHead,
@@ -34,6 +28,8 @@ from detox_lightning.compat.value_head_models import (
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.policy import Policy
+from detox_lightning.models.reference import copy_adapter
 from detox_lightning.models.special_tokens import complete_special_tokens
 from detox_lightning.ppo.learner import Learner
 from detox_lightning.ppo.micro_batches import MicroBatches
@@ -94,15 +90,11 @@ class PPOTrainer:
         self.config, self.exact, self.tokenizer, self.dataset = config, exact, tokenizer, dataset
         self.model, self.ref_model, self.lr_scheduler = model, ref_model, lr_scheduler
         self.is_encoder_decoder, self.is_peft_model = model.is_encoder_decoder, model.is_peft_model
-        self.policy = model.policy(ref_model, exact)
-        complete_special_tokens(self.policy.base, tokenizer, self.policy.base.name_or_path)
+        self.policy = self._make_policy()
         self.current_device, self.is_distributed = self.policy.base.device, False
-        self.accelerator = SimpleNamespace(
-            device=self.current_device,
-            num_processes=1,
-            is_main_process=True,
-            state=SimpleNamespace(deepspeed_plugin=None),
-        )
+        here: dict[str, Any] = {"device": self.current_device, "num_processes": 1}
+        here |= {"is_main_process": True, "state": SimpleNamespace(deepspeed_plugin=None)}
+        self.accelerator = SimpleNamespace(**here)
         if dataset is not None and config.remove_unused_columns:
             unused = {*getattr(dataset, "column_names", ())} - COLUMNS
             dataset = dataset.remove_columns([*unused]) if unused else dataset
@@ -113,8 +105,7 @@ class PPOTrainer:
         self.optimizer = optimizer or torch.optim.Adam(learning, lr=config.learning_rate)
         self.learner = self._make_learner()
         self.kl_coef, self.moments, self.current_step = config.kl.coef, RunningMoments(), 0
-        # a decoder-only model's newest prompts and responses
-        self.generated: deque[tuple[list[int], list[int]]] = deque(maxlen=2 * config.batch_size)
+        self.texts: deque[tuple[list[int], ...]] = deque(maxlen=2 * config.batch_size)
         self.writer = None
         if config.log_with:
             from torch.utils.tensorboard import SummaryWriter
@@ -122,16 +113,27 @@ class PPOTrainer:
             folder = Path(config.project_kwargs["logging_dir"], config.tracker_project_name)
             self.writer = SummaryWriter(folder)
 
+    def _make_policy(self) -> Policy:
+        model, family = self.model.pretrained_model, self.model.family
+        bare, frozen = self.exact and self.is_peft_model, None
+        if self.ref_model is not None and not bare:
+            frozen = self.ref_model.requires_grad_(False).pretrained_model
+        policy = Policy(model, family, Sampling(), False, frozen)
+        policy.value_head = self.model.v_head
+        if self.is_peft_model and frozen is None and not bare:
+            copy_adapter(model, family)
+        complete_special_tokens(policy.base, self.tokenizer, policy.base.name_or_path)
+        if getattr(policy.base, "hf_quantizer", None) is None:  # which can't move
+            policy.to("cuda" if torch.cuda.is_available() else "cpu")
+        return policy
+
     def _make_learner(self) -> Learner:
         options, sizes = self.config.update, MicroBatches(self.config.mini_batch_size)
         ranks, backward = Ranks(1, 0, lambda x: x, nullcontext), torch.Tensor.backward
         learner = Learner(self.policy, self.optimizer, options, ranks, backward, _give_up, sizes)
         if self.exact:  # the first clip uses up TRL's iterator over the parameters
-
-            def clip_no_more(*_: Any) -> None:
-                learner.options = options._replace(max_grad_norm=None)
-
-            self.optimizer.register_step_post_hook(clip_no_more)
+            unclipped = {"options": options._replace(max_grad_norm=None)}
+            self.optimizer.register_step_post_hook(lambda *_: vars(learner).update(unclipped))
         return learner
 
     def generate(
@@ -151,7 +153,7 @@ class PPOTrainer:
             batch_size: Prompts that are answered together.
             return_prompt: Whether a decoder-only model's responses begin with their prompts.
             generate_ref_response: Whether the reference responds, too.
-            options: Of transformers' ``generate``; see :func:`sampling_of`.
+            options: Of transformers' ``generate``; any token can be drawn without ``top_k``.
 
         Returns:
             Responses ``[t]`` in a list, or ``[1, t]`` to a single prompt; a pair of these if the
@@ -178,19 +180,22 @@ class PPOTrainer:
     def _respond(
         self, queries: list[Tensor], sampling: Sampling, draws: bool, return_prompt: bool
     ) -> list[Tensor]:
-        policy, prompts = self.policy, prompts_of(queries, self.policy)
+        policy, prompts = self.policy, batches.prompts_of(queries, self.policy)
         likeliest = GumbelDraws(0, prompts.places, torch.zeros_like(prompts.places))
         choose = sampling.choose(policy.eos_token_ids, None if draws else likeliest)
         encoded = policy.encode_prompts(prompts.prompt_ids, prompts.prompt_mask)
         ids = policy.generate(encoded, choose, sampling.limits[1]).ids
         lengths = response_lengths(ids, policy.eos_token_ids).tolist()
         rows = [row[:length] for row, length in zip(ids, lengths, strict=True)]
+        first = [query.to(ids) for query in queries]
+        self.texts.extend((x.tolist(), row.tolist()) for x, row in zip(first, rows, strict=True))
         if self.is_encoder_decoder:
-            start = ids.new_tensor([policy.base.generation_config.decoder_start_token_id])
-            return [torch.cat([start, row]) for row in rows]
-        pairs = [(query.to(row), row) for query, row in zip(queries, rows, strict=True)]
-        self.generated.extend((query.tolist(), row.tolist()) for query, row in pairs)
-        return [torch.cat(pair) if return_prompt else pair[1] for pair in pairs]
+            first = [ids.new_tensor([policy.base.generation_config.decoder_start_token_id])] * len(
+                rows
+            )
+        elif not return_prompt:
+            return rows
+        return [torch.cat(pair) for pair in zip(first, rows, strict=True)]
 
     def step(
         self, queries: list[Tensor], responses: list[Tensor], scores: list[Tensor]
@@ -212,10 +217,10 @@ class PPOTrainer:
                 raise InputError(f"step({name}): give a row of tokens each, at least one")
         values = torch.stack([torch.as_tensor(x).reshape(()) for x in scores])
         values = values.to(self.current_device, torch.float32)
-        answers = responses_of(
+        answers = batches.responses_of(
             list(map(self._stripped, queries, responses)), self.policy, self.exact
         )
-        prompts, kind = prompts_of(queries, self.policy), config.kl.estimator
+        prompts, kind = batches.prompts_of(queries, self.policy), config.kl.estimator
         rollout = measure(self.policy, prompts, answers, values, kind, config.mini_batch_size)
         moments, gae = replace(self.moments), GAE(config.gamma, config.lam)
         experience = to_experience(rollout, self.kl_coef, gae, config.shaping, moments)
@@ -224,11 +229,12 @@ class PPOTrainer:
 
         shaped = shape_scores(values, config.shaping, moments)
         rows = [rows for order in orders for rows in order.split(config.backward_batch_size)]
-        stats = stats_of(rollout, experience, self.kl_coef, meter, rows, shaped)
+        stats = batches.stats_of(rollout, experience, meter, rows, self.kl_coef)
+        stats |= {"ppo/mean_scores": float(shaped.mean()), "ppo/std_scores": float(shaped.std())}
         stats["ppo/learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.kl_coef = config.kl.next_coef(self.kl_coef, stats["objective/kl"], len(scores))
         self.moments = moments
-        self.generated.clear()
+        self.texts.clear()
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         return stats
@@ -237,8 +243,8 @@ class PPOTrainer:
         """Takes off what is not the response's own."""
         if self.is_encoder_decoder:
             start = self.policy.base.generation_config.decoder_start_token_id
-            return without_start(response, start, self.exact)
-        return without_prompt(response, query, [] if self.exact else [*self.generated])
+            return batches.without_start(response, start, self.exact)
+        return batches.without_prompt(response, query, [] if self.exact else [*self.texts])
 
     def _shuffles(self, drawn: list[Tensor]) -> Iterator[Tensor]:
         """Draws an order of the responses for each epoch, and notes it."""
@@ -285,14 +291,7 @@ def _check(config: PPOConfig, model: Any, exact: bool) -> None:
         )
     if not isinstance(model, ModelWithValueHead):
         raise InputError(f"PPOTrainer(model=…): give one of this module, not a {type(model)}")
-    learning = [p for p in model.pretrained_model.parameters() if p.requires_grad]
-    if not learning:
-        raise InputError("PPOTrainer(model=…) can't learn: open its adapter with is_trainable=True")
-    if any(p.dtype != torch.float32 for p in learning) or model.config.dtype == torch.float16:
-        raise InputError(
-            "PPOTrainer(model=…): small steps are lost in half precision, and T5 overflows in "
-            "float16; give torch_dtype=torch.float32, or a LoRA on a base in bfloat16"
-        )
+    model.check_learning()
     if exact and (config.whiten_rewards or config.gradient_accumulation_steps > 1):
         raise InputError(
             "exact=True: TRL mixes padding into whiten_rewards, and averages averages with "

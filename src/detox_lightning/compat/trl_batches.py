@@ -18,11 +18,11 @@ AVERAGED = {"policy/advantages_": "advantages", "returns/": "returns", "val/": "
 
 def prompts_of(queries: list[Tensor], policy: Policy) -> PromptBatch:
     """Pads prompts ``[s]`` on the family's side."""
-    rows = [query.to(policy.base.device) for query in queries]
-    side = policy.family.padding_side
-    ids = pad_sequence(rows, True, padding_side=side)
-    mask = pad_sequence([torch.ones_like(row).bool() for row in rows], True, padding_side=side)
-    texts, places = [""] * len(rows), torch.arange(len(rows), device=ids.device)
+    device, side = policy.base.device, policy.family.padding_side
+    ids = pad_sequence([row.to(device) for row in queries], True, padding_side=side)
+    real = [torch.ones_like(row, dtype=torch.bool, device=device) for row in queries]
+    mask = pad_sequence(real, True, padding_side=side)
+    texts, places = [""] * len(ids), torch.arange(len(ids), device=device)
     return PromptBatch(ids, mask, ids, mask, texts, texts, places)
 
 
@@ -41,11 +41,7 @@ def responses_of(rows: list[Tensor], policy: Policy, exact: bool) -> Responses:
 
 
 def without_start(response: Tensor, start: int, exact: bool) -> Tensor:
-    """Takes off the start token of an encoder-decoder's response, which a slice may lack.
-
-    Raises:
-        InputError: If it is not there, and ``exact``.
-    """
+    """Takes the start token off an encoder-decoder's response; a slice may lack it."""
     begins = response[0] == start
     if exact and not begins:
         raise InputError(
@@ -55,38 +51,21 @@ def without_start(response: Tensor, start: int, exact: bool) -> Tensor:
     return response[1:] if begins and len(response) > 1 else response
 
 
-def without_prompt(
-    response: Tensor, query: Tensor, generated: list[tuple[list[int], list[int]]]
-) -> Tensor:
-    """Takes off what a slice of a ``generated`` text, prompt and response, has of the prompt."""
+def without_prompt(response: Tensor, query: Tensor, texts: list[tuple[list[int], ...]]) -> Tensor:
+    """Takes the prompt's end off a slice of one of some ``texts``: pairs of prompt and answer."""
     given, asked = response.tolist(), query.tolist()
-    for prompt, answer in generated:
+    for prompt, answer in texts:
         if prompt == asked and (prompt + answer)[-len(given) :] == given:
             return response[-len(answer) :]
     return response
 
 
 def stats_of(
-    rollout: Rollout,
-    experience: Experience,
-    kl_coef: float,
-    meter: UpdateMeter,
-    rows: list[Tensor],
-    scores: Tensor,
+    rollout: Rollout, experience: Experience, meter: UpdateMeter, rows: list[Tensor], kl_coef: float
 ) -> dict[str, float]:
-    """Gives TRL's figures, and some more, but not its arrays.
-
-    Args:
-        rollout: The measured responses.
-        experience: The same, as they were learned from.
-        kl_coef: The rollout's.
-        meter: The update's figures.
-        rows: The rows of each mini-batch.
-        scores: ``[b]`` after scaling and clipping.
-    """
+    """Gives TRL's figures of a rollout with these rows in its mini-batches; not its arrays."""
     stats = rollout_metrics(rollout, experience, {}, kl_coef)
-    stats |= {"ppo/mean_scores": float(scores.mean()), "ppo/std_scores": float(scores.std())}
-    batches = [experience.rows(index.to(scores.device)) for index in rows]
+    batches = [experience.rows(index.to(rollout.scores.device)) for index in rows]
     for name, column in AVERAGED.items():
         moments = [masked_moments(getattr(x, column), x.response_mask) for x in batches]
         mean, variance, count = (torch.stack(x) for x in zip(*moments, strict=True))

@@ -1,4 +1,4 @@
-"""The options of TRL 0.8's PPO and of transformers' ``generate``, in this package's terms."""
+"""The options of TRL 0.8's PPO, in this package's terms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,15 +14,8 @@ from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.ppo.learner import UpdateOptions
 
 ESTIMATORS: Mapping[str, Estimator] = {"kl": "k1", "abs": "abs", "mse": "k2", "full": "full"}
-GENERATION: tuple[str, ...] = (
-    "max_new_tokens",
-    "min_new_tokens",
-    "min_length",
-    "temperature",
-    "top_k",
-    "top_p",
-)
-GENERATION += ("do_sample", "pad_token_id")
+KEPT = ("temperature", "top_p")
+GENERATION = (*KEPT, "top_k", "max_new_tokens", "min_new_tokens", "min_length", "do_sample")
 
 
 @dataclass
@@ -32,7 +25,7 @@ class PPOConfig:
     Those before ``seed`` only name a run, and change nothing.
 
     Raises:
-        InputError: If sizes don't divide, or an option is not carried over.
+        InputError: If sizes don't divide, or a value is not carried over.
     """
 
     task_name: str | None = None
@@ -75,12 +68,11 @@ class PPOConfig:
         self.backward_batch_size = self.mini_batch_size * self.gradient_accumulation_steps
         sizes = "mini_batch_size*gradient_accumulation_steps"
         check_divides(sizes, self.backward_batch_size, "batch_size", self.batch_size)
-        for name, value, allowed in (
-            ("log_with", self.log_with, (None, "tensorboard")),
-            ("kl_penalty", self.kl_penalty, tuple(ESTIMATORS)),
-        ):
-            if value not in allowed:
-                raise InputError(f"PPOConfig({name}={value!r}): give one of {allowed}")
+        choices: dict[str, list[Any]] = {"kl_penalty": [*ESTIMATORS]}
+        choices["log_with"] = [None, "tensorboard"]
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"PPOConfig({name}={value!r}): give one of {known}")
         if self.log_with and "logging_dir" not in self.project_kwargs:
             raise InputError("PPOConfig(log_with=…) needs project_kwargs={'logging_dir': FOLDER}")
 
@@ -93,22 +85,16 @@ class PPOConfig:
     @property
     def shaping(self) -> ScoreShaping:
         """What happens to the scores; TRL normalizes only those that it scales."""
-        normalizes = self.use_score_scaling and self.use_score_norm
-        shaped = self.use_score_scaling, normalizes, self.score_clip
-        return ScoreShaping(*shaped, whiten_rewards=self.whiten_rewards)
+        shaped = self.use_score_scaling, self.use_score_scaling and self.use_score_norm
+        return ScoreShaping(*shaped, self.score_clip, whiten_rewards=self.whiten_rewards)
 
     @property
     def update(self) -> UpdateOptions:
         """How a rollout is learned from."""
-        return UpdateOptions(
-            loss=PPOLoss(self.cliprange, self.cliprange_value, self.vf_coef),
-            epochs=self.ppo_epochs,
-            mini_batch_size=self.backward_batch_size,
-            longest=1,
-            max_grad_norm=self.max_grad_norm,
-            ratio_threshold=self.ratio_threshold,
-            early_stop_kl=self.target_kl if self.early_stopping else None,
-        )
+        loss = PPOLoss(self.cliprange, self.cliprange_value, self.vf_coef)
+        sizes = self.ppo_epochs, self.backward_batch_size, 1
+        stop = self.target_kl if self.early_stopping else None
+        return UpdateOptions(loss, *sizes, self.max_grad_norm, self.ratio_threshold, stop)
 
 
 class LengthSampler:
@@ -122,22 +108,21 @@ class LengthSampler:
         return int(np.random.choice(self.values))
 
 
-def sampling_of(options: Mapping[str, Any], before: int, ends: tuple[int, ...]) -> Sampling:
+def sampling_of(options: dict[str, Any], before: int, ends: tuple[int, ...]) -> Sampling:
     """Translates options of ``generate``, whose ``min_length`` counts ``before`` tokens as well.
-
-    If ``top_k`` is missing, any token can be drawn, and not only the 50 likeliest.
 
     Raises:
         InputError: If an option is not carried over, or ``max_new_tokens`` is missing.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if given.get("eos_token_id", *ends[:1]) in ends:
-        given.pop("eos_token_id", None)
+    given.pop("pad_token_id", None)
+    if given.get("eos_token_id") in ends:
+        del given["eos_token_id"]
     for name in given.keys() - GENERATION:
         raise InputError(f"generate({name}={given[name]!r}) is not carried over: leave it out")
     if "max_new_tokens" not in given:
         raise InputError("generate(): give max_new_tokens, or a length_sampler")
     longest = int(given["max_new_tokens"])
     least = max(given.get("min_length", 0) - before, given.get("min_new_tokens", 0), 0)
-    kept = {name: given[name] for name in ("temperature", "top_p") if name in given}
+    kept = {name: given[name] for name in KEPT if name in given}
     return Sampling(longest, min(least, longest), top_k=int(given.get("top_k", 0)), **kept)

@@ -10,27 +10,17 @@ import torch
 from torch import nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.families.base import Family, base_model
 from detox_lightning.models.families.decoder_only import DecoderOnly
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import load_model
-from detox_lightning.models.policy import Policy
-from detox_lightning.models.reference import copy_adapter
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.source import VALUE_HEAD, ModelSource
 from detox_lightning.models.value_head import ValueHead
 
 
 class ModelWithValueHead(nn.Module):
-    """A language model and a value head, which is 0 at first; both stay in eval mode.
-
-    Args:
-        pretrained_model: A model of transformers or peft.
-
-    Raises:
-        InputError: If the model is of another kind than the class.
-    """
+    """A model of transformers or peft, and a value head, which is 0 at first."""
 
     family: Family
 
@@ -39,8 +29,9 @@ class ModelWithValueHead(nn.Module):
         base = base_model(pretrained_model)
         self.is_encoder_decoder = isinstance(self.family, EncoderDecoder)
         if base.config.is_encoder_decoder != self.is_encoder_decoder:
-            kind = "CausalLM" if self.is_encoder_decoder else "Seq2SeqLM"
-            raise InputError(f"{base.config.model_type} is for AutoModelFor{kind}WithValueHead")
+            other = "CausalLM" if self.is_encoder_decoder else "Seq2SeqLM"
+            name = base.config.model_type
+            raise InputError(f"{name}: give such a model to AutoModelFor{other}WithValueHead")
         self.family.check_model(pretrained_model, base.name_or_path)
         self.pretrained_model, self.config = pretrained_model, base.config
         self.is_peft_model = base is not pretrained_model
@@ -52,10 +43,10 @@ class ModelWithValueHead(nn.Module):
         """Puts a value head on a model: the one that was saved beside it, if there is one.
 
         Args:
-            model: A model of transformers or peft; or the name of a model or an adapter.
+            model: A model of transformers or peft; or the name of a model or an adapter, which is
+                always trainable.
             peft_config: The adapter that is put on a model without one.
-            options: ``torch_dtype`` and others of transformers, for a model's name. An adapter is
-                trainable in any case.
+            options: Of transformers, for the name of a model.
 
         Raises:
             InputError: If there is no such model.
@@ -77,6 +68,17 @@ class ModelWithValueHead(nn.Module):
         opened.v_head.restore(head)
         return opened
 
+    def check_learning(self) -> None:
+        """Raises an InputError if nothing of the model can learn, or steps would be lost."""
+        learning = [p for p in self.pretrained_model.parameters() if p.requires_grad]
+        if not learning:
+            raise InputError("the model can't learn: open its adapter with is_trainable=True")
+        if any(p.dtype != torch.float32 for p in learning) or self.config.dtype == torch.float16:
+            raise InputError(
+                "small steps are lost in half precision, and T5 overflows in float16: give "
+                "torch_dtype=torch.float32, or a LoRA on a base in bfloat16"
+            )
+
     def train(self, mode: bool = True) -> Any:
         """Stays in eval mode: dropout would sample from another policy than is trained."""
         return super().train(False)
@@ -84,24 +86,6 @@ class ModelWithValueHead(nn.Module):
     def generate(self, *args: Any, **options: Any) -> Any:
         """Generates with transformers."""
         return self.pretrained_model.generate(*args, **options)
-
-    def policy(self, reference: Any, exact: bool) -> Policy:
-        """Makes a policy of the model, on a GPU if there is one.
-
-        Args:
-            reference: The reference; None: the model as it is now.
-            exact: Whether a model with an adapter is compared with its bare base instead.
-        """
-        frozen = None
-        if reference is not None and not (exact and self.is_peft_model):
-            frozen = reference.requires_grad_(False).pretrained_model
-        policy = Policy(self.pretrained_model, self.family, Sampling(), False, frozen)
-        policy.value_head = self.v_head
-        if self.is_peft_model and frozen is None and not exact:
-            copy_adapter(self.pretrained_model, self.family)
-        if getattr(policy.base, "hf_quantizer", None) is None:  # which can't move
-            policy.to("cuda" if torch.cuda.is_available() else "cpu")
-        return policy
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the adapter, or the whole model, and the value head."""
@@ -130,9 +114,8 @@ def create_reference_model(model: Any, num_shared_layers: int | None = None) -> 
     the model as well, and take memory once.
     """
     shared = {}
-    if num_shared_layers is not None:
-        for name, parameter in model.named_parameters():
-            if re.search(rf"\.(h|layers)\.{num_shared_layers}\.", name):
-                break
-            shared[id(parameter)] = parameter.requires_grad_(False)
+    for name, parameter in model.named_parameters() if num_shared_layers is not None else ():
+        if re.search(rf"\.(h|layers)\.{num_shared_layers}\.", name):
+            break
+        shared[id(parameter)] = parameter.requires_grad_(False)
     return deepcopy(model, shared).requires_grad_(False)
