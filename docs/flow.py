@@ -89,7 +89,7 @@ def step() -> str:
 def rooms() -> str:
     """Draws the folders of the package: each imports only what lies below it."""
     layers = [
-        [(WORK, "cli", "the command line")],
+        [(WORK, "cli", "the command line"), (WORK, "compat", "TRL's interface")],
         [
             (WORK, "ppo", "the PPO stage"),
             (WORK, "stages", "supervised and reward"),
