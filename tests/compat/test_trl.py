@@ -134,6 +134,7 @@ def test_the_notebooks(
     assert np.isfinite([returns, advantages, *later]).all()
     assert has_moved(names["before"], policy)
     assert set(names["batch"]) == {"input_ids", "query"}
+    assert not any(layer.training for layer in trainer.policy.modules())  # no dropout
 
     trainer.save_pretrained(tmp_path)
     saved = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(tiny_t5), tmp_path)
@@ -391,7 +392,7 @@ def test_models_that_are_refused(
         with pytest.raises(InputError, match=message):
             PPOTrainer(config, model, tokenizer=tokenizer, **options)
 
-    refuse(r"model=…\): give one of this module, not a <class .*T5", plain)
+    refuse(r"needs model=AutoModelFor.*WithValueHead.*the model is a T5ForCond", plain)
     refuse("is_trainable=True", AutoModelForSeq2SeqLMWithValueHead.from_pretrained(fixed))
     half = AutoModelForCausalLM.from_pretrained(gpt2, dtype=torch.bfloat16)
     refuse("small steps are lost", AutoModelForCausalLMWithValueHead(half))
@@ -404,6 +405,11 @@ def test_models_that_are_refused(
         match="gpt2: give such a model to AutoModelForCausalLMWithValueHead",
     ):
         AutoModelForSeq2SeqLMWithValueHead.from_pretrained(half)
+    for wrong in ({"load_in_8bit": True}, {"torch_dtype": torch.float16}):
+        with pytest.raises(InputError, match=f"from_pretrained.{next(iter(wrong))}.*: known are"):
+            AutoModelForSeq2SeqLMWithValueHead.from_pretrained(tiny_t5, **wrong)
+    with pytest.raises(InputError, match="and tokenizer=…"):
+        PPOTrainer(config, model)
     monkeypatch.setenv("WORLD_SIZE", "2")
     refuse("one process: start it without torchrun", model)
 
@@ -422,11 +428,13 @@ def test_calls_that_are_refused(tiny_t5: str) -> None:
     given: dict[str, tuple[Any, ...]] = {
         r"step\(queries\): give a list of batch_size=4": (QUERIES[:3], rows, SCORES),
         r"step\(scores\): give a list": (QUERIES, rows, torch.ones(4)),
-        r"step\(responses\): give a row of tokens": (QUERIES, [*rows[:3], rows[0][:0]], SCORES),
+        r"rows of tokens, not of shape \[0\]": (QUERIES, [*rows[:3], rows[0][:0]], SCORES),
     }
     for message, lists in given.items():
         with pytest.raises(InputError, match=message):
             trainer.step(*lists)
+    with pytest.raises(InputError, match=r"not of shape \[1, 3\]"):
+        trainer.generate(QUERIES[0][None], **SAMPLING)
     nan = [*SCORES[:3], torch.tensor(torch.nan)]
     with pytest.raises(TrainingError, match=r"step\(\): the loss is nan.*score that is not finite"):
         trainer.step(QUERIES, rows, nan)

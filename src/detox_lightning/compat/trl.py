@@ -83,7 +83,7 @@ class PPOTrainer:
     ):
         from transformers import set_seed
 
-        _check(config, model, exact)
+        _check(config, model, tokenizer, exact)
         set_seed(config.seed)
         if ref_model is None and num_shared_layers is not None:
             ref_model = create_reference_model(model, num_shared_layers)
@@ -92,9 +92,9 @@ class PPOTrainer:
         self.is_encoder_decoder, self.is_peft_model = model.is_encoder_decoder, model.is_peft_model
         self.policy = self._make_policy()
         self.current_device, self.is_distributed = self.policy.base.device, False
-        here: dict[str, Any] = {"device": self.current_device, "num_processes": 1}
-        here |= {"is_main_process": True, "state": SimpleNamespace(deepspeed_plugin=None)}
-        self.accelerator = SimpleNamespace(**here)
+        here = {"num_processes": 1, "is_main_process": True}
+        self.accelerator = SimpleNamespace(device=self.current_device, **here)
+        self.accelerator.state = SimpleNamespace(deepspeed_plugin=None)
         if dataset is not None and config.remove_unused_columns:
             unused = {*getattr(dataset, "column_names", ())} - COLUMNS
             dataset = dataset.remove_columns([*unused]) if unused else dataset
@@ -213,13 +213,10 @@ class PPOTrainer:
         for name, given in (("queries", queries), ("responses", responses), ("scores", scores)):
             if not isinstance(given, list) or len(given) != config.batch_size:
                 raise InputError(f"step({name}): give a list of batch_size={config.batch_size}")
-            if name != "scores" and any(x.dim() != 1 or not len(x) for x in given):
-                raise InputError(f"step({name}): give a row of tokens each, at least one")
-        values = torch.stack([torch.as_tensor(x).reshape(()) for x in scores])
-        values = values.to(self.current_device, torch.float32)
-        answers = batches.responses_of(
-            list(map(self._stripped, queries, responses)), self.policy, self.exact
-        )
+        batches.check_rows([*queries, *responses])
+        values = torch.tensor([float(x) for x in scores], device=self.current_device)
+        stripped = list(map(self._stripped, queries, responses))
+        answers = batches.responses_of(stripped, self.policy, self.exact)
         prompts, kind = batches.prompts_of(queries, self.policy), config.kl.estimator
         rollout = measure(self.policy, prompts, answers, values, kind, config.mini_batch_size)
         moments, gae = replace(self.moments), GAE(config.gamma, config.lam)
@@ -282,15 +279,18 @@ def _give_up(what: str, rows: Tensor) -> NoReturn:
     )
 
 
-def _check(config: PPOConfig, model: Any, exact: bool) -> None:
+def _check(config: PPOConfig, model: Any, tokenizer: Any, exact: bool) -> None:
     """Refuses what is not carried over, before anything is done."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "PPOTrainer runs in one process: start it without torchrun, or train on several GPUs "
             "with `python -m detox_lightning fit` (docs/recipes/gpus.md)"
         )
-    if not isinstance(model, ModelWithValueHead):
-        raise InputError(f"PPOTrainer(model=…): give one of this module, not a {type(model)}")
+    if not isinstance(model, ModelWithValueHead) or tokenizer is None:
+        raise InputError(
+            "PPOTrainer needs model=AutoModelFor…WithValueHead.from_pretrained(…), of "
+            f"{__name__}, and tokenizer=…; the model is a {type(model).__name__}"
+        )
     model.check_learning()
     if exact and (config.whiten_rewards or config.gradient_accumulation_steps > 1):
         raise InputError(

@@ -16,8 +16,15 @@ from detox_lightning.rollout import Responses
 AVERAGED = {"policy/advantages_": "advantages", "returns/": "returns", "val/": "old_values"}
 
 
+def check_rows(rows: list[Tensor]) -> None:
+    """Raises an InputError if something is no row of tokens."""
+    if shapes := [[*row.shape] for row in rows if row.dim() != 1 or not len(row)]:
+        raise InputError(f"prompts and responses are rows of tokens, not of shape {shapes[0]}")
+
+
 def prompts_of(queries: list[Tensor], policy: Policy) -> PromptBatch:
     """Pads prompts ``[s]`` on the family's side."""
+    check_rows(queries)
     device, side = policy.base.device, policy.family.padding_side
     ids = pad_sequence([row.to(device) for row in queries], True, padding_side=side)
     real = [torch.ones_like(row, dtype=torch.bool, device=device) for row in queries]

@@ -18,6 +18,9 @@ from detox_lightning.models.saving import save_model
 from detox_lightning.models.source import VALUE_HEAD, ModelSource
 from detox_lightning.models.value_head import ValueHead
 
+OPENING = {"attn_implementation", "device_map", "quantization_config", "revision"}
+OPENING |= {"trust_remote_code"}
+
 
 class ModelWithValueHead(nn.Module):
     """A model of transformers or peft, and a value head, which is 0 at first."""
@@ -46,13 +49,19 @@ class ModelWithValueHead(nn.Module):
             model: A model of transformers or peft; or the name of a model or an adapter, which is
                 always trainable.
             peft_config: The adapter that is put on a model without one.
-            options: Of transformers, for the name of a model.
+            options: ``torch_dtype``, and others of transformers, for the name of a model.
 
         Raises:
-            InputError: If there is no such model.
+            InputError: If there is no such model, or an option is not carried over.
         """
         head, dtype = None, str(options.pop("torch_dtype", "float32")).removeprefix("torch.")
         options.pop("is_trainable", None)
+        if options.keys() - OPENING or dtype not in ("float32", "bfloat16"):
+            raise InputError(
+                f"from_pretrained({', '.join([*options, f'torch_dtype={dtype}'])}): known are "
+                f"{', '.join(sorted(OPENING))}, and torch_dtype float32 or bfloat16; or open the "
+                "model with transformers, and give it in place of its name"
+            )
         if isinstance(model, str | PathLike):
             source = ModelSource.resolve(str(model))
             head = source.load_value_head()
