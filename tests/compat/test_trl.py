@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from conftest import FEELINGS, NAMES, word_tokenizer
+from conftest import FEELINGS, NAMES, tiny_t5_model, word_tokenizer
 from detox_lightning.compat.trl import (
     AutoModelForCausalLMWithValueHead,
     AutoModelForSeq2SeqLMWithValueHead,
@@ -210,6 +210,14 @@ def test_the_sentiment_script(lora: Any, gpt2: str, tmp_path: Path) -> None:
     logits = [x.pretrained_model(input_ids=ids).logits for x in (again, model)]
     assert torch.allclose(*logits, atol=FLOAT32)
     assert torch.equal(again.v_head.linear.weight, model.v_head.linear.weight)
+
+
+def test_a_base_without_a_name_can_be_saved(tmp_path: Path) -> None:
+    adapter = LoraConfig(**LORA, target_modules=["q", "v"])
+    model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(tiny_t5_model(), adapter)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(tiny_t5_model(), tmp_path)
+    assert again.peft_config["default"].r == 4
 
 
 def toy_trainer(

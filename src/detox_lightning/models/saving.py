@@ -22,9 +22,9 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         model.save_pretrained(folder)
     else:
         # A base in a local folder is found from any working directory.
-        base = Path(adapters["default"].base_model_name_or_path)
-        if base.is_dir():
-            adapters["default"].base_model_name_or_path = str(base.resolve())
+        base = adapters["default"].base_model_name_or_path  # None of a model made in memory
+        if base and Path(base).is_dir():
+            adapters["default"].base_model_name_or_path = str(Path(base).resolve())
         # Embeddings never change here, but an adapter may have brought some that aren't its base's.
         # By default, peft would ask the hub.
         brought = getattr(model, "brings_embeddings", False)
