@@ -132,8 +132,10 @@ class PPOTrainer:
         ranks, backward = Ranks(1, 0, lambda x: x, nullcontext), torch.Tensor.backward
         learner = Learner(self.policy, self.optimizer, options, ranks, backward, _give_up, sizes)
         if self.exact:  # the first clip uses up TRL's iterator over the parameters
-            unclipped = {"options": options._replace(max_grad_norm=None)}
-            self.optimizer.register_step_post_hook(lambda *_: vars(learner).update(unclipped))
+            unclipped = options._replace(max_grad_norm=None)
+            self.optimizer.register_step_post_hook(
+                lambda *_: setattr(learner, "options", unclipped)
+            )
         return learner
 
     def generate(
@@ -215,10 +217,12 @@ class PPOTrainer:
                 raise InputError(f"step({name}): give a list of batch_size={config.batch_size}")
         batches.check_rows([*queries, *responses])
         values = torch.tensor([float(x) for x in scores], device=self.current_device)
-        stripped = list(map(self._stripped, queries, responses))
-        answers = batches.responses_of(stripped, self.policy, self.exact)
-        prompts, kind = batches.prompts_of(queries, self.policy), config.kl.estimator
-        rollout = measure(self.policy, prompts, answers, values, kind, config.mini_batch_size)
+        policy, texts, exact = self.policy, [*self.texts], self.exact
+        pairs = zip(responses, queries, strict=True)
+        own = [batches.stripped(row, query, policy, texts, exact) for row, query in pairs]
+        answers = batches.responses_of(own, policy, exact)
+        prompts, kind = batches.prompts_of(queries, policy), config.kl.estimator
+        rollout = measure(policy, prompts, answers, values, kind, config.mini_batch_size)
         moments, gae = replace(self.moments), GAE(config.gamma, config.lam)
         experience = to_experience(rollout, self.kl_coef, gae, config.shaping, moments)
         orders: list[Tensor] = []
@@ -236,13 +240,6 @@ class PPOTrainer:
             self.lr_scheduler.step()
         return stats
 
-    def _stripped(self, query: Tensor, response: Tensor) -> Tensor:
-        """Takes off what is not the response's own."""
-        if self.is_encoder_decoder:
-            start = self.policy.base.generation_config.decoder_start_token_id
-            return batches.without_start(response, start, self.exact)
-        return batches.without_prompt(response, query, [] if self.exact else [*self.texts])
-
     def _shuffles(self, drawn: list[Tensor]) -> Iterator[Tensor]:
         """Draws an order of the responses for each epoch, and notes it."""
         for _ in range(self.config.ppo_epochs):
@@ -250,13 +247,7 @@ class PPOTrainer:
             yield drawn[-1]
 
     def log_stats(self, stats: dict[str, float], batch: Any, rewards: Any, **_: Any) -> None:
-        """Writes the figures of a step to TensorBoard, and the mean and deviation of its rewards.
-
-        Args:
-            stats: What :meth:`step` returned.
-            batch: Ignored.
-            rewards: A score each.
-        """
+        """Writes the figures of a step, and moments of its rewards, to TensorBoard."""
         self.current_step += 1
         if self.writer is not None:
             scores = torch.tensor([float(x) for x in rewards])

@@ -1,5 +1,7 @@
 """From TRL 0.8's lists of tensors to batches, and from the figures of a step to TRL's."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -47,21 +49,23 @@ def responses_of(rows: list[Tensor], policy: Policy, exact: bool) -> Responses:
     return Responses(ids, mask, [""] * len(rows))
 
 
-def without_start(response: Tensor, start: int, exact: bool) -> Tensor:
-    """Takes the start token off an encoder-decoder's response; a slice may lack it."""
-    begins = response[0] == start
-    if exact and not begins:
-        raise InputError(
-            "exact=True: a response lacks the start token, for which TRL would take its first "
-            "token; give all that generate() returned"
-        )
-    return response[1:] if begins and len(response) > 1 else response
+def stripped(response: Tensor, query: Tensor, policy: Policy, texts: Any, exact: bool) -> Tensor:
+    """Takes off a response what is not its own; ``texts`` are pairs of prompts and answers.
 
-
-def without_prompt(response: Tensor, query: Tensor, texts: list[tuple[list[int], ...]]) -> Tensor:
-    """Takes the prompt's end off a slice of one of some ``texts``: pairs of prompt and answer."""
+    That is the start token of an encoder-decoder, which a slice may lack, and else what a slice of
+    one of the texts has of its prompt.
+    """
+    start = policy.base.generation_config.decoder_start_token_id
+    if policy.base.config.is_encoder_decoder:
+        begins = response[0] == start
+        if exact and not begins:
+            raise InputError(
+                "exact=True: a response lacks the start token, for which TRL would take its first "
+                "token; give all that generate() returned"
+            )
+        return response[1:] if begins and len(response) > 1 else response
     given, asked = response.tolist(), query.tolist()
-    for prompt, answer in texts:
+    for prompt, answer in () if exact else texts:
         if prompt == asked and (prompt + answer)[-len(given) :] == given:
             return response[-len(answer) :]
     return response
