@@ -21,6 +21,7 @@ from detox_lightning.compat.trl import (
     create_reference_model,
 )
 from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.models.decoding.sampling import Sampling
 from numerics import FLOAT32
 from pages import ROOT, blocks
 
@@ -163,7 +164,7 @@ def test_the_sentiment_script(lora: Any, gpt2: str, tmp_path: Path) -> None:
     dataset.set_format(type="torch")
     config = PPOConfig(
         model_name=gpt2,
-        learning_rate=1e-3,
+        learning_rate=1e-2,
         batch_size=8,
         mini_batch_size=2,
         gradient_accumulation_steps=2,
@@ -184,7 +185,11 @@ def test_the_sentiment_script(lora: Any, gpt2: str, tmp_path: Path) -> None:
     )
     assert trainer.accelerator.num_processes == 1
     assert trainer.accelerator.state.deepspeed_plugin is None
-    before, kls = parameters_of(model), []
+    before, kls, steps = parameters_of(model), [], []
+    trainer.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    asked = {"generate_ref_response": True, "max_new_tokens": 6}
+    untrained, same = trainer.generate(torch.tensor([5, 6]), **asked)
+    assert torch.equal(untrained, same)
     for _, batch in enumerate(trainer.dataloader):
         queries = [query.to(trainer.accelerator.device) for query in batch["input_ids"]]
         options = {"return_prompt": False, "generate_ref_response": True, **SAMPLING}
@@ -196,6 +201,11 @@ def test_the_sentiment_script(lora: Any, gpt2: str, tmp_path: Path) -> None:
         trainer.log_stats(stats, batch, scores, columns_to_log=["query", "response"])
         kls.append(stats["objective/kl"])
     assert abs(kls[0]) < FLOAT32 < abs(kls[1])
+    assert len(steps) == 2 * 2 * 2  # of four responses each
+    trained, same = trainer.generate(torch.tensor([5, 6]), **asked)
+    assert torch.equal(untrained, same)
+    if lora is None:  # an adapter moves too little in two steps
+        assert not torch.equal(untrained, trained)
     assert has_moved(before, model)
     events = EventAccumulator(str(tmp_path / "logs" / "trl")).Reload()
     written = events.Scalars("objective/kl")
@@ -247,7 +257,7 @@ def heard(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_what_is_generated_is_transformers(tiny_t5: str, gpt2: str) -> None:
-    """The likeliest tokens; ``min_length`` counts the start token, or the prompt."""
+    """The likeliest tokens, one by one and in batches."""
     for kind, name in (
         (AutoModelForSeq2SeqLMWithValueHead, tiny_t5),
         (AutoModelForCausalLMWithValueHead, gpt2),
@@ -265,6 +275,19 @@ def test_what_is_generated_is_transformers(tiny_t5: str, gpt2: str) -> None:
             trainer.generate(query, **options | {"min_length": 0})[0].tolist() for query in QUERIES
         ]
         assert [row.tolist() for row in batched] == single
+
+
+def test_min_length_counts_the_start_token_or_the_prompts(tiny_t5: str, gpt2: str) -> None:
+    asked = {"max_new_tokens": 8, "min_length": 7, "do_sample": True}
+    for kind, name, least in (
+        (AutoModelForSeq2SeqLMWithValueHead, tiny_t5, 6),
+        (AutoModelForCausalLMWithValueHead, gpt2, 3),  # the longest prompt has four tokens
+    ):
+        trainer = toy_trainer(kind, name)
+        rows = trainer.generate(QUERIES, return_prompt=False, **asked)
+        assert trainer.policy.sampling == Sampling(8, least)
+        assert not any(EOS in row[:least] for row in rows)
+        assert not trainer.model.train().training  # dropout would sample from another policy
 
 
 def test_lengths_are_drawn_for_each_batch(tiny_t5: str) -> None:
