@@ -72,7 +72,7 @@ def test_help_of_a_class_shows_its_options() -> None:
 @pytest.mark.usefixtures("no_weights")
 def test_print_config_opens_no_weights() -> None:
     config = printed("fit", "--config", DEMO)
-    assert config["model"]["class_path"] == "detox_lightning.modules.PPOModule"
+    assert config["model"]["class_path"] == "detox_lightning.PPOModule"
     assert config["model"]["init_args"]["policy"] == "demo:policy"
     assert config["checkpoint"]["save_last"] is True
     assert config["trainer"]["num_sanity_val_steps"] == 0

@@ -83,7 +83,7 @@ def test_all_of_it_on_request() -> None:
     [
         (
             ("--model.help",),
-            "Help for --model.help=detox_lightning.modules.PPOModule",
+            "Help for --model.help=detox_lightning.PPOModule",
             "ppo_epochs",
         ),
         (("--config", DEMO, "--model.help"), "Help for --model.help=", "--model.kl.coef"),
@@ -91,7 +91,7 @@ def test_all_of_it_on_request() -> None:
         (("--data.help",), "Help for --data.help=", "--data.batch_size"),
         (
             ("--model=PPOModule", "--model.reward.help=ClassifierReward"),
-            "Help for --reward.help=detox_lightning.rewards.ClassifierReward",
+            "Help for --reward.help=detox_lightning.ClassifierReward",
             "--reward.label",
         ),
     ],

@@ -177,7 +177,7 @@ def test_a_reward_may_keep_its_tensor_and_change_its_lists() -> None:
     texts = [*BATCH.prompts], [*RESPONSES.texts], [*BATCH.references]
     reward = Reusing()
     first, second = (
-        score(reward, BATCH, RESPONSES, "rollout 3").parts["reusing"] for _ in range(2)
+        score(reward, BATCH, RESPONSES.texts, "rollout 3").parts["reusing"] for _ in range(2)
     )
     parts = WeightedReward([reward, Grading(1, 2, 3, 4)]).parts(*texts)
     assert (first.tolist(), second.tolist()) == ([1.0] * 4, [2.0] * 4)
@@ -191,7 +191,7 @@ def test_a_reward_may_keep_its_tensor_and_change_its_lists() -> None:
 
 
 def test_scores_are_float32() -> None:
-    scores = score(Grading(1, 2, 3, 4), BATCH, RESPONSES, "rollout 3").parts["grades"]
+    scores = score(Grading(1, 2, 3, 4), BATCH, RESPONSES.texts, "rollout 3").parts["grades"]
     assert scores.dtype == torch.float32
     assert scores.tolist() == [1, 2, 3, 4]
 
@@ -244,7 +244,7 @@ def test_a_reward_that_fails_is_named_with_the_place() -> None:
         f"line {line}): look at its forward"
     )
     with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
-        score(Failing(), BATCH, RESPONSES, "rollout 3")
+        score(Failing(), BATCH, RESPONSES.texts, "rollout 3")
     judge = SimpleNamespace(reward=Failing())
     message = message.replace("rollout 3", "evaluation")
     with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
@@ -333,8 +333,8 @@ def test_a_reward_gives_one_score_a_response(given: Any, said: str) -> None:
 
     message = rf"^rollout 3: the reward 'odd' gave {said} where a tensor \[4\] is expected"
     with pytest.raises(TrainingError, match=message):
-        score(Odd(), BATCH, RESPONSES, "rollout 3")
+        score(Odd(), BATCH, RESPONSES.texts, "rollout 3")
     with pytest.raises(TrainingError, match=message):
-        score(WeightedReward([Odd()]), BATCH, RESPONSES, "rollout 3")
+        score(WeightedReward([Odd()]), BATCH, RESPONSES.texts, "rollout 3")
     with pytest.raises(TrainingError, match=f"^evaluation: the reward 'odd' gave {said} where"):
         Judge.score(SimpleNamespace(reward=Odd()), BATCH, RESPONSES.texts)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Batches that the data modules hand to the training stages."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class PromptBatch(NamedTuple):
             template and special tokens.
         references: ``b`` human answers as text, which ROUGE compares with; empty if there is none.
         places: ``[b]`` each prompt's index in its data set, from 0; no two are the same.
+        columns: Further columns of the data, ``b`` values each, by name: those that a reward takes.
     """
 
     prompt_ids: Tensor
@@ -28,6 +29,7 @@ class PromptBatch(NamedTuple):
     prompts: list[str]
     references: list[str]
     places: Tensor
+    columns: dict[str, list[Any]] = {}  # noqa: RUF012  (nothing changes it)
 
     def repeated(self, k: int) -> "PromptBatch":
         """Returns each row ``k`` times, in consecutive rows."""
@@ -36,13 +38,15 @@ class PromptBatch(NamedTuple):
     def select(self, rows: Tensor) -> "PromptBatch":
         """Returns the rows with these indices."""
         indices = rows.tolist()
-        columns = (
-            column[rows.to(column.device)]
-            if isinstance(column, Tensor)
-            else [column[index] for index in indices]
-            for column in self
-        )
-        return PromptBatch(*columns)  # type: ignore[arg-type]
+
+        def chosen(column: Any) -> Any:
+            if isinstance(column, Tensor):
+                return column[rows.to(column.device)]
+            if isinstance(column, dict):
+                return {name: chosen(values) for name, values in column.items()}
+            return [column[index] for index in indices]
+
+        return PromptBatch(*map(chosen, self))
 
 
 class LabeledBatch(NamedTuple):

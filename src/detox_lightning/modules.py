@@ -4,6 +4,3 @@ from detox_lightning.ppo import PPOModule
 from detox_lightning.stages import RewardModule, ShardedStrategy, SupervisedModule
 
 __all__ = ["PPOModule", "RewardModule", "ShardedStrategy", "SupervisedModule"]
-
-for public in (PPOModule, RewardModule, ShardedStrategy, SupervisedModule):
-    public.__module__ = __name__  # the path in configurations and checkpoints

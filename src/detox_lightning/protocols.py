@@ -54,6 +54,10 @@ class Stage(Protocol):
         """What data rows must have besides a prompt: ``summary``, ``reference``."""
 
     @property
+    def columns(self) -> Collection[str]:
+        """Further columns of the data that a reward takes."""
+
+    @property
     def labels(self) -> list[str] | None:
         """A classifier's class names, in the order of its outputs; None for a language model."""
 

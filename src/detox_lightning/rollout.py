@@ -17,7 +17,7 @@ from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.special_tokens import padding_token
 from detox_lightning.rewards import Reward
-from detox_lightning.rewards.reward_errors import check_scores, reward_errors
+from detox_lightning.rewards.reward_errors import check_scores, maker, reward_errors
 
 SHOWN_CHARACTERS = 200  # of a response in a message
 NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
@@ -114,21 +114,23 @@ def generate(
     return Responses(ids, mask, [*map(stops.cut, texts)] if stops else texts, stats, stopped)
 
 
-def score(reward: Reward, prompts: PromptBatch, responses: Responses, place: str) -> Scores:
-    """Has a reward score ``b`` responses; the scores are on the device of the responses.
+def score(reward: Reward, prompts: PromptBatch, texts: list[str], place: str) -> Scores:
+    """Has a reward score ``b`` responses; the scores are on the device of the prompts.
 
     TrainingError, with the ``place`` in the run, if the reward fails, or a part or the total hasn't
     the shape ``[b]``.
     """
     # Copies of texts and scores: a reward may change its lists and reuse its tensor.
-    with reward_errors(reward, place):
-        parts = reward.parts([*prompts.prompts], [*responses.texts], [*prompts.references])
-    for name, part in parts.items():
-        check_scores(name, part, len(responses.texts), place)
-    device = responses.mask.device
-    parts = {name: part.to(device, torch.float32, copy=True) for name, part in parts.items()}
-    total = reward.total(parts)
-    check_scores(reward.name, total, len(responses.texts), place)
+    columns = {name: [*prompts.columns[name]] for name in reward.columns}
+    with reward_errors(reward, place, "parts"):
+        found = dict(reward.parts([*prompts.prompts], [*texts], [*prompts.references], **columns))
+    for name, part in found.items():
+        check_scores(name, part, len(texts), place, maker(reward, "parts", name))
+    device = prompts.prompt_ids.device
+    parts = {name: part.to(device, torch.float32, copy=True) for name, part in found.items()}
+    with reward_errors(reward, place, "total"):
+        total = reward.total(dict(parts))
+    check_scores(reward.name, total, len(texts), place, maker(reward, "total"))
     return Scores(parts, total)
 
 

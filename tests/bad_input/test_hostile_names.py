@@ -36,7 +36,7 @@ def test_a_zero_byte_is_in_no_name(flag: str, place: Place) -> None:
 def test_a_reward_s_name_can_be_printed(name: str, place: Place) -> None:
     message = (
         f"model.reward: a reward is named {name!r}, and logged by that: give it a name that can be "
-        "printed on a line (a ClassifierReward by its option name)"
+        "printed on a line (a ClassifierReward or FunctionReward by its option name)"
     )
     check(Case(name, (f"--model.reward.name={name}",), message), place)
 

@@ -69,6 +69,7 @@ class FakeStage:
 
     stage_name = "fake"
     needs: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     labels: list[str] | None = None
     family: Any = None
     source: ModelSource | None = None

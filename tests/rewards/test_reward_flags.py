@@ -1,8 +1,7 @@
 """Rewards out of configurations and flags, one of the user's own among them."""
 
-import inspect
+import shlex
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 import yaml
 
 import detox_lightning.rewards
-from command import DEMO, IdleCLI, printed, run, tiny_recipe
+from command import DEMO, ROOT, IdleCLI, printed, run, tiny_recipe
 from detox_lightning.cli import command
 from detox_lightning.rewards import (
     ClassifierReward,
@@ -22,6 +21,7 @@ from detox_lightning.rewards import (
     WeightedReward,
 )
 from numerics import FLOAT32
+from pages import blocks
 
 WEIGHTED = """\
 model:
@@ -43,6 +43,7 @@ FORMULA = (
     "1 × (log_odds of 'nothate' by demo:classifier) + 2 × (rouge2 with the reference) "
     "+ 0.1 × (minus the words short of 5 or beyond 30)"
 )
+PAGE = ROOT / "docs" / "recipes" / "reward.md"
 TOXICITY = "--model.evaluation.toxicity_model=demo:classifier"
 
 
@@ -57,10 +58,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def my_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of the documentation, to the letter, as a module beside the user."""
-    text = inspect.cleandoc(detox_lightning.rewards.__doc__ or "")
-    after = text.split("::\n\n", 1)[1]
-    example = textwrap.dedent(after.split("\n\n``", 1)[0])
-    assert len(example.splitlines()) == 10
+    (example,) = (x.code for x in blocks(PAGE) if x.title == "my_rewards.py")
     (tmp_path / "my_rewards.py").write_text(example)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
@@ -75,6 +73,7 @@ def made(*flags: str) -> Reward:
 def test_short_names() -> None:
     options = {
         "ClassifierReward": ("--model.reward.model=c",),
+        "FunctionReward": ("--model.reward.function=math.sqrt",),
         "LengthReward": ("--model.reward.low=1", "--model.reward.high=2"),
         "RougeReward": (),
         "WeightedReward": ("--model.reward.rewards=[]",),
@@ -83,7 +82,7 @@ def test_short_names() -> None:
     for name, flags in options.items():
         config = printed("fit", "--config", DEMO, f"--model.reward={name}", *flags)
         found = config["model"]["init_args"]["reward"]
-        assert found["class_path"] == f"detox_lightning.rewards.{name}"
+        assert found["class_path"] == f"detox_lightning.{name}"
 
 
 def test_a_weighted_reward_from_a_file() -> None:
@@ -167,9 +166,10 @@ def test_the_example_by_its_class_path() -> None:
 
 @pytest.mark.usefixtures("my_rewards")
 def test_the_flags_that_the_documentation_names() -> None:
-    words = (detox_lightning.rewards.__doc__ or "").split("``--model.reward ")[1].split("``")[0]
-    reward = made(*f"--model.reward {words}".split())
-    assert reward([""], ["please and thanks"], [""]).tolist() == [1]
+    (command,) = (x.code for x in blocks(PAGE) if "--model.reward my_rewards" in x.code)
+    words = shlex.split(command.replace("\\\n", ""))[6:]
+    reward = made(*words)
+    assert reward([""], ["please, and sorry"], [""]).tolist() == [1]
 
 
 @pytest.mark.usefixtures("my_rewards")

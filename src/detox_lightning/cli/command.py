@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -15,56 +14,31 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 import detox_lightning.data  # noqa: F401  (so that class_path takes short names)
-from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.config_copy import ConfigurationCallback
-from detox_lightning.callbacks.dashboard import DashboardCallback
-from detox_lightning.callbacks.export import ExportCallback
-from detox_lightning.callbacks.fault_files import FaultsCallback
-from detox_lightning.callbacks.narration import NarrationCallback
-from detox_lightning.callbacks.predictions import PredictionsCallback
-from detox_lightning.callbacks.report import ReportCallback
-from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.cli.brief_help import ASKING, brief_help, reword
 from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
 from detox_lightning.cli.parser import Instantiator, Parser
 from detox_lightning.cli.process import few_tries, isolated, quieten_transformers
 from detox_lightning.cli.run_config import with_run_config
-from detox_lightning.cli.trainer import DetoxTrainer
+from detox_lightning.cli.trainer import (
+    CALLBACKS,
+    DEFAULTS,
+    LOGGER,
+    SECTIONS,
+    DetoxTrainer,
+    prepare,
+    running,
+)
 from detox_lightning.cli.verbs import COMMANDS, PROGRAM, choose_command
 from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
-from detox_lightning.modules import PPOModule
 from detox_lightning.runs.atomic_save import LAST
-from detox_lightning.runs.checkpointing import BoundedCheckpoint
-from detox_lightning.runs.end_of_data import EndingCallback
-from detox_lightning.runs.find_checkpoint import choose_checkpoint, log_beside
-from detox_lightning.runs.peer_failure import PeerFailureCallback
-from detox_lightning.runs.provenance import CommandLine, OriginCallback
-from detox_lightning.runs.resume_callback import ResumeCallback, fit_folders
-from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
+from detox_lightning.runs.provenance import CommandLine
 from detox_lightning.stages.devices import check_devices
-from detox_lightning.stages.run_checks import check_loop, refuse_nothing
 from detox_lightning.stages.strategy import check_strategy
 
-TRAINER_DEFAULTS = {
-    "logger": {
-        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-        "init_args": {"save_dir": "runs", "name": "default", "default_hp_metric": False},
-    },
-    "enable_model_summary": False,  # it counts the reward's classifier as well
-    "log_every_n_steps": 1,
-    "num_sanity_val_steps": 0,
-}
-# sections of options, and the callbacks that they configure
-SECTIONS = {
-    "checkpoint": BoundedCheckpoint,
-    "export": ExportCallback,
-    "samples": SamplesCallback,
-    "collapse": CollapseCallback,
-    "report": ReportCallback,
-    "predictions": PredictionsCallback,
-}
+_LOGGER = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": LOGGER}
 # arguments of the trainer's methods that other flags make
 MADE_HERE: set[str | int] = {
     *("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"),
@@ -95,16 +69,7 @@ class DetoxCLI(LightningCLI):
         self.words = sys.argv[1:] if args is None else list(args)
         DetoxCLI.debug = "--debug" in self.words  # while the words are parsed
         self.verb = choose_command(self.words)
-        own_callbacks = [
-            ResumeCallback(),
-            DashboardCallback(),
-            NarrationCallback(),
-            OriginCallback(),
-            EndingCallback(),
-            FaultsCallback(),  # before the next one, which ends other processes
-            PeerFailureCallback(),
-            *callbacks,
-        ]
+        own_callbacks = [*(kind() for kind in CALLBACKS), *callbacks]
         guard_readers()
         with isolated():
             words = with_run_config(self.words)
@@ -116,7 +81,7 @@ class DetoxCLI(LightningCLI):
                 subclass_mode_data=True,
                 trainer_class=DetoxTrainer,
                 auto_configure_optimizers=False,
-                trainer_defaults={**TRAINER_DEFAULTS, "callbacks": own_callbacks},
+                trainer_defaults={"logger": _LOGGER, **DEFAULTS, "callbacks": own_callbacks},
                 save_config_callback=ConfigurationCallback,
                 parser_kwargs={
                     "prog": f"{PROGRAM} {self.verb}",
@@ -166,22 +131,14 @@ class DetoxCLI(LightningCLI):
             cast(Parser, parser).brief = partial(brief_help, parser, self.verb)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the command line, and checks all flags before anything is made from them.
-
-        Raises:
-            InputError: If a flag is wrong.
-        """
+        """Parses the command line; InputError, before anything is made, if a flag is wrong."""
         super().parse_arguments(parser, args)
         DetoxCLI.debug = self.config.debug
         check_flags(self.config)
         self.command = CommandLine(self.words, resumes=self.config.ckpt_path == LAST)
 
     def before_instantiate_classes(self) -> None:
-        """Checks device, strategy and precision; sets the number of threads.
-
-        Raises:
-            InputError: If there are no such devices, or strategy or precision don't suit them.
-        """
+        """Sets the number of threads; InputError if device, strategy or precision can't be."""
         trainer = self.config.trainer
         quieten_transformers()
         check_devices(trainer)
@@ -195,16 +152,12 @@ class DetoxCLI(LightningCLI):
         self.config_dump = yaml.safe_load(text)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """Makes the trainer, which knows the command line.
-
-        Raises:
-            InputError: If Lightning can't make such a trainer.
-        """
+        """Makes the trainer, which knows the command line; InputError if Lightning can't."""
         is_chosen = self.config.trainer.enable_progress_bar is not None or any(
             isinstance(x, ProgressBar) for x in _as_list(self.config_init.trainer.callbacks)
         )
-        if not (is_chosen or sys.stdout.isatty()):  # in a file, lines say the same
-            options["enable_progress_bar"] = False
+        if not is_chosen:
+            options["enable_progress_bar"] = sys.stdout.isatty()
         try:
             trainer = super().instantiate_trainer(**options)
         except InputError:
@@ -216,38 +169,16 @@ class DetoxCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Chooses the checkpoint; refuses a run that would do nothing, or not what its flags say.
-
-        Raises:
-            InputError: If there is no such checkpoint, or if a callback or a flag can't do what it
-                says.
-        """
-        if (name := self.config.ckpt_path) is not None:
-            weights_only = self.config.get("weights_only")
-            # fast_dev_run has put other loggers in their place
-            loggers = [
-                x for x in _as_list(self.config_init.trainer.logger) if isinstance(x, Logger)
-            ]
-            self.config.ckpt_path = choose_checkpoint(
-                self.verb, self.trainer, name, loggers or self.trainer.loggers, weights_only
-            )
-        if self.verb == "fit":
-            check_loop(self.trainer, self.model)
-        if self.verb != "export":
-            refuse_nothing(self.trainer, self.verb)
-        if self.verb not in ("fit", "export"):
-            log_beside(self.trainer, self.verb, self.config.ckpt_path)
-        refuse_unwritable_logs(self.trainer.loggers)
+        """Chooses the checkpoint and where it logs; see :func:`prepare`."""
+        # fast_dev_run has put other loggers in their place
+        given = [x for x in _as_list(self.config_init.trainer.logger) if isinstance(x, Logger)]
+        loggers = given or self.trainer.loggers
+        prepare(self.trainer, self.verb, self.model, self.config, loggers)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command."""
         options = {name: self.config[name] for name in self.own_flags}
-        if isinstance(self.model, PPOModule) and subcommand != "export":
-            self.model.evaluator.judge.check_labels()  # before all rows are encoded
-        if subcommand == "test" and isinstance(self.model, PPOModule):
-            options["verbose"] = False  # its report prints a table in place of Lightning's long one
-        is_fit = subcommand == "fit"
-        with fit_folders(self.trainer, self.config.ckpt_path) if is_fit else nullcontext():
+        with running(self.trainer, subcommand, self.model, options):
             getattr(self.trainer, subcommand)(self.model, datamodule=self.datamodule, **options)
 
     def _add_instantiators(self) -> None:

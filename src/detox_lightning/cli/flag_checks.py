@@ -101,5 +101,8 @@ def _check_class(flag: str, path: str) -> None:
             f"--{flag}={path}: this is not an optimizer's class, so it is not called; give an "
             "optimizer's class, such as torch.optim.AdamW"
         )
-    if made is None:
-        raise InputError(f"--{flag}={path}: this is not a class, so it is not called; give a class")
+    if made is None or (made is not named and flag.rpartition(".")[2].startswith("reward")):
+        instead = ", or a function's path without class_path" if "reward" in flag else ""
+        raise InputError(
+            f"--{flag}={path}: this is not a class, so it is not called; give a class{instead}"
+        )

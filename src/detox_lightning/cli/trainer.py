@@ -1,17 +1,61 @@
-"""Lightning's Trainer, as the command line uses it."""
+"""Lightning's Trainer with this package's defaults, for the command line and for Python."""
 
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from detox_lightning.callbacks.collapse import CollapseCallback
+from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.export import ExportCallback
+from detox_lightning.callbacks.fault_files import FaultsCallback
+from detox_lightning.callbacks.narration import NarrationCallback
+from detox_lightning.callbacks.predictions import PredictionsCallback
+from detox_lightning.callbacks.report import ReportCallback
+from detox_lightning.callbacks.samples import SamplesCallback
+from detox_lightning.cli.process import isolated, quieten_transformers
 from detox_lightning.errors import InputError
+from detox_lightning.modules import PPOModule
 from detox_lightning.protocols import callbacks_of
-from detox_lightning.runs.provenance import CommandLine
+from detox_lightning.runs.checkpointing import BoundedCheckpoint
+from detox_lightning.runs.end_of_data import EndingCallback
+from detox_lightning.runs.find_checkpoint import choose_checkpoint, log_beside
+from detox_lightning.runs.peer_failure import PeerFailureCallback
+from detox_lightning.runs.provenance import CommandLine, OriginCallback
+from detox_lightning.runs.resume_callback import ResumeCallback, fit_folders
+from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
+from detox_lightning.stages.run_checks import check_loop, refuse_nothing
+
+LOGGER: dict[str, Any] = {"save_dir": "runs", "name": "default", "default_hp_metric": False}
+DEFAULTS = {
+    "enable_model_summary": False,  # it counts the reward's classifier as well
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+}
+CALLBACKS: list[Callable[[], Callback]] = [
+    *(ResumeCallback, DashboardCallback, NarrationCallback, OriginCallback, EndingCallback),
+    *(FaultsCallback, PeerFailureCallback),  # in this order, as the second ends other processes
+]
+# callbacks with options, by the section of the command line that has them
+SECTIONS = {
+    "checkpoint": BoundedCheckpoint,
+    "export": ExportCallback,
+    "samples": SamplesCallback,
+    "collapse": CollapseCallback,
+    "report": ReportCallback,
+    "predictions": PredictionsCallback,
+}
 
 
-class DetoxTrainer(Trainer):
+class DetoxTrainer(LightningTrainer):
     """Where, how long and in what precision a model is trained: Lightning's Trainer.
 
     Attributes:
@@ -50,3 +94,86 @@ class DetoxTrainer(Trainer):
         for callback in callbacks_of(self):
             if isinstance(callback, ExportCallback):
                 callback.write_checkpoint(self, model, Path(ckpt_path))
+
+
+class Trainer(DetoxTrainer):
+    """Lightning's Trainer, with all that the command line adds, for Python.
+
+    Its methods do what the commands of their names do: they write samples, faults, reports and
+    exports, and ``ckpt_path="last"`` finds the newest run, in which ``fit`` resumes.
+
+    Args:
+        callbacks: Further callbacks. One of a class of this package, such as
+            ``ReportCallback(folder="report")``, takes the place of that class's default.
+        logger: Lightning's argument; True: TensorBoard's logger, in ``runs/default``.
+        options: All other arguments of Lightning's Trainer.
+    """
+
+    def __init__(self, *, callbacks: Any = None, logger: Any = True, **options: Any):
+        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+        kinds: list[Any] = [*CALLBACKS, *SECTIONS.values()]
+        if options.get("enable_checkpointing") is False:
+            kinds.remove(BoundedCheckpoint)
+        missing = [kind() for kind in kinds if not any(isinstance(x, kind) for x in given)]
+        options = {"enable_progress_bar": sys.stdout.isatty(), **DEFAULTS, **options}
+        quieten_transformers()
+        with isolated():
+            logger = TensorBoardLogger(**LOGGER) if logger is True else logger
+            super().__init__(callbacks=[*missing, *given], logger=logger, **options)
+
+
+def _as_command(verb: str) -> Callable[..., Any]:
+    """Returns a method of Lightning's Trainer that runs as the command of its name does."""
+    method = getattr(DetoxTrainer, verb)
+
+    @wraps(method)
+    def run(trainer: Trainer, *args: Any, **options: Any) -> Any:
+        bound = inspect.signature(method).bind(trainer, *args, **options)
+        given, own = bound.arguments, trainer.loggers
+        model = given.get("model") or trainer.lightning_module
+        given["weights_only"] = given.get("weights_only") is not False  # Lightning trusts files
+        with isolated():
+            try:
+                if verb != "fit":  # they may log into another folder than the next fit
+                    trainer.loggers = [copy(logger) for logger in own]
+                prepare(trainer, verb, model, given, own)
+                with running(trainer, verb, model, given):
+                    return method(*bound.args, **bound.kwargs)
+            finally:
+                trainer.loggers = own
+
+    return run
+
+
+for _verb in ("fit", "validate", "test", "predict", "export"):
+    setattr(Trainer, _verb, _as_command(_verb))
+
+
+def prepare(trainer: Any, verb: str, model: Any, options: Any, loggers: Sequence[Logger]) -> None:
+    """Chooses a command's checkpoint and where it logs; InputError if it can't do what it says.
+
+    ``options`` are the arguments of its method: ``ckpt_path`` becomes a file in them.
+    """
+    name, is_same = options.get("ckpt_path"), trainer.lightning_module is not None
+    if name is not None and not (name == "best" and is_same):
+        options["ckpt_path"] = choose_checkpoint(
+            verb, trainer, str(name), loggers, options.get("weights_only")
+        )
+    if verb == "fit":
+        check_loop(trainer, model)
+    if verb != "export":
+        refuse_nothing(trainer, verb)
+    if verb not in ("fit", "export"):
+        log_beside(trainer, verb, options.get("ckpt_path"))
+    refuse_unwritable_logs(trainer.loggers)
+
+
+@contextmanager
+def running(trainer: Any, verb: str, model: Any, options: dict[str, Any]) -> Iterator[None]:
+    """Checks labels, and claims folders, for a block that calls a method with ``options``."""
+    if isinstance(model, PPOModule) and verb != "export":
+        model.evaluator.judge.check_labels()  # before all rows are encoded
+    if isinstance(model, PPOModule) and verb == "test":
+        options["verbose"] = False  # its report prints a table in place of Lightning's long one
+    with fit_folders(trainer, options.get("ckpt_path")) if verb == "fit" else nullcontext():
+        yield

@@ -51,7 +51,7 @@ def class_names(hint: Any) -> list[str]:
         kind
         for member in _union_members(hint)
         for kind in (member, *get_args(member))
-        if isclass(kind) and kind not in BUILTINS and kind.__name__ not in NUMBERS
+        if isclass(kind) and kind not in (*BUILTINS, Any) and kind.__name__ not in NUMBERS
     ]
     return sorted({kind.__name__ for base in bases for kind in _concrete_subclasses(base)})
 
@@ -107,7 +107,7 @@ def _union_members(hint: Any) -> Iterator[Any]:
         for member in get_args(hint):
             yield from _union_members(member)
     elif get_origin(hint) is Callable and isclass(made := get_args(hint)[1]):
-        yield from [hint] if made in BUILTINS else _union_members(made)
+        yield from [hint] if made in (*BUILTINS, Any) else _union_members(made)
     else:
         yield hint
 

@@ -86,14 +86,20 @@ class RowsDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self._encoded: dict[str, Dataset] = {}
         self._encoded_for: Any = None  # what rows depend on besides the options
+        self._asking: Stage | None = None  # a stage that answers texts
 
     @property
     def _stage(self) -> Stage | None:
-        return stage_of(self.trainer)
+        return self._asking or stage_of(self.trainer)
 
     @property
     def _needs(self) -> Collection[str]:
         return self._stage.needs if self._stage else ()
+
+    @property
+    def _extra(self) -> Collection[str]:
+        """Names of the columns that a reward takes besides the texts."""
+        return self._stage.columns if self._stage else ()
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -132,7 +138,8 @@ class RowsDataModule(LightningDataModule, ABC):
         """Drops tokenizer and rows if they were made for a stage with another model or needs."""
         stage = self._stage
         model = stage and stage.source and (stage.source.base, stage.source.tokenizer_options)
-        key = stage and (model, type(stage.family), sorted(stage.needs), stage.labels)
+        wanted = stage and (sorted(stage.needs), stage.columns, stage.labels)
+        key = stage and (model, type(stage.family), wanted)
         if key != self._encoded_for:
             self._encoded.clear()
             self.__dict__.pop("encoding", None)

@@ -10,7 +10,7 @@ from detox_lightning.data.conversations import CONVERSATION
 from detox_lightning.data.counted_rows import CountedRows
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
-from detox_lightning.data.sources import check_column, check_names, has_only_nulls
+from detox_lightning.data.sources import ARGUMENT, check_column, check_names, has_only_nulls
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ class DialogueDataModule(PromptDataModule):
             must_be = role in ("dialogue", *self._needs) and not self.as_is
             if must_be or not has_only_nulls(rows, column):
                 check_column(rows, column, "text", f"--data.{role}_column", source)
-        used = dict.fromkeys((*flags, CONVERSATION))
+        check_names(rows, dict.fromkeys(self._extra, ARGUMENT), source)
+        used = dict.fromkeys((*flags, *self._extra, CONVERSATION))
         return rows.select_columns([column for column in used if column in rows.column_names])
 
     def _keep_usable(self, rows: CountedRows, where: str) -> CountedRows:

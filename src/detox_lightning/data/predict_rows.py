@@ -2,7 +2,7 @@
 
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,13 @@ class PredictRows:
             for standard input: lines of text, or of JSON objects if the first begins with ``{``.
         columns: The column with the texts, then other columns, which may be missing.
         kind: What a text is called, in messages and in the flag of its column.
+        extra: Columns of any type that may not be missing, since a reward takes them.
     """
 
     source: str
     columns: tuple[str, ...]
     kind: str
+    extra: Collection[str] = ()
 
     def read(self, ranks: int = 1) -> "Dataset":
         """Reads the columns of all rows into memory; a value that isn't text becomes "".
@@ -51,10 +53,16 @@ class PredictRows:
                     raise Malformed(
                         f"{unit} {number} has no text to answer; fill it in or remove it"
                     )
+                if absent := [name for name in self.extra if name not in row]:
+                    raise Malformed(
+                        f"{unit} {number} has no column {absent[0]!r}, which the reward takes as "
+                        "an argument; give a .jsonl file that has it"
+                    )
         except Malformed as error:
             raise InputError(f"{FLAG}={self.source}: {error}") from error
         columns: dict[str, list[Any]]
         columns = {column: [_text(row.get(column)) for row in rows] for column in self.columns}
+        columns |= {column: [row[column] for row in rows] for column in self.extra}
         if any(CONVERSATION in row for row in rows):
             columns[CONVERSATION] = [row.get(CONVERSATION) for row in rows]
         return Dataset.from_dict(columns)
@@ -89,7 +97,7 @@ class PredictRows:
         if is_in_trl_format(rows.column_names, self.columns[0]):
             return "row", rows.to_list()
         check_column(rows, self.columns[0], "text", f"--data.{self.kind}_column", self.source)
-        columns = [column for column in dict.fromkeys(self.columns) if column in rows.column_names]
+        columns = [x for x in dict.fromkeys((*self.columns, *self.extra)) if x in rows.column_names]
         return "row", rows.select_columns(columns).to_list()
 
     def _parse(self, content: bytes, as_json: bool | None) -> Iterator[dict[str, Any]]:

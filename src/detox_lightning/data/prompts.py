@@ -21,11 +21,13 @@ from detox_lightning.data.locations import find
 from detox_lightning.data.predict_rows import PredictRows
 from detox_lightning.data.sources import load_rows
 from detox_lightning.errors import InputError
+from detox_lightning.protocols import Stage
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Batch = dict[str, list[Any]]  # rows, by column
+EXTRA = "column."  # precedes the names of further columns that a reward takes
 Texts = tuple[list[str], list[str], list[list[int]]]  # for prompts, references, ids of answers
 
 
@@ -89,7 +91,7 @@ class PromptDataModule(RowsDataModule):
     def _read(self, split: str) -> CountedRows:
         if split != "predict" or self.predict_source is None:
             return super()._read(split)
-        asked = PredictRows(self.predict_source, self.columns, self.kind)
+        asked = PredictRows(self.predict_source, self.columns, self.kind, self._extra)
         rows = asked.read(self.trainer.world_size if self.trainer else 1)
         self._adopt(rows, f"--data.predict_source={self.predict_source}")
         with suppress(InputError):  # texts are answered as those of the training were
@@ -115,7 +117,7 @@ class PromptDataModule(RowsDataModule):
                 f"{alone}; raise it"
             )
         whole = split == "predict"  # no row is left out, and no text divided
-        key = (*self.settings, limit, self.chat_template, self.cuts_long, whole)
+        key = (*self.settings, limit, self.chat_template, self.cuts_long, whole, *self._extra)
         encoded = self.encoding.encode(rows.rows, partial(self.tokenize, whole), *key)
         if len(encoded) == len(rows.rows):
             return rows._replace(rows=encoded)
@@ -128,7 +130,8 @@ class PromptDataModule(RowsDataModule):
 
         Returns:
             ``prompt`` and ``reference`` (text), ``prompt_ids``, ``target_ids`` (EOS last, or
-            empty), ``cut``, whether the prompt was too long, and ``index``, the row's number.
+            empty), ``cut``, whether the prompt was too long, ``index``, the row's number, and
+            ``column.NAME``, the columns that a reward takes.
         """
         texts, references, target_ids = self._divide(batch, whole)
         chats = batch.get(CONVERSATION) or [None] * len(texts)
@@ -150,6 +153,7 @@ class PromptDataModule(RowsDataModule):
             "target_ids": target_ids,
             "cut": too_long,
             "index": places,
+            **{EXTRA + name: batch[name] for name in self._extra},
         }
         kept = [
             row
@@ -157,6 +161,24 @@ class PromptDataModule(RowsDataModule):
             if shown[row].strip() and 0 < len(tokens) <= self.max_prompt_tokens
         ]
         return {name: [column[row] for row in kept] for name, column in columns.items()}
+
+    def batch_of(self, texts: list[str], stage: Stage) -> PromptBatch:
+        """Makes prompts of ``b`` texts for a stage; InputError if a text is empty."""
+        if empty := [number for number, text in enumerate(texts, 1) if not text.strip()]:
+            raise InputError(f"text {empty[0]} of {len(texts)} is empty; leave it out")
+        self._asking = stage
+        try:
+            columns = {name: [""] * len(texts) for name in (*self.columns, *self._extra)}
+            columns[self.columns[0]] = texts
+            self._forget_other_stage()
+            rows = self.tokenize(True, columns, list(range(len(texts))))
+            if cut := sum(rows["cut"]):
+                rank_zero_info(f"{cut} {self.truncation_note.format(self.max_prompt_tokens)}")
+            return self._collator()(
+                [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+            )
+        finally:
+            self._asking = None
 
     def _shortened(self, prompt: Prompt, text: str) -> Prompt:
         if isinstance(prompt, str):
@@ -206,4 +228,9 @@ def _collate(rows: list[dict[str, Any]], pad_id: int, side: str) -> PromptBatch:
         [row["prompt"] for row in rows],
         [row["reference"] for row in rows],
         torch.tensor([row["index"] for row in rows]),
+        {
+            name.removeprefix(EXTRA): [row[name] for row in rows]
+            for name in rows[0]
+            if name.startswith(EXTRA)
+        },
     )

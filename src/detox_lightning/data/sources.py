@@ -1,8 +1,9 @@
 """Reads the rows of a data set from files or from the hub, and checks its columns."""
 
 from collections.abc import Mapping
+from os import PathLike, fspath
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from detox_lightning.data.locations import files_of, find
 from detox_lightning.data.table_files import read_file
@@ -21,21 +22,48 @@ _TYPE_WORDS = {
     "LargeList": "lists",
 }
 _CONVERT = "name another or convert it"
+ARGUMENT = "model.reward's argument"  # in place of a flag, for a column that a reward takes
 
 
 class MissingSplit(InputError):
     """The data set has no such split."""
 
 
-def names_of(source: str | list[str]) -> list[str]:
+class Rows(str):
+    """The name of rows in memory; ``splits`` has a table for each split."""
+
+    splits: Mapping[str, "Dataset"]
+
+
+def names_of(source: Any) -> list[str]:
     """Returns the names in ``--data.source``; InputError if there is none, or a blank one."""
-    names = [source] if isinstance(source, str) else list(source)
+    names = [*map(_name_of, source)] if isinstance(source, list) else [_name_of(source)]
     if not names or not all(name.strip() for name in names):
         raise InputError(
             f"--data.source={source}: a name is missing; give a hub id, demo:NAME, a folder or a "
             "file"
         )
     return names
+
+
+def _name_of(source: Any) -> str:
+    """Returns a source as a name: a path, or tables of ``datasets`` or pandas by split."""
+    if isinstance(source, str | PathLike):
+        return fspath(source)
+    from datasets import Dataset
+
+    named = Rows("rows in memory")
+    tables = source if isinstance(source, Mapping) else {"train": source}
+    named.splits = {
+        split: Dataset.from_pandas(table, preserve_index=False) if hasattr(table, "iloc") else table
+        for split, table in tables.items()
+    }
+    if not all(isinstance(x, Dataset) for x in named.splits.values()):
+        raise InputError(
+            f"--data.source: it is an object of the class {type(source).__name__}; give a name, a "
+            "path, a datasets.Dataset, a pandas.DataFrame, or a mapping of splits to these"
+        )
+    return named
 
 
 def load_rows(source: str, split: str, flag: str = "split", takes_lists: bool = False) -> "Dataset":
@@ -56,15 +84,16 @@ def load_rows(source: str, split: str, flag: str = "split", takes_lists: bool = 
         MissingSplit: If the data set has no such split.
         InputError: If there is no such data set, or it can't be read.
     """
+    is_table = isinstance(source, Rows)
     try:
-        path = find(source)
-        files = files_of(path) if path else None
+        path = None if is_table else find(source)
+        files: Any = files_of(path) if path else getattr(source, "splits", None)
     except OSError as error:
         raise InputError(explain(error, source) or str(error)) from error
     if files is None:
         rows = _read_hub(source, split, flag)
-    elif split in files:
-        rows = read_file(files[split])
+    elif split in files:  # a table in memory may be a selection of a larger one
+        rows = files[split].flatten_indices() if is_table else read_file(files[split])
     else:
         only = f"{source} has only {', '.join(files)}{nearest(split, files)}"
         if takes_lists and split == "train" and not {"validation", "test"} & set(files):

@@ -153,16 +153,20 @@ class Evaluator(nn.Module):
             and ``toxicity``. With the plan's ``predict_before`` they have ``before``, ``after``,
             ``score_before``, ``score_after``, … instead.
         """
-        both, decodings = self.plan.predict_before, self.plan.decodings[:1] * len(batch.prompts)
+        both = self.plan.predict_before
         columns: dict[str, list[Any]] = {"prompt": batch.prompts, "reference": batch.references}
         for side in SIDES if both else SIDES[1:]:
-            answers = [self.respond(*chunk, side) for chunk in self._chunks(batch, decodings)]
-            texts = [text for sampled in answers for text in sampled.responses.texts]
-            columns[side if both else "response"] = texts
+            columns[side if both else "response"] = texts = self.answer(batch, side)
             for name, values in self.judge.score(batch, texts).items():
                 columns[f"{name}_{side}" if both else name] = values.tolist()
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{k: v for k, v in row.items() if v or k != "reference"} for row in rows]
+
+    def answer(self, batch: PromptBatch, side: Side) -> list[str]:
+        """Responds once to each of ``b`` prompts: greedily, or with the first sample."""
+        decodings = self.plan.decodings[:1] * len(batch.prompts)
+        answers = [self.respond(*chunk, side) for chunk in self._chunks(batch, decodings)]
+        return [text for sampled in answers for text in sampled.responses.texts]
 
     def evaluate(
         self, batch: PromptBatch, decodings: list[str], sides: tuple[Side, ...]

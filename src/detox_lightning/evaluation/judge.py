@@ -12,8 +12,9 @@ from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
-from detox_lightning.rewards.reward_errors import check_scores, reward_errors, warn_not_finite
+from detox_lightning.rewards.reward_errors import warn_not_finite
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
+from detox_lightning.rollout import score
 
 
 class Judge(nn.Module):
@@ -92,10 +93,7 @@ class Judge(nn.Module):
         Raises:
             TrainingError: If the reward fails or doesn't give ``b`` scores.
         """
-        with reward_errors(self.reward, "evaluation"):  # a reward may change its lists
-            scores = self.reward([*batch.prompts], [*texts], [*batch.references])
-        check_scores(self.reward.name, scores, len(texts), "evaluation")
-        scores = scores.clone()  # the reward may reuse its tensor
+        scores = score(self.reward, batch, texts, "evaluation").total
         toxicity = self.toxicity(texts)
         warn_not_finite(f"the reward {self.reward.name!r}", scores)
         warn_not_finite(f"the classifier {self.toxicity.classifier.name!r}", toxicity)

@@ -73,7 +73,7 @@ class Actor:
         """
         self.register(prompts, responses, number)
         try:
-            return score(self.reward, prompts, responses, place_of(number))
+            return score(self.reward, prompts, responses.texts, place_of(number))
         except TrainingError as error:
             self.faults.record(str(error))
             raise

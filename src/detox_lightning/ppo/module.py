@@ -1,7 +1,6 @@
 """Training stage 3: PPO with a KL penalty, on a policy's adapters or on all of its weights."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
 from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.types import Rollout
+from detox_lightning.arguments import as_options
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.evaluator import Evaluator
@@ -32,6 +32,7 @@ from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.policy_stage import PolicyStage
 from detox_lightning.ppo.ranks import ranks_of
 from detox_lightning.rewards import Reward
+from detox_lightning.rewards.function_reward import RewardFunction, as_reward
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.faults import CAUSES_IN_PPO
 from detox_lightning.stages.optimization import CONSTANT, Schedule
@@ -52,7 +53,7 @@ class PPOModule(PolicyStage):
             model, which gets a fresh adapter; an adapter, which is trained on (its base is
             found in its config); or a checkpoint ``*.ckpt`` with an adapter, of the supervised
             stage or of this one. Hub id, local folder, file or ``demo:NAME``.
-        reward: What a response is worth.
+        reward: What a response is worth: a reward, or a function such as ``my_file.my_function``.
         lora: The fresh adapter; a loaded adapter keeps its own shape. null: all weights are
             trained, at the price of a frozen copy of the model as reference.
         adapter: An adapter on ``policy`` to train on, where its config doesn't name its base.
@@ -89,7 +90,7 @@ class PPOModule(PolicyStage):
     def __init__(
         self,
         policy: str,
-        reward: Reward,
+        reward: Reward | RewardFunction,
         lora: LoRA | None = LoRA(),  # noqa: B008
         adapter: str | None = None,
         weights: Weights = Weights(),  # noqa: B008
@@ -112,21 +113,21 @@ class PPOModule(PolicyStage):
         seed: NonNegativeInt | None = None,
     ):
         super().__init__(policy, weights, optimizer, schedule, max_faults)
-        with warnings.catch_warnings():  # a reward holds a name until it loads: it may be copied
-            warnings.filterwarnings("ignore", "Attribute 'reward' is an instance")
-            self.save_hyperparameters()
-        self.automatic_optimization = False
-        self.policy = None
-        self.policy_name = policy if adapter is None else adapter
-        self.adapter, self.lora, self.sampling = adapter, lora, sampling
-        self.reward, self.needs = reward, reward.needs
-        self.kl, self.shaping, self.moments = kl, scores, RunningMoments()
-        self.advantage = advantage or GAE()
+        self.save_hyperparameters()  # a reward holds a name until it loads: it may be copied
+        self.automatic_optimization, self.policy = False, None
+        self.policy_name = self.model_name if adapter is None else adapter
+        self.adapter, self.sampling = adapter, as_options(Sampling, sampling, "sampling")
+        self.lora = None if lora is None else as_options(LoRA, lora, "lora")
+        self.reward = as_reward(reward)
+        self.needs, self.columns = self.reward.needs, self.reward.columns
+        self.kl, self.moments = as_options(KLPenalty, kl, "kl"), RunningMoments()
+        self.shaping = as_options(ScoreShaping, scores, "scores")
+        self.advantage = as_options(AdvantageEstimator, advantage or GAE(), "advantage")
         self.options = UpdateOptions(
-            loss=loss or PPOLoss(),
+            loss=as_options(PolicyLoss, loss or PPOLoss(), "loss"),
             epochs=ppo_epochs,
             mini_batch_size=mini_batch_size,
-            longest=sampling.limits[1],
+            longest=self.sampling.limits[1],
             max_grad_norm=max_grad_norm,
             ratio_threshold=ratio_threshold,
             early_stop_kl=early_stop_kl,
@@ -134,9 +135,10 @@ class PPOModule(PolicyStage):
         self.micro_batches = MicroBatches(micro_batch_size or mini_batch_size)
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
-        self.evaluator = Evaluator(evaluation, reward, sampling, self.seed)
+        plan = as_options(EvaluationPlan, evaluation, "evaluation")
+        self.evaluator = Evaluator(plan, self.reward, self.sampling, self.seed)
         self.curves: list[str] = []  # names of the figures that rollouts have logged
-        self.kl_coef: float = kl.coef
+        self.kl_coef = self.kl.coef
         size = self.micro_batches.size
         check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
         if self.advantage.uses_values and "value" not in self.options.loss.coefficients:

@@ -56,6 +56,7 @@ class PolicyStage(StageModule):
     sampling: Sampling
     reward: Reward
     needs: Collection[str]
+    columns: Collection[str]
     seed: int
     kl: KLPenalty
     advantage: AdvantageEstimator
@@ -220,6 +221,15 @@ class PolicyStage(StageModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Answers prompts; see :meth:`Evaluator.predict`."""
         return self.evaluator.predict(batch)
+
+    @torch.no_grad()
+    def answer(self, texts: list[str], data: Any = None, before: bool = False) -> list[str]:
+        """Answers texts as ``predict`` does; ``before`` asks the model before training.
+
+        ``data`` is the data module whose template makes prompts of the texts; None: the trainer's.
+        """
+        batch = self.prompts_of(texts, data)
+        return self.evaluator.answer(batch, "before" if before else "after")
 
     @property
     def comparison(self) -> Comparison | None:

@@ -1,5 +1,7 @@
 """The interface of a reward."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
@@ -11,10 +13,13 @@ class Reward(nn.Module):
     Attributes:
         name: The mean score is logged under ``rewards/<name>``.
         needs_references: Whether the reward can't score prompts without a reference.
+        columns: Columns of the data, beside the texts, that :meth:`forward` takes by their names,
+            each a list of ``b`` values.
     """
 
     name = "reward"
     needs_references = False
+    columns: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -43,14 +48,14 @@ class Reward(nn.Module):
         raise NotImplementedError
 
     def parts(
-        self, prompts: list[str], responses: list[str], references: list[str]
+        self, prompts: list[str], responses: list[str], references: list[str], **columns: list[Any]
     ) -> dict[str, Tensor]:
         """Computes the terms of the score, by default the score alone; see :meth:`forward`.
 
         Returns:
             Raw terms, each ``[b]``, by their names in the log.
         """
-        return {self.name: self(prompts, responses, references)}
+        return {self.name: self(prompts, responses, references, **columns)}
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """Returns the ``[b]`` scores from the terms; override it together with :meth:`parts`."""
@@ -62,5 +67,5 @@ def check_name(name: str) -> None:
     if not name.strip() or not name.isprintable():
         raise InputError(
             f"model.reward: a reward is named {name!r}, and logged by that: give it a name that "
-            "can be printed on a line (a ClassifierReward by its option name)"
+            "can be printed on a line (a ClassifierReward or FunctionReward by its option name)"
         )

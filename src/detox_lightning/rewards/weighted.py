@@ -1,12 +1,13 @@
 """Several rewards at once."""
 
 from collections import Counter
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
+from detox_lightning.rewards.function_reward import RewardFunction, as_reward
 from detox_lightning.rewards.interface import Reward
 
 
@@ -17,7 +18,8 @@ class WeightedReward(Reward):
     with weight 0 a term is only logged. Each term is logged by its own name, before it is weighted.
 
     Args:
-        rewards: The terms, with different names; none may be a weighted sum.
+        rewards: The terms, rewards or plain functions, with different names; none may be a
+            weighted sum.
         weights: The factor of each term, in the same order; null: 1.
 
     Raises:
@@ -27,8 +29,9 @@ class WeightedReward(Reward):
 
     name = "weighted"
 
-    def __init__(self, rewards: list[Reward], weights: list[float] | None = None):
+    def __init__(self, rewards: list[Reward | RewardFunction], weights: list[float] | None = None):
         super().__init__()
+        parts = [as_reward(reward) for reward in rewards]
         weights = [1.0] * len(rewards) if weights is None else weights
         if not rewards:
             raise InputError("reward.rewards=[]: name at least one reward")
@@ -37,19 +40,20 @@ class WeightedReward(Reward):
                 f"reward.weights={weights}: {len(weights)} for {len(rewards)} rewards; give one "
                 "for each, or none at all"
             )
-        if any(isinstance(reward, WeightedReward) for reward in rewards):
+        if any(isinstance(reward, WeightedReward) for reward in parts):
             raise InputError(
                 "reward.rewards: one of them is a WeightedReward; name its rewards here instead, "
                 "and multiply their weights with its own"
             )
-        (name, count), *_ = Counter(reward.name for reward in rewards).most_common()
+        (name, count), *_ = Counter(reward.name for reward in parts).most_common()
         if count > 1:
             raise InputError(
                 f"reward.rewards: {count} of them are named {name!r}; give each a name of its own, "
-                "a ClassifierReward by its option name"
+                "a ClassifierReward or FunctionReward by its option name"
             )
-        self.rewards = nn.ModuleList(rewards)
+        self.rewards = nn.ModuleList(parts)
         self.weights = weights
+        self.columns = tuple(dict.fromkeys(name for part in parts for name in part.columns))
 
     @property
     def weighted(self) -> list[tuple[float, Reward]]:
@@ -70,11 +74,14 @@ class WeightedReward(Reward):
             reward.load()
 
     def parts(
-        self, prompts: list[str], responses: list[str], references: list[str]
+        self, prompts: list[str], responses: list[str], references: list[str], **columns: list[Any]
     ) -> dict[str, Tensor]:
         """Returns the scores of each reward by its name; see :meth:`Reward.parts`."""
+        texts = prompts, responses, references
         return {  # each gets its own lists, which it may change
-            reward.name: reward([*prompts], [*responses], [*references])
+            reward.name: reward(
+                *map(list, texts), **{name: [*columns[name]] for name in reward.columns}
+            )
             for _, reward in self.weighted
         }
 
@@ -84,6 +91,8 @@ class WeightedReward(Reward):
         terms = [weight * parts[reward.name].float().to(device) for weight, reward in self.weighted]
         return torch.stack(terms).sum(dim=0)
 
-    def forward(self, prompts: list[str], responses: list[str], references: list[str]) -> Tensor:
+    def forward(
+        self, prompts: list[str], responses: list[str], references: list[str], **columns: list[Any]
+    ) -> Tensor:
         """Scores responses; see :meth:`Reward.forward`."""
-        return self.total(self.parts(prompts, responses, references))
+        return self.total(self.parts(prompts, responses, references, **columns))

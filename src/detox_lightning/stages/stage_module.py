@@ -1,6 +1,8 @@
 """What the training stages have in common."""
 
+import inspect
 import math
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
+from typing_extensions import Self
 
+from detox_lightning.arguments import as_name, as_options
 from detox_lightning.batches import LabeledBatch, PromptBatch
+from detox_lightning.errors import InputError
 from detox_lightning.models.adapters import adapter_facts
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.loading import Weights
@@ -21,6 +26,8 @@ from detox_lightning.models.lora import LoRA
 from detox_lightning.models.precision import check_finite_model
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.source import ModelSource
+from detox_lightning.protocols import data_of
+from detox_lightning.runs.checkpoint_reading import open_checkpoint
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.checkpoint import load_stage, save_stage
 from detox_lightning.stages.faults import CAUSES_ELSEWHERE, Faults
@@ -59,12 +66,54 @@ class StageModule(LightningModule):
     ):
         super().__init__()
         self.strict_loading = False
-        self.model_name = model_name
-        # a checkpoint holds a dictionary
-        self.weights = Weights(**weights) if isinstance(weights, dict) else weights
-        self.make_optimizer, self.schedule = make_optimizer, schedule
+        self.model_name = as_name(model_name, "model")
+        self.weights = as_options(Weights, weights, "weights")
+        self.make_optimizer = make_optimizer
+        self.schedule = as_options(Schedule, schedule, "schedule")
         self.faults = Faults(max_faults)
         self.tokenizer: Any = None
+
+    def save_hyperparameters(self, *names: Any, frame: Any = None, **options: Any) -> None:
+        """Saves the constructor's arguments; those that no file can hold are left out silently."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attribute '.*' (is an instance|removed from)")
+            frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
+            super().save_hyperparameters(*names, frame=frame, **options)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **options: Any) -> Self:  # type: ignore[override]
+        """Opens a checkpoint's model; ``options`` are arguments of the constructor.
+
+        A checkpoint of a run that Python began holds no reward, optimizer, loss and advantage: give
+        the reward, and if they aren't the default ones the others.
+
+        Raises:
+            InputError: If there is no such checkpoint, it doesn't fit, or the reward is missing.
+        """
+        file = Path(checkpoint_path)
+        kept = open_checkpoint(file).get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if "_instantiator" not in kept:  # else the command line's parser makes them
+            options = {"reward": None, "loss": None, "advantage": None, **options}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found keys that are in the model state dict")
+            return super().load_from_checkpoint(file, **{"weights_only": True, **options})
+
+    def prompts_of(self, texts: list[str], data: Any) -> PromptBatch:
+        """Opens the model, and makes prompts of texts; ``data`` is None for the trainer's.
+
+        Raises:
+            InputError: If there is no data module of prompts, or a text is empty.
+        """
+        data = data or data_of(self._trainer)
+        if not hasattr(data, "batch_of"):
+            raise InputError(
+                "answer: the prompts of texts are made by a data module, such as a "
+                "DialogueDataModule: give it as answer(texts, data)"
+            )
+        self.configure_model()
+        batch = data.batch_of([texts] if isinstance(texts, str) else list(texts), self)
+        moved: PromptBatch = self.transfer_batch_to_device(batch, self.device, 0)
+        return moved
 
     @cached_property
     def source(self) -> ModelSource:
@@ -134,6 +183,7 @@ class AutomaticStage(StageModule):
     mean_loss: MeanMetric
     metrics: Any
     rollouts = samples = kl_target = comparison = None
+    columns = ()
 
     @property
     def about(self) -> dict[str, Any]:
@@ -165,7 +215,8 @@ class AutomaticStage(StageModule):
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(derive_seed(self.seed, "dropout", *place))
         fields = batch._asdict()
-        fields.pop("places", None)
+        for other in ("places", "columns"):
+            fields.pop(other, None)
         tensors = {name: x for name, x in fields.items() if isinstance(x, Tensor)}
         texts = {name: x for name, x in fields.items() if name not in tensors}
         self.faults.begin(f"step {self.global_step}", texts, **tensors)

@@ -1,5 +1,7 @@
 """The supervised stage: teaches a language model to answer as people did."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
@@ -7,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from detox_lightning.arguments import as_options
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.meter import Rouge
@@ -64,7 +67,7 @@ class SupervisedModule(AutomaticStage):
         super().__init__(model, weights, optimizer, schedule, max_faults)
         self.save_hyperparameters()
         self.model, self.mean_loss = None, MeanMetric()
-        self.lora = LoRA(**lora) if isinstance(lora, dict) else lora  # a checkpoint holds a dict
+        self.lora = None if lora is None else as_options(LoRA, lora, "lora")
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
         self.metrics = Rouge()
@@ -102,6 +105,14 @@ class SupervisedModule(AutomaticStage):
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[str]:
         """Returns the batch's summaries."""
         return self.summarize(batch)
+
+    def answer(self, texts: list[str], data: Any = None) -> list[str]:
+        """Answers texts greedily; ``data`` makes prompts of them, None: the trainer's data."""
+        batch = self.prompts_of(texts, data)
+        self.model.eval()
+        answers = self.summarize(batch)
+        self.model.train()  # as it was opened
+        return answers
 
     @torch.no_grad()
     def summarize(self, batch: PromptBatch) -> list[str]:
