@@ -55,7 +55,7 @@ def test_a_mapping_has_several_splits() -> None:
 def test_what_is_checked_in_files_is_checked_in_tables() -> None:
     late = Dataset.from_dict({**ROWS, "dialogue": [None] * 9 + ["Mia is late"]}).select([9])
     assert dialogues(module(late, validation_split=None)) == ["Mia is late"]
-    with pytest.raises(InputError, match="rows in memory has no such column; it has text"):
+    with pytest.raises(InputError, match="rows in memory has no such columns; it has text"):
         module(Dataset.from_dict({"text": ["a"]})).rows("train")
 
 
