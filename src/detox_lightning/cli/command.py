@@ -222,21 +222,21 @@ class DetoxCLI(LightningCLI):
             InputError: If there is no such checkpoint, or if a callback or a flag can't do what it
                 says.
         """
+        verb = "predict" if self.verb == "compare" else self.verb  # it logs nothing, either
         if (name := self.config.ckpt_path) is not None:
             weights_only = self.config.get("weights_only")
             # fast_dev_run has put other loggers in their place
-            loggers = [
-                x for x in _as_list(self.config_init.trainer.logger) if isinstance(x, Logger)
-            ]
+            given = _as_list(self.config_init.trainer.logger)
+            loggers = [x for x in given if isinstance(x, Logger)]
             self.config.ckpt_path = choose_checkpoint(
-                self.verb, self.trainer, name, loggers or self.trainer.loggers, weights_only
+                verb, self.trainer, name, loggers or self.trainer.loggers, weights_only
             )
-        if self.verb == "fit":
+        if verb == "fit":
             check_loop(self.trainer, self.model)
-        if self.verb != "export":
-            refuse_nothing(self.trainer, self.verb)
-        if self.verb not in ("fit", "export"):
-            log_beside(self.trainer, self.verb, self.config.ckpt_path)
+        if verb != "export":
+            refuse_nothing(self.trainer, verb)
+        if verb not in ("fit", "export"):
+            log_beside(self.trainer, verb, self.config.ckpt_path)
         refuse_unwritable_logs(self.trainer.loggers)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -158,6 +158,16 @@ class PromptDataModule(RowsDataModule):
         ]
         return {name: [column[row] for row in kept] for name, column in columns.items()}
 
+    def batch_of(self, text: str, row: dict[str, Any] | None) -> tuple[PromptBatch, bool]:
+        """Makes a batch of an encoded row, or of a text as ``predict`` does; tells if it was cut."""
+        if row is None:
+            columns = {**{name: [""] for name in self.columns}, self.columns[0]: [text]}
+            encoded = self.tokenize(True, columns, [0])
+            if not text.strip() or not encoded["prompt"]:
+                raise InputError(f"there is no text to answer; give a {self.kind}")
+            row = {name: column[0] for name, column in encoded.items()}
+        return self._collator()([row]), row["cut"]
+
     def _shortened(self, prompt: Prompt, text: str) -> Prompt:
         if isinstance(prompt, str):
             return self._shorten(text)
