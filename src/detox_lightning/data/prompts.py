@@ -159,7 +159,7 @@ class PromptDataModule(RowsDataModule):
         return {name: [column[row] for row in kept] for name, column in columns.items()}
 
     def batch_of(self, text: str, row: dict[str, Any] | None) -> tuple[PromptBatch, bool]:
-        """Makes a batch of an encoded row, or of a text as ``predict`` does; tells if it was cut."""
+        """Makes a batch of an encoded row, or of a text as ``predict`` does; tells if it is cut."""
         if row is None:
             columns = {**{name: [""] for name in self.columns}, self.columns[0]: [text]}
             encoded = self.tokenize(True, columns, [0])
