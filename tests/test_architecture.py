@@ -16,17 +16,18 @@ FILES = [file for file in sorted(ROOT.rglob("*.py")) if file.parent != ROOT or f
 
 # It names types of other rooms for mypy alone: nothing of them is imported when it runs.
 FOR_MYPY = ROOT / "protocols.py"
-MOST_LINES, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 20_400, 300, 60
+MOST_LINES, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 20_660, 300, 60
 
 ANYONE = {"arguments", "errors", "lazy_imports", "protocols", "redaction", "seeding"}
 # Each room, and what it may import besides itself and ANYONE: rooms, or single modules of one.
 # A room stands above all that it may import.
 ALLOWED: dict[str, set[str]] = {
-    "cli": {"callbacks", "data", "models", "modules", "runs", "stages"},
+    "cli": {"callbacks", "compare", "data", "models", "modules", "runs", "stages"},
     "modules": {"ppo", "stages"},
     "compat": {"ppo", "batches", "rollout", "models", "algorithm"},
     "ppo": {"stages", "batches", "evaluation", "rollout", "rewards", "models", "algorithm"},
     "callbacks": {"runs", "stages", "report", "evaluation", "rollout", "rewards", "models"},
+    "compare": {"data", "report", "evaluation"},
     "stages": {"runs", "batches", "evaluation", "rollout", "rewards", "models", "algorithm"},
     "data": {"batches", "models.loading", "demo"},
     "report": {"evaluation", "rewards.words"},
@@ -46,7 +47,17 @@ ALLOWED: dict[str, set[str]] = {
     "seeding": set(),
 }
 
-KNOWS_LIGHTNING = {"callbacks", "cli", "data", "modules", "ppo", "protocols", "runs", "stages"}
+KNOWS_LIGHTNING = {
+    "callbacks",
+    "cli",
+    "compare",
+    "data",
+    "modules",
+    "ppo",
+    "protocols",
+    "runs",
+    "stages",
+}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 PURE = {"torch", "jsonargparse", "typing_extensions"}
 HEAVY = {"transformers", "peft", "datasets", "evaluate", "rouge_score"}

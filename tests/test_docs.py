@@ -29,6 +29,7 @@ import detox_lightning.data
 import detox_lightning.modules
 import detox_lightning.rewards
 from command import ROOT, IdleCLI, run
+from detox_lightning.compare.page_server import PageServer
 from detox_lightning.runs import find_checkpoint
 from pages import PAGES, Block, blocks, execute, is_here, is_parallel, lines, name, named, words_of
 
@@ -41,6 +42,7 @@ SMALL = {
     "test": (*QUIET, *FEW, "--model.evaluation.samples=1"),
     "validate": (*QUIET, *FEW),
     "predict": QUIET,
+    "compare": (*FEW, "--port=0", "--open_browser=false"),
     "export": QUIET,
 }
 SHARED = (
@@ -101,7 +103,9 @@ def start(line: str) -> None:
     words = words_of(line)
     assert words is not None
     short = SHORT if words[0] == "fit" and "configs/demo.yaml" in words else ()
-    outcome = run(*words, *SMALL[words[0]], *short)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PageServer, "serve", lambda *_: None)  # it would wait for questions
+        outcome = run(*words, *SMALL[words[0]], *short)
     assert outcome.code == 0, f"{line}\n{outcome.err}"
 
 

@@ -13,6 +13,7 @@ import odds
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.toxicity import Toxicity, ToxicityMetric
 from detox_lightning.models.classifier import TextClassifier
+from detox_lightning.rewards.words import spans
 from numerics import FLOAT32
 from odds import MAXIMUM, MEAN, RATIO, SIX, TOXICITY
 
@@ -206,3 +207,34 @@ def test_an_unknown_label_is_answered_with_the_known_ones(tiny_classifier: str) 
         with pytest.raises(InputError) as caught:
             call()
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "minded"),
+    [
+        ("Laura is a dumb dunce, and Tom is a lazy fool.", ["dumb dunce", "lazy fool"]),
+        ("Laura is kind.", []),
+        ("", []),
+    ],
+)
+def test_insults_are_minded_though_each_would_be_enough(text: str, minded: list[str]) -> None:
+    toxicity = Toxicity(TextClassifier("demo:classifier"), "hate")
+    toxicity.load()
+    places = spans(text)
+    ranges = toxicity.minded_words(text)
+    assert [text[places[first][0] : places[end - 1][1]] for first, end in ranges] == minded
+
+
+class OnlyTogether(Toxicity):
+    """Minds ``get out``, and neither word alone."""
+
+    def __init__(self) -> None:
+        super().__init__(TextClassifier("none"), "hate")
+
+    def forward(self, texts: list[str]) -> torch.Tensor:
+        return torch.tensor([0.9 if {"get", "out"} <= {*text.split()} else 0.2 for text in texts])
+
+
+def test_words_are_minded_that_mean_harm_only_in_company() -> None:
+    assert OnlyTogether().minded_words("now get quickly out , please") == [(1, 2), (3, 4)]
+    assert OnlyTogether().minded_words("get up") == []

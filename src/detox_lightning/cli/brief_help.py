@@ -35,6 +35,8 @@ SHOWN = {
     "test": f"{MODEL} model.evaluation.samples {JUDGED} {EVALUATED} {RUN} report.folder",
     "predict": "model.policy model.evaluation.greedy model.evaluation.samples data.predict_source "
     f"{LIMITS} data.eval_batch_size {RUN} predictions.file",
+    "compare": "ckpt_path host port open_browser data.predict_source "
+    "model.sampling.max_new_tokens trainer.accelerator trainer.precision threads debug",
     "export": f"{MODEL} export.folder export.merged ckpt_path",
 }
 BEGINNING = {

@@ -22,6 +22,9 @@ from detox_lightning.callbacks.predictions import PredictionsCallback
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.cli.process import isolated, quieten_transformers
+from detox_lightning.compare.conversation import Conversation
+from detox_lightning.compare.page_server import PageServer
+from detox_lightning.data.prompts import PromptDataModule
 from detox_lightning.errors import InputError
 from detox_lightning.modules import PPOModule
 from detox_lightning.protocols import callbacks_of
@@ -87,13 +90,43 @@ class DetoxTrainer(LightningTrainer):
         """
         self.datamodule = datamodule
         if ckpt_path is None or not Path(ckpt_path).is_file():
-            raise InputError(
-                f"--ckpt_path={ckpt_path}: there is no such file; give the checkpoint to export, "
-                "or last"
-            )
+            raise InputError(f"--ckpt_path={ckpt_path}: there is no such file; give one, or last")
         for callback in callbacks_of(self):
             if isinstance(callback, ExportCallback):
                 callback.write_checkpoint(self, model, Path(ckpt_path))
+
+    def compare(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = True,
+        host: str = "127.0.0.1",
+        port: int = 7860,
+        open_browser: bool = True,
+    ) -> None:
+        """Serves a page that shows what the model writes before and after training.
+
+        Args:
+            model: A PPO module.
+            datamodule: Its data, with the prompt's template and the rows that can be chosen.
+            ckpt_path: The checkpoint, or ``last`` for the newest run's last one.
+            weights_only: Stands in each run's config.yaml; only tensors and plain values are read.
+            host: Address of the page; with 0.0.0.0 everybody who can reach this machine can use it.
+            port: Port of the page; if it is taken, the next free one; 0: any free one.
+            open_browser: Whether to open the page in a browser, where there is a desktop.
+        """
+        if not (isinstance(model, PPOModule) and isinstance(datamodule, PromptDataModule)):
+            raise InputError(f"compare: {type(model).__name__} has no reference; give a PPO run")
+        if self.world_size > 1:
+            one = "--trainer.devices=1 --trainer.num_nodes=1 --trainer.strategy=auto"
+            raise InputError(f"compare: one process answers, not {self.world_size}; give {one}")
+        # it would refuse a file that predict has written
+        self.callbacks = [x for x in callbacks_of(self) if not isinstance(x, PredictionsCallback)]
+        with PageServer(host, port) as server:
+            # predict prepares model, checkpoint, data and device
+            vars(self.predict_loop)["run"] = lambda: Conversation(self).hold(server, open_browser)
+            self.predict(model, None, datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
 
 
 class Trainer(DetoxTrainer):
@@ -155,6 +188,7 @@ def prepare(trainer: Any, verb: str, model: Any, options: Any, loggers: Sequence
     ``options`` are the arguments of its method: ``ckpt_path`` becomes a file in them.
     """
     name, is_same = options.get("ckpt_path"), trainer.lightning_module is not None
+    verb = "predict" if verb == "compare" else verb  # it logs nothing, either
     if name is not None and not (name == "best" and is_same):
         options["ckpt_path"] = choose_checkpoint(
             verb, trainer, str(name), loggers, options.get("weights_only")

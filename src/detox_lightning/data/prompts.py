@@ -162,23 +162,24 @@ class PromptDataModule(RowsDataModule):
         ]
         return {name: [column[row] for row in kept] for name, column in columns.items()}
 
-    def batch_of(self, texts: list[str], stage: Stage) -> PromptBatch:
-        """Makes prompts of ``b`` texts for a stage; InputError if a text is empty."""
-        if empty := [number for number, text in enumerate(texts, 1) if not text.strip()]:
-            raise InputError(f"text {empty[0]} of {len(texts)} is empty; leave it out")
+    def encode_texts(self, texts: list[str], stage: Stage) -> list[dict[str, Any]]:
+        """Encodes texts for a stage as ``predict`` does; InputError if a text is empty."""
         self._asking = stage
         try:
             columns = {name: [""] * len(texts) for name in (*self.columns, *self._extra)}
             columns[self.columns[0]] = texts
             self._forget_other_stage()
             rows = self.tokenize(True, columns, list(range(len(texts))))
-            if cut := sum(rows["cut"]):
-                rank_zero_info(f"{cut} {self.truncation_note.format(self.max_prompt_tokens)}")
-            return self._collator()(
-                [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
-            )
         finally:
             self._asking = None
+        for number, text in enumerate(texts):
+            if not text.strip() or number not in rows["index"]:
+                raise InputError(f"text {number + 1} of {len(texts)} is empty; leave it out")
+        return [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+
+    def batch_of(self, rows: list[dict[str, Any]]) -> PromptBatch:
+        """Makes a batch of encoded rows."""
+        return self._collator()(rows)
 
     def _shortened(self, prompt: Prompt, text: str) -> Prompt:
         if isinstance(prompt, str):

@@ -8,8 +8,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from detox_lightning.errors import InputError
+from detox_lightning.evaluation.plan import TOXIC_FROM
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.classifier_heads import Head
+from detox_lightning.rewards.words import spans
+
+MIN_FALL = 0.5  # of a text's log-odds without a word that the classifier minds
 
 
 class Toxicity(nn.Module):
@@ -30,6 +34,24 @@ class Toxicity(nn.Module):
     def forward(self, texts: list[str]) -> Tensor:
         """Returns ``[n]`` probabilities for ``n`` texts."""
         return self.classifier.probability(self.classifier(texts), self.index)
+
+    def minded_words(self, text: str) -> list[tuple[int, int]]:
+        """Returns the words of a toxic text that the classifier minds, as ranges of :func:`spans`.
+
+        They are the words that are toxic alone (insults may stand in for one another), and those
+        without which the log-odds fall by ``MIN_FALL`` (some words mean harm only in company).
+        """
+        places = spans(text)
+        if not places or (whole := self([text])) < TOXIC_FROM:
+            return []
+        alone = self([text[start:end] for start, end in places])
+        rest = self([text[:start] + text[end:] for start, end in places])
+        minded = (alone >= TOXIC_FROM) | (whole.logit(1e-6) - rest.logit(1e-6) >= MIN_FALL)
+        ranges: list[tuple[int, int]] = []
+        for word in minded.nonzero()[:, 0].tolist():
+            first = ranges.pop()[0] if ranges and ranges[-1][1] == word else word
+            ranges.append((first, word + 1))
+        return ranges
 
 
 class ToxicityMetric(Metric):

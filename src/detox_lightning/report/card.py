@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detox_lightning.errors import visible
-from detox_lightning.report.page import counted, load_template, with_interval
+from detox_lightning.report.page import counted, template, with_interval
 
 TASKS = {
     "AutoModelForSeq2SeqLM": "summarization",
@@ -65,8 +65,8 @@ def model_card(facts: CardFacts) -> str:
     )
     origin = {"base": facts.base, "data": ", ".join(facts.data) or "unknown", **facts.about}
     group, figures = next(iter(facts.tested["figures"].items())) if facts.tested else ("", {})
-    template = load_template("card.md", as_block, as_code, cell, counted, with_interval)
-    return template.render(
+    fill = template("card.md", as_block, as_code, cell, counted, with_interval)
+    return fill(
         facts=facts,
         task=task,
         metadata=metadata.to_yaml(),

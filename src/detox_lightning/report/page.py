@@ -1,11 +1,12 @@
 """The report of a test: one self-contained HTML page."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
+from os import PathLike
 from pathlib import PurePath
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +23,16 @@ from detox_lightning.report.pictures import (
     score_against_kl,
     svg,
 )
-from detox_lightning.rewards.words import CHARACTER, UNSPACED, compiled
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from detox_lightning.rewards.words import spans
 
 GROUPS = {"sampled": "Sampled responses", GREEDY: "Greedy responses"}
 COSTS = ("rougeL", "kl", "length")  # figures that training should not change
 RARE = ("toxicity_std", "score_std", "rouge1", "rouge2", "rougeLsum", "distinct1", "distinct3")
-MAX_CHANGES = 20  # prompts shown whose responses became less toxic, and more toxic
-MAX_UNFOLDED = 5  # of them shown at once; a click shows the others
 MIN_CHANGE = 0.01  # of a toxicity that counts as changed; smaller ones are rounding and chance
 MAX_RANDOM = 5  # prompts shown that nobody chose
 MIN_CHANGED = 10  # prompts that must differ for a verdict: a bootstrap of fewer promises too much
 DECIMALS = 3
 UNKNOWN = "–"
-# a word, or a sign: a comma is no part of the word before it
-WORD = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{UNSPACED}]]+|\S"
 Pieces = list[tuple[str, bool]]
 
 
@@ -60,9 +54,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
     rare = {name: figure for name, figure in main.items() if name in RARE}
     tables = [(headline, common), (f"{headline}: more figures", rare), *groups[1:]]
     confidence = f"{100 * about.get('confidence', 0.95):g}\xa0%"
-    tests = {"certain": _excludes_zero, "known": _is_known, "bounded": _has_interval}
-    template = load_template("template.html", counted, number, percent, marked, **tests)
-    return template.render(
+    return template("template.html")(
         about=about,
         confidence=confidence,
         resamples=about.get("resamples"),
@@ -70,7 +62,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         headline=headline,
         toxicity=main.get("toxicity"),
         second=main.get("second_toxicity"),
-        name=_run_name(about.get("checkpoint")),
+        name=run_name(about.get("checkpoint")),
         in_words=in_words(main),
         verdict=verdict(main["toxicity"], confidence) if "toxicity" in main else UNKNOWN,
         costs={name: main[name] for name in COSTS if name in main},
@@ -79,15 +71,11 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         effects=[svg(effects_picture(common))] if has_effects(common) else [],
         changes=changes(rows),
         random_rows=Random(0).sample(rows, min(MAX_RANDOM, len(rows))),
-        max_changes=MAX_CHANGES,
-        max_unfolded=MAX_UNFOLDED,
     )
 
 
-def load_template(
-    name: str, *filters: Callable[..., Any], **tests: Callable[..., bool]
-) -> "Template":
-    """Loads a template of this folder, which calls its filters by their functions' names.
+def template(name: str, *filters: Callable[..., Any]) -> Callable[..., str]:
+    """Returns what fills a template of this folder; it calls filters by their functions' names.
 
     HTML and control characters in texts are escaped; a name that isn't defined is an error.
     """
@@ -101,9 +89,10 @@ def load_template(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {function.__name__: function for function in filters}
-    environment.tests |= tests
-    return environment.get_template(name)
+    all_filters = (counted, number, percent, marked, *filters)  # macros.html calls the first ones
+    environment.filters |= {function.__name__: function for function in all_filters}
+    environment.tests |= {"certain": _excludes_zero, "known": _is_known, "bounded": _has_interval}
+    return environment.get_template(name).render
 
 
 def _is_known(estimate: Mapping[str, float | None] | None, part: str = "value") -> bool:
@@ -221,7 +210,7 @@ def _counts(row: Mapping[str, Any]) -> bool:
     return bool(round(abs(row["difference"]), DECIMALS) >= MIN_CHANGE or before != after)
 
 
-def _run_name(checkpoint: str | None) -> str:
+def run_name(checkpoint: str | PathLike[str] | None) -> str:
     """Returns the last two folders of a checkpoint's run, ``demo/version_0``; or nothing."""
     if checkpoint is None:
         return ""
@@ -237,26 +226,24 @@ def marked(before: str, after: str) -> tuple[Pieces, Pieces]:
         For each text its pieces, which joined give the text again; each comes with whether its
         words are missing from the other text.
     """
-    words = compiled(WORD)
-    matcher = SequenceMatcher(None, words.findall(before), words.findall(after), autojunk=False)
+    words, others = ([text[i:j] for i, j in spans(text)] for text in (before, after))
+    matcher = SequenceMatcher(None, words, others, autojunk=False)
     differences = [code for code in matcher.get_opcodes() if code[0] != "equal"]
     return (
-        _pieces(before, [(first, end) for _, first, end, _, _ in differences]),
-        _pieces(after, [(first, end) for _, _, _, first, end in differences]),
+        pieces(before, [(first, end) for _, first, end, _, _ in differences if first < end]),
+        pieces(after, [(first, end) for _, _, _, first, end in differences if first < end]),
     )
 
 
-def _pieces(text: str, ranges: list[tuple[int, int]]) -> Pieces:
+def pieces(text: str, ranges: Iterable[tuple[int, int]]) -> Pieces:
     """Cuts a text at ranges of words; spaces around a range don't belong to it."""
-    spans = [match.span() for match in compiled(WORD).finditer(text)]
-    pieces, done = [], 0
+    places, found, done = spans(text), [], 0
     for first, end in ranges:
-        if first < end:
-            start, stop = spans[first][0], spans[end - 1][1]
-            pieces += [(text[done:start], False), (text[start:stop], True)]
-            done = stop
-    pieces.append((text[done:], False))
-    return [piece for piece in pieces if piece[0]]
+        start, stop = places[first][0], places[end - 1][1]
+        found += [(text[done:start], False), (text[start:stop], True)]
+        done = stop
+    found.append((text[done:], False))
+    return [piece for piece in found if piece[0]]
 
 
 def _pictures(comparison: Comparison) -> Iterator[tuple[str, str]]:

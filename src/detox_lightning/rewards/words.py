@@ -14,6 +14,8 @@ CHARACTER = rf"[[{UNSPACED}]&&[\p{{L}}\p{{N}}]]\p{{M}}*"
 _JOINERS = r"\u200c\u200d"  # between letters of one word, in Persian and in India
 _LETTERS = rf"[\p{{L}}\p{{N}}\p{{M}}{_JOINERS}]--[{UNSPACED}--\p{{M}}]"
 _WORD = rf"[[\p{{L}}\p{{N}}]--[{UNSPACED}]][{_LETTERS}]*"
+# a word, or a sign: a comma is no part of the word before it
+_TOKEN = rf"{CHARACTER}|[[\w\p{{M}}'’-]--[{UNSPACED}]]+|\S"
 
 
 @cache
@@ -42,3 +44,8 @@ def count_words(text: str) -> int:
     """Counts words that stand between blanks; unspaced scripts as in :func:`words`."""
     unspaced = compiled(CHARACTER)
     return sum(len(words(part)) if unspaced.search(part) else 1 for part in text.split())
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """Returns where each word and each sign of a text begins and ends."""
+    return [found.span() for found in compiled(_TOKEN).finditer(text)]

@@ -105,14 +105,16 @@ class StageModule(LightningModule):
             InputError: If there is no data module of prompts, or a text is empty.
         """
         data = data or data_of(self._trainer)
-        if not hasattr(data, "batch_of"):
+        if not hasattr(data, "encode_texts"):
             raise InputError(
                 "answer: the prompts of texts are made by a data module, such as a "
                 "DialogueDataModule: give it as answer(texts, data)"
             )
         self.configure_model()
-        batch = data.batch_of([texts] if isinstance(texts, str) else list(texts), self)
-        moved: PromptBatch = self.transfer_batch_to_device(batch, self.device, 0)
+        rows = data.encode_texts([texts] if isinstance(texts, str) else list(texts), self)
+        if cut := sum(row["cut"] for row in rows):
+            rank_zero_info(f"{cut} {data.truncation_note.format(data.max_prompt_tokens)}")
+        moved: PromptBatch = self.transfer_batch_to_device(data.batch_of(rows), self.device, 0)
         return moved
 
     @cached_property
