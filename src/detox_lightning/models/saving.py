@@ -1,5 +1,6 @@
 """Saves models: folders in Hugging Face format, with adapters merged on request."""
 
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ def save_merged(
     model = PeftModel.from_pretrained(base, adapter)
     _untie(model)
     try:
-        merged = model.merge_and_unload()
+        with warnings.catch_warnings():  # what is tied is looked at below
+            warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
+            merged = model.merge_and_unload()
     except (NotImplementedError, RuntimeError, ValueError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(
