@@ -12,6 +12,12 @@ from command import ROOT
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r'^( *)```(\w*)(?: title="([^"]*)")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"(?:\.venv/bin/)?python3? -m ")
+WIDTH = 100
+# what stands in a line of its own kind: blocks, front matter, tables, options of the API's pages
+NO_PROSE = re.compile(
+    FENCE.pattern + r"|\A---\n.*?^---$|^\|.*?$|^:::.*?$(?:\n +.*?$)*", re.M | re.S
+)
+PIECE = re.compile(r"(?:`[^`]*`|!\[[^]]*\]\(\S*\)|\S)+")  # no line ends within code or a picture
 NAMES = re.compile(r"(policy|adapter|tokenizer|source|predict_source|model|\w+_model)")
 
 
@@ -33,6 +39,12 @@ def blocks(path: Path) -> list[Block]:
     return [
         Block(kind, title, textwrap.dedent(code)) for _, kind, title, code in FENCE.findall(text)
     ]
+
+
+def too_long(text: str) -> list[str]:
+    """Lines of prose beyond ``WIDTH`` that could end earlier."""
+    prose = NO_PROSE.sub("", text).splitlines()
+    return [x for x in prose if len(x) > WIDTH and len(PIECE.findall(x.lstrip("->* "))) > 1]
 
 
 def lines(block: Block) -> list[str]:

@@ -31,7 +31,19 @@ import detox_lightning.rewards
 from command import ROOT, IdleCLI, run
 from detox_lightning.compare.page_server import PageServer
 from detox_lightning.runs import find_checkpoint
-from pages import PAGES, Block, blocks, execute, is_here, is_parallel, lines, name, named, words_of
+from pages import (
+    PAGES,
+    Block,
+    blocks,
+    execute,
+    is_here,
+    is_parallel,
+    lines,
+    name,
+    named,
+    too_long,
+    words_of,
+)
 
 ANYWHERE = "--trainer.accelerator=cpu"
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
@@ -236,6 +248,18 @@ def test_no_command_hides_outside_of_a_fence() -> None:
     for path in PAGES:
         rest = re.sub(r"^( *)```.*?^\1```$", "", path.read_text("utf8"), flags=re.M | re.DOTALL)
         assert not re.findall(r"^ {4,}(?:python|make|pip|torchrun) .*", rest, re.MULTILINE), path
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_lines_of_prose_end_in_time(path: Path) -> None:
+    assert too_long(path.read_text("utf8")) == []
+
+
+def test_what_can_not_be_parted_may_be_long() -> None:
+    code, link, table = f"`{'a b ' * 30}`", f"text](http://{'x' * 100})", f"| {'cell ' * 30}|"
+    assert not too_long("\n".join([code, f"- {code}", link, table, f"```text\n{'a b ' * 30}\n```"]))
+    long = ["word " * 20 + "word", f"- {code} and", f"a {link}"]
+    assert too_long("\n".join([*long, "word " * 19])) == long
 
 
 # -- the site
