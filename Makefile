@@ -8,6 +8,7 @@
 # make test-minimum: the tests with the oldest versions that pyproject.toml allows; not in CI
 # make audit: ask PyPI's advisory service about the pinned versions; not in CI
 # make licenses: write docs/licenses.md anew
+# make notebooks: run the notebooks and store their outputs
 # make world: rebuild the models and data that the package ships
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ RUN = $(VENV)/bin/python -m
 WORKERS ?= 2
 TESTS = pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all lint check docs fuzz package test-minimum audit licenses world
+.PHONY: demo test test-all lint check docs fuzz package test-minimum audit licenses notebooks world
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +67,9 @@ audit:
 
 licenses: $(VENV)/installed
 	$(VENV)/bin/python scripts/licenses.py
+
+notebooks: $(VENV)/installed
+	$(VENV)/bin/python scripts/notebooks.py
 
 world: $(VENV)/installed
 	$(VENV)/bin/python scripts/demo/build.py

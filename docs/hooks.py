@@ -1,5 +1,6 @@
-"""Hooks of ``mkdocs build``: they remove roles, and refuse pages that need a network."""
+"""Hooks of ``mkdocs build``: pages of notebooks, no roles, and no pages that need a network."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,43 @@ LOADED = re.compile(
     r"|<link\b(?![^>]*rel=[\"']?(?:canonical|edit))[^>]*?href=[\"']?(?:https?:)?//[^>]*"
 )
 IMPORTED = re.compile(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^)\"']*")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds a page for each notebook, which lies outside of the documents."""
+    from mkdocs.structure.files import File
+
+    for notebook in sorted((Path(config["docs_dir"]).parent / "notebooks").glob("*.ipynb")):
+        page = f"notebooks/{notebook.stem}.md"
+        files.append(File.generated(config, page, content=as_markdown(notebook)))
+    return files
+
+
+def as_markdown(notebook: Path) -> str:
+    """Returns the page of a notebook: its text, its code, and what the code showed."""
+    parts = []
+    for cell in json.loads(notebook.read_text(encoding="utf8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            links = re.sub(r"\(([\w-]+)\.ipynb\)", r"(\1.md)", source)
+            parts.append(links.replace("(../docs/", "(../"))
+        else:
+            parts.append(f"```python\n{source}\n```")
+            parts += map(_shown, cell["outputs"])
+    return "\n\n".join(parts)
+
+
+def _shown(output: dict[str, Any]) -> str:
+    shown = {kind: "".join(text) for kind, text in output.get("data", {}).items()}
+    if picture := shown.get("image/png"):
+        return f'<img alt="curves" src="data:image/png;base64,{picture.strip()}">'
+    text = "".join(output.get("text", ())) or shown["text/plain"]
+    return shown.get("text/html") or f"```text\n{text.strip()}\n```"
+
+
+def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+    """Leads links from the documents to notebooks to their pages."""
+    return re.sub(r"\(\.\./((?:\.\./)*notebooks/[\w-]+)\.ipynb\)", r"(\1.md)", markdown)
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:

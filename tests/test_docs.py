@@ -281,6 +281,7 @@ def leaves(nav: Any) -> list[str]:
 def test_every_page_is_in_the_menu_once() -> None:
     nav = leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf8"))["nav"])
     pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+    pages += [f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")]
     assert sorted(nav) == sorted(pages)
 
 

@@ -110,6 +110,10 @@ def test_a_run_with_csv_is_found_and_tested(
     assert logged["test/after/toxicity"] == pytest.approx(
         float(metrics["test/after/toxicity"]), rel=1e-6
     )
+    command("validate", recipe, *csv_flags, "--ckpt_path=last")  # which has other columns
+    both = metrics_csv(run_folder / "logs")
+    assert both.items() >= points.items()
+    assert "val/toxicity" in {name for name, _ in both}
 
 
 # -- several

@@ -82,10 +82,12 @@ def truncate_curves(logger: Logger, point: int) -> None:
 
 
 class _KeptRows(ExperimentWriter):
-    """Lightning's writer of ``metrics.csv``, but existing rows stay in the file."""
+    """Lightning's writer of ``metrics.csv``, but existing rows and columns stay in the file."""
 
-    def _check_log_dir_exists(self) -> None:
-        pass  # Lightning's deletes the file
+    def _check_log_dir_exists(self) -> None:  # Lightning's deletes the file
+        if self._fs.isfile(self.metrics_file_path):
+            with self._fs.open(self.metrics_file_path, "r", newline="") as lines:
+                self.metrics_keys = [*(csv.DictReader(lines).fieldnames or ())]
 
     def truncate(self, point: int) -> None:
         """Drops the rows from ``point`` on, and an incomplete last row."""
@@ -96,9 +98,9 @@ class _KeptRows(ExperimentWriter):
             reader = csv.DictReader(lines)
             rows = [row for row in reader if _step(row) < point]
         if not rows:
+            self.metrics_keys = []
             file.unlink()
             return
-        self.metrics_keys = list(rows[0])
         with atomic_file(file) as partial, partial.open("w", newline="", encoding="utf8") as lines:
             writer = csv.DictWriter(lines, self.metrics_keys)
             writer.writeheader()
