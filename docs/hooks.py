@@ -25,7 +25,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def as_markdown(notebook: Path) -> str:
     """Returns the page of a notebook: its text, its code, and what the code showed."""
-    parts = []
+    parts = ["---\nhide: [toc]\n---"]
     for cell in json.loads(notebook.read_text(encoding="utf8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -42,7 +42,10 @@ def _shown(output: dict[str, Any]) -> str:
     if picture := shown.get("image/png"):
         return f'<img alt="curves" src="data:image/png;base64,{picture.strip()}">'
     text = "".join(output.get("text", ())) or shown["text/plain"]
-    return shown.get("text/html") or f"```text\n{text.strip()}\n```"
+    table = re.sub(
+        r"<style.*?</style>| border=.*?(?=>)", "", shown.get("text/html", ""), flags=re.S
+    )
+    return table or f"```text\n{text.strip()}\n```"
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:

@@ -111,12 +111,12 @@ def test_links_lead_somewhere(file: Path, notebooks: ModuleType) -> None:
 def test_the_site_shows_the_notebooks(file: Path) -> None:
     hooks = load(ROOT / "docs" / "hooks.py")
     page = hooks.as_markdown(file)
-    assert page.startswith("# Detoxify summaries")
+    assert "\n# Detoxify summaries" in page
     assert page.count("```") % 2 == 0
     assert "](../docs/" not in page
     assert ".ipynb)" not in page.replace(f"/{file.name})", "")
     assert '<img alt="curves" src="data:image/png;base64,' in page
-    assert '<table border="1" class="dataframe">' in page
+    assert "<table>" in page  # which the site's style takes for its own
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf8"))["nav"]
     assert f"notebooks/{file.stem}.md" in str(menu)
 
