@@ -34,7 +34,7 @@ def versions(file: str) -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in pairs}
 
 
-RUNTIME = {**listed("dependencies"), **listed("quantized")}
+RUNTIME = {**listed("dependencies"), **listed("ctranslate2"), **listed("quantized")}
 
 
 def test_the_oldest_versions_are_the_lower_bounds() -> None:
