@@ -256,10 +256,14 @@ def test_what_makes_no_sense_is_told_in_a_line(flag: str) -> None:
 
 
 def test_what_is_missing_is_named() -> None:
-    assert run("fit").errors == [
-        "error: --data, --model: required, and not given; a recipe has them: --config "
-        "configs/demo.yaml"
-    ]
+    assert (
+        run("fit").errors
+        == run("test").errors
+        == [
+            "error: --data, --model: required, and not given; give --config configs/demo.yaml, "
+            "or a run: --ckpt_path last"
+        ]
+    )
     words = ("fit", "--model=PPOModule", "--data=DialogueDataModule", "--data.source=s")
     missing = "error: --model.policy, --model.reward: required, and not given"
     assert run(*words).errors == [missing]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from command import Outcome, run, tiny_recipe
+from detox_lightning.cli.run_config import with_run_config
 from detox_lightning.modules import PPOModule
 
 FEW = ("--data.num_eval_samples=2", "--model.evaluation.samples=1")
@@ -98,6 +100,8 @@ def test_beside_a_checkpoint_that_is_not_ours(
 
 # -- a run's folder as checkpoint, and its own configuration
 
+MISSING = "there is no such file or folder; give a checkpoint, the folder of a run, or last"
+
 
 @pytest.mark.parametrize(
     "given",
@@ -142,32 +146,50 @@ def test_export_knows_it_too(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("place", "told"),
     [
-        (
-            ("--ckpt_path=empty",),
-            "--ckpt_path empty: there is no empty/config.yaml of its run; give a configuration "
-            "with --config",
-        ),
-        (
-            ("--ckpt_path=empty", "--config=tiny.yaml"),
-            "--ckpt_path empty: this folder has no checkpoint; give a run's",
-        ),
+        ("empty", "this folder has no checkpoint; give a run's"),
+        ("runs/nope", MISSING),
+        ("runs/tiny/version_7", MISSING),
+        ("runs/tiny/version_0/checkpoints/nope.ckpt", MISSING),
+        ("bare", "there is no bare/config.yaml of its run; give a configuration with --config"),
     ],
 )
-def test_a_folder_that_is_no_run_s(words: tuple[str, ...], told: str, runs: Path) -> None:
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_place_without_a_run(verb: str, place: str, told: str, runs: Path) -> None:
     Path("empty").mkdir(exist_ok=True)
-    outcome = run("test", *words)
-    assert (outcome.code, outcome.errors) == (2, [f"error: {told}"])
+    Path("bare").mkdir(exist_ok=True)
+    shutil.copy("runs/tiny/version_0/checkpoints/last.ckpt", "bare")
+    expected = (2, [f"error: --ckpt_path {place}: {told}"])
+    outcome = run(verb, "--ckpt_path", place)
+    assert (outcome.code, outcome.errors) == expected
+    if place != "bare":  # it is said alike of a command with a configuration
+        outcome = run(verb, "--ckpt_path", place, "--config=tiny.yaml")
+        assert (outcome.code, outcome.errors) == expected
 
 
-def test_last_without_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("verb", "kind"), [("fit", "inactive run"), ("predict", "run")])
+def test_last_without_any_run(
+    verb: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    outcome = run("predict", "--ckpt_path", "last")
-    assert outcome.errors == [
-        "error: --ckpt_path last: there is no runs/*/*/config.yaml of its run; give a "
-        "configuration with --config"
-    ]
+    outcome = run(verb, "--ckpt_path", "last")
+    assert (outcome.code, outcome.errors) == (
+        2,
+        [
+            f"error: --ckpt_path last: there is no {kind} with a checkpoint in runs/ yet; train "
+            "first, with fit --config FILE"
+        ],
+    )
+
+
+@pytest.mark.parametrize("place", ["last", "runs/tiny/version_0"])
+def test_a_fit_takes_its_run_s_configuration_and_keeps_its_flags(place: str, runs: Path) -> None:
+    flags = ["--ckpt_path", place, "--trainer.max_epochs=5"]
+    file = "runs/tiny/version_0/config.yaml"
+    assert with_run_config(["fit", *flags]) == ["fit", "--config", file, *flags]
+    for given in ("--config=x.yaml", "--model=x", "--data=x"):
+        assert with_run_config(["fit", given, *flags]) == ["fit", given, *flags]
 
 
 # -- attempts that fail, and what resumes after them

@@ -182,6 +182,18 @@ def test_a_run_that_is_alive_is_left_alone(tmp_path: Path) -> None:
     assert chosen("fit", trainer_of(tmp_path, version=0)) == (str(file), 0)
 
 
+def test_a_fit_leaves_the_newest_run_alone_if_it_is_active(tmp_path: Path) -> None:
+    """Its configuration isn't taken, either."""
+    save(tmp_path / "a" / "version_0" / "checkpoints" / "last.ckpt", 3)
+    newest = save(tmp_path / "b" / "version_0" / "checkpoints" / "last.ckpt", 80).parent
+    assert find_checkpoint.newest_run(tmp_path, "fit") == tmp_path / "b" / "version_0"
+    with held(newest):
+        assert find_checkpoint.newest_run(tmp_path, "fit") == tmp_path / "a" / "version_0"
+        assert find_checkpoint.newest_run(tmp_path, "test") == tmp_path / "b" / "version_0"
+        with held(tmp_path / "a" / "version_0" / "checkpoints"):
+            assert find_checkpoint.newest_run(tmp_path, "fit") is None
+
+
 def test_the_only_folder_is_not_shared(tmp_path: Path) -> None:
     save(tmp_path / "kept" / "last.ckpt", 3)
     with held(tmp_path / "kept"), pytest.raises(InputError, match="still active in another"):

@@ -151,8 +151,8 @@ class Unfinished(Logger):
     [
         (
             ("fit",),
-            "--data, --model: required, and not given; a recipe has them: --config "
-            "configs/demo.yaml",
+            "--data, --model: required, and not given; give --config configs/demo.yaml, "
+            "or a run: --ckpt_path last",
         ),
         (
             ("fit", "configs/demo.yaml"),

@@ -258,12 +258,26 @@ def test_a_finished_run_is_left_alone_and_can_be_made_longer(recipe: str) -> Non
     assert {x.name for x in folder.iterdir() if "tfevents" not in x.name} == names
     assert (folder / "checkpoints/last.ckpt").read_bytes() == state
     assert scalars(folder) == curves
-    longer = run(*fit, "--trainer.max_epochs=2")
+    assert f"is complete, and {folder.absolute()}/adapter exists" in again.err
+    longer = run("fit", "--ckpt_path", "last", "--trainer.max_epochs=2")
     assert longer.code == 0, longer.err
+    assert f"The configuration is {folder}/config.yaml" in longer.err
+    assert [x.name for x in Path("runs/tiny").iterdir()] == ["version_0"]
+    said = [line.removeprefix("INFO: ") for line in longer.err.splitlines()]
+    assert f"The trained model is in {folder.absolute()}/adapter-1" in said
+    earlier = "/adapter holds an earlier model, from before this training"
+    assert f"{folder.absolute()}{earlier}" in said
     assert [step for step, _ in scalars(folder)["objective/kl"]] == [1, 2, 3, 4]
     assert [step for step, _ in scalars(folder)["val/kl"]] == [0, 2, 4]
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
-    assert {"adapter", "adapter-1"} <= {x.name for x in folder.iterdir()}
+    complete = run("fit", "--ckpt_path", "last", "--export.merged=true")
+    assert complete.code == 0, complete.err
+    assert "earlier model" not in begun.err + again.err + complete.err
+    assert f"The trained model is in {folder.absolute()}/adapter-1" in complete.err
+    names = {x.name for x in folder.iterdir() if x.is_dir()}
+    assert names == {"adapter", "adapter-1", "checkpoints", "merged-1"}
+    again = run("fit", "--ckpt_path", "last")
+    assert f"is complete, and {folder.absolute()}/adapter-1 exists" in again.err
 
 
 def test_a_checkpoint_that_can_t_be_written_leaves_the_one_before(

@@ -3,10 +3,11 @@
 import io
 import re
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_info
@@ -46,6 +47,14 @@ def test_a_run_says_what_it_does_and_what_comes_next(
     (command,) = (line for line in said if line.startswith("Evaluate it: "))
     tested = run(*shlex.split(command.partition(": ")[2])[3:])
     assert tested.code == 0, tested.err
+    (tmp_path / "others").mkdir()
+    for file in tmp_path.glob("*.jsonl"):
+        shutil.copy(file, tmp_path / "others")
+    other = ("--data.source", str(tmp_path / "others"), "--trainer.max_epochs=2")
+    resumed = run("fit", "--ckpt_path", "last", *other)
+    assert resumed.code == 0, resumed.err
+    assert "Last validation: toxicity " in resumed.err
+    assert re.findall(r"\d → \d\.", resumed.err) == []  # two data sets don't compare
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +110,20 @@ def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-def test_a_resumed_run_compares_with_the_figures_before_training() -> None:
-    first, resumed = NarrationCallback(), NarrationCallback()
+def resume(state: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> NarrationCallback:
+    """The callback of a run that measures as its checkpoint's did."""
+    monkeypatch.setattr(narration, "measures_alike", lambda *_: True)
+    callback, none = NarrationCallback(), cast(Any, None)
+    callback.on_load_checkpoint(none, none, {"callbacks": {callback.state_key: state}})
+    return callback
+
+
+def test_a_resumed_run_compares_with_the_figures_before_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = NarrationCallback()
     first.baseline = {"toxicity": 0.5}
-    resumed.load_state_dict(first.state_dict())
+    resumed = resume(first.state_dict(), monkeypatch)
     resumed.newest = {"toxicity": 0.25, "kl": 1.0}
     assert resumed._figures(["toxicity"]) == ["toxicity 0.500 → 0.250", "KL 1.00"]
 
@@ -120,7 +139,6 @@ def test_without_figures_from_before_there_is_no_before(monkeypatch: pytest.Monk
     assert said == ["Last validation: loss 1.000"]
 
 
-def test_figures_of_a_strange_checkpoint_are_left_out() -> None:
-    callback = NarrationCallback()
-    callback.load_state_dict({"baseline": {"toxicity": "x", "kl": 1}})
-    assert callback.baseline == {"kl": 1.0}
+def test_figures_of_a_strange_checkpoint_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resume({"baseline": {"toxicity": "x", "kl": 1}}, monkeypatch).baseline == {"kl": 1.0}
+    assert resume({}, monkeypatch).baseline == {}

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from command import run, tiny_recipe
+from command import IdleCLI, run, tiny_recipe
 from detox_lightning.ppo import policy_stage
-from detox_lightning.stages.flag_changes import differences
+from detox_lightning.stages.flag_changes import differences, measures_alike
 
 LENGTH = {"class_path": "my.Length", "init_args": {"words": 3}}
 WORDS = {"class_path": "my.Words", "init_args": {"words": 4}}
@@ -115,6 +116,29 @@ def test_what_is_measured_is_told_in_tests(trained: tuple[str, str], tmp_path: P
     flags = ("--model.sampling.top_k=5", "--model.kl.coef=0.5", "--data.num_samples=16")
     said = told("test", trained, tmp_path, *flags, "--trainer.limit_test_batches=1")
     assert said == (f"{BEGINS}what is measured depends on them: model.sampling.top_k: 0 → 5")
+
+
+@pytest.mark.parametrize(
+    ("flag", "alike"),
+    [
+        ("--model.kl.coef=0.5", True),
+        ("--data.num_samples=16", True),
+        ("--data.num_eval_samples=2", False),
+        ("--data.min_chars=1", False),
+        ("--model.reward.label=hate", False),
+        ("--model.sampling.top_k=5", False),
+        ("--model.evaluation.toxic_label=nothate", False),
+        ("--data.source={}/.", True),
+        ("--data.source={}/train.jsonl", False),
+    ],
+)
+def test_figures_compare_if_they_are_measured_alike(
+    flag: str, alike: bool, trained: tuple[str, str]
+) -> None:
+    recipe, checkpoint = trained
+    cli = IdleCLI(["fit", "--config", recipe, flag.format(Path(recipe).parent)])
+    cli.model.trainer, vars(cli.trainer)["datamodule"] = cli.trainer, cli.datamodule
+    assert measures_alike(cli.model, torch.load(checkpoint, weights_only=True)) is alike
 
 
 TRAINED_ON = (

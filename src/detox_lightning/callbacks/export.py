@@ -23,6 +23,7 @@ from detox_lightning.runs.run_folders import (
     is_occupied,
     is_trial,
     log_folder,
+    newest_path,
     next_free_path,
     output_folder,
     refuse_occupied,
@@ -102,7 +103,7 @@ class ExportCallback(Callback):
         root = log_folder(trainer)  # asks all processes
         module: Any = pl_module
         default = root / module.export_name
-        folder = default if self.folder is None else Path(self.folder)
+        folder = newest_path(default) if self.folder is None else Path(self.folder)
         is_exported = not self.has_trained and _is_export(folder)
         lacks_merged = self._merges(module) and not is_occupied(_merged_beside(folder))
         # the first process may write while others look
@@ -112,6 +113,7 @@ class ExportCallback(Callback):
                 "train longer, raise --trainer.max_epochs"
             )
             return
+        former = folder
         if not is_exported:
             folder = output_folder("export.folder", self.folder, default)
         self.written = folder
@@ -119,6 +121,8 @@ class ExportCallback(Callback):
             if trainer.is_global_zero:
                 made = training_origin(trainer, module)
                 self._write(trainer, module, folder, module.hparams, made)
+                if folder != former:
+                    rank_zero_info(f"{former} holds an earlier model, from before this training")
         finally:  # the other processes wait here, even if this one fails
             trainer.strategy.barrier("export")
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from detox_lightning.protocols import Stage, as_stage, callbacks_of
 from detox_lightning.runs.provenance import command_of, shell_line
 from detox_lightning.runs.run_folders import folder_of, is_trial, log_folder
+from detox_lightning.stages.flag_changes import measures_alike
 
 SECONDS_BETWEEN_LINES = 60  # if there is no progress bar
 # validation's figures: the first that a stage has is the one that it trains for
@@ -111,10 +112,13 @@ class NarrationCallback(Callback):
         """Returns the figures before training, which a resumed run compares with."""
         return {"baseline": self.baseline}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the figures before training, as far as they are figures."""
-        kept = dict(state_dict.get("baseline") or {})
-        self.baseline = {n: float(x) for n, x in kept.items() if isinstance(x, float | int)}
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restores the figures before training if they are numbers, and compare with this run's."""
+        kept = dict(checkpoint["callbacks"].get(self.state_key, {}).get("baseline") or {})
+        numbers = {name: float(x) for name, x in kept.items() if isinstance(x, float | int)}
+        self.baseline = numbers if measures_alike(pl_module, checkpoint) else {}
 
     def _tell(self, trainer: Trainer, stage: Stage, figures: list[str]) -> None:
         """Prints progress, figures and the time left in one line."""

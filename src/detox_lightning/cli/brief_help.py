@@ -63,7 +63,8 @@ WORDS = {
     "trainer.logger": "TensorBoardLogger, CSVLogger, WandbLogger, …; false: none",
     "trainer.precision": "32-true, or bf16-mixed on a GPU",
     "ckpt_path": "The checkpoint: a file, the folder of a run, or last, the newest undamaged one "
-    "of the newest run in the logger's folder; if there is none yet, fit starts a new run",
+    "of the newest run in the logger's folder; if there is none yet, fit starts a new run. Without "
+    "--config, the command takes the run's own configuration",
 }
 # words that ask for help, as jsonargparse knows them
 ASKING = {

@@ -220,7 +220,7 @@ def summarize(message: str) -> str:
         return f"--{flag}: must be a mapping of its options, such as {{name: value}}"
     if required := re.search(r"the following arguments are required: ([\w., ]+)", message):
         names = [prefix + name.rpartition(".")[2] for name in required[1].split(", ")]
-        advice = "" if flag else "; a recipe has them: --config configs/demo.yaml"
+        advice = "" if flag else "; give --config configs/demo.yaml, or a run: --ckpt_path last"
         return f"{', '.join(names)}: required, and not given{advice}"
     lines = [line.strip(" -") for line in message[end:].splitlines()]
     reason = "; ".join(dict.fromkeys(line for line in lines if line))

@@ -8,26 +8,34 @@ from lightning.pytorch.utilities import rank_zero_info
 from detox_lightning.cli.config_files import flags_with_values
 from detox_lightning.errors import InputError
 from detox_lightning.runs.atomic_save import LAST
-from detox_lightning.runs.find_checkpoint import newest_run
+from detox_lightning.runs.find_checkpoint import named_checkpoint, newest_run
 from detox_lightning.runs.run_folders import folder_of
 
 
 def with_run_config(words: Sequence[str]) -> list[str]:
     """Adds the ``config.yaml`` of the checkpoint's run to a command that names no configuration.
 
-    ``fit`` and commands with ``--config``, ``--model`` or ``--data`` stay as they are.
+    Commands with ``--config``, ``--model`` or ``--data`` stay as they are; an InputError says if
+    there is no such run. ``last`` is the newest run in ``runs``; of a ``fit`` the newest inactive.
     """
     flags = dict(flags_with_values(words))
     name = flags.get("--ckpt_path")
     given = {"--config", "-c", "--model", "--data"} & set(flags) or {"--help", "-h"} & set(words)
-    if words[0] == "fit" or given or name is None:
+    if given or name is None:
         return list(words)
-    run = newest_run(Path("runs")) if name == LAST else folder_of(Path(name))
-    file = (run or Path("runs/*/*")) / "config.yaml"
-    if run is None or not file.is_file():
+    run = newest_run(Path("runs"), words[0]) if name == LAST else folder_of(Path(name))
+    if run is None:
+        kind = "inactive run" if words[0] == "fit" else "run"
+        raise InputError(
+            f"--ckpt_path last: there is no {kind} with a checkpoint in runs/ yet; train first, "
+            "with fit --config FILE"
+        )
+    if not (file := run / "config.yaml").is_file():
+        named_checkpoint(name)  # it says what else is wrong
         raise InputError(
             f"--ckpt_path {name}: there is no {file} of its run; give a configuration with --config"
         )
     rank_zero_info(f"The configuration is {file}")
-    chosen = ["--ckpt_path", str(run)] if name == LAST else []
+    # a fit continues in a run's folder only if it is asked for the last run
+    chosen = ["--ckpt_path", str(run)] if name == LAST and words[0] != "fit" else []
     return [words[0], "--config", str(file), *words[1:], *chosen]

@@ -62,7 +62,7 @@ def choose_checkpoint(
         InputError: If there is no such checkpoint, or it is damaged or not one of Lightning's.
     """
     if name != LAST:
-        found: str | Path | None = _named_checkpoint(name)
+        found: str | Path | None = named_checkpoint(name)
     elif verb == "fit":
         found = resume_last_run(trainer, loggers)
     else:
@@ -76,8 +76,8 @@ def choose_checkpoint(
     return None if found is None else str(found)
 
 
-def _named_checkpoint(name: str) -> str | Path:
-    """Returns a file, or the last checkpoint of a run whose folder is named."""
+def named_checkpoint(name: str) -> str | Path:
+    """Returns a file, or a named folder's last checkpoint; InputError if there is none."""
     if name == "best":
         raise InputError(
             "--ckpt_path best: only the run that made it knows it; give the file that is kept in "
@@ -174,9 +174,10 @@ def newest_whole(folder: Path, name: str = LAST) -> Path | None:
     return whole[0] if whole else None
 
 
-def newest_run(runs: Path) -> Path | None:
-    """Returns the folder ``NAME/VERSION`` of the newest run that saved a checkpoint, if any."""
-    folder = _newest_saved(runs.glob(f"*/*/{CHECKPOINTS}"))
+def newest_run(runs: Path, verb: str) -> Path | None:
+    """Returns the folder of the newest run with a checkpoint; for ``fit``, of an inactive run."""
+    folders = runs.glob(f"*/*/{CHECKPOINTS}")
+    folder = _newest_saved(x for x in folders if verb != "fit" or not is_locked(x))
     return None if folder is None else folder.parent
 
 

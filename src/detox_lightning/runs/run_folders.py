@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
+from itertools import count, takewhile
 from pathlib import Path
 from socket import gethostname
 
@@ -65,14 +66,22 @@ def next_free_path(path: Path, promised_as: str = "") -> Path:
         promised_as: The flag and value by which the user chose ``path``, which was free at that
             time. If ``path`` is occupied by now, a warning names them, and no work is lost.
     """
-    candidate, number = path, 1
-    while is_occupied(candidate):
-        candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    candidate = next(x for x in _numbered(path) if not is_occupied(x))
     if promised_as and candidate != path:
         rank_zero_warn(
             f"{promised_as} was filled by another program meanwhile; writing to {candidate}"
         )
     return candidate
+
+
+def newest_path(path: Path) -> Path:
+    """Returns the last of ``path``, ``path-1``, ``path-2``, … that is occupied; else ``path``."""
+    return [path, *takewhile(is_occupied, _numbered(path))][-1]
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
 
 
 def output_folder(flag: str, chosen: str | None, default: Path) -> Path:

@@ -41,16 +41,29 @@ def warn_of_changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> None:
     if verb is None:
         return
     refuse_trained_rows(trainer, checkpoint)
-    changes: list[tuple[str, str, str]] = []
-    for flag, owner in (("model", module), ("data", getattr(trainer, "datamodule", None))):
-        if owner is not None and (key := owner.CHECKPOINT_HYPER_PARAMS_KEY) in checkpoint:
-            changes += differences(flag, dict(checkpoint[key]), dict(owner.hparams))
+    changes = list(_changed_flags(module, checkpoint))
     if verb != "fit":
         changes = [x for x in changes if x[0].startswith(_MEASURED) and x[0] not in _NOT_MEASURED]
     if changes:
         shown = ", ".join(f"{flag}: {old} → {new}" for flag, old, new in changes)
         effect = "they win" if verb == "fit" else "what is measured depends on them"
         rank_zero_warn(f"flags differ from those of the checkpoint's run, and {effect}: {shown}")
+
+
+def measures_alike(module: Any, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a stage's validation compares with its checkpoint's: same data, measured alike."""
+    changed = {flag for flag, *_ in _changed_flags(module, checkpoint)} - {"data.num_samples"}
+    data: Any = data_of(module._trainer)
+    if data is not None and (old := checkpoint.get(data.CHECKPOINT_HYPER_PARAMS_KEY)):
+        changed |= {x[0] for x in differences("data.", old["source"], data.hparams["source"])}
+    return not any(flag.startswith((*_MEASURED, "model.evaluation.tox")) for flag in changed)
+
+
+def _changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yields the flags of a stage and its data that differ from a checkpoint's, and both values."""
+    for flag, owner in (("model", module), ("data", getattr(module._trainer, "datamodule", None))):
+        if owner is not None and (key := owner.CHECKPOINT_HYPER_PARAMS_KEY) in checkpoint:
+            yield from differences(flag, dict(checkpoint[key]), dict(owner.hparams))
 
 
 def refuse_trained_rows(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
