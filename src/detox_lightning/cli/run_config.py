@@ -15,8 +15,8 @@ from detox_lightning.runs.run_folders import folder_of
 def with_run_config(words: Sequence[str]) -> list[str]:
     """Adds the ``config.yaml`` of the checkpoint's run to a command that names no configuration.
 
-    Commands with ``--config``, ``--model`` or ``--data`` stay as they are; an InputError says if
-    there is no such run. ``last`` is the newest run in ``runs``; of a ``fit`` the newest inactive.
+    Commands with ``--config``, ``--model`` or ``--data`` stay as they are. ``last`` is the newest
+    run in ``runs``; for ``fit``, the newest inactive one. InputError if there is no such run.
     """
     flags = dict(flags_with_values(words))
     name = flags.get("--ckpt_path")
@@ -36,6 +36,5 @@ def with_run_config(words: Sequence[str]) -> list[str]:
             f"--ckpt_path {name}: there is no {file} of its run; give a configuration with --config"
         )
     rank_zero_info(f"The configuration is {file}")
-    # a fit continues in a run's folder only if it is asked for the last run
     chosen = ["--ckpt_path", str(run)] if name == LAST and words[0] != "fit" else []
     return [words[0], "--config", str(file), *words[1:], *chosen]

@@ -55,7 +55,8 @@ def measures_alike(module: Any, checkpoint: Mapping[str, Any]) -> bool:
     changed = {flag for flag, *_ in _changed_flags(module, checkpoint)} - {"data.num_samples"}
     data: Any = data_of(module._trainer)
     if data is not None and (old := checkpoint.get(data.CHECKPOINT_HYPER_PARAMS_KEY)):
-        changed |= {x[0] for x in differences("data.", old["source"], data.hparams["source"])}
+        names = old.get("source"), data.hparams.get("source")
+        changed |= {flag for flag, *_ in differences("data.", *names)}
     return not any(flag.startswith((*_MEASURED, "model.evaluation.tox")) for flag in changed)
 
 
