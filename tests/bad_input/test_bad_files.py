@@ -150,23 +150,23 @@ CASES = [
     Case(
         "nearly a split",
         ("--data.train_split=trian",),
-        "--data.train_split=trian: {folder} has no split 'trian', only test, train, validation; did "
-        "you mean train?",
+        "--data.train_split=trian: {folder} has no split 'trian', only test, train, validation; "
+        "did you mean train?",
     ),
     Case(
         "no split to validate on",
         JSONL,
         "--data.validation_split=validation: {folder}/in.jsonl has no split "
-        "'validation', only train; --data.test_fraction=0.2 cuts a share off the training rows, and "
-        "--data.validation_split=null does without validation",
+        "'validation', only train; --data.test_fraction=0.2 cuts a share off the training rows, "
+        "and --data.validation_split=null does without validation",
         put("in.jsonl", BOTH * 4),
     ),
     Case(
         "no test split",
         ("--data.source={folder}/in.jsonl", "--data.validation_split=null"),
         "--data.test_split=test: {folder}/in.jsonl has no split 'test', only train; "
-        "--data.test_fraction would cut a share off the training rows: give it to fit, too, or these rows were "
-        "trained on",
+        "--data.test_fraction would cut a share off the training rows: give it to fit, too, or "
+        "these rows were trained on",
         put("in.jsonl", BOTH),
         "test",
     ),

@@ -222,8 +222,8 @@ def test_files_that_are_parts_of_the_training_rows_are_listed(make: Make, tmp_pa
     with pytest.raises(InputError) as caught:
         make(named(0), source=str(folder)).rows("train")
     assert str(caught.value) == (
-        f"--data.train_split=train: {folder} has no split 'train', only a, b (to train on all files: --data.source "
-        f"'{listed}')"
+        f"--data.train_split=train: {folder} has no split 'train', only a, b (to train on "
+        f"all files: --data.source '{listed}')"
     )
     assert len(make(named(0), source=yaml.safe_load(listed)).rows("train")) == 4
     write(folder / "test.jsonl", named(0))  # then the names may be those of splits
