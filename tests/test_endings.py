@@ -243,7 +243,7 @@ def test_the_program_ends_with_what_was_raised(
     outcome = ran(monkeypatch, recipe, raising(KeyboardInterrupt()))
     assert (outcome.code, outcome.err.splitlines()[-1]) == (
         130,
-        "SIGINT: ended at once; checkpoints saved before it are complete",
+        "SIGINT: The command ended at once; saved checkpoints are complete.",
     )
     circle, back = RuntimeError("round"), OSError(28, "No space left on device")
     circle.__cause__, back.__context__ = back, circle
@@ -284,7 +284,7 @@ def test_ctrl_c_while_it_starts_is_a_line(monkeypatch: pytest.MonkeyPatch) -> No
     outcome = run("fit")
     assert (outcome.code, outcome.err) == (
         130,
-        "SIGINT: ended at once; checkpoints saved before it are complete\n",
+        "SIGINT: The command ended at once; saved checkpoints are complete.\n",
     )
 
 

@@ -105,8 +105,11 @@ def test_a_signal_saves_and_tells_how_to_go_on(
     outcome = run(*words)
     assert outcome.code == 128 + signal.SIGTERM
     last = "runs/tiny/version_0/checkpoints/last.ckpt"
-    told = f"everything is saved in {tmp_path / last}. To resume: python -m detox_lightning "
-    assert outcome.err.splitlines()[-1] == told + " ".join([*words, "--ckpt_path", "last"])
+    command = " ".join(["python -m detox_lightning", *words, "--ckpt_path last"])
+    assert outcome.err.splitlines()[-2:] == [
+        f"Everything is saved in {tmp_path / last}.",
+        f"To resume: {command}",
+    ]
     assert "Traceback" not in outcome.err
     facts = torch.load(last, weights_only=True)["detox_lightning"]
     assert facts["rollouts"] == 2

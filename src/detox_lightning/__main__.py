@@ -79,7 +79,7 @@ def _report(error: BaseException) -> int:
     """Prints why a command has ended, and returns its exit code."""
     if isinstance(error, KeyboardInterrupt):
         if "lightning" not in sys.modules or _is_first_process():
-            sys.stderr.write("SIGINT: ended at once; checkpoints saved before it are complete\n")
+            sys.stderr.write("SIGINT: The command ended at once; saved checkpoints are complete.\n")
         return 130  # 128 and SIGINT's number
     if isinstance(error, Stopped):
         if not _is_first_process():

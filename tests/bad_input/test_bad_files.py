@@ -108,8 +108,8 @@ CASES = [
     Case(
         "a model as data",
         ("--data.source=demo:policy",),
-        "--data.train_split=train: demo:policy has only config, generation_config, "
-        "tokenizer, tokenizer_config",
+        "--data.train_split=train: demo:policy has no split 'train', only config, "
+        "generation_config, tokenizer, tokenizer_config",
     ),
     Case(
         "a link that leads nowhere",
@@ -135,7 +135,7 @@ CASES = [
     Case(
         "a split that is not there",
         ("--data.train_split=learn",),
-        "--data.train_split=learn: {folder} has only test, train, validation",
+        "--data.train_split=learn: {folder} has no split 'learn', only test, train, validation",
     ),
     Case(
         "a file name alone that is not there",
@@ -150,22 +150,23 @@ CASES = [
     Case(
         "nearly a split",
         ("--data.train_split=trian",),
-        "--data.train_split=trian: {folder} has only test, train, validation; did you mean train?",
+        "--data.train_split=trian: {folder} has no split 'trian', only test, train, validation; "
+        "did you mean train?",
     ),
     Case(
         "no split to validate on",
         JSONL,
-        "--data.validation_split=validation: {folder}/in.jsonl has only train; "
-        "--data.test_fraction=0.2 cuts a share off the training rows, and "
-        "--data.validation_split=null does without validation",
+        "--data.validation_split=validation: {folder}/in.jsonl has no split "
+        "'validation', only train; --data.test_fraction=0.2 cuts a share off the training rows, "
+        "and --data.validation_split=null does without validation",
         put("in.jsonl", BOTH * 4),
     ),
     Case(
         "no test split",
         ("--data.source={folder}/in.jsonl", "--data.validation_split=null"),
-        "--data.test_split=test: {folder}/in.jsonl has only train; --data.test_fraction "
-        "would cut a share off the training rows: give it to fit, too, or these rows were "
-        "trained on",
+        "--data.test_split=test: {folder}/in.jsonl has no split 'test', only train; "
+        "--data.test_fraction would cut a share off the training rows: give it to fit, too, or "
+        "these rows were trained on",
         put("in.jsonl", BOTH),
         "test",
     ),

@@ -42,8 +42,8 @@ CASES = {
     "processes slow each other down; give at most 8",
     "--trainer.callbacks+="
     + json.dumps({"class_path": "ThroughputMonitor", "init_args": {"batch_size_fn": 3}}):
-    "--trainer.callbacks.batch_size_fn=3: must be the path of a function, such as "
-    "package.module.name",
+    "--trainer.callbacks.batch_size_fn=3: must be the path of a function, such as my_reward.brief "
+    "(its file without .py, a dot, and its name)",
 }  # fmt: skip
 
 

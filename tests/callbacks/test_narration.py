@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.live import Live
@@ -44,6 +45,7 @@ def test_a_run_says_what_it_does_and_what_comes_next(
     rest = iter(said)  # in this order
     for pattern in expected:
         assert any(re.fullmatch(pattern, line) for line in rest), (pattern, said)
+    assert "`Trainer.fit` stopped" not in outcome.err  # the last lines say that it has ended
     (command,) = (line for line in said if line.startswith("Evaluate it: "))
     tested = run(*shlex.split(command.partition(": ")[2])[3:])
     assert tested.code == 0, tested.err
@@ -101,6 +103,32 @@ def test_the_bar_erases_no_line() -> None:
     with isolated(), Live("bar", console=Console(file=shown, force_terminal=True, width=80)):
         rank_zero_info("where the model is")
     assert "where the model is" in shown.getvalue()
+
+
+class OwnBar(RichProgressBar):
+    """A user's, who may show what they like."""
+
+    def get_metrics(self, *_: Any) -> dict[str, Any]:
+        return {"mine": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (RichProgressBar, {"kl": "0", "score": "-0.123", "train/loss": "12", "odd": "nan"}),
+        (TQDMProgressBar, {"kl": "0", "score": "-0.123", "train/loss": "12", "odd": "nan"}),
+        (OwnBar, {"mine": 1}),
+    ],
+)
+def test_the_bar_has_short_figures(kind: Any, shown: dict[str, Any]) -> None:
+    figures = {"kl": -1e-8, "score": -0.12345, "train/loss": 12.0, "odd": float("nan")}
+    logger = SimpleNamespace(version=3)
+    trainer: Any = SimpleNamespace(
+        progress_bar_callback=kind(), progress_bar_metrics=figures, loggers=[logger]
+    )
+    stage: Any = None
+    NarrationCallback().setup(trainer, stage, "fit")
+    assert trainer.progress_bar_callback.get_metrics(trainer, stage) == shown
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,10 @@ def test_bounds_and_counts(make: Make, logged: list[str]) -> None:
     assert data.rows("train")["prompt"][:] == ["Say : w1 w2 Short :"]
     assert data.rows("test")["prompt"][:] == ["Say : w1 w2 w3 Short :"]
     counts = "7 rows, 4 with a dialogue, 2 with 2 < characters <= 8"
-    assert logged == [f"train: {counts}, 1 after the split", f"test: {counts}, 1 cut off"]
+    assert logged == [
+        f"train: {counts}, 1 after the split",
+        f"test: {counts}, 1 kept out of training",
+    ]
 
 
 def test_no_row_left_gives_the_counts(make: Make) -> None:
@@ -158,8 +161,8 @@ def test_validation_falls_back_on_the_test_rows(make: Make, logged: list[str]) -
     assert data.rows("validation")["prompt"][:] == data.rows("test")["prompt"][:]
     source = data.sources[0]
     assert logged[0] == (
-        f"--data.validation_split=validation: {source} has only train: "
-        "the test rows are used to validate"
+        f"{source} has no split 'validation', only train: the test rows (data.test_fraction) are "
+        "used to validate"
     )
 
 
@@ -229,5 +232,5 @@ def test_dialogsum_has_the_rows_of_the_notebook(
     counts = "12460 rows, 10022 with 200 < characters <= 1000"
     assert [line.partition(";")[0] for line in logged] == [
         f"train: {counts}, 8017 after the split",
-        f"test: {counts}, 2005 cut off",
+        f"test: {counts}, 2005 kept out of training",
     ]

@@ -87,7 +87,10 @@ def test_a_missing_split_is_named_where_it_matters(make: Make) -> None:
         with pytest.raises(InputError) as caught:
             getattr(trainer(), job)(Nothing(), data)
         flag = f"--data.{part}_split={part}"
-        assert str(caught.value) == f"{flag}: {data.sources[0]} has only train{remedy}"
+        assert (
+            str(caught.value)
+            == f"{flag}: {data.sources[0]} has no split '{part}', only train{remedy}"
+        )
     with pytest.raises(InputError, match="there is nothing to validate on"):
         trainer().validate(Nothing(), make(validation_split=None))
 

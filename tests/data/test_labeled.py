@@ -209,7 +209,7 @@ def test_several_sources_make_one(make: Make, tmp_path: Path, logged: list[str])
     assert data.rows("test")["label"][:] == [1]
     assert logged == [
         "train: 2 rows",
-        f"--data.test_split=test: {first} has only train: it gives no rows to this split",
+        f"{first} has no split 'test', only train: it gives no rows to this split",
         "test: 1 rows",
     ]
 
@@ -222,12 +222,12 @@ def test_files_that_are_parts_of_the_training_rows_are_listed(make: Make, tmp_pa
     with pytest.raises(InputError) as caught:
         make(named(0), source=str(folder)).rows("train")
     assert str(caught.value) == (
-        f"--data.train_split=train: {folder} has only a, b (to train on all files: --data.source "
-        f"'{listed}')"
+        f"--data.train_split=train: {folder} has no split 'train', only a, b (to train on "
+        f"all files: --data.source '{listed}')"
     )
     assert len(make(named(0), source=yaml.safe_load(listed)).rows("train")) == 4
     write(folder / "test.jsonl", named(0))  # then the names may be those of splits
-    with pytest.raises(InputError, match=r"has only a, b, test$"):
+    with pytest.raises(InputError, match=r"only a, b, test$"):
         make(named(0), source=str(folder)).rows("train")
 
 
@@ -243,8 +243,8 @@ def test_validation_is_a_seeded_share(make: Make, logged: list[str]) -> None:
     assert texts(data, "validation") == [[int(text[1:]) + 6] for text in both["test"]["text"]]
     assert texts(data, "test") == texts(data, "validation")
     assert logged[2] == (
-        f"--data.test_split=test: {data.sources[0]} has only train: "
-        "the validation rows are used to test"
+        f"{data.sources[0]} has no split 'test', only train: the validation rows "
+        "(data.validation_fraction) are used to test"
     )
     assert texts(make(rows, validation_fraction=0.3, split_seed=8), "train") != texts(data, "train")
 

@@ -57,7 +57,9 @@ def test_an_unknown_split_lists_those_there_are(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", ROWS)
     with pytest.raises(MissingSplit) as caught:
         load_rows(source, "dev", "--data.validation_split")
-    assert str(caught.value) == f"--data.validation_split=dev: {source} has only train"
+    assert (
+        str(caught.value) == f"--data.validation_split=dev: {source} has no split 'dev', only train"
+    )
 
 
 HUB_FAILURES = [
@@ -75,7 +77,7 @@ HUB_FAILURES = [
     ),
     (
         ValueError("Unknown split \"train\". Should be one of ['all', 'few']."),
-        "split=train: a/b has only ['all', 'few']",
+        "split=train: a/b has no split 'train', only ['all', 'few']",
     ),
 ]
 

@@ -44,7 +44,9 @@ def test_a_mapping_has_several_splits() -> None:
     data = module({"train": frame[2:], "test": TABLE.select([4, 1])})
     assert dialogues(data) == ROWS["dialogue"][2:]
     assert dialogues(data, "test") == [ROWS["dialogue"][4], ROWS["dialogue"][1]]
-    with pytest.raises(InputError, match=r"validation: rows in memory has only train, test; "):
+    with pytest.raises(
+        InputError, match=r"rows in memory has no split 'validation', only train, test; "
+    ):
         data.rows("validation")
     both = module(DatasetDict(train=TABLE, validation=TABLE.select([3])))
     assert dialogues(both, "validation") == ROWS["dialogue"][3:4]

@@ -83,7 +83,7 @@ def test_a_guess_is_called_one(tmp_path: Path) -> None:
     silent = TextClassifier(save_classifier(tmp_path, JIGSAW), flag="model.reward.head")
     silent.load()
     assert silent.describe_head().endswith(
-        "one another (a guess, model.reward.head would say otherwise)"
+        "a softmax over its labels, which is a guess (model.reward.head sets it otherwise)"
     )
 
 
@@ -157,9 +157,10 @@ def test_each_head_is_said(tiny_classifier: str) -> None:
     judge = Judge(plan, ClassifierReward(tiny_classifier))  # its classifier measures toxicity, too
     judge.load()
     assert judge.describe_heads().splitlines() == [
-        f"{tiny_classifier}: softmax, its labels exclude one another (by its config, "
-        "model.reward.head would say otherwise)",
-        f"{tiny_classifier}: sigmoid, each of its outputs has a probability of its own (as named)",
+        f"{tiny_classifier} is read as a softmax over its labels, as its config says "
+        "(model.reward.head sets it otherwise)",
+        f"{tiny_classifier} is read as a sigmoid for each of its labels, as "
+        "model.evaluation.second_toxicity_head says",
     ]
     assert judge.second_toxicity is not None
     logits = judge.second_toxicity.classifier(TEXTS)

@@ -317,6 +317,25 @@ def test_one_prompt_is_not_many() -> None:
         assert short_table(summary).startswith(f"{start}; 95% intervals")
 
 
+@pytest.mark.parametrize(
+    ("group", "samples", "titles"),
+    [
+        ("sampled", 2, ["Toxicity, mean", "Expected maximum toxicity"]),
+        ("sampled", 1, ["Toxicity, mean"]),
+        ("greedy", 0, ["Toxicity, mean"]),
+    ],
+)
+def test_a_maximum_of_one_response_is_not_told_twice(
+    group: str, samples: int, titles: list[str]
+) -> None:
+    most = toxicity(title="Expected maximum toxicity")
+    summary = make_summary(**{group: {"toxicity": toxicity(), "expected_max_toxicity": most}})
+    summary["about"] |= {"prompts": 3, "samples": samples, "confidence": 0.95}
+    head, _, *rows = short_table(summary).splitlines()
+    assert head.split()[-3:] == ["before", "after", "improvement"]
+    assert [row.partition("  ")[0] for row in rows[: rows.index("")]] == titles
+
+
 def test_the_terminal_says_what_the_report_says() -> None:
     share = toxicity(n=40, before=estimate(0.5), after=estimate(0.125))
     summary = make_summary(sampled={"toxicity": toxicity(), "toxicity_probability": share})

@@ -200,6 +200,31 @@ def judged_by(classifier: str) -> list[str]:
     return [f"--model.evaluation.toxicity_model={classifier}"]
 
 
+PATH = "the path of a function, such as my_reward.brief (its file without .py, a dot, and its name)"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "my_file.py",
+            "my_file.py: this is Python code, no options; to name a function or class that it "
+            "defines, give my_file.NAME: the file without .py, a dot, and the name",
+        ),
+        (
+            "my_file.py:brief",
+            f"--model.reward=my_file.py:brief: must be the name of a Reward, or {PATH}",
+        ),
+        ("my_file", f"WeightedReward, or {PATH}"),
+    ],
+)
+@pytest.mark.usefixtures("my_file")
+def test_the_message_says_how_a_function_is_named(given: str, said: str) -> None:
+    outcome = run("fit", "--config", DEMO, f"--model.reward={given}")
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
 @pytest.mark.usefixtures("my_file")
 def test_a_path_without_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "DetoxCLI", IdleCLI)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import RichProgressBar, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -48,6 +48,12 @@ class NarrationCallback(Callback):
         self.begun = self.told = 0.0
         self.folder: Path | None = None
         self.has_ended = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Shortens the figures beside Lightning's progress bar, which wrap in 80 columns."""
+        bar = trainer.progress_bar_callback
+        if type(bar) in (RichProgressBar, TQDMProgressBar):  # others choose their own
+            vars(bar)["get_metrics"] = _bar_figures
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the run's files go, and how much there is to do."""
@@ -171,6 +177,11 @@ def _of_training(trainer: Trainer) -> list[str]:
     """Describes the figures of the newest rollout or step."""
     bar = trainer.progress_bar_metrics
     return [f"{BAR[name]} {x:.2f}" for name, x in bar.items() if name in BAR]
+
+
+def _bar_figures(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+    """Returns the figures of the progress bar, without the number of the run's folder."""
+    return {name: f"{round(x, 3) + 0:g}" for name, x in trainer.progress_bar_metrics.items()}
 
 
 def _unit(stage: Any) -> str:

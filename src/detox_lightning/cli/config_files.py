@@ -271,6 +271,11 @@ def _read_option(path: Path) -> str:
     file = os.fspath(path)
     if not os.path.exists(file):  # an address
         return str(READ_PATH(path))
+    if file.endswith(".py"):
+        raise InputError(
+            f"{file}: this is Python code, no options; to name a function or class that it "
+            f"defines, give {FilePath(file).stem}.NAME: the file without .py, a dot, and the name"
+        )
     text = read_text(file, file)
     check_aliases(file, text)
     return text

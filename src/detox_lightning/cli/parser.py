@@ -237,7 +237,8 @@ def _explain_value(hint: Any, reason: str) -> str:
             value = reason.partition("Expected a path but ")[2].partition(" ")[0]
         near = nearest(value or "", names)
         if near or not any(word in advice for word in ("number", "true")):
-            meant = f"did you mean {near}?" if near else f"give one of {', '.join(names)}"
+            listed = ", ".join(names) + "".join(advice.partition(", or the path")[1:])
+            meant = f"did you mean {near}?" if near else f"give one of {listed}"
             advice = f"there is no such class; {meant}"
     if not advice.startswith("there") and (missing := re.search(r"No module named '.*?'", reason)):
         advice = f"it can't be imported: {missing[0][0].lower()}{missing[0][1:]}"

@@ -38,6 +38,7 @@ HIDDEN_LOG_LINES = (
     "TPU available: False",
     "HPU available: False",
     "Loading `train_dataloader` to estimate",
+    "`Trainer.fit` stopped: `max_",
 )
 MOST_TRIES, SECONDS_TO_CONNECT = 2, 5.0  # of reaching the hub
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")

@@ -90,7 +90,8 @@ def _describe_member(kind: Any) -> str:
     """Describes a type that is neither a union nor a literal."""
     origin = get_origin(kind)
     if origin is Callable:
-        return "the path of a function, such as package.module.name"
+        where = "its file without .py, a dot, and its name"
+        return f"the path of a function, such as my_reward.brief ({where})"
     if origin is tuple:
         first, *_, last = get_args(kind)
         number = "" if last is ... else f" of {len(get_args(kind))}"

@@ -154,7 +154,9 @@ class RowsDataModule(LightningDataModule, ABC):
         except MissingSplit as error:
             if self.fallback and self.fallback[0] == split:
                 _, other = self.fallback
-                rank_zero_info(f"{error}: the {other} rows are used to {VERBS[split]}")
+                found = str(error).removeprefix(f"--data.{split}_split={self.splits[split]}: ")
+                share = f"the {other} rows (data.{other}_fraction)"
+                rank_zero_info(f"{found}: {share} are used to {VERBS[split]}")
                 return self._choose(other)
             raise InputError(f"{error}{self.remedies.get(split, '')}") from error
 
@@ -172,7 +174,7 @@ class RowsDataModule(LightningDataModule, ABC):
         if split == "train":
             return rows.then("after the split", both["train"])
         self.share_read = name
-        return rows.then("cut off", both["test"])
+        return rows.then("kept out of training", both["test"])
 
     def _read(self, split: str) -> CountedRows:
         """Reads a split of all data sets and keeps the rows that can be used."""
@@ -192,7 +194,8 @@ class RowsDataModule(LightningDataModule, ABC):
         if not tables:
             raise missing[0]
         for message in missing:
-            rank_zero_info(f"{message}: it gives no rows to this split")
+            found = str(message).removeprefix(f"{flag}={name}: ")
+            rank_zero_info(f"{found}: it gives no rows to this split")
         rows = concatenate_datasets(tables) if len(tables) > 1 else tables[0]
         where = f"{', '.join(self.sources)}: no row of {name!r} is left"
         return self._keep_usable(CountedRows(rows).then("rows", rows), where)

@@ -95,7 +95,7 @@ def load_rows(source: str, split: str, flag: str = "split", takes_lists: bool = 
     elif split in files:  # a table in memory may be a selection of a larger one
         rows = files[split].flatten_indices() if is_table else read_file(files[split])
     else:
-        only = f"{source} has only {', '.join(files)}{nearest(split, files)}"
+        only = f"{source} has no split {split!r}, only {', '.join(files)}{nearest(split, files)}"
         if takes_lists and split == "train" and not {"validation", "test"} & set(files):
             listed = ", ".join(map(str, files.values()))
             only += f" (to train on all files: --data.source '[{listed}]')"
@@ -121,7 +121,8 @@ def _read_hub(source: str, split: str, flag: str) -> "Dataset":
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if reason.startswith("Unknown split"):
             found = reason.partition("Should be one of ")[2].rstrip(".")
-            raise MissingSplit(f"{flag}={split}: {source} has only {found}") from error
+            only = f"{source} has no split {split!r}, only {found}"
+            raise MissingSplit(f"{flag}={split}: {only}") from error
         if isinstance(error, ConnectionError):
             raise InputError(
                 f"{source}: there is no such file or folder here, and the hub can't be reached "

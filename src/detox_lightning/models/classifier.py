@@ -78,12 +78,12 @@ class TextClassifier(nn.Module):
 
     def describe_head(self) -> str:
         """Returns a line on the meaning of the outputs, and on the option that changes it."""
-        reason = "as named"
+        reason = f"as {self.flag} says"
         if self.named_head is None:
             is_guess = open_question(self.model.config, self.labels) is not None
-            source = "a guess" if is_guess else "by its config"
-            reason = f"{source}, {self.flag} would say otherwise"
-        return f"{self.name}: {self.head}, {HEAD_MEANINGS[self.head]} ({reason})"
+            source = "which is a guess" if is_guess else "as its config says"
+            reason = f"{source} ({self.flag} sets it otherwise)"
+        return f"{self.name} is read as {HEAD_MEANINGS[self.head]}, {reason}"
 
     def load(self) -> None:
         """Opens the model and its tokenizer, once.

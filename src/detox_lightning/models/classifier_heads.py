@@ -9,9 +9,9 @@ from detox_lightning.errors import InputError
 
 Head = Literal["softmax", "sigmoid", "value"]
 HEAD_MEANINGS = {
-    "softmax": "its labels exclude one another",
-    "sigmoid": "each of its outputs has a probability of its own",
-    "value": "its output is the value itself",
+    "softmax": "a softmax over its labels",
+    "sigmoid": "a sigmoid for each of its labels",
+    "value": "the value itself",
 }
 # names of labels of texts that are none of the others
 NEITHER = {

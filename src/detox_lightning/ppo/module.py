@@ -38,7 +38,7 @@ from detox_lightning.stages.faults import CAUSES_IN_PPO
 from detox_lightning.stages.optimization import CONSTANT, Schedule
 
 OF_VALUES = ("ppo/val/", "ppo/returns/", "ppo/loss/value")  # curves that need a value head
-PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean", "rollouts": "step"}
+PROGRESS_BAR = {"kl": "objective/kl", "score": "objective/scores_mean"}
 
 
 class PPOModule(PolicyStage):

@@ -40,8 +40,10 @@ def short_table(summary: dict[str, Any]) -> str:
     head = (
         f"{counted(about['prompts'], 'prompt')}, {kind} each; {about['confidence']:.0%} intervals"
     )
-    rows = [(head, "before", "after", "better by")]
-    for entry in (figures[name] for name in TABLE_FIGURES if name in figures):
+    rows = [(head, "before", "after", "improvement")]
+    several = group == "sampled" and about["samples"] > 1  # otherwise the maximum is the mean
+    shown = [name for name in TABLE_FIGURES if several or "expected_max" not in name]
+    for entry in (figures[name] for name in shown if name in figures):
         better = with_interval(entry["improvement"], "{:+.1%}")
         if entry["improvement"] is None and entry["better"] == "higher":
             better = with_interval(entry["difference"], "{:+.3f}")

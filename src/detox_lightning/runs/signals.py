@@ -49,9 +49,10 @@ class StopRequests:
         if not self.received:
             self.received = signum
             name = signal.Signals(signum).name
-            more = "; once more ends at once" if is_ctrl_c else ""
+            more = "; press Ctrl-C once more to end it at once" if is_ctrl_c else ""
             # not print, which the handler may have interrupted
-            os.write(2, f"{name}: stops after this rollout{more}\n".encode())
+            line = "\n" if os.isatty(2) else ""  # a bar stands there, and erases a line
+            os.write(2, f"{line}{name}: The run stops after this rollout{more}.\n{line}".encode())
 
     def agreed(self, trainer: Trainer) -> int:
         """Returns a signal that any process has received, the same in all processes; 0 if none.
@@ -70,8 +71,8 @@ def how_to_resume(trainer: Trainer, saved: str | None) -> str:
     """Returns the message for a stopped run, which is ``saved`` in a checkpoint, if in any."""
     command = command_of(trainer)
     words = without_checkpoint(sys.argv[1:] if command is None else command.words)
-    state = f"everything is saved in {saved}" if saved else "there is no checkpoint yet"
-    return f"{state}. To resume: {shell_line([*words, '--ckpt_path', 'last'])}"
+    state = f"Everything is saved in {saved}" if saved else "There is no checkpoint yet"
+    return f"{state}.\nTo resume: {shell_line([*words, '--ckpt_path', 'last'])}"
 
 
 def without_checkpoint(words: Sequence[str]) -> list[str]:
