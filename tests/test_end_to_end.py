@@ -17,7 +17,7 @@ from detox_lightning.cli.command import DetoxCLI
 from detox_lightning.demo import ASSETS
 from detox_lightning.models.decoding.sampling import greedy
 from detox_lightning.ppo.actor import Actor
-from numerics import float32
+from numerics import float32, rounding
 
 ROLLOUTS = 14
 SMALL = (
@@ -214,8 +214,10 @@ def test_the_adapter_is_where_the_next_run_begins(
     one = ("--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0")
     demo("fit", tmp_path, *one, f"--model.policy={adapter}")
     onwards, anew = (place / "demo" / "version_0" for place in (tmp_path, folder))
+    # 48 log-probabilities, each out of 10 sublayers of at most 256 terms, and a sum over 1,000 words
+    bound = rounding(48 * (10 * 256 + 1000), size=10)
     for run_folder in (onwards, anew):
-        assert curve(run_folder, "objective/kl")[0] == pytest.approx(0, abs=1e-5)
+        assert curve(run_folder, "objective/kl")[0] == pytest.approx(0, abs=bound)
     # the same prompts, a better policy
     tokens = "tokens/queries_len_mean"
     assert curve(onwards, tokens)[0] == curve(anew, tokens)[0]
