@@ -214,7 +214,7 @@ def test_the_adapter_is_where_the_next_run_begins(
     one = ("--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0")
     demo("fit", tmp_path, *one, f"--model.policy={adapter}")
     onwards, anew = (place / "demo" / "version_0" for place in (tmp_path, folder))
-    # 48 log-probabilities, each out of 10 sublayers of at most 256 terms, and a sum over 1,000 words
+    # 48 log-probabilities, each of 10 sublayers of at most 256 terms, and a sum over 1,000 words
     bound = rounding(48 * (10 * 256 + 1000), size=10)
     for run_folder in (onwards, anew):
         assert curve(run_folder, "objective/kl")[0] == pytest.approx(0, abs=bound)
