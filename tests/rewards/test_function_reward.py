@@ -215,7 +215,7 @@ PATH = "the path of a function, such as my_reward.brief (its file without .py, a
             "my_file.py:brief",
             f"--model.reward=my_file.py:brief: must be the name of a Reward, or {PATH}",
         ),
-        ("my_file", f"WeightedReward, or {PATH}"),
+        ("my_file", f", or {PATH}"),
     ],
 )
 @pytest.mark.usefixtures("my_file")
