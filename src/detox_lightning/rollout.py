@@ -94,8 +94,13 @@ def generate(
 ) -> Responses:
     """Lets the policy, or inside :meth:`Policy.reference` the reference, respond to prompts.
 
-    The model has encoded ``b`` prompts. ``choose`` (see :meth:`Sampling.choose`) picks up to
-    ``limit`` tokens of each response; with its ``draws``, their statistics are recorded.
+    Args:
+        policy: The policy.
+        tokenizer: The policy's.
+        prompts: ``b`` prompts as this model encoded them.
+        choose: Picks the tokens; see :meth:`Sampling.choose`.
+        limit: Tokens of the longest response.
+        draws: The draws of ``choose``, if log-probabilities and values are to be recorded.
     """
     stops, stopped = policy.stop_strings(tokenizer, prompts), None
     ids, hidden = policy.generate(prompts, choose, limit, stops)

@@ -67,8 +67,10 @@ class Experience(NamedTuple):
     def batches(self, order: Tensor, size: int, widths: Tensor) -> Iterator["Experience"]:
         """Cuts rows into consecutive batches, each as wide as the largest of its ``widths``.
 
-        The ``order`` is ``[m]`` rows, and ``widths`` are ``[b]`` tokens of each response; both are
-        on the CPU, so that a GPU is not waited for.
+        Args:
+            order: ``[m]`` the rows, on the CPU.
+            size: Rows of a batch.
+            widths: ``[b]`` tokens of each response, on the CPU, so that a GPU is not waited for.
         """
         for index in order.split(size):
             width = max(1, int(widths[index].max()))

@@ -85,7 +85,10 @@ class Evaluator(nn.Module):
     def load(self, policy: Policy, tokenizer: Any, micro_batch_size: int | None = None) -> None:
         """Opens the judging models for a policy, which is on its device.
 
-        ``micro_batch_size``: responses per forward pass of the KL divergence; None: a whole batch.
+        Args:
+            policy: The policy, on its device.
+            tokenizer: The policy's.
+            micro_batch_size: Responses per forward pass of the KL divergence; None: a whole batch.
         """
         self.judge.load()
         self.__dict__["policy"] = policy  # past nn.Module, which would make it a submodule

@@ -255,9 +255,14 @@ def load_policy(
     """Opens a policy to train; see :meth:`ModelSource.load`.
 
     The reference of a policy that was trained before, or that is trained whole, is a frozen copy.
-    ``lora`` is the fresh adapter; a loaded one keeps its own shape; without one, all weights are
-    trained. A quantized base goes to ``device``, as it can't move later; None: a GPU if there is
-    one. The ``tokenizer`` supplies special tokens that the model's configs lack.
+
+    Args:
+        source: Where the policy comes from, or its name.
+        lora: The fresh adapter; a loaded one keeps its own shape. None: all weights are trained.
+        sampling: How responses are sampled.
+        value_head: Whether there is a value head.
+        device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
+        tokenizer: Supplies special tokens that the model's configs lack.
     """
     source = ModelSource.resolve(source) if isinstance(source, str) else source
     model = source.load(lora, device, tokenizer, with_reference=True)

@@ -69,8 +69,12 @@ class Learner:
         """Goes over a rollout once for each order.
 
         Whether to leave a mini-batch out, to stop early or to give up is decided by numbers that
-        are equal on all ranks. They are read once a mini-batch, before its step. Orders are
-        permutations ``[b]`` of the rows, on the CPU; messages name the ``place`` in the run.
+        are equal on all ranks. They are read once a mini-batch, before its step.
+
+        Args:
+            experience: ``b`` responses.
+            orders: A permutation ``[b]`` of the rows for each epoch, on the CPU.
+            place: Where in the run, for messages.
         """
         meter = UpdateMeter(self.options.loss)
         ends = widths(experience.response_mask).cpu().int()
@@ -104,9 +108,13 @@ class Learner:
     def gradient(self, micro_batches: list[Experience]) -> MiniBatchMeans:
         """Accumulates a mini-batch's gradient over micro-batches and ranks, and clips it.
 
-        The loss is Σ weights·loss / Σ divisor, both sums over all micro-batches (each of one
-        forward pass) and ranks. Returns means over all ranks; the device is waited for once, to
-        read them.
+        The loss is Σ weights·loss / Σ divisor, both sums over all micro-batches and ranks.
+
+        Args:
+            micro_batches: The mini-batch's rows, in batches of one forward pass each.
+
+        Returns:
+            Means over all ranks. The device is waited for once, to read them.
         """
         masks = [rows.response_mask for rows in micro_batches]
         averages = [
