@@ -211,7 +211,10 @@ def test_the_whole_command_until_ctrl_c(folder: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr("webbrowser.open", browse)
+    # a shell has processes in the background ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     outcome = run("compare", "--ckpt_path=last", *FEW, "--port=0")
+    signal.signal(signal.SIGINT, before)
     assert outcome.code == 0, outcome.err
     assert [status for status, _ in heard] == [200, 200]
     assert "dumb dunce" in texts_of(json.loads(heard[1][1])["html"])[0]
