@@ -6,6 +6,7 @@ Functions import what takes long, as the process that only hands out the tests r
 import gc
 import os
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,9 +136,21 @@ def shared() -> Path:
     return Path(os.environ.get("DETOX_SHARED", beside))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of whole runs come first: at the end no process waits long for another."""
+    """Files of whole runs come first: at the end no process waits long for another.
+
+    Also marks the cases of a test beyond its ``quick`` ones as slow.
+    """
     items.sort(key=lambda item: len(item.path.parts))
+    marked = (item for item in items if item.get_closest_marker("quick"))
+    for _, group in groupby(marked, lambda item: item.nodeid.partition("[")[0]):
+        cases = list(group)
+        (count,) = cases[0].get_closest_marker("quick").args
+        quick = {len(cases) * number // count for number in range(count)}
+        for number, case in enumerate(cases):
+            if number not in quick:
+                case.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

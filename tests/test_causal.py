@@ -112,6 +112,7 @@ def test_padding_is_nothing_to_supervised_training(gpt2: str, lora: LoRA | None)
         torch.testing.assert_close(module._loss(more), module._loss(batch), atol=EXACT, rtol=0)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("lora", [None, LoRA(r=4)], ids=["whole", "LoRA"])
 def test_supervised_training(gpt2: str, tmp_path: Path, lora: LoRA | None) -> None:
     """It learns to answer, and nothing of what it is asked."""

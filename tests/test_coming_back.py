@@ -57,6 +57,7 @@ def runs(home: Path) -> Path:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("verb", [pytest.param("validate", marks=SLOW), "test", "predict"])
 def test_no_other_command_begins_a_run(verb: str, runs: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (runs / "version_0").iterdir()}
@@ -103,6 +104,7 @@ def test_beside_a_checkpoint_that_is_not_ours(
 MISSING = "there is no such file or folder; give a checkpoint, the folder of a run, or last"
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "given",
     [
@@ -145,6 +147,7 @@ def test_export_knows_it_too(runs: Path, tmp_path: Path) -> None:
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("place", "told"),
     [

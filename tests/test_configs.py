@@ -66,6 +66,7 @@ def test_says_what_it_is_for(path: Path) -> None:
     assert commands(path)
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_makes_all_it_names(path: Path) -> None:
     made = IdleCLI(["fit", *layers(path), *ANYWHERE])
@@ -81,6 +82,7 @@ def test_makes_all_it_names(path: Path) -> None:
     assert made.datamodule.loaders.batch_size == config["data"]["init_args"]["batch_size"]
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_its_commands_can_be_typed(path: Path) -> None:
     for program, *words in commands(path):
@@ -100,6 +102,7 @@ def logs(path: Path) -> str:
     return config["trainer"]["logger"]["init_args"]["save_dir"]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)
 def test_an_overlay_changes_what_it_says_and_no_more(path: Path) -> None:
     *beneath, _, _ = layers(path)

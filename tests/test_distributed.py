@@ -75,12 +75,10 @@ def outcome(run: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
 
 PLACES = {"workers": elastic, "nodes": two_nodes, "slurm": slurm}
 ONE_A_NODE = ("--trainer.devices=1", "--trainer.num_nodes=2")
-LAUNCHERS = [
-    "workers",  # as torchrun starts them
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "nodes", "slurm")),
-]
+LAUNCHERS = [*PLACES, "torchrun"]
 
 
+@pytest.mark.slow  # the others are about processes that Lightning starts
 @pytest.mark.usefixtures("ranks")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_whoever_starts_the_processes_the_run_is_the_same(folder: Path, launcher: str) -> None:

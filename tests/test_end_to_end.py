@@ -138,6 +138,7 @@ def test_prompts_from_a_file(folder: Path) -> None:
         assert (row["score"] < 0) == (row["toxicity"] > 0.5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ class Leaving(Reward):
         raise self.kind
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", EXITS)
 def test_a_reward_ends_no_training_as_done(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, kind: type[BaseException]

@@ -166,6 +166,7 @@ assert not any(name.startswith("detox_lightning") for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_supervised_then_ppo_then_others(
     tmp_path: Path, tiny_t5: str, tiny_classifier: str
 ) -> None:

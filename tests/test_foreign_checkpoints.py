@@ -135,6 +135,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("make", [BOUNDED, PLAIN], ids=["ours", "Lightning's"])
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_no_checkpoint_has_anything_else_removed(home: Path, forgery: str, make: Saving) -> None:

@@ -134,6 +134,7 @@ MEANT = {
 }
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("flag", MEANT)
 def test_an_option_is_found_by_its_last_part(flag: str) -> None:
     outcome = run("fit", "--config", DEMO, *flag.split("="))
@@ -194,6 +195,7 @@ def test_words_in_another_order(words: tuple[str, ...], said: str) -> None:
     assert (outcome.code, outcome.errors) == (2, [f"error: {said}"])
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 @pytest.mark.parametrize("flag", ["model.reward.label", "model.evaluation.toxic_label"])
 def test_a_wrong_label_is_known_before_data_are_read(

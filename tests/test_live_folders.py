@@ -34,6 +34,7 @@ FOLDERS = [
 ]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("folder", "words"), FOLDERS)
 def test_a_live_run_s_folder_is_no_other_s(
     folder: str, words: tuple[str, ...], recipe: str, tmp_path: Path

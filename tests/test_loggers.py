@@ -120,6 +120,7 @@ def test_a_run_with_csv_is_found_and_tested(
 # -- several
 
 
+@pytest.mark.slow
 def test_two_loggers_are_told_the_same(recipe: str, tmp_path: Path) -> None:
     board, table = tmp_path / "board", tmp_path / "table"
     loggers = [
@@ -274,6 +275,7 @@ CSV = "{class_path: CSVLogger, init_args: {save_dir: a, name: b}}"
 BOARD = "{class_path: TensorBoardLogger, init_args: {save_dir: c, name: d}}"
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("flags", "folder", "has_runs"),
     [
@@ -301,6 +303,7 @@ def test_where_last_is(
     assert (place.folder.resolve(), place.has_runs) == (Path(folder).resolve(), has_runs)
 
 
+@pytest.mark.slow
 def test_last_of_runs_in_one_folder_is_the_newest(recipe: str, tmp_path: Path) -> None:
     flags = ("--config", recipe, f"--checkpoint.dirpath={tmp_path}/kept")
     for seed in (1, 2):

@@ -43,6 +43,7 @@ def test_the_baseline_is_where_the_curve_begins(recipe: str, free: DetoxCLI) -> 
     assert curve(free, "val/toxicity")[0][1] == pytest.approx(float(before), abs=1e-6)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_the_best_checkpoint_is_kept(recipe: str, mode: str) -> None:
     cli = fit(recipe, "--checkpoint.monitor=val/toxicity", f"--checkpoint.mode={mode}")
@@ -55,6 +56,7 @@ def test_the_best_checkpoint_is_kept(recipe: str, mode: str) -> None:
     assert rollouts == 1 + values.index(best)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_near_the_reference(recipe: str, free: DetoxCLI) -> None:
     kl = [value for _, value in curve(free, "val/kl")[1:]]
     toxicity = [value for _, value in curve(free, "val/toxicity")[1:]]

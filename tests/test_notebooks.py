@@ -17,7 +17,6 @@ FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = "STEPS, BATCH_SIZE, TEST_DIALOGUES, SUPERVISED_STEPS = 2, 8, 4, 1"
 HUB = {"google/flan-t5-base", "facebook/roberta-hate-speech-dynabench-r4-target"}
 HUB |= {"knkarthick/dialogsum"}
-QUICK = "3-the-lightning-way"
 
 
 def load(path: Path) -> ModuleType:
@@ -41,10 +40,8 @@ def file(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-@pytest.mark.parametrize(
-    "name",
-    [f.stem if f.stem == QUICK else pytest.param(f.stem, marks=pytest.mark.slow) for f in FILES],
-)
+@pytest.mark.slow  # tests/compat and test_python.py do the same without a kernel
+@pytest.mark.parametrize("name", [f.stem for f in FILES])
 def test_a_notebook_runs(name: str, notebooks: ModuleType, tmp_path: Path) -> None:
     done = notebooks.run(ROOT / "notebooks" / f"{name}.ipynb", tmp_path, SMALL)
     stored = notebooks.read(ROOT / "notebooks" / f"{name}.ipynb")

@@ -139,6 +139,7 @@ def test_a_run_is_alive_until_it_ends(recipe: str, tmp_path: Path, at_second_rol
     assert not (folder / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_runs_that_choose_together_do_not_go_on_together(recipe: str, tmp_path: Path) -> None:
     """Another one has begun between this one's choice and its start."""
     assert run("fit", "--config", recipe, *CSV).code == 0

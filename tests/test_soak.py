@@ -128,6 +128,7 @@ def test_the_table_has_first_last_most_and_slopes(
     assert rows[12] == ["tokens", "a", "rollout", "850.0", "850.0", "1.000"]
 
 
+@pytest.mark.slow
 def test_a_training_process_is_read_between_rollouts(
     readings: ModuleType, tiny_t5: str, tiny_classifier: str, tmp_path: Path
 ) -> None:

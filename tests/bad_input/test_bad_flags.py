@@ -115,6 +115,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.quick(20)
 @pytest.mark.parametrize("flag", FLAGS)
 def test_flags_that_make_no_sense(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)

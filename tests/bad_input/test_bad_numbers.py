@@ -42,6 +42,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("flag", FLAGS)
 def test_wild_numbers(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_stage, "load_policy", None)

@@ -50,6 +50,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_places_that_can_t_be_written(case: Case, place: Place) -> None:
     check(case, place)

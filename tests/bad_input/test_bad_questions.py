@@ -75,6 +75,7 @@ def nothing_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_questions_that_can_t_be_answered(case: Case, place: Place) -> None:
     check(case, place)

@@ -50,6 +50,7 @@ def same(place: Place) -> Place:
 STAGES = {"ppo": same, "supervised": supervised, "classifier": classifier}
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("kind", STAGES)
 @pytest.mark.parametrize(
     ("flag", "message"),

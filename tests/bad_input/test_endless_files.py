@@ -100,6 +100,7 @@ def nested(text: str) -> str:
 ROUND = "a: &a\n  b: 1\n  c: *a\n"
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("text", "message"),
     [(LAUGHS, MANY), (ROUND, "a.c contains itself; write out the value that the alias stands for")],

@@ -33,6 +33,7 @@ CASES = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("file", CASES)
 def test_a_full_disk_is_a_line(file: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     really = io.open

@@ -26,6 +26,7 @@ def files(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("flag", PLACES)
 def test_a_zero_byte_is_in_no_name(flag: str, place: Place) -> None:
     message = f"{flag}='a\\x00b': it contains a zero byte; take it out"

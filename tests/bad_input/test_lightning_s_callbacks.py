@@ -68,6 +68,7 @@ def test_the_table_is_complete() -> None:
     assert all(reason.strip() for reason in {**REFUSED, **REFUSED_IN_PPO}.values())
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", NO)
 def test_what_can_t_do_what_it_says_is_refused(name: str, place: Place) -> None:
     options, begins, ends = NO[name]
@@ -79,6 +80,7 @@ def test_what_can_t_do_what_it_says_is_refused(name: str, place: Place) -> None:
     assert not list(place.folder.rglob("*.ckpt"))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("stage", ["ppo", "supervised"])
 def test_others_work_all_at_once(stage: str, place: Place) -> None:
     options = YES if stage == "ppo" else {**YES, "EarlyStopping": {"monitor": "val/loss"}}
@@ -106,6 +108,7 @@ MONITORS = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", MONITORS)
 @pytest.mark.parametrize("kind", ["EarlyStopping", "BoundedCheckpoint"])
 def test_a_figure_that_nothing_logs(kind: str, name: str, place: Place) -> None:

@@ -60,6 +60,7 @@ def prepared(stage: str, place: Place) -> str:
     return recipe
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("flag", CASES)
 def test_flags_that_lead_nowhere(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
@@ -77,6 +78,7 @@ def test_what_is_no_optimizer_is_not_called(called: str, place: Place) -> None:
     assert not Path("owned").exists()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_interval_longer_than_an_epoch_is_lowered(stage: str, place: Place) -> None:
     flags = ("--trainer.val_check_interval=50", "--trainer.limit_val_batches=1")
@@ -97,6 +99,7 @@ def test_where_nothing_is_validated_nothing_is_said(place: Place) -> None:
     assert "val_check_interval" not in outcome.err + " ".join(str(one.message) for one in caught)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "flags",
     [
@@ -111,6 +114,7 @@ def test_a_validation_that_never_comes_is_told(flags: tuple[str, ...], place: Pl
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("batches", ["true", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_trial_run_works_with_a_schedule(stage: str, batches: str, place: Place) -> None:
@@ -162,6 +166,7 @@ def test_a_log_that_can_t_be_written(verb: str, place: Place) -> None:
     check(Case("", (f"--trainer.logger.save_dir={file}",), message, verb=verb), place)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("batches", ["true", pytest.param("2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("verb", ["fit", "test", "predict", "validate"])
 def test_a_trial_leaves_nothing_behind(verb: str, batches: str, place: Place) -> None:
@@ -188,6 +193,7 @@ NOTHING = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("flag", NOTHING)
 def test_nothing_to_do_is_no_run(flag: str, place: Place) -> None:
     verb, done, said = NOTHING[flag]

@@ -54,6 +54,7 @@ def test_it_moves_by_a_share_towards_the_weights() -> None:
     assert list(average.other) == list(trainable(module)) == ["learns"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_both(recipe: str) -> None:
     whole = fit(recipe, "whole", "--trainer.max_epochs=2")
     fit(recipe, "parts", "--trainer.max_epochs=1")

@@ -160,6 +160,7 @@ def test_batches_made_by_workers(tmp_path: Path, words: str) -> None:
         assert run.fit(run.saved(name)[done]) == whole[done:], f"{name} {done}"
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("name", "first"), [("step", 3), ("validated", 5), ("epoch", 5)])
 def test_interrupted_twice(tmp_path: Path, words: str, name: str, first: int) -> None:
     run = Run(tmp_path, words)
@@ -171,6 +172,7 @@ def test_interrupted_twice(tmp_path: Path, words: str, name: str, first: int) ->
         assert again.fit(again.saved(later)[done]) == whole[done:], (later, done)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "options",
     [

@@ -185,6 +185,7 @@ def test_toxicity_where_there_was_none_is_infinitely_worse() -> None:
     assert entry["difference"]["low"] < 0 < entry["difference"]["high"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("prompts", [20, 50, 100])
 def test_an_improvement_excludes_zero_where_its_difference_does(prompts: int) -> None:
     seen = set()

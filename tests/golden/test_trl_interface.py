@@ -36,6 +36,7 @@ def recorded_model() -> Any:
     return model
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", SETS)
 def test_numbers(name: str, deviations: Deviations, monkeypatch: pytest.MonkeyPatch) -> None:
     golden, model = golden_set(name), recorded_model()

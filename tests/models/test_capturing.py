@@ -128,6 +128,7 @@ def check_equal(policy: Policy) -> Said:
     return got
 
 
+@pytest.mark.quick(2)
 def test_a_captured_step_says_what_the_plain_one_says_in_each_rollout(policy: Policy) -> None:
     """Whatever the adapter has learned, though all is where the step was captured to find it."""
     base = {name: x.clone() for name, x in policy.named_parameters() if "lora_" not in name}

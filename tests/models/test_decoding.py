@@ -91,6 +91,7 @@ def widened(ids: Tensor, value: int = 0) -> Tensor:
     return torch.nn.functional.pad(ids, (0, LIMIT - ids.shape[1]), value=value)
 
 
+@pytest.mark.quick(5)
 def test_the_likeliest_tokens_are_generate_s(policy: Policy, name: str) -> None:
     expected = theirs(policy, do_sample=False)
     for _ in range(2):  # while warming up, and played back
@@ -105,6 +106,7 @@ def test_the_likeliest_tokens_are_generate_s(policy: Policy, name: str) -> None:
     assert torch.equal(widened(plain, padding(policy)), expected)
 
 
+@pytest.mark.quick(5)
 def test_what_is_played_back_is_what_was_done_before_to_the_last_bit(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +149,7 @@ class Multinomial(TorchDraws):
         return tokens.eq(drawn).int().argmax(dim=1)
 
 
+@pytest.mark.quick(5)
 def test_samples_are_generate_s(policy: Policy) -> None:
     sampling = Sampling(min_new_tokens=LIMIT, max_new_tokens=LIMIT, temperature=0.7, top_k=9)
     torch.manual_seed(3)
@@ -157,6 +160,7 @@ def test_samples_are_generate_s(policy: Policy) -> None:
     assert torch.equal(said, expected)
 
 
+@pytest.mark.quick(5)
 def test_log_probabilities_on_the_way_are_those_of_the_whole(policy: Policy) -> None:
     noise = GumbelDraws(0, torch.arange(6), torch.ones(6, dtype=torch.long))
     ids = policy.generate(
@@ -304,6 +308,7 @@ SLOW = ("rsLoRA", "some tokens", "embeddings", "trained whole", "biases")
 KINDS = [pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in ADAPTERS]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("kind", [*KINDS, "bfloat16", "no adapter"])
 def test_with_any_adapter_policy_and_reference_say_what_generate_says(
     kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch

@@ -150,6 +150,7 @@ ALIKE = {"pissa, GPT-2", "olora", "orthogonal", "mica", "eva", "loha", "lokr", "
 READ = [pytest.param(case, marks=[pytest.mark.slow] * (case in ALIKE)) for case in CASES]
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("case", READ)
 def test_it_says_what_peft_says_before_and_after_training(
     case: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -73,6 +73,7 @@ def save(folder: Path, kind: str, options: dict[str, Any], side: str, appends_eo
     return str(folder)
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_batch_is_read_as_each_text_alone(name: str, tmp_path: Path) -> None:
     kind, options, most = KINDS[name]

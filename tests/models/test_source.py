@@ -57,6 +57,7 @@ def supervised(folder: Path, model: str, lora: LoRA | None) -> tuple[SupervisedM
     return module, str(folder / "it.ckpt")
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_supervised_checkpoint(tiny_t5: str, tmp_path: Path, shape: str) -> None:
     module, checkpoint = supervised(tmp_path, tiny_t5, SHAPES[shape])

@@ -31,6 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save_random(request.param, tmp_path_factory.mktemp(request.param))
 
 
+@pytest.mark.quick(4)
 def test_log_probabilities_are_those_of_the_model_s_own_loss(folder: str) -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     policy = load_policy(folder, LoRA(r=2), Sampling())
@@ -53,6 +54,7 @@ def test_log_probabilities_are_those_of_the_model_s_own_loss(folder: str) -> Non
     torch.testing.assert_close(output.values, hidden, atol=EXACT, rtol=EXACT)
 
 
+@pytest.mark.quick(5)
 def test_it_learns_and_is_saved_and_opened(
     any_folder: str, tiny_classifier: str, tmp_path: Path
 ) -> None:
@@ -83,6 +85,7 @@ def test_it_learns_and_is_saved_and_opened(
         assert not torch.allclose(base, again(*rows).logprobs, atol=1e-4)
 
 
+@pytest.mark.quick(3)
 def test_a_trained_head_survives_merging_or_is_refused(folder: str, tmp_path: Path) -> None:
     """Where a base ties its head to its embeddings, and the head was trained."""
     if "BERT2BERT" in folder:

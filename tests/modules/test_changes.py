@@ -118,6 +118,7 @@ def test_what_is_measured_is_told_in_tests(trained: tuple[str, str], tmp_path: P
     assert said == (f"{BEGINS}what is measured depends on them: model.sampling.top_k: 0 → 5")
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("flag", "alike"),
     [

@@ -53,6 +53,7 @@ def optimizer_steps(module: WatchedPPO) -> list[int]:
     return [len(step.gradients) for step in module.watched]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("score", [NAN, -INF])
 def test_a_rollout_whose_score_is_not_finite_is_left_out(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, score: float
@@ -263,6 +264,7 @@ class Wild(Liking):
 ADVANTAGES = {"GAE": GAE, "RLOO": lambda: RLOO(2), "GRPO": lambda: GRPO(2)}
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("score", [NAN, INF, 1e20, 1e38])
 @pytest.mark.parametrize("kind", ADVANTAGES)
 def test_rollouts_without_any_usable_score_end_nothing(

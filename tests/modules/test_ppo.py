@@ -271,6 +271,7 @@ def test_where_all_are_cut_no_step_is_taken(
     assert step.metrics["tokens/total"] == 24
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "loss",
     [GRPOLoss(), DrGRPOLoss(kl_coef=0.1), GSPOLoss(0.2, 0.3), CISPOLoss(ent_coef=0.01)],
@@ -343,6 +344,7 @@ def test_same_seed_same_weights(start: str, tiny_classifier: str, tmp_path: Path
 # -- options
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("low", [2, 7])
 def test_each_rollout_draws_its_length_limit(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, low: int

@@ -154,6 +154,7 @@ def _same_as(module: SupervisedModule, opened: Any, folder: Path) -> None:
     assert tokenizer.batch_decode(ids, skip_special_tokens=True) == module.summarize(batch)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("lora", [None, SMALL])
 def test_resumed_is_uninterrupted(tiny_t5: str, tmp_path: Path, lora: LoRA | None) -> None:
     """Dropout, warm-up, decay and all, to the bit."""

@@ -108,6 +108,7 @@ def test_an_empty_answer_is_seen() -> None:
     assert shown(page, "Largest gains")[0] == "(empty)"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("place", ["prompt", "reference", "before", "after", "about", "title"])
 def test_texts_are_no_markup(place: str) -> None:
     comparison, summary = small_comparison(), make_summary()
