@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,7 @@ def build(
     prompts: int,
     lengths: tuple[int, int] = PROMPT_TOKENS,
     positions: int = POSITIONS,
+    make_policy: Callable[[Path, Shape, int], None] | None = None,
 ) -> None:
     """Writes ``policy/``, ``classifier/`` and ``prompts.jsonl``.
 
@@ -67,13 +69,14 @@ def build(
         prompts: Number of prompts.
         lengths: Fewest and most tokens of a prompt, including EOS.
         positions: Longest text of the models, in tokens.
+        make_policy: Writes another policy than a T5 into a folder, as :func:`build_policy` does.
     """
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    build_policy(folder / "policy", shape, positions)
+    (make_policy or build_policy)(folder / "policy", shape, positions)
     build_classifier(folder / "classifier", shape, positions)
     draw = random.Random(0)
     with (folder / "prompts.jsonl").open("w") as file:
