@@ -18,13 +18,15 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 NAMES = ("machine", "step", "rollout", "equality", "update", "resume", "peer")
+UNCAPTURED = "can't be captured"  # part of the package's warning
 FAILED = "failed:"  # begins a remark
 
 
@@ -34,14 +36,12 @@ def quiet(log: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        for number in (1, 2):  # for children, and for who has kept the old streams
+            os.dup2(file.fileno(), number)
         try:
             yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
             for number, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, number)
                 os.close(copy)
@@ -59,8 +59,11 @@ def outcome(work: Callable[[], Any], deadline: Any, log: Path) -> dict[str, Any]
     from gpu.report import REMARK
 
     try:
-        with quiet(log):
-            return deadline.call(work)
+        with quiet(log), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            row = deadline.call(work)
+        slow = [str(warning.message) for warning in told if UNCAPTURED in str(warning.message)]
+        return {**row, REMARK: slow[0] if slow else ""}
     except TimeUp:
         return {REMARK: "no time left"}
     except (Exception, SystemExit) as error:  # whatever it is, the other rows are measured
@@ -85,9 +88,9 @@ def measure(bench: Any, names: list[str], deadline: Any, report: Any) -> int:
     for name in names:
         section = SECTIONS[name]
         for case in section.cases(bench):
-            row = case.labels | dict(outcome(case.work, deadline, bench.folder / "log"))
-            report.add(name, section.table, {REMARK: "", **row})
-            failed += row.get(REMARK, "").startswith(FAILED)
+            row = outcome(case.work, deadline, bench.folder / "log")
+            report.add(name, section.table, {**case.labels, **row})
+            failed += row[REMARK].startswith(FAILED)
     return failed
 
 

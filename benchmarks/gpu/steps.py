@@ -1,6 +1,5 @@
 """Decode steps: how long they take, and whether captured ones give the same tokens."""
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.policy import Policy
 from gpu.bench import Bench, computing
-from gpu.report import REMARK, Row, Table
+from gpu.report import Row, Table
 from gpu.shapes import Model
 
 MACHINE = Table(
@@ -53,7 +52,6 @@ EQUALITY = Table(
         "base": "base as before, to the bit",
     },
 )
-FAILED = "can't be captured"  # part of the package's warning
 
 
 def machine(bench: Bench) -> Row:
@@ -101,8 +99,7 @@ def step(bench: Bench, model: Model, precision: str, rows: int) -> Row:
     def drawing(tokens: int) -> Any:
         return policy.generate(prompts, policy.sampling.choose(policy.eos_token_ids), tokens)
 
-    with computing(bench.device, precision), warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
+    with computing(bench.device, precision):
         prompts = policy.encode_prompts(ids, mask)
         row: dict[str, Any] = {"stock": milliseconds(stock, scale.few)}
         policy.static_steps = StaticSteps(capturing=False)
@@ -118,8 +115,7 @@ def step(bench: Bench, model: Model, precision: str, rows: int) -> Row:
         row["drawn"] = milliseconds(drawing, scale.tokens)
     row["read"] = 1e3 * read / bench.bandwidth
     row["times"] = row["captured"] / row["read"]
-    faults = [str(warning.message) for warning in told if FAILED in str(warning.message)]
-    return {**row, "bytes": read, REMARK: faults[0] if faults else ""}
+    return {**row, "bytes": read}
 
 
 def fixed(logits: Tensor, rows: Tensor, step: int) -> Tensor:
