@@ -64,9 +64,9 @@ def outcome(work: Callable[[], Any], deadline: Any, log: Path) -> dict[str, Any]
             row = deadline.call(work)
         slow = [str(warning.message) for warning in told if UNCAPTURED in str(warning.message)]
         return {**row, REMARK: slow[0] if slow else ""}
-    except TimeUp:
-        return {REMARK: "no time left"}
-    except (Exception, SystemExit) as error:  # whatever it is, the other rows are measured
+    except (TimeUp, Exception, SystemExit) as error:  # the other rows are measured
+        if deadline.left <= 0:  # some code words any exception anew, TimeUp too
+            return {REMARK: "no time left"}
         traceback.print_exc()
         reason = " ".join(str(error).split()) or "without a reason"
         return {REMARK: f"{FAILED} {type(error).__name__}: {reason[:200]}"}

@@ -220,6 +220,22 @@ def test_a_row_that_takes_too_long_is_ended(
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
+def test_an_error_about_the_missing_time_is_no_failure(
+    parts: SimpleNamespace, tmp_path: Path
+) -> None:
+    """A reward's errors are worded anew, whatever they are."""
+
+    def work() -> None:
+        try:
+            while True:
+                pass
+        except parts.deadline.TimeUp as error:
+            raise ValueError("the reward failed with TimeUp") from error
+
+    row = parts.command.outcome(work, parts.deadline.Deadline(0.05), tmp_path / "log")
+    assert row == {"remark": "no time left"}
+
+
 def uncapturable() -> dict[str, Any]:
     warnings.warn("the decode step can't be captured and stays slow: why", stacklevel=1)
     return {"x": 1}
@@ -326,6 +342,7 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the command changes in its process is as before afterwards."""
     for name in ("TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE"):
         monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Lightning sets it
     monkeypatch.setattr(sys, "path", [*sys.path])
     threads, kernels = torch.get_num_threads(), torch.backends.cuda.cudnn_sdp_enabled()
     yield
