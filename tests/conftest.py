@@ -182,6 +182,17 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return datasets.config.HF_DATASETS_CACHE
 
 
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As ``trainer.deterministic`` sets it, which Lightning leaves behind."""
+    import torch
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(autouse=True)
 def no_place_left() -> Iterator[None]:
     """Lightning notes a process's place in the environment: later processes would inherit it."""

@@ -60,6 +60,18 @@ class _Float64(TorchFunctionMode):
         return function(*args, **{name: _wider(x) for name, x in (kwargs or {}).items()})
 
 
+class NoFloatingSums(TorchFunctionMode):
+    """Refuses what some versions of torch refuse on a GPU with ``trainer.deterministic``."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in ("cumsum", "cumsum_", "histc", "put_") and args[0].is_floating_point():
+            raise RuntimeError(f"{name} does not have a deterministic implementation")
+        return function(*args, **(kwargs or {}))
+
+
 def _wider(x: Any) -> Any:
     return torch.float64 if x is torch.float32 else x
 

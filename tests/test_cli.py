@@ -181,23 +181,28 @@ def test_no_seed_is_lightning_s_to_choose(given: str, seed: int) -> None:
 
 
 class ProcessCLI(IdleCLI):
-    """Notes what a run sees of its process: threads, and the seed of children."""
+    """Notes what a run sees of its process: threads, precision, and the seed of children."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing else."""
-        self.seen = torch.get_num_threads(), os.environ["PL_GLOBAL_SEED"]
+        self.seen = seen_of_process()
 
 
-def test_threads_and_seeds_are_a_run_s_own() -> None:
+def seen_of_process() -> tuple[int, str, str]:
+    precision = torch.get_float32_matmul_precision()
+    return torch.get_num_threads(), precision, os.environ["PL_GLOBAL_SEED"]
+
+
+def test_threads_precision_and_seeds_are_a_run_s_own() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         for flags, seen in [
-            (("--threads=3", "--seed_everything=7"), (3, "7")),
-            (("--threads=null",), (2, "42")),
+            (("--threads=3", "--seed_everything=7"), (3, "highest", "7")),
+            (("--threads=null", "--matmul_precision=high"), (2, "high", "42")),
         ]:
             assert ProcessCLI(["fit", "--config", DEMO, *flags]).seen == seen
-            assert (torch.get_num_threads(), os.environ["PL_GLOBAL_SEED"]) == (2, "0")
+            assert seen_of_process() == (2, "highest", "0")
     finally:
         torch.set_num_threads(before)
 

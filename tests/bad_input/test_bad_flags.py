@@ -91,14 +91,19 @@ FLAGS = {
     "give a number, such as 1",
     "--trainer.devices=-1": "trainer.devices=-1: on a CPU this is how many processes train; give "
     "a number, such as 1",
-    "--trainer.accelerator=tpu": "trainer.accelerator=tpu: this package trains on CPUs, CUDA's "
-    "GPUs and Apple's; give one of auto, cpu, gpu, cuda, mps",
+    **{
+        f"--trainer.accelerator={kind}": f"trainer.accelerator={kind}: this package runs on CPUs "
+        "and on CUDA's GPUs (Apple's have no float64, in which tokens are drawn); give one of "
+        "auto, cpu, gpu, cuda"
+        for kind in ("tpu", "mps")
+    },
     "--trainer.precision=16-mixed": f"trainer.precision=16-mixed: {HALF}",
     "--trainer.strategy=deepspeed": "trainer.strategy=deepspeed: DeepSpeed keeps gradients to itself, but "
     "PPO must clip them and may skip a step; with an adapter ZeRO-2 has little "
     "to split, and FSDP2 splits what ZeRO-3 would split. Give sharded "
     "(configs/overlays/fsdp.yaml) or ddp",
     "--seed_everything=-1": "--seed_everything=-1: must be from 0 to 4294967295, or true",
+    "--matmul_precision=fast": "--matmul_precision=fast: must be one of highest, high, medium",
     "--threads=0": "--threads=0: must be a whole number above 0, or null",
     "--checkpoint.save_last=null": "checkpoint.save_last=null: a run that is stopped is saved in last.ckpt, "
     "a file of its own; leave it true",

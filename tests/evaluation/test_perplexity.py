@@ -123,6 +123,14 @@ def test_in_the_order_of_the_texts(
     assert not nats.requires_grad
 
 
+def test_likelihoods_are_float32_whatever_the_policy_is_computed_in(folder: str) -> None:
+    expected, _ = load(folder)(TEXTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        perplexity = load(folder)
+        assert torch.equal(perplexity(TEXTS)[0], expected)
+        assert perplexity.model(torch.tensor([[BOS, 5]])).logits.dtype == torch.bfloat16
+
+
 def test_a_text_is_worth_the_same_in_any_company(folder: str) -> None:
     perplexity = load(folder)
     alone = torch.cat([perplexity([text])[0] for text in TEXTS])

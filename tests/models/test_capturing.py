@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from architectures import save_random
 from detox_lightning.models.decoding import cuda_graph, loop
-from detox_lightning.models.decoding.cuda_graph import waits_refused
+from detox_lightning.models.decoding.cuda_graph import capture, waits_refused
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.loop import Decoded, DropPolicy, decode
@@ -233,3 +235,34 @@ def test_waits_are_refused_in_the_trial_run_alone(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RuntimeError, match="it waits"):
         trial()
     assert modes == [0, "error", 0]
+
+
+def test_a_trial_that_fails_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels still use the inputs, which the next step changes."""
+    waits: list[tuple[str, str]] = []
+
+    class Stream:
+        def __init__(self, name: str = "side"):
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            waits.append((self.name, other.name))
+
+    fakes = {
+        "Stream": Stream,
+        "current_stream": lambda: Stream("current"),
+        "stream": nullcontext,
+        "device": nullcontext,
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": lambda mode: None,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("it waits")
+
+    on_a_gpu: Any = SimpleNamespace(is_cuda=True, device="cuda")
+    with pytest.raises(RuntimeError, match="it waits"):
+        capture(fails, [on_a_gpu])
+    assert waits == [("side", "current"), ("current", "side")]

@@ -48,6 +48,16 @@ def test_in_the_order_of_the_texts(
     assert not logits.requires_grad
 
 
+def test_scores_are_float32_whatever_the_policy_is_computed_in(tiny_classifier: str) -> None:
+    """To the last bit, in training and in measurements with ``bf16-mixed``."""
+    expected = load(tiny_classifier)(TEXTS)
+    classifier = load(tiny_classifier)
+    ids = classifier.tokenizer(TEXTS[2], return_tensors="pt").input_ids
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(classifier(TEXTS), expected)
+        assert classifier.model(ids).logits.dtype == torch.bfloat16
+
+
 def test_long_texts_are_cut(tiny_classifier: str) -> None:
     classifier = load(tiny_classifier)
     widths = []

@@ -1,13 +1,18 @@
 """Tokens drawn with one random number each, and their log-probabilities."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from detox_lightning.models.decoding import draws
-from detox_lightning.models.decoding.draws import TorchDraws, inverse_cdf
+from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws, inverse_cdf
 from detox_lightning.models.decoding.sampling import Sampling
+from numerics import NoFloatingSums
 
 MANY = 200_000
+PLACES = torch.arange(500)
 
 
 @pytest.fixture(params=["at once", "by blocks"])
@@ -61,3 +66,38 @@ def test_log_probabilities_are_noted_where_a_row_was_asked() -> None:
         expected[rows] = scores.log_softmax(dim=-1)[rows, tokens]
         torch.testing.assert_close(draws.logprobs[step], expected, atol=1e-6, rtol=0)
         assert (draws.logprobs[step] != 0).tolist() == [row in rows for row in range(4)]
+
+
+@pytest.mark.usefixtures("ways")
+@pytest.mark.parametrize("top_k", [0, 30])
+@pytest.mark.parametrize("top_p", [0.8, 1.0])
+@pytest.mark.parametrize("draw", [TorchDraws, lambda: GumbelDraws(3, PLACES, PLACES % 3)])
+def test_a_deterministic_gpu_sums_no_floating_point_numbers(
+    top_k: int, top_p: float, draw: Any, deterministic: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And draws what is drawn here, whatever the sampling."""
+    logits = torch.randn(len(PLACES), 700, generator=torch.Generator().manual_seed(0)).mul(3)
+    sampling = Sampling(temperature=0.8, min_new_tokens=2, top_k=top_k, top_p=top_p)
+
+    def drawn() -> Tensor:
+        torch.manual_seed(1)
+        return sampling.choose([1], draw())(logits, PLACES, 0)
+
+    expected = drawn()
+    assert len(expected.unique()) > 100
+    monkeypatch.setattr(draws, "SUMS_IN_ORDER", set())
+    with NoFloatingSums():
+        assert torch.equal(drawn(), expected)
+        with pytest.raises(RuntimeError, match="cumsum does not have"):
+            logits.cumsum(dim=1)
+
+
+def test_running_sums_in_whole_units_are_exact(
+    deterministic: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draws, "SUMS_IN_ORDER", set())
+    p = torch.tensor([[0.5, 0.0, 2.0**-30, 2.0**-52, 2.0**-53, 0.25]])
+    counted = [0.5, 0.5, 0.5 + 2.0**-30, *[0.5 + 2.0**-30 + 2.0**-52] * 2]
+    expected = torch.tensor([[*counted, counted[-1] + 0.25]], dtype=torch.float64)
+    assert torch.equal(draws.running_sums(p, torch.float64), expected)
+    assert draws.running_sums(p, torch.float32).dtype == torch.float32

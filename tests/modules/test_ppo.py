@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from detox_lightning.algorithm.experience import ScoreShaping
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
+from detox_lightning.cli.process import float32_products
 from detox_lightning.errors import InputError
+from detox_lightning.models.decoding import draws
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
@@ -23,7 +26,7 @@ from detox_lightning.models.policy import load_policy
 from detox_lightning.models.saving import save_model
 from detox_lightning.rewards import ClassifierReward, LengthReward, WeightedReward
 from detox_lightning.stages.optimization import Schedule
-from numerics import FLOAT32, float32
+from numerics import FLOAT32, NoFloatingSums, float32
 from ppo_toys import EOS, ByPlace, Liking, WatchedPPO, close, equal, fit, listen, make_module
 
 # From nothing but an EOS to one that is cut off, in no order.
@@ -83,26 +86,57 @@ class TrainMode(Callback):
         module.train()
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize(
+    ("precision", "dtype", "products"),
+    [
+        ("bf16-mixed", "float32", "highest"),
+        ("32-true", "bfloat16", "highest"),
+        ("32-true", "float32", "medium"),  # some CPUs multiply in bfloat16 then
+    ],
+)
 def test_in_half_precision_the_first_ratio_is_1_and_the_first_kl_0(
     tiny_t5: str,
     tiny_classifier: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     precision: str,
+    dtype: Any,
+    products: str,
 ) -> None:
     """To the last bit: all forward passes are of one size, whatever rounding does."""
     rollouts = listen(monkeypatch, "measure")
-    weights = Weights(dtype="bfloat16" if precision == "32-true" else "float32")
+    weights = Weights(dtype=dtype)
     module = make_module(tiny_t5, tiny_classifier, 0.0, micro_batch_size=2, weights=weights)
     module.given = RAGGED
-    fit(tmp_path, module, rollouts=1, precision=precision)
+    with float32_products(products):
+        fit(tmp_path, module, rollouts=1, precision=precision)
     (rollout,) = rollouts
     assert rollout.kl[rollout.response_mask].abs().max() == 0
     step = module.watched[0]
     for rows, now in zip(torch.cat(step.orders).split(2), step.forwards, strict=True):
         real = rollout.response_mask[rows]
         assert torch.equal(now.logprobs[real], rollout.old_logprobs[rows][real])
+
+
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_a_deterministic_run_does_without_what_a_gpu_would_refuse(
+    tiny_t5: str,
+    tiny_classifier: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deterministic: None,
+    top_p: float,
+) -> None:
+    """And becomes what it becomes on a CPU, in a rollout and its update."""
+    weights = []
+    for devices in (draws.SUMS_IN_ORDER, set()):
+        monkeypatch.setattr(draws, "SUMS_IN_ORDER", devices)
+        sampling = Sampling(max_new_tokens=8, top_p=top_p)
+        module = make_module(tiny_t5, tiny_classifier, sampling=sampling)
+        with NoFloatingSums() if not devices else nullcontext():
+            fit(tmp_path, module, rollouts=1, deterministic=True)
+        weights.append(dict(module.policy.named_parameters()))
+    assert equal(*weights)
 
 
 def test_the_first_mini_batch_of_every_rollout_has_ratio_1(

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.stages.optimization import Schedule
+from detox_lightning.stages.run_checks import suggest_bfloat16
 from detox_lightning.stages.supervised import SupervisedModule
 from numerics import EXACT, FLOAT32, in_float64
 from toys import PAIRS, collate_pairs, make_trainer, pairs_loader
@@ -260,6 +262,37 @@ def test_bf16_trains(tiny_t5: str, tmp_path: Path) -> None:
     trainer = fit(tmp_path, module, 1, precision="bf16-mixed")
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert {p.dtype for p in module.parameters() if p.requires_grad} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "dtype", "lora", "is_told"),
+    [
+        ("cuda", "bf16-mixed", "float32", LoRA(r=4), True),
+        ("cuda", "bf16-mixed", "bfloat16", LoRA(r=4), False),
+        ("cuda", "bf16-mixed", "float32", None, False),  # there is no frozen base
+        ("cuda", "32-true", "float32", LoRA(r=4), False),
+        ("cpu", "bf16-mixed", "float32", LoRA(r=4), False),  # where float32 is quicker anyway
+    ],
+)
+def test_where_a_bfloat16_base_would_do_it_is_suggested(
+    device: str,
+    precision: str,
+    dtype: Any,
+    lora: LoRA | None,
+    is_told: bool,
+    tiny_t5: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module = SupervisedModule(tiny_t5, lora=lora, weights=Weights(dtype=dtype))
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    module.trainer = SimpleNamespace(precision=precision, strategy=strategy)  # type: ignore[assignment]
+    with caplog.at_level("INFO"):
+        suggest_bfloat16(module)
+    told = (
+        "trainer.precision=bf16-mixed rounds the frozen float32 base at each use: add --config "
+        "configs/overlays/bf16.yaml, which holds it in bfloat16 and half the memory"
+    )
+    assert caplog.messages == [told] * is_told
 
 
 def test_a_plugin_s_precision_is_refused_too(tmp_path: Path) -> None:

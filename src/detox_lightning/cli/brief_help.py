@@ -57,7 +57,7 @@ REST = {
 # in place of Lightning's words
 WORDS = {
     "model.optimizer.lr": "Learning rate",
-    "trainer.accelerator": "cpu, gpu, mps or auto",
+    "trainer.accelerator": "cpu, gpu or auto: a CUDA GPU if there is one",
     "trainer.limit_train_batches": "Batches of an epoch: a number, or a share below 1.0",
     "trainer.val_check_interval": "Batches between validations, or a share below 1.0",
     "trainer.logger": "TensorBoardLogger, CSVLogger, WandbLogger, …; false: none",

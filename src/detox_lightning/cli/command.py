@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -19,7 +19,7 @@ from detox_lightning.cli.brief_help import ASKING, brief_help, reword
 from detox_lightning.cli.config_files import check_configs, guard_readers
 from detox_lightning.cli.flag_checks import check_flags
 from detox_lightning.cli.parser import Instantiator, Parser
-from detox_lightning.cli.process import few_tries, isolated, quieten_transformers
+from detox_lightning.cli.process import few_tries, float32_products, isolated, quieten_transformers
 from detox_lightning.cli.run_config import with_run_config
 from detox_lightning.cli.trainer import (
     CALLBACKS,
@@ -35,7 +35,7 @@ from detox_lightning.errors import InputError
 from detox_lightning.models.precision import check_precision
 from detox_lightning.runs.atomic_save import LAST
 from detox_lightning.runs.provenance import CommandLine
-from detox_lightning.stages.devices import check_devices
+from detox_lightning.stages.devices import check_devices, choose_accelerator
 from detox_lightning.stages.strategy import check_strategy
 
 _LOGGER = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": LOGGER}
@@ -92,7 +92,7 @@ class DetoxCLI(LightningCLI):
                 args=[ASKING.get(word, word) if word == words[-1] else word for word in words[1:]],
                 run=False,
             )
-            with few_tries():
+            with few_tries(), float32_products(self.config.matmul_precision):
                 self._run_subcommand(self.verb)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -105,13 +105,22 @@ class DetoxCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds two flags, a section for each callback that has options, and the command's own."""
+        """Adds three flags, a section for each callback that has options, and the command's own."""
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,
             default=None,
             help="CPU threads of one operation; null: one per core. Use 1 for tiny models: with "
             "more threads, any other load on the machine makes them many times slower.",
+        )
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="How exactly float32 matrices are multiplied. highest: in float32; high: on "
+            "recent GPUs in TF32, which keeps 11 significant bits of a number; medium: as torch "
+            "says (torch.set_float32_matmul_precision). With high and medium, "
+            "log-probabilities are computed once more after sampling, as they are in bfloat16.",
         )
         parser.add_argument(
             "--debug",
@@ -158,6 +167,7 @@ class DetoxCLI(LightningCLI):
         )
         if not is_chosen:
             options["enable_progress_bar"] = sys.stdout.isatty()
+        options["accelerator"] = choose_accelerator(self.config_init.trainer.accelerator)
         try:
             trainer = super().instantiate_trainer(**options)
         except InputError:

@@ -17,6 +17,7 @@ from detox_lightning.models.model_files import warn_once
 HIDDEN_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training.*",
     ".*does not have many workers.*",
+    "GPU available but not used.*",  # the CPU was asked for, or the GPU is Apple's
     "Total length of `list` across ranks is zero.*",  # a run without validation
     ".*ended before the epoch ended and your dataloader is not resumable.*",
     ".*args parameter is intended to run from within Python.*",
@@ -35,6 +36,7 @@ HIDDEN_LOG_LINES = (
     "Tip: For seamless cloud",
     "Detected KeyboardInterrupt",
     "GPU available: False",
+    "You are using a CUDA device",  # that is --matmul_precision
     "TPU available: False",
     "HPU available: False",
     "Loading `train_dataloader` to estimate",
@@ -84,6 +86,17 @@ def isolated() -> Iterator[None]:
             os.environ.update(seeds)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Multiplies float32 matrices with torch's ``precision`` of that name in a block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

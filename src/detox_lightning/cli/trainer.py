@@ -35,6 +35,7 @@ from detox_lightning.runs.peer_failure import PeerFailureCallback
 from detox_lightning.runs.provenance import CommandLine, OriginCallback
 from detox_lightning.runs.resume_callback import ResumeCallback, fit_folders
 from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
+from detox_lightning.stages.devices import choose_accelerator
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
 
 LOGGER: dict[str, Any] = {"save_dir": "runs", "name": "default", "default_hp_metric": False}
@@ -149,6 +150,7 @@ class Trainer(DetoxTrainer):
             kinds.remove(BoundedCheckpoint)
         missing = [kind() for kind in kinds if not any(isinstance(x, kind) for x in given)]
         options = {"enable_progress_bar": sys.stdout.isatty(), **DEFAULTS, **options}
+        options["accelerator"] = choose_accelerator(options.get("accelerator", "auto"))
         quieten_transformers()
         with isolated():
             logger = TensorBoardLogger(**LOGGER) if logger is True else logger

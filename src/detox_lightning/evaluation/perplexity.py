@@ -64,7 +64,7 @@ class Perplexity(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: list[str], prompts: list[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Reads ``n`` texts, each distinct one once, after their prompts.
+        """Reads ``n`` texts, each distinct one once, after their prompts, in float32.
 
         Only a text's own tokens count: the first is predicted from the prompt (without a prompt
         from BOS, or from EOS where the tokenizer has no BOS), and no EOS is expected after the
@@ -119,11 +119,12 @@ class Perplexity(nn.Module):
         lengths = torch.tensor([len(ids) for ids in encoded], device=device)
         mask = mask_from_lengths(lengths, tokens.shape[1])
         first = torch.full_like(tokens[:, :1], self.start_token)
-        output = self.model(
-            input_ids=torch.cat([first, tokens[:, :-1]], dim=1),
-            attention_mask=mask.long(),
-            use_cache=False,
-        )
+        with torch.autocast(device.type, enabled=False):  # it belongs to the policy
+            output = self.model(
+                input_ids=torch.cat([first, tokens[:, :-1]], dim=1),
+                attention_mask=mask.long(),
+                use_cache=False,
+            )
         logprobs = token_logprobs(output.logits.float(), tokens)
         judged = mask & ~mask_from_lengths(skipped, tokens.shape[1])
         return -torch.where(judged, logprobs, 0).sum(dim=1)

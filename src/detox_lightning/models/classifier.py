@@ -161,7 +161,7 @@ class TextClassifier(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: list[str], prompts: list[str] | None = None) -> Tensor:
-        """Classifies texts, each distinct one once; a repeated call reads nothing again.
+        """Classifies texts in float32, each distinct one once; a repeated call reads none again.
 
         White space at both ends is left out: a response that continues its prompt begins with a
         blank, and a text that stands alone doesn't. Texts that are too long are cut, with a
@@ -195,7 +195,8 @@ class TextClassifier(nn.Module):
         logits = torch.empty(shape, device=device, dtype=torch.float32)
         budget = 0 if self.mixes_padding else padding_budget(self.model)
         for rows in group_by_length([len(ids) for ids in encoded], budget, self.batch_size):
-            batch = classify_rows(self.model, [encoded[row] for row in rows])
+            with torch.autocast(device.type, enabled=False):  # it belongs to the policy
+                batch = classify_rows(self.model, [encoded[row] for row in rows])
             logits[torch.tensor(rows, device=device)] = batch
         return logits
 

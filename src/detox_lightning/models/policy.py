@@ -21,6 +21,7 @@ from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.decoding.stopping import StopStrings
 from detox_lightning.models.families.base import Family, HeadFunction, base_model
 from detox_lightning.models.lora import LoRA
+from detox_lightning.models.precision import rounds_products
 from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
 from detox_lightning.models.source import ModelSource
 from detox_lightning.models.special_tokens import decoder_start, end_tokens, without_end_marks
@@ -145,6 +146,7 @@ class Policy(ReferencedModel):
             self.base.dtype in (torch.float32, torch.float64)
             and getattr(self.base, "hf_quantizer", None) is None
             and not torch.is_autocast_enabled(self.base.device.type)
+            and not rounds_products(self.base.device)
         )
 
     @property

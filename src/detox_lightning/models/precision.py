@@ -52,6 +52,15 @@ def check_precision(precision: object, flag: str = "trainer.precision") -> None:
         )
 
 
+def rounds_products(device: torch.device) -> bool:
+    """Whether float32 matrices may be multiplied in fewer digits on a device.
+
+    ``torch.set_float32_matmul_precision`` and the flags of torch's backends decide that.
+    """
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    return backend.matmul.fp32_precision not in ("none", "ieee")
+
+
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Returns the names of the tensors that hold a NaN or an infinite number.
 

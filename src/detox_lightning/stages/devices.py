@@ -5,10 +5,11 @@ import re
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.errors import InputError
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 MAX_CPU_PROCESSES = 8  # also on a machine with fewer cores, to try out distributed training
 
 
@@ -19,13 +20,9 @@ def check_devices(trainer: Any) -> None:
         InputError: If this machine lacks them, or if they have no meaning.
     """
     kind, devices = trainer.accelerator, trainer.devices
-    if isinstance(kind, str) and kind not in ACCELERATORS:
-        raise InputError(
-            f"trainer.accelerator={kind}: this package trains on CPUs, CUDA's GPUs and Apple's; "
-            f"give one of {', '.join(ACCELERATORS)}"
-        )
-    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind in ("gpu", *is_there) and not is_there.get(kind, any(is_there.values())):
+    check_accelerator(kind)
+    has_gpu = torch.cuda.is_available()
+    if kind in ("gpu", "cuda") and not has_gpu:
         raise InputError(
             f"trainer.accelerator={kind}: torch sees no such device here; give cpu or auto, or "
             "check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
@@ -36,10 +33,37 @@ def check_devices(trainer: Any) -> None:
         raise InputError(f"trainer.devices={devices}: give at least 1, -1 for all, or auto")
     if devices == "auto":
         return
-    if kind == "cpu" or not any(is_there.values()):
+    if kind == "cpu" or not has_gpu:
         _check_processes(devices, os.cpu_count() or 1)
-    elif kind != "mps" and is_there["cuda"]:
+    else:
         check_gpus(devices, torch.cuda.device_count())
+
+
+def check_accelerator(kind: Any) -> None:
+    """Refuses a value of ``trainer.accelerator`` that nothing here was written for.
+
+    Raises:
+        InputError: If it is the name of such an accelerator.
+    """
+    if isinstance(kind, str) and kind not in ACCELERATORS:
+        raise InputError(
+            f"trainer.accelerator={kind}: this package runs on CPUs and on CUDA's GPUs (Apple's "
+            "have no float64, in which tokens are drawn); give one of " + ", ".join(ACCELERATORS)
+        )
+
+
+def choose_accelerator(kind: Any) -> Any:
+    """Returns the accelerator that Lightning gets for a value of ``trainer.accelerator``.
+
+    Lightning would take an Apple GPU for ``auto`` and ``gpu``. Here ``auto`` is a CUDA GPU or else
+    the CPU.
+    """
+    check_accelerator(kind)
+    if kind == "auto" and not torch.cuda.is_available():
+        if torch.backends.mps.is_available():
+            rank_zero_info("This run uses the CPU: the package can't use Apple's GPU")
+        return "cpu"
+    return "cuda" if kind in ("auto", "gpu") else kind
 
 
 def _check_processes(devices: int | str | list[int], cores: int) -> None:

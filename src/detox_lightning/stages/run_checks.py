@@ -5,12 +5,13 @@ from collections.abc import Collection
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from detox_lightning.errors import InputError, nearest
 from detox_lightning.models.precision import check_precision
 from detox_lightning.protocols import callbacks_of, data_of
 from detox_lightning.runs.checkpoint_reading import blame_checkpoint, open_checkpoint
+from detox_lightning.stages.devices import check_accelerator
 from detox_lightning.stages.flag_changes import refuse_trained_rows
 from detox_lightning.stages.optimization import try_out
 
@@ -66,11 +67,13 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
         figures: Names of the figures that its validation logs, without ``val/``.
 
     Raises:
-        InputError: If the precision loses steps, nothing would be done, rows to measure may have
-            been trained on, or a callback or the optimizer can't work.
+        InputError: If the precision loses steps, the device is an Apple GPU, nothing would be done,
+            rows to measure may have been trained on, or a callback or the optimizer can't work.
     """
     trainer = module.trainer
     check_precision(trainer.precision)
+    if trainer.strategy.root_device.type == "mps":  # another program's trainer chose it
+        check_accelerator("mps")
     refuse_nothing(trainer, verb)
     if file := getattr(trainer, "checkpoint", None):  # Lightning opens it after the model
         with blame_checkpoint(file):
@@ -78,6 +81,7 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
     if verb != "fit":
         return
     check_loop(trainer, module)
+    suggest_bfloat16(module)
     try_out(module.make_optimizer, module.automatic_optimization)
     if (data := data_of(trainer)) is not None:
         validates = bool(data.val_dataloader())
@@ -89,6 +93,22 @@ def check_conditions(module: Any, verb: str, figures: Collection[str]) -> None:
         _fit_interval(trainer, used, validates)
     if trainer.fast_dev_run:  # it counts batches, and Lightning optimizer steps
         trainer.fit_loop.epoch_loop.max_steps = -1
+
+
+def suggest_bfloat16(module: Any) -> None:
+    """Says how a frozen base would be smaller, where a GPU rounds it to bfloat16 at each use."""
+    weights, trainer = module.weights, module.trainer
+    is_rounded = trainer.precision == "bf16-mixed" and trainer.strategy.root_device.type == "cuda"
+    if (
+        is_rounded
+        and weights.dtype == "float32"
+        and not weights.quantization
+        and module.has_adapter
+    ):
+        rank_zero_info(
+            "trainer.precision=bf16-mixed rounds the frozen float32 base at each use: add --config "
+            "configs/overlays/bf16.yaml, which holds it in bfloat16 and half the memory"
+        )
 
 
 def check_loop(trainer: Trainer, module: LightningModule) -> None:

@@ -67,12 +67,14 @@ def capture(step: Step, inputs: list[Tensor]) -> Step:
     with torch.cuda.device(inputs[0].device), torch.cuda.stream(torch.cuda.current_stream()):
         side_stream = torch.cuda.Stream()
         side_stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side_stream):
-            for _ in range(2):  # libraries initialize at their first calls
-                step(*inputs)
-            with waits_refused():
-                step(*inputs)
-        torch.cuda.current_stream().wait_stream(side_stream)
+        try:
+            with torch.cuda.stream(side_stream):
+                for _ in range(2):  # libraries initialize at their first calls
+                    step(*inputs)
+                with waits_refused():
+                    step(*inputs)
+        finally:  # a step that failed has kernels there, which read and write the inputs
+            torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         # Threads of loaders and collectives may use the GPU meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -89,7 +91,9 @@ def capture(step: Step, inputs: list[Tensor]) -> Step:
 def waits_refused() -> Iterator[None]:
     """Inside the block, an operation that makes the host wait for the GPU raises a RuntimeError.
 
-    A capture would fail there, too, but some versions of torch don't recover from that.
+    A capture would fail there, too, but before version 2.12 torch may then end the process later,
+    at a garbage collection. torch notices the waits of its operators, but no call of
+    ``torch.cuda.synchronize()``, which no model of transformers makes in a decode step.
     """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():

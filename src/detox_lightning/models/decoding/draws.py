@@ -9,6 +9,8 @@ from detox_lightning.seeding import derive_seed
 GOLDEN = -0x61C88647  # 2**32 over the golden ratio, as a signed number
 BLOCK = 256  # tokens whose probabilities are summed first
 MAX_UNBLOCKED = 4096  # tokens of a vocabulary that is searched in one go
+SUMS_IN_ORDER = {"cpu"}  # devices on which running sums are always the same
+UNITS = 2.0**52  # of a probability, where it is counted in whole units
 
 
 class TorchDraws:
@@ -103,11 +105,22 @@ def search(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     Shares are ``[r, 1]``, from 0 to below 1. Returns ``[r, 1]`` places, and ``[r, 1]`` the parts of
     the places' masses that lie below the shares.
     """
-    sums = mass.cumsum(dim=1, dtype=torch.float64)
+    sums = running_sums(mass, torch.float64)
     reach = share * sums[:, -1:]
     place = torch.searchsorted(sums, reach, right=True).clamp_(max=mass.shape[1] - 1)
     here = mass.gather(1, place).double()
     return place, (reach - (sums.gather(1, place) - here)) / here
+
+
+def running_sums(mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[r, n]`` the sums of each row's first numbers, which are probabilities (``[r, n]``).
+
+    With ``trainer.deterministic``, a GPU counts whole units, since some versions of torch refuse to
+    sum floating-point numbers there: the order of their additions, and so the rounding, may differ.
+    """
+    if mass.device.type in SUMS_IN_ORDER or not torch.are_deterministic_algorithms_enabled():
+        return mass.cumsum(dim=1, dtype=dtype)
+    return (mass.double() * UNITS).long().cumsum(dim=1).double().div_(UNITS).to(dtype)
 
 
 def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:

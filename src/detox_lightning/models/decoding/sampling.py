@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from detox_lightning.algorithm.logprobs import sampler_logits
 from detox_lightning.errors import InputError
-from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws
+from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws, running_sums
 
 CANDIDATES = 512  # likeliest tokens among which a CPU first looks for the nucleus
 WIDENING = 8  # factor by which it looks further, in rows whose nucleus is larger
@@ -129,7 +129,8 @@ def _nucleus(scores: Tensor, top_p: float, count: int) -> tuple[Tensor, Tensor]:
     values, tokens = scores.topk(min(count, scores.shape[1]), dim=1)
     if top_p == 1:
         return values, tokens
-    reached = (values - scores.logsumexp(dim=1, keepdim=True)).exp().cumsum(dim=1)
+    p = (values - scores.logsumexp(dim=1, keepdim=True)).exp()
+    reached = running_sums(p, p.dtype)
     before = reached.roll(1, dims=1)
     before[:, 0] = 0
     kept = values.masked_fill(before >= top_p, -torch.inf)
