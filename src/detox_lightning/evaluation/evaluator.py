@@ -16,6 +16,7 @@ from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.decoding.static_step import retried_uncaptured
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
 from detox_lightning.rollout import Responses, evaluate_tokens, generate
@@ -148,6 +149,7 @@ class Evaluator(nn.Module):
         comparison = Comparison(batch.prompts, batch.references, decodings, before, after)
         return BatchComparison(batch.places.tolist(), comparison)
 
+    @retried_uncaptured
     def predict(self, batch: PromptBatch) -> list[dict[str, Any]]:
         """Responds once to each of ``b`` prompts: greedily, or with the first sample.
 
@@ -165,12 +167,14 @@ class Evaluator(nn.Module):
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{k: v for k, v in row.items() if v or k != "reference"} for row in rows]
 
+    @retried_uncaptured
     def answer(self, batch: PromptBatch, side: Side) -> list[str]:
         """Responds once to each of ``b`` prompts: greedily, or with the first sample."""
         decodings = self.plan.decodings[:1] * len(batch.prompts)
         answers = [self.respond(*chunk, side) for chunk in self._chunks(batch, decodings)]
         return [text for sampled in answers for text in sampled.responses.texts]
 
+    @retried_uncaptured
     def evaluate(
         self, batch: PromptBatch, decodings: list[str], sides: tuple[Side, ...]
     ) -> dict[Side, tuple[list[str], Columns]]:

@@ -15,7 +15,7 @@ from detox_lightning.algorithm.logprobs import (
 )
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
-from detox_lightning.models.decoding.merging import MergedWeights, merged
+from detox_lightning.models.decoding.merging import merged
 from detox_lightning.models.decoding.sampling import Choose, Sampling
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.decoding.stopping import StopStrings
@@ -68,7 +68,6 @@ class Policy(ReferencedModel):
         self.family = family
         self.sampling = sampling
         self.static_steps = StaticSteps()
-        self.merged_weights: MergedWeights = {}  # a captured step finds them at the same addresses
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead.of(base) if value_head else None
         self.restored_value_head = False  # whether the value head was trained before
@@ -207,9 +206,9 @@ class Policy(ReferencedModel):
         self, prompts: EncodedPrompts, choose: Choose, limit: int, stops: StopStrings | None = None
     ) -> Decoded:
         """Generates responses to ``b`` prompts; see :func:`decode`."""
-        kept = self.merged_weights if self.static_steps.captures(self.base) else None
-        with merged(self.model, kept):
-            return decode(self.base, self.family, prompts, choose, limit, self.static_steps, stops)
+        steps, longest = self.static_steps, self.sampling.limits[1]
+        with merged(self.model, steps.merged_weights if steps.captures(self.base) else None):
+            return decode(self.base, self.family, prompts, choose, limit, steps, stops, longest)
 
     def stop_strings(self, tokenizer: Any, prompts: EncodedPrompts) -> StopStrings | None:
         """Finds the sampling's stop strings in responses to ``b`` prompts; None: there are none."""

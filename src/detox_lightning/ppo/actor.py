@@ -11,6 +11,7 @@ from detox_lightning.algorithm.kl import Estimator
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import NoStopIteration, TrainingError
+from detox_lightning.models.decoding.static_step import retried_uncaptured
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.sharding import gathered
 from detox_lightning.ppo.micro_batches import MicroBatches
@@ -45,6 +46,7 @@ class Actor:
     micro_batches: MicroBatches
     faults: Faults
 
+    @retried_uncaptured
     def respond_to(self, prompts: PromptBatch, number: int) -> Responses:
         """Samples responses to ``b`` prompts; the noise is a function of (seed, rollout, rank)."""
         limit = self.policy.sampling.draw_limit(derive_seed(self.seed, "limit", number))
@@ -65,6 +67,7 @@ class Actor:
             response_mask=responses.mask,
         )
 
+    @retried_uncaptured
     def scores_of(self, prompts: PromptBatch, responses: Responses, number: int) -> Scores:
         """Has responses scored by the reward.
 

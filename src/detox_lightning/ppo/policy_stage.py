@@ -172,6 +172,11 @@ class PolicyStage(StageModule):
         for logger in [] if self.rollouts else self.loggers:  # a resumed run has logged them
             logger.log_metrics({f"size/{name}": n for name, n in counts.items()}, step=0)
 
+    def teardown(self, stage: str) -> None:
+        """Gives back the device's memory that decoding has kept for later batches."""
+        if self.policy is not None:
+            self.policy.static_steps.free()
+
     @property
     def samples(self) -> Samples | None:
         """The newest rollout's texts with their figures; None before the first."""

@@ -2,15 +2,17 @@
 
 On an H100, launching a step's kernels one by one from Python takes about ten times as long as the
 kernels themselves. A CUDA graph launches them all at once, but only with the addresses that it was
-captured with. The tensors that a step reads and writes, and merged weights (see :mod:`.merging`),
-are therefore kept from rollout to rollout and overwritten. Compiling the step would save a quarter
-to a half of its time, but takes half a minute for each shape of batch (docs/benchmarks.md). On
-other devices a "captured" step is the step itself, so that tests need no GPU.
+captured with. The tensors that a step reads and writes (see :mod:`.arena`), and merged weights (see
+:mod:`.merging`), are therefore kept from rollout to rollout and overwritten. Compiling the step
+would save a quarter to a half of its time, but takes half a minute for each shape of batch
+(docs/benchmarks.md). On other devices a "captured" step is the step itself, so that tests need no
+GPU.
 """
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -19,44 +21,37 @@ from torch import Tensor
 
 from detox_lightning.models.decoding.decoder import Step, writable_tensors
 
-MAX_CAPTURED = 16  # steps, each with its own room for keys and values
-
 
 class CapturedStep:
-    """A step captured for one shape, with the tensors that it reads and writes."""
+    """A step captured for one shape, at the addresses of its weights and arguments."""
 
-    def __init__(self, step: Step, model: Any, inputs: list[Tensor]):
+    def __init__(self, step: Step, model: Any, inputs: list[Tensor], pool: Any = None):
         """Captures a step of a model, which takes about 0.1 seconds and may raise any exception.
 
-        It is called several times, with the same effect as once. ``inputs`` are its arguments,
-        which belong to the captured step from now on.
+        It is called several times, with the same effect as once. ``inputs`` are its arguments, and
+        must stay where they are; for ``pool`` see :func:`capture`.
         """
-        self.model, self.inputs = model, inputs
-        self.addresses = _addresses(model)
+        self.model, self.addresses = model, _addresses(model)
         with writable_tensors():
-            self.play = capture(step, inputs)
+            self.play = capture(step, inputs, pool)
 
     @property
     def is_current(self) -> bool:
         """Whether the weights are still at their addresses."""
         return self.addresses == _addresses(self.model)
 
-    def fill(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Copies inputs into the tensors that the step reads, and returns those."""
-        for buffer, x in zip(self.inputs, inputs, strict=True):
-            buffer.copy_(x)
-        return self.inputs
-
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Plays the step with the tensors that :meth:`fill` returned."""
+        """Plays the step; ``inputs`` are the tensors that it was captured with."""
         with writable_tensors():
             return self.play(*inputs)
 
 
-def capture(step: Step, inputs: list[Tensor]) -> Step:
+def capture(step: Step, inputs: list[Tensor], pool: Any = None) -> Step:
     """A function that launches a step as a CUDA graph on ``inputs``, whatever its arguments.
 
-    On other devices than a GPU it is the step itself.
+    On other devices than a GPU it is the step itself. Graphs with the same ``pool`` (a handle of
+    torch's) share the memory of their temporary tensors, and of what they return: that must be
+    used before the next of them is launched.
 
     Raises:
         RuntimeError: If the step makes the host wait for the GPU, which no graph can.
@@ -65,7 +60,7 @@ def capture(step: Step, inputs: list[Tensor]) -> Step:
         return step
     # The outer block restores the stream: a capture that fails leaves its own stream current.
     with torch.cuda.device(inputs[0].device), torch.cuda.stream(torch.cuda.current_stream()):
-        side_stream = torch.cuda.Stream()
+        side_stream = _side_stream(inputs[0].device)
         side_stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(side_stream):
@@ -77,7 +72,7 @@ def capture(step: Step, inputs: list[Tensor]) -> Step:
             torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         # Threads of loaders and collectives may use the GPU meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
             outputs = step(*inputs)
 
     def play(*_: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +80,12 @@ def capture(step: Step, inputs: list[Tensor]) -> Step:
         return outputs
 
     return play
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of trial runs: one for all, since libraries keep memory for each stream."""
+    return torch.cuda.Stream(device)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.masks import is_any, response_lengths
-from detox_lightning.models.decoding.decoder import EncodedPrompts
+from detox_lightning.models.decoding.decoder import CachedDecoder, EncodedPrompts
 from detox_lightning.models.decoding.sampling import Choose
+from detox_lightning.models.decoding.static_decoder import StaticDecoder
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.decoding.stopping import CHECK_EVERY, StopStrings
 from detox_lightning.models.families.base import Family
@@ -55,11 +56,13 @@ def decode(
     limit: int,
     static_steps: StaticSteps | None = None,
     stops: StopStrings | None = None,
+    longest: int = 0,
 ) -> Decoded:
     """Responds to ``b`` prompts until each row has ended or has ``limit`` tokens.
 
     The generation config of ``model`` names the start, end and padding tokens. Without
     ``static_steps`` every step runs the model's own code. Some tokens may follow one of ``stops``.
+    For ``longest`` see :meth:`StaticSteps.take_over`.
     """
     config = model.generation_config
     ends, pad = end_tokens(config), padding_token(config)
@@ -67,9 +70,12 @@ def decode(
     responses = torch.full((len(rows), limit), pad, device=rows.device)
     live = torch.ones_like(rows, dtype=torch.bool)
     cached, logits, states = family.prefill(model, prompts)
-    cached.select(prompts.rows)
     logits, states = logits[prompts.rows], states[prompts.rows]
-    decoder = static_steps.take_over(cached, limit) if static_steps else cached
+    decoder: CachedDecoder | StaticDecoder = cached
+    if static_steps is None:
+        cached.select(prompts.rows)
+    else:
+        decoder = static_steps.take_over(cached, prompts.rows, limit, longest)
     del cached  # a static decoder has its own copy of the keys and values
     hidden = states.new_zeros(len(rows), limit, states.shape[1])
     interval, min_rows = DROP_POLICIES.get(rows.device.type, DropPolicy())

@@ -6,17 +6,23 @@ replayed (see :mod:`.recorded_step`); on a GPU it is captured as a CUDA graph (s
 :mod:`.cuda_graph`).
 """
 
+import gc
 import warnings
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from detox_lightning.models.decoding.cuda_graph import MAX_CAPTURED, CapturedStep
-from detox_lightning.models.decoding.decoder import CachedDecoder, Step, writable_tensors
+from detox_lightning.models.decoding.arena import Arena
+from detox_lightning.models.decoding.decoder import CachedDecoder, Step
+from detox_lightning.models.decoding.merging import MergedWeights
 from detox_lightning.models.decoding.recorded_step import MAX_RECORDED, RecordedStep
+from detox_lightning.models.decoding.static_decoder import CapturedDecoder, StaticDecoder
 
-KEY_BLOCK = 64  # keys are padded to multiples of this: the prompts', and the room for responses
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class StaticSteps:
@@ -24,11 +30,17 @@ class StaticSteps:
 
     Attributes:
         capturing: Whether steps are captured; None: on a GPU only.
+        arena: Captured steps and the memory that they work on.
+        captured: The captured steps.
+        merged_weights: Merged weights, which captured steps find at the same addresses.
+        recorded: The recorded steps.
     """
 
     def __init__(self, capturing: bool | None = None) -> None:
         self.capturing = capturing
-        self.captured: dict[Any, CapturedStep] = {}
+        self.arena = Arena()
+        self.captured = self.arena.steps
+        self.merged_weights: MergedWeights = {}
         self.recorded: dict[Any, RecordedStep] = {}
 
     def captures(self, model: Any) -> bool:
@@ -36,80 +48,91 @@ class StaticSteps:
         wanted = model.device.type == "cuda" if self.capturing is None else self.capturing
         return wanted and _is_static(model)
 
-    def take_over(self, decoder: CachedDecoder, limit: int) -> "CachedDecoder | StaticDecoder":
+    def take_over(
+        self, decoder: CachedDecoder, rows: Tensor, limit: int, longest: int = 0
+    ) -> "CachedDecoder | StaticDecoder":
         """A decoder that continues with static steps; the same decoder if its model has none.
 
-        The decoder has taken the first of at most ``limit`` steps. Its model's weights must not
-        change until the last.
+        Args:
+            decoder: It has taken the first step with distinct prompts, and is used up by this. Its
+                model's weights must not change until the last step.
+            rows: ``[b]`` the index of each row's prompt.
+            limit: The most tokens of a response.
+            longest: The most tokens of any response of a run. Captured steps have room for them, so
+                that all limits share their shapes.
         """
         from transformers.cache_utils import DynamicLayer
 
-        layers = [*decoder.cache.layers, *decoder.prompt_cache.layers]
-        if not all(type(layer) is DynamicLayer for layer in layers):  # some keep only a window
-            return decoder
-        if not (self.captures(decoder.model) or _can_record(decoder.model)):
-            return decoder
-        step = decoder.static_step()
-        return decoder if step is None else StaticDecoder(self, decoder, step, limit)
+        caches = decoder.cache, decoder.prompt_cache
+        keeps_all = all(type(layer) is DynamicLayer for cache in caches for layer in cache.layers)
+        captures, step = self.captures(decoder.model), None
+        if self.arena.size and not captures:  # since a capture has failed
+            self.free()
+        if keeps_all and (captures or _can_record(decoder.model)):  # some keep only a window
+            step = decoder.static_step()
+        if captures and step is not None:
+            room = max(limit, longest)
+            return CapturedDecoder(self.bind, self.arena, decoder, step, rows, room)
+        decoder.select(rows)
+        return decoder if step is None else StaticDecoder(self.bind, decoder, step, limit)
 
-    def bind(self, model: Any, step: Step, inputs: list[Tensor]) -> tuple[Step, list[Tensor]]:
-        """The static step for inputs of these shapes, and the tensors to call it with.
-
-        For a captured step these are its own tensors, filled from ``inputs``; else ``inputs``.
-        """
+    def bind(self, model: Any, step: Step, inputs: list[Tensor]) -> Step:
+        """The static step for inputs of these shapes, or the step itself."""
         shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
         key = id(model), _active_adapters(model), _autocast_dtype(model), shapes
         if not self.captures(model):
             if key in self.recorded or (len(self.recorded) < MAX_RECORDED and _can_record(model)):
-                return self.recorded.setdefault(key, RecordedStep(step)), inputs
-        elif key in self.captured and self.captured[key].is_current:
-            return self.captured[key], self.captured[key].fill(inputs)
-        elif key in self.captured or len(self.captured) < MAX_CAPTURED:
-            try:
-                self.captured[key] = CapturedStep(step, model, inputs)
-                return self.captured[key], inputs
-            except Exception as error:  # whatever torch or a driver raises: the step is used
-                self.capturing = False
-                reason = str(error).strip().partition("\n")[0]
-                warnings.warn(
-                    f"the decode step can't be captured and stays slow: {reason}", stacklevel=2
-                )
-        return step, inputs
+                return self.recorded.setdefault(key, RecordedStep(step))
+            return step
+        try:
+            return self.arena.step(key, step, model, inputs)
+        except torch.OutOfMemoryError:
+            raise  # to retried_uncaptured
+        except Exception as error:  # whatever torch or a driver raises: the step is used
+            self.capturing = False
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"the decode step can't be captured and stays slow: {reason}", stacklevel=2
+            )
+        return step
+
+    def free(self) -> None:
+        """Gives back the memory that captured steps keep."""
+        self.arena.clear()
+        self.merged_weights.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
-class StaticDecoder:
-    """Continues a :class:`CachedDecoder` by a static step over copies of its keys and values."""
+def retried_uncaptured(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], T]:
+    """Has a method of an object with a ``policy`` called once more if a GPU's memory runs out.
 
-    @writable_tensors()
-    def __init__(self, steps: StaticSteps, decoder: CachedDecoder, step: Step, limit: int):
-        self.steps, self.model, self.step = steps, decoder.model, step
-        self.length = decoder.mask.shape[1]
-        masks, tensors = _with_room(decoder.mask, decoder.cache.layers, self.length + limit - 1)
-        if decoder.prompt_mask is not None:
-            size = decoder.prompt_mask.shape[1]
-            mask, others = _with_room(decoder.prompt_mask, decoder.prompt_cache.layers, size)
-            masks, tensors = masks + mask, tensors + others
-        tokens = decoder.mask.new_zeros(len(decoder.mask), 1, dtype=torch.long)
-        self.inputs = [tokens, tokens.new_full((1,), self.length), *masks, *tensors]
-        self.static_step: Step | None = None
+    The memory of captured steps is freed first, and from then on none is captured. The method may
+    be interrupted anywhere, and repeated.
+    """
 
-    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends tokens ``[r]``; the next call may overwrite what is returned."""
-        if self.static_step is None:
-            self.static_step, self.inputs = self.steps.bind(self.model, self.step, self.inputs)
-        token_ids, position, mask, *_ = self.inputs
-        token_ids.copy_(tokens[:, None])
-        position.fill_(self.length)
-        mask[..., self.length] = 0
-        self.length += 1
-        return self.static_step(*self.inputs)
+    @wraps(method)
+    def retrying(self: Any, /, *args: P.args, **options: P.kwargs) -> T:
+        steps = self.policy.static_steps
+        try:
+            return method(self, *args, **options)
+        except torch.OutOfMemoryError:
+            if not steps.arena.size:
+                raise
+        # outside the block above, in which the error keeps the interrupted work's memory alive
+        steps.free()
+        steps.capturing = False
+        warnings.warn(
+            "out of memory: to save memory, decode steps are no longer captured as CUDA graphs, "
+            "which makes rollouts and evaluations slow; a lower data.batch_size or "
+            "model.evaluation.batch_size avoids that",
+            stacklevel=2,
+        )
+        return method(self, *args, **options)
 
-    @writable_tensors()
-    def select(self, rows: Tensor) -> None:
-        """Keeps only ``rows``, in this order; an index may repeat."""
-        tokens, position, *others = self.inputs
-        self.inputs = [tokens[rows], position.clone(), *(x[rows] for x in others)]
-        self.static_step = None
+    return retrying
 
 
 def _is_static(model: Any) -> bool:
@@ -143,19 +166,3 @@ def _active_adapters(model: Any) -> tuple[Any, ...]:
         for layer in model.modules()
         if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
     )
-
-
-def _with_room(mask: Tensor, layers: list[Any], size: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Copies keys and values into tensors ``[r, h, size, d]``, ``size`` rounded up to whole blocks.
-
-    Also gives the mask ``[r, 1, 1, size]`` that is added to attention scores: 0 where ``mask``
-    (``[r, n]``) is True, else the dtype's lowest number.
-    """
-    size = -(-size // KEY_BLOCK) * KEY_BLOCK
-    tensors = []
-    for x in (x for layer in layers for x in (layer.keys, layer.values)):
-        tensors.append(x.new_zeros(*x.shape[:2], size, x.shape[3]))
-        tensors[-1][:, :, : x.shape[2]] = x
-    added = tensors[0].new_full((len(mask), 1, 1, size), torch.finfo(tensors[0].dtype).min)
-    added[:, 0, 0, : mask.shape[1]].masked_fill_(mask.bool(), 0)
-    return [added], tensors
