@@ -1,8 +1,10 @@
 """A captured step says what the plain one says; on the CPU here, without CUDA graphs."""
 
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -10,21 +12,24 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from architectures import save_random
-from detox_lightning.models.decoding import cuda_graph, loop
+from detox_lightning.models.decoding import arena, cuda_graph, loop
+from detox_lightning.models.decoding.arena import ALIGNMENT
 from detox_lightning.models.decoding.cuda_graph import capture, waits_refused
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.loop import Decoded, DropPolicy, decode
 from detox_lightning.models.decoding.merging import merged
-from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.decoding.sampling import Sampling, greedy
+from detox_lightning.models.decoding.static_decoder import CapturedDecoder
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import Policy, load_policy
 from detox_lightning.models.source import ModelSource
-from numerics import FLOAT32
+from numerics import EXACT, in_float64
 
 LIMIT = 40
 ROWS = 6
@@ -33,13 +38,14 @@ MASK = torch.arange(11) < torch.tensor([11, 4, 9, 1, 11, 6])[:, None]
 GPU = DropPolicy(8, 32)  # as on a GPU: rows are asked for seldom, and so few are not dropped
 
 
-def like_a_graph(step: Any, inputs: list[Tensor]) -> Any:
+def like_a_graph(step: Any, inputs: list[Tensor], pool: Any) -> Any:
     """As a CUDA graph: its inputs are where they were, its outputs are overwritten."""
     given = [x.clone() for x in step(*inputs)]
+    places = [(x.data_ptr(), x.shape, x.dtype) for x in inputs]
 
     def play(*asked: Tensor) -> tuple[Tensor, ...]:
-        assert all(x is y for x, y in zip(asked, inputs, strict=True))
-        for kept, new in zip(given, step(*inputs), strict=True):
+        assert [(x.data_ptr(), x.shape, x.dtype) for x in asked] == places
+        for kept, new in zip(given, step(*asked), strict=True):
             kept.copy_(new)
         return tuple(given)
 
@@ -95,21 +101,22 @@ class Said(NamedTuple):
     hidden: Tensor
 
 
-def read(policy: Policy) -> EncodedPrompts:
+def read(policy: Policy, rows: int = ROWS) -> EncodedPrompts:
     turned = (1,) if policy.family.padding_side == "left" else ()
-    return policy.encode_prompts(IDS.flip(turned), MASK.flip(turned))
+    prompts = policy.encode_prompts(IDS.flip(turned), MASK.flip(turned))
+    return prompts.select(torch.arange(rows) % ROWS)
 
 
-def said(policy: Policy, plain: bool = False) -> Said:
+def said(policy: Policy, plain: bool = False, rows: int = ROWS) -> Said:
     """Samples, half of them greedy, and what was noted of them."""
-    noise = GumbelDraws(0, torch.arange(ROWS), torch.arange(ROWS) % 2)
-    choose = Sampling().choose([1], noise)
+    noise = GumbelDraws(0, torch.arange(rows), torch.arange(rows) % 2)
+    choose, prompts = Sampling().choose([1], noise), read(policy, rows)
     if plain:
         with torch.no_grad(), merged(policy.model), pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "DROP_POLICIES", {})
-            decoded = decode(policy.base, policy.family, read(policy), choose, LIMIT)
+            decoded = decode(policy.base, policy.family, prompts, choose, LIMIT)
     else:
-        decoded = policy.generate(read(policy), choose, LIMIT)
+        decoded = policy.generate(prompts, choose, LIMIT)
     return noted(decoded, noise)
 
 
@@ -120,14 +127,19 @@ def noted(decoded: Decoded, noise: GumbelDraws) -> Said:
     return Said(ids, logprobs * real, decoded.hidden * real[..., None])
 
 
-def check_equal(policy: Policy) -> Said:
-    expected, got = said(policy, plain=True), said(policy)
+def check_equal(policy: Policy, rows: int = ROWS) -> Said:
+    with in_float64():
+        expected, got = said(policy, plain=True, rows=rows), said(policy, rows=rows)
     assert torch.equal(got.ids, expected.ids)
-    # the scores that are sampled from are float32
-    torch.testing.assert_close(got.logprobs, expected.logprobs, atol=FLOAT32, rtol=0)
-    # T5's norms have sums in float32
-    torch.testing.assert_close(got.hidden, expected.hidden, atol=FLOAT32, rtol=0)
+    torch.testing.assert_close(got.logprobs, expected.logprobs, atol=EXACT, rtol=0)
+    torch.testing.assert_close(got.hidden, expected.hidden, atol=EXACT, rtol=0)
     return got
+
+
+def shapes(policy: Policy) -> list[tuple[int, ...]]:
+    """Rows and keys of the steps that were captured, the least recently used first."""
+    found = [[shape for shape, *_ in key[-1]] for key in policy.static_steps.captured]
+    return [(tokens[0], *(x[3] for x in masks if x[1:3] == (1, 1))) for tokens, _, *masks in found]
 
 
 @pytest.mark.quick(2)
@@ -195,10 +207,18 @@ def test_rows_that_have_ended_are_dropped_at_sizes_that_are_captured(
     tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "DROP_POLICIES", {"cpu": DropPolicy(3, 2)})
+    kept, select = [], CapturedDecoder.select
+
+    def noted_select(decoder: CapturedDecoder, rows: Tensor) -> None:
+        kept.append(len(rows))
+        select(decoder, rows)
+
+    monkeypatch.setattr(CapturedDecoder, "select", noted_select)
     policy = to_capture(save_random("FLAN-T5", tmp_path)).double()
-    for _ in range(2):
-        check_equal(policy)
-    assert [len(x.inputs[0]) for x in policy.static_steps.captured.values()] == [6, 3]
+    for rows in (33, 33, ROWS):
+        check_equal(policy, rows)
+    assert kept == [17, 17, 3]
+    assert shapes(policy) == [(64, 128, 128), (32, 128, 128), (8, 128, 128)]  # 3 where 6 were
 
 
 def test_what_cant_be_captured_goes_on_step_by_step(
@@ -220,6 +240,107 @@ def test_what_cant_be_captured_goes_on_step_by_step(
         "the decode step can't be captured and stays slow: called a synchronizing operation"
     ]
     assert not policy.static_steps.captured
+
+
+# Tokens of the longest prompt, in batches of DialogSum with FLAN-T5's tokenizer.
+WIDTHS = (293, 258, 280, 265, 322, 246, 245, 272, 290, 294, 258, 296, 316, 256, 290, 312)
+LAST = 36  # rows of a validation's last batch
+
+
+@pytest.mark.parametrize("name", ["FLAN-T5", "Llama"])
+def test_a_run_has_few_shapes(
+    name: str, tmp_path: Path, as_on_a_gpu: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lengths its prompts have, and whatever limits are drawn for its responses."""
+    monkeypatch.setattr(loop, "DROP_POLICIES", {"cpu": DropPolicy(8, 2**20)})
+    policy = to_capture(save_random(name, tmp_path))
+    policy.sampling = Sampling(max_new_tokens=(3, 150))
+    longest = torch.randint(3, 200, (1, max(WIDTHS)), generator=torch.Generator().manual_seed(0))
+
+    def rollout(rows: int, width: int, limit: int) -> None:
+        prompts = longest[:, :width]
+        encoded = policy.encode_prompts(prompts, torch.ones_like(prompts).bool())
+        policy.generate(encoded.select(torch.zeros(rows).long()), greedy, limit)
+
+    for rows in (64, LAST, 16):
+        for number, width in enumerate(WIDTHS[:: 1 if rows == 16 else 5]):
+            rollout(rows, width, limit=3 + number % 3)
+    expected = []
+    for rows, prompt in product((16, 64), (256, 512)):
+        # 150 tokens in whole blocks; a decoder alone has them after the prompt's
+        expected.append((rows, 192, prompt) if name == "FLAN-T5" else (rows, prompt + 192))
+    assert sorted(shapes(policy)) == expected
+
+
+def held() -> int:
+    """Bytes of all tensors that can be found."""
+    gc.collect()
+    found = {
+        x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
+        for x in gc.get_objects()
+        if issubclass(type(x), Tensor) and x.layout == torch.strided
+    }
+    return sum(found.values())
+
+
+def test_all_shapes_share_the_memory_of_the_largest(policy: Policy) -> None:
+    """The keys and values that the prompts had before are let go."""
+    steps = policy.static_steps
+    steps.free()
+    before = held()
+    alive: list[bool] = []
+
+    def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        if step == 1:
+            caches = (x for x in gc.get_objects() if type(x) is DynamicLayer)
+            alive.append(any(x.keys is not None for x in caches))
+        return logits.argmax(dim=-1)
+
+    sizes = []
+    for rows in (8, 40, 16, 40, 20):
+        policy.generate(read(policy, rows), choose, 8)
+        sizes.append(steps.arena.size)
+    assert shapes(policy)[-1][0] == 32
+    assert [x[0] for x in shapes(policy)] == [16, 64, 32]  # those of 8 had other memory
+    assert alive == [False] * 5
+    assert sizes[1] > 7 * sizes[0]
+    assert sizes[1:] == [steps.arena.size] * 4
+    # keys and values of two layers in float64, of heads of eight; masks; tokens, their position
+    width = 8 if policy.base.config.model_type == "llama" else 16
+    assert sizes[1] == 64 * 256 * (2 * 2 * width + 1) * 8 + 64 * 8 + ALIGNMENT
+    assert held() - before < steps.arena.size + 2**20
+    steps.free()
+    assert held() - before < 2**20
+
+
+def test_the_least_recently_used_step_is_dropped(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena, "MAX_CAPTURED", 2)
+    policy.static_steps.free()
+    for rows in (32, 8, 32, 16):
+        policy.generate(read(policy, rows), greedy, 2)
+    assert [x[0] for x in shapes(policy)] == [32, 16]
+    (first, _) = policy.static_steps.captured.values()
+    policy.generate(read(policy, 32), greedy, 2)
+    assert [x[0] for x in shapes(policy)] == [16, 32]
+    assert [*policy.static_steps.captured.values()][1] is first
+
+
+def test_out_of_memory_is_left_to_who_can_free_some(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It isn't taken for a step that can't be captured."""
+
+    def fails(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    policy.static_steps.free()
+    monkeypatch.setattr(cuda_graph, "capture", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        policy.generate(read(policy), greedy, 2)
+    assert policy.static_steps.capturing
+    assert policy.static_steps.arena.size
 
 
 def test_waits_are_refused_in_the_trial_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:

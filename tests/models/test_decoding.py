@@ -100,10 +100,12 @@ def test_the_likeliest_tokens_are_generate_s(policy: Policy, name: str) -> None:
     played = [x for x in policy.static_steps.recorded.values() if x.calls > WARM_UP]
     assert bool(played) == (name not in PLAIN)
     assert all(x.replay for x in played)
-    plain = decode(
-        policy.base, policy.family, policy.encode_prompts(*prompts(policy)), greedy, LIMIT
-    ).ids
-    assert torch.equal(widened(plain, padding(policy)), expected)
+    captured = StaticSteps(capturing=True)  # at padded shapes; on a CPU without a graph
+    for steps in (None, captured):
+        encoded = policy.encode_prompts(*prompts(policy))
+        other = decode(policy.base, policy.family, encoded, greedy, LIMIT, steps, longest=70).ids
+        assert torch.equal(widened(other, padding(policy)), expected)
+    assert len(captured.captured) == (name not in PLAIN)
 
 
 @pytest.mark.quick(5)
