@@ -11,6 +11,12 @@ import torch
 
 from detox_lightning.algorithm.logprobs import AT_ONCE
 from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.decoding.static_decoder import (
+    KEY_BLOCK,
+    MIN_PROMPT,
+    MIN_ROWS,
+    padded_size,
+)
 from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.lora import LoRA, add_lora
 from detox_lightning.models.policy import Policy
@@ -165,6 +171,23 @@ def cache(n: Sizes, rows: int, prompt: int, response: int) -> int:
     return rows * (prompt + response) * n.layers * 2 * n.inner * BF16
 
 
+def room(n: Sizes, rows: int, prompt: int, response: int) -> int:
+    """Bytes that captured steps keep for keys and values, whose shapes are padded."""
+    response = -(-response // KEY_BLOCK) * KEY_BLOCK
+    return cache(n, padded_size(rows, MIN_ROWS), padded_size(prompt, MIN_PROMPT), response)
+
+
+def rollout(n: Sizes, rows: int, prompt: int, response: int, captured: bool) -> int:
+    """Bytes at the peak of a rollout: keys and values, and a layer of the encoder at work.
+
+    Where steps are captured, the prompts' own keys and values exist besides, until they are copied.
+    """
+    layer = encoder_layer(n, rows, prompt)
+    if captured:
+        return room(n, rows, prompt, response) + max(layer, cache(n, rows, prompt, 1))
+    return cache(n, rows, prompt, response) + layer
+
+
 def classifier() -> int:
     """Bytes of the reward: RoBERTa-base with two labels, in float32."""
     from transformers import RobertaConfig, RobertaForSequenceClassification
@@ -192,12 +215,14 @@ def per_gpu(n: Sizes, reward: int, gpus: int, four_bit: bool = False) -> dict[st
     # the current layer, the next one, and the message in which that one arrives
     in_update = (n.outside + 3 * n.layer) * BF16 if gpus > 1 else 0
     figures = {"held": held, "always": always}
+    captured = gpus == 1 and not four_bit
     for rows in BATCHES:
-        work = cache(n, rows, PROMPT, RESPONSE) + encoder_layer(n, rows, PROMPT)
+        work = rollout(n, rows, PROMPT, RESPONSE, captured)
         figures[f"rollout {rows}"] = always + gathered + work
+    kept_room = room(n, BATCHES[0], PROMPT, RESPONSE) if captured else 0
     for name, checkpointing in (("update", False), ("checkpointed", True)):
         work = update(n, MINI_BATCH, PROMPT, RESPONSE, checkpointing)
-        figures[name] = always + in_update + work
+        figures[name] = always + in_update + kept_room + work
     return figures
 
 
@@ -228,6 +253,10 @@ def parts_table(models: dict[str, Sizes], reward: int) -> str:
         ),
         **{
             f"rollout, batch {b}: cache of keys and values": lambda n, b=b: cache(n, b, s, t)
+            for b in BATCHES
+        },
+        **{
+            f"captured steps, batch {b}: room for keys and values": lambda n, b=b: room(n, b, s, t)
             for b in BATCHES
         },
         **{
@@ -262,7 +291,8 @@ def gpu_table(models: dict[str, Sizes], reward: int) -> str:
             found = per_gpu(n, reward, gpus, four_bit)
             rows.append([f"{name}, {kind}", *map(gib, found.values())])
     header = ["GiB per GPU", "base", "at rest", *(f"rollout, batch {b}" for b in BATCHES)]
-    return table([*header, "update", "update, checkpointed"], rows)
+    at = f"batch {BATCHES[0]}"
+    return table([*header, f"update, {at}", f"update, checkpointed, {at}"], rows)
 
 
 def gib(size: float) -> str:

@@ -14,6 +14,7 @@ from memory import (
     head,
     kept,
     make_policy,
+    room,
     sizes,
     table,
     update,
@@ -24,6 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from detox_lightning.algorithm.logprobs import head_output
+from detox_lightning.models.decoding.sampling import Sampling, greedy
+from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.policy import Policy
 
 
@@ -65,6 +68,7 @@ def main() -> str:
             sum(map(_bytes, states)),
         ),
         "cache of keys and values": (cache(*size), keys_values),
+        "room that captured steps keep": (room(*size), room_bytes(policy, batch, response)),
         "kept for the backward pass": (kept(*size, False), saved[False]),
         "the same, checkpointed": (kept(*size, True), saved[True]),
         "peak of an update": (update(*size, False), peak[False]),
@@ -86,6 +90,15 @@ def make_batch(rows: int, prompt: int, response: int) -> tuple[Tensor, Tensor, T
     mask = torch.arange(prompt) < torch.arange(prompt, prompt - rows, -1)[:, None]
     ids = torch.randint(2, 400, (rows, prompt)) * mask
     return ids, mask, torch.randint(2, 400, (rows, response))
+
+
+def room_bytes(policy: Policy, batch: tuple[Tensor, Tensor, Tensor], response: int) -> int:
+    """Measures what captured steps keep after a rollout, with masks and tokens."""
+    policy.static_steps = StaticSteps(capturing=True)
+    policy.sampling = Sampling(max_new_tokens=response)
+    with torch.autocast("cpu", torch.bfloat16):
+        policy.generate(policy.encode_prompts(*batch[:2]), greedy, response)
+    return policy.static_steps.arena.size
 
 
 def saved_bytes(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> int:

@@ -35,12 +35,24 @@ def test_the_formulas_hold_for_a_model_that_runs() -> None:
     printed = importlib.import_module("memory_check").main().splitlines()
     rows = [line.strip("| ").split(" | ") for line in printed[2:]]
     numbers = {name: [int(x.replace(",", "")) for x in found] for name, *found, _ in rows}
-    assert len(numbers) == 8
+    assert len(numbers) == 9
     for name, (formula, measured) in numbers.items():
         assert f"| {name} | {formula:,} |" in TEXT
         assert formula == pytest.approx(measured, rel=0.05)
     for exact in ("frozen parameters", "what learns, with gradients and moments"):
         assert numbers[exact][0] == numbers[exact][1]
+
+
+def test_a_captured_batch_takes_more_room_than_its_keys(memory: ModuleType) -> None:
+    """36 prompts of 300 tokens and 150 new ones are kept as 64 of 512, and 192."""
+    n = memory.sizes(memory.make_policy("meta", **memory.SHAPES["FLAN-T5-XL"]))
+    per_token = 24 * 2 * 2048 * 2
+    assert memory.room(n, 36, 300, 150) == 64 * (512 + 192) * per_token
+    assert memory.room(n, 5, 100, 64) == 8 * (128 + 64) * per_token
+    # the prompts' own keys and values are more than a layer of the encoder
+    captured, plain = (memory.rollout(n, 64, 512, 150, x) for x in (True, False))
+    assert captured == 64 * (512 + 192 + 512 + 1) * per_token
+    assert plain == 64 * (512 + 150) * per_token + memory.encoder_layer(n, 64, 512)
 
 
 def test_xl_is_counted_as_published(memory: ModuleType) -> None:
