@@ -2,6 +2,7 @@
 
 import gc
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import product
@@ -23,7 +24,7 @@ from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.loop import Decoded, DropPolicy, decode
 from detox_lightning.models.decoding.merging import merged
 from detox_lightning.models.decoding.sampling import Sampling, greedy
-from detox_lightning.models.decoding.static_decoder import CapturedDecoder
+from detox_lightning.models.decoding.static_decoder import CapturedDecoder, _given_up
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
@@ -311,6 +312,17 @@ def test_all_shapes_share_the_memory_of_the_largest(policy: Policy) -> None:
     assert held() - before < steps.arena.size + 2**20
     steps.free()
     assert held() - before < 2**20
+
+
+def test_the_prompts_keys_are_let_go_layer_by_layer() -> None:
+    layers = [SimpleNamespace(keys=number, values=-number) for number in (1, 2, 3)]
+    kept = [weakref.ref(layer) for layer in layers]
+    caches = {"cache": SimpleNamespace(layers=layers), "prompt_cache": SimpleNamespace(layers=[])}
+    given = [
+        (x, sum(layer() is not None for layer in kept))
+        for x in _given_up(SimpleNamespace(**caches))
+    ]
+    assert given == [(1, 3), (-1, 3), (2, 2), (-2, 2), (3, 1), (-3, 1)]
 
 
 def test_the_least_recently_used_step_is_dropped(

@@ -66,7 +66,7 @@ class StaticSteps:
         caches = decoder.cache, decoder.prompt_cache
         keeps_all = all(type(layer) is DynamicLayer for cache in caches for layer in cache.layers)
         captures, step = self.captures(decoder.model), None
-        if self.arena.size and not captures:  # since a capture has failed
+        if not captures:  # perhaps since a capture has failed
             self.free()
         if keeps_all and (captures or _can_record(decoder.model)):  # some keep only a window
             step = decoder.static_step()
@@ -97,7 +97,9 @@ class StaticSteps:
         return step
 
     def free(self) -> None:
-        """Gives back the memory that captured steps keep."""
+        """Gives back the memory that captured steps keep, if there are any."""
+        if not self.arena.size:
+            return
         self.arena.clear()
         self.merged_weights.clear()
         gc.collect()
