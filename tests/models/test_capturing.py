@@ -284,6 +284,7 @@ def held() -> int:
     return sum(found.values())
 
 
+@pytest.mark.quick(2)
 def test_all_shapes_share_the_memory_of_the_largest(policy: Policy) -> None:
     """The keys and values that the prompts had before are let go."""
     steps = policy.static_steps
@@ -325,6 +326,7 @@ def test_the_prompts_keys_are_let_go_layer_by_layer() -> None:
     assert given == [(1, 3), (-1, 3), (2, 2), (-2, 2), (3, 1), (-3, 1)]
 
 
+@pytest.mark.quick(1)
 def test_the_least_recently_used_step_is_dropped(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +341,7 @@ def test_the_least_recently_used_step_is_dropped(
     assert [*policy.static_steps.captured.values()][1] is first
 
 
+@pytest.mark.quick(1)
 def test_out_of_memory_is_left_to_who_can_free_some(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
