@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from architectures import save_random
 from detox_lightning.models.decoding import arena, cuda_graph, loop
-from detox_lightning.models.decoding.arena import ALIGNMENT
+from detox_lightning.models.decoding.arena import ALIGNMENT, Arena
 from detox_lightning.models.decoding.cuda_graph import capture, waits_refused
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
@@ -316,7 +316,10 @@ def test_all_shapes_share_the_memory_of_the_largest(policy: Policy) -> None:
 
 
 def test_the_prompts_keys_are_let_go_layer_by_layer() -> None:
-    layers = [SimpleNamespace(keys=number, values=-number) for number in (1, 2, 3)]
+    layers = [DynamicLayer() for _ in range(3)]
+    for number, layer in enumerate(layers, 1):
+        layer.keys, layer.values = number, -number
+    del layer
     kept = [weakref.ref(layer) for layer in layers]
     caches = {"cache": SimpleNamespace(layers=layers), "prompt_cache": SimpleNamespace(layers=[])}
     given = [
@@ -339,6 +342,27 @@ def test_the_least_recently_used_step_is_dropped(
     policy.generate(read(policy, 32), greedy, 2)
     assert [x[0] for x in shapes(policy)] == [16, 32]
     assert [*policy.static_steps.captured.values()][1] is first
+
+
+def test_graphs_share_a_pool_as_long_as_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch refuses the handle of a pool whose graphs are all gone."""
+
+    class OnAGpu(SimpleNamespace):
+        is_cuda = True
+
+    def captured(step: Any, model: Any, inputs: Any, pool: int) -> Any:
+        pools.append(pool)
+        return SimpleNamespace(is_current=step != "moved")
+
+    handles, pools, kept = iter(range(9)), [], Arena()
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(arena, "CapturedStep", captured)
+    for key, step in ((1, "moved"), (1, "step"), (2, "step"), (3, "step"), (2, "step")):
+        kept.step(key, step, None, [OnAGpu()])
+    assert pools == [0, 1, 1, 1]  # the one whose weights have moved was alone
+    kept.clear()
+    kept.step(3, "step", None, [OnAGpu()])
+    assert pools[4:] == [2]
 
 
 @pytest.mark.quick(1)
