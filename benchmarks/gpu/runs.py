@@ -134,9 +134,9 @@ def formula(bench: Bench, module: Any, rows: int) -> float:
     prompt, response = bench.scale.prompt[1], bench.scale.tokens
     classifier = sum(p.nbytes for p in module.reward.classifier.model.parameters())
     always = n.base * memory.BF16 + n.learning * memory.LEARNING + classifier
-    sampling = memory.cache(n, rows, prompt, response) + memory.encoder_layer(n, rows, prompt)
+    sampling = memory.rollout(n, rows, prompt, response, captured=True)
     learning = memory.update(n, bench.scale.batches[rows], prompt, response, False)
-    return always + max(sampling, learning)
+    return always + max(sampling, memory.room(n, rows, prompt, response) + learning)
 
 
 class Waits(Callback):

@@ -409,7 +409,6 @@ def test_a_trial_that_fails_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
             waits.append((self.name, other.name))
 
     fakes = {
-        "Stream": Stream,
         "current_stream": lambda: Stream("current"),
         "stream": nullcontext,
         "device": nullcontext,
@@ -418,6 +417,7 @@ def test_a_trial_that_fails_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(cuda_graph, "_side_stream", lambda device: Stream())
 
     def fails(*_: Any) -> Any:
         raise RuntimeError("it waits")
