@@ -86,13 +86,8 @@ class PPOTrainer:
         set_seed(config.seed)
         if ref_model is None and num_shared_layers is not None:
             ref_model = create_reference_model(model, num_shared_layers)
-        self.config, self.model, self.ref_model, self.tokenizer = (
-            config,
-            model,
-            ref_model,
-            tokenizer,
-        )
-        self.dataset, self.lr_scheduler, self.exact = dataset, lr_scheduler, exact
+        self.config, self.exact, self.tokenizer, self.dataset = config, exact, tokenizer, dataset
+        self.model, self.ref_model, self.lr_scheduler = model, ref_model, lr_scheduler
         self.is_encoder_decoder, self.is_peft_model = model.is_encoder_decoder, model.is_peft_model
         self.policy = self._make_policy()
         self.current_device, state = self.policy.base.device, SimpleNamespace(deepspeed_plugin=None)
