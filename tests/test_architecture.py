@@ -64,6 +64,7 @@ HEAVY = {"transformers", "peft", "datasets", "evaluate", "rouge_score"}
 HEAVY |= {"scipy", "matplotlib", "jinja2", "pyarrow", "pandas", "tensorboard"}
 # Classes of those libraries, whose modules nobody imports at once.
 BY_THEMSELVES = ("evaluation/measurement.py", "models/decoding/cache_layers.py", "data/builders.py")
+BY_THEMSELVES += ("compat/trl.py", "compat/value_head_models.py")
 STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "math", "typing"}
 
 

@@ -145,6 +145,7 @@ def start_classifier(folder: Path, texts: Iterator[str]) -> None:
         "mask_token": "[MASK]",
     }
     tokenizer = learn_tokenizer(texts, CLASSIFIER_PIECES, specials, "[CLS] $A [SEP]")
+    tokenizer.model_max_length = 160  # a pipeline cuts texts to this
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -152,7 +153,7 @@ def start_classifier(folder: Path, texts: Iterator[str]) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=128,
-        max_position_embeddings=160,
+        max_position_embeddings=tokenizer.model_max_length,
         id2label={0: "nothate", 1: "hate"},
         label2id={"nothate": 0, "hate": 1},
     )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import set_seed
 
 from detox_lightning.algorithm.advantages import GAE
 from detox_lightning.algorithm.experience import RunningMoments, shape_scores, to_experience
@@ -26,7 +27,6 @@ from detox_lightning.compat.value_head_models import (
     create_reference_model,
 )
 from detox_lightning.errors import InputError, TrainingError
-from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.policy import Policy
 from detox_lightning.models.reference import copy_adapter
@@ -43,6 +43,7 @@ __all__ = [
     "PPOConfig",
     "PPOTrainer",
     "create_reference_model",
+    "set_seed",
 ]
 COLUMNS = {"input_ids", "attention_mask", "label", "query", "response"}  # TRL drops others
 
@@ -81,8 +82,6 @@ class PPOTrainer:
         lr_scheduler: Any = None,
         exact: bool = False,
     ):
-        from transformers import set_seed
-
         _check(config, model, tokenizer, exact)
         set_seed(config.seed)
         if ref_model is None and num_shared_layers is not None:
@@ -91,13 +90,12 @@ class PPOTrainer:
         self.model, self.ref_model, self.lr_scheduler = model, ref_model, lr_scheduler
         self.is_encoder_decoder, self.is_peft_model = model.is_encoder_decoder, model.is_peft_model
         self.policy = self._make_policy()
-        self.current_device, self.is_distributed = self.policy.base.device, False
-        here = {"num_processes": 1, "is_main_process": True}
-        self.accelerator = SimpleNamespace(device=self.current_device, **here)
-        self.accelerator.state = SimpleNamespace(deepspeed_plugin=None)
-        if dataset is not None and config.remove_unused_columns:
-            unused = {*getattr(dataset, "column_names", ())} - COLUMNS
-            dataset = dataset.remove_columns([*unused]) if unused else dataset
+        self.current_device, state = self.policy.base.device, SimpleNamespace(deepspeed_plugin=None)
+        here = {"device": self.current_device, "num_processes": 1, "is_main_process": True}
+        self.accelerator = SimpleNamespace(state=state, **here)
+        unused = {*getattr(dataset, "column_names", ())} - COLUMNS
+        if unused and config.remove_unused_columns:
+            dataset = dataset.remove_columns([*unused])
         self.dataloader = dataset and DataLoader(
             dataset, config.batch_size, shuffle=True, drop_last=True, collate_fn=data_collator
         )
@@ -170,31 +168,28 @@ class PPOTrainer:
                 options["max_new_tokens"] = length_sampler()
             before = 1 if self.is_encoder_decoder else max(map(len, batch))
             sampling = sampling_of(options, before, self.policy.eos_token_ids)
-            draws = bool(options.get("do_sample"))
-            if draws and not self.exact:
+            if options.get("do_sample") and not self.exact:
                 self.policy.sampling = sampling
             for is_reference, responses in enumerate(found):
                 with self.policy.reference(bool(is_reference)):
-                    responses += self._respond(batch, sampling, draws, return_prompt)
+                    responses += self._respond(batch, sampling, return_prompt)
         shaped = [responses if is_list else responses[0][None] for responses in found]
         return tuple(shaped) if generate_ref_response else shaped[0]
 
     def _respond(
-        self, queries: list[Tensor], sampling: Sampling, draws: bool, return_prompt: bool
+        self, queries: list[Tensor], sampling: Sampling, return_prompt: bool
     ) -> list[Tensor]:
         policy, prompts = self.policy, batches.prompts_of(queries, self.policy)
-        likeliest = GumbelDraws(0, prompts.places, torch.zeros_like(prompts.places))
-        choose = sampling.choose(policy.eos_token_ids, None if draws else likeliest)
         encoded = policy.encode_prompts(prompts.prompt_ids, prompts.prompt_mask)
+        choose = sampling.choose(policy.eos_token_ids)
         ids = policy.generate(encoded, choose, sampling.limits[1]).ids
         lengths = response_lengths(ids, policy.eos_token_ids).tolist()
         rows = [row[:length] for row, length in zip(ids, lengths, strict=True)]
         first = [query.to(ids) for query in queries]
         self.texts.extend((x.tolist(), row.tolist()) for x, row in zip(first, rows, strict=True))
         if self.is_encoder_decoder:
-            first = [ids.new_tensor([policy.base.generation_config.decoder_start_token_id])] * len(
-                rows
-            )
+            start = policy.base.generation_config.decoder_start_token_id
+            first = [ids.new_tensor([start])] * len(rows)
         elif not return_prompt:
             return rows
         return [torch.cat(pair) for pair in zip(first, rows, strict=True)]
@@ -251,10 +246,9 @@ class PPOTrainer:
         self.current_step += 1
         if self.writer is not None:
             scores = torch.tensor([float(x) for x in rewards])
-            stats = {**stats, "env/reward_mean": float(scores.mean())}
-            stats["env/reward_std"] = float(scores.std())
-            for name, figure in stats.items():
-                self.writer.add_scalar(name, figure, self.current_step)
+            moments = {"env/reward_mean": scores.mean(), "env/reward_std": scores.std()}
+            for name, figure in {**stats, **moments}.items():
+                self.writer.add_scalar(name, float(figure), self.current_step)
             self.writer.flush()
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -68,9 +68,7 @@ class PPOConfig:
         self.backward_batch_size = self.mini_batch_size * self.gradient_accumulation_steps
         sizes = "mini_batch_size*gradient_accumulation_steps"
         check_divides(sizes, self.backward_batch_size, "batch_size", self.batch_size)
-        choices: dict[str, list[Any]] = {"kl_penalty": [*ESTIMATORS]}
-        choices["log_with"] = [None, "tensorboard"]
-        for name, known in choices.items():
+        for name, known in (("kl_penalty", [*ESTIMATORS]), ("log_with", [None, "tensorboard"])):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"PPOConfig({name}={value!r}): give one of {known}")
         if self.log_with and "logging_dir" not in self.project_kwargs:
@@ -125,4 +123,5 @@ def sampling_of(options: dict[str, Any], before: int, ends: tuple[int, ...]) -> 
     longest = int(given["max_new_tokens"])
     least = max(given.get("min_length", 0) - before, given.get("min_new_tokens", 0), 0)
     kept = {name: given[name] for name in KEPT if name in given}
-    return Sampling(longest, min(least, longest), top_k=int(given.get("top_k", 0)), **kept)
+    top_k = int(given.get("top_k", 0)) if given.get("do_sample") else 1  # the likeliest token
+    return Sampling(longest, min(least, longest), top_k=top_k, **kept)

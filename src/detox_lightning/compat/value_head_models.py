@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model
+from safetensors.torch import save_file
 from torch import nn
 
 from detox_lightning.errors import InputError
@@ -70,8 +72,6 @@ class ModelWithValueHead(nn.Module):
             else:
                 model = load_model(cls.family.auto_class, source.base, dtype, **options)
         if peft_config is not None and not hasattr(model, "peft_config"):
-            from peft import get_peft_model
-
             model = get_peft_model(model, peft_config)
         opened = cls(model)
         opened.v_head.restore(head)
@@ -98,8 +98,6 @@ class ModelWithValueHead(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the adapter, or the whole model, and the value head."""
-        from safetensors.torch import save_file
-
         save_model(self.pretrained_model, None, folder)
         save_file(self.v_head.state_dict(), Path(folder) / VALUE_HEAD)
 
