@@ -318,9 +318,15 @@ def test_half_precision_is_refused_before_loading(tmp_path: Path) -> None:
         trainer.fit(module, pairs_loader())
 
 
-def test_bf16_trains(tiny_t5: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fused_on", ["cuda", "cpu"])
+def test_bf16_trains(
+    tiny_t5: str, tmp_path: Path, fused_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With clipping, too, which Lightning refuses to an optimizer that says it is fused."""
+    monkeypatch.setattr("detox_lightning.stages.optimization.FUSED_ON", fused_on)
     module = make_module(tiny_t5, SMALL, weights=Weights(dtype="bfloat16"))
-    trainer = fit(tmp_path, module, 1, precision="bf16-mixed")
+    trainer = fit(tmp_path, module, 1, precision="bf16-mixed", gradient_clip_val=1.0)
+    assert trainer.optimizers[0].param_groups[0]["fused"] is (fused_on == "cpu" or None)
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert {p.dtype for p in module.parameters() if p.requires_grad} == {torch.float32}
 
