@@ -62,6 +62,7 @@ def results(policy: Policy) -> tuple[Tensor, list[Tensor]]:
     return logprobs.detach(), [p.grad.clone() for p in policy.parameters() if p.requires_grad]
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("alpha", [4, 8, 3])
 @pytest.mark.parametrize(("dtype", "context"), [("float32", nullcontext()), ("bfloat16", BF16)])
 @pytest.mark.parametrize("name", ["T5", "GPT-2", "Llama"])
@@ -163,6 +164,7 @@ def logits_of(policy: Policy) -> list[Tensor]:
     return logits
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("capturing", [None, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["T5", "GPT-2", "Llama"])
