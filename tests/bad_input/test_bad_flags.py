@@ -69,6 +69,8 @@ FLAGS = {
     "--model.optimizer.lr=high": "--model.optimizer.lr=high: must be a number",
     "--model.lora.dropout=1.5": "--model.lora.dropout=1.5: must be a number from 0 to 1",
     "--model.weights.quantization=3bit": "--model.weights.quantization=3bit: must be one of 4bit, 8bit, or null",
+    "--model.micro_batch_size=half": "--model.micro_batch_size=half: must be auto, or a whole number "
+    "above 0, or null",
     "--model.micro_batch_size=3": "model.mini_batch_size=4 is not a multiple of model.micro_batch_size=3: "
     "change one of them",
     "--data.batch_size=6": "data.batch_size=6 is not a multiple of model.mini_batch_size=4: change "

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from detox_lightning.callbacks.dashboard import DashboardCallback
 from detox_lightning.callbacks.fault_files import FaultsCallback
 from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.errors import TrainingError
+from detox_lightning.models.lora import LoRA
 from detox_lightning.modules import RewardModule, SupervisedModule
 from detox_lightning.ppo import learner
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
@@ -469,6 +471,35 @@ def test_memory_that_runs_out_twice_ends_the_run(
         "figures"
     )
     assert equal(module.copies(), module.watched[0].before)
+
+
+def test_auto_finds_what_fits(tiny_t5: str, tiny_classifier: str, tmp_path: Path) -> None:
+    """By halving from the mini-batch, as often as it takes; the gradient stays the mini-batch's."""
+    lora = LoRA(r=4, alpha=8, dropout=0.0)
+    options = {"lora": lora, "mini_batch_size": 8}
+    module = make_module(tiny_t5, tiny_classifier, micro_batch_size="auto", **options)
+    assert module.micro_batches.size == 8
+    module.configure_model()
+    module.policy.register_forward_pre_hook(Allocating(1, gradients=True))
+    with pytest.warns(UserWarning, match="micro_batch_size=1") as said:
+        fit(tmp_path, module, rollouts=2)
+    found = [re.search(r"^rollout 0: .*micro_batch_size=(\d)", str(x.message)) for x in said]
+    assert [x[1] for x in found if x] == ["4", "2", "1"]
+    plain = make_module(tiny_t5, tiny_classifier, micro_batch_size=1, **options)
+    fit(tmp_path, plain, rollouts=2)
+    assert optimizer_steps(module) == optimizer_steps(plain) == [2, 2]
+    assert close(module.copies(), plain.copies())
+
+
+def test_auto_ends_where_one_response_is_too_much(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    module = make_module(tiny_t5, tiny_classifier, micro_batch_size="auto")
+    module.configure_model()
+    module.policy.register_forward_pre_hook(Allocating(0, gradients=True))
+    with pytest.warns(UserWarning, match="micro_batch_size=1"), pytest.raises(TrainingError) as end:
+        fit(tmp_path, module, rollouts=1)
+    assert str(end.value).startswith("rollout 0: out of memory (")
 
 
 def test_what_is_no_lack_of_memory_is_not_tried_again(

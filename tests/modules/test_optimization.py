@@ -2,13 +2,16 @@
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from detox_lightning.errors import InputError
-from detox_lightning.stages.optimization import Schedule, build_schedule
+from detox_lightning.stages.optimization import Schedule, build_schedule, fuse_steps
+from numerics import FLOAT32
 
 
 def rates(schedule: Schedule, total: float, steps: int) -> list[float]:
@@ -87,3 +90,59 @@ def test_restored_state_gives_way_to_flags_and_to_nothing_else() -> None:
     other_scheduler.step()
     scheduler.step()
     assert other_scheduler.get_last_lr() == [2 * rate for rate in scheduler.get_last_lr()]
+
+
+# -- one kernel for all parameters: on a GPU only, so a CPU, which has such a kernel, stands for it
+
+STEPS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+
+
+def stepped(
+    kind: Callable[..., Any], count: int, state: Any = None, **options: Any
+) -> tuple[torch.Tensor, Any]:
+    """A weight after so many steps, with the schedule of a stage; and the optimizer."""
+    weight = nn.Parameter(torch.linspace(-1, 1, 7))
+    optimizer = kind([weight], lr=0.1, weight_decay=0.1, **options)
+    fuse_steps(optimizer)
+    scheduler = build_schedule(optimizer, Schedule(), math.inf)
+    if state is not None:
+        weight.data, saved, place = copy.deepcopy(state)
+        optimizer.load_state_dict(saved)
+        scheduler.load_state_dict(place)
+    for number in range(count):
+        weight.grad = torch.linspace(-number, 2, 7)
+        optimizer.step()
+        scheduler.step()
+    return weight.data, (weight.data, optimizer.state_dict(), scheduler.state_dict())
+
+
+@pytest.mark.parametrize("kind", STEPS.values(), ids=STEPS)
+def test_one_kernel_steps_as_many_do(
+    kind: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, plain_state = stepped(kind, 3)
+    assert plain_state[1]["param_groups"][0]["fused"] is None
+    further, _ = stepped(kind, 3, plain_state)
+    monkeypatch.setattr("detox_lightning.stages.optimization.FUSED_ON", "cpu")
+    monkeypatch.setattr(torch, "_foreach_lerp_", None)  # what many kernels would call
+    fused, state = stepped(kind, 3)
+    assert state[1]["param_groups"][0]["fused"] is True
+    torch.testing.assert_close(fused, plain, atol=FLOAT32, rtol=0)
+    for saved in (state, plain_state):  # of a GPU and of a CPU
+        again, (_, now, _) = stepped(kind, 3, saved)
+        assert now["param_groups"][0]["fused"] is True
+        torch.testing.assert_close(again, further, atol=FLOAT32, rtol=0)
+
+
+def test_who_said_how_to_step_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detox_lightning.stages.optimization.FUSED_ON", "cpu")
+    weights = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2).double())]
+    for options in ({"foreach": True}, {"foreach": False}, {"fused": False}):
+        optimizer = torch.optim.Adam(weights[:1], **options)
+        fuse_steps(optimizer)
+        assert optimizer.param_groups[0]["fused"] == options.get("fused")
+    others = [torch.optim.Adam(weights), torch.optim.SGD(weights), torch.optim.NAdam(weights)]
+    for optimizer in others:
+        before = {name: x for name, x in optimizer.param_groups[0].items() if name != "params"}
+        fuse_steps(optimizer)
+        assert before.items() <= optimizer.param_groups[0].items()

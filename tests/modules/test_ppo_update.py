@@ -105,7 +105,7 @@ class Waiting(TorchFunctionMode):
         if function in self.calls:
             asked_by = sys._getframe(1).f_code
             where = asked_by.co_filename.rsplit("/", 1)[-1]
-            if asked_by.co_name in ("learn", "gradient"):
+            if asked_by.co_name in ("_learn", "gradient"):
                 self.reads(args[0])
                 return function(*args, **(kwargs or {}))
             # the second asks what lies on the CPU anyway

@@ -14,8 +14,10 @@ from lightning.pytorch.plugins.precision import HalfPrecision
 from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from architectures import save_random
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.stages.optimization import Schedule
@@ -156,6 +158,65 @@ def _same_as(module: SupervisedModule, opened: Any, folder: Path) -> None:
     assert tokenizer.batch_decode(ids, skip_special_tokens=True) == module.summarize(batch)
 
 
+@pytest.fixture(params=["T5", "BART", "Llama"])
+def moved(request: pytest.FixtureRequest, tmp_path: Path) -> SupervisedModule:
+    """A model whose adapter says something."""
+    module = SupervisedModule(save_random(request.param, tmp_path), SMALL, max_new_tokens=12)
+    module.configure_model()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape)
+    return module.eval()
+
+
+@pytest.mark.parametrize("rules", [{}, {"repetition_penalty": 9.0, "min_length": 5}])
+def test_summaries_are_those_of_generate(
+    moved: SupervisedModule, rules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is asked only where the generation config has rules; BART's ends at the limit."""
+    base, asked = moved.model.get_base_model(), []
+    is_decoder_only = base.config.model_type == "llama"
+    batch = collate_pairs(PAIRS, "left" if is_decoder_only else "right")
+    for name, value in rules.items():
+        setattr(base.generation_config, name, value)
+    inputs = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask.long()}
+    generate = base.generate
+    with in_float64(moved):
+        ids = generate(**inputs, max_new_tokens=12, do_sample=False, num_beams=1)
+        monkeypatch.setattr(base, "generate", lambda **x: asked.append(x) or generate(**x))
+        said = moved.summarize(batch)
+        moved._static_steps = StaticSteps(capturing=True)
+        again = [moved.summarize(batch) for _ in range(2)]
+    ids = ids[:, batch.prompt_ids.shape[1] if is_decoder_only else 1 :]
+    assert said == moved.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert again == [said, said]
+    assert len(set(said)) > 1
+    assert bool(asked) == bool(rules or base.generation_config.forced_eos_token_id is not None)
+
+
+def test_decode_steps_are_recorded_once_an_epoch_and_forgotten(
+    tiny_t5: str, tmp_path: Path
+) -> None:
+    """The weights change in between, and the memory is needed."""
+    recorded: list[list[int]] = []
+
+    class Watched(SupervisedModule):
+        def summarize(self, *args: Any) -> list[str]:
+            steps = self._static_steps
+            texts = super().summarize(*args)
+            recorded.append([step.calls for step in steps.recorded.values()])
+            return texts
+
+    module = Watched(tiny_t5, SMALL, max_new_tokens=4)
+    trainer = make_trainer(tmp_path, max_epochs=2)
+    trainer.fit(module, pairs_loader(8), pairs_loader(4))
+    trainer.predict(module, pairs_loader(4))
+    assert recorded == [[3], [6]] * 3
+    assert not module._static_steps.recorded
+
+
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("lora", [None, SMALL])
 def test_resumed_is_uninterrupted(tiny_t5: str, tmp_path: Path, lora: LoRA | None) -> None:
@@ -257,9 +318,15 @@ def test_half_precision_is_refused_before_loading(tmp_path: Path) -> None:
         trainer.fit(module, pairs_loader())
 
 
-def test_bf16_trains(tiny_t5: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fused_on", ["cuda", "cpu"])
+def test_bf16_trains(
+    tiny_t5: str, tmp_path: Path, fused_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With clipping, too, which Lightning refuses to an optimizer that says it is fused."""
+    monkeypatch.setattr("detox_lightning.stages.optimization.FUSED_ON", fused_on)
     module = make_module(tiny_t5, SMALL, weights=Weights(dtype="bfloat16"))
-    trainer = fit(tmp_path, module, 1, precision="bf16-mixed")
+    trainer = fit(tmp_path, module, 1, precision="bf16-mixed", gradient_clip_val=1.0)
+    assert trainer.optimizers[0].param_groups[0]["fused"] is (fused_on == "cpu" or None)
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert {p.dtype for p in module.parameters() if p.requires_grad} == {torch.float32}
 

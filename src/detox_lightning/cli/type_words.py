@@ -35,10 +35,10 @@ def describe_type(hint: Any) -> str:
         hint: The type in a signature.
     """
     members = list(_union_members(hint))
-    literals = [
+    literals = dict.fromkeys(
         str(value) for kind in members if get_origin(kind) is Literal for value in get_args(kind)
-    ]
-    kinds = [f"one of {', '.join(dict.fromkeys(literals))}"] if literals else []
+    )
+    kinds = [("one of " if len(literals) > 1 else "") + ", ".join(literals)] if literals else []
     kinds += [_describe_member(kind) for kind in members if get_origin(kind) is not Literal]
     if BUILTINS[float] in kinds:
         kinds = [kind for kind in kinds if kind != BUILTINS[int]]

@@ -246,7 +246,7 @@ class PPOTrainer:
         self.current_step += 1
         if self.writer is not None:
             scores = torch.tensor([float(x) for x in rewards])
-            moments = {"env/reward_mean": scores.mean(), "env/reward_std": scores.std()}
+            moments: Any = {"env/reward_mean": scores.mean(), "env/reward_std": scores.std()}
             for name, figure in {**stats, **moments}.items():
                 self.writer.add_scalar(name, float(figure), self.current_step)
             self.writer.flush()

@@ -14,6 +14,7 @@ from detox_lightning.algorithm.losses import LossSums, PolicyLoss, token_weights
 from detox_lightning.algorithm.masks import widths
 from detox_lightning.algorithm.metrics import MiniBatchMeans, UpdateMeter, token_statistics
 from detox_lightning.algorithm.types import Experience
+from detox_lightning.models.light_adapters import light_adapters
 from detox_lightning.models.policy import Policy
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.ranks import Ranks
@@ -76,6 +77,10 @@ class Learner:
             orders: A permutation ``[b]`` of the rows for each epoch, on the CPU.
             place: Where in the run, for messages.
         """
+        with light_adapters(self.policy.model):
+            return self._learn(experience, orders, place)
+
+    def _learn(self, experience: Experience, orders: Iterable[Tensor], place: str) -> UpdateMeter:
         meter = UpdateMeter(self.options.loss)
         ends = widths(experience.response_mask).cpu().int()
         if not self.policy.is_full_precision:  # another width than the rollout's rounds differently

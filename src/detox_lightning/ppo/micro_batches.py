@@ -12,19 +12,18 @@ T = TypeVar("T")
 
 
 class MicroBatches:
-    """The size of micro-batches; it is halved once if memory runs out.
+    """The size of micro-batches; it is halved if memory runs out.
 
     Attributes:
         size: Responses a forward pass.
-        halved: Whether memory has run out before.
+        halvings: How often memory may still run out.
     """
 
-    def __init__(self, size: int):
-        self.size = size
-        self.halved = False
+    def __init__(self, size: int, halvings: float = 1):
+        self.size, self.halvings = size, halvings
 
     def retry_with_half(self, work: Callable[[int], T], place: str, alone: bool) -> T:
-        """Calls ``work``, and repeats it once with half the size if memory runs out.
+        """Calls ``work``, and repeats it with half the size if memory runs out.
 
         Args:
             work: Takes the size; it may be interrupted and repeated.
@@ -40,12 +39,12 @@ class MicroBatches:
             except Exception as error:
                 if not is_oom_error(error):
                     raise
-                if self.halved or self.size == 1 or not alone:
+                if not self.halvings or self.size == 1 or not alone:
                     message = OUT_OF_MEMORY.format(str(error).strip().splitlines()[0])
                     raise TrainingError(f"{place}: {message}") from error
             # outside the block above, in which the error keeps the interrupted work's memory alive
             garbage_collection_cuda()
-            self.halved = True
+            self.halvings -= 1
             self.size //= 2
             rank_zero_warn(
                 f"{place}: out of memory; going on with model.micro_batch_size={self.size}, half "

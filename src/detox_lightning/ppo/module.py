@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
@@ -62,7 +63,8 @@ class PPOModule(PolicyStage):
         ppo_epochs: Passes over each rollout.
         mini_batch_size: Responses per optimizer step, on each rank.
         micro_batch_size: Responses per forward pass, to save memory; the gradient is that of
-            the mini-batch. null: the mini-batch.
+            the mini-batch. null: the mini-batch, which is halved once if memory runs out; auto:
+            it is halved until it fits.
         kl: The KL penalty and its controller.
         scores: What happens to the scores before they become rewards.
         advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
@@ -97,7 +99,7 @@ class PPOModule(PolicyStage):
         sampling: Sampling = Sampling(),  # noqa: B008
         ppo_epochs: PositiveInt = 4,
         mini_batch_size: PositiveInt = 4,
-        micro_batch_size: PositiveInt | None = None,
+        micro_batch_size: PositiveInt | Literal["auto"] | None = None,
         kl: KLPenalty = KLPenalty(),  # noqa: B008
         scores: ScoreShaping = ScoreShaping(),  # noqa: B008
         advantage: AdvantageEstimator | None = None,
@@ -132,14 +134,14 @@ class PPOModule(PolicyStage):
             ratio_threshold=ratio_threshold,
             early_stop_kl=early_stop_kl,
         )
-        self.micro_batches = MicroBatches(micro_batch_size or mini_batch_size)
+        size = mini_batch_size if micro_batch_size in (None, "auto") else int(micro_batch_size)
+        self.micro_batches = MicroBatches(size, math.inf if micro_batch_size == "auto" else 1)
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
         plan = as_options(EvaluationPlan, evaluation, "evaluation")
         self.evaluator = Evaluator(plan, self.reward, self.sampling, self.seed)
         self.curves: list[str] = []  # names of the figures that rollouts have logged
         self.kl_coef = self.kl.coef
-        size = self.micro_batches.size
         check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
         if self.advantage.uses_values and "value" not in self.options.loss.coefficients:
             raise InputError(

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeFloat
 from lightning.pytorch.cli import OptimizerCallable
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.errors import InputError
 from detox_lightning.stages.number_bounds import leaves
 
 LARGEST_OPTION = 1e6  # no step of an optimizer can be so large
+FUSED_ON = "cuda"  # where a step is bound by the number of its kernels
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,31 @@ def build_schedule(optimizer: Optimizer, schedule: Schedule, total_steps: float)
         return 0.5 * (1.0 + math.cos(math.pi * progress))
 
     return _Scheduler(optimizer, factor)
+
+
+def fuse_steps(optimizer: Optimizer) -> None:
+    """Lets Adam and AdamW of torch step float32 parameters on a GPU by one kernel for all.
+
+    Other optimizers and devices are left alone, and so is an optimizer whose options ``fused`` or
+    ``foreach`` say how to step. The state of a checkpoint is put where this kernel needs it, also
+    if another device wrote it.
+    """
+    groups = optimizer.param_groups
+    if type(optimizer) not in (Adam, AdamW) or any(
+        group["fused"] is not None
+        or group["foreach"] is not None
+        or group["differentiable"]
+        or any((p.device.type, p.dtype) != (FUSED_ON, torch.float32) for p in group["params"])
+        for group in groups
+    ):
+        return
+    for group in groups:  # the constructor's option would forbid Lightning to clip in bf16-mixed
+        group["fused"] = True
+
+    def fuse_saved(_: Optimizer, state: dict[str, Any]) -> None:
+        state["param_groups"] = [{**group, "fused": True} for group in state["param_groups"]]
+
+    optimizer.register_load_state_dict_pre_hook(fuse_saved)
 
 
 def trainable_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:

@@ -34,6 +34,7 @@ from detox_lightning.stages.faults import CAUSES_ELSEWHERE, Faults
 from detox_lightning.stages.optimization import (
     Schedule,
     build_schedule,
+    fuse_steps,
     naming_option,
     trainable_parameters,
 )
@@ -158,6 +159,7 @@ class StageModule(LightningModule):
         """Returns the optimizer and its schedule; InputError if the optimizer can't be made."""
         with naming_option():
             optimizer = self.make_optimizer(trainable_parameters(self))
+        fuse_steps(optimizer)
         scheduler = build_schedule(
             optimizer, self.schedule, self.trainer.estimated_stepping_batches
         )

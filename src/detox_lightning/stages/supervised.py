@@ -13,6 +13,10 @@ from detox_lightning.arguments import as_options
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.meter import Rouge
+from detox_lightning.models.decoding.loop import decode
+from detox_lightning.models.decoding.merging import merged
+from detox_lightning.models.decoding.sampling import greedy, has_rules
+from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.models.families.base import base_model
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
@@ -71,6 +75,7 @@ class SupervisedModule(AutomaticStage):
         self.max_new_tokens = max_new_tokens
         self.label_smoothing = label_smoothing
         self.metrics = Rouge()
+        self._static_steps = StaticSteps()
 
     def setup(self, stage: str) -> None:
         """Checks the trainer's options and the model's positions before any model is opened."""
@@ -116,19 +121,39 @@ class SupervisedModule(AutomaticStage):
 
     @torch.no_grad()
     def summarize(self, batch: PromptBatch) -> list[str]:
-        """Writes greedy summaries of ``b`` prompts, without special tokens."""
-        generated = self.model.generate(
-            input_ids=batch.prompt_ids,
-            attention_mask=batch.prompt_mask,
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-        )
-        ends = end_tokens(self.model.generation_config)
-        responses = self.source.family.strip_prompt(generated, batch.prompt_ids)
-        responses = without_end_marks(responses, ends, self.tokenizer)
-        texts: list[str] = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        """Writes greedy summaries of ``b`` prompts, without special tokens.
+
+        They are those of transformers' ``generate``, which itself writes them if the model's
+        generation config has rules for which token may follow.
+        """
+        family, base = self.source.family, base_model(self.model)
+        if has_rules(base.generation_config):
+            inputs = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask}
+            options = {"do_sample": False, "num_beams": 1, "max_new_tokens": self.max_new_tokens}
+            found = family.strip_prompt(self.model.generate(**inputs, **options), batch.prompt_ids)
+        else:
+            steps, limit = self._static_steps, self.max_new_tokens
+            with merged(self.model, steps.merged_weights if steps.captures(base) else None):
+                prompts = family.encode_prompts(base, batch.prompt_ids, batch.prompt_mask)
+                found = decode(base, family, prompts, greedy, limit, steps).ids
+        found = without_end_marks(found, end_tokens(base.generation_config), self.tokenizer)
+        texts: list[str] = self.tokenizer.batch_decode(found, skip_special_tokens=True)
         return texts
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the figures, and frees the memory that decode steps were recorded with."""
+        super().on_validation_epoch_end()
+        self._forget_steps()
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_predict_epoch_end(self) -> None:
+        """Frees the memory that decode steps were recorded with."""
+        self._forget_steps()
+
+    def _forget_steps(self) -> None:
+        self._static_steps.free()
+        self._static_steps = StaticSteps()
 
     def _loss(self, batch: PromptBatch, label_smoothing: float = 0.0) -> Tensor:
         """Returns the cross-entropy of a batch's targets, mean over their tokens."""

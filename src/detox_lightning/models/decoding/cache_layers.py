@@ -28,8 +28,9 @@ class SlotLayer(FilledLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
         """Writes this step's keys and values; returns all slots, of which the empty are masked."""
-        self.keys.index_copy_(2, self.position, key_states)
-        self.values.index_copy_(2, self.position, value_states)
+        # under autocast, keys may be float32 and values not; a growing cache widens them, too
+        self.keys.index_copy_(2, self.position, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self.position, value_states.to(self.values.dtype))
         return self.keys, self.values
 
     def get_seq_length(self) -> Any:

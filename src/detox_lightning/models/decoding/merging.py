@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from detox_lightning.models.decoding.decoder import writable_tensors
+from detox_lightning.models.light_adapters import KeptTensors, cast_adapters
 
-MergedWeights = dict[tuple[str, torch.dtype, torch.device], Tensor]
-"""Merged weights by the parameter's name, dtype and device."""
+MergedWeights = KeptTensors
 
 
 @contextmanager
@@ -20,7 +20,8 @@ def merged(model: Any, buffers: MergedWeights | None = None) -> Iterator[None]:
 
     Afterwards the base holds the same tensors as before. Layers that can't be merged exactly are
     left alone: quantized bases, a base with another dtype than its adapter, weights that several
-    layers share, disabled adapters, and all layers under autocast.
+    layers share, disabled adapters, and all layers under autocast, for which see
+    :func:`cast_adapters`.
 
     Args:
         model: A ``PeftModel``, or any other.
@@ -45,7 +46,8 @@ def merged(model: Any, buffers: MergedWeights | None = None) -> Iterator[None]:
                     if buffers is not None:
                         key = f"{path}.{name}", parameter.dtype, parameter.device
                         parameter.data = buffers.setdefault(key, parameter.data).copy_(parameter)
-        yield
+        with cast_adapters(model, buffers):
+            yield
     finally:
         for layer, tensors in replaced:
             _restore(layer, tensors)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
@@ -14,6 +15,15 @@ from detox_lightning.models.decoding.draws import GumbelDraws, TorchDraws, runni
 
 CANDIDATES = 512  # likeliest tokens among which a CPU first looks for the nucleus
 WIDENING = 8  # factor by which it looks further, in rows whose nucleus is larger
+# Fields of a generation config that change which token is the likeliest, and what changes nothing.
+RULES = {
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("min_length", "min_new_tokens"), 0),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), 1),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "sequence_bias")),
+    **dict.fromkeys(("exponential_decay_length_penalty", "watermarking_config", "stop_strings")),
+}
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """Picks the next tokens ``[r]`` from logits ``[r, V]``, the rows' places ``[r]`` and the step."""
@@ -147,3 +157,10 @@ def _nucleus(scores: Tensor, top_p: float, count: int) -> tuple[Tensor, Tensor]:
 def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
     """Picks each row's likeliest token; a :data:`Choose`."""
     return logits.argmax(dim=-1)
+
+
+def has_rules(config: Any) -> bool:
+    """Whether a generation config has rules by which ``generate`` changes the likeliest token."""
+    return any(
+        getattr(config, name, None) not in (None, neutral) for name, neutral in RULES.items()
+    )
