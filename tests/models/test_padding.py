@@ -31,6 +31,12 @@ KINDS: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "opt": ("OPT", {**OPT, "pad_token_id": 5}, 32),
     "bloom": ("Bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 2, "pad_token_id": 3}, None),
     "bert": ("Bert", BERT_LIKE, 34),
+    "deberta": (
+        "DebertaV2",
+        {**BERT_LIKE, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+        34,
+    ),
+    "electra": ("Electra", {**BERT_LIKE, "embedding_size": 8}, 34),
     "roberta": ("Roberta", {**BERT_LIKE, "pad_token_id": 5}, 28),
     "camembert": ("Camembert", {**BERT_LIKE, "pad_token_id": 1}, 32),
     "mpnet": ("MPNet", {**BERT_LIKE, "pad_token_id": 1}, 32),
@@ -48,6 +54,9 @@ KINDS: dict[str, tuple[str, dict[str, Any], int | None]] = {
     ),
     "xlnet": ("XLNet", {**XLNET, "pad_token_id": 5}, None),
 }
+
+# whose last layer need only compute the first token
+READ_FIRST = {"bert", "camembert", "deberta", "distilbert", "electra", "nystromformer", "roberta"}
 
 
 def bare_tokenizer(appends_eos: bool) -> PreTrainedTokenizerFast:
@@ -81,6 +90,8 @@ def test_a_batch_is_read_as_each_text_alone(name: str, tmp_path: Path) -> None:
     classifier = TextClassifier(folder, batch_size=4)
     classifier.load()
     texts = [" ".join(NAMES[: n + 1]) for n in (0, 3, 6, 1, 5)] + ["fool " * 7 + "kind", "</s>"]
+    cut = [part for part in classifier.model.modules() if part._forward_pre_hooks]
+    assert len(cut) == (name in READ_FIRST)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = bare_tokenizer(appends_eos=False)
     with torch.no_grad():

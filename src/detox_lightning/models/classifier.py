@@ -17,6 +17,7 @@ from detox_lightning.models.batching import (
     group_by_length,
     mixes_padding,
     padding_budget,
+    read_first_token,
     token_limit,
 )
 from detox_lightning.models.classifier_heads import (
@@ -108,7 +109,9 @@ class TextClassifier(nn.Module):
             )
         self.cuts.max_tokens = token_limit(self.model, self.tokenizer)
         probes = encode(self.tokenizer, PROBES, self.cuts.max_tokens)
-        self.mixes_padding = all(probes) and mixes_padding(self.model, *probes)
+        if all(probes):
+            self.mixes_padding = mixes_padding(self.model, *probes)
+            read_first_token(self.model, probes)
 
     def warn_guessed(self) -> None:
         """Warns once if the meaning of the outputs is a guess."""
