@@ -89,19 +89,12 @@ def rollouts(
             )
         return int(said.shape[1]) - 1  # without the start token
 
-    return {OURS: ours} | {name: lambda cache=cache: theirs(cache) for name, cache in CACHES.items()}
+    return {OURS: ours} | {
+        name: lambda cache=cache: theirs(cache) for name, cache in CACHES.items()
+    }
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Returns the CPU seconds of a call; other programs don't count."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def measure(
-    ways: dict[str, Callable[[], int]], rounds: int, tokens: int
-) -> list[dict[str, float]]:
+def measure(ways: dict[str, Callable[[], int]], rounds: int, tokens: int) -> list[dict[str, float]]:
     """Takes all ways in turns, and returns each round's CPU seconds.
 
     Args:
@@ -116,13 +109,18 @@ def measure(
     for _ in range(WARM_UP + rounds):
         row = {}
         for name, work in ways.items():
-            start = time.process_time()
-            length = work()
-            row[name] = time.process_time() - start
+            length, row[name] = timed(work)
             if length != tokens:
                 raise SystemExit(f"{name}: responses of {length} tokens, {tokens} expected")
         measured.append(row)
     return measured[WARM_UP:]
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Returns the result of a call and its CPU seconds, in which other programs don't count."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
 
 
 def speed(size: int = LARGE, tries: int = 7) -> float:
@@ -131,11 +129,11 @@ def speed(size: int = LARGE, tries: int = 7) -> float:
     The fastest of some tries counts: what the processor can do at most.
     """
     x, weight = torch.randn(2, size, size)
-    return 2 * size**3 / min(seconds(lambda: linear(x, weight)) for _ in range(tries))
+    return 2 * size**3 / min(timed(lambda: linear(x, weight))[1] for _ in range(tries))
 
 
 def operations(lengths: list[int], response: int, epochs: int, shape: Shape) -> dict[str, int]:
-    """Counts the operations that each part of a step needs.
+    """Counts the operations that each part of a step needs, and all of them.
 
     The policy's log-probabilities are noted while sampling, so only the reference reads the
     responses before the update.
@@ -155,7 +153,28 @@ def operations(lengths: list[int], response: int, epochs: int, shape: Shape) -> 
         counts["rollout"] += sampled.frozen
         counts["score"] += classifier(prompt + response, shape.classifier).forward
         counts["update"] += answered.frozen + epochs * (answered.forward + answered.backward)
-    return counts
+    return {**counts, "total": sum(counts.values())}
+
+
+def show(shape: str, measured: list[dict[str, float]], counts: dict[str, int], rate: float) -> None:
+    """Prints both tables, and all figures as a line of JSON.
+
+    Args:
+        shape: Name of the shape.
+        measured: CPU seconds of the rollouts; see :func:`measure`.
+        counts: Operations of the parts of a step; see :func:`operations`.
+        rate: Operations per CPU second; see :func:`speed`.
+    """
+    medians = {way: median(row[way] for row in measured) for way in measured[0]}
+    ratios = {way: median(row[way] / row[OURS] for row in measured) for way in medians}
+    least = {part: count / rate for part, count in counts.items()}
+    print(f"rollouts of {shape}, medians of {len(measured)} rounds on one thread:")
+    for way, spent in medians.items():
+        print(f"{way:24}{spent:8.3f} CPU s{ratios[way]:8.2f} × ours")
+    print(f"large products: {rate / 1e9:.1f} GFLOP per CPU second. A step needs at least:")
+    for part, count in counts.items():
+        print(f"{part:24}{least[part]:8.3f} CPU s{count / 1e9:9.1f} GFLOP")
+    print(json.dumps({"shape": shape, "rollout": medians, "ratio": ratios, "least": least}))
 
 
 def read_options() -> argparse.Namespace:
@@ -163,7 +182,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--ppo_epochs", type=int, default=1, help="for the operations of the update")
+    parser.add_argument("--ppo_epochs", type=int, default=1, help="passes that are counted")
     parser.add_argument("--new_tokens", type=int, default=100, help="tokens of every response")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds")
     return parser.parse_args()
@@ -182,19 +201,9 @@ def main() -> None:
         tokenizer = load_tokenizer(f"{name}/policy")
         prompts = read_prompts(Path(name), tokenizer)
         measured = measure(rollouts(policy, tokenizer, prompts, tokens), options.rounds, tokens)
-    print(f"rollouts of {options.shape}, medians of {options.rounds} rounds:")
-    medians, ratios = {}, {}
-    for way in measured[0]:
-        medians[way] = median(row[way] for row in measured)
-        ratios[way] = median(row[way] / row[OURS] for row in measured)
-        print(f"{way:26}{medians[way]:8.3f} CPU s{ratios[way]:8.2f} × ours")
     lengths, rate = prompts.prompt_mask.sum(dim=1).tolist(), speed()
     counts = operations(lengths, tokens, options.ppo_epochs, shape)
-    least = {part: count / rate for part, count in {**counts, "total": sum(counts.values())}.items()}
-    print(f"large products: {rate / 1e9:.1f} GFLOP per CPU second; so a step needs at least:")
-    for part, time_needed in least.items():
-        print(f"{part:26}{time_needed:8.3f} CPU s{time_needed * rate / 1e9:8.1f} GFLOP")
-    print(json.dumps({"shape": options.shape, "rollout": medians, "ratio": ratios, "least": least}))
+    show(options.shape, measured, counts, rate)
 
 
 if __name__ == "__main__":
