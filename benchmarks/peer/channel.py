@@ -112,7 +112,8 @@ class ScoredTokens:
 
     def note(self, classifier: Any, args: Any, inputs: dict[str, Any]) -> None:
         """Adds the tokens of a call."""
-        self.count += int(inputs["attention_mask"].sum())
+        mask = inputs["attention_mask"]
+        self.count += inputs["input_ids"].numel() if mask is None else int(mask.sum())
 
     def taken(self) -> int:
         """Returns the number of tokens since the last call."""

@@ -22,6 +22,9 @@ POSITION_TABLES = re.compile(
     r"(^|\.)(position_embeddings?|embed_positions|positions_embed|pos_embed|wpe)$"
 )
 
+# What follows attention in a layer of BERT, RoBERTa, ELECTRA, DeBERTa, and of DistilBERT.
+AFTER_ATTENTION = (".attention.output", ".sa_layer_norm")
+
 Text = TypeVar("Text", str, tuple[str, str])
 
 
@@ -186,7 +189,7 @@ def padding_id(model: Any) -> int | None:
     return token if token is not None and 0 <= token < rows else None
 
 
-def classify(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+def classify(model: Any, ids: Tensor, mask: Tensor, broadcasts: bool = False) -> Tensor:
     """Returns a classifier's logits ``[b, labels]``, float32, of texts padded on the right.
 
     Padding on the right moves no position, and a decoder doesn't look at it. Models that take a
@@ -196,6 +199,8 @@ def classify(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         model: A sequence classifier from transformers.
         ids: ``[b, s]``.
         mask: ``[b, s]``, bool: where there is text.
+        broadcasts: Whether the model takes a mask ``[b, 1, 1, s]``, from which it doesn't make one
+            of ``[b, 1, s, s]``; see :func:`takes_broadcast_mask`.
     """
     pad = padding_id(model)
     if pad is not None:
@@ -204,11 +209,14 @@ def classify(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1], device=ids.device) - (~mask).sum(dim=1, keepdim=True)
         places %= ids.shape[1]
         ids, mask = ids.gather(1, places), mask.gather(1, places)
-    logits: Tensor = model(input_ids=ids, attention_mask=mask.long()).logits
+    visible: Tensor | None = mask.long()
+    if broadcasts:
+        visible = None if mask.all() else mask[:, None, None]
+    logits: Tensor = model(input_ids=ids, attention_mask=visible).logits
     return logits.float()
 
 
-def classify_rows(model: Any, rows: list[list[int]]) -> Tensor:
+def classify_rows(model: Any, rows: list[list[int]], broadcasts: bool = False) -> Tensor:
     """Returns a classifier's logits ``[b, labels]``, float32, of ``b`` tokenized texts; b > 0.
 
     Decoders find a text's last token by the padding after it. If the model has no padding token,
@@ -222,7 +230,7 @@ def classify_rows(model: Any, rows: list[list[int]]) -> Tensor:
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
     try:
-        return classify(model, ids.to(model.device), mask.to(model.device))
+        return classify(model, ids.to(model.device), mask.to(model.device), broadcasts)
     finally:
         config.pad_token_id = before
 
@@ -237,3 +245,49 @@ def mixes_padding(model: Any, short: list[int], long: list[int]) -> bool:
     """
     alone, beside = classify_rows(model, [short])[0], classify_rows(model, [short, long])[0]
     return not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+@torch.no_grad()
+def read_first_token(model: Any, texts: list[list[int]]) -> bool:
+    """Lets the last layer of BERT and its relatives compute only what their classifier reads.
+
+    After attention, it goes on with each text's first token alone. Results differ by rounding.
+
+    Args:
+        model: A classifier.
+        texts: Token ids of texts to try it on.
+
+    Returns:
+        Whether the classifier is such a one: otherwise it isn't changed.
+    """
+    places = [part for name, part in model.named_modules() if name.endswith(AFTER_ATTENTION)]
+    if not places:
+        return False
+    whole = classify_rows(model, texts)
+    hook = places[-1].register_forward_pre_hook(_cut_to_first_token)
+    is_same = _gives(whole, model, texts)
+    if not is_same:
+        hook.remove()
+    return is_same
+
+
+@torch.no_grad()
+def takes_broadcast_mask(model: Any, texts: list[list[int]]) -> bool:
+    """Whether a classifier's logits of two texts, of which one is padded, stay the same by it.
+
+    ``texts`` are token ids. Never ask for a decoder: it would look at later tokens.
+    """
+    is_padded = len(texts[0]) != len(texts[1])
+    return is_padded and _gives(classify_rows(model, texts), model, texts, broadcasts=True)
+
+
+def _gives(logits: Tensor, model: Any, texts: list[list[int]], broadcasts: bool = False) -> bool:
+    try:
+        found = classify_rows(model, texts, broadcasts)
+    except (AttributeError, IndexError, RuntimeError, ValueError):  # whatever its code makes of it
+        return False
+    return torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
+
+
+def _cut_to_first_token(part: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x[:, :1] for x in inputs)

@@ -17,6 +17,8 @@ from detox_lightning.models.batching import (
     group_by_length,
     mixes_padding,
     padding_budget,
+    read_first_token,
+    takes_broadcast_mask,
     token_limit,
 )
 from detox_lightning.models.classifier_heads import (
@@ -57,6 +59,7 @@ class TextClassifier(nn.Module):
         self.model: Any = None
         self.tokenizer: Any = None
         self.mixes_padding = False  # then only texts of equal lengths share a batch
+        self.broadcasts = False  # whether it takes a mask that is quicker
         self._last: tuple[list[tuple[str, str]], Tensor] | None = None
 
     @property
@@ -108,7 +111,10 @@ class TextClassifier(nn.Module):
             )
         self.cuts.max_tokens = token_limit(self.model, self.tokenizer)
         probes = encode(self.tokenizer, PROBES, self.cuts.max_tokens)
-        self.mixes_padding = all(probes) and mixes_padding(self.model, *probes)
+        if all(probes):
+            self.mixes_padding = mixes_padding(self.model, *probes)
+            is_encoder = read_first_token(self.model, probes)
+            self.broadcasts = is_encoder and takes_broadcast_mask(self.model, probes)
 
     def warn_guessed(self) -> None:
         """Warns once if the meaning of the outputs is a guess."""
@@ -196,7 +202,7 @@ class TextClassifier(nn.Module):
         budget = 0 if self.mixes_padding else padding_budget(self.model)
         for rows in group_by_length([len(ids) for ids in encoded], budget, self.batch_size):
             with torch.autocast(device.type, enabled=False):  # it belongs to the policy
-                batch = classify_rows(self.model, [encoded[row] for row in rows])
+                batch = classify_rows(self.model, [encoded[row] for row in rows], self.broadcasts)
             logits[torch.tensor(rows, device=device)] = batch
         return logits
 
