@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from conftest import NAMES, word_tokenizer
-from detox_lightning.models.batching import read_first_token, takes_broadcast_mask
+from detox_lightning.models.batching import takes_broadcast_mask
 from detox_lightning.models.classifier import TextClassifier
 from numerics import FLOAT32
 
@@ -56,8 +56,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "xlnet": ("XLNet", {**XLNET, "pad_token_id": 5}, None),
 }
 
-# whose last layer need only compute the first token, and whose mask can be small
-READ_FIRST = {"bert", "camembert", "deberta", "distilbert", "electra", "nystromformer", "roberta"}
+SMALL_MASKS = {"bert", "camembert", "deberta", "distilbert", "electra", "roberta"}
 
 
 def bare_tokenizer(appends_eos: bool) -> PreTrainedTokenizerFast:
@@ -91,9 +90,7 @@ def test_a_batch_is_read_as_each_text_alone(name: str, tmp_path: Path) -> None:
     classifier = TextClassifier(folder, batch_size=4)
     classifier.load()
     texts = [" ".join(NAMES[: n + 1]) for n in (0, 3, 6, 1, 5)] + ["fool " * 7 + "kind", "</s>"]
-    cut = [part for part in classifier.model.modules() if part._forward_pre_hooks]
-    assert len(cut) == (name in READ_FIRST)
-    assert classifier.broadcasts == (name in READ_FIRST - {"nystromformer"})
+    assert classifier.broadcasts == (name in SMALL_MASKS)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = bare_tokenizer(appends_eos=False)
     with torch.no_grad():
@@ -107,27 +104,12 @@ def test_a_batch_is_read_as_each_text_alone(name: str, tmp_path: Path) -> None:
             assert classifier(["fool " * 99]).isfinite().all()
 
 
-def test_a_classifier_that_reads_all_tokens_keeps_its_last_layer() -> None:
-    torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification(
-        transformers.BertConfig(**{**SIZES, **BERT_LIKE})
-    ).eval()
-    torch.nn.init.normal_(model.classifier.weight)
-    texts = [[5, 6, 7], [8, 9, 10, 11]]
-    usual = model.bert.pooler.forward
-    model.bert.pooler.forward = lambda states: usual(states.mean(dim=1, keepdim=True))
-    assert not read_first_token(model, texts)
-    assert not any(part._forward_pre_hooks for part in model.modules())
-    model.bert.pooler.forward = usual
-    assert read_first_token(model, texts)
-
-
 def test_a_small_mask_is_tried_on_padded_texts_only() -> None:
     model = transformers.BertForSequenceClassification(
         transformers.BertConfig(**{**SIZES, **BERT_LIKE})
     ).eval()
-    assert takes_broadcast_mask(model, [[5, 6, 7], [8, 9, 10, 11]])
-    assert not takes_broadcast_mask(model, [[5, 6, 7], [8, 9, 10]])
+    assert takes_broadcast_mask(model, [5, 6, 7], [8, 9, 10, 11])
+    assert not takes_broadcast_mask(model, [5, 6, 7], [8, 9, 10])
 
 
 def test_a_text_of_no_tokens_is_read_alike_everywhere(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ POSITION_TABLES = re.compile(
     r"(^|\.)(position_embeddings?|embed_positions|positions_embed|pos_embed|wpe)$"
 )
 
-# What follows attention in a layer of BERT, RoBERTa, ELECTRA, DeBERTa, and of DistilBERT.
-AFTER_ATTENTION = (".attention.output", ".sa_layer_norm")
+# Parts of the layers of BERT, RoBERTa, ELECTRA and DeBERTa, and of DistilBERT.
+LAYERS_OF_BERT = (".attention.output", ".sa_layer_norm")
 
 Text = TypeVar("Text", str, tuple[str, str])
 
@@ -248,46 +248,22 @@ def mixes_padding(model: Any, short: list[int], long: list[int]) -> bool:
 
 
 @torch.no_grad()
-def read_first_token(model: Any, texts: list[list[int]]) -> bool:
-    """Lets the last layer of BERT and its relatives compute only what their classifier reads.
+def takes_broadcast_mask(model: Any, short: list[int], long: list[int]) -> bool:
+    """Whether a classifier is one of BERT's kind, and small masks don't change its logits.
 
-    After attention, it goes on with each text's first token alone. Results differ by rounding.
+    Others aren't asked: with such a mask, a decoder would look at later tokens.
 
     Args:
-        model: A classifier.
-        texts: Token ids of texts to try it on.
-
-    Returns:
-        Whether the classifier is such a one: otherwise it isn't changed.
+        model: From transformers.
+        short: Token ids of a text; they are padded for this.
+        long: Those of a longer text.
     """
-    places = [part for name, part in model.named_modules() if name.endswith(AFTER_ATTENTION)]
-    if not places:
+    is_alike = any(name.endswith(LAYERS_OF_BERT) for name, _ in model.named_modules())
+    if not is_alike or getattr(model.config, "is_decoder", False) or len(short) == len(long):
         return False
-    whole = classify_rows(model, texts)
-    hook = places[-1].register_forward_pre_hook(_cut_to_first_token)
-    is_same = _gives(whole, model, texts)
-    if not is_same:
-        hook.remove()
-    return is_same
-
-
-@torch.no_grad()
-def takes_broadcast_mask(model: Any, texts: list[list[int]]) -> bool:
-    """Whether a classifier's logits of two texts, of which one is padded, stay the same by it.
-
-    ``texts`` are token ids. Never ask for a decoder: it would look at later tokens.
-    """
-    is_padded = len(texts[0]) != len(texts[1])
-    return is_padded and _gives(classify_rows(model, texts), model, texts, broadcasts=True)
-
-
-def _gives(logits: Tensor, model: Any, texts: list[list[int]], broadcasts: bool = False) -> bool:
+    usual = classify_rows(model, [short, long])
     try:
-        found = classify_rows(model, texts, broadcasts)
+        found = classify_rows(model, [short, long], broadcasts=True)
     except (AttributeError, IndexError, RuntimeError, ValueError):  # whatever its code makes of it
         return False
-    return torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
-
-
-def _cut_to_first_token(part: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(x[:, :1] for x in inputs)
+    return torch.allclose(found, usual, rtol=1e-4, atol=1e-5)

@@ -17,7 +17,6 @@ from detox_lightning.models.batching import (
     group_by_length,
     mixes_padding,
     padding_budget,
-    read_first_token,
     takes_broadcast_mask,
     token_limit,
 )
@@ -113,8 +112,7 @@ class TextClassifier(nn.Module):
         probes = encode(self.tokenizer, PROBES, self.cuts.max_tokens)
         if all(probes):
             self.mixes_padding = mixes_padding(self.model, *probes)
-            is_encoder = read_first_token(self.model, probes)
-            self.broadcasts = is_encoder and takes_broadcast_mask(self.model, probes)
+            self.broadcasts = takes_broadcast_mask(self.model, *probes)
 
     def warn_guessed(self) -> None:
         """Warns once if the meaning of the outputs is a guess."""
