@@ -230,7 +230,8 @@ def classify_rows(model: Any, rows: list[list[int]], broadcasts: bool = False) -
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
     try:
-        return classify(model, ids.to(model.device), mask.to(model.device), broadcasts)
+        ids, mask = (x.to(model.device, non_blocking=True) for x in (ids, mask))
+        return classify(model, ids, mask, broadcasts)
     finally:
         config.pad_token_id = before
 
