@@ -107,7 +107,7 @@ def generate(
     lengths = response_lengths(ids, policy.eos_token_ids)
     if stops:
         lengths, stopped = stops.limited(ids, lengths)
-    longest = int(lengths.max()) if stops else ids.shape[1]
+    longest = int(lengths.max())
     ids, mask = ids[:, :longest], mask_from_lengths(lengths, longest)
     if stops:  # tokens were drawn after a stop string until it was noticed
         ids = ids.where(mask, padding_token(policy.base.generation_config))

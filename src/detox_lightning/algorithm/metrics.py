@@ -80,7 +80,7 @@ def _mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
 
 
 def _numbered(ids: Tensor, mask: Tensor) -> Tensor:
-    """``[b]`` numbers from 0, on the CPU: rows (``[b, t]``) of the same real tokens have the same."""
+    """``[b]`` numbers from 0, on the CPU: rows ``[b, t]`` of the same real tokens share one."""
     return torch.where(mask, ids, -1).cpu().unique(dim=0, return_inverse=True)[1]
 
 

@@ -12,7 +12,7 @@ def register_masks() -> None:
     AttentionMaskInterface.register("sdpa", unread_mask)
 
 
-def unread_mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Any:
+def unread_mask(attention_mask: Tensor | None = None, **options: Any) -> Any:
     """Makes transformers' mask, on a GPU even if it masks nothing.
 
     transformers leaves it out then, which quickens attention on a CPU. On a GPU, it would wait in
@@ -22,4 +22,4 @@ def unread_mask(*args: Any, attention_mask: Tensor | None = None, **options: Any
 
     if attention_mask is not None and attention_mask.device.type != "cpu":
         options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    return sdpa_mask(*args, attention_mask=attention_mask, **options)
+    return sdpa_mask(attention_mask=attention_mask, **options)

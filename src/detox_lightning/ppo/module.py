@@ -154,6 +154,9 @@ class PPOModule(PolicyStage):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples one rollout, scores it and updates the policy on it.
 
+        On a GPU, the host waits for it at about a dozen places, once a mini-batch, and at each
+        eighth token. tests/test_pretended_gpu.py lists these places.
+
         Args:
             batch: Prompts; each gets ``advantage.responses_per_prompt`` responses, which makes
                 ``b`` responses of up to ``t`` tokens.

@@ -63,13 +63,14 @@ class EncoderDecoder(Family):
         tokens, real, rows = deduplicate(ids, mask)
         hidden: Tensor | None = None
         for group in group_by_length(real.sum(dim=1).tolist(), padding_budget(model)):
-            places = torch.tensor(group)[:, None], nonpad_columns(real[group]).nonzero()[:, 0]
-            inputs = tokens[places], real[places].long(), *places
-            ids, mask, *places = (x.to(ids.device, non_blocking=True) for x in inputs)
+            members = torch.tensor(group)[:, None]
+            columns = nonpad_columns(real[group]).nonzero()[:, 0]
+            inputs = tokens[members, columns], real[members, columns].long(), members, columns
+            ids, mask, members, columns = (x.to(ids.device, non_blocking=True) for x in inputs)
             states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
             if hidden is None:
                 hidden = states.new_zeros(*tokens.shape, states.shape[2])
-            hidden[tuple(places)] = states
+            hidden[members, columns] = states
         assert hidden is not None
         return EncodedPrompts(hidden, real, rows).to(ids.device)
 
