@@ -210,8 +210,9 @@ def classify(model: Any, ids: Tensor, mask: Tensor, broadcasts: bool = False) ->
         places %= ids.shape[1]
         ids, mask = ids.gather(1, places), mask.gather(1, places)
     visible: Tensor | None = mask.long()
-    if broadcasts:
-        visible = None if mask.all() else mask[:, None, None]
+    if broadcasts:  # a GPU isn't asked, as the host would wait for its answer
+        is_whole = mask.device.type == "cpu" and mask.all()
+        visible = None if is_whole else mask[:, None, None]
     logits: Tensor = model(input_ids=ids, attention_mask=visible).logits
     return logits.float()
 
