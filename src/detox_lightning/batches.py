@@ -41,7 +41,7 @@ class PromptBatch(NamedTuple):
 
         def chosen(column: Any) -> Any:
             if isinstance(column, Tensor):
-                return column[rows.to(column.device)]
+                return column[rows.to(column.device, non_blocking=True)]
             if isinstance(column, dict):
                 return {name: chosen(values) for name, values in column.items()}
             return [column[index] for index in indices]

@@ -229,10 +229,13 @@ def evaluate_tokens(
     """
     deduplicate = prompts is not None
     prompts = prompts or policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
-    ends = widths(mask) if policy.is_full_precision else mask.sum(dim=1).fill_(ids.shape[1])
+    ends = torch.full(ids.shape[:1], ids.shape[1])  # on the CPU: a GPU is waited for once
+    if policy.is_full_precision:
+        ends = widths(mask).cpu()
     logprobs, values = torch.zeros(2, *ids.shape, device=ids.device, dtype=torch.float32)
     for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
         width = max(1, int(ends[rows[0]]))
+        rows = rows.to(ids.device, non_blocking=True)
         output = policy(
             batch.prompt_ids[rows],
             batch.prompt_mask[rows],

@@ -51,7 +51,8 @@ def rollout_metrics(
     }
     counts = {"responses": mask.new_ones(len(mask)).sum(), "tokens": mask.sum()}
     sums = {**over_responses, **over_tokens, **squares, **counts, "others": others, "same": same}
-    stacked = reduce(torch.stack([x.to(EXACT) for x in sums.values()]))
+    found = [x.to(scores.device, EXACT, non_blocking=True) for x in sums.values()]
+    stacked = reduce(torch.stack(found))
     s = dict(zip(sums, stacked.tolist(), strict=True))
     b, tokens = s["responses"], max(s["tokens"], 1)
     return {
@@ -79,8 +80,8 @@ def _mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:
 
 
 def _numbered(ids: Tensor, mask: Tensor) -> Tensor:
-    """``[b]`` numbers from 0: rows (``[b, t]``) with the same real tokens have the same number."""
-    return torch.where(mask, ids, -1).unique(dim=0, return_inverse=True)[1]
+    """``[b]`` numbers from 0, on the CPU: rows ``[b, t]`` of the same real tokens share one."""
+    return torch.where(mask, ids, -1).cpu().unique(dim=0, return_inverse=True)[1]
 
 
 def _variance(total: float, squares: float, count: float) -> float:

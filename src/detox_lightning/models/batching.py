@@ -210,8 +210,9 @@ def classify(model: Any, ids: Tensor, mask: Tensor, broadcasts: bool = False) ->
         places %= ids.shape[1]
         ids, mask = ids.gather(1, places), mask.gather(1, places)
     visible: Tensor | None = mask.long()
-    if broadcasts:
-        visible = None if mask.all() else mask[:, None, None]
+    if broadcasts:  # a GPU isn't asked, as the host would wait for its answer
+        is_whole = mask.device.type == "cpu" and mask.all()
+        visible = None if is_whole else mask[:, None, None]
     logits: Tensor = model(input_ids=ids, attention_mask=visible).logits
     return logits.float()
 
@@ -230,7 +231,8 @@ def classify_rows(model: Any, rows: list[list[int]], broadcasts: bool = False) -
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
     try:
-        return classify(model, ids.to(model.device), mask.to(model.device), broadcasts)
+        ids, mask = (x.to(model.device, non_blocking=True) for x in (ids, mask))
+        return classify(model, ids, mask, broadcasts)
     finally:
         config.pad_token_id = before
 

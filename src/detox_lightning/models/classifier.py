@@ -185,7 +185,7 @@ class TextClassifier(nn.Module):
         if self._last is None or self._last[0] != pairs:
             distinct, rows = distinct_texts(pairs)
             logits = self._classify(distinct)
-            self._last = pairs, logits[rows.to(logits.device)]
+            self._last = pairs, logits[rows.to(logits.device, non_blocking=True)]
         return self._last[1].clone()
 
     def _classify(self, pairs: list[tuple[str, str]]) -> Tensor:
@@ -201,7 +201,7 @@ class TextClassifier(nn.Module):
         for rows in group_by_length([len(ids) for ids in encoded], budget, self.batch_size):
             with torch.autocast(device.type, enabled=False):  # it belongs to the policy
                 batch = classify_rows(self.model, [encoded[row] for row in rows], self.broadcasts)
-            logits[torch.tensor(rows, device=device)] = batch
+            logits[torch.tensor(rows).to(device, non_blocking=True)] = batch
         return logits
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from detox_lightning.algorithm.kl import Estimator
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
@@ -103,7 +101,7 @@ class Actor:
         self.faults.add(**rollout._asdict(), **parts)
         what = first_nonfinite(rollout, scores, self.reward.name, responses.texts)
         is_here = what is not None
-        ranks_with_it = self.ranks.sum(torch.tensor(float(is_here), device=scores.total.device))
+        ranks_with_it = self.ranks.sum(scores.total.new_full((), is_here))
         is_finite = ranks_with_it.item() == 0
         if not is_finite:
             what = what or "figures of another process are not finite"

@@ -154,6 +154,9 @@ class PPOModule(PolicyStage):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples one rollout, scores it and updates the policy on it.
 
+        On a GPU, the host waits for it at about a dozen places, once a mini-batch, and at each
+        eighth token. tests/test_pretended_gpu.py lists these places.
+
         Args:
             batch: Prompts; each gets ``advantage.responses_per_prompt`` responses, which makes
                 ``b`` responses of up to ``t`` tokens.
@@ -226,8 +229,11 @@ class PPOModule(PolicyStage):
         metrics["ppo/learning_rate"] = float(self.learning_rate.get_last_lr()[0])
         metrics["ppo/faults"] = float(self.faults.count)
         metrics["step"] = float(self.rollouts + 1)  # the x-axis: rollouts done, with this one
-        self.log_dict({**metrics, **clock.metrics(metrics.get("tokens/total"))}, batch_size=1)
-        bar = {short: metrics[name] for short, name in PROGRESS_BAR.items() if name in metrics}
+        metrics |= clock.metrics(metrics.get("tokens/total"))
+        # Lightning would send each number to the GPU, and fetch it again
+        figures = {name: torch.tensor(x) for name, x in metrics.items()}
+        self.log_dict(figures, batch_size=1)
+        bar = {short: figures[name] for short, name in PROGRESS_BAR.items() if name in figures}
         self.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     def on_train_start(self) -> None:

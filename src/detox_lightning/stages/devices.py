@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.errors import InputError
+from detox_lightning.models.attention_masks import register_masks
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 MAX_CPU_PROCESSES = 8  # also on a machine with fewer cores, to try out distributed training
@@ -93,10 +94,12 @@ def check_gpus(devices: int | str | list[int], available: int) -> None:
 
 
 def choose_kernels() -> None:
-    """Disables cuDNN's attention for the rest of the process.
+    """Chooses how attention is computed and masked, for the rest of the process.
 
-    On recent GPUs torch prefers it in bfloat16. It plans again for each new shape, which takes a
-    quarter of a second or more (docs/benchmarks.md), and the lengths of prompts and responses
-    differ in every rollout. The remaining kernels do the same work.
+    cuDNN's attention is disabled, which torch prefers in bfloat16 on recent GPUs. It plans again
+    for each new shape, which takes a quarter of a second or more (docs/benchmarks.md), and the
+    lengths of prompts and responses differ in every rollout. The remaining kernels do the same
+    work. Masks are made by :func:`unread_mask`.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
+    register_masks()

@@ -26,6 +26,10 @@ class EncodedPrompts(NamedTuple):
     mask: Tensor
     rows: Tensor
 
+    def to(self, device: torch.device) -> "EncodedPrompts":
+        """The same on another device."""
+        return EncodedPrompts(*(x.to(device, non_blocking=True) for x in self))
+
     def select(self, rows: Tensor) -> "EncodedPrompts":
         """The prompts of some rows of the batch."""
         return EncodedPrompts(self.states, self.mask, self.rows[rows])
@@ -42,16 +46,19 @@ class EncodedPrompts(NamedTuple):
 
 
 def deduplicate(ids: Tensor, mask: Tensor) -> EncodedPrompts:
-    """The distinct prompts of ``ids`` (``[b, s]``) as tokens, which are 0 outside ``mask``."""
-    marked = torch.where(mask.bool(), ids, -1)
-    found, rows = torch.unique(marked[:, nonpad_columns(mask.bool())], dim=0, return_inverse=True)
+    """The distinct prompts of ``ids`` (``[b, s]``) as tokens, which are 0 outside ``mask``.
+
+    They are on the CPU, which reads how many there are, and how long; a GPU is waited for once.
+    """
+    marked = torch.where(mask.bool(), ids, -1).cpu()
+    found, rows = torch.unique(marked[:, nonpad_columns(marked >= 0)], dim=0, return_inverse=True)
     return EncodedPrompts(found.clamp(min=0), found.ge(0), rows)
 
 
 def nonpad_columns(mask: Tensor) -> Tensor:
     """``[s]``, True at columns with a real token; only at the first if all prompts are empty."""
     columns = mask.any(dim=0)
-    columns[0] |= not columns.any()
+    columns[0] |= ~columns.any()
     return columns
 
 

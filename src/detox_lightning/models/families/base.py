@@ -74,7 +74,7 @@ class Family(ABC):
 
         Columns that are padding in all prompts are left out.
         """
-        return deduplicate(ids, mask)
+        return deduplicate(ids, mask).to(ids.device)
 
     @abstractmethod
     def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:

@@ -65,10 +65,10 @@ class DecoderOnly(Family):
         self, tokenizer: Any, prompts: EncodedPrompts, response_ids: Tensor
     ) -> list[str]:
         """Decodes responses after their prompts: some tokenizers drop a text's first blank."""
-        last = prompts.states[prompts.rows, -1:]
+        ids = torch.cat([prompts.states[prompts.rows, -1:], response_ids], dim=1).cpu()
         before, both, alone = (
-            tokenizer.batch_decode(ids, skip_special_tokens=True)
-            for ids in (last, torch.cat([last, response_ids], dim=1), response_ids)
+            tokenizer.batch_decode(part, skip_special_tokens=True)
+            for part in (ids[:, :1], ids, ids[:, 1:])
         )
         return [  # the prefix differs where prompt and response share the bytes of a letter
             whole[len(prefix) :] if whole.startswith(prefix) else text

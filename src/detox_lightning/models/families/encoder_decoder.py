@@ -63,15 +63,16 @@ class EncoderDecoder(Family):
         tokens, real, rows = deduplicate(ids, mask)
         hidden: Tensor | None = None
         for group in group_by_length(real.sum(dim=1).tolist(), padding_budget(model)):
-            columns = nonpad_columns(real[group])
-            states = model.get_encoder()(
-                input_ids=tokens[group][:, columns], attention_mask=real[group][:, columns].long()
-            ).last_hidden_state
+            members = torch.tensor(group)[:, None]
+            columns = nonpad_columns(real[group]).nonzero()[:, 0]
+            inputs = tokens[members, columns], real[members, columns].long(), members, columns
+            ids, mask, members, columns = (x.to(ids.device, non_blocking=True) for x in inputs)
+            states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
             if hidden is None:
                 hidden = states.new_zeros(*tokens.shape, states.shape[2])
-            hidden[torch.tensor(group)[:, None], columns.nonzero()[:, 0].cpu()] = states
+            hidden[members, columns] = states
         assert hidden is not None
-        return EncodedPrompts(hidden, real, rows)
+        return EncodedPrompts(hidden, real, rows).to(ids.device)
 
     def prefill(self, model: Any, prompts: EncodedPrompts) -> tuple[CachedDecoder, Tensor, Tensor]:
         """Runs the decoder over the start token."""
