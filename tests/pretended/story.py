@@ -25,6 +25,7 @@ from detox_lightning.models import policy as policy_file
 from detox_lightning.models.decoding import cuda_graph, loop
 from detox_lightning.models.decoding.static_step import StaticSteps
 from detox_lightning.ppo.learner import Learner
+from detox_lightning.stages import supervised as supervised_file
 from pretended.gpu import NAME, make_trainer, register
 from pretended.watch import Watch
 from toys import TEXTS
@@ -49,6 +50,7 @@ class Story:
         self.mini_batches: list[Counter[str]] = []
         cuda_graph.capture = self.watch.capture
         policy_file.StaticSteps = partial(StaticSteps, capturing=True)
+        supervised_file.StaticSteps = policy_file.StaticSteps
         loop.DROP_POLICIES[NAME] = loop.DROP_POLICIES["cuda"]
         Learner.gradient = self.counted(Learner.gradient, self.mini_batches)
         PPOModule.training_step = self.counted(PPOModule.training_step, self.rollouts)

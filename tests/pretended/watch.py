@@ -100,7 +100,7 @@ class Watch(TorchDispatchMode):
             self.is_capturing = False
 
         def play(*given: Tensor) -> tuple[Tensor, ...]:
-            assert all(x is y for x, y in zip(given, inputs, strict=True))
+            assert [x.data_ptr() for x in given] == [x.data_ptr() for x in inputs]
             for kept, new in zip(outputs, step(*inputs), strict=True):
                 kept.copy_(new)
             return tuple(outputs)
