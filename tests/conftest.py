@@ -194,6 +194,17 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def threads_stay(steady: None) -> Iterator[None]:
+    """Other libraries, such as CTranslate2, set the number of torch's threads for good."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def no_place_left() -> Iterator[None]:
     """Lightning notes a process's place in the environment: later processes would inherit it."""
     yield

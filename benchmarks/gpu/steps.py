@@ -126,6 +126,8 @@ def fixed(logits: Tensor, rows: Tensor, step: int) -> Tensor:
 def bytes_read(policy: Policy, prompts: EncodedPrompts) -> int:
     """Bytes of all weights that a decode step uses: those of the modules that it calls.
 
+    Adapters, which are small, don't count: they are merged, or multiplied without their modules.
+
     Args:
         policy: The policy, whose steps are its own code.
         prompts: Prompts as it encoded them.
