@@ -1,5 +1,5 @@
 # make demo: install, train on the embedded default, compare before with after
-# make test: install, run the tests that promise something first: four to eight minutes
+# make test: install, run the tests that promise something first, within five minutes
 # make test-all: those, and the slow ones that repeat a promise at length
 # make check: format, lint, types and all tests
 # make docs: install, build the documentation into site/

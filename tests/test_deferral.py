@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # test_cli.py looks at what is imported, too
+
 PROGRAM = """
 import json, sys
 from detox_lightning.lazy_imports import DeferredModule, deferred

@@ -198,13 +198,8 @@ def check_notebook(block: Block) -> None:
         assert {module.partition(".")[0] for module in modules} <= PROGRAMS
 
 
-QUICK = {"ppo.md"}  # what the others do, the tests of what it is do, too
-READ = [
-    page if page.name in QUICK else pytest.param(page, marks=pytest.mark.slow) for page in WITH_CODE
-]
-
-
-@pytest.mark.parametrize("page", READ, ids=name)
+@pytest.mark.slow  # what pages do, the tests of what they are about do, too
+@pytest.mark.parametrize("page", WITH_CODE, ids=name)
 def test_the_blocks_of_a_page_work(
     page: Path, folder: Path, demo_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

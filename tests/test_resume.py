@@ -180,6 +180,7 @@ def test_a_start_that_is_refused_loses_no_rows(recipe: str, tmp_path: Path) -> N
     assert len([*Path("csv/tiny").iterdir()]) == 2
 
 
+@pytest.mark.slow
 def test_what_early_stopping_has_ended_stays_ended(recipe: str, tmp_path: Path) -> None:
     options = {"monitor": "val/toxicity", "patience": 1, "min_delta": 10.0}
     stopping = {"class_path": "EarlyStopping", "init_args": options}
