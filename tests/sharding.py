@@ -152,19 +152,25 @@ def save_adapter(folder: Path) -> None:
     model.save_pretrained(folder / "adapter")
 
 
-def everything(folder: Path) -> None:
-    """All of this in turn, in one of the two processes."""
+def learning(folder: Path) -> None:
+    """What is learned, in one of the two processes."""
     came: dict[str, Any] = {"ddp": fitted(folder, "ddp"), "sharded": fitted(folder, "sharded")}
-    for strategy, other in (("ddp", "sharded"), ("sharded", "ddp")):
-        checkpoint = f"--ckpt_path={came[other]['run']}/checkpoints/last.ckpt"
-        more = [checkpoint, "--trainer.max_epochs=2"]
-        came[f"{strategy} after {other}"] = fitted(folder, strategy, *more)
-    last = f"{came['sharded']['run']}/checkpoints/last.ckpt"
-    two = ["--trainer.devices=2", "--trainer.strategy=sharded"]
-    report = f"--report.folder={folder}/report"
-    came["test"] = tested(folder, "test", last, *two, report)
-    came["validate"] = tested(folder, "validate", last, *two)
     came["beside"] = beside(folder)
     torch.save(came, folder / f"rank{torch.distributed.get_rank()}.pt")
+    torch.distributed.barrier()
+
+
+def going_on(folder: Path, runs: dict[str, str]) -> None:
+    """What goes on from the runs of both strategies, in one of two other processes."""
+    last = {strategy: f"{run}/checkpoints/last.ckpt" for strategy, run in runs.items()}
+    came: dict[str, Any] = {}
+    for strategy, other in (("ddp", "sharded"), ("sharded", "ddp")):
+        more = [f"--ckpt_path={last[other]}", "--trainer.max_epochs=2"]
+        came[f"{strategy} after {other}"] = fitted(folder, strategy, *more)
+    two = ["--trainer.devices=2", "--trainer.strategy=sharded"]
+    report = f"--report.folder={folder}/report"
+    came["test"] = tested(folder, "test", last["sharded"], *two, report)
+    came["validate"] = tested(folder, "validate", last["sharded"], *two)
+    torch.save(came, folder / f"later{torch.distributed.get_rank()}.pt")
     torch.distributed.barrier()
     failing(folder)

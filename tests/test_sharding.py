@@ -27,9 +27,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def output(folder: Path) -> str:
-    """What two processes said that have done all they had to do, and then failed."""
-    with started(folder, elastic(), sharding.everything, folder) as begun:
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    """What came of two runs in each of two processes."""
+    with started(folder, elastic(), sharding.learning, folder) as begun:
+        ended = codes(begun)
+    assert ended == [0, 0], (folder / "output0").read_text() + (folder / "output1").read_text()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def output(ranks: list[dict[str, Any]], folder: Path) -> str:
+    """What two processes said that went on from these runs, and then failed."""
+    runs = {strategy: ranks[0][strategy]["run"] for strategy in ("ddp", "sharded")}
+    with started(folder, elastic(), sharding.going_on, folder, runs) as begun:
         ended = codes(begun)
     output = "".join((folder / f"output{rank}").read_text() for rank in (0, 1))
     assert None not in ended, output
@@ -38,9 +48,9 @@ def output(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def ranks(output: str, folder: Path) -> list[dict[str, Any]]:
-    """What came of the scenarios in each of the two processes."""
-    files = [folder / f"rank{rank}.pt" for rank in (0, 1)]
+def later(output: str, folder: Path) -> list[dict[str, Any]]:
+    """What came of that in each of the two processes."""
+    files = [folder / f"later{rank}.pt" for rank in (0, 1)]
     assert all(file.exists() for file in files), output
     return [torch.load(file, weights_only=False) for file in files]
 
@@ -94,13 +104,16 @@ def test_the_base_stays_what_it_was(ranks: list[dict[str, Any]]) -> None:
         same(base, {name: before[name] for name in base}, tolerance=0)
 
 
-def test_each_goes_on_from_the_other_s_checkpoint(ranks: list[dict[str, Any]]) -> None:
-    for rank in ranks:
+@pytest.mark.slow
+def test_each_goes_on_from_the_other_s_checkpoint(
+    ranks: list[dict[str, Any]], later: list[dict[str, Any]]
+) -> None:
+    for first, rank in zip(ranks, later, strict=True):
         ours, theirs = rank["sharded after ddp"], rank["ddp after sharded"]
         assert ours["rollouts"] == theirs["rollouts"] == 4
         same(ours["gradients"], theirs["gradients"])
         same(ours["weights"], theirs["weights"])
-        before, after = (rank[s]["weights"] for s in ("ddp", "sharded after ddp"))
+        before, after = first["ddp"]["weights"], ours["weights"]
         assert not torch.equal(before[f"policy.{HEAD}"], after[f"policy.{HEAD}"])
 
 
@@ -127,15 +140,18 @@ def test_exports_are_those_of_ddp(ranks: list[dict[str, Any]], folder: Path) -> 
     assert any(value.any() for name, value in ours.items() if "lora_B" in name)
 
 
-def test_one_process_finds_what_two_find(ranks: list[dict[str, Any]], folder: Path) -> None:
+@pytest.mark.slow
+def test_one_process_finds_what_two_find(
+    ranks: list[dict[str, Any]], later: list[dict[str, Any]], folder: Path
+) -> None:
     """Seven prompts of the test, six of the validation, four in a batch."""
     last = f"{ranks[0]['sharded']['run']}/checkpoints/last.ckpt"
     alone = sharding.tested(folder, "test", last, f"--report.folder={folder}/report1")
     assert alone["test/after/kl"] != 0
-    for rank in ranks:
+    for rank in later:
         assert rank["test"] == pytest.approx(alone, abs=float32(6))
     logged = figures(ranks[0]["sharded"]["metrics"])
-    for rank in ranks:
+    for rank in later:
         assert {**logged, **rank["validate"]} == pytest.approx(logged, abs=float32(6))
 
 
@@ -148,7 +164,7 @@ def test_processes_in_a_gathered_base_need_not_wait(ranks: list[dict[str, Any]])
         assert ours["gradients"][HEAD].any()
 
 
-@pytest.mark.usefixtures("ranks")
+@pytest.mark.slow
 def test_no_process_waits_for_one_that_failed(output: str) -> None:
     assert "rank 1: rollout 0: the reward 'nothate' failed with ZeroDivisionError" in output
 

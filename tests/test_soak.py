@@ -1,5 +1,6 @@
 """The soak run: what is read of a process, slopes, levels, and the verdict."""
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -142,6 +143,7 @@ def test_a_training_process_is_read_between_rollouts(
 
     meter.__class__ = Opens
     module = make_module(tiny_t5, tiny_classifier)
+    gc.collect()  # so that no file of an earlier test is closed meanwhile
     try:
         fit(tmp_path, module, 5, callbacks=meter)
     finally:
