@@ -135,10 +135,25 @@ def test_processes_differ_in_what_they_sample_alone(ranks: list[dict[str, Any]])
     assert "val/toxicity" in shared
 
 
-@pytest.mark.parametrize("telling", processes.TELLINGS)
+@pytest.fixture(scope="module")
+def others(folder: Path) -> list[dict[str, Any]]:
+    """What came of what is told beyond the quick ones, in each of two processes."""
+    with started(folder, elastic(), processes.told_the_others, folder) as begun:
+        assert codes(begun) == [0, 0], (folder / "output1").read_text()
+    return [torch.load(folder / f"others{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "telling",
+    [
+        name if name in processes.QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in processes.TELLINGS
+    ],
+)
 def test_two_processes_take_the_steps_of_one(
-    ranks: list[dict[str, Any]], folder: Path, telling: str
+    folder: Path, telling: str, request: pytest.FixtureRequest
 ) -> None:
+    ranks = request.getfixturevalue("ranks" if telling in processes.QUICK else "others")
     alone = processes.told(folder, 1, telling)
     first, second = (rank[telling] for rank in ranks)
     for came in (alone, first, second):
