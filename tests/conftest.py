@@ -143,7 +143,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Also marks the cases of a test beyond its ``quick`` ones as slow.
     """
     items.sort(key=lambda item: len(item.path.parts))
-    marked = (item for item in items if item.get_closest_marker("quick"))
+    marked = (
+        item
+        for item in items
+        if item.get_closest_marker("quick") and not item.get_closest_marker("slow")
+    )
     for _, group in groupby(marked, lambda item: item.nodeid.partition("[")[0]):
         cases = list(group)
         (count,) = cases[0].get_closest_marker("quick").args

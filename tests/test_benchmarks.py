@@ -153,6 +153,7 @@ class Driver:
         self.answers.append(row)
 
 
+@pytest.mark.slow
 def test_our_side_does_the_rounds_that_it_is_asked_for(rounds: ModuleType, tmp_path: Path) -> None:
     world, ours = (importlib.import_module(f"peer.{name}") for name in ("world", "ours"))
     t5, judge = world._t5(16, 16, 1, 2, 8), world._roberta(16, 1, 2)

@@ -132,6 +132,7 @@ except SystemExit:
 """
 
 
+@pytest.mark.slow
 def test_a_bar_that_lasts_an_instant_is_not_shown() -> None:
     unset = {"PYTHONPATH", "TQDM_DELAY"}
     environment = {name: text for name, text in os.environ.items() if name not in unset}
@@ -459,6 +460,7 @@ def test_flags_win_over_a_checkpoint(recipe: str, fitted: Path) -> None:
     assert {int(state["step"]) for state in optimizer.state.values()} == {12}
 
 
+@pytest.mark.slow
 def test_last_is_the_newest_run_s(recipe: str, fitted: Path) -> None:
     older = fitted.parents[2] / "version_7" / "checkpoints" / "last.ckpt"
     older.parent.mkdir(parents=True)

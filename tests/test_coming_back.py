@@ -74,6 +74,7 @@ def test_no_other_command_begins_a_run(verb: str, runs: Path) -> None:
     assert (runs / "version_0" / "logs").is_dir()
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_they_begin_none_either(runs: Path, tmp_path: Path) -> None:
     logger = f"--trainer.logger.save_dir={tmp_path}"
     for _ in range(2):

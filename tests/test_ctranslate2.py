@@ -44,6 +44,7 @@ def random_llama(folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder-only"])
 def test_texts_and_their_probabilities_stay(
     kind: str,

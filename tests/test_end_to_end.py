@@ -89,6 +89,7 @@ def test_it_learns_to_summarize_without_insults(folder: Path) -> None:
     assert 0 < after["kl"] < 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fitted")
 def test_before_is_the_untouched_policy(folder: Path) -> None:
     trained = demo("test", folder, *FEW, "--ckpt_path=last")

@@ -21,6 +21,7 @@ from detox_lightning.runs.foreign_paths import is_inside
 from toys import make_trainer
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_checkpoints_are_opened_as_plain_values_unless_asked(verb: str) -> None:
     """Lightning would open those from an address with all that they bring."""

@@ -30,6 +30,7 @@ def test_the_pages_show_what_the_command_prints(memory: ModuleType) -> None:
         assert table in TEXT
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("docs")
 def test_the_formulas_hold_for_a_model_that_runs() -> None:
     printed = importlib.import_module("memory_check").main().splitlines()

@@ -77,6 +77,7 @@ def test_the_best_checkpoint_is_near_the_reference(recipe: str, free: DetoxCLI) 
     assert last["detox_lightning"]["rollouts"] == ROLLOUTS
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_where_nothing_gets_better(recipe: str) -> None:
     stopping = "--trainer.callbacks=EarlyStopping"
     flags = ("monitor=val/toxicity", "patience=2", "min_delta=1")

@@ -195,7 +195,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(8)
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_is_put_on_a_model_or_measures_it_and_can_t_be_used(case: Case, place: Place) -> None:
     check(case, place)

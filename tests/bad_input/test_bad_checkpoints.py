@@ -236,7 +236,7 @@ def both(place: Place) -> Place:
     return place
 
 
-@pytest.mark.quick(10)
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_checkpoints_that_can_t_be_gone_on_from(case: Case, both: Place) -> None:
     check(case, both)

@@ -173,7 +173,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_prompts_that_can_t_be_gone_on_from(case: Case, place: Place) -> None:
     check(case, prepare(place))

@@ -181,7 +181,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(7)
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_source_that_can_t_be_read(case: Case, place: Place) -> None:
     check(case, place)

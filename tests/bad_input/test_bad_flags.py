@@ -122,7 +122,7 @@ FLAGS = {
 }
 
 
-@pytest.mark.quick(20)
+@pytest.mark.quick(10)
 @pytest.mark.parametrize("flag", FLAGS)
 def test_flags_that_make_no_sense(flag: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
@@ -169,6 +169,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("text", CONFIGS)
 def test_configurations_that_make_no_sense(text: bytes, place: Place) -> None:
     Path("bad.yaml").write_bytes(text)

@@ -147,7 +147,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_file_that_isn_t_what_it_says(case: Case, place: Place) -> None:
     check(case, place)

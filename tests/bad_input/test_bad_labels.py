@@ -213,7 +213,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(8)
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_labels_that_can_t_be_learned(case: Case, place: Place) -> None:
     check(case, prepare(place))

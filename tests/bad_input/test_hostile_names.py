@@ -42,6 +42,7 @@ def test_a_reward_s_name_can_be_printed(name: str, place: Place) -> None:
     check(Case(name, (f"--model.reward.name={name}",), message), place)
 
 
+@pytest.mark.slow
 def test_a_reward_s_name_is_no_path(place: Place) -> None:
     """It names a column and a curve, and no file, whatever is in it."""
     name = '../../../x,"y'

@@ -221,6 +221,7 @@ def test_the_command_line_checks_types(capsys: pytest.CaptureFixture[str]) -> No
         assert f"data.{wrong.partition('=')[0]}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_dialogsum_has_the_rows_of_the_notebook(
     make: Make, shared: Path, logged: list[str]
 ) -> None:

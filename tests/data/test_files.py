@@ -25,6 +25,7 @@ def refused(source: object, split: str = "train") -> str:
     return str(caught.value)
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["a[12]", "b*", "c?", "{x,y}", "!", "#%20", "a b", "a\nb", "~"])
 def test_names_are_no_patterns(

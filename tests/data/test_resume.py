@@ -151,6 +151,7 @@ def test_epochs_cut_short(tmp_path: Path, words: str) -> None:
         assert run.fit(run.saved("step")[done]) == whole[done:], done
 
 
+@pytest.mark.slow
 def test_batches_made_by_workers(tmp_path: Path, words: str) -> None:
     """Workers draw ahead, before Lightning says which epoch it is."""
     whole = Run(tmp_path, words).fit(save=True)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from detox_lightning.data.loaders import Loaders
 from detox_lightning.errors import STOP_SIGNALS
 
@@ -33,6 +35,7 @@ def test_workers_go_on_when_the_run_is_asked_to_end() -> None:
     assert list(loaders.evaluation(ROWS, Interrupted(*STOP_SIGNALS), None)) == rows
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_program() -> None:
     """Also those that nobody has told to."""
     lines = [

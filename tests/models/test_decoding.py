@@ -250,6 +250,7 @@ def test_equal_prompts_are_read_once_and_long_ones_apart(
     torch.testing.assert_close(hidden[mask], whole.repeat(3, 1, 1)[mask], atol=EXACT, rtol=0)
 
 
+@pytest.mark.quick(5)
 def test_learning_from_prompts_read_apart_is_learning_from_all_at_once(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

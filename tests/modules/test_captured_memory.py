@@ -68,6 +68,7 @@ def run(module: WatchedPPO, folder: Path, **options: Any) -> dict[str, float]:
     return dict(figures)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_run_out_of_memory_goes_on_without_captured_steps(
     plain: WatchedPPO,

@@ -430,6 +430,7 @@ class Allocating:
             torch.empty(2**60)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("gradients", [True, False], ids=["update", "measuring"])
 def test_memory_that_runs_out_halves_the_micro_batch(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path, gradients: bool

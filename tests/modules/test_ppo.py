@@ -118,6 +118,7 @@ def test_in_half_precision_the_first_ratio_is_1_and_the_first_kl_0(
         assert torch.equal(now.logprobs[real], rollout.old_logprobs[rows][real])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 def test_a_deterministic_run_does_without_what_a_gpu_would_refuse(
     tiny_t5: str,

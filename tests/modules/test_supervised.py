@@ -171,6 +171,7 @@ def moved(request: pytest.FixtureRequest, tmp_path: Path) -> SupervisedModule:
     return module.eval()
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("rules", [{}, {"repetition_penalty": 9.0, "min_length": 5}])
 def test_summaries_are_those_of_generate(
     moved: SupervisedModule, rules: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -172,6 +172,7 @@ def test_the_flags_that_the_documentation_names() -> None:
     assert reward([""], ["please, and sorry"], [""]).tolist() == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("my_rewards")
 def test_training_for_several_rewards_at_once(
     tmp_path: Path, tiny_t5: str, tiny_classifier: str
