@@ -31,8 +31,8 @@ __all__ = [
     "CISPOLoss", "ClassifierReward", "CollapseCallback", "ContinuationDataModule",
     "DialogueDataModule", "DrGRPOLoss", "EvaluationPlan", "ExportCallback", "FunctionReward",
     "GRPOLoss", "GSPOLoss", "InputError", "KLPenalty", "LabeledTextDataModule", "LengthReward",
-    "LoRA", "PPOLoss", "PPOModule", "PolicyLoss", "PredictionsCallback", "Reinforce",
-    "ReportCallback", "Reward", "RewardModule", "RougeReward", "SamplesCallback", "Sampling",
-    "Schedule", "ScoreShaping", "ShardedStrategy", "SupervisedModule", "ToxicityMetric", "Trainer",
-    "TrainingError", "WeightedReward", "Weights",
+    "LoRA", "PPOLoss", "PPOModule", "PolicyLoss", "PredictionsCallback", "PrefixReward",
+    "Reinforce", "ReportCallback", "Reward", "RewardModule", "RougeReward", "SamplesCallback",
+    "Sampling", "Schedule", "ScoreShaping", "ShardedStrategy", "SupervisedModule",
+    "ToxicityMetric", "Trainer", "TrainingError", "WeightedReward", "Weights",
 ]

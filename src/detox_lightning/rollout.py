@@ -15,9 +15,12 @@ from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import TorchDraws
 from detox_lightning.models.decoding.sampling import Choose
 from detox_lightning.models.policy import Policy
+from detox_lightning.models.prefix_texts import prefix_texts
 from detox_lightning.models.special_tokens import padding_token
 from detox_lightning.rewards import Reward
+from detox_lightning.rewards.interface import PREFIXES
 from detox_lightning.rewards.reward_errors import check_scores, maker, reward_errors
+from detox_lightning.rewards.token_scores import add_up
 
 SHOWN_CHARACTERS = 200  # of a response in a message
 NO_GRADIENT = 4  # times as many responses fit into a forward pass that keeps no activations
@@ -45,6 +48,7 @@ class Responses(NamedTuple):
             decoder-only model begin with a blank where a new word begins.
         stats: The policy's statistics, if they were recorded during sampling; else None.
         stopped: ``[b]``, True where a response ended by a stop string; None: nowhere.
+        prefixes: For each response, the texts of its first 1, 2, … tokens; None: nobody asks.
     """
 
     ids: Tensor
@@ -52,6 +56,12 @@ class Responses(NamedTuple):
     texts: list[str]
     stats: TokenStats | None = None
     stopped: Tensor | None = None
+    prefixes: list[list[str]] | None = None
+
+    def with_prefixes(self, policy: Policy, tokenizer: Any, prompts: PromptBatch) -> "Responses":
+        """Returns the same with ``prefixes``."""
+        given = prompts.prompt_ids, prompts.prompt_mask, self.ids, self.mask, self.texts
+        return self._replace(prefixes=prefix_texts(policy, tokenizer, *given))
 
     def has_eos(self, eos_token_ids: Sequence[int]) -> Tensor:
         """``[b]``, True where the response ended by itself, by EOS or by a stop string."""
@@ -65,10 +75,13 @@ class Scores(NamedTuple):
     Attributes:
         parts: ``[b]`` float32 by name: the terms of the reward.
         total: ``[b]`` float32, the reward.
+        tokens: ``[b, t]`` float32, what each token earned of the total; the rest is the last
+            token's. None: nothing is known of tokens.
     """
 
     parts: dict[str, Tensor]
     total: Tensor
+    tokens: Tensor | None = None
 
 
 def sample(
@@ -119,24 +132,32 @@ def generate(
     return Responses(ids, mask, [*map(stops.cut, texts)] if stops else texts, stats, stopped)
 
 
-def score(reward: Reward, prompts: PromptBatch, texts: list[str], place: str) -> Scores:
+def score(
+    reward: Reward,
+    prompts: PromptBatch,
+    texts: list[str],
+    place: str,
+    prefixes: list[list[str]] | None = None,
+) -> Scores:
     """Has a reward score ``b`` responses; the scores are on the device of the prompts.
 
-    TrainingError, with the ``place`` in the run, if the reward fails, or a part or the total hasn't
-    the shape ``[b]``.
+    With ``prefixes`` (see :class:`Responses`) a reward that takes them may score tokens. A part's
+    token scores are added up. TrainingError, with the ``place`` in the run, if the reward fails, or
+    a part or the total hasn't the shape ``[b]`` or, of tokens, ``[b, t]``.
     """
     # Copies of texts and scores: a reward may change its lists and reuse its tensor.
-    columns = {name: [*prompts.columns[name]] for name in reward.columns}
+    columns = {name: [*prompts.columns[name]] for name in reward.columns if name != PREFIXES}
+    lengths = [len(row) for row in prefixes or ()]
+    shapes = [[len(texts)], *([[len(texts), max(lengths)]] if lengths else [])]
+    if prefixes and PREFIXES in reward.columns:
+        columns[PREFIXES] = [[*row] for row in prefixes]
     with reward_errors(reward, place, "parts"):
         found = dict(reward.parts([*prompts.prompts], [*texts], [*prompts.references], **columns))
     for name, part in found.items():
-        check_scores(name, part, len(texts), place, maker(reward, "parts", name))
+        check_scores(name, part, place, maker(reward, "parts", name), *shapes)
     device = prompts.prompt_ids.device
     parts = {name: part.to(device, torch.float32, copy=True) for name, part in found.items()}
-    with reward_errors(reward, place, "total"):
-        total = reward.total(dict(parts))
-    check_scores(reward.name, total, len(texts), place, maker(reward, "total"))
-    return Scores(parts, total)
+    return Scores(*add_up(reward, parts, len(texts), lengths, place))
 
 
 def first_nonfinite(

@@ -75,6 +75,7 @@ def test_short_names() -> None:
         "ClassifierReward": ("--model.reward.model=c",),
         "FunctionReward": ("--model.reward.function=math.sqrt",),
         "LengthReward": ("--model.reward.low=1", "--model.reward.high=2"),
+        "PrefixReward": ("--model.reward.reward=math.sqrt",),
         "RougeReward": (),
         "WeightedReward": ("--model.reward.rewards=[]",),
     }

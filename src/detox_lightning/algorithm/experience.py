@@ -83,15 +83,22 @@ def shape_scores(scores: Tensor, shaping: ScoreShaping, moments: RunningMoments)
     return scores
 
 
-def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+def token_rewards(
+    scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float, token_scores: Tensor | None = None
+) -> Tensor:
     """Computes r_j = -β·kl_j, with the score added at the last real token: ``[b, t]``.
 
     Scores are ``[b]``, ``kl`` is ``[b, t]`` in nats, and ``kl_coef`` β is the price of a nat in
-    units of the score. The result is 0 outside the mask. A row without a real token has no reward.
+    units of the score. ``token_scores`` ``[b, t]`` are what each token earned of its response's
+    score; then only the rest is added at the last token. The result is 0 outside the mask. A row
+    without a real token has no reward.
     """
     position = torch.arange(mask.shape[1], device=mask.device)
     last = (position * mask).amax(dim=1, keepdim=True)
     rewards = -kl_coef * kl + scores[:, None] * (position == last)
+    if token_scores is not None:
+        earned = torch.where(mask, token_scores, 0)
+        rewards = rewards + earned - earned.sum(dim=1, keepdim=True) * (position == last)
     return torch.where(mask, rewards, 0)
 
 
@@ -102,11 +109,13 @@ def to_experience(
     shaping: ScoreShaping,
     moments: RunningMoments,
     reduce: Reduce = alone,
+    token_scores: Tensor | None = None,
 ) -> Experience:
     """Turns scores and KL into token rewards, and those into advantages.
 
     ``kl_coef`` is β, the price of a nat of KL in units of the score. ``moments`` are those of all
-    scores so far; this rollout's scores are added if ``shaping`` scales.
+    scores so far; this rollout's scores are added if ``shaping`` scales. ``token_scores`` are what
+    each token earned of the raw scores, ``[b, t]``; None: nothing is known of tokens.
     """
     mask = rollout.response_mask
     penalized = rollout.scores - shaping.missing_eos_penalty
@@ -114,9 +123,11 @@ def to_experience(
     if shaping.scale:
         moments.update(scores, reduce)
     scores = shape_scores(scores, shaping, moments)
+    if token_scores is not None:  # the last token makes up for all else that changes the score
+        token_scores = shape_scores(token_scores, ScoreShaping(scale=shaping.scale), moments)
 
-    # r_j = -β·kl_j, and the score is added at the last real token
-    rewards = token_rewards(scores, rollout.kl, mask, kl_coef)
+    # r_j = -β·kl_j, plus what token j earned; the rest of the score is added at the last real token
+    rewards = token_rewards(scores, rollout.kl, mask, kl_coef, token_scores)
     if shaping.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
 

@@ -19,6 +19,7 @@ from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.decoding.static_step import retried_uncaptured
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
+from detox_lightning.rewards.interface import PREFIXES
 from detox_lightning.rollout import Responses, evaluate_tokens, generate
 
 Side = Literal["before", "after"]  # the reference, the policy
@@ -161,8 +162,10 @@ class Evaluator(nn.Module):
         both = self.plan.predict_before
         columns: dict[str, list[Any]] = {"prompt": batch.prompts, "reference": batch.references}
         for side in SIDES if both else SIDES[1:]:
-            columns[side if both else "response"] = texts = self.answer(batch, side)
-            for name, values in self.judge.score(batch, texts).items():
+            answers = self._answers(batch, side)
+            columns[side if both else "response"] = texts = [x for y in answers for x in y.texts]
+            prefixes = [x for y in answers for x in y.prefixes or ()] or None
+            for name, values in self.judge.score(batch, texts, prefixes).items():
                 columns[f"{name}_{side}" if both else name] = values.tolist()
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{k: v for k, v in row.items() if v or k != "reference"} for row in rows]
@@ -170,9 +173,12 @@ class Evaluator(nn.Module):
     @retried_uncaptured
     def answer(self, batch: PromptBatch, side: Side) -> list[str]:
         """Responds once to each of ``b`` prompts: greedily, or with the first sample."""
+        return [text for answers in self._answers(batch, side) for text in answers.texts]
+
+    def _answers(self, batch: PromptBatch, side: Side) -> list[Responses]:
         decodings = self.plan.decodings[:1] * len(batch.prompts)
-        answers = [self.respond(*chunk, side) for chunk in self._chunks(batch, decodings)]
-        return [text for sampled in answers for text in sampled.responses.texts]
+        chunks = self._chunks(batch, decodings)
+        return [self.respond(*chunk, side).responses for chunk in chunks]
 
     @retried_uncaptured
     def evaluate(
@@ -193,7 +199,7 @@ class Evaluator(nn.Module):
                 encoded = reference if side == "before" else None
                 sampled = self.respond(chunk, names, side, encoded)
                 responses = sampled.responses
-                found = self.judge.figures(chunk, responses.texts)
+                found = self.judge.figures(chunk, responses.texts, responses.prefixes)
                 found["length"] = responses.mask.sum(dim=1)
                 found["has_eos"] = responses.has_eos(self.policy.eos_token_ids)
                 if side == "after" or self.plan.asks_reference:
@@ -248,6 +254,9 @@ class Evaluator(nn.Module):
                 f"evaluation: the {model}'s log-probabilities are not finite: its weights are NaN "
                 "or so large that it overflows; give a checkpoint from before training broke it"
             )
+        reward = self.judge.reward
+        if PREFIXES in reward.columns and not reward.telescopes:
+            responses = responses.with_prefixes(self.policy, self.tokenizer, batch)
         return Sampled(responses, logprobs, sample_numbers)
 
     @torch.no_grad()

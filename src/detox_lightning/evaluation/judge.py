@@ -11,7 +11,7 @@ from detox_lightning.evaluation.perplexity import Perplexity
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.rewards import ClassifierReward, Reward, WeightedReward
+from detox_lightning.rewards import ClassifierReward, PrefixReward, Reward, WeightedReward
 from detox_lightning.rewards.reward_errors import warn_not_finite
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 from detox_lightning.rollout import score
@@ -69,6 +69,7 @@ class Judge(nn.Module):
         toxic = {part.label for part in (self.toxicity, self.second_toxicity) if part is not None}
         reward = self.reward
         terms = reward.weighted if isinstance(reward, WeightedReward) else [(1.0, reward)]
+        terms = [(x, part.reward if isinstance(part, PrefixReward) else part) for x, part in terms]
         aims = [part.aim(x) for x, part in terms if isinstance(part, ClassifierReward)]
         return [aim for aim in dict.fromkeys(aims) if aim in toxic]
 
@@ -87,27 +88,33 @@ class Judge(nn.Module):
                 part.load()
         self.requires_grad_(False)
 
-    def score(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
+    def score(
+        self, batch: PromptBatch, texts: list[str], prefixes: list[list[str]] | None = None
+    ) -> dict[str, Tensor]:
         """Returns ``score`` and ``toxicity`` of ``b`` responses, each ``[b]``.
+
+        ``prefixes`` are those of :class:`Responses`, for a reward of tokens.
 
         Raises:
             TrainingError: If the reward fails or doesn't give ``b`` scores.
         """
-        scores = score(self.reward, batch, texts, "evaluation").total
+        scores = score(self.reward, batch, texts, "evaluation", prefixes).total
         toxicity = self.toxicity(texts)
         warn_not_finite(f"the reward {self.reward.name!r}", scores)
         warn_not_finite(f"the classifier {self.toxicity.classifier.name!r}", toxicity)
         return {"score": scores, "toxicity": toxicity}
 
-    def figures(self, batch: PromptBatch, texts: list[str]) -> dict[str, Tensor]:
-        """Measures ``b`` responses in all ways that the plan asks for.
+    def figures(
+        self, batch: PromptBatch, texts: list[str], prefixes: list[list[str]] | None = None
+    ) -> dict[str, Tensor]:
+        """Measures ``b`` responses in all ways that the plan asks for; see :meth:`score`.
 
         Returns:
             Each ``[b]``: those of :meth:`score`; the kinds of ROUGE, NaN where there is no
             reference; and if the plan wants them ``second_toxicity``, ``nll`` (nats) and
             ``nll_tokens``.
         """
-        figures = self.score(batch, texts)
+        figures = self.score(batch, texts, prefixes)
         is_blank = torch.tensor([not reference.strip() for reference in batch.references])
         overlap = rouge(texts, batch.references).masked_fill(is_blank[:, None], torch.nan)
         figures |= dict(zip(ROUGE_KINDS, overlap.unbind(dim=1), strict=True))

@@ -15,6 +15,7 @@ from detox_lightning.models.sharding import gathered
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.ranks import Ranks
 from detox_lightning.rewards import Reward
+from detox_lightning.rewards.interface import PREFIXES
 from detox_lightning.rollout import Responses, Scores, first_nonfinite, measure, sample, score
 from detox_lightning.seeding import derive_seed, seeded
 from detox_lightning.stages.faults import LOOK_AT_ROLLOUT, Faults
@@ -73,8 +74,11 @@ class Actor:
             TrainingError: If the reward fails; the batch is recorded for the folder ``faults``.
         """
         self.register(prompts, responses, number)
+        if PREFIXES in self.reward.columns:
+            responses = responses.with_prefixes(self.policy, self.tokenizer, prompts)
+        texts, prefixes = responses.texts, responses.prefixes
         try:
-            return score(self.reward, prompts, responses.texts, place_of(number))
+            return score(self.reward, prompts, texts, place_of(number), prefixes)
         except TrainingError as error:
             self.faults.record(str(error))
             raise
@@ -98,6 +102,8 @@ class Actor:
         is_alone = self.ranks.number == 1
         rollout = self.micro_batches.retry_with_half(in_passes_of, place_of(number), is_alone)
         parts = {f"scores.{name}": part for name, part in scores.parts.items()}
+        if scores.tokens is not None:
+            parts["token_scores"] = scores.tokens
         self.faults.add(**rollout._asdict(), **parts)
         what = first_nonfinite(rollout, scores, self.reward.name, responses.texts)
         is_here = what is not None

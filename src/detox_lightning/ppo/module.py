@@ -34,6 +34,7 @@ from detox_lightning.ppo.policy_stage import PolicyStage
 from detox_lightning.ppo.ranks import ranks_of
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.function_reward import RewardFunction, as_reward
+from detox_lightning.rewards.interface import PREFIXES
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.faults import CAUSES_IN_PPO
 from detox_lightning.stages.optimization import CONSTANT, Schedule
@@ -121,7 +122,8 @@ class PPOModule(PolicyStage):
         self.adapter, self.sampling = adapter, as_options(Sampling, sampling, "sampling")
         self.lora = None if lora is None else as_options(LoRA, lora, "lora")
         self.reward = as_reward(reward)
-        self.needs, self.columns = self.reward.needs, self.reward.columns
+        self.needs = self.reward.needs
+        self.columns = tuple(name for name in self.reward.columns if name != PREFIXES)
         self.kl, self.moments = as_options(KLPenalty, kl, "kl"), RunningMoments()
         self.shaping = as_options(ScoreShaping, scores, "scores")
         self.advantage = as_options(AdvantageEstimator, advantage or GAE(), "advantage")
@@ -170,7 +172,8 @@ class PPOModule(PolicyStage):
         with clock("rollout"):
             responses = self.actor.respond_to(prompts, number)
 
-        # 2. Score the texts: every part of the reward, and their total, [b].
+        # 2. Score the texts: every part of the reward, and their total, [b]; some rewards tell
+        # what each token earned of it, [b, t].
         with clock("score"):
             scores = self.actor.scores_of(prompts, responses, number)
 
@@ -179,9 +182,8 @@ class PPOModule(PolicyStage):
             rollout, is_finite = self.actor.rollout_of(prompts, responses, scores, number)
             if is_finite:
                 # 4. Token rewards r_j = -β·kl_j, plus the score at the last token; advantages.
-                experience = to_experience(
-                    rollout, self.kl_coef, self.advantage, self.shaping, moments, self.ranks.sum
-                )
+                given = self.kl_coef, self.advantage, self.shaping, moments, self.ranks.sum
+                experience = to_experience(rollout, *given, scores.tokens)
                 self.faults.add(advantages=experience.advantages, returns=experience.returns)
                 # 5. Epochs × mini-batches × micro-batches; each step is on sums over all ranks.
                 update = self.learner.learn(experience, self.orders(rollout), place_of(number))

@@ -9,6 +9,7 @@ from detox_lightning.rewards.classifier_reward import ClassifierReward
 from detox_lightning.rewards.function_reward import FunctionReward
 from detox_lightning.rewards.interface import Reward
 from detox_lightning.rewards.length import LengthReward
+from detox_lightning.rewards.prefix_reward import PrefixReward
 from detox_lightning.rewards.rouge_reward import RougeReward
 from detox_lightning.rewards.weighted import WeightedReward
 
@@ -16,6 +17,7 @@ __all__ = [
     "ClassifierReward",
     "FunctionReward",
     "LengthReward",
+    "PrefixReward",
     "Reward",
     "RougeReward",
     "WeightedReward",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.rewards.interface import Reward
+from detox_lightning.rewards.interface import PREFIXES, Reward
 
 TEXTS = ("prompts", "responses", "references")
 RewardFunction = Callable[..., Any]
@@ -20,7 +20,9 @@ class FunctionReward(Reward):
     Args:
         function: Its arguments name what it gets: ``prompts``, ``responses``, ``references``,
             columns of the data, each a list of ``b``. Those with a default keep it. It returns
-            ``b`` numbers, a list or a tensor.
+            ``b`` numbers, a list or a tensor. If it takes ``prefixes``, for each response the texts
+            of its first 1, 2, … tokens, it may return a list of numbers for each response instead,
+            one for each token.
         name: Name in the log; null: the function's.
 
     Raises:
@@ -48,10 +50,21 @@ class FunctionReward(Reward):
         """Calls the function; see :meth:`Reward.forward`."""
         texts = dict(zip(TEXTS, (prompts, responses, references), strict=True))
         scores: Any = self.function(**{name: texts[name] for name in self.texts}, **columns)
+        scores = _padded(scores, columns.get(PREFIXES, []))
         try:
             return torch.as_tensor(scores, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError):  # whoever called says what it is instead
             return scores
+
+
+def _padded(scores: Any, prefixes: list[list[str]]) -> Any:
+    """Fills up lists of token scores with 0, if there is one for each token of each response."""
+    if not (isinstance(scores, list) and all(isinstance(row, list) for row in scores)):
+        return scores
+    if [*map(len, scores)] != [*map(len, prefixes)]:
+        return scores
+    longest = max(map(len, scores), default=0)
+    return [[*row, *[0.0] * (longest - len(row))] for row in scores]
 
 
 def as_reward(given: Any) -> Reward:

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 
+PREFIXES = "prefixes"  # of responses; it names no column of the data
+
 
 class Reward(nn.Module):
     """Scores responses; a subclass overrides :meth:`forward`.
@@ -14,12 +16,16 @@ class Reward(nn.Module):
         name: The mean score is logged under ``rewards/<name>``.
         needs_references: Whether the reward can't score prompts without a reference.
         columns: Columns of the data, beside the texts, that :meth:`forward` takes by their names,
-            each a list of ``b`` values.
+            each a list of ``b`` values. ``prefixes`` is no column: it holds, for each response, the
+            texts of its first 1, 2, … tokens. A reward that takes them may score tokens.
+        telescopes: Whether a response's token scores add up to the score that :meth:`forward`
+            gives without ``prefixes``. Evaluation, which wants the sum alone, makes none then.
     """
 
     name = "reward"
     needs_references = False
     columns: tuple[str, ...] = ()
+    telescopes = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -43,7 +49,8 @@ class Reward(nn.Module):
             references: ``b`` human answers, such as summaries; empty if there is none.
 
         Returns:
-            ``[b]`` scores, higher is better.
+            ``[b]`` scores, higher is better. A reward that takes ``prefixes`` may return ``[b, t]``
+            instead, a score for each token; the score of a response is then their sum.
         """
         raise NotImplementedError
 
@@ -53,12 +60,15 @@ class Reward(nn.Module):
         """Computes the terms of the score, by default the score alone; see :meth:`forward`.
 
         Returns:
-            Raw terms, each ``[b]``, by their names in the log.
+            Raw terms, each ``[b]`` or, of tokens, ``[b, t]``, by their names in the log.
         """
         return {self.name: self(prompts, responses, references, **columns)}
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """Returns the ``[b]`` scores from the terms; override it together with :meth:`parts`."""
+        """Returns the ``[b]`` scores from the terms; override it together with :meth:`parts`.
+
+        If some terms have token scores, it is called once more, with all terms as ``[b, t]``.
+        """
         return parts[self.name]
 
 

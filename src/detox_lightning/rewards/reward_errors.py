@@ -72,17 +72,22 @@ def maker(reward: Reward, method: str, part: str = "") -> str:
     return _in_words("forward" if getattr(type(reward), method) in _CALLERS else method)
 
 
-def check_scores(name: str, scores: object, count: int, place: str, made_by: str) -> None:
-    """Raises TrainingError if the reward ``name`` didn't give one number for each response."""
+def check_scores(name: str, scores: object, place: str, made_by: str, *shapes: list[int]) -> None:
+    """Raises TrainingError if scores of the reward ``name`` have none of the shapes.
+
+    A shape is ``[b]`` for scores of responses, ``[b, t]`` for those of tokens.
+    """
     found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if isinstance(scores, Tensor) and scores.is_complex():
         found = f"{found} of {scores.dtype}"
     elif isinstance(scores, Tensor) and scores.layout != torch.strided:
         found = f"{found} of {scores.layout}"
-    if found != [count]:
+    if found not in shapes:
+        what = " or of their tokens" if len(shapes[-1]) == 2 else ""
         raise TrainingError(
-            f"{place}: the reward {name!r} gave {found} where a tensor [{count}] is expected, one "
-            f"score for each of {count} responses: look at {made_by}"
+            f"{place}: the reward {name!r} gave {found} where a tensor "
+            f"{' or '.join(map(str, shapes))} is expected, one score for each of {shapes[0][0]} "
+            f"responses{what}: look at {made_by}"
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detox_lightning.errors import InputError
 from detox_lightning.rewards.function_reward import RewardFunction, as_reward
-from detox_lightning.rewards.interface import Reward
+from detox_lightning.rewards.interface import PREFIXES, Reward
 
 
 class WeightedReward(Reward):
@@ -54,6 +54,7 @@ class WeightedReward(Reward):
         self.rewards = nn.ModuleList(parts)
         self.weights = weights
         self.columns = tuple(dict.fromkeys(name for part in parts for name in part.columns))
+        self.telescopes = all(part.telescopes for part in parts if PREFIXES in part.columns)
 
     @property
     def weighted(self) -> list[tuple[float, Reward]]:
@@ -80,13 +81,17 @@ class WeightedReward(Reward):
         texts = prompts, responses, references
         return {  # each gets its own lists, which it may change
             reward.name: reward(
-                *map(list, texts), **{name: [*columns[name]] for name in reward.columns}
+                *map(list, texts),
+                **{name: [*columns[name]] for name in reward.columns if name in columns},
             )
             for _, reward in self.weighted
         }
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """Returns the ``[b]`` float32 weighted sum, on the device of the first term."""
+        """Returns the ``[b]`` float32 weighted sum, on the device of the first term.
+
+        It is ``[b, t]`` for terms ``[b, t]``.
+        """
         device = parts[self.weighted[0][1].name].device
         terms = [weight * parts[reward.name].float().to(device) for weight, reward in self.weighted]
         return torch.stack(terms).sum(dim=0)
