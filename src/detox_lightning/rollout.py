@@ -147,10 +147,11 @@ def score(
     """
     # Copies of texts and scores: a reward may change its lists and reuse its tensor.
     columns = {name: [*prompts.columns[name]] for name in reward.columns if name != PREFIXES}
-    lengths = [len(row) for row in prefixes or ()]
-    shapes = [[len(texts)], *([[len(texts), max(lengths)]] if lengths else [])]
+    shapes, lengths = [[len(texts)]], []
     if prefixes and PREFIXES in reward.columns:
         columns[PREFIXES] = [[*row] for row in prefixes]
+        lengths = [*map(len, prefixes)]
+        shapes.append([len(texts), max(lengths)])
     with reward_errors(reward, place, "parts"):
         found = dict(reward.parts([*prompts.prompts], [*texts], [*prompts.references], **columns))
     for name, part in found.items():

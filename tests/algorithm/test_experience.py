@@ -37,8 +37,9 @@ def judged(
     shaping: ScoreShaping,
     estimator: AdvantageEstimator,
     reduce=lambda x: x,
+    tokens: torch.Tensor | None = None,
 ) -> Experience:
-    return to_experience(rollout, KL_COEF, estimator, shaping, RunningMoments(), reduce)
+    return to_experience(rollout, KL_COEF, estimator, shaping, RunningMoments(), reduce, tokens)
 
 
 def test_the_plain_way() -> None:
@@ -54,6 +55,28 @@ def test_the_plain_way() -> None:
         assert getattr(experience, name) is getattr(given, name)
     for name in ("old_logprobs", "ref_logprobs"):
         assert getattr(experience, name) is getattr(given, name)
+
+
+@pytest.mark.parametrize(
+    "shaping",
+    [
+        ScoreShaping(),
+        ScoreShaping(scale=True, normalize=True, clip=0.5, missing_eos_penalty=0.5),
+    ],
+    ids=["plain", "shaped"],
+)
+def test_token_scores_move_rewards_and_leave_their_sums(shaping: ScoreShaping) -> None:
+    """Scaled as the score is; the last token bears mean, bound and penalty."""
+    given, gae = rollout(), GAE(1.0, 1.0)
+    tokens = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    plain, moved = (judged(given, shaping, gae, tokens=x).returns for x in (None, tokens))
+    assert torch.allclose(plain[:, 0], moved[:, 0], atol=1e-5)
+    penalized = given.scores - shaping.missing_eos_penalty * ~HAS_EOS
+    unit = penalized.std() if shaping.scale else 1.0
+    # at lambda 1, a return is the sum of the rewards from there on
+    earned = (tokens.where(given.response_mask, 0).cumsum(dim=1) - tokens)[:, 1:]
+    real = given.response_mask[:, 1:]
+    assert torch.allclose((plain - moved)[:, 1:][real], (earned / unit)[real], atol=1e-5)
 
 
 def test_only_a_cut_response_is_penalized() -> None:

@@ -49,6 +49,17 @@ def test_token_rewards() -> None:
     assert torch.allclose(rewards, torch.tensor(expected))
 
 
+def test_what_tokens_earned_is_theirs_and_the_last_gets_the_rest() -> None:
+    kl = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 9.0, 9.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool()
+    earned = torch.tensor([[4.0, 6.0, torch.nan], [5.0, -2.0, 0.0], [1.0, 9.0, 9.0]])
+    rewards = token_rewards(torch.tensor([10.0, 20.0, 30.0]), kl, mask, 0.1, earned)
+    expected = [[3.9, 5.8, 0], [4.9, -2.2, 16.7], [29.9, 0, 0]]
+    assert torch.allclose(rewards, torch.tensor(expected))
+    plain = token_rewards(torch.tensor([10.0, 20.0, 30.0]), kl, mask, 0.1)
+    assert torch.allclose(rewards.sum(dim=1), plain.sum(dim=1))
+
+
 def test_moments_by_hand() -> None:
     moments = RunningMoments()
     moments.update(torch.tensor([1.0, 2.0]))
