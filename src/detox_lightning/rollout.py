@@ -146,7 +146,7 @@ def score(
     a part or the total hasn't the shape ``[b]`` or, of tokens, ``[b, t]``.
     """
     # Copies of texts and scores: a reward may change its lists and reuse its tensor.
-    columns = {name: [*prompts.columns[name]] for name in reward.columns if name != PREFIXES}
+    columns = {name: [*prompts.columns[name]] for name in reward.data_columns}
     shapes, lengths = [[len(texts)]], []
     if prefixes and PREFIXES in reward.columns:
         columns[PREFIXES] = [[*row] for row in prefixes]

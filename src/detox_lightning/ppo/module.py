@@ -34,7 +34,6 @@ from detox_lightning.ppo.policy_stage import PolicyStage
 from detox_lightning.ppo.ranks import ranks_of
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.function_reward import RewardFunction, as_reward
-from detox_lightning.rewards.interface import PREFIXES
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.faults import CAUSES_IN_PPO
 from detox_lightning.stages.optimization import CONSTANT, Schedule
@@ -122,8 +121,7 @@ class PPOModule(PolicyStage):
         self.adapter, self.sampling = adapter, as_options(Sampling, sampling, "sampling")
         self.lora = None if lora is None else as_options(LoRA, lora, "lora")
         self.reward = as_reward(reward)
-        self.needs = self.reward.needs
-        self.columns = tuple(name for name in self.reward.columns if name != PREFIXES)
+        self.needs, self.columns = self.reward.needs, self.reward.data_columns
         self.kl, self.moments = as_options(KLPenalty, kl, "kl"), RunningMoments()
         self.shaping = as_options(ScoreShaping, scores, "scores")
         self.advantage = as_options(AdvantageEstimator, advantage or GAE(), "advantage")

@@ -33,6 +33,11 @@ class Reward(nn.Module):
         parts = (part for part in self.modules() if isinstance(part, Reward))
         return ("reference",) if any(part.needs_references for part in parts) else ()
 
+    @property
+    def data_columns(self) -> tuple[str, ...]:
+        """Those of ``columns`` that the data must have: all but ``prefixes``."""
+        return tuple(name for name in self.columns if name != PREFIXES)
+
     def load(self) -> None:
         """Opens models, once; the constructor only stores their names."""
 
