@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from conftest import word_tokenizer
-from detox_lightning.errors import InputError
 from detox_lightning.evaluation import judge as judge_module
 from detox_lightning.evaluation.comparison import Comparison, merge
 from detox_lightning.evaluation.evaluator import Evaluator

@@ -49,8 +49,8 @@ class Comparison(NamedTuple):
         """Returns one row per prompt and decoding, the largest gain first.
 
         Each has ``prompt``, ``reference``, ``decoding``, ``before``, ``after``, ``difference``
-        (:attr:`aim` after minus before), and each figure as ``NAME_before`` and ``NAME_after``, None
-        where there is no measurement.
+        (:attr:`aim` after minus before), and each figure as ``NAME_before`` and ``NAME_after``,
+        None where there is no measurement.
         """
         sides, rows = {"before": self.before, "after": self.after}, []
         for prompt, decoding in np.ndindex(len(self.prompts), len(self.decodings)):

@@ -160,8 +160,8 @@ class Evaluator(nn.Module):
 
         Returns:
             ``b`` rows of ``prompt``, ``reference`` (where there is one), ``response``, ``score``
-            and ``toxicity`` (if it is measured). With the plan's ``predict_before`` they have ``before``, ``after``,
-            ``score_before``, ``score_after``, … instead.
+            and ``toxicity`` (if it is measured). With the plan's ``predict_before`` they have
+            ``before``, ``after``, ``score_before``, ``score_after``, … instead.
         """
         both = self.plan.predict_before
         columns: dict[str, list[Any]] = {"prompt": batch.prompts, "reference": batch.references}
