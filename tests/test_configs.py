@@ -16,7 +16,9 @@ from detox_lightning.callbacks.samples import SamplesCallback
 from detox_lightning.runs import find_checkpoint
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(
+    path for folder in ("configs", "examples") for path in (ROOT / folder).rglob("*.yaml")
+)
 OVERLAYS = [path for path in CONFIGS if path.parent.name == "overlays"]
 # this machine's hardware is not what is tested
 ANYWHERE = ("--trainer.accelerator=cpu",)
@@ -88,6 +90,9 @@ def test_its_commands_can_be_typed(path: Path) -> None:
     for program, *words in commands(path):
         if program == "tensorboard":
             assert words == ["--logdir", logs(path)]
+            continue
+        if words[:1] == ["-m"] and words[1].startswith("examples."):
+            assert (ROOT / words[1].replace(".", "/")).with_suffix(".py").exists()
             continue
         if program == "pip" or not words[0].startswith("-"):
             assert words[0] == "install" or (ROOT / words[0]).exists()

@@ -91,7 +91,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for shown in ("configs", "examples"):
+        (tmp_path / shown).symlink_to(ROOT / shown)
     return tmp_path
 
 

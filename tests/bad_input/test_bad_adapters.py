@@ -136,8 +136,8 @@ CASES = [
     Case(
         "no label for two outputs",
         ("--model.reward.label=null",),
-        "model.evaluation.toxicity_model: the reward has no classifier with "
-        "labels; name one that measures toxicity",
+        "model.reward.label null: the classifier '{classifier}' has several labels, nothate, hate: "
+        "name one of them",
     ),
     Case(
         "a measure that is not there",

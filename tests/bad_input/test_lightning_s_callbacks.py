@@ -126,3 +126,13 @@ def test_a_figure_of_a_validation_that_there_is_none_of(place: Place) -> None:
         "data.validation_split, or another figure"
     )
     check(Case("", words, message), place)
+
+
+def test_a_toxicity_that_nothing_measures(place: Place) -> None:
+    reward = ("--model.reward=LengthReward", "--model.reward.low=1", "--model.reward.high=9")
+    message = (
+        "monitor=val/toxicity (BoundedCheckpoint): validation logs no such figure; give one of "
+        "val/score, val/kl, val/length, val/eos_rate, val/rouge1, val/rouge2, val/rougeL, "
+        "val/rougeLsum"
+    )
+    check(Case("", (*reward, "--checkpoint.monitor=val/toxicity"), message), place)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from conftest import word_tokenizer
-from detox_lightning.errors import InputError
 from detox_lightning.evaluation import judge as judge_module
 from detox_lightning.evaluation.comparison import Comparison, merge
 from detox_lightning.evaluation.evaluator import Evaluator
@@ -321,13 +320,28 @@ def test_rouge_needs_a_reference(make: Any) -> None:
     assert not {"rouge1", "rouge2", "rougeL", "rougeLsum"} & left
 
 
-def test_somebody_must_measure_toxicity() -> None:
-    with pytest.raises(InputError) as caught:
-        Judge(EvaluationPlan(), Length())
-    assert str(caught.value) == (
-        "model.evaluation.toxicity_model: the reward has no classifier with labels; name one that "
-        "measures toxicity"
-    )
+def test_without_a_classifier_the_score_is_the_aim(policy: Policy) -> None:
+    evaluator = Evaluator(EvaluationPlan(), Length(), Sampling(), seed=3)
+    evaluator.load(policy, word_tokenizer(), 5)
+    judge = evaluator.judge
+    assert "toxicity isn't measured" in judge.describe_aim()
+    assert judge.describe() == {}
+    assert set(judge.score(collate_pairs(PAIRS[:1]), ["a b"])) == {"score"}
+    evaluator.validate(collate_pairs(PAIRS[:4]))
+    found = evaluator.finish_validation()
+    assert set(found) == {f"val/{name}" for name in evaluator.validated}
+    assert not [name for name in found if "toxicity" in name]
+    assert all(value.isfinite() for value in found.values())
+    comparison = compare(evaluator, 8)
+    assert set(comparison.after.figures) == FIGURES - {"toxicity"} | {"kl"}
+    rows = comparison.rows()
+    gains = [row["difference"] for row in rows]
+    assert gains == [row["score_after"] - row["score_before"] for row in rows]
+    assert gains == sorted(gains, reverse=True)
+    figures = summarize(comparison, seed=0)["sampled"]
+    assert not [name for name in figures if "toxic" in name]
+    _, sampled = comparison.after.figures["score"].T  # the greedy answers, and one sample each
+    assert figures["score"]["after"]["value"] == sampled.mean()
 
 
 def test_toxicity_is_measured_by_the_reward_s_first_classifier_with_labels() -> None:
@@ -335,5 +349,4 @@ def test_toxicity_is_measured_by_the_reward_s_first_classifier_with_labels() -> 
     parts = [Length(), regressor, first, ClassifierReward("d", "kind")]
     assert Judge(EvaluationPlan(), WeightedReward(parts)).toxicity.classifier is first.classifier
     assert Judge(EvaluationPlan(), first).toxicity.classifier is first.classifier
-    with pytest.raises(InputError, match="has no classifier with labels"):
-        Judge(EvaluationPlan(), regressor)
+    assert Judge(EvaluationPlan(), regressor).toxicity is None

@@ -119,6 +119,37 @@ def test_the_verdict_follows_the_interval(low: Any, high: Any, expected: str) ->
     assert expected in verdict(toxicity(low, high), "95 %")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.1, 0.1, "includes zero: these prompts don’t show that the score changed."),
+        (0.1, 0.2, "by this measure the policy scores higher than the reference."),
+        (-0.2, -0.1, "by this measure the policy scores lower than the reference."),
+    ],
+)
+def test_the_verdict_on_a_score(low: float, high: float, expected: str) -> None:
+    entry = toxicity(low, high, better="higher")
+    assert verdict(entry, "95 %").endswith(expected)
+    assert verdict({**entry, "changed": 9}, "95 %").startswith("The score changed at 9 of 3")
+
+
+def test_where_toxicity_is_not_measured_the_page_is_about_the_score() -> None:
+    comparison = small_comparison()
+    for side in (comparison.before, comparison.after):
+        del side.figures["toxicity"]
+    score = toxicity(0.1, 0.2, title="Score, mean", better="higher")
+    page = rendered(make_summary(sampled={"score": score}), comparison)
+    assert page.findtext("head/title") == "Score before and after training"
+    header = text(next(page.iter("header")))
+    assert "difference −0.300 +0.100 to +0.200" in header
+    assert "scores higher" in header
+    assert "improvement" not in header
+    gains = text(section(page, "Largest gains"))
+    assert "The score of 4 answers rose by .01 or more; the largest" in gains
+    assert "The score of 2 answers fell" in text(section(page, "Largest losses"))
+    assert "toxic" not in text(page).lower().replace("detox", "")
+
+
 def test_few_changes_are_too_few_whatever_the_interval() -> None:
     entry = {**toxicity(-0.2, -0.1), "n": 400, "changed": 9}
     assert verdict(entry, "95 %") == (

@@ -80,10 +80,10 @@ class Conversation:
         rows = [self.rows[row - 1]] if row else self.data.encode_texts([text], self.stage)
         batch = self.trainer.strategy.batch_to_device(self.data.batch_of(rows))
         with self.trainer.precision_plugin.predict_step_context():
-            minded_words = evaluator.judge.toxicity.minded_words
+            toxicity = evaluator.judge.toxicity
             return template("compare_answers.html")(
                 rows=evaluator.compare(batch).comparison.rows(),
-                mark=lambda answer: pieces(answer, minded_words(answer)),
+                mark=lambda text: pieces(text, toxicity.minded_words(text) if toxicity else []),
                 is_cut=rows[0]["cut"],
                 data=self.data,
                 seed=seed,

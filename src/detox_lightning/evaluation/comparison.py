@@ -40,12 +40,17 @@ class Comparison(NamedTuple):
     before: Answers
     after: Answers
 
+    @property
+    def aim(self) -> str:
+        """The figure that matters most: ``toxicity``, or ``score`` where that isn't measured."""
+        return "toxicity" if "toxicity" in self.after.figures else "score"
+
     def rows(self) -> list[dict[str, Any]]:
-        """Returns one row per prompt and decoding, the largest fall of toxicity first.
+        """Returns one row per prompt and decoding, the largest gain first.
 
         Each has ``prompt``, ``reference``, ``decoding``, ``before``, ``after``, ``difference``
-        (toxicity after minus before), and each figure as ``NAME_before`` and ``NAME_after``, None
-        where there is no measurement.
+        (:attr:`aim` after minus before), and each figure as ``NAME_before`` and ``NAME_after``,
+        None where there is no measurement.
         """
         sides, rows = {"before": self.before, "after": self.after}, []
         for prompt, decoding in np.ndindex(len(self.prompts), len(self.decodings)):
@@ -60,11 +65,11 @@ class Comparison(NamedTuple):
                 "reference": self.references[prompt],
                 "decoding": self.decodings[decoding],
                 **{side: answers.texts[prompt][decoding] for side, answers in sides.items()},
-                "difference": figures["toxicity_after"] - figures["toxicity_before"],
+                "difference": figures[f"{self.aim}_after"] - figures[f"{self.aim}_before"],
                 **{name: None if np.isnan(x) else x for name, x in figures.items()},
             }
             rows.append(row)
-        return sorted(rows, key=lambda row: row["difference"])
+        return sorted(rows, key=lambda row: row["difference"], reverse=self.aim == "score")
 
 
 class BatchComparison(NamedTuple):

@@ -10,7 +10,7 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison, merge
 from detox_lightning.evaluation.judge import Judge
-from detox_lightning.evaluation.meter import ResponseMeter
+from detox_lightning.evaluation.meter import VALIDATION_FIGURES, ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.models.decoding.decoder import EncodedPrompts
@@ -58,9 +58,8 @@ class Evaluator(nn.Module):
         comparison: Result of the last test; None before.
 
     Raises:
-        InputError: If nothing measures toxicity, if ``max_new_tokens`` is below
-            ``min_new_tokens``, or if the reference's perplexity is wanted at another temperature
-            than 1.
+        InputError: If ``max_new_tokens`` is below ``min_new_tokens``, or if the reference's
+            perplexity is wanted at another temperature than 1.
     """
 
     policy: Policy
@@ -101,6 +100,12 @@ class Evaluator(nn.Module):
         figures = self.evaluate(batch, ["sample 1"] * len(batch.prompts), ("after",))["after"][1]
         self.meter.update(figures)
         return figures
+
+    @property
+    def validated(self) -> list[str]:
+        """The figures that a validation may find, without ``val/``."""
+        is_measured = self.judge.toxicity is not None
+        return [name for name in VALIDATION_FIGURES if is_measured or "toxicity" not in name]
 
     def finish_validation(self) -> dict[str, Tensor]:
         """Returns ``val/NAME``, the means over all batches and ranks, and starts over."""
@@ -156,8 +161,8 @@ class Evaluator(nn.Module):
 
         Returns:
             ``b`` rows of ``prompt``, ``reference`` (where there is one), ``response``, ``score``
-            and ``toxicity``. With the plan's ``predict_before`` they have ``before``, ``after``,
-            ``score_before``, ``score_after``, … instead.
+            and ``toxicity`` (if it is measured). With the plan's ``predict_before`` they have
+            ``before``, ``after``, ``score_before``, ``score_after``, … instead.
         """
         both = self.plan.predict_before
         columns: dict[str, list[Any]] = {"prompt": batch.prompts, "reference": batch.references}

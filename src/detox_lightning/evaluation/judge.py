@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import InputError
 from detox_lightning.evaluation.perplexity import Perplexity
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity
@@ -23,20 +22,13 @@ class Judge(nn.Module):
     def __init__(self, plan: EvaluationPlan, reward: Reward):
         """Chooses the models; :meth:`load` opens them.
 
-        Raises:
-            InputError: If the plan names no classifier, and the reward has none with labels.
+        Toxicity isn't measured if the plan names no classifier and the reward has none with labels.
         """
         super().__init__()
         self.plan, self.reward = plan, reward
         parts = [part for part in reward.modules() if isinstance(part, ClassifierReward)]
         labelled = next((part.classifier for part in parts if part.label is not None), None)
-        toxicity = _toxicity(plan, "", labelled)
-        if toxicity is None:
-            raise InputError(
-                "model.evaluation.toxicity_model: the reward has no classifier with labels; "
-                "name one that measures toxicity"
-            )
-        self.toxicity = toxicity
+        self.toxicity = _toxicity(plan, "", labelled)
         self.second_toxicity = _toxicity(plan, "second_")
         is_named = plan.perplexity_model is not None and not plan.asks_reference
         self.perplexity = Perplexity(str(plan.perplexity_model)) if is_named else None
@@ -45,8 +37,8 @@ class Judge(nn.Module):
         """Returns the names of the models and of the toxic labels, for reports."""
         plan = self.plan
         names = {
-            "toxicity_model": self.toxicity.classifier.name,
-            "toxic_label": plan.toxic_label,
+            "toxicity_model": self.toxicity and self.toxicity.classifier.name,
+            "toxic_label": self.toxicity and plan.toxic_label,
             "second_toxicity_model": plan.second_toxicity_model,
             "second_toxic_label": plan.second_toxicity_model and plan.second_toxic_label,
             "perplexity_model": plan.perplexity_model,
@@ -61,8 +53,10 @@ class Judge(nn.Module):
 
     def describe_aim(self) -> str:
         """Returns one line on what is rewarded, and what counts as toxic."""
-        toxic = f"{self.toxicity.label!r} by {self.toxicity.classifier.name}"
-        return f"Rewarded: {self.reward.describe()} · toxic: {toxic}"
+        toxic = "toxicity isn't measured: model.evaluation.toxicity_model can name a classifier"
+        if self.toxicity is not None:
+            toxic = f"toxic: {self.toxicity.label!r} by {self.toxicity.classifier.name}"
+        return f"Rewarded: {self.reward.describe()} · {toxic}"
 
     def toxic_aims(self) -> list[str]:
         """Returns the labels that the reward makes likelier although they count as toxic."""
@@ -91,7 +85,7 @@ class Judge(nn.Module):
     def score(
         self, batch: PromptBatch, texts: list[str], prefixes: list[list[str]] | None = None
     ) -> dict[str, Tensor]:
-        """Returns ``score`` and ``toxicity`` of ``b`` responses, each ``[b]``.
+        """Returns ``score`` and, if it is measured, ``toxicity`` of ``b`` responses, each ``[b]``.
 
         ``prefixes`` are those of :class:`Responses`, for a reward of tokens.
 
@@ -99,8 +93,10 @@ class Judge(nn.Module):
             TrainingError: If the reward fails or doesn't give ``b`` scores.
         """
         scores = score(self.reward, batch, texts, "evaluation", prefixes).total
-        toxicity = self.toxicity(texts)
         warn_not_finite(f"the reward {self.reward.name!r}", scores)
+        if self.toxicity is None:
+            return {"score": scores}
+        toxicity = self.toxicity(texts)
         warn_not_finite(f"the classifier {self.toxicity.classifier.name!r}", toxicity)
         return {"score": scores, "toxicity": toxicity}
 

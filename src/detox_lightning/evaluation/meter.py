@@ -29,15 +29,18 @@ class ResponseMeter(Metric):
     def update(self, figures: dict[str, Tensor]) -> None:
         """Adds the figures of ``b`` responses, each ``[b]``; see :meth:`Evaluator.evaluate`.
 
-        ROUGE is NaN where there is no reference; any other NaN makes its mean NaN.
+        ROUGE is NaN where there is no reference; any other NaN makes its mean NaN. Toxicity may be
+        missing.
         """
-        named = {
-            **figures,
-            "toxicity_probability": figures["toxicity"] >= TOXIC_FROM,
-            "eos_rate": figures["has_eos"],
-        }
-        columns = torch.stack([named[name].float().to(self.sums) for name in VALIDATION_FIGURES])
-        may_lack = torch.tensor([[name in ROUGE_KINDS] for name in VALIDATION_FIGURES])
+        named = {**figures, "eos_rate": figures["has_eos"]}
+        if "toxicity" in figures:
+            named["toxicity_probability"] = figures["toxicity"] >= TOXIC_FROM
+        nothing = torch.full_like(named["score"], torch.nan)
+        columns = torch.stack(
+            [named.get(name, nothing).float().to(self.sums) for name in VALIDATION_FIGURES]
+        )
+        lacks = [name in ROUGE_KINDS or name not in named for name in VALIDATION_FIGURES]
+        may_lack = torch.tensor(lacks)[:, None]
         known = ~(columns.isnan() & may_lack.to(columns.device))
         self.sums += torch.where(known, columns, 0).sum(dim=1)
         self.counts += known.sum(dim=1)

@@ -25,7 +25,8 @@ class EvaluationPlan:
         top_p: Samples come from the likeliest tokens that make up this probability; null: as in
             ``sampling``.
         max_new_tokens: Longest response, in tokens; null: the longest of ``sampling``.
-        toxicity_model: Classifier that measures toxicity; null: the reward's.
+        toxicity_model: Classifier that measures toxicity; null: the reward's. If that has none with
+            labels, toxicity isn't measured, and a test compares scores.
         toxic_label: Label of that classifier whose probability is the toxicity.
         toxicity_head: Meaning of the classifier's outputs: ``softmax`` (its labels exclude one
             another), ``sigmoid`` (each label has a probability of its own) or ``value`` (a

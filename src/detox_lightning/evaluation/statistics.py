@@ -150,7 +150,8 @@ def _columns(answers: Answers, chosen: NDArray[np.bool_]) -> Figures:
     if "nll" in figures:  # an empty response has no perplexity
         empty = figures["nll_tokens"].sum(axis=1, keepdims=True) == 0
         figures |= {name: np.where(empty, np.nan, figures[name]) for name in ("nll", "nll_tokens")}
-    figures |= {f"{name}_squared": figures[name] ** 2 for name in ("toxicity", "score")}
+    spread = [name for name in ("toxicity", "score") if name in figures]
+    figures |= {f"{name}_squared": figures[name] ** 2 for name in spread}
     columns = {name: values.mean(axis=1) for name, values in figures.items()}
     for toxic in ("toxic", "second_toxic"):
         if f"{toxic}ity" in figures:

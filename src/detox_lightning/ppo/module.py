@@ -85,8 +85,7 @@ class PPOModule(PolicyStage):
         seed: Seed of rollouts and shuffles; null: that of ``--seed_everything``.
 
     Raises:
-        InputError: If sizes do not divide, if nothing measures toxicity, or if loss and advantage
-            do not go together.
+        InputError: If sizes do not divide, or if loss and advantage do not go together.
     """
 
     def __init__(

@@ -18,7 +18,6 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, check_divides
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.evaluator import Evaluator
-from detox_lightning.evaluation.meter import VALIDATION_FIGURES
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import load_tokenizer
 from detox_lightning.models.policy import load_policy
@@ -77,7 +76,7 @@ class PolicyStage(StageModule):
 
     def setup(self, stage: str) -> None:
         """Refuses flags, names and data that can't work, before any model is opened."""
-        check_conditions(self, stage, VALIDATION_FIGURES)
+        check_conditions(self, stage, self.evaluator.validated)
         for part in self.reward.modules():
             if isinstance(part, Reward):
                 check_name(part.name)
@@ -131,7 +130,7 @@ class PolicyStage(StageModule):
             )
 
     def configure_model(self) -> None:
-        """Opens policy, reward and toxicity classifier, once."""
+        """Opens the policy and what judges it, once."""
         if self.policy is not None:
             return
         choose_kernels()

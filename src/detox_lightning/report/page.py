@@ -50,6 +50,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
     about, figures, rows = summary["about"], summary["figures"], comparison.rows()
     groups = [(title, figures[name]) for name, title in GROUPS.items() if figures.get(name)]
     headline, main = groups[0] if groups else ("", {})
+    aim = comparison.aim
     common = {name: figure for name, figure in main.items() if name not in RARE}
     rare = {name: figure for name, figure in main.items() if name in RARE}
     tables = [(headline, common), (f"{headline}: more figures", rare), *groups[1:]]
@@ -60,16 +61,17 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         resamples=about.get("resamples"),
         tables=[(title, entries) for title, entries in tables if entries],
         headline=headline,
-        toxicity=main.get("toxicity"),
+        aim=aim,
+        aimed=main.get(aim),
         second=main.get("second_toxicity"),
         name=run_name(about.get("checkpoint")),
         in_words=in_words(main),
-        verdict=verdict(main["toxicity"], confidence) if "toxicity" in main else UNKNOWN,
+        verdict=verdict(main[aim], confidence) if aim in main else UNKNOWN,
         costs={name: main[name] for name in COSTS if name in main},
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
         effects=[svg(effects_picture(common))] if has_effects(common) else [],
-        changes=changes(rows),
+        changes=changes(rows, aim),
         random_rows=Random(0).sample(rows, min(MAX_RANDOM, len(rows))),
     )
 
@@ -145,23 +147,30 @@ def with_interval(estimate: Mapping[str, float | None] | None, form: str = "{:.3
     return value if (low, high) == (UNKNOWN, UNKNOWN) else f"{value} [{low}, {high}]"
 
 
-def verdict(toxicity: Mapping[str, Any], confidence: str) -> str:
-    """Returns a sentence on whether the change of toxicity may be chance; see :func:`summarize`."""
-    changed = toxicity.get("changed")
+def verdict(aimed: Mapping[str, Any], confidence: str) -> str:
+    """Returns a sentence on whether the change of toxicity, or of the score, may be chance.
+
+    ``aimed`` is that figure's entry; see :func:`summarize`.
+    """
+    name = "the score" if aimed.get("better") == "higher" else "toxicity"
+    changed = aimed.get("changed")
     if changed is not None and changed < MIN_CHANGED:
         return (
-            f"Toxicity changed at {changed} of {counted(toxicity['n'], 'prompt')}: too few to tell "
-            "whether it is chance."
+            f"{name.capitalize()} changed at {changed} of {counted(aimed['n'], 'prompt')}: too few "
+            "to tell whether it is chance."
         )
-    difference = toxicity["difference"]
+    difference = aimed["difference"]
     if not _has_interval(difference):
         return "There is no interval for the difference: it may be chance."
     low, high = (number(difference[end], "+") for end in ("low", "high"))
     start = f"The {confidence} interval of the difference, {low} to {high},"
     if not _excludes_zero(difference):
-        return f"{start} includes zero: these prompts don’t show that toxicity changed."
-    kind = "less" if difference["high"] < 0 else "more"
-    return f"{start} excludes zero: by this measure the policy is {kind} toxic than the reference."
+        return f"{start} includes zero: these prompts don’t show that {name} changed."
+    falls = difference["high"] < 0
+    kind = f"is {'less' if falls else 'more'} toxic"
+    if name == "the score":
+        kind = f"scores {'lower' if falls else 'higher'}"
+    return f"{start} excludes zero: by this measure the policy {kind} than the reference."
 
 
 def in_words(figures: Mapping[str, Any]) -> str:
@@ -185,16 +194,20 @@ def in_words(figures: Mapping[str, Any]) -> str:
     return f"{sentence}{''.join(f'; {part}' for part in changed)}."
 
 
-def changes(rows: list[dict[str, Any]]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
+def changes(
+    rows: list[dict[str, Any]], aim: str = "toxicity"
+) -> dict[str, tuple[int, list[dict[str, Any]]]]:
     """Finds the responses whose toxicity fell (``gains``) and rose (``losses``).
 
-    A change counts from ``MIN_CHANGE`` on, or if it crosses the bound of what is toxic.
+    A change counts from ``MIN_CHANGE`` on, or if it crosses the bound of what is toxic. With the
+    aim ``score``, gains are the scores that rose.
 
     Returns:
         For each, their number, and the largest change of each prompt, the largest first.
     """
     found = {}
-    for name, sign in (("gains", -1), ("losses", 1)):
+    better = -1 if aim == "toxicity" else 1
+    for name, sign in (("gains", better), ("losses", -better)):
         changed = [row for row in rows if sign * row["difference"] > 0 and _counts(row)]
         changed.sort(key=lambda row: -sign * row["difference"])
         largest: dict[str, dict[str, Any]] = {}
@@ -205,8 +218,8 @@ def changes(rows: list[dict[str, Any]]) -> dict[str, tuple[int, list[dict[str, A
 
 
 def _counts(row: Mapping[str, Any]) -> bool:
-    """Whether a response's toxicity changed by more than rounding and chance."""
-    before, after = (row[f"toxicity_{side}"] >= TOXIC_FROM for side in ("before", "after"))
+    """Whether a response changed by more than rounding and chance."""
+    before, after = (row.get(f"toxicity_{side}", 0) >= TOXIC_FROM for side in ("before", "after"))
     return bool(round(abs(row["difference"]), DECIMALS) >= MIN_CHANGE or before != after)
 
 
@@ -253,7 +266,7 @@ def _pictures(comparison: Comparison) -> Iterator[tuple[str, str]]:
         ("toxicity", (0.0, 1.0), "Toxicity: the probability of the toxic label."),
         ("score", None, "Score: what the reward says."),
     ):
-        if np.isfinite([before[name], after[name]]).any():
+        if name in after and np.isfinite([before[name], after[name]]).any():
             yield caption, svg(histogram(before[name], after[name], name, limits))
     if "kl" in after and np.isfinite(after["kl"] + after["score"]).any():
         caption = "Score after training against KL: what was gained by leaving the reference."

@@ -55,6 +55,6 @@ def short_table(summary: dict[str, Any]) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
     said = [in_words(figures)] if in_words(figures) else []
-    if "toxicity" in figures:
-        said.append(verdict(figures["toxicity"], f"{about['confidence']:.0%}"))
+    if aimed := figures.get("toxicity") or figures.get("score"):
+        said.append(verdict(aimed, f"{about['confidence']:.0%}"))
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *said])

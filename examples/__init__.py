@@ -1,0 +1,1 @@
+"""Toys of others, whose best score is known."""
