@@ -313,7 +313,7 @@ def _t5(vocabulary: int, d_model: int, layers: int) -> Any:
         num_layers=layers,
         num_decoder_layers=layers,
         num_heads=2,
-        decoder_start_token_id=PAD,
+        decoder_start_token_id=EOS,
         pad_token_id=PAD,
         eos_token_id=EOS,
         dropout_rate=0.0,
