@@ -195,3 +195,16 @@ def unwhitened(advantage: AdvantageEstimator) -> AdvantageEstimator:
 def plain_loss(**options: object) -> PPOLoss:
     """PPO's loss without a value's part, divided by a constant."""
     return PPOLoss(**{"vf_coef": 0.0, "average": "constant", **options})
+
+
+def stepped(lab: Laboratory, size: float = 0.5) -> Laboratory:
+    """The laboratory after a step of ``size`` along the gradient of E[r]; the policy moves."""
+    before = lab.rollout()  # measured while the policy is still the one that sampled
+    step, place = lab.exact(beta=0.0), 0
+    step = size * step / step.norm()
+    with torch.no_grad():
+        for weight in lab.policy.model.parameters():
+            if weight.requires_grad:
+                weight += step[place : place + weight.numel()].view_as(weight)
+                place += weight.numel()
+    return Laboratory(lab.world, lab.policy, lab.beta, measured={"k1": before})

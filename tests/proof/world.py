@@ -223,8 +223,8 @@ def make_world(
     sampling: Sampling = SHORT,
     seed: int = 0,
     spread: float = 1.0,
-    d_model: int = 16,
-    layers: int = 1,
+    d_model: int = 32,
+    layers: int = 2,
 ) -> World:
     """Makes a world with a random model, whose rewards are normal numbers.
 
@@ -313,6 +313,7 @@ def _t5(vocabulary: int, d_model: int, layers: int) -> Any:
         num_layers=layers,
         num_decoder_layers=layers,
         num_heads=2,
+        # a start that no response has inside it: after it, `pad`, `pad pad` and nothing were alike
         decoder_start_token_id=EOS,
         pad_token_id=PAD,
         eos_token_id=EOS,
