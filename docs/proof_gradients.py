@@ -15,7 +15,7 @@ sys.path += [str(Path(__file__).resolve().parents[1] / "tests")]  # the enumerab
 from numerics import in_float64
 from proof.biases import Row, biased_rows, exact_rows, later_rows, penalty_rows
 from proof.gradients import Laboratory, moved, stepped
-from proof.world import KINDS, Kind, figures, kl, make_world
+from proof.world import KINDS, Kind, kl, make_world
 
 BETA = 0.3
 
@@ -23,22 +23,18 @@ BETA = 0.3
 def rows_of(kind: Kind, folder: Path) -> dict[str, list[Row]]:
     """All rows of one kind of model, by table."""
     world = make_world(folder, kind)
-    policy = moved(world.policy(value_head=False))
-    with in_float64(policy):
+    policy, copy = (moved(world.policy(value_head=False)) for _ in range(2))
+    with in_float64(policy, copy):
         lab = Laboratory(world, policy, BETA)
         with torch.no_grad():
-            reference, before = world.reference_logprobs(policy), world.logprobs(policy)
-        print(f"{kind}: KL {figures(before, reference, world.rewards, 0).kl:.2f} nats")
-        found = {
+            now, reference = world.logprobs(policy), world.reference_logprobs(policy)
+        print(f"{kind}: the policy's KL is {kl(now, reference):.2f} nats")
+        return {
             "exact": list(exact_rows(lab)),
             "biased": list(biased_rows(lab)),
-            "penalty": list(penalty_rows(lab)),
+            "penalties": list(penalty_rows(lab)),
+            "a step later": list(later_rows(stepped(lab, copy))),
         }
-        after = stepped(lab)
-        with torch.no_grad():
-            print(f"{kind}: a step of {kl(before, world.logprobs(policy)):.3f} nats")
-        found["later"] = list(later_rows(lab, after))
-    return found
 
 
 def print_table(columns: Iterable[list[Row]]) -> None:

@@ -14,14 +14,12 @@ from detox_lightning.algorithm.advantages import (
     Reinforce,
 )
 from detox_lightning.algorithm.experience import ScoreShaping
-from detox_lightning.algorithm.group_losses import GSPOLoss
 from detox_lightning.algorithm.kl import Estimator
 from detox_lightning.algorithm.losses import PolicyLoss
 from detox_lightning.algorithm.types import Rollout
-from proof.gradients import Comparison, Laboratory, compare, plain_loss, unwhitened
+from proof.gradients import Comparison, Laboratory, Stepped, compare, plain_loss, unwhitened
 
 NO_CLIP = 1e9
-STEP = 0.4  # nats of KL from the policy that sampled, about, in the rows of later steps
 
 
 class Row(NamedTuple):
@@ -66,7 +64,12 @@ def exact_rows(lab: Laboratory) -> Iterator[Row]:
 
 def biased_rows(lab: Laboratory) -> Iterator[Row]:
     """Choices that change the direction: averages, scales, a value head's errors, samplers."""
-    length = float((lab.rollout().old_logprobs.sum(1).exp() * lab.world.lengths.repeat(4)).sum())
+    length = float(
+        (
+            lab.rollout().old_logprobs.sum(1).exp()
+            * lab.world.lengths.repeat(len(lab.world.rewards))
+        ).sum()
+    )
     length /= len(lab.world.rewards)
     valued = lab.rollout()._replace(values=lab.values(lab.rollout()))
     yield Row(
@@ -74,8 +77,6 @@ def biased_rows(lab: Laboratory) -> Iterator[Row]:
     )
     responses = plain_loss(average="responses")
     yield Row("`average: responses`", estimated(lab, RLOO(2), responses, factor=length))
-    gspo = GSPOLoss(NO_CLIP, NO_CLIP)
-    yield Row("GSPOLoss", estimated(lab, RLOO(2), gspo, factor=length))
     yield Row("GRPO, `scale: true`", estimated(lab, GRPO(2)))
     yield Row("Reinforce, whitened", estimated(lab, Reinforce()))
     yield Row("GAE, λ 1, exact values, whitened", estimated(lab, GAE(1, 1), rollout=valued))
@@ -85,7 +86,9 @@ def biased_rows(lab: Laboratory) -> Iterator[Row]:
     cut = ScoreShaping(mask_truncated_completions=True)
     yield Row("`mask_truncated_completions`", estimated(lab, RLOO(2), shaping=cut))
     for options in ({"top_p": 0.9}, {"top_p": 0.5}, {"top_k": 2}):
-        narrow = replace(lab, sampled_from=lab.truncated_logprobs(**{"top_k": 0, "top_p": 1} | options))
+        narrow = replace(
+            lab, sampled_from=lab.truncated_logprobs(**{"top_k": 0, "top_p": 1} | options)
+        )
         ((option, value),) = options.items()
         yield Row(f"`{option}: {value}`", estimated(narrow, RLOO(2)))
 
@@ -113,9 +116,10 @@ def penalty_rows(lab: Laboratory) -> Iterator[Row]:
     yield Row("`k3` in the loss", compare(loss_term(lab), exact))
 
 
-def later_rows(lab: Laboratory, after: Laboratory) -> Iterator[Row]:
-    """A step later (``after``), on the responses of before; rewards without KL."""
-    sampled = lab.rollout()
-    for name, clip in (("not clipped", NO_CLIP), ("`clip_range: 0.2`", 0.2), ("0.05", 0.05)):
+def later_rows(taken: Stepped) -> Iterator[Row]:
+    """Gradients behind a step, from the responses of before it; rewards without KL."""
+    sampled = taken.before.rollout()
+    names = {NO_CLIP: "not clipped", 0.2: "`clip_range: 0.2`", 0.05: "`clip_range: 0.05`"}
+    for clip, name in names.items():
         loss = plain_loss(clip_range=clip)
-        yield Row(name, estimated(after, RLOO(2), loss, sampled, beta=0.0))
+        yield Row(name, estimated(taken.after, RLOO(2), loss, sampled, beta=0.0))

@@ -20,7 +20,7 @@ from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss, token_weights
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.models.decoding.sampling import truncated
 from detox_lightning.models.policy import Policy
-from proof.world import World, chosen, figures
+from proof.world import World, chosen, figures, kl
 
 PLAIN = ScoreShaping()
 
@@ -70,10 +70,14 @@ class Laboratory:
         logprobs = self.policy.with_logits(*inputs)[0].logprobs
         return torch.where(responses.mask, logprobs, 0).view(*self.world.rewards.shape, -1)
 
+    @property
+    def trained(self) -> list[Tensor]:
+        """The policy's trained weights, without a value head's."""
+        return [x for x in self.policy.model.parameters() if x.requires_grad]
+
     def gradient(self, scalar: Tensor) -> Tensor:
         """The gradient of a number in all trained weights, as one vector."""
-        weights = [x for x in self.policy.model.parameters() if x.requires_grad]
-        found = torch.autograd.grad(scalar, weights, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(scalar, self.trained, allow_unused=True, materialize_grads=True)
         return torch.cat([x.flatten() for x in found])
 
     def exact(self, rewards: Tensor | None = None, beta: float | None = None) -> Tensor:
@@ -197,14 +201,33 @@ def plain_loss(**options: object) -> PPOLoss:
     return PPOLoss(**{"vf_coef": 0.0, "average": "constant", **options})
 
 
-def stepped(lab: Laboratory, size: float = 0.5) -> Laboratory:
-    """The laboratory after a step of ``size`` along the gradient of E[r]; the policy moves."""
-    before = lab.rollout()  # measured while the policy is still the one that sampled
-    step, place = lab.exact(beta=0.0), 0
-    step = size * step / step.norm()
-    with torch.no_grad():
-        for weight in lab.policy.model.parameters():
-            if weight.requires_grad:
-                weight += step[place : place + weight.numel()].view_as(weight)
-                place += weight.numel()
-    return Laboratory(lab.world, lab.policy, lab.beta, measured={"k1": before})
+class Stepped(NamedTuple):
+    """A step along the gradient of E[r], whose rollout was sampled before it.
+
+    Attributes:
+        before: Where responses were sampled.
+        after: The policy behind the step, which learns from these responses.
+        step: The step, as one vector.
+    """
+
+    before: Laboratory
+    after: Laboratory
+    step: Tensor
+
+
+def stepped(lab: Laboratory, copy: Policy, nats: float = 0.02) -> Stepped:
+    """Moves a ``copy`` of the policy until its KL from the policy is just below ``nats``."""
+    lab.rollout()
+    gradient, weights = lab.exact(beta=0.0), lab.trained
+    before = lab.world.logprobs(lab.policy).detach()
+    size = 1.0
+    while True:
+        step = size * gradient / gradient.norm()
+        parts = step.split([weight.numel() for weight in weights])
+        after = Laboratory(lab.world, copy, lab.beta)
+        with torch.no_grad():
+            for ours, weight, part in zip(after.trained, weights, parts, strict=True):
+                ours.copy_(weight + part.view_as(weight))
+            if kl(before, lab.world.logprobs(copy)) < nats:
+                return Stepped(lab, after, step)
+        size *= 0.7

@@ -240,6 +240,8 @@ def make_world(
     tokenizer = small_tokenizer()
     torch.manual_seed(seed)
     model = {"t5": _t5, "llama": _llama}[kind](len(tokenizer), d_model, layers)
+    with torch.no_grad():  # unlike likely responses, but none so rare that it is never sampled
+        model.lm_head.weight *= 0.5 / d_model**0.5 / model.lm_head.weight.std()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     ids = all_responses(len(tokenizer), sampling)
@@ -318,10 +320,11 @@ def _t5(vocabulary: int, d_model: int, layers: int) -> Any:
         pad_token_id=PAD,
         eos_token_id=EOS,
         dropout_rate=0.0,
+        tie_word_embeddings=False,
     )
     model = T5ForConditionalGeneration(config)
-    # transformers ties the head of a model made from a config; a random head is not as peaked
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(vocabulary, d_model) * d_model**-0.5)
+    # transformers ties the head of a model made from a config, whatever the config says
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(vocabulary, d_model))
     model.config.tie_word_embeddings = False
     return model
 
