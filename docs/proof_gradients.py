@@ -42,7 +42,7 @@ def print_table(columns: Iterable[list[Row]]) -> None:
     print("| | " + " | ".join(f"{kind}: cosine | size | error" for kind in KINDS) + " |")
     print("|---|" + "---|---|---|" * len(KINDS))
     for row in zip(*columns, strict=True):
-        numbers = [f"{x:.3f}" if x > 1e-9 else f"{x:.0e}" for each in row for x in each.found]
+        numbers = [f"{x:.2f}" if abs(x) > 1e-9 else f"{x:.0e}" for each in row for x in each.found]
         print(f"| {row[0].name} | " + " | ".join(numbers) + " |")
 
 

@@ -1,6 +1,7 @@
 """Which estimators' mean is the gradient of the exact objective, and which way the others err."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,14 @@ from detox_lightning.algorithm.advantages import (
     AdvantageEstimator,
     Reinforce,
 )
-from detox_lightning.algorithm.experience import ScoreShaping
+from detox_lightning.algorithm.experience import RunningMoments, ScoreShaping, to_experience
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
+from detox_lightning.algorithm.masks import alone, widths
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
+from detox_lightning.ppo.learner import Learner, UpdateOptions
+from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.ranks import Ranks
 from numerics import EXACT, in_float64
 from proof.biases import (
     biased_rows,
@@ -124,6 +129,7 @@ def test_the_mean_is_the_gradient_of_j(
     assert found.error < EXACT
 
 
+@pytest.mark.quick(1)
 def test_with_an_adapter(adapted: Laboratory) -> None:
     assert adapted.policy.avoids_logits
     assert estimated(adapted, without_baseline(), k=1).error < EXACT
@@ -139,6 +145,7 @@ def test_three_responses(plain: Laboratory, advantage: AdvantageEstimator, size:
     assert estimated(plain, advantage, k=3, factor=1 / size).error < EXACT
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.5, 0.0])
 def test_gae_with_exact_values(plain: Laboratory, gae_lambda: float) -> None:
     """Whatever λ is; with λ 1 the values may be anything, and with λ below 1 they may not."""
@@ -151,6 +158,7 @@ def test_gae_with_exact_values(plain: Laboratory, gae_lambda: float) -> None:
     assert error < EXACT if gae_lambda == 1 else error > 0.05
 
 
+@pytest.mark.quick(1)
 def test_a_penalty_for_a_missing_eos_is_part_of_the_reward(plain: Laboratory) -> None:
     shaping = ScoreShaping(missing_eos_penalty=0.7)
     found = plain.carried(plain.coefficients(RLOO(2), plain_loss(), 2, shaping=shaping))
@@ -159,6 +167,7 @@ def test_a_penalty_for_a_missing_eos_is_part_of_the_reward(plain: Laboratory) ->
     assert compare(found, plain.exact(plain.world.rewards - 0.7 * cut)).error < EXACT
 
 
+@pytest.mark.quick(1)
 def test_losses_that_have_the_same_first_gradient(plain: Laboratory) -> None:
     """Clips hold nothing back while the ratio is 1."""
 
@@ -186,6 +195,7 @@ def test_a_mean_over_a_response_divides_its_gradient_by_its_length(plain: Labora
     torch.testing.assert_close(responses * lengths, constant, atol=EXACT, rtol=0)
 
 
+@pytest.mark.quick(1)
 def test_a_mean_over_a_batch_s_tokens_weakens_long_responses(plain: Laboratory) -> None:
     """The own length is in the divisor: without a baseline the share falls as a length grows."""
     constant = plain.coefficients(without_baseline(), plain_loss(), 2)
@@ -240,6 +250,7 @@ def test_how_far_the_others_are(plain: Laboratory) -> None:
         assert row.found.cosine < 1 - 1e-6, row.name
 
 
+@pytest.mark.quick(1)
 def test_after_a_step_a_clip_holds_back_what_went_along(stepped_on: Stepped) -> None:
     """It takes away what still points along the step, the more the narrower it is."""
     found = [
@@ -257,11 +268,12 @@ def test_after_a_step_a_clip_holds_back_what_went_along(stepped_on: Stepped) -> 
 # -- penalties
 
 
+@pytest.mark.quick(1)
 def test_k1_is_the_one_whose_mean_is_the_kl_s_gradient(plain: Laboratory) -> None:
     """The others are good estimates of the KL's value, and no estimates of its gradient."""
     k1, *others, in_loss = (row.found for row in penalty_rows(plain))
     assert k1.error < EXACT
-    assert all(found.error > 0.5 for found in others)
+    assert all(found.error > 0.3 for found in others)
     assert 0.01 < in_loss.error < 1
     assert in_loss.cosine > 0.5
 
@@ -308,3 +320,31 @@ def test_abs_lowers_what_was_lowered_already(one_token: Laboratory) -> None:
     assert lowered.any()
     assert bool((steps["k1"][lowered] > 0).all())
     assert bool((steps["abs"] < 0).all())
+
+
+# -- what is compared is what training does
+
+
+@pytest.mark.quick(1)
+def test_the_learner_steps_along_these_gradients(plain: Laboratory) -> None:
+    """On a batch of all pairs, split into micro-batches."""
+    rollout = plain.rollout()
+    shaping, loss = ScoreShaping(), plain_loss()
+    experience = to_experience(rollout, BETA, without_baseline(), shaping, RunningMoments())
+    weights = plain.trained
+    learner = Learner(
+        plain.policy,
+        torch.optim.SGD(weights, lr=1.0),
+        UpdateOptions(loss, 1, len(rollout.scores), 2, None, 10.0, None),
+        Ranks(1, 0, alone, nullcontext),
+        lambda total: total.backward(),
+        lambda *_: None,
+        MicroBatches(7),
+    )
+    rows = torch.arange(len(rollout.scores))
+    learner.gradient(list(experience.batches(rows, 7, widths(rollout.response_mask))))
+    found = torch.cat([weight.grad.flatten() for weight in weights])
+    learner.optimizer.zero_grad()
+    steps = experience.advantages.view(*plain.world.rewards.shape, -1)
+    expected = -plain.carried(steps) / (len(rollout.scores) * 2)
+    torch.testing.assert_close(found, expected, atol=EXACT, rtol=0)

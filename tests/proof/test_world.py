@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.source import ModelSource
+from detox_lightning.rollout import sample
 from numerics import EXACT, in_float64
 from proof.world import KINDS, Kind, World, best_of, figures, kl, make_world, optimum, words
 
@@ -33,6 +35,27 @@ def test_the_probabilities_sum_up_to_1(tmp_path: Path, kind: Kind, sampling: Sam
     with in_float64(policy), torch.no_grad():
         sums = world.logprobs(policy).exp().sum(dim=1)
     torch.testing.assert_close(sums, torch.ones_like(sums), atol=EXACT, rtol=0)
+
+
+@pytest.mark.quick(1)
+def test_the_sampler_draws_by_these_probabilities(world: World) -> None:
+    """Pearson's sum is as large as chance makes it, in 2,000 responses to each prompt.
+
+    Its mean is the number of its degrees of freedom, and its variance twice that.
+    """
+    policy, count = world.policy(value_head=False), 2000
+    tokenizer = ModelSource.resolve(str(world.folder)).load_tokenizer()
+    torch.manual_seed(0)
+    drawn = sample(policy, tokenizer, world.prompts.repeated(count), 3, record=False)
+    numbers = {tuple(row): number for number, row in enumerate(world.ids.tolist())}
+    rows = torch.tensor([numbers[tuple(row)] for row in drawn.ids.tolist()])
+    p, n = world.rewards.shape
+    counts = torch.stack([part.bincount(minlength=n) for part in rows.view(p, count)])
+    with torch.no_grad():
+        expected = count * world.logprobs(policy).exp()
+    pearson = float(((counts - expected) ** 2 / expected).sum())
+    freedom = p * (n - 1)
+    assert abs(pearson - freedom) < 4 * (2 * freedom) ** 0.5
 
 
 @pytest.fixture(params=KINDS)

@@ -326,6 +326,8 @@ def _t5(vocabulary: int, d_model: int, layers: int) -> Any:
     # transformers ties the head of a model made from a config, whatever the config says
     model.lm_head.weight = torch.nn.Parameter(torch.randn(vocabulary, d_model))
     model.config.tie_word_embeddings = False
+    for half in (model.encoder, model.decoder):  # a place shows as clearly as a token
+        torch.nn.init.normal_(half.block[0].layer[0].SelfAttention.relative_attention_bias.weight)
     return model
 
 

@@ -17,7 +17,7 @@ class KLPenalty:
     Attributes:
         estimator: Estimator of the divergence at each token, from the log-ratio d of policy to
             reference: ``k1`` d, ``abs`` |d|, ``k2`` d²/2, ``k3`` exp(-d) - 1 + d, ``full`` the sum
-            over the vocabulary.
+            over the vocabulary. A penalty by another than ``k1`` hasn't the divergence's gradient.
         coef: β, the price of a nat in units of the score; the controller's initial value.
         target: Nats per response that the controller steers to; null keeps ``coef`` fixed.
         horizon: Responses over which the controller acts; a smaller number makes it quicker.
