@@ -230,8 +230,8 @@ def make_world(
 
     The model can come near the best policy: with responses of two tokens (``Sampling(2)``), 250
     steps of Adam (lr 3e-3, cosine decay) along the gradient of J with all weights gain more than
-    99.5 % of what π* gains over the reference, for β of 0.5 and 1; with three tokens, 400 steps do.
-    With β 0.25, rare good responses take far more steps to be found.
+    99.5 % of what π* gains over the reference, for β of 0.5 and 1; with β 0.25, rare good responses
+    take far more steps. With three tokens, 400 steps do for Llama, and give 97 to 99.5 % for T5.
 
     Args:
         folder: Where model and tokenizer are written.
