@@ -406,6 +406,15 @@ def test_the_kl_coefficient_follows_the_kl(
     assert coefs[1] < coefs[0] < coefs[-1]
 
 
+def test_a_penalty_without_the_kls_gradient_is_warned_of(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    """A fault in what was asked for, but TRL 0.8 has these, so it isn't refused."""
+    module = make_module(tiny_t5, tiny_classifier, kl=KLPenalty("full"))
+    with pytest.warns(UserWarning, match="model.kl.estimator=full: .* give k1"):
+        fit(tmp_path, module, rollouts=1)
+
+
 def test_the_learning_rate_steps_once_a_rollout(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path
 ) -> None:

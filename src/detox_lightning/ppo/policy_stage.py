@@ -94,7 +94,16 @@ class PolicyStage(StageModule):
                 self.check_batch_size(data.batch_size)
 
     def _check_training(self, max_steps: int) -> None:
-        """Refuses ``max_steps`` with a schedule that goes by rollouts; warns of narrow sampling."""
+        """Refuses ``max_steps`` with a schedule that goes by rollouts.
+
+        Warns of narrow sampling, and of a KL penalty without the divergence's gradient.
+        """
+        if self.kl.estimator != "k1" and self.kl.coef:
+            rank_zero_warn(
+                f"model.kl.estimator={self.kl.estimator}: it estimates the KL divergence, but as a "
+                "penalty in the rewards it doesn't pull the policy back to the reference as k1 "
+                "does (the page 'Is it right?' has figures): give k1"
+            )
         if not self.sampling.is_exact:
             rank_zero_warn(
                 f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "
