@@ -42,6 +42,5 @@ __all__ = [
     "LoRA", "PPOLoss", "PPOModule", "PolicyLoss", "PredictionsCallback", "PrefixReward",
     "Reinforce", "ReportCallback", "Reward", "RewardModule", "RougeReward", "SamplesCallback",
     "Sampling", "Schedule", "ScoreShaping", "ShardedStrategy", "SimilarityReward",
-    "SupervisedModule",
-    "ToxicityMetric", "Trainer", "TrainingError", "WeightedReward", "Weights",
+    "SupervisedModule", "ToxicityMetric", "Trainer", "TrainingError", "WeightedReward", "Weights",
 ]
