@@ -1,7 +1,15 @@
 """The names that programs import from ``detox_lightning`` itself; it imports this late."""
 # ruff: noqa: F403, F405
 
-from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator, Reinforce
+from detox_lightning.algorithm.advantages import (
+    GAE,
+    GDPO,
+    GRPO,
+    RLOO,
+    AdvantageEstimator,
+    Reinforce,
+)
+from detox_lightning.algorithm.constraint import Constraint
 from detox_lightning.algorithm.experience import ScoreShaping
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
 from detox_lightning.algorithm.kl import KLPenalty
@@ -27,12 +35,12 @@ from detox_lightning.stages.optimization import Schedule
 
 # fmt: off
 __all__ = [
-    "GAE", "GRPO", "RLOO", "AdvantageEstimator", "AveragingCallback", "BoundedCheckpoint",
-    "CISPOLoss", "ClassifierReward", "CollapseCallback", "ContinuationDataModule",
+    "GAE", "GDPO", "GRPO", "RLOO", "AdvantageEstimator", "AveragingCallback", "BoundedCheckpoint",
+    "CISPOLoss", "ClassifierReward", "CollapseCallback", "Constraint", "ContinuationDataModule",
     "DialogueDataModule", "DrGRPOLoss", "EvaluationPlan", "ExportCallback", "FunctionReward",
     "GRPOLoss", "GSPOLoss", "InputError", "KLPenalty", "LabeledTextDataModule", "LengthReward",
     "LoRA", "PPOLoss", "PPOModule", "PolicyLoss", "PredictionsCallback", "PrefixReward",
     "Reinforce", "ReportCallback", "Reward", "RewardModule", "RougeReward", "SamplesCallback",
-    "Sampling", "Schedule", "ScoreShaping", "ShardedStrategy", "SupervisedModule",
-    "ToxicityMetric", "Trainer", "TrainingError", "WeightedReward", "Weights",
+    "Sampling", "Schedule", "ScoreShaping", "ShardedStrategy", "SimilarityReward",
+    "SupervisedModule", "ToxicityMetric", "Trainer", "TrainingError", "WeightedReward", "Weights",
 ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detox_lightning.algorithm.advantages import GRPO, RLOO, AdvantageEstimator, Reinforce
+from detox_lightning.algorithm.advantages import GDPO, GRPO, RLOO, AdvantageEstimator, Reinforce
 from detox_lightning.algorithm.masks import Reduce, alone
 from detox_lightning.errors import InputError
 
@@ -30,6 +30,23 @@ def test_group_relative_is_standardized_in_each_group() -> None:
     torch.testing.assert_close(scaled, torch.tensor(expected), rtol=2e-4, atol=0)
     centred = advantages_of(GRPO(3, scale=False), TOTALS)
     torch.testing.assert_close(centred, torch.tensor([-2.0, -1, 3, -1, -1, 2]))
+
+
+def test_parts_are_standardized_before_they_are_weighted() -> None:
+    """Of three responses to each of two prompts; one part is a thousand times the other."""
+    large, small = 1000 * TOTALS, torch.tensor([0.0, 1, 2, 3, 1, 2])
+    found = GDPO(3).scores(
+        torch.zeros(6), {"a": large, "b": small}, lambda parts: parts["a"] - 0.5 * parts["b"]
+    )
+    a = [-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, -1 / 3**0.5, -1 / 3**0.5, 2 / 3**0.5]
+    expected = torch.tensor(a) - 0.5 * torch.tensor([-1.0, 0, 1, 1, -1, 0])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert GDPO(3).whitens
+    # the KL penalty joins the sum, and is compared within each prompt
+    totals = found - torch.tensor([0.0, 0, 3, 1, 1, 1])
+    centred = expected - torch.tensor([-1.0, -1, 2, 0, 0, 0])
+    torch.testing.assert_close(advantages_of(GDPO(3), totals), centred, rtol=0, atol=2e-4)
+    assert GRPO(3).scores(TOTALS, {}, torch.stack) is TOTALS
 
 
 def test_group_of_equal_rewards_has_no_advantage() -> None:

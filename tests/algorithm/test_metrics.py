@@ -76,6 +76,25 @@ def test_two_ranks_report_the_whole() -> None:
         assert metrics == pytest.approx(EXPECTED, abs=1e-6)
 
 
+def test_prompts_whose_responses_all_score_alike_and_what_is_limited() -> None:
+    """Of two responses to each prompt, one prompt on one rank, two on the other."""
+
+    def of(scores: list[float], measured: list[float]) -> tuple[Any, ...]:
+        rollout, *others = answered([5] * len(scores), [[3, 1]] * len(scores))
+        scored = rollout._replace(scores=torch.tensor(scores))
+        return scored, *others, 2, torch.tensor(measured)
+
+    def metrics_of(*args: Any) -> dict[str, float]:
+        *first, reduce = args
+        return rollout_metrics(*first[:4], reduce, *first[4:])
+
+    ranks = [of([0.1, 0.1], [1, 2]), of([0.1, 0.2, 0.7, 0.7], [3, 4, 6, 8])]
+    for metrics in on_ranks(metrics_of, ranks):
+        assert metrics["objective/frac_reward_zero_std"] == pytest.approx(2 / 3)
+        assert metrics["objective/constraint"] == 4
+        assert metrics["objective/constraint_std"] == pytest.approx(6.8**0.5)
+
+
 def test_one_response_has_no_spread() -> None:
     index = torch.tensor([1])
     rollout = Rollout(*(field[index] for field in ROLLOUT))

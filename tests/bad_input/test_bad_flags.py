@@ -53,6 +53,10 @@ FLAGS = {
     "--trainer.callbacks+=EarlyStopping": "--trainer.callbacks.monitor: required, and not given",
     "--model.mini_batch_size=0": "--model.mini_batch_size=0: must be a whole number above 0",
     "--model.kl.coef=-1": "--model.kl.coef=-1: must be a number of at least 0",
+    "--model.constraint.measure=kl": "model.constraint: at_least=None, at_most=None: give one of them, the limit of kl",
+    "--model.constraint.at_lest=1": "--model.constraint.at_lest: there is no such option; did you mean "
+    "--model.constraint.at_least?",
+    "--model.constraint.rate=0": "--model.constraint.rate=0: must be a number above 0",
     "--model.kl=3": "--model.kl: must be a mapping of its options, such as {name: value}",
     "--model.kl=null": "--model.kl=null: it is a group of options; leave it out for the defaults, or give the options one by one, as in --model.kl.NAME",
     "--model.sampling.max_new_tokens=a": "--model.sampling.max_new_tokens=a: must be a whole number above 0, or a "

@@ -77,6 +77,7 @@ def test_short_names() -> None:
         "LengthReward": ("--model.reward.low=1", "--model.reward.high=2"),
         "PrefixReward": ("--model.reward.reward=math.sqrt",),
         "RougeReward": (),
+        "SimilarityReward": (),
         "WeightedReward": ("--model.reward.rewards=[]",),
     }
     assert {*options, "Reward"} == set(detox_lightning.rewards.__all__)

@@ -1,6 +1,7 @@
 """Advantages: how much better each token turned out than expected."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from detox_lightning.algorithm.masks import Reduce, alone
 from detox_lightning.errors import InputError
+
+Parts = dict[str, Tensor]
 
 
 class AdvantageEstimator(ABC):
@@ -22,6 +25,13 @@ class AdvantageEstimator(ABC):
     responses_per_prompt: int = 1
     uses_values: bool = False
     whitens: bool = False
+
+    def scores(self, total: Tensor, parts: Parts, combine: Callable[[Parts], Tensor]) -> Tensor:
+        """Returns the scores ``[b]`` to learn from: the reward's own, ``total``.
+
+        ``parts`` are the reward's terms, each ``[b]``, of which ``combine`` makes a score.
+        """
+        return total
 
     @abstractmethod
     def __call__(
@@ -132,11 +142,40 @@ class GRPO(ResponseAdvantage):
 
     def compare(self, totals: Tensor, reduce: Reduce) -> Tensor:
         """Standardizes each response's reward among its prompt's responses."""
-        groups = totals.view(-1, self.responses_per_prompt)
+        return self.standardized(totals, self.scale)
+
+    def standardized(self, x: Tensor, scale: bool = True) -> Tensor:
+        """Centres figures ``[b]`` among each prompt's responses; ``scale`` gives variance 1."""
+        groups = x.view(-1, self.responses_per_prompt)
         centred = groups - groups.mean(dim=1, keepdim=True)
-        if self.scale:
+        if scale:
             centred = centred / (groups.std(dim=1, keepdim=True) + 1e-4)
         return centred.flatten()
+
+
+class GDPO(GRPO):
+    """Group reward-decoupled normalization: each part of a reward counts alike, whatever its scale.
+
+    https://arxiv.org/abs/2601.05242, section 3. Each part is standardized among a prompt's
+    responses, then weighted and added up. The KL penalty joins this sum, so β is the price of a nat
+    in standard deviations. The sums are centred for each prompt, and scaled to variance 1 over all
+    ranks' tokens.
+
+    Args:
+        k: Responses per prompt, at least 2.
+
+    Raises:
+        InputError: If ``k`` is 1.
+    """
+
+    whitens = True
+
+    def __init__(self, k: PositiveInt = 4):
+        super().__init__(k, scale=False)
+
+    def scores(self, total: Tensor, parts: Parts, combine: Callable[[Parts], Tensor]) -> Tensor:
+        """Returns the weighted sum of the standardized parts."""
+        return combine({name: self.standardized(part) for name, part in parts.items()})
 
 
 class Reinforce(ResponseAdvantage):

@@ -110,12 +110,14 @@ def to_experience(
     moments: RunningMoments,
     reduce: Reduce = alone,
     token_scores: Tensor | None = None,
+    more: Tensor | None = None,
 ) -> Experience:
     """Turns scores and KL into token rewards, and those into advantages.
 
     ``kl_coef`` is β, the price of a nat of KL in units of the score. ``moments`` are those of all
     scores so far; this rollout's scores are added if ``shaping`` scales. ``token_scores`` are what
-    each token earned of the raw scores, ``[b, t]``; None: nothing is known of tokens.
+    each token earned of the raw scores, ``[b, t]``; None: nothing is known of tokens. ``more``,
+    ``[b]``, is added to the scores after they are shaped.
     """
     mask = rollout.response_mask
     penalized = rollout.scores - shaping.missing_eos_penalty
@@ -123,6 +125,7 @@ def to_experience(
     if shaping.scale:
         moments.update(scores, reduce)
     scores = shape_scores(scores, shaping, moments)
+    scores = scores if more is None else scores + more
     if token_scores is not None:  # the last token makes up for all else that changes the score
         token_scores = shape_scores(token_scores, ScoreShaping(scale=shaping.scale), moments)
 

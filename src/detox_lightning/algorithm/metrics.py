@@ -10,6 +10,7 @@ from detox_lightning.algorithm.masks import Reduce, alone, masked_sum
 from detox_lightning.algorithm.types import Experience, Rollout
 
 EXACT = torch.float64
+CONSTRAINT, CONSTRAINT_STD = "objective/constraint", "objective/constraint_std"
 
 
 def rollout_metrics(
@@ -18,11 +19,14 @@ def rollout_metrics(
     parts: dict[str, Tensor],
     kl_coef: float,
     reduce: Reduce = alone,
+    k: int = 1,
+    measured: Tensor | None = None,
 ) -> dict[str, float]:
     """Metrics of a rollout over all ranks; one collective.
 
     They have TRL's names if the meaning is the same. KL and entropy are in nats. ``parts`` are the
-    scores of each reward, ``[b]``, by its name, and ``kl_coef`` is that of this rollout.
+    scores of each reward, ``[b]``, by its name, ``kl_coef`` is that of this rollout, ``k`` counts a
+    prompt's responses, and ``measured``, ``[b]``, is what a constraint limits.
     """
     mask, has_eos = rollout.response_mask, rollout.has_eos
     scores = rollout.scores.to(EXACT)
@@ -38,6 +42,7 @@ def rollout_metrics(
         "tokens/queries_len_mean": rollout.prompt_mask.sum(),
         "tokens/responses_len_mean": mask.sum(),
         **{f"rewards/{name}": part.sum() for name, part in parts.items()},
+        **_optional(scores, k, measured),
     }
     over_tokens = {
         "objective/kl_per_token": masked_sum(rollout.kl, mask),
@@ -49,8 +54,8 @@ def rollout_metrics(
         "returns": masked_sum(returns**2, mask),
         "values": masked_sum(values**2, mask),
     }
-    counts = {"responses": mask.new_ones(len(mask)).sum(), "tokens": mask.sum()}
-    sums = {**over_responses, **over_tokens, **squares, **counts, "others": others, "same": same}
+    counts = {"responses": mask.new_ones(len(mask)).sum(), "others": others, "same": same}
+    sums = {**over_responses, **over_tokens, **squares, **counts, "tokens": mask.sum()}
     found = [x.to(scores.device, EXACT, non_blocking=True) for x in sums.values()]
     stacked = reduce(torch.stack(found))
     s = dict(zip(sums, stacked.tolist(), strict=True))
@@ -65,7 +70,20 @@ def rollout_metrics(
         "ppo/returns/var": _variance(s["ppo/returns/mean"], s["returns"], tokens),
         "ppo/val/var": _variance(s["ppo/val/mean"], s["values"], tokens),
         "tokens/total": s["tokens"],
+        **{x: _variance(s[CONSTRAINT], s[x], b) ** 0.5 for x in sums if x == CONSTRAINT_STD},
     }
+
+
+def _optional(scores: Tensor, k: int, measured: Tensor | None) -> dict[str, Tensor]:
+    """Sums that not every run has: of scores ``[b]``, and of the squared measure as its spread."""
+    sums = {}
+    if k > 1:
+        groups = scores.view(-1, k)
+        sums["objective/frac_reward_zero_std"] = k * (groups.amax(1) == groups.amin(1)).sum()
+    if measured is not None:
+        sums[CONSTRAINT] = measured.to(EXACT).sum()
+        sums[CONSTRAINT_STD] = (measured.to(EXACT) ** 2).sum()
+    return sums
 
 
 def _mode_collapse(rollout: Rollout) -> tuple[Tensor, Tensor]:

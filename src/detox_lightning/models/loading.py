@@ -46,6 +46,11 @@ JUDGES = {
         ("CausalLM", "LMHeadModel"),
         "write text alone: give one such as GPT2LMHeadModel",
     ),
+    "sentence encoder": (
+        "AutoModel",
+        ("Model",),
+        "encode sentences: give one such as BertModel, without a head",
+    ),
 }
 
 
@@ -221,8 +226,10 @@ def load_model(
     return model
 
 
-def load_frozen(kind: Literal["classifier", "language model"], name: str) -> tuple[Any, Any]:
+def load_frozen(kind: str, name: str) -> tuple[Any, Any]:
     """Opens the tokenizer and the model, without gradients, that judge texts.
+
+    ``kind`` is a key of :data:`JUDGES`.
 
     Raises:
         InputError: If there is no such model, or its class would do this with random weights.

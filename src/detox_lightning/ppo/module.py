@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from detox_lightning.algorithm import group_losses  # noqa: F401  (so that class_path takes short names)
 from detox_lightning.algorithm.advantages import GAE, AdvantageEstimator
+from detox_lightning.algorithm.constraint import Constraint, Multiplier
 from detox_lightning.algorithm.experience import RunningMoments, ScoreShaping, to_experience
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
@@ -20,7 +21,7 @@ from detox_lightning.algorithm.metrics import rollout_metrics
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.arguments import as_options
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import InputError, check_divides
+from detox_lightning.errors import check_divides
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
@@ -30,10 +31,12 @@ from detox_lightning.ppo.actor import Actor, no_stop_iteration, place_of
 from detox_lightning.ppo.clock import Clock
 from detox_lightning.ppo.learner import Learner, UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
+from detox_lightning.ppo.pairs import check_pairs
 from detox_lightning.ppo.policy_stage import PolicyStage
 from detox_lightning.ppo.ranks import ranks_of
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.function_reward import RewardFunction, as_reward
+from detox_lightning.rewards.measures import with_measure
 from detox_lightning.seeding import derive_seed, global_seed
 from detox_lightning.stages.faults import CAUSES_IN_PPO
 from detox_lightning.stages.optimization import CONSTANT, Schedule
@@ -67,6 +70,8 @@ class PPOModule(PolicyStage):
             it is halved until it fits.
         kl: The KL penalty and its controller.
         scores: What happens to the scores before they become rewards.
+        constraint: A limit that the policy shall keep, such as a ROUGE-L, while it maximizes the
+            reward; null for none.
         advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
         loss: The loss that the update minimizes; null: :class:`PPOLoss` with its defaults. Options
             without a class path are those of :class:`PPOLoss`.
@@ -101,6 +106,7 @@ class PPOModule(PolicyStage):
         micro_batch_size: PositiveInt | Literal["auto"] | None = None,
         kl: KLPenalty = KLPenalty(),  # noqa: B008
         scores: ScoreShaping = ScoreShaping(),  # noqa: B008
+        constraint: Constraint | None = None,
         advantage: AdvantageEstimator | None = None,
         loss: PPOLoss | PolicyLoss | None = None,
         max_grad_norm: PositiveFloat | None = 1.0,
@@ -120,10 +126,14 @@ class PPOModule(PolicyStage):
         self.adapter, self.sampling = adapter, as_options(Sampling, sampling, "sampling")
         self.lora = None if lora is None else as_options(LoRA, lora, "lora")
         self.reward = as_reward(reward)
+        self.multiplier = Multiplier(
+            constraint and as_options(Constraint, constraint, "constraint")
+        )
+        self.advantage = as_options(AdvantageEstimator, advantage or GAE(), "advantage")
+        self.reward = with_measure(self.reward, self.multiplier.measure)
         self.needs, self.columns = self.reward.needs, self.reward.data_columns
         self.kl, self.moments = as_options(KLPenalty, kl, "kl"), RunningMoments()
         self.shaping = as_options(ScoreShaping, scores, "scores")
-        self.advantage = as_options(AdvantageEstimator, advantage or GAE(), "advantage")
         self.options = UpdateOptions(
             loss=as_options(PolicyLoss, loss or PPOLoss(), "loss"),
             epochs=ppo_epochs,
@@ -142,12 +152,7 @@ class PPOModule(PolicyStage):
         self.curves: list[str] = []  # names of the figures that rollouts have logged
         self.kl_coef = self.kl.coef
         check_divides("model.micro_batch_size", size, "model.mini_batch_size", mini_batch_size)
-        if self.advantage.uses_values and "value" not in self.options.loss.coefficients:
-            raise InputError(
-                f"model.loss={type(loss).__name__} trains no value head, and "
-                f"model.advantage={type(self.advantage).__name__} needs one: give advantage GRPO, "
-                "RLOO or Reinforce, or loss PPOLoss"
-            )
+        check_pairs(self.advantage, self.options.loss, self.reward)
 
     @no_stop_iteration
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
@@ -179,23 +184,27 @@ class PPOModule(PolicyStage):
             rollout, is_finite = self.actor.rollout_of(prompts, responses, scores, number)
             if is_finite:
                 # 4. Token rewards r_j = -β·kl_j, plus the score at the last token; advantages.
-                given = self.kl_coef, self.advantage, self.shaping, moments, self.ranks.sum
-                experience = to_experience(rollout, *given, scores.tokens)
+                measured = self.multiplier.measured(rollout, scores.parts)
+                kl_coef, term = self.multiplier.charge(self.kl_coef, measured)
+                learnt = self.advantage.scores(scores.total, scores.parts, self.reward.total)
+                given = kl_coef, self.advantage, self.shaping, moments, self.ranks.sum
+                shaped = rollout._replace(scores=learnt)
+                experience = to_experience(shaped, *given, scores.tokens, term)
                 self.faults.add(advantages=experience.advantages, returns=experience.returns)
                 # 5. Epochs × mini-batches × micro-batches; each step is on sums over all ranks.
                 update = self.learner.learn(experience, self.orders(rollout), place_of(number))
 
-        # 6. β ← β·(1 + clip(KL/target - 1, ±0.2)·n/horizon), for n responses on all ranks.
+        # 6. β ← β·(1 + clip(KL/target - 1, ±0.2)·n/horizon), for n responses on all ranks; and λ.
         metrics: dict[str, float] = {}
         if is_finite:
+            k = self.advantage.responses_per_prompt
             metrics = rollout_metrics(
-                rollout, experience, scores.parts, self.kl_coef, self.ranks.sum
+                rollout, experience, scores.parts, kl_coef, self.ranks.sum, k, measured
             )
-            metrics |= update.metrics(metrics["ppo/returns/var"])
-            count = len(rollout.scores) * self.ranks.number
-            self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], count)
+            metrics |= update.metrics(metrics["ppo/returns/var"]) | self.multiplier.metrics()
             if update.rows:  # if no mini-batch was finite, forget its scores
                 self.moments = moments
+            self.steer(metrics, len(rollout.scores) * self.ranks.number)
         self.log_rollout(metrics, clock)
         self.learning_rate.step()
         self.newest = prompts, responses, rollout

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detox_lightning.algorithm.advantages import AdvantageEstimator
+from detox_lightning.algorithm.constraint import Multiplier
 from detox_lightning.algorithm.experience import RunningMoments
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.types import Rollout
@@ -47,6 +48,7 @@ class PolicyStage(StageModule):
         rollouts: Rollouts done.
         kl_coef: The coefficient of the KL penalty.
         moments: Running mean and variance of the scores.
+        multiplier: Holds the constraint, if there is one.
         evaluator: Evaluates the policy.
     """
 
@@ -65,6 +67,7 @@ class PolicyStage(StageModule):
     gradient_checkpointing: bool
     kl_coef: float
     moments: RunningMoments
+    multiplier: Multiplier
     policy: Any
     rollouts: int = 0
     newest: tuple[PromptBatch, Responses, Rollout] | None = None
@@ -185,6 +188,13 @@ class PolicyStage(StageModule):
         if self.policy is not None:
             self.policy.static_steps.free()
 
+    def steer(self, metrics: dict[str, float], responses: int) -> None:
+        """Lets both controllers answer to a rollout of so many ``responses`` on all ranks."""
+        score_std = metrics["objective/scores_std"] / (self.moments.std or 1)  # if they are scaled
+        if line := self.multiplier.update(metrics, score_std, self.kl_coef):
+            rank_zero_warn(line)
+        self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], responses)
+
     @property
     def samples(self) -> Samples | None:
         """The newest rollout's texts with their figures; None before the first."""
@@ -267,6 +277,7 @@ class PolicyStage(StageModule):
             rollouts=self.rollouts,
             kl_coef=self.kl_coef,
             moments=asdict(self.moments),
+            multiplier=self.multiplier.state(),
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -281,6 +292,7 @@ class PolicyStage(StageModule):
                 f"{self.policy_name!r}: KL and rewards mean something else from here on"
             )
         self.moments = RunningMoments(**facts["moments"])
+        self.multiplier.load(facts.get("multiplier"))
 
     def export(self, folder: str | Path) -> None:
         """Writes the adapter (or the whole model), the tokenizer and the value head, if any."""

@@ -11,6 +11,7 @@ from detox_lightning.rewards.interface import Reward
 from detox_lightning.rewards.length import LengthReward
 from detox_lightning.rewards.prefix_reward import PrefixReward
 from detox_lightning.rewards.rouge_reward import RougeReward
+from detox_lightning.rewards.similarity_reward import SimilarityReward
 from detox_lightning.rewards.weighted import WeightedReward
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "PrefixReward",
     "Reward",
     "RougeReward",
+    "SimilarityReward",
     "WeightedReward",
 ]
