@@ -26,6 +26,7 @@ from detox_lightning.models.precision import check_finite_model
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import VALUE_HEAD
+from detox_lightning.ppo.checks import check_length, check_shards, warn_of_bias
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.protocols import Samples, data_of
@@ -92,33 +93,10 @@ class PolicyStage(StageModule):
             }
             self.source.check_positions(data.max_prompt_tokens, limits)
         if stage == "fit":
-            self._check_training(self.trainer.max_steps)
+            warn_of_bias(self.kl, self.sampling)
+            check_length(self.schedule, self.trainer.max_steps)
             if data is not None:
                 self.check_batch_size(data.batch_size)
-
-    def _check_training(self, max_steps: int) -> None:
-        """Refuses ``max_steps`` with a schedule that goes by rollouts.
-
-        Warns of narrow sampling, and of a KL penalty without the divergence's gradient.
-        """
-        if self.kl.estimator != "k1" and self.kl.coef:
-            rank_zero_warn(
-                f"model.kl.estimator={self.kl.estimator}: it estimates the KL divergence, but as a "
-                "penalty in the rewards it doesn't pull the policy back to the reference as k1 "
-                "does (the page 'Is it right?' has figures): give k1"
-            )
-        if not self.sampling.is_exact:
-            rank_zero_warn(
-                f"model.sampling.top_k={self.sampling.top_k}, top_p={self.sampling.top_p}: "
-                "responses come from a narrower distribution than the one whose log-probabilities "
-                "are trained on; top_k=0 and top_p=1 are exact"
-            )
-        if self.schedule.name != "constant" and max_steps > 0:
-            raise InputError(
-                f"trainer.max_steps={max_steps} counts optimizer steps, and "
-                f"model.schedule.name={self.schedule.name} goes by rollouts: bound the run with "
-                "trainer.max_epochs and trainer.limit_train_batches"
-            )
 
     def check_batch_size(self, prompts: int) -> None:
         """Raises an InputError if a rank's responses don't split into mini-batches."""
@@ -129,17 +107,7 @@ class PolicyStage(StageModule):
 
     def check_shardable(self) -> None:
         """Refuses a base that can't be sharded, before it is opened."""
-        if not self.has_adapter:
-            raise InputError(
-                "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
-                "lora, or trainer.strategy=ddp"
-            )
-        if quantization := self.weights.quantization:
-            raise InputError(
-                f"trainer.strategy=sharded, model.weights.quantization={quantization}: a quantized "
-                "base can't be sharded and is small anyway: give trainer.strategy=ddp, or "
-                "quantization=null"
-            )
+        check_shards(self.has_adapter, self.weights)
 
     def configure_model(self) -> None:
         """Opens the policy and what judges it, once."""

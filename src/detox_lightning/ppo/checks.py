@@ -1,0 +1,68 @@
+"""Flags of PPO that don't go together, or bias what is learned."""
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from detox_lightning.algorithm.advantages import GDPO, AdvantageEstimator
+from detox_lightning.algorithm.kl import KLPenalty
+from detox_lightning.algorithm.losses import PolicyLoss
+from detox_lightning.errors import InputError
+from detox_lightning.models.decoding.sampling import Sampling
+from detox_lightning.models.loading import Weights
+from detox_lightning.rewards import Reward
+from detox_lightning.stages.optimization import Schedule
+
+
+def check_pairs(advantage: AdvantageEstimator, loss: PolicyLoss, reward: Reward) -> None:
+    """Raises an InputError if loss or reward lack what the advantages need."""
+    name = type(advantage).__name__
+    if advantage.uses_values and "value" not in loss.coefficients:
+        raise InputError(
+            f"model.loss={type(loss).__name__} trains no value head, and model.advantage={name} "
+            "needs one: give advantage GRPO, RLOO or Reinforce, or loss PPOLoss"
+        )
+    if isinstance(advantage, GDPO) and type(reward).parts is Reward.parts:
+        raise InputError(
+            f"model.advantage={name} standardizes each part of a reward, and the reward "
+            f"{reward.name!r} has no parts: give a WeightedReward, or advantage GRPO"
+        )
+
+
+def check_length(schedule: Schedule, max_steps: int) -> None:
+    """Refuses ``trainer.max_steps`` with a schedule that goes by rollouts."""
+    if schedule.name != "constant" and max_steps > 0:
+        raise InputError(
+            f"trainer.max_steps={max_steps} counts optimizer steps, and "
+            f"model.schedule.name={schedule.name} goes by rollouts: bound the run with "
+            "trainer.max_epochs and trainer.limit_train_batches"
+        )
+
+
+def check_shards(has_adapter: bool, weights: Weights) -> None:
+    """Refuses a base that can't be sharded."""
+    if not has_adapter:
+        raise InputError(
+            "trainer.strategy=sharded, model.lora=null: only a frozen base is sharded; give "
+            "lora, or trainer.strategy=ddp"
+        )
+    if weights.quantization:
+        raise InputError(
+            f"trainer.strategy=sharded, model.weights.quantization={weights.quantization}: a "
+            "quantized base can't be sharded and is small anyway: give trainer.strategy=ddp, or "
+            "quantization=null"
+        )
+
+
+def warn_of_bias(kl: KLPenalty, sampling: Sampling) -> None:
+    """Warns of a penalty without the divergence's gradient, and of narrow sampling."""
+    if kl.estimator != "k1" and kl.coef:
+        rank_zero_warn(
+            f"model.kl.estimator={kl.estimator}: it estimates the KL divergence, but as a penalty "
+            "in the rewards it doesn't pull the policy back to the reference as k1 does (the page "
+            "'Is it right?' has figures): give k1"
+        )
+    if not sampling.is_exact:
+        rank_zero_warn(
+            f"model.sampling.top_k={sampling.top_k}, top_p={sampling.top_p}: responses come from a "
+            "narrower distribution than the one whose log-probabilities are trained on; top_k=0 "
+            "and top_p=1 are exact"
+        )
