@@ -28,10 +28,10 @@ from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.ppo.actor import Actor, no_stop_iteration, place_of
+from detox_lightning.ppo.checks import check_pairs
 from detox_lightning.ppo.clock import Clock
 from detox_lightning.ppo.learner import Learner, UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
-from detox_lightning.ppo.checks import check_pairs
 from detox_lightning.ppo.policy_stage import PolicyStage
 from detox_lightning.ppo.ranks import ranks_of
 from detox_lightning.rewards import Reward

@@ -16,7 +16,7 @@ from detox_lightning.algorithm.experience import RunningMoments
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import InputError, check_divides
+from detox_lightning.errors import check_divides
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.models.decoding.sampling import Sampling
