@@ -51,7 +51,7 @@ FEW = ("--data.num_eval_samples=2",)
 SHORT = ("--model.sampling.max_new_tokens=4", "--model.ppo_epochs=1")
 SMALL = {
     "fit": (*QUIET, *FEW, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"),
-    "test": (*QUIET, *FEW, "--model.evaluation.samples=1"),
+    "test": (*QUIET, *FEW, "--model.evaluation.samples=2"),
     "validate": (*QUIET, *FEW),
     "predict": QUIET,
     "compare": (*FEW, "--port=0", "--open_browser=false"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from detox_lightning.cli.trainer import prepare
 from detox_lightning.errors import InputError
 from detox_lightning.runs import find_checkpoint
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
@@ -242,3 +243,28 @@ def test_a_name_is_no_pattern(name: str, tmp_path: Path) -> None:
     save(tmp_path / "na" / "version_0" / "checkpoints" / "last.ckpt", 80)
     own = save(tmp_path / name / "version_0" / "checkpoints" / "last.ckpt", 3)
     assert chosen("test", trainer_of(tmp_path, name=name))[0] == str(own)
+
+
+def test_all_means_the_last_checkpoint_and_the_others_of_its_run(tmp_path: Path) -> None:
+    """One for each number of steps; not those that are damaged."""
+    run = tmp_path / "run"
+    files = {
+        name: save(run / "checkpoints" / f"{name}.ckpt", steps)
+        for name, steps in {"best": 20, "previous": 30, "first": 9, "torn": 35, "same": 40}.items()
+    }
+    last = save(run / "checkpoints" / "last.ckpt", 40)
+    files["torn"].write_bytes(files["torn"].read_bytes()[:-50])
+    for name, expected in (("all", ("last", True)), (f"{run}/all", (str(run), True))):
+        assert find_checkpoint.without_all(name) == expected
+    assert find_checkpoint.without_all("last") == ("last", False)
+    others = find_checkpoint.other_checkpoints(last)
+    assert others == [files["first"], files["best"], files["previous"]]
+    (tmp_path / "all").mkdir()  # a folder of this name is that folder
+    assert find_checkpoint.without_all(str(tmp_path / "all")) == (str(tmp_path / "all"), False)
+
+
+def test_only_a_test_takes_all_checkpoints(tmp_path: Path) -> None:
+    for name, last in (("all", "last"), (f"{tmp_path}/all", str(tmp_path))):
+        with pytest.raises(InputError) as caught:
+            prepare(trainer_of(tmp_path), "predict", None, {"ckpt_path": name}, [])
+        assert str(caught.value) == f"--ckpt_path {name}: only test takes all; give {last}"

@@ -61,6 +61,8 @@ FLAGS = {
     "--model.kl=null": "--model.kl=null: it is a group of options; leave it out for the defaults, or give the options one by one, as in --model.kl.NAME",
     "--model.sampling.max_new_tokens=a": "--model.sampling.max_new_tokens=a: must be a whole number above 0, or a "
     "list of 2, each a whole number above 0",
+    "--model.evaluation.best_of=8": "model.evaluation.best_of=8 is above samples=1: there are too few to choose from; give --model.evaluation.samples 8, or a lower best_of",
+    "--model.evaluation.best_of=0": "--model.evaluation.best_of=0: must be a whole number above 0, or null",
     "--model.sampling.max_new_tokens=[5,3]": "sampling.max_new_tokens=[5, 3]: the low end is above the high",
     '--model.sampling.stop_strings=[""]': "sampling.stop_strings: a text is empty, or has \\n as two characters, which flags hand on so; write line breaks into a YAML file",
     "--model.sampling.stop_strings=User": "--model.sampling.stop_strings=User: must be a list, each text",

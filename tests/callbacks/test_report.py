@@ -1,15 +1,19 @@
 """The files of a test, where they go, and that nothing is written over."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
+import torch
 
 from command import run, tiny_recipe
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.statistics import FIGURES
+from detox_lightning.report.frontier import worth
 from detox_lightning.runs.provenance import shell_line
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
@@ -85,6 +89,52 @@ def test_the_summary_is_of_these_rows(twice: Twice) -> None:
     assert about["max_new_tokens"] == 6
     assert about["data"] == str(twice.run.parents[2])
     assert "torch" in about["versions"]
+
+
+def test_the_best_of_two_stands_beside_both(twice: Twice) -> None:
+    rows, best_of = twice.rows(), twice.summary["best_of"]
+    pairs: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["decoding"] != "greedy":
+            pairs.setdefault(row["prompt"], []).append(row)
+    best = [
+        sum(x["toxicity_before"] for x in pair if x["score_before"] == top)
+        / sum(x["score_before"] == top for x in pair)
+        for pair in pairs.values()
+        for top in [max(x["score_before"] for x in pair)]
+    ]
+    assert [point["n"] for point in best_of["points"]] == [1, 2]
+    two = best_of["points"][1]
+    assert two["toxicity"]["value"] == pytest.approx(sum(best) / len(best))
+    assert two["kl"]["value"] == pytest.approx(math.log(2) - 0.5)
+    assert twice.summary["checkpoints"] == []
+    (said,) = [line for line in twice.first.out.splitlines() if line.startswith("Training was")]
+    assert said == worth(best_of)
+
+
+def test_other_checkpoints_of_the_run_are_tested_too(twice: Twice, tmp_path: Path) -> None:
+    """One for each number of steps, oldest first; the report is the last one's."""
+    run_copy = tmp_path / "run"
+    shutil.copytree(twice.run, run_copy, ignore=shutil.ignore_patterns("test*"))
+    last = run_copy / "checkpoints" / "last.ckpt"
+    earlier = torch.load(last, weights_only=True)
+    earlier["global_step"], earlier["detox_lightning"]["rollouts"] = 1, 1
+    earlier["state_dict"] = {name: 0 * x for name, x in earlier["state_dict"].items()}
+    torch.save(earlier, last.with_name("earlier.ckpt"))
+    words = ("test", "--data.num_eval_samples=2", f"--ckpt_path={run_copy / 'all'}")
+    outcome = run(*words, "--model.evaluation.samples=2")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((run_copy / "test" / "summary.json").read_text(encoding="utf8"))
+    assert summary["about"]["checkpoint"] == str(last)
+    (point,) = summary["checkpoints"]
+    assert (point["rollouts"], Path(point["checkpoint"]).name) == (1, "earlier.ckpt")
+    assert point["kl"]["value"] == pytest.approx(0, abs=1e-5)  # its adapter is nothing
+    before = summary["figures"]["sampled"]["toxicity"]["before"]
+    assert point["toxicity"]["value"] == pytest.approx(before["value"])
+    assert run(*words, "--model.evaluation.samples=1").errors == [
+        "error: --ckpt_path all: the report shows checkpoints beside the best of n samples; give "
+        "--model.evaluation.samples 16, or at least 2"
+    ]
 
 
 def test_a_short_table_instead_of_a_long_one(twice: Twice) -> None:

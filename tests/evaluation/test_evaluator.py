@@ -237,6 +237,44 @@ def test_predictions(make: Any) -> None:
     assert [row["response"] for row in sampled] == texts != greedy
 
 
+def test_a_prediction_may_be_the_best_of_several(make: Any, monkeypatch: Any) -> None:
+    """By the reward, the first of equals; what has no score is never the best."""
+
+    def of_letters(self: Any, prompts: list[str], texts: list[str], *_: Any) -> Tensor:
+        return torch.tensor([sum(map(ord, text)) % 97.0 for text in texts])
+
+    monkeypatch.setattr(Length, "forward", of_letters)
+    batch = collate_pairs(PAIRS[:6])
+    found = make(samples=4).compare(batch).comparison
+    rows = make(samples=4, best_of=3, predict_before=True).predict(batch)
+    for side, answers in (("before", found.before), ("after", found.after)):
+        scores = answers.figures["score"][:, 1:4]
+        places = scores.argmax(axis=1)
+        assert [row[f"score_{side}"] for row in rows] == scores.max(axis=1).tolist()
+        texts = [row[1 + place] for row, place in zip(answers.texts, places, strict=True)]
+        assert [row[side] for row in rows] == texts
+        assert len(set(places)) > 1
+    evaluator = make(samples=2, best_of=2)
+    nothing = [torch.nan, 1.0] * 6
+    monkeypatch.setattr(evaluator.judge.reward, "forward", lambda *_: torch.tensor(nothing))
+    assert evaluator.answer(batch, "after") == [row[2] for row in found.after.texts]
+
+
+def test_narrow_samples_of_the_reference_are_away_from_it(make: Any, policy: Policy) -> None:
+    """Each by what the words that can't be sampled would have had."""
+    batch = collate_pairs(PAIRS[:6])
+    assert "kl" not in make(samples=1).compare(batch).comparison.before.figures
+    evaluator = make(samples=1, top_p=1e-6)
+    found = evaluator.compare(batch).comparison.before.figures["kl"]
+    assert np.isnan(found[:, 0]).all()
+    responses = evaluator.respond(batch, ["sample 1"] * 6, "before").responses
+    with torch.no_grad(), policy.reference():
+        logprobs = policy(batch.prompt_ids, batch.prompt_mask, responses.ids).logprobs
+    surprise = -torch.where(responses.mask, logprobs, 0).sum(dim=1)
+    np.testing.assert_allclose(found[:, 1], surprise.numpy(), atol=float32(20))
+    assert surprise.min() > 1
+
+
 class Surprise(nn.Module):
     """In place of a language model: a nat a word."""
 
@@ -272,7 +310,7 @@ def test_perplexity_under_the_reference(make: Any, policy: Policy) -> None:
     comparison = evaluator.compare(batch).comparison
     found = {"before": comparison.before.figures, "after": comparison.after.figures}
     assert set(found["after"]) == FIGURES | {"kl", "nll", "nll_tokens"}
-    assert set(found["before"]) == FIGURES | {"nll", "nll_tokens"}
+    assert set(found["before"]) == FIGURES | {"kl", "nll", "nll_tokens"}  # a narrow sampler's
     for side in ("before", "after"):
         responses = evaluator.respond(batch, ["greedy"] * 3, side).responses
         rows = batch.prompt_ids, batch.prompt_mask, responses.ids

@@ -14,6 +14,9 @@ def test_decodings_and_their_numbers() -> None:
     assert EvaluationPlan(samples=0).decodings == ["greedy"]
     numbers = [sample_number(way) for way in EvaluationPlan(samples=12).decodings]
     assert numbers == list(range(13))
+    assert EvaluationPlan().predicted == ["greedy"]
+    assert EvaluationPlan(greedy=False, samples=2).predicted == ["sample 1"]
+    assert EvaluationPlan(samples=3, best_of=2).predicted == ["sample 1", "sample 2"]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,11 @@ def test_decodings_and_their_numbers() -> None:
         (
             {"top_p": 0},
             "model.evaluation.top_p=0 leaves no token to sample; 1 is all of them",
+        ),
+        (
+            {"best_of": 8, "samples": 5},
+            "model.evaluation.best_of=8 is above samples=5: there are too few to choose from; give "
+            "--model.evaluation.samples 8, or a lower best_of",
         ),
     ],
 )

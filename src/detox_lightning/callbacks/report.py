@@ -5,6 +5,8 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from detox_lightning.errors import InputError
+from detox_lightning.evaluation.best_of import against_best_of
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summarize
 from detox_lightning.protocols import Stage, as_stage, data_of
@@ -34,9 +36,16 @@ class ReportCallback(Callback):
         """
         self.folder = folder
         self.written: Path | None = None
+        self.points: list[dict[str, Any]] = []  # of checkpoints that were tested before
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a folder that is not empty or not writable, before a model is opened."""
+        ppo = as_stage(pl_module)
+        if getattr(trainer, "others", ()) and ppo is not None and ppo.about.get("samples", 2) < 2:
+            raise InputError(
+                "--ckpt_path all: the report shows checkpoints beside the best of n samples; give "
+                "--model.evaluation.samples 16, or at least 2"
+            )
         if stage == "test" and self.folder is not None:
             refuse_occupied(Path(self.folder), f"report.folder={self.folder}")
             self._refuse_unwritable(trainer, pl_module, Path(self.folder).absolute())
@@ -57,12 +66,17 @@ class ReportCallback(Callback):
         stage = as_stage(pl_module)
         if stage is None or (comparison := stage.comparison) is None:
             return
+        if trainer.ckpt_path in getattr(trainer, "others", ()):
+            self.points.append(_point(trainer, stage, comparison))
+            return
         run = run_folder(trainer, trainer.ckpt_path)
         folder = output_folder("report.folder", self.folder, run / "test").absolute()
         if trainer.is_global_zero:
             summary = {
                 "about": _about(trainer, stage, comparison),
                 "figures": summarize(comparison, stage.seed),
+                "best_of": against_best_of(comparison, stage.seed),
+                "checkpoints": self.points,
             }
             if is_trial(trainer):
                 outcome = "trainer.fast_dev_run: no report is written"
@@ -71,8 +85,15 @@ class ReportCallback(Callback):
                     write_files(partial, summary, comparison, read_curves(run))
                 outcome = f"All figures, responses and a report: {folder}"
             print(f"\n{short_table(summary)}\n\n{outcome}")
-        self.written = folder
+        self.written, self.points = folder, []
         trainer.strategy.barrier("report")
+
+
+def _point(trainer: Trainer, stage: Stage, comparison: Comparison) -> dict[str, Any]:
+    """Returns the figures after training of a checkpoint that is not the last one."""
+    figures = next(iter(summarize(comparison, stage.seed, intervals=False).values()))
+    values = {name: figure["after"] for name, figure in figures.items()}
+    return {"checkpoint": str(trainer.ckpt_path), "rollouts": stage.rollouts, **values}
 
 
 def _about(trainer: Trainer, stage: Stage, comparison: Comparison) -> dict[str, Any]:

@@ -33,7 +33,7 @@ SHOWN = {
     f"trainer.limit_train_batches trainer.val_check_interval {RUN} export.folder",
     "validate": MODEL + JUDGED + EVALUATED + RUN,
     "test": f"{MODEL} model.evaluation.samples {JUDGED} {EVALUATED} {RUN} report.folder",
-    "predict": "model.policy model.evaluation.greedy model.evaluation.samples data.predict_source "
+    "predict": "model.policy model.evaluation.samples model.evaluation.best_of data.predict_source "
     f"{LIMITS} data.eval_batch_size {RUN} predictions.file",
     "compare": "ckpt_path host port open_browser data.predict_source "
     "model.sampling.max_new_tokens trainer.accelerator trainer.precision threads debug",
@@ -63,7 +63,8 @@ WORDS = {
     "trainer.logger": "TensorBoardLogger, CSVLogger, WandbLogger, …; false: none",
     "trainer.precision": "32-true, or bf16-mixed on a GPU",
     "ckpt_path": "The checkpoint: a file, the folder of a run, or last, the newest undamaged one "
-    "of the newest run in the logger's folder; if there is none yet, fit starts a new run. Without "
+    "of the newest run in the logger's folder; if there is none yet, fit starts a new run. For "
+    "test also all, or RUN/all: the last one, and the run's others for its report. Without "
     "--config, the command takes the run's own configuration",
 }
 # words that ask for help, as jsonargparse knows them

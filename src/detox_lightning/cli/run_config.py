@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from detox_lightning.cli.config_files import flags_with_values
 from detox_lightning.errors import InputError
 from detox_lightning.runs.atomic_save import LAST
-from detox_lightning.runs.find_checkpoint import named_checkpoint, newest_run
+from detox_lightning.runs.find_checkpoint import ALL, named_checkpoint, newest_run, without_all
 from detox_lightning.runs.run_folders import folder_of
 
 
@@ -19,9 +19,9 @@ def with_run_config(words: Sequence[str]) -> list[str]:
     run in ``runs``; for ``fit``, the newest inactive one. InputError if there is no such run.
     """
     flags = dict(flags_with_values(words))
-    name = flags.get("--ckpt_path")
+    name, is_all = without_all(flags.get("--ckpt_path", ""))
     given = {"--config", "-c", "--model", "--data"} & set(flags) or {"--help", "-h"} & set(words)
-    if given or name is None:
+    if given or not name:
         return list(words)
     run = newest_run(Path("runs"), words[0]) if name == LAST else folder_of(Path(name))
     if run is None:
@@ -36,5 +36,6 @@ def with_run_config(words: Sequence[str]) -> list[str]:
             f"--ckpt_path {name}: there is no {file} of its run; give a configuration with --config"
         )
     rank_zero_info(f"The configuration is {file}")
-    chosen = ["--ckpt_path", str(run)] if name == LAST and words[0] != "fit" else []
-    return [words[0], "--config", str(file), *words[1:], *chosen]
+    chosen = str(run / ALL if is_all else run)
+    words = [*words, "--ckpt_path", chosen] if name == LAST and words[0] != "fit" else words
+    return [words[0], "--config", str(file), *words[1:]]

@@ -30,7 +30,13 @@ from detox_lightning.modules import PPOModule
 from detox_lightning.protocols import callbacks_of
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.end_of_data import EndingCallback
-from detox_lightning.runs.find_checkpoint import choose_checkpoint, log_beside
+from detox_lightning.runs.find_checkpoint import (
+    ALL,
+    choose_checkpoint,
+    log_beside,
+    other_checkpoints,
+    without_all,
+)
 from detox_lightning.runs.peer_failure import PeerFailureCallback
 from detox_lightning.runs.provenance import CommandLine, OriginCallback
 from detox_lightning.runs.resume_callback import ResumeCallback, fit_folders
@@ -65,11 +71,37 @@ class DetoxTrainer(LightningTrainer):
     Attributes:
         command: The command that made it; None if a program made it.
         checkpoint: The file of plain values that the command loads; None if there is none.
+        others: Checkpoints that ``test`` tests before it, for the report of it.
     """
 
     command: CommandLine | None = None
     checkpoint: Path | None = None
+    others: Sequence[Path] = ()
     val_check_interval: Any = None  # Lightning sets none if validation goes by time
+
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> Any:
+        """Tests a checkpoint, and before it :attr:`others`.
+
+        Args:
+            model: The stage; None: that of the last command.
+            dataloaders: Loaders of test rows, if there is no data module.
+            ckpt_path: The checkpoint.
+            verbose: Whether Lightning prints a table. PPO's report has a table of its own.
+            datamodule: The data.
+            weights_only: Whether only tensors and plain values are read.
+        """
+        more = (verbose, datamodule, weights_only)
+        for checkpoint in self.others:
+            super().test(model, dataloaders, checkpoint, *more)
+        return super().test(model, dataloaders, ckpt_path, *more)
 
     def export(
         self,
@@ -191,10 +223,16 @@ def prepare(trainer: Any, verb: str, model: Any, options: Any, loggers: Sequence
     """
     name, is_same = options.get("ckpt_path"), trainer.lightning_module is not None
     verb = "predict" if verb == "compare" else verb  # it logs nothing, either
+    trainer.others = []
     if name is not None and not (name == "best" and is_same):
+        last, is_all = without_all(str(name))
+        if is_all and verb != "test":
+            raise InputError(f"--ckpt_path {name}: only test takes {ALL}; give {last}")
         options["ckpt_path"] = choose_checkpoint(
-            verb, trainer, str(name), loggers, options.get("weights_only")
+            verb, trainer, last, loggers, options.get("weights_only")
         )
+        if is_all:
+            trainer.others = other_checkpoints(Path(options["ckpt_path"]))
     if verb == "fit":
         check_loop(trainer, model)
     if verb != "export":

@@ -73,7 +73,7 @@ class Conversation:
     def _answer(self, text: str, row: int, samples: int, seed: int) -> str:
         """Returns the answers as HTML, the greedy one first; the text is that of a row or of 0."""
         evaluator = self.stage.evaluator
-        evaluator.plan = replace(evaluator.plan, greedy=True, samples=samples)
+        evaluator.plan = replace(evaluator.plan, greedy=True, samples=samples, best_of=None)
         evaluator.seed = seed
         if not text.strip():
             raise InputError(f"there is no text to answer; give a {self.data.kind}")

@@ -20,7 +20,7 @@ from detox_lightning.models.decoding.static_step import retried_uncaptured
 from detox_lightning.models.policy import Policy
 from detox_lightning.rewards import Reward
 from detox_lightning.rewards.interface import PREFIXES
-from detox_lightning.rollout import Responses, evaluate_tokens, generate
+from detox_lightning.rollout import Responses, evaluate_tokens, generate, score
 
 Side = Literal["before", "after"]  # the reference, the policy
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -125,19 +125,11 @@ class Evaluator(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Returns what a test judges by, and how it samples, for reports."""
-        plan, sampling = self.plan, self.sampling
         return {
             "reward": self.judge.reward.describe(),
             **self.judge.describe(),
             "seed": self.seed,
-            "samples": plan.samples,
-            "greedy": plan.greedy,
-            "max_new_tokens": plan.max_new_tokens or sampling.limits[1],
-            "min_new_tokens": sampling.min_new_tokens,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            **({"stop_strings": sampling.stop_strings} if sampling.stop_strings else {}),
-            "top_p": sampling.top_p if plan.top_p is None else plan.top_p,
+            **self.plan.describe(self.sampling),
         }
 
     def compare(self, batch: PromptBatch) -> BatchComparison:
@@ -157,7 +149,7 @@ class Evaluator(nn.Module):
 
     @retried_uncaptured
     def predict(self, batch: PromptBatch) -> list[dict[str, Any]]:
-        """Responds once to each of ``b`` prompts: greedily, or with the first sample.
+        """Responds to each of ``b`` prompts as :meth:`answer` does, and judges the responses.
 
         Returns:
             ``b`` rows of ``prompt``, ``reference`` (where there is one), ``response``, ``score``
@@ -167,9 +159,8 @@ class Evaluator(nn.Module):
         both = self.plan.predict_before
         columns: dict[str, list[Any]] = {"prompt": batch.prompts, "reference": batch.references}
         for side in SIDES if both else SIDES[1:]:
-            answers = self._answers(batch, side)
-            columns[side if both else "response"] = texts = [x for y in answers for x in y.texts]
-            prefixes = [x for y in answers for x in y.prefixes or ()] or None
+            texts, prefixes = self._answers(batch, side)
+            columns[side if both else "response"] = texts
             for name, values in self.judge.score(batch, texts, prefixes).items():
                 columns[f"{name}_{side}" if both else name] = values.tolist()
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -177,13 +168,23 @@ class Evaluator(nn.Module):
 
     @retried_uncaptured
     def answer(self, batch: PromptBatch, side: Side) -> list[str]:
-        """Responds once to each of ``b`` prompts: greedily, or with the first sample."""
-        return [text for answers in self._answers(batch, side) for text in answers.texts]
+        """Responds to each of ``b`` prompts: greedily, with the first sample, or the best of n."""
+        return self._answers(batch, side)[0]
 
-    def _answers(self, batch: PromptBatch, side: Side) -> list[Responses]:
-        decodings = self.plan.decodings[:1] * len(batch.prompts)
-        chunks = self._chunks(batch, decodings)
-        return [self.respond(*chunk, side).responses for chunk in chunks]
+    def _answers(self, batch: PromptBatch, side: Side) -> tuple[list[str], list[Any] | None]:
+        """Returns the texts of :meth:`answer`, and their prefixes if the reward reads them."""
+        decodings = self.plan.predicted
+        b, n = len(batch.prompts), len(decodings)
+        batch = batch.repeated(n)
+        answers = [self.respond(*x, side).responses for x in self._chunks(batch, decodings * b)]
+        texts = [text for answer in answers for text in answer.texts]
+        prefixes = [x for answer in answers for x in answer.prefixes or ()] or None
+        if n == 1:
+            return texts, prefixes
+        scores = score(self.judge.reward, batch, texts, "evaluation", prefixes).total.view(b, n)
+        best = scores.where(~scores.isnan(), -torch.inf).argmax(dim=1).tolist()
+        rows = [row * n + place for row, place in enumerate(best)]
+        return [texts[row] for row in rows], prefixes and [prefixes[row] for row in rows]
 
     @retried_uncaptured
     def evaluate(
@@ -194,8 +195,9 @@ class Evaluator(nn.Module):
         Returns:
             For each side the ``b`` responses, and their figures, each ``[b]`` float32 on the CPU:
             those of :meth:`Judge.figures`, ``length`` (tokens, EOS included), ``has_eos``, and
-            those of :meth:`reference_figures`, before training without ``kl``.
+            those of :meth:`reference_figures`, without ``kl`` before training if it must be 0.
         """
+        is_exact = self.plan.applied_to(self.sampling).is_exact
         texts: dict[Side, list[str]] = {side: [] for side in sides}
         figures: dict[Side, list[Columns]] = {side: [] for side in sides}
         for chunk, names in self._chunks(batch, decodings):
@@ -207,10 +209,10 @@ class Evaluator(nn.Module):
                 found = self.judge.figures(chunk, responses.texts, responses.prefixes)
                 found["length"] = responses.mask.sum(dim=1)
                 found["has_eos"] = responses.has_eos(self.policy.eos_token_ids)
-                if side == "after" or self.plan.asks_reference:
+                if side == "after" or self.plan.asks_reference or not is_exact:
                     found |= self.reference_figures(chunk, sampled, reference)
-                if side == "before":
-                    found.pop("kl", None)  # the reference's divergence from itself
+                if side == "before" and is_exact:
+                    found.pop("kl", None)
                 texts[side] += responses.texts
                 figures[side].append({name: x.cpu() for name, x in found.items()})
         columns = {

@@ -213,26 +213,46 @@ def _interval(data: list[Array], statistic: Callable[..., Array], seed: int) -> 
     and any other infinite: so in each resample the improvement has the sign of the difference, and
     an interval of the improvement excludes 0 only where that of the difference does.
     """
-    from scipy.stats import bootstrap
-
-    resampled = bootstrap(
-        data,
-        statistic,
-        paired=True,
-        vectorized=True,
-        axis=-1,
-        n_resamples=RESAMPLES,
-        batch=max(1, 10**7 // data[0].size),  # resamples held in memory at once
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).bootstrap_distribution
+    resampled = resample(data, statistic, seed)
     *_, difference, improvement = np.moveaxis(resampled, 1, 0)
     improvement[difference == 0] = 0
+    low, high = percentiles(resampled)
+    low, high = np.where(np.isfinite(high - low), (low, high), np.nan)
+    return low, high
+
+
+def resample(data: list[Array], statistic: Callable[..., Array], seed: int) -> Array:
+    """Computes a statistic of ``RESAMPLES`` resamples of prompts, which is its last axis.
+
+    Args:
+        data: Arrays whose last axis are the same prompts; they are resampled together.
+        statistic: Takes the arrays and ``axis``, which it reduces.
+        seed: Seed of the resampling.
+    """
+    from scipy.stats import bootstrap
+
+    return np.asarray(
+        bootstrap(
+            data,
+            statistic,
+            paired=True,
+            vectorized=True,
+            axis=-1,
+            n_resamples=RESAMPLES,
+            batch=max(1, 10**7 // data[0].size),  # resamples held in memory at once
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    )
+
+
+def percentiles(resampled: Array) -> tuple[Array, Array]:
+    """Ends of the interval over the last axis; NaN if over 1 in 20 resamples are NaN."""
     tail = (1 - CONFIDENCE) / 2  # the ends are resamples: between two, signs may differ
     low = np.nanquantile(resampled, tail, axis=-1, method="lower")
     high = np.nanquantile(resampled, 1 - tail, axis=-1, method="higher")
     is_defined = (~np.isnan(resampled)).mean(axis=-1) >= DEFINED_RESAMPLES
-    low, high = np.where(is_defined & np.isfinite(high - low), (low, high), np.nan)
+    low, high = np.where(is_defined, (low, high), np.nan)
     return low, high
 
 

@@ -15,6 +15,7 @@ from detox_lightning.errors import visible
 from detox_lightning.evaluation.comparison import Answers, Comparison
 from detox_lightning.evaluation.plan import GREEDY, TOXIC_FROM
 from detox_lightning.report.curves import Curves, present_panels
+from detox_lightning.report.frontier import frontier_part
 from detox_lightning.report.pictures import (
     curves_picture,
     effects_picture,
@@ -40,7 +41,9 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
     """Returns the page.
 
     Args:
-        summary: ``about``: what was compared, by name; ``figures``: see :func:`summarize`.
+        summary: ``about``: what was compared, by name; ``figures``: see :func:`summarize`;
+            ``best_of``: see :func:`against_best_of`, may be missing or None; ``checkpoints``: an
+            estimate of each figure of the run's other checkpoints that were tested, may be missing.
         comparison: The responses and their measurements.
         curves: Curves of the training.
 
@@ -68,6 +71,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         in_words=in_words(main),
         verdict=verdict(main[aim], confidence) if aim in main else UNKNOWN,
         costs={name: main[name] for name in COSTS if name in main},
+        frontier=frontier_part(summary, main),
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
         effects=[svg(effects_picture(common))] if has_effects(common) else [],

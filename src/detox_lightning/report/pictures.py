@@ -49,7 +49,7 @@ def histogram(
     """
     sides = [values[np.isfinite(values)] for values in (before, after)]
     edges = np.linspace(*(limits or _ends(np.concatenate(sides))), BINS + 1)
-    with _panels(1, 1) as (figure, (axes,)):
+    with axes_in_rows(1, 1) as (figure, (axes,)):
         for values, label, colour, line in zip(
             sides, ("before", "after"), (BEFORE, AFTER), ("--", "-"), strict=True
         ):
@@ -73,7 +73,7 @@ def score_against_kl(kl: NDArray[np.float64], score: NDArray[np.float64]) -> "Fi
     """Draws a point for each response: its score against its KL to the reference, in nats."""
     known = np.isfinite(kl) & np.isfinite(score)
     stride = -(-known.sum() // MAX_POINTS) or 1
-    with _panels(1, 1) as (figure, (axes,)):
+    with axes_in_rows(1, 1) as (figure, (axes,)):
         axes.plot(
             *(values[known][::stride] for values in (kl, score)),
             linestyle="none",
@@ -104,7 +104,7 @@ def curves_picture(
     titles = present_panels(curves) if panels is None else list(panels)
     if not titles:
         raise ValueError("no panel has data")
-    with _panels(len(titles), columns) as (figure, grid):
+    with axes_in_rows(len(titles), columns) as (figure, grid):
         for axes, title in zip(grid, titles, strict=True):
             _draw_panel(axes, title, curves)
         if len(titles) > 1:
@@ -126,7 +126,7 @@ def effects_picture(figures: Mapping[str, Any]) -> "Figure":
         figures: Of one group of responses; see :func:`summarize`.
     """
     effects = _effects(figures)
-    with _panels(1, 1) as (figure, (axes,)):
+    with axes_in_rows(1, 1) as (figure, (axes,)):
         figure.set_size_inches(PANEL_SIZE[0] * 1.3, 0.6 + 0.34 * len(effects))
         for place, (value, low, high) in enumerate(effects.values()):
             axes.plot([low, high], [-place, -place], color=AFTER, linewidth=2)
@@ -176,7 +176,7 @@ def _count_in_ones(axis: "Axis") -> None:
 
 
 @contextmanager
-def _panels(count: int, columns: int) -> "Iterator[tuple[Figure, list[Axes]]]":
+def axes_in_rows(count: int, columns: int) -> "Iterator[tuple[Figure, list[Axes]]]":
     """Yields a figure and its ``count`` axes, in rows; the block draws in the page's style."""
     from matplotlib import style
     from matplotlib.figure import Figure

@@ -6,6 +6,7 @@ from typing import Any
 
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
+from detox_lightning.report.frontier import worth
 from detox_lightning.report.page import counted, in_words, render, verdict, with_interval
 
 TABLE_FIGURES = (
@@ -33,7 +34,7 @@ def write_files(
 
 
 def short_table(summary: dict[str, Any]) -> str:
-    """Returns a summary (``about`` and ``figures``): a table, and the result in two sentences."""
+    """Returns a summary (``about`` and ``figures``): a table, and the result in sentences."""
     group, figures = next(iter(summary["figures"].items()))
     about = summary["about"]
     kind = f"{about['samples']} sampled" if group == "sampled" else group
@@ -57,4 +58,6 @@ def short_table(summary: dict[str, Any]) -> str:
     said = [in_words(figures)] if in_words(figures) else []
     if aimed := figures.get("toxicity") or figures.get("score"):
         said.append(verdict(aimed, f"{about['confidence']:.0%}"))
+    if summary.get("best_of"):
+        said.append(worth(summary["best_of"]))
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *said])

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -20,6 +20,8 @@ from detox_lightning.runs.resume_callback import RUN
 from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger, folder_of
 from detox_lightning.runs.run_lock import is_locked
 from detox_lightning.runs.truncate_logs import keep_rows
+
+ALL = "all"  # every checkpoint of a run
 
 
 class Place(NamedTuple):
@@ -74,6 +76,24 @@ def choose_checkpoint(
             check_parts(Path(found), verb)
             trainer.checkpoint = Path(found)  # type: ignore[attr-defined]
     return None if found is None else str(found)
+
+
+def without_all(name: str) -> tuple[str, bool]:
+    """Splits ``all`` off a value of ``--ckpt_path``: ``all`` means ``last``, ``RUN/all`` ``RUN``.
+
+    Returns:
+        What names the last checkpoint, and whether the others of its run are meant, too.
+    """
+    if PurePath(name).name != ALL or Path(name).exists():
+        return name, False
+    return (LAST if name == ALL else str(PurePath(name).parent)), True
+
+
+def other_checkpoints(checkpoint: Path) -> list[Path]:
+    """Returns the whole checkpoints beside one that are of other steps, one for each number."""
+    files = filter(is_whole, [*sorted(_checkpoints(checkpoint.parent)), checkpoint])
+    by_steps = {_steps_of(file): file for file in files}
+    return [file for _, file in sorted(by_steps.items()) if file != checkpoint]
 
 
 def named_checkpoint(name: str) -> str | Path:
