@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "compat": {"ppo", "batches", "rollout", "models", "algorithm"},
     "ppo": {"stages", "batches", "evaluation", "rollout", "rewards", "models", "algorithm"},
     "callbacks": {"runs", "stages", "report", "evaluation", "rollout", "rewards", "models"},
-    "compare": {"data", "report", "evaluation"},
+    "compare": {"data", "report", "evaluation", "models", "runs"},
     "stages": {"runs", "batches", "evaluation", "rollout", "rewards", "models", "algorithm"},
     "data": {"batches", "models.loading", "demo"},
     "report": {"evaluation", "rewards.words"},

@@ -62,7 +62,7 @@ def print_thread_failure(failed: threading.ExceptHookArgs) -> None:
 
 
 def _run(words: Sequence[str], callbacks: Sequence["Callback"]) -> None:
-    choose_command(words)  # help and a misspelt command don't wait for the imports
+    verb = choose_command(words)  # help and a misspelt command don't wait for the imports
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():  # each state of a bar would be a line of the log
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -71,8 +71,12 @@ def _run(words: Sequence[str], callbacks: Sequence["Callback"]) -> None:
 
     with deferred():
         from detox_lightning.cli.command import DetoxCLI
+        from detox_lightning.cli.rescore_command import run_rescore
 
-    DetoxCLI(words, callbacks)
+    if verb == "rescore":
+        run_rescore(words[1:])
+    else:
+        DetoxCLI(words, callbacks)
 
 
 def _report(error: BaseException) -> int:

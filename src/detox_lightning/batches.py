@@ -55,7 +55,7 @@ class LabeledBatch(NamedTuple):
     Attributes:
         input_ids: ``[b, s]`` token ids, padded on the right.
         attention_mask: ``[b, s]``, True where ``input_ids`` holds a real token.
-        labels: ``[b]`` class indices.
+        labels: ``[b]`` class indices, or ``[b, labels]`` scores from 0 to 1.
     """
 
     input_ids: Tensor

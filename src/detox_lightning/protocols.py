@@ -4,7 +4,7 @@ The three training stages have all members of :class:`Stage`; mypy checks that t
 LightningModule need not be a stage.
 """
 
-from collections.abc import Collection, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
 
     from detox_lightning.data.loaders import Loaders
+    from detox_lightning.evaluation.agreement import Agreement
     from detox_lightning.evaluation.comparison import Comparison
     from detox_lightning.models.families.base import Family
     from detox_lightning.models.source import ModelSource
@@ -62,6 +63,10 @@ class Stage(Protocol):
         """A classifier's class names, in the order of its outputs; None for a language model."""
 
     @property
+    def learns_scores(self) -> bool:
+        """Whether a text has a number from 0 to 1 for each of ``labels``, and not one of them."""
+
+    @property
     def source(self) -> "ModelSource":
         """Where the model comes from; names the tokenizer that the data must use."""
 
@@ -92,6 +97,10 @@ class Stage(Protocol):
     @property
     def comparison(self) -> "Comparison | None":
         """Result of the last ``test``; None before it. Only PPO's test compares."""
+
+    @property
+    def agreement(self) -> "Mapping[str, Agreement]":
+        """By label, how the last ``test`` of scores agreed with the data; empty otherwise."""
 
     @property
     def about(self) -> dict[str, Any]:

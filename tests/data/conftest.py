@@ -71,6 +71,7 @@ class FakeStage:
     needs: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     labels: list[str] | None = None
+    learns_scores = False
     family: Any = None
     source: ModelSource | None = None
 

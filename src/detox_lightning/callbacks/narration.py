@@ -21,6 +21,7 @@ SECONDS_BETWEEN_LINES = 60  # if there is no progress bar
 FIGURES = {
     "toxicity": ("toxicity", ".3f"),
     "loss": ("loss", ".3f"),
+    "spearman": ("Spearman", ".3f"),
     "auroc": ("AUROC", ".3f"),
     "f1": ("F1", ".3f"),
     "rougeL": ("ROUGE-L", ".3f"),

@@ -1,5 +1,6 @@
 """Writes the results of ``test``, and prints a short table."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,12 @@ from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summari
 from detox_lightning.protocols import Stage, as_stage, data_of
 from detox_lightning.redaction import without_secrets
 from detox_lightning.report.curves import read_curves
-from detox_lightning.report.report_files import short_table, write_files
+from detox_lightning.report.report_files import (
+    agreement_table,
+    short_table,
+    write_agreement,
+    write_files,
+)
 from detox_lightning.runs.provenance import origin
 from detox_lightning.runs.run_folders import (
     atomic_folder,
@@ -25,7 +31,11 @@ from detox_lightning.runs.run_folders import (
 
 
 class ReportCallback(Callback):
-    """Writes the comparison of ``test``: figures with intervals, every response, a report."""
+    """Writes what ``test`` has found.
+
+    A comparison becomes figures with intervals, every response and a report; scores that were
+    learned become figures and a picture of how far they can be taken for the data's.
+    """
 
     def __init__(self, folder: str | None = None):
         """Sets the folder.
@@ -58,35 +68,56 @@ class ReportCallback(Callback):
 
     def _refuse_unwritable(self, trainer: Trainer, module: object, folder: Path) -> None:
         stage = as_stage(module)
-        if trainer.is_global_zero and stage is not None and stage.rollouts is not None:
+        reports = stage is not None and (stage.rollouts is not None or stage.learns_scores)
+        if trainer.is_global_zero and reports:
             refuse_unwritable(folder.parent, f"report.folder={self.folder or folder}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the files, in one process, and prints the table."""
         stage = as_stage(pl_module)
-        if stage is None or (comparison := stage.comparison) is None:
+        if stage is None or (stage.comparison is None and not stage.agreement):
             return
         if trainer.ckpt_path in getattr(trainer, "others", ()):
-            self.points.append(_point(trainer, stage, comparison))
+            if stage.comparison is not None:
+                self.points.append(_point(trainer, stage, stage.comparison))
             return
         run = run_folder(trainer, trainer.ckpt_path)
         folder = output_folder("report.folder", self.folder, run / "test").absolute()
         if trainer.is_global_zero:
-            summary = {
-                "about": _about(trainer, stage, comparison),
-                "figures": summarize(comparison, stage.seed),
-                "best_of": against_best_of(comparison, stage.seed),
-                "checkpoints": self.points,
-            }
+            table, write, what = _result(trainer, stage, run, self.points)
+            outcome = f"{what}: {folder}"
             if is_trial(trainer):
                 outcome = "trainer.fast_dev_run: no report is written"
             else:
                 with atomic_folder(folder) as partial:
-                    write_files(partial, summary, comparison, read_curves(run))
-                outcome = f"All figures, responses and a report: {folder}"
-            print(f"\n{short_table(summary)}\n\n{outcome}")
+                    write(partial)
+            print(f"\n{table}\n\n{outcome}")
         self.written, self.points = folder, []
         trainer.strategy.barrier("report")
+
+
+def _result(
+    trainer: Trainer, stage: Stage, run: Path, points: list[dict[str, Any]]
+) -> tuple[str, Callable[[Path], None], str]:
+    """Returns a table of what was found, what writes the files, and what they are."""
+    comparison = stage.comparison
+    if comparison is None:
+        about, found = _about(trainer), stage.agreement
+        what = "All figures, and how true the scores are (reliability.png)"
+        return agreement_table(found), lambda folder: write_agreement(folder, about, found), what
+    facts = {"prompts": len(comparison.prompts), **stage.about}
+    about = _about(trainer, **facts, confidence=CONFIDENCE, resamples=RESAMPLES)
+    summary = {
+        "about": about,
+        "figures": summarize(comparison, stage.seed),
+        "best_of": against_best_of(comparison, stage.seed),
+        "checkpoints": points,
+    }
+    return (
+        short_table(summary),
+        lambda folder: write_files(folder, summary, comparison, read_curves(run)),
+        "All figures, responses and a report",
+    )
 
 
 def _point(trainer: Trainer, stage: Stage, comparison: Comparison) -> dict[str, Any]:
@@ -96,18 +127,15 @@ def _point(trainer: Trainer, stage: Stage, comparison: Comparison) -> dict[str, 
     return {"checkpoint": str(trainer.ckpt_path), "rollouts": stage.rollouts, **values}
 
 
-def _about(trainer: Trainer, stage: Stage, comparison: Comparison) -> dict[str, Any]:
-    """Returns the facts of a test: what was compared and how, with which versions."""
+def _about(trainer: Trainer, **facts: Any) -> dict[str, Any]:
+    """Returns the facts of a test: what was tested and how, with which versions."""
     data, made = data_of(trainer), origin(trainer)
     about = {
         "command": made["command"],
         "created": made["created"],
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "data": ", ".join(data.sources if data else []) or None,
-        "prompts": len(comparison.prompts),
-        **stage.about,
-        "confidence": CONFIDENCE,
-        "resamples": RESAMPLES,
+        **facts,
         "versions": made["versions"],
     }
     return cast("dict[str, Any]", without_secrets(about))

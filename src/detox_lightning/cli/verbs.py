@@ -20,6 +20,7 @@ COMMANDS = {
     "test": "Compare a model with the one before training on the test rows, and write a report.",
     "predict": "Answer prompts, or classify texts, and write the results to a JSONL file.",
     "compare": "Open a page: type a text, and see the answers before and after training.",
+    "rescore": "Score stored texts with another classifier: rescore FILE --toxicity_model MODEL.",
     "export": "Write a checkpoint's model as Hugging Face folders, even while its run goes on.",
 }
 

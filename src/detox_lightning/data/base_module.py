@@ -138,7 +138,7 @@ class RowsDataModule(LightningDataModule, ABC):
         """Drops tokenizer and rows if they were made for a stage with another model or needs."""
         stage = self._stage
         model = stage and stage.source and (stage.source.base, stage.source.tokenizer_options)
-        wanted = stage and (sorted(stage.needs), stage.columns, stage.labels)
+        wanted = stage and (sorted(stage.needs), stage.columns, stage.labels, stage.learns_scores)
         key = stage and (model, type(stage.family), wanted)
         if key != self._encoded_for:
             self._encoded.clear()

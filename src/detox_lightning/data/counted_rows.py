@@ -1,7 +1,7 @@
 """Rows on their way from a source to a stage, with a log of how many each step left."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detox_lightning.errors import InputError
 
@@ -60,6 +60,6 @@ def nonempty(texts: list[str | None]) -> list[bool]:
     return [bool(text and text.strip()) for text in texts]
 
 
-def known(values: list[float | None]) -> list[bool]:
+def known(values: Sequence[Any]) -> list[bool]:
     """Returns for each value whether it is there; NaN counts as missing."""
     return [value is not None and value == value for value in values]

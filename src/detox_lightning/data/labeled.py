@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 DEFAULT_LABELS = ["nothate", "hate"]  # where the model names none
 MOST_LABELS_SHOWN = 10  # in a message
+NOT_OF_CLASSES = "a single column; --model.target=scores takes several"
 YAML_WORDS = {True: "true, yes or on", False: "false, no or off", None: "null"}
 
 
 class LabeledTextDataModule(RowsDataModule):
-    """Labelled texts.
+    """Labelled texts, or texts with scores from 0 to 1 if the model's target is scores.
 
     Args:
         text_column: Column with the texts.
         label_column: Column with the labels: names, or whole numbers, which label_map must name.
+            Of scores: a list of columns, one for each of the model's labels, in their order.
         labels: Class names; they must equal the model's, if it names some. null: the model's.
         label_map: Class names for other labels of the data, such as {offensive: nothate} or
             {0: hate}.
@@ -55,7 +57,7 @@ class LabeledTextDataModule(RowsDataModule):
         source: str | list[str],
         tokenizer: str | None = None,
         text_column: str = "text",
-        label_column: str = "label",
+        label_column: str | list[str] = "label",
         labels: Sequence[str] | None = None,
         label_map: dict[str, str] | None = None,
         max_tokens: PositiveInt = 128,
@@ -69,12 +71,17 @@ class LabeledTextDataModule(RowsDataModule):
             source, tokenizer, validation_split=validation_split, test_split=test_split, **shared
         )
         self.text_column, self.label_column = text_column, label_column
+        self.label_columns = [label_column] if isinstance(label_column, str) else list(label_column)
         self.labels, self.renamed = labels, _names_by_label(label_map or {})
         self.max_prompt_tokens = max_tokens
         if validation_fraction and not validation_split:
             self.shares = {"validation": {"test_size": validation_fraction, "seed": split_seed}}
         if labels is not None:
             self._classes()
+
+    @property
+    def _are_scores(self) -> bool:
+        return self._stage is not None and self._stage.learns_scores
 
     def _classes(self) -> tuple[list[str], str]:
         """Returns the class names, the model's if it has some, and their flag with its value.
@@ -93,7 +100,7 @@ class LabeledTextDataModule(RowsDataModule):
             )
         names = names or (DEFAULT_LABELS if given is None else given)
         flag = f"--{'model' if given is None else 'data'}.labels={names}"
-        if len(set(names)) < max(2, len(names)):
+        if len(set(names)) < max(1 if self._are_scores else 2, len(names)):
             raise InputError(f"{flag}: give two or more different names")
         if stray := sorted(set(self.renamed.values()) - set(names)):
             raise InputError(
@@ -104,22 +111,40 @@ class LabeledTextDataModule(RowsDataModule):
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
         from datasets import Features, Value
 
-        flags = {self.text_column: "--data.text_column", self.label_column: "--data.label_column"}
+        names, flag = self._classes()
+        if len(self.label_columns) != (len(names) if self._are_scores else 1):
+            wanted = f"one for each of {flag}" if self._are_scores else NOT_OF_CLASSES
+            raise InputError(f"--data.label_column={self.label_column}: give {wanted}")
+        flags = dict.fromkeys([self.text_column, *self.label_columns], "--data.label_column")
+        flags[self.text_column] = "--data.text_column"
         check_names(rows, flags, source)
         check_column(rows, self.text_column, "text", "--data.text_column", source)
-        check_column(rows, self.label_column, "labels", "--data.label_column", source)
-        found = {label: label for label in rows.unique(self.label_column)}
-        # a ClassLabel holds indices into its own names, whose order may differ; -1 means none
-        if own := getattr(rows.features[self.label_column], "names", None):
-            found = {i: own[i] if i is not None and i >= 0 else None for i in found}
-        indices = self._indices(found, source)
+        content: Literal["scores", "labels"] = "scores" if self._are_scores else "labels"
+        for column in self.label_columns:
+            check_column(rows, column, content, "--data.label_column", source)
+        label, kind = self._reader(rows, source)
         return rows.select_columns(list(flags)).map(
-            partial(_index, text=self.text_column, label=self.label_column, indices=indices),
+            partial(_read, text=self.text_column, columns=self.label_columns, label=label),
             batched=True,
             remove_columns=list(flags),
-            features=Features({"text": Value("string"), "label": Value("int64")}),
+            features=Features({"text": Value("string"), "label": kind}),
             desc="Reading labels",
         )
+
+    def _reader(self, rows: "Dataset", source: str) -> tuple[Callable[..., Any], Any]:
+        """Returns what makes a label of a row's values, and the label's type."""
+        from datasets import Sequence, Value
+
+        if self._are_scores:
+            for column in self.label_columns:
+                _warn_missing(rows, column, source)
+            return _scores, Sequence(Value("float32"))
+        (column,) = self.label_columns
+        found = {label: label for label in rows.unique(column)}
+        # a ClassLabel holds indices into its own names, whose order may differ; -1 means none
+        if own := getattr(rows.features[column], "names", None):
+            found = {i: own[i] if i is not None and i >= 0 else None for i in found}
+        return self._indices(found, source).get, Value("int64")
 
     def _indices(self, found: dict[Any, Any], source: str) -> dict[Any, int | None]:
         """Returns the class index of each label, by its name; None for a missing label."""
@@ -142,7 +167,8 @@ class LabeledTextDataModule(RowsDataModule):
         return rows.require_rows(where, "; give other data")
 
     def _encode(self, split: str, rows: CountedRows) -> CountedRows:
-        self._check_labels(split, rows)
+        if not self._are_scores:
+            self._check_labels(split, rows)
         encoded = self.encoding.encode(rows.rows, self._tokenize, "labeled", self.max_prompt_tokens)
         return rows._replace(rows=encoded)
 
@@ -173,10 +199,25 @@ class LabeledTextDataModule(RowsDataModule):
         return partial(_collate, pad_id=self.encoding.pad_id)
 
 
-def _index(
-    batch: dict[str, list[Any]], text: str, label: str, indices: dict[Any, int | None]
+def _read(
+    batch: dict[str, list[Any]], text: str, columns: list[str], label: Callable[..., Any]
 ) -> dict[str, list[Any]]:
-    return {"text": batch[text], "label": [indices[value] for value in batch[label]]}
+    return {"text": batch[text], "label": list(map(label, *(batch[name] for name in columns)))}
+
+
+def _scores(*values: float | None) -> list[float] | None:
+    """Returns the scores of a text; None if one is missing."""
+    return [float(value) for value in values] if all(known(values)) else None  # type: ignore[arg-type]
+
+
+def _warn_missing(rows: "Dataset", column: str, source: str) -> None:
+    """Warns of texts without a score, which are left out."""
+    missing = [row for row, is_known in enumerate(known(rows[column][:]), 1) if not is_known]
+    if missing:
+        rank_zero_warn(
+            f"--data.label_column={column}: {len(missing)} of {len(rows)} rows of {source} have no "
+            f"score and are left out, the first of them row {missing[0]}"
+        )
 
 
 def _collate(rows: list[dict[str, Any]], pad_id: int) -> LabeledBatch:

@@ -178,12 +178,12 @@ def check_column(
     if content == "scores":
         if not kind.startswith(("float", "int", "uint")):
             raise InputError(f"{where} holds {kind}, not numbers; {_CONVERT}")
-        import pyarrow.compute
-
-        bounds = pyarrow.compute.min_max(rows.data.column(column)).as_py()
-        low, high = bounds["min"], bounds["max"]
-        if low is not None and (low < 0 or high > 1):
-            raise InputError(f"{where} goes from {low:g} to {high:g}, not from 0 to 1; {_CONVERT}")
+        for row, value in enumerate(rows[column][:], 1):
+            if value is not None and not (0 <= value <= 1 or value != value):
+                raise InputError(
+                    f"{where} has the value {value:g} in row {row}, which is not from 0 to 1; "
+                    f"{_CONVERT}"
+                )
     elif row := _find_not_utf8(rows, column):
         raise InputError(f"{flag}={column}: row {row} of {source} isn't UTF-8; convert the file")
 

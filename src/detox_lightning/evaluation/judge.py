@@ -34,7 +34,10 @@ class Judge(nn.Module):
         self.perplexity = Perplexity(str(plan.perplexity_model)) if is_named else None
 
     def describe(self) -> dict[str, Any]:
-        """Returns the names of the models and of the toxic labels, for reports."""
+        """Returns the models' names, the toxic labels and what identifies open models; for reports.
+
+        That is their revisions and a hash of their weights.
+        """
         plan = self.plan
         names = {
             "toxicity_model": self.toxicity and self.toxicity.classifier.name,
@@ -44,7 +47,9 @@ class Judge(nn.Module):
             "perplexity_model": plan.perplexity_model,
             "perplexity_given_prompt": plan.perplexity_model and plan.perplexity_given_prompt,
         }
-        return {key: name for key, name in names.items() if name}
+        judges = [part for part in self.modules() if isinstance(part, TextClassifier | Perplexity)]
+        opened = {part.name: part.model.identity for part in judges if part.model}
+        return {key: value for key, value in {**names, "judges": opened}.items() if value}
 
     def describe_heads(self) -> str:
         """Returns one line per loaded classifier on the meaning of its outputs."""

@@ -21,7 +21,7 @@ from detox_lightning.models.completeness import (
     check_untied_head,
     find_mismatches,
 )
-from detox_lightning.models.model_files import check_configs, find_weights
+from detox_lightning.models.model_files import check_configs, find_weights, weights_hash
 from detox_lightning.models.opening import open_by_name
 from detox_lightning.models.precision import check_finite_model
 
@@ -207,6 +207,7 @@ def load_model(
             check_shapes(find_mismatches(auto_class, located, files, **options))
             raise
         check_complete(model, found, fresh_head)
+        model.weight_files = files
         if config.get("tie_word_embeddings") is False:
             check_untied_head(model, files)
         return model
@@ -230,6 +231,8 @@ def load_frozen(kind: str, name: str) -> tuple[Any, Any]:
     """Opens the tokenizer and the model, without gradients, that judge texts.
 
     ``kind`` is a key of :data:`JUDGES`.
+    The model's ``identity`` tells it from others of its name: the hub's revision, if there is one,
+    and a hash of the weights, which takes 3 seconds for 1 GB.
 
     Raises:
         InputError: If there is no such model, or its class would do this with random weights.
@@ -238,6 +241,9 @@ def load_frozen(kind: str, name: str) -> tuple[Any, Any]:
     load_judge_config(kind, name)
     model = load_model(JUDGES[kind][0], name).requires_grad_(False)
     check_finite_model(f"the {kind}", name, model)
+    commit = getattr(model.config, "_commit_hash", None)
+    revision = f"revision {commit[:12]}, " if commit else ""
+    model.identity = f"{revision}weights {weights_hash(model.weight_files)}"
     return tokenizer, model
 
 

@@ -4,7 +4,9 @@ Weights are safetensors, or else pickled tensors and nothing more.
 """
 
 import warnings
+from collections.abc import Iterable
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -19,6 +21,7 @@ from detox_lightning.models.opening import (
     runs_out_of_memory,
 )
 
+HASH_LENGTH, HASHED_AT_ONCE = 16, 2**20  # hexadecimal digits, bytes
 TOKEN_FIELDS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -114,6 +117,25 @@ def find_weights(
                 f"with {safe}: save_pretrained of transformers writes it"
             )
     raise Unusable(f"it has neither {safe} nor {pickled}. {FORMAT}")
+
+
+def weights_hash(files: Iterable[Path]) -> str:
+    """Returns the beginning of the SHA-256 of a model's weights, of all files one after another.
+
+    It is what ``sha256sum model.safetensors`` prints first. A file is read once, as long as it
+    stays as it is.
+    """
+    return _hash(*((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@cache
+def _hash(*files: tuple[Path, int, int]) -> str:
+    digest = sha256()
+    for path, *_ in files:
+        with path.open("rb") as file:
+            while piece := file.read(HASHED_AT_ONCE):
+                digest.update(piece)
+    return digest.hexdigest()[:HASH_LENGTH]
 
 
 def _whole_or_shards(located: str, name: str, revision: str | None) -> list[Path]:

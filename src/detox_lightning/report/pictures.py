@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from detox_lightning.evaluation.agreement import Agreement
 from detox_lightning.report.curves import PANELS, Curves, present_panels
 
 if TYPE_CHECKING:
@@ -111,6 +112,24 @@ def curves_picture(
             lines = {str(line.get_label()): line for axes in grid for line in axes.get_lines()}
             figure.legend(lines.values(), list(lines), loc="outside lower center", ncols=2)
     figure.set_label(f"Training curves: {', '.join(titles)}")
+    return figure
+
+
+def reliability_picture(found: Mapping[str, Agreement]) -> "Figure":
+    """Draws, for each label, the true scores of texts against those that a classifier gives them.
+
+    Each point is the mean of a bin; its area shows how many texts the bin has. On the line, both
+    scores are the same.
+    """
+    with _panels(len(found), 3) as (figure, grid):
+        for axes, (label, each) in zip(grid, found.items(), strict=True):
+            texts, given, true = np.array(each.bins).T
+            axes.plot([0, 1], [0, 1], color=INK, alpha=0.5, linewidth=1)
+            axes.plot(given, true, color=AFTER, linewidth=1.6)
+            axes.scatter(given, true, 150 * texts / texts.max(), AFTER, alpha=0.6, linewidths=0)
+            axes.set(title=label, xlabel="score given, mean of a bin", ylabel="score in the data")
+            axes.set(xlim=(0, 1), ylim=(0, 1))
+    figure.set_label(f"Scores in the data against those given: {', '.join(found)}")
     return figure
 
 

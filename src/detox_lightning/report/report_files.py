@@ -1,13 +1,16 @@
 """The files of a comparison, and the table for the terminal."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detox_lightning.evaluation.agreement import Agreement
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
 from detox_lightning.report.frontier import worth
-from detox_lightning.report.page import counted, in_words, render, verdict, with_interval
+from detox_lightning.report.page import counted, in_words, number, render, verdict, with_interval
+from detox_lightning.report.pictures import reliability_picture
 
 TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
@@ -33,6 +36,37 @@ def write_files(
     parquet.write_table(Table.from_pylist(rows), folder / "comparison.parquet")
 
 
+def write_agreement(folder: Path, about: dict[str, Any], found: Mapping[str, Agreement]) -> None:
+    """Writes ``agreement.json`` and ``reliability.png`` of the scores of each label."""
+    labels = {
+        label: {**each._asdict(), "bins": [part._asdict() for part in each.bins]}
+        for label, each in found.items()
+    }
+    text = json.dumps({"about": about, "labels": labels}, indent=2, ensure_ascii=False)
+    (folder / "agreement.json").write_text(f"{text}\n", encoding="utf8")
+    reliability_picture(found).savefig(folder / "reliability.png", dpi=150)
+
+
+def agreement_table(found: Mapping[str, Agreement]) -> str:
+    """Returns how the scores of each label agree with the data's."""
+    rows: list[Sequence[str]] = [
+        ("", "texts", "Spearman", "AUROC", "Brier score", "calibration error")
+    ]
+    rows += [
+        (label, f"{each.texts:,}", *map(number, (each.spearman, each.auroc, each.brier, each.ece)))
+        for label, each in found.items()
+    ]
+    return "\n".join(_aligned(rows))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns a line for each row, its first column on the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+
+
 def short_table(summary: dict[str, Any]) -> str:
     """Returns a summary (``about`` and ``figures``): a table, and the result in sentences."""
     group, figures = next(iter(summary["figures"].items()))
@@ -51,10 +85,7 @@ def short_table(summary: dict[str, Any]) -> str:
         rows.append(
             (entry["title"], with_interval(entry["before"]), with_interval(entry["after"]), better)
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
+    lines = _aligned(rows)
     said = [in_words(figures)] if in_words(figures) else []
     if aimed := figures.get("toxicity") or figures.get("score"):
         said.append(verdict(aimed, f"{about['confidence']:.0%}"))

@@ -1,7 +1,7 @@
-"""The reward stage: teaches a sequence classifier to tell hate from the rest."""
+"""The reward stage: teaches a sequence classifier to tell hate from the rest, or to score it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from detox_lightning.batches import LabeledBatch
 from detox_lightning.errors import InputError
+from detox_lightning.evaluation.agreement import AGREEMENT_FIGURES, Agreement, ScoreMeter
 from detox_lightning.models.batching import classify, count_positions, padding_id
 from detox_lightning.models.classifier_heads import labels_of
 from detox_lightning.models.loading import Weights, load_model, load_tokenizer
@@ -24,11 +25,13 @@ from detox_lightning.stages.stage_module import AutomaticStage
 
 
 class RewardModule(AutomaticStage):
-    """Fine-tunes a sequence classifier on labelled text.
+    """Fine-tunes a sequence classifier on labelled text, or on text with scores from 0 to 1.
 
     Logs ``train/loss``; under ``val/`` and ``test/`` loss, accuracy, F1 and AUROC. With two labels,
-    F1 and AUROC are those of the second; with more, they are means over the labels. The members
-    are those of :class:`~detox_lightning.protocols.Stage`.
+    F1 and AUROC are those of the second; with more, they are means over the labels. Of scores it
+    logs loss, Spearman's correlation, AUROC (of texts from .5 on), Brier score and calibration
+    error, means over the labels. The members are those of
+    :class:`~detox_lightning.protocols.Stage`.
     """
 
     stage_name = "reward"
@@ -45,6 +48,7 @@ class RewardModule(AutomaticStage):
         schedule: Schedule = CONSTANT,
         weights: Weights = Weights(),  # noqa: B008
         max_faults: NonNegativeInt = 10,
+        target: Literal["classes", "scores"] = "classes",
     ):
         """Stores names and settings; the weights load when a run begins.
 
@@ -59,19 +63,26 @@ class RewardModule(AutomaticStage):
             max_faults: Steps of the whole run that may be left out because their gradient is not
                 finite; their batches are written into the folder ``faults`` of the run. One more
                 ends the run.
+            target: What a text's label is. classes: one of the labels, which exclude one another;
+                scores: a number from 0 to 1 for each of the labels, such as the share of people
+                who find the text toxic. The classifier then gives each label a probability of its
+                own (sigmoid), and learns it by binary cross-entropy.
 
         Raises:
-            InputError: If there are fewer than two labels, or two of the same name, or the weights
-                are to be quantized or bfloat16, as all of them are trained.
+            InputError: If there are fewer than two classes, no label, or two of the same name, or
+                the weights are to be quantized or bfloat16, as all of them are trained.
         """
         super().__init__(model, weights, optimizer, schedule, max_faults)
         self.save_hyperparameters()
         self.model, self.mean_loss = None, MeanMetric()
-        if len(labels) < 2 or len(set(labels)) < len(labels):
-            raise InputError(f"labels={list(labels)}: give two or more different names.")
+        self.learns_scores, self.labels = target == "scores", list(labels)
+        if len(set(labels)) < max(len(labels), 1 if self.learns_scores else 2):
+            one = "one" if self.learns_scores else "two"
+            raise InputError(f"labels={self.labels}: give {one} or more different names.")
         self.weights.check_trainable(is_classifier=True)
-        self.labels = list(labels)
-        self.metrics = classification_metrics(len(labels))
+        self.metrics: Any = (
+            ScoreMeter(self.labels) if self.learns_scores else classification_metrics(len(labels))
+        )
 
     @property
     def source(self) -> ModelSource:
@@ -80,7 +91,14 @@ class RewardModule(AutomaticStage):
 
     def setup(self, stage: str) -> None:
         """Checks the trainer's options before any model is opened."""
-        check_conditions(self, stage, ("loss", *self.metrics))
+        figures = AGREEMENT_FIGURES if self.learns_scores else tuple(self.metrics)
+        check_conditions(self, stage, ("loss", *figures))
+
+    @property
+    def agreement(self) -> Mapping[str, Agreement]:
+        """By label, how well the scores that were measured last agree with the data's."""
+        found: Mapping[str, Agreement] = self.metrics.found if self.learns_scores else {}
+        return found
 
     def configure_model(self) -> None:
         """Loads the weights and the tokenizer, once; checks the classes and the length of texts."""
@@ -96,7 +114,7 @@ class RewardModule(AutomaticStage):
             self.model_name,
             id2label=dict(enumerate(self.labels)),
             label2id={label: index for index, label in enumerate(self.labels)},
-            problem_type="single_label_classification",
+            problem_type=f"{'multi' if self.learns_scores else 'single'}_label_classification",
             fresh_head=True,
             **self.weights.options,
         )
@@ -118,25 +136,35 @@ class RewardModule(AutomaticStage):
         """Returns the logits ``[b, classes]``, float32, of texts ``[b, s]``."""
         return classify(self.model, input_ids, attention_mask.bool())
 
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Returns the cross-entropy of classes ``[b]``, or of scores ``[b, labels]``; a mean."""
+        if self.learns_scores:
+            return F.binary_cross_entropy_with_logits(logits, labels)
+        return F.cross_entropy(logits, labels)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Returns the probabilities of the labels, ``[b, labels]``."""
+        return logits.sigmoid() if self.learns_scores else logits.softmax(-1)
+
     def training_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
         """Returns the cross-entropy of the labels, mean over the texts."""
-        loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
+        loss = self.loss(self(batch.input_ids, batch.attention_mask), batch.labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
 
     def validation_step(self, batch: LabeledBatch, batch_idx: int) -> None:
         """Adds a batch to the metrics."""
         logits = self(batch.input_ids, batch.attention_mask)
-        self.mean_loss.update(F.cross_entropy(logits, batch.labels), weight=len(batch.labels))
-        probabilities = logits.softmax(-1)
-        is_binary = len(self.labels) == 2
+        self.mean_loss.update(self.loss(logits, batch.labels), weight=len(batch.labels))
+        probabilities = self.probabilities(logits)
+        is_binary = len(self.labels) == 2 and not self.learns_scores
         self.metrics.update(probabilities[:, 1] if is_binary else probabilities, batch.labels)
 
     test_step = validation_step
 
     def predict_step(self, batch: LabeledBatch, batch_idx: int) -> Tensor:
-        """Returns the probabilities of the classes, ``[b, classes]``."""
-        return self(batch.input_ids, batch.attention_mask).softmax(-1)
+        """Returns the probabilities of the labels, ``[b, labels]``."""
+        return self.probabilities(self(batch.input_ids, batch.attention_mask))
 
 
 def classification_metrics(classes: int) -> MetricCollection:

@@ -3,6 +3,7 @@
 import inspect
 import math
 import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing_extensions import Self
 from detox_lightning.arguments import as_name, as_options
 from detox_lightning.batches import LabeledBatch, PromptBatch
 from detox_lightning.errors import InputError
+from detox_lightning.evaluation.agreement import Agreement
 from detox_lightning.models.adapters import adapter_facts
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.loading import Weights
@@ -54,6 +56,7 @@ class StageModule(LightningModule):
 
     stage_name: str
     labels: list[str] | None = None
+    learns_scores = False
     adapter: str | None = None
     lora: LoRA | None = None
 
@@ -122,6 +125,11 @@ class StageModule(LightningModule):
     def source(self) -> ModelSource:
         """Where the model comes from; resolved on first use, as this may contact the hub."""
         return ModelSource.resolve(self.model_name, self.adapter, self.weights)
+
+    @property
+    def agreement(self) -> Mapping[str, Agreement]:
+        """By label, how well scores agreed with the data's; empty, as only a judge has scores."""
+        return {}
 
     @property
     def family(self) -> Family | None:
