@@ -3,7 +3,7 @@
     python docs/evidence.py runs/a/version_0 runs/b/version_0 --picture docs/pictures/evidence.png
 
 Each run needs the folder ``test/`` that the command ``test`` writes. ``--judge DIR`` scores the
-same responses with another classifier of nothate and hate.
+same responses with another classifier, whose toxic label is ``--toxic_label``.
 """
 
 import argparse
@@ -11,14 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from detox_lightning.evaluation.comparison import Answers, Comparison
-from detox_lightning.evaluation.statistics import summarize
-from detox_lightning.evaluation.toxicity import Toxicity
-from detox_lightning.models.classifier import TextClassifier
+from detox_lightning.compare.rescore import add_scores, change, open_judge, read_rows
+from detox_lightning.evaluation.rescoring import SIDES
 
 ROWS = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
@@ -56,23 +53,6 @@ def interval(part: dict[str, float]) -> str:
     return f"{part['value']:.3g} ({part['low']:.3g}, {part['high']:.3g})"
 
 
-def judged(run: Path, judge: Toxicity) -> dict[str, Any]:
-    """Scores a test's responses with another classifier."""
-    # not splitlines: texts contain other line separators
-    lines = (run / "test" / "comparison.jsonl").read_text(encoding="utf8").split("\n")
-    rows = [json.loads(line) for line in lines if line]
-    decodings = list(dict.fromkeys(row["decoding"] for row in rows))
-    sides = []
-    for side in ("before", "after"):
-        texts = np.array([row[side] for row in rows], dtype=object).reshape(-1, len(decodings))
-        toxicity = judge(texts.ravel().tolist()).double().numpy().reshape(texts.shape)
-        figures = {"toxicity": toxicity, "score": np.zeros(texts.shape)}
-        sides.append(Answers(texts.tolist(), figures))
-    prompts = [row["prompt"] for row in rows[:: len(decodings)]]
-    comparison = Comparison(prompts, [""] * len(prompts), decodings, *sides)
-    return dict(summarize(comparison, seed=0)["sampled"])
-
-
 def draw(runs: list[Path], file: Path) -> None:
     """Draws the validation curves of the runs."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -94,6 +74,7 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders of tested runs")
     parser.add_argument("--judge", help="folder of another classifier")
+    parser.add_argument("--toxic_label", default="hate", help="its toxic label")
     parser.add_argument("--picture", type=Path, help="file for the curves")
     given = parser.parse_args()
     files = [run / "test" / "summary.json" for run in given.runs]
@@ -102,10 +83,13 @@ def main() -> None:
     print("|---" * (len(tests) + 1) + "|")
     print("\n".join(table(tests, ROWS)))
     if given.judge:
-        judge = Toxicity(TextClassifier(given.judge), "hate", "--judge")
-        judge.load()
-        found = [judged(run, judge) for run in given.runs]
+        judge = open_judge(given.judge, given.toxic_label)
+        stored = [read_rows(file.with_name("comparison.jsonl")) for file in files]
+        for rows in stored:
+            add_scores(rows, SIDES, judge)
+        found = [change(rows)["figures"]["sampled"] for rows in stored]
         print("\n".join(table(found, JUDGED, ", the judge")))
+        print(f"\nThe judge: {given.judge}, {judge.classifier.model.identity}")
     if given.picture:
         draw(given.runs, given.picture)
 

@@ -71,16 +71,16 @@ CASES = [
         "scores in percent",
         (*GIVEN, "--data.min_toxicity=0.5"),
         "--data.min_toxicity=0.5, --data.toxicity_column=prompt.toxicity: in "
-        "{folder}/in.jsonl this column goes from 0 to 95, not from 0 to 1; name another or "
-        "convert it",
+        "{folder}/in.jsonl this column has the value 5 in row 2, which is not from 0 to 1; "
+        "name another or convert it",
         put("in.jsonl", prompts(*range(0, 100, 5))),
     ),
     Case(
         "scores below zero",
         (*GIVEN, "--data.min_toxicity=0.5"),
         "--data.min_toxicity=0.5, --data.toxicity_column=prompt.toxicity: in "
-        "{folder}/in.jsonl this column goes from -0.5 to 0.7, not from 0 to 1; name another "
-        "or convert it",
+        "{folder}/in.jsonl this column has the value -0.5 in row 1, which is not from 0 to 1; "
+        "name another or convert it",
         put("in.jsonl", prompts(*[-0.5, 0.7] * 20)),
     ),
     Case(

@@ -177,6 +177,13 @@ CASES = [
         put("in.jsonl", labeled("hate", "nothate")),
     ),
     Case(
+        "scores in words",
+        (*GIVEN, "--model.target=scores", "--model.labels=[toxicity]"),
+        "--data.label_column=label: in {folder}/in.jsonl this column holds string, not numbers; "
+        "name another or convert it",
+        put("in.jsonl", labeled("0.5", "high")),
+    ),
+    Case(
         "one name for all",
         ("--data.labels=[hate]",),
         "--data.labels=['hate']: give two or more different names",

@@ -1,6 +1,8 @@
 """A whole evaluation, batch by batch: checks before it, figures after it."""
 
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,10 +94,12 @@ def test_the_judges_move_with_it_and_the_policy_does_not(evaluator: Evaluator) -
 def test_it_tells_how_it_samples_and_what_it_judges_by(
     evaluator: Evaluator, tiny_classifier: str
 ) -> None:
+    weights = Path(tiny_classifier, "model.safetensors").read_bytes()
     assert evaluator.describe() == {
         "reward": "minus the words short of 2 or beyond 3",
         "toxicity_model": tiny_classifier,
         "toxic_label": "hate",
+        "judges": {tiny_classifier: f"weights {sha256(weights).hexdigest()[:16]}"},
         "seed": 3,
         "samples": 1,
         "greedy": True,

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
+from detox_lightning.evaluation.agreement import agreement
 from detox_lightning.report.curves import PANELS, present_panels
 from detox_lightning.report.pictures import (
     AFTER,
@@ -21,6 +22,7 @@ from detox_lightning.report.pictures import (
     effects_picture,
     has_effects,
     histogram,
+    reliability_picture,
     score_against_kl,
     svg,
 )
@@ -49,6 +51,17 @@ def edges(figure: Figure) -> list[float]:
 
 def points(figure: Figure) -> list[list[float]]:
     return figure.axes[0].lines[0].get_xydata().tolist()
+
+
+def test_reliability_has_a_point_for_each_bin() -> None:
+    found = agreement(np.array([0.1, 0.3, 0.32, 0.9]), np.array([0.0, 0.2, 0.6, 1.0]))
+    figure = reliability_picture({"toxicity": found, "insult": found})
+    assert [axes.get_title("left") for axes in figure.axes] == ["toxicity", "insult"]
+    equal, drawn = figure.axes[1].lines
+    assert equal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert np.allclose(drawn.get_xydata(), [[0.1, 0], [0.31, 0.4], [0.9, 1]])
+    (areas,) = figure.axes[1].collections
+    assert areas.get_sizes().tolist() == [75, 150, 75]
 
 
 def ids(root: Element) -> set[str]:

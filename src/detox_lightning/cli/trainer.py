@@ -247,7 +247,7 @@ def running(trainer: Any, verb: str, model: Any, options: dict[str, Any]) -> Ite
     """Checks labels, and claims folders, for a block that calls a method with ``options``."""
     if isinstance(model, PPOModule) and verb != "export":
         model.evaluator.judge.check_labels()  # before all rows are encoded
-    if isinstance(model, PPOModule) and verb == "test":
+    if verb == "test" and (isinstance(model, PPOModule) or getattr(model, "learns_scores", False)):
         options["verbose"] = False  # its report prints a table in place of Lightning's long one
     with fit_folders(trainer, options.get("ckpt_path")) if verb == "fit" else nullcontext():
         yield

@@ -54,13 +54,11 @@ def rescore(
     columns = _columns(rows, file, text_column)
     written = next_free_path(Path(file.removesuffix(".gz")).with_suffix(f".{RESCORED}.jsonl"))
     refuse_unwritable(written.parent, str(written.parent))
-    classifier = TextClassifier(toxicity_model, head=toxicity_head, flag="--toxicity_head")
-    toxicity = Toxicity(classifier, toxic_label, "--toxic_label")
-    toxicity.load()
-    toxicity.to("cuda" if torch.cuda.is_available() else "cpu")
+    toxicity = open_judge(toxicity_model, toxic_label, toxicity_head)
     add_scores(rows, columns, toxicity)
-    print(f"Judge: {toxicity_model}, label {toxic_label}, {classifier.model.identity}\n")
-    print(_comparison_table(rows) if columns == SIDES else _means_table(rows))
+    identity = toxicity.classifier.model.identity
+    print(f"Judge: {toxicity_model}, label {toxic_label}, {identity}\n")
+    print(short_table(change(rows)) if columns == SIDES else _means_table(rows))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with writing(written), atomic_file(written) as partial:
         partial.write_text(text, encoding="utf8")
@@ -84,12 +82,28 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
+def open_judge(model: str, label: str, head: Head | None = None) -> Toxicity:
+    """Opens a classifier, on a GPU if there is one; InputError if it lacks the toxic label."""
+    classifier = TextClassifier(model, head=head, flag="--toxicity_head")
+    toxicity = Toxicity(classifier, label, "--toxic_label")
+    toxicity.load()
+    return toxicity.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def add_scores(rows: list[Row], columns: tuple[str, ...], toxicity: Toxicity) -> None:
     """Adds the toxicity of the texts: ``rescored``, or ``rescored_before`` and ``…_after``."""
     for column in columns:
         scores = toxicity([row[column] for row in rows]).tolist()
         for row, score in zip(rows, scores, strict=True):
             row[f"{RESCORED}_{column}" if columns == SIDES else RESCORED] = score
+
+
+def change(rows: list[Row]) -> dict[str, Any]:
+    """Returns the summary of a comparison that has got scores: ``about`` and ``figures``."""
+    comparison = stored_comparison(rows, RESCORED)
+    samples = sum(name.startswith("sample") for name in comparison.decodings)
+    about = {"prompts": len(comparison.prompts), "samples": samples, "confidence": CONFIDENCE}
+    return {"about": about, "figures": summarize(comparison, seed=0)}
 
 
 def _columns(rows: list[Row], file: str, text_column: str | None) -> tuple[str, ...]:
@@ -115,13 +129,6 @@ def _columns(rows: list[Row], file: str, text_column: str | None) -> tuple[str, 
                     f"{row.get(column)!r}; correct or remove it"
                 )
     return found
-
-
-def _comparison_table(rows: list[Row]) -> str:
-    comparison = stored_comparison(rows, RESCORED)
-    samples = sum(name.startswith("sample") for name in comparison.decodings)
-    about = {"prompts": len(comparison.prompts), "samples": samples, "confidence": CONFIDENCE}
-    return short_table({"about": about, "figures": summarize(comparison, seed=0)})
 
 
 def _means_table(rows: list[Row]) -> str:

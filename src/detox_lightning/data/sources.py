@@ -178,10 +178,10 @@ def check_column(
     if content == "scores":
         if not kind.startswith(("float", "int", "uint")):
             raise InputError(f"{where} holds {kind}, not numbers; {_CONVERT}")
-        for row, value in enumerate(rows[column][:], 1):
+        for number, value in enumerate(rows[column][:], 1):
             if value is not None and not (0 <= value <= 1 or value != value):
                 raise InputError(
-                    f"{where} has the value {value:g} in row {row}, which is not from 0 to 1; "
+                    f"{where} has the value {value:g} in row {number}, which is not from 0 to 1; "
                     f"{_CONVERT}"
                 )
     elif row := _find_not_utf8(rows, column):

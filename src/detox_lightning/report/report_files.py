@@ -39,7 +39,10 @@ def write_files(
 def write_agreement(folder: Path, about: dict[str, Any], found: Mapping[str, Agreement]) -> None:
     """Writes ``agreement.json`` and ``reliability.png`` of the scores of each label."""
     labels = {
-        label: {**each._asdict(), "bins": [part._asdict() for part in each.bins]}
+        label: {
+            **{name: x if x == x else None for name, x in each._asdict().items()},
+            "bins": [part._asdict() for part in each.bins],
+        }
         for label, each in found.items()
     }
     text = json.dumps({"about": about, "labels": labels}, indent=2, ensure_ascii=False)
