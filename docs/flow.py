@@ -90,7 +90,7 @@ def rooms() -> str:
     """Draws the folders of the package: each imports only what lies below it."""
     layers = [
         [(WORK, "cli", "the command line"), (WORK, "compat", "TRL's interface")],
-        [(WORK, "compare", "a page to try a model on")],
+        [(WORK, "compare", "a page to try a model on; stored texts under another judge")],
         [
             (WORK, "ppo", "the PPO stage"),
             (WORK, "stages", "supervised and reward"),

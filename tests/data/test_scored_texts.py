@@ -44,7 +44,7 @@ def test_texts_without_a_score_are_left_out_and_told(
     scores: list[Any] = [0.5, None, 0.25, None]
     rows = [{"text": f"w{i}", "score": score} for i, score in enumerate(scores)]
     data = make(rows, "toxicity", label_column="score", file=file)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="have no score") as told:
         assert data.rows("test")["label"][:] == [[0.5], [0.25]]
     assert str(told[0].message) == (
         f"--data.label_column=score: 2 of 4 rows of {data.sources[0]} have no score and are left "
