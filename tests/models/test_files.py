@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,29 @@ def test_a_pickled_classifier_is_the_same(
     pickled.load()
     expected.load()
     assert torch.equal(pickled(TEXTS), expected(TEXTS))
+
+
+@pytest.mark.filterwarnings("ignore:.*its weights are pickled")
+def test_a_judge_is_known_by_its_revision_and_its_weights(
+    tiny_classifier: str, tmp_path: Path, hub: Callable[[Path], str]
+) -> None:
+    def identity(name: str) -> str:
+        classifier = TextClassifier(name)
+        classifier.load()
+        return classifier.model.identity
+
+    def hashed(*files: Path) -> str:
+        return f"weights {sha256(b''.join(map(Path.read_bytes, files))).hexdigest()[:16]}"
+
+    (safe,) = Path(tiny_classifier).glob("*.safetensors")
+    assert identity(tiny_classifier) == hashed(safe)
+    parts = pickle_weights(copy(tiny_classifier, tmp_path / "it"), shards=2)
+    expected = hashed(*sorted(parts.glob("*.bin")))
+    assert identity(str(parts)) == expected
+    assert identity(hub(parts)) == f"revision {COMMIT[:12]}, {expected}"
+    first, second = sorted(parts.glob("*.bin"))
+    second.write_bytes(first.read_bytes())  # a file that was changed is read again
+    assert model_files.weights_hash([first, second]) == hashed(first, first).split()[1]
 
 
 @pytest.mark.filterwarnings("ignore:.*its weights are pickled")

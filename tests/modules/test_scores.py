@@ -100,6 +100,7 @@ def test_all_that_reads_classifiers_reads_them_alike(judge: str) -> None:
     assert theirs == pytest.approx(expected.item(), abs=FLOAT32)
 
 
+@pytest.mark.slow
 def test_a_test_says_how_true_the_scores_are(tested: Outcome, recipe: str) -> None:
     assert tested.code == 0, tested.err
     lines = tested.out.splitlines()

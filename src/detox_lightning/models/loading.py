@@ -237,11 +237,13 @@ def load_frozen(kind: str, name: str) -> tuple[Any, Any]:
     Raises:
         InputError: If there is no such model, or its class would do this with random weights.
     """
+    from transformers.utils.hub import extract_commit_hash
+
     tokenizer = load_tokenizer(name)
     load_judge_config(kind, name)
     model = load_model(JUDGES[kind][0], name).requires_grad_(False)
     check_finite_model(f"the {kind}", name, model)
-    commit = getattr(model.config, "_commit_hash", None)
+    commit = extract_commit_hash(str(model.weight_files[0]), None)
     revision = f"revision {commit[:12]}, " if commit else ""
     model.identity = f"{revision}weights {weights_hash(model.weight_files)}"
     return tokenizer, model
