@@ -230,9 +230,8 @@ def load_model(
 def load_frozen(kind: str, name: str) -> tuple[Any, Any]:
     """Opens the tokenizer and the model, without gradients, that judge texts.
 
-    ``kind`` is a key of :data:`JUDGES`.
-    The model's ``identity`` tells it from others of its name: the hub's revision, if there is one,
-    and a hash of the weights, which takes 3 seconds for 1 GB.
+    ``kind`` is a key of :data:`JUDGES`. The model's ``identity`` tells it from others of its name:
+    the hub's revision, if there is one, and a hash of the weights (3 seconds for 1 GB).
 
     Raises:
         InputError: If there is no such model, or its class would do this with random weights.
