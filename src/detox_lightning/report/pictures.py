@@ -121,7 +121,7 @@ def reliability_picture(found: Mapping[str, Agreement]) -> "Figure":
     Each point is the mean of a bin; its area shows how many texts the bin has. On the line, both
     scores are the same.
     """
-    with _panels(len(found), 3) as (figure, grid):
+    with axes_in_rows(len(found), 3) as (figure, grid):
         for axes, (label, each) in zip(grid, found.items(), strict=True):
             texts, given, true = np.array(each.bins).T
             axes.plot([0, 1], [0, 1], color=INK, alpha=0.5, linewidth=1)
