@@ -18,7 +18,8 @@ from detox_lightning.stages.optimization import Schedule
 from modules.test_ppo_checkpoint import same, saving
 from ppo_toys import WatchedPPO, equal, fit, make_module
 
-WARMUP, KINDS = 2, ("head", "adapter", "own")
+WARMUP = 2
+KINDS = ("head", "adapter", pytest.param("own", marks=pytest.mark.slow))
 OPTIONS: dict[str, Any] = {
     "value_warmup": WARMUP,
     "kl": KLPenalty(target=0.1, horizon=100),

@@ -144,18 +144,11 @@ class PPOModule(PolicyStage):
         self.needs, self.columns = self.reward.needs, self.reward.data_columns
         self.kl, self.moments = as_options(KLPenalty, kl, "kl"), RunningMoments()
         self.shaping = as_options(ScoreShaping, scores, "scores")
-        self.options = UpdateOptions(
-            loss=as_options(PolicyLoss, loss or PPOLoss(), "loss"),
-            epochs=ppo_epochs,
-            mini_batch_size=mini_batch_size,
-            longest=self.sampling.limits[1],
-            max_grad_norm=max_grad_norm,
-            ratio_threshold=ratio_threshold,
-            early_stop_kl=early_stop_kl,
-        )
-        self.values = critic_options(
-            critic, critic_lr, value_warmup, self.advantage, self.options.loss
-        )
+        limits = max_grad_norm, ratio_threshold, early_stop_kl
+        sizes = ppo_epochs, mini_batch_size, self.sampling.limits[1]
+        chosen = as_options(PolicyLoss, loss or PPOLoss(), "loss")
+        self.options = UpdateOptions(chosen, *sizes, *limits)
+        self.values = critic_options(critic, critic_lr, value_warmup, self.advantage)
         size = mini_batch_size if micro_batch_size in (None, "auto") else int(micro_batch_size)
         self.micro_batches = MicroBatches(size, math.inf if micro_batch_size == "auto" else 1)
         self.gradient_checkpointing = gradient_checkpointing
