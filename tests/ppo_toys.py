@@ -106,7 +106,9 @@ class WatchedPPO(PPOModule):
             self.watched[-1].forwards.append(PolicyOutput(*(x.detach() for x in output)))
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        self.watched[-1].gradients.append(self.copies(lambda parameter: parameter.grad))
+        learning = {name for name, p in self.named_parameters() if p.grad is not None}
+        gradients = self.copies(lambda p: p if p.grad is None else p.grad)
+        self.watched[-1].gradients.append({name: gradients[name] for name in learning})
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.watched[-1].after = self.copies()

@@ -192,6 +192,7 @@ def test_other_strategies_are_refused(folder: Path, strategy: str, reason: str) 
     [
         (["--model.lora=null"], "model.lora=null"),
         (["--model.weights.quantization=8bit"], "model.weights.quantization=8bit"),
+        (["--model.critic=adapter"], "model.critic=adapter"),
     ],
 )
 def test_only_a_plain_frozen_base_is_sharded(folder: Path, words: list[str], named: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.algorithm.kl import Estimator, full_kl, kl_estimate
-from detox_lightning.algorithm.masks import is_any, mask_from_lengths, response_lengths, widths
+from detox_lightning.algorithm.masks import is_any, mask_from_lengths, passes, response_lengths
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.decoder import EncodedPrompts
@@ -213,6 +213,10 @@ def measure(
                 policy, prompts, ids, mask, micro_batch_size and more * micro_batch_size
             )
         kl = kl_estimate(now.logprobs, ref.logprobs, estimator)
+    values = now.values
+    if policy.critic is not None:
+        inputs = prompts.prompt_ids, prompts.prompt_mask, responses.ids, responses.mask
+        values = policy.critic.values(*inputs, micro_batch_size)
     return Rollout(
         prompt_ids=prompts.prompt_ids,
         prompt_mask=prompts.prompt_mask,
@@ -221,7 +225,7 @@ def measure(
         old_logprobs=now.logprobs,
         ref_logprobs=ref.logprobs,
         kl=kl,
-        values=now.values,
+        values=values,
         scores=scores,
         has_eos=responses.has_eos(policy.eos_token_ids),
     )
@@ -251,13 +255,8 @@ def evaluate_tokens(
     """
     deduplicate = prompts is not None
     prompts = prompts or policy.encode_prompts(batch.prompt_ids, batch.prompt_mask)
-    ends = torch.full(ids.shape[:1], ids.shape[1])  # on the CPU: a GPU is waited for once
-    if policy.is_full_precision:
-        ends = widths(mask).cpu()
     logprobs, values = torch.zeros(2, *ids.shape, device=ids.device, dtype=torch.float32)
-    for rows in ends.argsort(descending=True, stable=True).split(size or len(ids)):
-        width = max(1, int(ends[rows[0]]))
-        rows = rows.to(ids.device, non_blocking=True)
+    for rows, width in passes(mask, size, policy.is_full_precision):
         output = policy(
             batch.prompt_ids[rows],
             batch.prompt_mask[rows],

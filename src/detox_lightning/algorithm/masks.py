@@ -4,7 +4,7 @@ Sums that must be taken over all processes go through ``reduce``, a function fro
 sum over ranks; alone, a tensor is its own sum.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -45,6 +45,19 @@ def widths(mask: Tensor) -> Tensor:
     """Counts each row's positions up to its last real one in ``mask`` (``[b, t]``): ``[b]``."""
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return torch.where(mask, places, 0).amax(dim=1)
+
+
+def passes(mask: Tensor, size: int | None, by_length: bool = True) -> Iterator[tuple[Tensor, int]]:
+    """Splits responses with a mask ``[b, t]`` into forward passes of ``size`` rows; None: of all.
+
+    Yields the rows of each pass and how many columns they need. ``by_length`` puts responses of
+    similar length together; without it, each pass has all columns.
+    """
+    ends = torch.full(mask.shape[:1], mask.shape[1])  # on the CPU: a GPU is waited for once
+    if by_length:
+        ends = widths(mask).cpu()
+    for rows in ends.argsort(descending=True, stable=True).split(size or len(mask)):
+        yield rows.to(mask.device, non_blocking=True), max(1, int(ends[rows[0]]))
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:

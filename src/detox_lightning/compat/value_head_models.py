@@ -18,7 +18,7 @@ from detox_lightning.models.families.encoder_decoder import EncoderDecoder
 from detox_lightning.models.loading import load_model
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.source import VALUE_HEAD, ModelSource
-from detox_lightning.models.value_head import ValueHead
+from detox_lightning.models.value_head import ValueHead, restore
 
 OPENING = {"attn_implementation", "device_map", "quantization_config", "revision"}
 OPENING |= {"trust_remote_code"}
@@ -74,7 +74,7 @@ class ModelWithValueHead(nn.Module):
         if peft_config is not None and not hasattr(model, "peft_config"):
             model = get_peft_model(model, peft_config)
         opened = cls(model)
-        opened.v_head.restore(head)
+        restore(opened.v_head, head)
         return opened
 
     def check_learning(self) -> None:

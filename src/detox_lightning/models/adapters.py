@@ -19,7 +19,6 @@ MERGE = (
 )
 BRINGS_EMBEDDINGS = "brings_embeddings"
 MODEL_PREFIXES = {"supervised": "model.", "ppo": "policy.model."}
-VALUE_HEAD_PREFIX = "policy.value_head."
 
 
 class Base(NamedTuple):
@@ -174,9 +173,9 @@ def restore_adapter(base: Any, file: str) -> Any:
     return model
 
 
-def saved_value_head(file: str) -> dict[str, Tensor] | None:
-    """Returns the ``state_dict`` of the value head in a checkpoint; None if there is none."""
-    return _with_prefix(read_checkpoint(file)["state_dict"], VALUE_HEAD_PREFIX) or None
+def saved_part(file: str, part: str) -> dict[str, Tensor] | None:
+    """Returns what a checkpoint holds of a part of the policy; None if there is nothing."""
+    return _with_prefix(read_checkpoint(file)["state_dict"], f"policy.{part}.") or None
 
 
 def _export_hint(file: str) -> str:

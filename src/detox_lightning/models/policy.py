@@ -1,11 +1,12 @@
 """The policy: a base model, its adapters and a value head."""
 
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detox_lightning.algorithm.logprobs import (
     entropy_of,
@@ -13,6 +14,7 @@ from detox_lightning.algorithm.logprobs import (
     sampler_logits,
     token_logprobs,
 )
+from detox_lightning.models.critic import ADAPTER, HEAD, Critic
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.loop import Decoded, decode
 from detox_lightning.models.decoding.merging import merged
@@ -23,9 +25,9 @@ from detox_lightning.models.families.base import Family, HeadFunction, base_mode
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.precision import rounds_products
 from detox_lightning.models.reference import REFERENCE, ReferencedModel, copy_adapter
-from detox_lightning.models.source import ModelSource
+from detox_lightning.models.source import CRITIC, VALUE_HEAD, ModelSource
 from detox_lightning.models.special_tokens import decoder_start, end_tokens, without_end_marks
-from detox_lightning.models.value_head import ValueHead
+from detox_lightning.models.value_head import ValueHead, restore
 
 
 class PolicyOutput(NamedTuple):
@@ -52,6 +54,10 @@ class Policy(ReferencedModel):
         sampling: How responses are sampled, and so what their log-probabilities are.
         value_head: Whether there is a value head; without one, values are 0.
         frozen: See :class:`ReferencedModel`.
+
+    Attributes:
+        critic: Estimates values in place of a value head; None: it doesn't.
+        is_held: Whether only values get a gradient, not the policy: during the value warm-up.
     """
 
     def __init__(
@@ -70,7 +76,9 @@ class Policy(ReferencedModel):
         self.static_steps = StaticSteps()
         self._lean: dict[int, bool] = {}
         self.value_head = ValueHead.of(base) if value_head else None
-        self.restored_value_head = False  # whether the value head was trained before
+        self.critic: Critic | None = None
+        self.is_held = False
+        self.restored_value_head = False  # whether values were learned before
         self.eval()
 
     @property
@@ -177,9 +185,9 @@ class Policy(ReferencedModel):
         runs_again = self.checkpoints_gradients and torch.is_grad_enabled()
         may_deduplicate = not runs_again and not hasattr(self.base, "unshard")
         deduplicate = may_deduplicate and (deduplicate or self.is_full_precision)
-        return self.family.forward(
-            self.base, prompt_ids, prompt_mask, response_ids, prompts, head, deduplicate
-        )
+        inputs = prompt_ids, prompt_mask, response_ids, prompts, head, deduplicate
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_held):
+            return self.family.forward(self.base, *inputs)
 
     @property
     def encodes_in_groups(self) -> bool:
@@ -189,6 +197,15 @@ class Policy(ReferencedModel):
         equally often, and in the model's own forward pass.
         """
         return self.base.device.type == "cpu" and not hasattr(self.base, "unshard")
+
+    @property
+    def estimator(self) -> nn.Module | None:
+        """What estimates values: the value head or the critic, if there is one."""
+        return self.value_head if self.critic is None else self.critic
+
+    def layers(self) -> Iterable[nn.Module]:
+        """All parts that gradients may flow through, each once; a critic shares some."""
+        return dict.fromkeys([*super().layers(), *(self.critic.modules() if self.critic else ())])
 
     def values(self, hidden: Tensor) -> Tensor:
         """Returns the values ``[m, t]`` of hidden states ``[m, t, d]``; 0 without a value head."""
@@ -227,18 +244,18 @@ class Policy(ReferencedModel):
 
     def parameter_counts(self) -> dict[str, int]:
         """Counts trainable and all parameters, with and without value head; and the reference's."""
-        policy: Counter[bool] = Counter()  # by whether they are trainable
-        reference: Counter[bool] = Counter()
-        for name, parameter in self.model.named_parameters():
-            counter = reference if f".{REFERENCE}." in name else policy
-            counter[parameter.requires_grad] += parameter.numel()
-        head = sum(p.numel() for p in self.value_head.parameters()) if self.value_head else 0
+        learning, total = Counter[str](), Counter[str]()
+        for name, parameter in self.named_parameters():  # each once, of a shared base the policy's
+            part = REFERENCE if f".{REFERENCE}." in name else name.partition(".")[0]
+            total[part] += parameter.numel()
+            learning[part] += parameter.numel() * parameter.requires_grad
+        parts = "model", "value_head", "critic"
         counts = {
-            "policy_trainable": policy[True],
-            "policy_total": policy.total(),
-            "with_value_head_trainable": policy[True] + head,
-            "with_value_head_total": policy.total() + head,
-            "reference_trainable": reference[True],
+            "policy_trainable": learning["model"],
+            "policy_total": total["model"],
+            "with_value_head_trainable": sum(learning[part] for part in parts),
+            "with_value_head_total": sum(total[part] for part in parts),
+            "reference_trainable": learning[REFERENCE],
         }
         if self.frozen is not None:
             counts["reference_copy_bytes"] = sum(p.nbytes for p in self.frozen.parameters())
@@ -252,6 +269,7 @@ def load_policy(
     value_head: bool = True,
     device: torch.device | None = None,
     tokenizer: Any = None,
+    critic: str = HEAD,
 ) -> Policy:
     """Opens a policy to train; see :meth:`ModelSource.load`.
 
@@ -264,12 +282,17 @@ def load_policy(
         value_head: Whether there is a value head.
         device: Where a quantized base goes, which can't move later; None: a GPU if there is one.
         tokenizer: Supplies special tokens that the model's configs lack.
+        critic: The value head: ``head``; or an ``adapter`` with a head, or the name of a model.
     """
     source = ModelSource.resolve(source) if isinstance(source, str) else source
     model = source.load(lora, device, tokenizer, with_reference=True)
-    policy = Policy(model, source.family, sampling, value_head)
+    policy = Policy(model, source.family, sampling, value_head and critic == HEAD)
+    if value_head and critic != HEAD:
+        opened = critic != ADAPTER and Critic.of_its_own(critic, device, tokenizer)
+        policy.critic = opened or Critic.beside(policy.base, source.family)
     if source.has_adapter:
         copy_adapter(model, source.family)
-    if policy.value_head is not None:
-        policy.restored_value_head = policy.value_head.restore(source.load_value_head())
+    if policy.estimator is not None:
+        saved = source.load_value_head(VALUE_HEAD if policy.critic is None else CRITIC)
+        policy.restored_value_head = restore(policy.estimator, saved)
     return policy

@@ -1,6 +1,6 @@
 """A model to train, and the reference: the same model as it was when training began."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import partial
@@ -72,6 +72,10 @@ class ReferencedModel(nn.Module):
             with self.model.disable_adapter():
                 yield
 
+    def layers(self) -> Iterable[nn.Module]:
+        """All parts that gradients may flow through, each once."""
+        return self.base.modules()
+
     def enable_gradient_checkpointing(self) -> None:
         """Makes the backward pass compute the layers' activations again.
 
@@ -80,7 +84,7 @@ class ReferencedModel(nn.Module):
         from transformers.modeling_layers import GradientCheckpointingLayer
 
         self.checkpoints_gradients = True
-        for layer in self.base.modules():
+        for layer in self.layers():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.forward = partial(_checkpointed, layer.forward)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from detox_lightning.models.adapters import (
     check_adapter_kind,
     read_checkpoint,
     restore_adapter,
-    saved_value_head,
+    saved_part,
 )
 from detox_lightning.models.families.base import Family
 from detox_lightning.models.families.decoder_only import DecoderOnly
@@ -31,7 +32,7 @@ from detox_lightning.models.opening import find_file, open_by_name
 from detox_lightning.models.special_tokens import complete_special_tokens
 from detox_lightning.protocols import CHECKPOINT_KEY
 
-VALUE_HEAD = "value_head.safetensors"
+VALUE_HEAD, CRITIC = "value_head.safetensors", "critic.safetensors"
 LANGUAGE_MODELS = (  # endings of class names
     "CausalLM",
     "LMHeadModel",
@@ -211,15 +212,18 @@ class ModelSource:
         self.family.check_model(model, self.base)
         return model
 
-    def load_value_head(self) -> dict[str, torch.Tensor] | None:
-        """Returns the ``state_dict`` of the value head that was trained before, if one was."""
+    def load_value_head(self, name: str = VALUE_HEAD) -> dict[str, torch.Tensor] | None:
+        """Returns the parameters of the value head that was trained before, if one was.
+
+        ``name`` is the file beside the adapter: :data:`VALUE_HEAD`, or :data:`CRITIC`.
+        """
         from safetensors.torch import load_file
 
         if self.checkpoint is not None:
-            return saved_value_head(self.checkpoint)
+            return saved_part(self.checkpoint, Path(name).stem)
 
         def read(located: str, **options: Any) -> dict[str, torch.Tensor] | None:
-            file = find_file(located, VALUE_HEAD, **options)
+            file = find_file(located, name, **options)
             return None if file is None else load_file(file)
 
         revision = self.base_revision if self.adapter is None else self.adapter_revision

@@ -27,14 +27,6 @@ class ValueHead(nn.Module):
         width = getattr(model.get_output_embeddings(), "in_features", None)
         return cls(width or model.config.get_text_config(decoder=True).hidden_size)
 
-    def restore(self, saved: dict[str, Tensor] | None) -> bool:
-        """Loads a saved ``state_dict`` if its shapes match; returns whether it did."""
-        shapes = {name: value.shape for name, value in self.state_dict().items()}
-        if saved is None or {name: value.shape for name, value in saved.items()} != shapes:
-            return False
-        self.load_state_dict(saved)
-        return True
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # stays float32 when a whole module is cast: returns need the digits
         return super()._apply(lambda x: _in_float32(x, fn(x)), recurse)
@@ -43,6 +35,20 @@ class ValueHead(nn.Module):
         """Returns the values ``[m, t]``, in float32, of hidden states ``[m, t, d]`` of any type."""
         with torch.autocast(hidden.device.type, enabled=False):
             return self.linear(hidden.float()).squeeze(-1)
+
+
+def learned(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters that learn in a value head or a critic, by name."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def restore(module: nn.Module, saved: dict[str, Tensor] | None) -> bool:
+    """Loads what :func:`learned` returned if the shapes match; returns whether it did."""
+    shapes = {name: value.shape for name, value in learned(module).items()}
+    if saved is None or {name: value.shape for name, value in saved.items()} != shapes:
+        return False
+    module.load_state_dict(saved, strict=False)
+    return True
 
 
 def _in_float32(before: Tensor, after: Tensor) -> Tensor:

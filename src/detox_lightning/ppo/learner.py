@@ -77,7 +77,7 @@ class Learner:
             orders: A permutation ``[b]`` of the rows for each epoch, on the CPU.
             place: Where in the run, for messages.
         """
-        with light_adapters(self.policy.model):
+        with light_adapters(self.policy):
             return self._learn(experience, orders, place)
 
     def _learn(self, experience: Experience, orders: Iterable[Tensor], place: str) -> UpdateMeter:
@@ -138,6 +138,9 @@ class Learner:
             figures = [*sums.terms.values(), *sums.statistics.values()]
             totals = totals + torch.stack(figures).detach()
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        if self.policy.is_held:  # without a gradient, no optimizer touches a parameter or its state
+            for parameter in self.policy.model.parameters():
+                parameter.grad = None
         norm = clip_grad_norm_(trainable, self.options.max_grad_norm or math.inf)
         number_of_terms = len(sums.terms)
         divisors = torch.stack([units] * number_of_terms + [tokens] * len(sums.statistics))
@@ -150,14 +153,16 @@ class Learner:
 
     def _backward(self, rows: Experience, weights: Tensor, scale: Tensor) -> LossSums:
         """Adds a micro-batch's gradient to the mini-batch's; returns the micro-batch's sums."""
-        output = self.policy(
-            rows.prompt_ids,
-            rows.prompt_mask,
-            rows.response_ids,
-            entropy_gradient=self.options.loss.coefficients.get("entropy", 0.0) != 0,
-        )
-        logprobs, values, entropy = output.logprobs, output.values, output.entropy
-        sums = self.options.loss(logprobs, values, entropy, rows, weights)
-        self.backward(self.options.loss.total(sums.terms) * scale)
+        loss, inputs = self.options.loss, (rows.prompt_ids, rows.prompt_mask, rows.response_ids)
+        learns_entropy = loss.coefficients.get("entropy", 0.0) != 0
+        logprobs, values, entropy = self.policy(*inputs, entropy_gradient=learns_entropy)
+        if self.policy.critic is not None:
+            values = self.policy.critic(*inputs)
+        sums = loss(logprobs, values, entropy, rows, weights)
+        total = loss.total(sums.terms)
+        if self.policy.is_held:  # DDP waits for a gradient of all that learns
+            held = [p.sum() for p in self.policy.model.parameters() if p.requires_grad]
+            total = loss.coefficients["value"] * sums.terms["value"] + 0 * torch.stack(held).sum()
+        self.backward(total * scale)
         statistics = token_statistics(logprobs, values, entropy, rows)
         return LossSums(sums.terms, {**statistics, **sums.statistics})

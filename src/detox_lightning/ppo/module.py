@@ -24,12 +24,14 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import check_divides
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.models.critic import HEAD
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
 from detox_lightning.ppo.actor import Actor, no_stop_iteration, place_of
 from detox_lightning.ppo.checks import check_pairs
 from detox_lightning.ppo.clock import Clock
+from detox_lightning.ppo.critic_options import critic_options
 from detox_lightning.ppo.learner import Learner, UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.ppo.policy_stage import PolicyStage
@@ -73,6 +75,11 @@ class PPOModule(PolicyStage):
         constraint: A limit that the policy shall keep, such as a ROUGE-L, while it maximizes the
             reward; null for none.
         advantage: How advantages are estimated; null: :class:`GAE` with its defaults.
+        critic: What estimates values for GAE: ``head``, a layer on the policy's hidden states;
+            ``adapter``, a further adapter on the policy's base, with a head; or the name of a
+            model with the policy's tokenizer, which gets a head.
+        critic_lr: Learning rate of what estimates values; null: that of the optimizer.
+        value_warmup: Rollouts at the start in which only what estimates values learns.
         loss: The loss that the update minimizes; null: :class:`PPOLoss` with its defaults. Options
             without a class path are those of :class:`PPOLoss`.
         max_grad_norm: The gradient's norm is clipped to this at every optimizer step; null for
@@ -108,6 +115,9 @@ class PPOModule(PolicyStage):
         scores: ScoreShaping = ScoreShaping(),  # noqa: B008
         constraint: Constraint | None = None,
         advantage: AdvantageEstimator | None = None,
+        critic: str = HEAD,
+        critic_lr: PositiveFloat | None = None,
+        value_warmup: NonNegativeInt = 0,
         loss: PPOLoss | PolicyLoss | None = None,
         max_grad_norm: PositiveFloat | None = 1.0,
         ratio_threshold: PositiveFloat = 10.0,
@@ -134,15 +144,11 @@ class PPOModule(PolicyStage):
         self.needs, self.columns = self.reward.needs, self.reward.data_columns
         self.kl, self.moments = as_options(KLPenalty, kl, "kl"), RunningMoments()
         self.shaping = as_options(ScoreShaping, scores, "scores")
-        self.options = UpdateOptions(
-            loss=as_options(PolicyLoss, loss or PPOLoss(), "loss"),
-            epochs=ppo_epochs,
-            mini_batch_size=mini_batch_size,
-            longest=self.sampling.limits[1],
-            max_grad_norm=max_grad_norm,
-            ratio_threshold=ratio_threshold,
-            early_stop_kl=early_stop_kl,
-        )
+        limits = max_grad_norm, ratio_threshold, early_stop_kl
+        sizes = ppo_epochs, mini_batch_size, self.sampling.limits[1]
+        chosen = as_options(PolicyLoss, loss or PPOLoss(), "loss")
+        self.options = UpdateOptions(chosen, *sizes, *limits)
+        self.values = critic_options(critic, critic_lr, value_warmup, self.advantage)
         size = mini_batch_size if micro_batch_size in (None, "auto") else int(micro_batch_size)
         self.micro_batches = MicroBatches(size, math.inf if micro_batch_size == "auto" else 1)
         self.gradient_checkpointing = gradient_checkpointing
@@ -191,6 +197,7 @@ class PPOModule(PolicyStage):
                 shaped = rollout._replace(scores=learnt)
                 experience = to_experience(shaped, *given, scores.tokens, term)
                 self.faults.add(advantages=experience.advantages, returns=experience.returns)
+                self.policy.is_held = number < self.values.value_warmup
                 # 5. Epochs × mini-batches × micro-batches; each step is on sums over all ranks.
                 update = self.learner.learn(experience, self.orders(rollout), place_of(number))
 
@@ -204,7 +211,8 @@ class PPOModule(PolicyStage):
             metrics |= update.metrics(metrics["ppo/returns/var"]) | self.multiplier.metrics()
             if update.rows:  # if no mini-batch was finite, forget its scores
                 self.moments = moments
-            self.steer(metrics, len(rollout.scores) * self.ranks.number)
+            if not self.policy.is_held:  # no KL and no measure says anything yet
+                self.steer(metrics, len(rollout.scores) * self.ranks.number)
         self.log_rollout(metrics, clock)
         self.learning_rate.step()
         self.newest = prompts, responses, rollout

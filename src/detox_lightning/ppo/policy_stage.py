@@ -25,8 +25,10 @@ from detox_lightning.models.policy import load_policy
 from detox_lightning.models.precision import check_finite_model
 from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
-from detox_lightning.models.source import VALUE_HEAD
+from detox_lightning.models.source import CRITIC, VALUE_HEAD
+from detox_lightning.models.value_head import learned
 from detox_lightning.ppo.checks import check_length, check_shards, warn_of_bias
+from detox_lightning.ppo.critic_options import CriticOptions
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
 from detox_lightning.protocols import Samples, data_of
@@ -66,6 +68,7 @@ class PolicyStage(StageModule):
     micro_batches: MicroBatches
     evaluator: Evaluator
     gradient_checkpointing: bool
+    values: CriticOptions
     kl_coef: float
     moments: RunningMoments
     multiplier: Multiplier
@@ -91,7 +94,8 @@ class PolicyStage(StageModule):
                 "model.sampling.max_new_tokens": self.sampling.limits[1],
                 "model.evaluation.max_new_tokens": self.evaluator.plan.max_new_tokens or 0,
             }
-            self.source.check_positions(data.max_prompt_tokens, limits)
+            for source in (self.source, *self.values.sources(self.source, self.has_adapter)):
+                source.check_positions(data.max_prompt_tokens, limits)
         if stage == "fit":
             warn_of_bias(self.kl, self.sampling)
             check_length(self.schedule, self.trainer.max_steps)
@@ -108,6 +112,7 @@ class PolicyStage(StageModule):
     def check_shardable(self) -> None:
         """Refuses a base that can't be sharded, before it is opened."""
         check_shards(self.has_adapter, self.weights)
+        self.values.check_shardable()
 
     def configure_model(self) -> None:
         """Opens the policy and what judges it, once."""
@@ -122,6 +127,7 @@ class PolicyStage(StageModule):
             self.advantage.uses_values,
             self.root_device,
             self.tokenizer,
+            self.values.critic,
         )
         check_finite_model("model.policy", self.policy_name, self.policy)
         if self.gradient_checkpointing:
@@ -133,6 +139,10 @@ class PolicyStage(StageModule):
         rank_zero_info(self.evaluator.judge.describe_heads())
         # no buffer changes, and evaluation steps must not wait for other ranks
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
+
+    def parameter_groups(self) -> list[Any]:
+        """Returns what the optimizer gets; see :meth:`CriticOptions.groups`."""
+        return self.values.groups(self.policy)
 
     def on_fit_start(self) -> None:
         """Says what is rewarded, and how many parameters learn; warns of a toxic aim."""
@@ -251,6 +261,8 @@ class PolicyStage(StageModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that the checkpoint fits this policy, and restores the controller's state."""
         facts = load_stage(self, checkpoint, **self.origin(self.policy.model))
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self.values.check_goes_on(checkpoint)
         self.rollouts = facts["rollouts"]
         if self.kl.target is not None:  # a fixed coefficient is a flag, and flags win
             self.kl_coef = facts["kl_coef"]
@@ -263,7 +275,8 @@ class PolicyStage(StageModule):
         self.multiplier.load(facts.get("multiplier"))
 
     def export(self, folder: str | Path) -> None:
-        """Writes the adapter (or the whole model), the tokenizer and the value head, if any."""
+        """Writes the adapter (or the whole model), the tokenizer, and the value head or critic."""
         save_model(self.policy.model, self.tokenizer, folder)
-        if self.policy.value_head is not None:
-            save_file(self.policy.value_head.state_dict(), Path(folder) / VALUE_HEAD)
+        if (estimator := self.policy.estimator) is not None:
+            name = VALUE_HEAD if self.policy.critic is None else CRITIC
+            save_file(learned(estimator), Path(folder) / name)

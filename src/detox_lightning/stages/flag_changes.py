@@ -164,11 +164,15 @@ def misfits(
         yield differs("the base's revision", here["base_revision"], saved["base_revision"])
     if "adapter" in both:
         yield from _adapter_misfits(here["adapter"], saved["adapter"])
-    needed, held = (any("value_head." in name for name in xs) for xs in (names_here, names_saved))
+    both_names = {*names_here}, {*names_saved}
+    needed, held = (any("value_head." in name for name in names) for names in both_names)
     if needed and not held:
         yield "model.advantage needs a value head here, and the checkpoint has none"
     if held and not needed:
         yield "model.advantage needs no value head here, and the checkpoint has one"
+    ours, its = ({x for x in names if x.startswith("policy.critic.")} for names in both_names)
+    if needed and held and ours != its:
+        yield "model.critic is another one here"
 
 
 def _adapter_misfits(

@@ -163,10 +163,14 @@ class StageModule(LightningModule):
         """
         return {"base_revision": self.source.base_revision, "adapter": adapter_facts(model)}
 
+    def parameter_groups(self) -> list[Any]:
+        """Returns what the optimizer gets: parameters, or groups of them with their options."""
+        return trainable_parameters(self)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule; InputError if the optimizer can't be made."""
         with naming_option():
-            optimizer = self.make_optimizer(trainable_parameters(self))
+            optimizer = self.make_optimizer(self.parameter_groups())
         fuse_steps(optimizer)
         scheduler = build_schedule(
             optimizer, self.schedule, self.trainer.estimated_stepping_batches
