@@ -278,6 +278,12 @@ def test_narrow_samples_of_the_reference_are_away_from_it(make: Any, policy: Pol
 class Surprise(nn.Module):
     """In place of a language model: a nat a word."""
 
+    model = None  # nothing is opened
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
     def load(self) -> None: ...
 
     def forward(self, texts: list[str], prompts: Any = ()) -> tuple[Tensor, Tensor]:
@@ -287,7 +293,7 @@ class Surprise(nn.Module):
 
 
 def test_more_judges(tiny_classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_module, "Perplexity", lambda model: Surprise())
+    monkeypatch.setattr(judge_module, "Perplexity", Surprise)
     plan = EvaluationPlan(
         toxicity_model=tiny_classifier,
         second_toxicity_model=tiny_classifier,
@@ -326,7 +332,7 @@ def test_perplexity_under_the_reference(make: Any, policy: Policy) -> None:
 def test_what_follows_a_prompt_is_read_as_it_stands_there(
     tiny_classifier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge_module, "Perplexity", lambda model: Surprise())
+    monkeypatch.setattr(judge_module, "Perplexity", Surprise)
     for given in (True, False):
         plan = EvaluationPlan(
             toxicity_model=tiny_classifier,
