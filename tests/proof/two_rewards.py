@@ -2,23 +2,57 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detox_lightning.algorithm.advantages import RLOO
+from detox_lightning.algorithm.advantages import GDPO, GRPO, RLOO, AdvantageEstimator
+from detox_lightning.algorithm.constraint import Constraint
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import WeightedReward
 from detox_lightning.stages.optimization import Schedule
 from numerics import in_float64
-from proof.world import PROMPTS, TableReward, World, optimum
+from proof.world import PROMPTS, Kind, TableReward, World, figures, kl, make_world, optimum
 from toys import make_trainer
 
-K, RESPONSES = 8, 256
+BETA, K, RESPONSES, ROLLOUTS = 1.0, 8, 256, 50
+AT_LEAST = 0.3  # of the other reward; the best policy without a limit is below -0.1
+SCALE = 20.0  # of the other reward, where the two are added up
+# with the weights of both, and β in the units of what the estimator adds up
+ADDED: dict[str, tuple[AdvantageEstimator, list[float], float]] = {
+    "RLOO": (RLOO(K), [1.0, 1.0], SCALE),
+    "GRPO": (GRPO(K), [1.0, 1.0], SCALE),
+    "GDPO": (GDPO(K), [1.0, 1.0], 1.0),
+}
+
+
+class Limited(NamedTuple):
+    """What ``fit`` with a limit reached, and the best policy that keeps the limit.
+
+    Attributes:
+        measure: E[m].
+        multiplier: λ at the end.
+        best_multiplier: λ of the best policy.
+        gain: J - J_ref, for the world's own rewards.
+        best_gain: That of the best policy.
+        share: The gain in J + λ*·E[m], which the best policy makes largest, beside the best one's.
+        distance: KL(π‖best), in nats a response.
+        free: E[m] of the best policy without a limit.
+    """
+
+    measure: float
+    multiplier: float
+    best_multiplier: float
+    gain: float
+    best_gain: float
+    share: float
+    distance: float
+    free: float
 
 
 def other_rewards(world: World) -> Tensor:
@@ -30,7 +64,7 @@ def other_rewards(world: World) -> Tensor:
 
 
 def fit(
-    folder: Path, world: World, other: Tensor, weights: list[float], rollouts: int, **options: Any
+    folder: Path, world: World, other: Tensor, weights: list[float], **options: Any
 ) -> tuple[PPOModule, Tensor, Tensor]:
     """Trains all weights for the world's rewards and others, with options of :class:`PPOModule`.
 
@@ -59,7 +93,7 @@ def fit(
     )
     batch = world.prompts.repeated(RESPONSES // len(PROMPTS) // K)
     batch = batch._replace(places=torch.arange(len(batch.prompts)))
-    make_trainer(folder, max_epochs=1).fit(module, DataLoader([batch] * rollouts, batch_size=None))
+    make_trainer(folder, max_epochs=1).fit(module, DataLoader([batch] * ROLLOUTS, batch_size=None))
     with in_float64(module.policy), torch.no_grad():
         return module, world.logprobs(module.policy), world.reference_logprobs(module.policy)
 
@@ -75,13 +109,62 @@ def deviation(logprobs: Tensor, values: Tensor) -> float:
     return expected(logprobs, (values - means) ** 2) ** 0.5
 
 
-def best_within(
-    reference: Tensor, rewards: Tensor, measure: Tensor, beta: float, at_least: float
-) -> tuple[Tensor, float]:
-    """π ∝ π_ref·exp((r + λ·m)/β), ``[p, n]``, with the λ, by bisection, at which E[m] is x."""
+def best_within(reference: Tensor, rewards: Tensor, measure: Tensor) -> tuple[Tensor, float]:
+    """π ∝ π_ref·exp((r + λ·m)/β), ``[p, n]``, with the λ, by bisection, that keeps the limit."""
     low, high = 0.0, 100.0
     for _ in range(60):
         middle = (low + high) / 2
-        best, _ = optimum(reference, rewards + middle * measure, beta)
-        low, high = (low, middle) if expected(best, measure) > at_least else (middle, high)
+        best, _ = optimum(reference, rewards + middle * measure, BETA)
+        low, high = (low, middle) if expected(best, measure) > AT_LEAST else (middle, high)
     return best, high
+
+
+def fit_within_limit(folder: Path, kind: Kind, **options: Any) -> Limited:
+    """Maximizes J where the mean of the other reward, which isn't paid for, has a limit."""
+    world = make_world(folder / kind, kind, Sampling(2))
+    measure = other_rewards(world)
+    defaults: dict[str, Any] = {
+        "kl": KLPenalty(coef=BETA, target=None),
+        "constraint": Constraint("other", at_least=AT_LEAST),
+    }
+    module, now, reference = fit(folder, world, measure, [1.0, 0.0], **{**defaults, **options})
+    best, multiplier = best_within(reference, world.rewards, measure)
+
+    def gain(policy: Tensor, price: float = 0.0) -> float:
+        rewards = world.rewards + price * measure
+        before, after = (figures(x, reference, rewards, BETA) for x in (reference, policy))
+        return float(after.objective - before.objective)
+
+    return Limited(
+        expected(now, measure),
+        module.multiplier.value,
+        multiplier,
+        gain(now),
+        gain(best),
+        gain(now, multiplier) / gain(best, multiplier),
+        float(kl(now, best)),
+        expected(optimum(reference, world.rewards, BETA)[0], measure),
+    )
+
+
+def gains_of_both(folder: Path, name: str) -> tuple[list[float], list[float]]:
+    """How far each of two rewards rises, in its own standard deviations, one :data:`SCALE` larger.
+
+    Returns:
+        What training with the estimator reached; and the policy that is best for the sum of both
+        rewards, each divided by its standard deviation under the reference, with β 1.
+    """
+    advantage, weights, beta = ADDED[name]
+    world = make_world(folder / name, sampling=Sampling(2))
+    both = world.rewards, SCALE * other_rewards(world)
+    options = {"advantage": advantage, "kl": KLPenalty(coef=beta, target=None)}
+    _, now, reference = fit(folder, world, both[1], weights, **options)
+    stds = [deviation(reference, x) for x in both]
+    total = both[0] / stds[0] + both[1] / stds[1]
+    best, _ = optimum(reference, total, 1.0)
+
+    def gains(policy: Tensor) -> list[float]:
+        rises = [expected(policy, x) - expected(reference, x) for x in both]
+        return [rise / std for rise, std in zip(rises, stds, strict=True)]
+
+    return gains(now), gains(best)
