@@ -20,7 +20,7 @@ from numerics import in_float64
 from proof.world import PROMPTS, Kind, TableReward, World, figures, kl, make_world, optimum
 from toys import make_trainer
 
-BETA, K, RESPONSES, ROLLOUTS = 1.0, 8, 256, 50
+BETA, K, RESPONSES, ROLLOUTS = 1.0, 8, 256, 60
 AT_LEAST = 0.3  # of the other reward; the best policy without a limit is below -0.1
 SCALE = 20.0  # of the other reward, where the two are added up
 # with the weights of both, and β in the units of what the estimator adds up
@@ -119,15 +119,12 @@ def best_within(reference: Tensor, rewards: Tensor, measure: Tensor) -> tuple[Te
     return best, high
 
 
-def fit_within_limit(folder: Path, kind: Kind, **options: Any) -> Limited:
+def fit_within_limit(folder: Path, kind: Kind, rate: float = 0.1) -> Limited:
     """Maximizes J where the mean of the other reward, which isn't paid for, has a limit."""
-    world = make_world(folder / kind, kind, Sampling(2))
+    world = make_world(folder / f"{kind}-{rate}", kind, Sampling(2))
     measure = other_rewards(world)
-    defaults: dict[str, Any] = {
-        "kl": KLPenalty(coef=BETA, target=None),
-        "constraint": Constraint("other", at_least=AT_LEAST),
-    }
-    module, now, reference = fit(folder, world, measure, [1.0, 0.0], **{**defaults, **options})
+    limit, penalty = Constraint("other", at_least=AT_LEAST, rate=rate), KLPenalty("k1", BETA, None)
+    module, now, reference = fit(folder, world, measure, [1.0, 0.0], kl=penalty, constraint=limit)
     best, multiplier = best_within(reference, world.rewards, measure)
 
     def gain(policy: Tensor, price: float = 0.0) -> float:

@@ -27,8 +27,7 @@ class Constraint:
         at_least: The lowest mean that is allowed.
         at_most: The highest mean that is allowed; give this or ``at_least``.
         rate: How far λ moves in a rollout whose mean is a standard deviation beyond the limit; at 1
-            by so much that the term varies as much as the score. It follows the schedule of the
-            learning rate.
+            by so much that the term varies as much as the score.
         most: Bound of the multiplier, by what it does: λ·m may vary this many times as much among
             responses as the score does.
 
@@ -39,7 +38,7 @@ class Constraint:
     measure: str = "rougeL"
     at_least: float | None = None
     at_most: float | None = None
-    rate: PositiveFloat = 0.1
+    rate: PositiveFloat = 0.2
     most: PositiveFloat = 10.0
 
     def __post_init__(self) -> None:
@@ -112,21 +111,17 @@ class Multiplier:
         """Returns λ for the log, if there is a constraint."""
         return {} if self.constraint is None else {"objective/multiplier": self.value}
 
-    def update(
-        self, metrics: dict[str, float], score_std: float, kl_coef: float, pace: float = 1.0
-    ) -> str | None:
+    def update(self, metrics: dict[str, float], score_std: float, kl_coef: float) -> str | None:
         """Moves the multiplier, by dual ascent in units that fit any score and any measure.
 
-        λ ← clip(λ + pace·rate·u·clip(excess / std, ±1), 0, most·u), where std is the measure's
-        standard deviation. The unit u = (std of the scores + β) / std makes λ·m vary as much as the
-        score. At the optimum for a fixed β, a change of λ by β / std moves the mean by one std.
+        λ ← clip(λ + rate·u·clip(excess / std, ±1), 0, most·u), where std is the measure's standard
+        deviation. The unit u = (std of the scores + β) / std makes λ·m vary as much as the score.
+        At the optimum for a fixed β, a change of λ by β / std moves the mean by one std.
 
         Args:
             metrics: The rollout's, with mean and standard deviation of the measure.
             score_std: Standard deviation of the scores that were learned from.
             kl_coef: β.
-            pace: How fast the policy learns, as a share of its fastest. Were λ faster, it would run
-                away from a policy that can no longer follow.
 
         Returns:
             Once in a run, after :data:`PATIENCE` rollouts at the bound, a line that says so.
@@ -138,7 +133,7 @@ class Multiplier:
         if std <= 1e-6 * abs(excess):  # no response measures otherwise, so none can teach it
             return None
         unit = (score_std + kl_coef) / std
-        step = min(max(excess / std, -1), 1) * self.constraint.rate * pace
+        step = min(max(excess / std, -1), 1) * self.constraint.rate
         bound = self.constraint.most * unit
         self.value = min(max(self.value + unit * step, 0.0), bound)
         is_stuck = (excess > 0 and self.value == bound) or self.at_bound >= PATIENCE

@@ -204,8 +204,7 @@ class PPOModule(PolicyStage):
             metrics |= update.metrics(metrics["ppo/returns/var"]) | self.multiplier.metrics()
             if update.rows:  # if no mini-batch was finite, forget its scores
                 self.moments = moments
-            pace = self.learning_rate.lr_lambdas[0](number)
-            self.steer(metrics, len(rollout.scores) * self.ranks.number, pace)
+            self.steer(metrics, len(rollout.scores) * self.ranks.number)
         self.log_rollout(metrics, clock)
         self.learning_rate.step()
         self.newest = prompts, responses, rollout

@@ -156,13 +156,10 @@ class PolicyStage(StageModule):
         if self.policy is not None:
             self.policy.static_steps.free()
 
-    def steer(self, metrics: dict[str, float], responses: int, pace: float) -> None:
-        """Lets both controllers answer to a rollout of so many ``responses`` on all ranks.
-
-        ``pace`` is the rollout's learning rate as a share of the highest.
-        """
+    def steer(self, metrics: dict[str, float], responses: int) -> None:
+        """Lets both controllers answer to a rollout of so many ``responses`` on all ranks."""
         score_std = metrics["objective/scores_std"] / (self.moments.std or 1)  # if they are scaled
-        if line := self.multiplier.update(metrics, score_std, self.kl_coef, pace):
+        if line := self.multiplier.update(metrics, score_std, self.kl_coef):
             rank_zero_warn(line)
         self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], responses)
 
