@@ -1,4 +1,4 @@
-"""Two rewards of very different scale, and what each estimator makes of them."""
+"""Two rewards of very different scale, and what GDPO makes of them."""
 
 from pathlib import Path
 
@@ -8,10 +8,9 @@ from proof.two_rewards import gains_of_both
 
 
 @pytest.mark.slow
-def test_only_gdpo_heeds_a_reward_of_a_small_scale(tmp_path: Path) -> None:
-    """Gains in standard deviations of each; the first is the small one."""
-    (small, large), best = gains_of_both(tmp_path, "GDPO")
-    assert (small, large) == pytest.approx(best, rel=0.3)
-    (ignored, followed), _ = gains_of_both(tmp_path, "GRPO")
-    assert ignored < 0.3 * small
-    assert followed > large
+def test_gdpo_heeds_a_reward_of_a_small_scale(tmp_path: Path) -> None:
+    """Gains of the small and the large one; the best for their plain sum gives the small one up."""
+    (small, large), (ignored, followed), alike = gains_of_both(tmp_path, "GDPO")
+    assert min(small, large) > 0.4
+    assert ignored < 0 < 0.8 < followed
+    assert small + large > 0.8 * sum(alike)

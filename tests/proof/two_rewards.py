@@ -23,11 +23,11 @@ from toys import make_trainer
 BETA, K, RESPONSES, ROLLOUTS = 1.0, 8, 256, 60
 AT_LEAST = 0.3  # of the other reward; the best policy without a limit is below -0.1
 SCALE = 20.0  # of the other reward, where the two are added up
-# with the weights of both, and β in the units of what the estimator adds up
-ADDED: dict[str, tuple[AdvantageEstimator, list[float], float]] = {
-    "RLOO": (RLOO(K), [1.0, 1.0], SCALE),
-    "GRPO": (GRPO(K), [1.0, 1.0], SCALE),
-    "GDPO": (GDPO(K), [1.0, 1.0], 1.0),
+# with β in the units of what the estimator adds up
+ADDED: dict[str, tuple[AdvantageEstimator, float]] = {
+    "RLOO": (RLOO(K), SCALE),
+    "GRPO": (GRPO(K), SCALE),
+    "GDPO": (GDPO(K), 1.0),
 }
 
 
@@ -144,24 +144,34 @@ def fit_within_limit(folder: Path, kind: Kind, rate: float = 0.1) -> Limited:
     )
 
 
-def gains_of_both(folder: Path, name: str) -> tuple[list[float], list[float]]:
-    """How far each of two rewards rises, in its own standard deviations, one :data:`SCALE` larger.
+class Gains(NamedTuple):
+    """How far the small and the large reward rise, each in its own standard deviations.
 
-    Returns:
-        What training with the estimator reached; and the policy that is best for the sum of both
-        rewards, each divided by its standard deviation under the reference, with β 1.
+    Attributes:
+        reached: By training.
+        plain: By the best policy for their plain sum, with β :data:`SCALE`.
+        alike: By the best policy for the sum of both, each divided by its standard deviation under
+            the reference, with β 1.
     """
-    advantage, weights, beta = ADDED[name]
+
+    reached: list[float]
+    plain: list[float]
+    alike: list[float]
+
+
+def gains_of_both(folder: Path, name: str) -> Gains:
+    """Trains with an estimator of :data:`ADDED` for two rewards, one :data:`SCALE` larger."""
+    advantage, beta = ADDED[name]
     world = make_world(folder / name, sampling=Sampling(2))
     both = world.rewards, SCALE * other_rewards(world)
-    options = {"advantage": advantage, "kl": KLPenalty(coef=beta, target=None)}
-    _, now, reference = fit(folder, world, both[1], weights, **options)
+    options = {"advantage": advantage, "kl": KLPenalty("k1", beta, None)}
+    _, now, reference = fit(folder, world, both[1], [1.0, 1.0], **options)
     stds = [deviation(reference, x) for x in both]
-    total = both[0] / stds[0] + both[1] / stds[1]
-    best, _ = optimum(reference, total, 1.0)
+    plain, _ = optimum(reference, both[0] + both[1], SCALE)
+    alike, _ = optimum(reference, both[0] / stds[0] + both[1] / stds[1], 1.0)
 
     def gains(policy: Tensor) -> list[float]:
         rises = [expected(policy, x) - expected(reference, x) for x in both]
         return [rise / std for rise, std in zip(rises, stds, strict=True)]
 
-    return gains(now), gains(best)
+    return Gains(gains(now), gains(plain), gains(alike))
