@@ -22,6 +22,7 @@ with deferred():  # as the command line does
 
     from detox_lightning.__main__ import main
     from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
+    from detox_lightning.algorithm.constraint import Constraint
     from detox_lightning.algorithm.experience import ScoreShaping
     from detox_lightning.algorithm.group_losses import DrGRPOLoss, GRPOLoss, GSPOLoss
     from detox_lightning.algorithm.losses import PolicyLoss, PPOLoss
@@ -62,7 +63,9 @@ TELLINGS: dict[str, tuple[AdvantageEstimator, tuple[int, ...], PolicyLoss]] = {
     "one ratio a response": (RLOO(k=2), GROWING, GSPOLoss(0.2, 0.3)),
     "cut ones masked": (GRPO(k=4), CUT, PPOLoss(vf_coef=0.0)),
     "cut ones masked, mean per response": (RLOO(k=2), CUT, GRPOLoss(kl_coef=0.1)),
+    "a limit": (RLOO(k=2), GROWING, PPOLoss()),
 }
+LIMIT = Constraint("nothate", at_least=1.0)  # of the scores that are told
 QUICK = ("GAE", "RLOO", "mean per response", "cut ones masked")  # they stand for the others
 
 
@@ -144,6 +147,7 @@ def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
             advantage=advantage,
             loss=loss,
             scores=ScoreShaping(mask_truncated_completions=lengths is CUT),
+            constraint=LIMIT if telling == "a limit" else None,
         )
         options = TWO if processes == 2 else {}
         trainer = make_trainer(folder, max_epochs=1, **options)
@@ -157,6 +161,7 @@ def told(folder: Path, processes: int, telling: str) -> dict[str, Any]:
         "gradients": module.gradients,
         "weights": trained(module),
         "kl_coef": module.kl_coef,
+        "multiplier": module.multiplier.value,
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if "time" not in k},
         "sampled": Actor.respond_to(module.actor, collate_pairs(PAIRS), module.rollouts).texts,
     }

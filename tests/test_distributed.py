@@ -169,12 +169,16 @@ def test_two_processes_take_the_steps_of_one(
     }
     assert first["advantages"][0].shape[1] < second["advantages"][0].shape[1]
     for rank in (first, second):
-        together |= {name: rank[name] for name in ("gradients", "weights", "kl_coef", "metrics")}
+        shared = ("gradients", "weights", "kl_coef", "multiplier", "metrics")
+        together |= {name: rank[name] for name in shared}
         apart = {name: furthest(together[name], alone[name]) for name in together}
         print(telling, {name: f"{distance:.1e}" for name, distance in apart.items()})
         assert apart.pop("metrics") <= float32(8)
         assert max(apart.values()) <= FLOAT32
     assert any(gradient.any() for gradient in alone["gradients"][0].values())
+    assert first["multiplier"] == second["multiplier"]
+    if telling == "a limit":
+        assert 0 < alone["metrics"]["objective/multiplier"] < alone["multiplier"]
 
 
 def whole(one: Tensor, other: Tensor, width: int) -> Tensor:

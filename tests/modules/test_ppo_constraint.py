@@ -11,7 +11,7 @@ from detox_lightning.algorithm.advantages import GDPO, RLOO
 from detox_lightning.algorithm.constraint import Constraint
 from detox_lightning.algorithm.masks import whiten
 from detox_lightning.errors import InputError
-from detox_lightning.rewards import WeightedReward
+from detox_lightning.rewards import Reward, WeightedReward
 from ppo_toys import ByPlace, Liking, WatchedPPO, equal, fit, listen, make_module
 
 
@@ -119,7 +119,20 @@ def test_where_all_responses_of_a_prompt_score_alike(
     assert module.watched[0].metrics["objective/frac_reward_zero_std"] == 1
 
 
-def test_a_reward_without_parts(tiny_t5: str, tiny_classifier: str) -> None:
-    message = "GDPO standardizes each part of a reward, and the reward 'liking' has no parts: give"
+@pytest.mark.parametrize(
+    ("reward", "limit"),
+    [
+        (Liking(), None),
+        (Liking(), Constraint("rougeL", at_least=0.5)),  # which is measured, not paid for
+        (WeightedReward([Liking(), ByPlace()], [1.0, 0.0]), None),
+    ],
+)
+def test_gdpo_needs_two_parts_that_are_paid_for(
+    reward: Reward, limit: Constraint | None, tiny_t5: str, tiny_classifier: str
+) -> None:
+    message = (
+        "model.advantage=GDPO standardizes each part of a reward, and fewer than two parts of "
+        "model.reward have a weight: give a WeightedReward of several, or advantage GRPO"
+    )
     with pytest.raises(InputError, match=message):
-        make_module(tiny_t5, tiny_classifier, advantage=GDPO(4))
+        make_module(tiny_t5, tiny_classifier, reward=reward, constraint=limit, advantage=GDPO(4))

@@ -8,7 +8,7 @@ from detox_lightning.algorithm.losses import PolicyLoss
 from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
-from detox_lightning.rewards import Reward
+from detox_lightning.rewards import Reward, WeightedReward
 from detox_lightning.stages.optimization import Schedule
 
 
@@ -20,10 +20,13 @@ def check_pairs(advantage: AdvantageEstimator, loss: PolicyLoss, reward: Reward)
             f"model.loss={type(loss).__name__} trains no value head, and model.advantage={name} "
             "needs one: give advantage GRPO, RLOO or Reinforce, or loss PPOLoss"
         )
-    if isinstance(advantage, GDPO) and type(reward).parts is Reward.parts:
+    is_single = type(reward).parts is Reward.parts
+    if isinstance(reward, WeightedReward):
+        is_single = sum(weight != 0 for weight in reward.weights) < 2  # 0: it is only measured
+    if isinstance(advantage, GDPO) and is_single:
         raise InputError(
-            f"model.advantage={name} standardizes each part of a reward, and the reward "
-            f"{reward.name!r} has no parts: give a WeightedReward, or advantage GRPO"
+            f"model.advantage={name} standardizes each part of a reward, and fewer than two parts "
+            "of model.reward have a weight: give a WeightedReward of several, or advantage GRPO"
         )
 
 
