@@ -79,7 +79,7 @@ class PolicyStage(StageModule):
 
     def setup(self, stage: str) -> None:
         """Refuses flags, names and data that can't work, before any model is opened."""
-        check_conditions(self, stage, self.evaluator.validated)
+        check_conditions(self, stage, self.evaluator.validation.names)
         for part in self.reward.modules():
             if isinstance(part, Reward):
                 check_name(part.name)
@@ -97,10 +97,7 @@ class PolicyStage(StageModule):
                 self.check_batch_size(data.batch_size)
 
     def _check_training(self, max_steps: int) -> None:
-        """Refuses ``max_steps`` with a schedule that goes by rollouts.
-
-        Warns of narrow sampling, and of a KL penalty without the divergence's gradient.
-        """
+        """Refuses a bound that no schedule knows; warns of weak penalties and narrow sampling."""
         if self.kl.estimator != "k1" and self.kl.coef:
             rank_zero_warn(
                 f"model.kl.estimator={self.kl.estimator}: it estimates the KL divergence, but as a "
@@ -217,7 +214,7 @@ class PolicyStage(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/…``."""
-        self.log_global(self.evaluator.finish_validation())
+        self.log_global(self.evaluator.validation.finish())
 
     def log_global(self, figures: Mapping[str, float | Tensor]) -> None:
         """Logs figures that are the same on all ranks, at the rollouts done."""
