@@ -24,7 +24,7 @@ WAITS = Counter(
         "models/decoding/decoder.py deduplicate": 2,  # prompts, for policy and reference
         "models/decoding/loop.py decode": 1,  # the longest response
         "rollout.py generate": 1,  # the same, where stop strings shorten responses
-        "rollout.py evaluate_tokens": 1,  # lengths of responses
+        "algorithm/masks.py passes": 1,  # lengths of responses
         "rollout.py first_nonfinite": 1,
         "ppo/actor.py rollout_of": 1,  # whether all ranks' figures are finite
         "ppo/learner.py _learn": 1,  # lengths of responses

@@ -17,6 +17,7 @@ from detox_lightning.compat.trl import (
     PPOTrainer,
     create_reference_model,
 )
+from detox_lightning.models.value_head import restore
 from golden.conftest import REPLAYED
 from golden.deviations import EXACT, PER_TOKEN, Deviations
 from golden.records import DATA, golden_set
@@ -32,7 +33,8 @@ def recorded_model() -> Any:
     tuned = PeftModel.from_pretrained(base, DATA / "adapter_init", is_trainable=True)
     model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(tuned, is_trainable=True)
     head = load_file(DATA / "adapter_init" / "v_head.safetensors")
-    model.v_head.restore({name.replace("summary.", "linear."): x for name, x in head.items()})
+    saved = {name.replace("summary.", "linear."): x for name, x in head.items()}
+    assert restore(model.v_head, saved)
     return model
 
 
