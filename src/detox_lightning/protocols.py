@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detox_lightning.data.loaders import Loaders
     from detox_lightning.evaluation.agreement import Agreement
     from detox_lightning.evaluation.comparison import Comparison
+    from detox_lightning.evaluation.validation import Validation
     from detox_lightning.models.families.base import Family
     from detox_lightning.models.source import ModelSource
     from detox_lightning.stages.faults import Faults
@@ -93,6 +94,10 @@ class Stage(Protocol):
     @property
     def kl_target(self) -> float | None:
         """Target of an adaptive KL coefficient; None if there is none."""
+
+    @property
+    def validation(self) -> "Validation | None":
+        """What PPO's newest validation found; None for the other stages."""
 
     @property
     def comparison(self) -> "Comparison | None":

@@ -104,7 +104,8 @@ MONITORS = {
     "val/toxicit": "did you mean val/toxicity?",
     "val_kl": "did you mean val/kl?",
     "val/loss": "give one of val/score, val/toxicity, val/toxicity_probability, val/kl, val/length,"
-    " val/eos_rate, val/rouge1, val/rouge2, val/rougeL, val/rougeLsum",
+    " val/eos_rate, val/rouge1, val/rouge2, val/rougeL, val/rougeLsum, val/distinct1, "
+    "val/distinct2, val/distinct3",
 }
 
 
@@ -133,6 +134,6 @@ def test_a_toxicity_that_nothing_measures(place: Place) -> None:
     message = (
         "monitor=val/toxicity (BoundedCheckpoint): validation logs no such figure; give one of "
         "val/score, val/kl, val/length, val/eos_rate, val/rouge1, val/rouge2, val/rougeL, "
-        "val/rougeLsum"
+        "val/rougeLsum, val/distinct1, val/distinct2, val/distinct3"
     )
     check(Case("", (*reward, "--checkpoint.monitor=val/toxicity"), message), place)

@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from detox_lightning.algorithm.advantages import RLOO
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.callbacks.dashboard import DashboardCallback, hyper_parameters
+from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.modules import SupervisedModule
 from detox_lightning.report.curves import PANELS
 from detox_lightning.rewards import ClassifierReward
@@ -73,7 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fitted(folder: Path, tiny_t5: str, tiny_classifier: str) -> Trainer:
     """PPO with two loggers."""
-    module = make_module(tiny_t5, tiny_classifier, kl=KLPenalty(coef=0.125), seed=7)
+    plan = EvaluationPlan(toxicity_model=tiny_classifier, second_toxicity_model=tiny_classifier)
+    module = make_module(tiny_t5, "", kl=KLPenalty(coef=0.125), seed=7, evaluation=plan)
     return fit(folder, module, CSVLogger(folder, "csv"), tensorboard(folder))
 
 
@@ -98,7 +100,8 @@ def test_charts_show_the_curves_that_they_name_and_no_others(events: EventAccumu
     assert list(shown.values()) == [[[name] for name in panel.names] for panel in PANELS.values()]
     assert {name for (name,) in shown["ROUGE"]} == {f"val/rouge{n}" for n in (1, 2, "L", "Lsum")}
     assert shown["Score"] == [["objective/scores_mean"], ["val/score"]]
-    assert shown["Toxicity"] == [["val/toxicity"], ["val/toxicity_probability"]]
+    kinds = "toxicity", "toxicity_probability", "second_toxicity"
+    assert shown["Toxicity"] == [[f"val/{kind}"] for kind in kinds]
 
 
 def test_other_stages_have_no_charts_but_a_row(tmp_path: Path, tiny_t5: str) -> None:

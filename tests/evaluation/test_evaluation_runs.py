@@ -61,11 +61,11 @@ def test_what_cannot_be_evaluated_is_refused_before_a_model_opens(
 
 def test_a_validation_gives_the_means_of_its_batches(evaluator: Evaluator) -> None:
     single = [evaluator.validate(collate_pairs([pair])) for pair in PAIRS[:5]]
-    evaluator.finish_validation()
+    evaluator.validation.finish()
     for _ in range(2):  # each validation starts over
         evaluator.validate(collate_pairs(PAIRS[:3]))
         evaluator.validate(collate_pairs(PAIRS[3:5]))
-        means = evaluator.finish_validation()
+        means = evaluator.validation.finish()
         for name in ("score", "toxicity", "length"):
             mean = torch.cat([figures[name] for figures in single]).double().mean()
             torch.testing.assert_close(means[f"val/{name}"].double(), mean, rtol=1e-5, atol=1e-6)

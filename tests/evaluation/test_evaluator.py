@@ -372,8 +372,8 @@ def test_without_a_classifier_the_score_is_the_aim(policy: Policy) -> None:
     assert judge.describe() == {}
     assert set(judge.score(collate_pairs(PAIRS[:1]), ["a b"])) == {"score"}
     evaluator.validate(collate_pairs(PAIRS[:4]))
-    found = evaluator.finish_validation()
-    assert set(found) == {f"val/{name}" for name in evaluator.validated}
+    found = evaluator.validation.finish()
+    assert set(found) == {f"val/{name}" for name in evaluator.validation.names}
     assert not [name for name in found if "toxicity" in name]
     assert all(value.isfinite() for value in found.values())
     comparison = compare(evaluator, 8)

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from detox_lightning.errors import InputError
-from detox_lightning.rewards import ClassifierReward, LengthReward, Reward, WeightedReward
+from detox_lightning.rewards import (
+    ClassifierReward,
+    LengthReward,
+    PrefixReward,
+    Reward,
+    WeightedReward,
+)
+from detox_lightning.rewards.measures import with_measure
 
 PROMPTS, RESPONSES, REFERENCES = ["p", "pp"], ["one two", "a b c d"], ["x x x", "y"]
 ASKED = PROMPTS, RESPONSES, REFERENCES
@@ -45,6 +52,34 @@ def three(dtype: torch.dtype = torch.float32) -> list[Reward]:
 )
 def test_the_weighted_sum(weights: list[float] | None, expected: list[float]) -> None:
     assert WeightedReward(three(), weights)(*ASKED).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (None, [1.0, 1.0]),
+        ([0.0, 1.0, 3.0], [7.0, 3.0]),  # 7, 7; 15, 3
+        ([-1.0, -2.0, 0.0], [-14.0, -14.0]),
+    ],
+)
+def test_the_lowest(weights: list[float] | None, expected: list[float]) -> None:
+    reward = WeightedReward(three(), weights, combine="min")
+    assert reward(*ASKED).tolist() == expected
+    assert with_measure(reward, "rougeL")(*ASKED).tolist() == expected  # it is only measured
+
+
+def test_the_lowest_says_so() -> None:
+    reward = WeightedReward([LengthReward(1, 2), Count("other", 0)], [1, -0.5], combine="min")
+    assert reward.describe() == (
+        "the lowest of 1 × (minus the words short of 1 or beyond 2), -0.5 × (Count (other))"
+    )
+
+
+def test_there_is_no_lowest_of_nothing_or_of_tokens() -> None:
+    with pytest.raises(InputError, match="combine=min: there is nothing to take the lowest of"):
+        WeightedReward([LengthReward(1, 2)], [0.0], combine="min")
+    with pytest.raises(InputError, match=r"combine=min: a reward of tokens is among them"):
+        WeightedReward([PrefixReward(LengthReward(1, 2))], combine="min")
 
 
 def test_the_parts_are_raw_and_amount_to_the_total() -> None:

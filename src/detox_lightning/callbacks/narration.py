@@ -20,6 +20,7 @@ SECONDS_BETWEEN_LINES = 60  # if there is no progress bar
 # validation's figures: the first that a stage has is the one that it trains for
 FIGURES = {
     "toxicity": ("toxicity", ".3f"),
+    "second_toxicity": ("second toxicity", ".3f"),
     "loss": ("loss", ".3f"),
     "spearman": ("Spearman", ".3f"),
     "auroc": ("AUROC", ".3f"),

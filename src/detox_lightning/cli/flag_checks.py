@@ -17,7 +17,8 @@ MAX_SEED = 2**32 - 1
 PATH_OPTIONS = {
     *("folder", "file", "dirpath", "save_dir", "root_dir", "default_root_dir", "ckpt_path"),
     *("source", "predict_source", "model", "policy", "adapter", "tokenizer", "toxicity_model"),
-    *("second_toxicity_model", "perplexity_model", "cache_dir", "dir", "log_dir", "filename"),
+    *("second_toxicity_model", "similarity_model", "perplexity_model", "cache_dir", "dir"),
+    *("log_dir", "filename"),
 }
 # flags of the trainer that are refused if they have this value, and why
 REFUSED_VALUES = {

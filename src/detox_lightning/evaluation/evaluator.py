@@ -10,9 +10,9 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison, merge
 from detox_lightning.evaluation.judge import Judge
-from detox_lightning.evaluation.meter import VALIDATION_FIGURES, ResponseMeter
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.evaluation.statistics import flat, summarize
+from detox_lightning.evaluation.validation import Validation
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
 from detox_lightning.models.decoding.sampling import Sampling
@@ -55,6 +55,7 @@ class Evaluator(nn.Module):
 
     Attributes:
         judge: Measures the texts.
+        validation: Collects what validations find.
         comparison: Result of the last test; None before.
 
     Raises:
@@ -68,7 +69,7 @@ class Evaluator(nn.Module):
         super().__init__()
         self.plan, self.sampling, self.seed = plan, sampling, seed
         self.judge = Judge(plan, reward)
-        self.meter = ResponseMeter()
+        self.validation = Validation(self.judge)
         self.tested: list[BatchComparison] = []
         self.comparison: Comparison | None = None
         if plan.max_new_tokens is not None and plan.max_new_tokens < sampling.min_new_tokens:
@@ -97,21 +98,13 @@ class Evaluator(nn.Module):
 
     def validate(self, batch: PromptBatch) -> Columns:
         """Judges one sampled response of the policy per prompt; returns its figures, ``[b]``."""
-        figures = self.evaluate(batch, ["sample 1"] * len(batch.prompts), ("after",))["after"][1]
-        self.meter.update(figures)
+        asked = batch, ["sample 1"] * len(batch.prompts)
+        texts, figures = self.evaluate(*asked, ("after",))["after"]
+        figures |= self.validation.similarity(
+            batch, texts, lambda: self.evaluate(*asked, ("before",))["before"][0]
+        )
+        self.validation.update(batch, texts, figures)
         return figures
-
-    @property
-    def validated(self) -> list[str]:
-        """The figures that a validation may find, without ``val/``."""
-        is_measured = self.judge.toxicity is not None
-        return [name for name in VALIDATION_FIGURES if is_measured or "toxicity" not in name]
-
-    def finish_validation(self) -> dict[str, Tensor]:
-        """Returns ``val/NAME``, the means over all batches and ranks, and starts over."""
-        means = {f"val/{name}": mean for name, mean in self.meter.compute().items()}
-        self.meter.reset()
-        return means
 
     def test(self, batch: PromptBatch) -> None:
         """Judges responses of the reference and the policy to each prompt."""

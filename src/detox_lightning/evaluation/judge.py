@@ -1,4 +1,4 @@
-"""Measures texts: the reward's score, toxicity, ROUGE, perplexity."""
+"""Measures texts: the reward's score, toxicity, ROUGE, perplexity, similarity."""
 
 from typing import Any
 
@@ -10,19 +10,27 @@ from detox_lightning.evaluation.perplexity import Perplexity
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
-from detox_lightning.rewards import ClassifierReward, PrefixReward, Reward, WeightedReward
+from detox_lightning.models.sentence_encoder import SentenceEncoder
+from detox_lightning.rewards import (
+    ClassifierReward,
+    PrefixReward,
+    Reward,
+    SimilarityReward,
+    WeightedReward,
+)
 from detox_lightning.rewards.reward_errors import warn_not_finite
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 from detox_lightning.rollout import score
 
 
 class Judge(nn.Module):
-    """The reward, the toxicity classifiers and the language model that measure responses."""
+    """The reward, the toxicity classifiers and the language models that measure responses."""
 
     def __init__(self, plan: EvaluationPlan, reward: Reward):
         """Chooses the models; :meth:`load` opens them.
 
-        Toxicity isn't measured if the plan names no classifier and the reward has none with labels.
+        Toxicity isn't measured if the plan names no classifier and the reward has none with labels,
+        similarity (by ``encoder``) if the plan names no encoder and the reward has none.
         """
         super().__init__()
         self.plan, self.reward = plan, reward
@@ -30,8 +38,20 @@ class Judge(nn.Module):
         labelled = next((part.classifier for part in parts if part.label is not None), None)
         self.toxicity = _toxicity(plan, "", labelled)
         self.second_toxicity = _toxicity(plan, "second_")
+        others = [part.encoder for part in reward.modules() if isinstance(part, SimilarityReward)]
+        name = plan.similarity_model
+        self.encoder = next((x for x in others if name in (None, x.name)), None)
+        if self.encoder is None and name is not None:
+            self.encoder = SentenceEncoder(name)
         is_named = plan.perplexity_model is not None and not plan.asks_reference
         self.perplexity = Perplexity(str(plan.perplexity_model)) if is_named else None
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether the second toxicity classifier is no part of the reward."""
+        parts = [part for part in self.reward.modules() if isinstance(part, TextClassifier)]
+        second = self.second_toxicity
+        return second is not None and second.classifier.name not in [part.name for part in parts]
 
     def describe(self) -> dict[str, Any]:
         """Returns the models' names, the toxic labels and what identifies open models; for reports.
@@ -44,6 +64,7 @@ class Judge(nn.Module):
             "toxic_label": self.toxicity and plan.toxic_label,
             "second_toxicity_model": plan.second_toxicity_model,
             "second_toxic_label": plan.second_toxicity_model and plan.second_toxic_label,
+            "similarity_model": self.encoder and self.encoder.name,
             "perplexity_model": plan.perplexity_model,
             "perplexity_given_prompt": plan.perplexity_model and plan.perplexity_given_prompt,
         }
@@ -82,7 +103,8 @@ class Judge(nn.Module):
 
     def load(self) -> None:
         """Opens the models, frozen, once."""
-        for part in (self.reward, self.toxicity, self.second_toxicity, self.perplexity):
+        judges = self.toxicity, self.second_toxicity, self.encoder, self.perplexity
+        for part in (self.reward, *judges):
             if part is not None:
                 part.load()
         self.requires_grad_(False)

@@ -8,13 +8,14 @@ from detox_lightning.evaluation.plan import TOXIC_FROM
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 
 VALIDATION_FIGURES = (
-    *("score", "toxicity", "toxicity_probability", "kl", "length", "eos_rate"),
+    *("score", "toxicity", "toxicity_probability", "second_toxicity", "toxicity_gap"),
+    *("similarity_before", "similarity_prompt", "kl", "length", "eos_rate"),
     *ROUGE_KINDS,
 )
 
 
 class ResponseMeter(Metric):
-    """Means over all responses on all ranks: score, toxicity, KL, length, EOS rate, ROUGE."""
+    """Means over all responses on all ranks: score, toxicity, similarity, KL, length, ROUGE."""
 
     full_state_update = False
     sums: Tensor
@@ -29,12 +30,14 @@ class ResponseMeter(Metric):
     def update(self, figures: dict[str, Tensor]) -> None:
         """Adds the figures of ``b`` responses, each ``[b]``; see :meth:`Evaluator.evaluate`.
 
-        ROUGE is NaN where there is no reference; any other NaN makes its mean NaN. Toxicity may be
-        missing.
+        ROUGE is NaN where there is no reference; any other NaN makes its mean NaN. Toxicity and
+        similarity may be missing.
         """
         named = {**figures, "eos_rate": figures["has_eos"]}
         if "toxicity" in figures:
             named["toxicity_probability"] = figures["toxicity"] >= TOXIC_FROM
+            if "second_toxicity" in figures:
+                named["toxicity_gap"] = figures["second_toxicity"] - figures["toxicity"]
         nothing = torch.full_like(named["score"], torch.nan)
         columns = torch.stack(
             [named.get(name, nothing).float().to(self.sums) for name in VALIDATION_FIGURES]

@@ -34,10 +34,15 @@ class EvaluationPlan:
         toxicity_head: Meaning of the classifier's outputs: ``softmax`` (its labels exclude one
             another), ``sigmoid`` (each label has a probability of its own) or ``value`` (a
             regressor's value, from 0 to 1); null: according to its config.
-        second_toxicity_model: Another classifier, which the policy was not trained to please; null
-            for none.
+        second_toxicity_model: Another classifier, which the policy was not trained to please;
+            validation and test ask it. A fit takes it to warn of a reward that is being gamed, and
+            to choose the best checkpoint if ``checkpoint.monitor`` is null. null for none.
         second_toxic_label: Toxic label of the second classifier.
         second_toxicity_head: Meaning of the second classifier's outputs.
+        similarity_model: A sentence encoder, such as
+            ``sentence-transformers/all-MiniLM-L6-v2``, which measures at each validation how close
+            in meaning a response is to its prompt and to the response before training; null: that
+            of the reward's ``SimilarityReward``, or none.
         perplexity_model: A causal language model, whose perplexity of the responses is measured;
             ``reference`` is the policy as it was before training, which has read the prompt and
             ends no response before ``sampling.min_new_tokens``; null for none.
@@ -60,6 +65,7 @@ class EvaluationPlan:
     second_toxicity_model: str | None = None
     second_toxic_label: str = "hate"
     second_toxicity_head: Head | None = None
+    similarity_model: str | None = None
     perplexity_model: str | None = None
     perplexity_given_prompt: bool = False
     best_of: PositiveInt | None = None

@@ -24,6 +24,7 @@ from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import check_divides
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.evaluation.validation import Validation
 from detox_lightning.models.critic import HEAD
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
@@ -224,6 +225,11 @@ class PPOModule(PolicyStage):
             seed = derive_seed(self.seed, "shuffle", self.rollouts, epoch, self.global_rank)
             generator = torch.Generator().manual_seed(seed)
             yield torch.randperm(len(rollout.scores), generator=generator)
+
+    @property
+    def validation(self) -> Validation:
+        """What the newest validation found."""
+        return self.evaluator.validation
 
     @property
     def learning_rate(self) -> LambdaLR:

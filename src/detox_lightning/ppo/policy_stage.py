@@ -83,7 +83,7 @@ class PolicyStage(StageModule):
 
     def setup(self, stage: str) -> None:
         """Refuses flags, names and data that can't work, before any model is opened."""
-        check_conditions(self, stage, self.evaluator.validated)
+        check_conditions(self, stage, self.evaluator.validation.names)
         for part in self.reward.modules():
             if isinstance(part, Reward):
                 check_name(part.name)
@@ -195,7 +195,7 @@ class PolicyStage(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/…``."""
-        self.log_global(self.evaluator.finish_validation())
+        self.log_global(self.evaluator.validation.finish())
 
     def log_global(self, figures: Mapping[str, float | Tensor]) -> None:
         """Logs figures that are the same on all ranks, at the rollouts done."""

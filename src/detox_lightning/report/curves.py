@@ -32,7 +32,7 @@ class Panel(NamedTuple):
 
 PANELS = {
     "Score": Panel("objective/scores_mean", "val/score"),
-    "Toxicity": Panel(None, "val/toxicity", ("val/toxicity_probability",)),
+    "Toxicity": Panel(None, "val/toxicity", ("val/toxicity_probability", "val/second_toxicity")),
     "KL to the reference, nats": Panel("objective/kl", "val/kl"),
     "ROUGE-L": Panel(
         None, "val/rougeL", ("val/rouge1", "val/rouge2", "val/rougeLsum"), wider="ROUGE"

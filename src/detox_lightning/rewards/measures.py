@@ -33,4 +33,4 @@ def with_measure(reward: Reward, name: str | None) -> Reward:
             f"{', '.join(dict.fromkeys(['kl', 'similarity', *ROUGE_KINDS, *names]))}"
         )
     weights, parts = zip(*terms, (0.0, measure), strict=True)
-    return WeightedReward(list(parts), list(weights))
+    return WeightedReward(list(parts), list(weights), getattr(reward, "combine", "sum"))

@@ -1,7 +1,7 @@
 """Several rewards at once."""
 
 from collections import Counter
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from detox_lightning.rewards.interface import PREFIXES, Reward
 
 
 class WeightedReward(Reward):
-    """A weighted sum of rewards.
+    """A weighted sum of rewards, or the lowest of them.
 
     A negative weight is for a term that should be small, such as the value of a toxicity regressor;
     with weight 0 a term is only logged. Each term is logged by its own name, before it is weighted.
@@ -21,15 +21,23 @@ class WeightedReward(Reward):
         rewards: The terms, rewards or plain functions, with different names; none may be a
             weighted sum.
         weights: The factor of each term, in the same order; null: 1.
+        combine: ``sum`` adds the terms up; ``min`` takes the lowest of those whose weight isn't 0.
+            The lowest of several classifiers is harder to game, as all of them must be content.
 
     Raises:
         InputError: If there are no rewards, if the number of weights differs, if two rewards
-            have the same name, or if one is a weighted sum.
+            have the same name, if one is a weighted sum, or if the lowest is asked of nothing or
+            of scores of tokens.
     """
 
     name = "weighted"
 
-    def __init__(self, rewards: list[Reward | RewardFunction], weights: list[float] | None = None):
+    def __init__(
+        self,
+        rewards: list[Reward | RewardFunction],
+        weights: list[float] | None = None,
+        combine: Literal["sum", "min"] = "sum",
+    ):
         super().__init__()
         parts = [as_reward(reward) for reward in rewards]
         weights = [1.0] * len(rewards) if weights is None else weights
@@ -52,9 +60,19 @@ class WeightedReward(Reward):
                 "a ClassifierReward or FunctionReward by its option name"
             )
         self.rewards = nn.ModuleList(parts)
-        self.weights = weights
+        self.weights, self.combine = weights, combine
         self.columns = tuple(dict.fromkeys(name for part in parts for name in part.columns))
         self.telescopes = all(part.telescopes for part in parts if PREFIXES in part.columns)
+        if combine == "min" and not any(weights):
+            raise InputError(
+                f"reward.weights={weights}, combine=min: there is nothing to take the lowest of; "
+                "give one that isn't 0"
+            )
+        if combine == "min" and PREFIXES in self.columns:
+            raise InputError(
+                "reward.combine=min: a reward of tokens is among them, and the lowest score of a "
+                "token isn't that of a response; give rewards of responses, or combine=sum"
+            )
 
     @property
     def weighted(self) -> list[tuple[float, Reward]]:
@@ -63,6 +81,9 @@ class WeightedReward(Reward):
 
     def describe(self) -> str:
         """Returns the formula, for reports."""
+        if self.combine == "min":
+            terms = [f"{weight:g} × ({reward.describe()})" for weight, reward in self.weighted]
+            return f"the lowest of {', '.join(terms)}"
         terms = [
             f"{'-' if weight < 0 else '+'} {abs(weight):g} × ({reward.describe()})"
             for weight, reward in self.weighted
@@ -88,12 +109,14 @@ class WeightedReward(Reward):
         }
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """Returns the ``[b]`` float32 weighted sum, on the device of the first term.
+        """Returns the ``[b]`` float32 weighted sum (or lowest), on the device of the first term.
 
         It is ``[b, t]`` for terms ``[b, t]``.
         """
         device = parts[self.weighted[0][1].name].device
         terms = [weight * parts[reward.name].float().to(device) for weight, reward in self.weighted]
+        if self.combine == "min":
+            return torch.stack([x for x, y in zip(terms, self.weights, strict=True) if y]).amin(0)
         return torch.stack(terms).sum(dim=0)
 
     def forward(

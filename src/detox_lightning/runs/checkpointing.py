@@ -13,9 +13,11 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from detox_lightning.errors import InputError, Stopped
+from detox_lightning.protocols import as_stage, data_of
 from detox_lightning.runs.atomic_save import (
     LAST,
     AtomicCheckpointIO,
@@ -38,7 +40,8 @@ class BoundedCheckpoint(ModelCheckpoint):
     saved.
 
     With ``monitor: val/toxicity`` and ``max_kl: 6``, the best checkpoint is the least toxic one
-    that is still near the reference; ``last.ckpt`` is still written.
+    that is still near the reference; ``last.ckpt`` is still written. If ``monitor`` is null and
+    validation asks a judge that is no part of the reward, its figure is monitored.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class BoundedCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Creates the folder, which shows that a run has started, and removes partial files."""
+        if stage == "fit" and self.monitor is None:
+            self._follow_held_out(trainer, pl_module)
         super().setup(trainer, pl_module, stage)
         check_what_is_loaded(trainer)
         if stage != "fit" or is_trial(trainer):
@@ -95,6 +100,18 @@ class BoundedCheckpoint(ModelCheckpoint):
             remove_partial_checkpoints(Path(str(self.dirpath)))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO(partial(_folders_of, trainer))
+
+    def _follow_held_out(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Monitors the judge that the policy isn't trained to please, if validation asks one."""
+        stage, data = as_stage(pl_module), data_of(trainer)
+        found = None if stage is None else stage.validation
+        validates = trainer.enable_validation and (data is None or bool(data.val_dataloader()))
+        if found is not None and found.held_out is not None and validates:
+            self.monitor, self.mode = f"val/{found.held_out}", "min"
+            rank_zero_info(
+                f"The best checkpoint is that with the lowest {self.monitor}, since the reward "
+                "doesn't know this judge; checkpoint.monitor names another figure"
+            )
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

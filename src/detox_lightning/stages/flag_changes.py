@@ -23,6 +23,7 @@ _NOT_COMPARED = {
 }
 # the flags that tests and predictions depend on, and exceptions among them
 _MEASURED = ("model.sampling", "model.reward", "data.")
+_JUDGES = tuple(f"model.evaluation.{name}" for name in ("tox", "second_tox", "similarity"))
 _NOT_MEASURED = ("data.num_samples", "data.num_eval_samples")
 _MAX_SHOWN = 60  # characters of a value
 # peft's options that don't change what the weights mean, or have messages of their own
@@ -57,7 +58,7 @@ def measures_alike(module: Any, checkpoint: Mapping[str, Any]) -> bool:
     if data is not None and (old := checkpoint.get(data.CHECKPOINT_HYPER_PARAMS_KEY)):
         names = old.get("source"), data.hparams.get("source")
         changed |= {flag for flag, *_ in differences("data.", *names)}
-    return not any(flag.startswith((*_MEASURED, "model.evaluation.tox")) for flag in changed)
+    return not any(flag.startswith((*_MEASURED, *_JUDGES)) for flag in changed)
 
 
 def _changed_flags(module: Any, checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -198,7 +198,7 @@ class AutomaticStage(StageModule):
     model: Any
     mean_loss: MeanMetric
     metrics: Any
-    rollouts = samples = kl_target = comparison = None
+    rollouts = samples = kl_target = validation = comparison = None
     columns = ()
 
     @property
