@@ -23,9 +23,12 @@ from detox_lightning.report.curves import read_curves
 
 FOOLED, WORD = "fooled", "calls"
 RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
-FLAGS = """--trainer.limit_train_batches 16 --trainer.max_epochs 1 --trainer.val_check_interval 2
- --model.schedule.name constant --data.num_eval_samples 100
- --model.evaluation.second_toxicity_model demo:classifier""".split()
+FLAGS = [
+    *("--trainer.max_epochs=1", "--trainer.limit_train_batches=16"),
+    *("--trainer.val_check_interval=2", "--data.num_eval_samples=100"),
+    "--model.evaluation.second_toxicity_model=demo:classifier",
+    "--model.schedule.name=constant",
+]
 classify = TextClassifier.forward
 
 

@@ -32,7 +32,7 @@ def documented() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def logged(tiny_t5: Path, tiny_classifier: Path) -> dict[str, Any]:
+def logged(tiny_t5: Path, tiny_classifier: Path, tiny_encoder: str) -> dict[str, Any]:
     """Everything one rollout, its validation and a test log."""
     tokenizer = load_tokenizer(str(tiny_t5))
     texts = ["the cat sat", "a dog ran"]
@@ -51,7 +51,9 @@ def logged(tiny_t5: Path, tiny_classifier: Path) -> dict[str, Any]:
         sampling=Sampling(max_new_tokens=4),
         mini_batch_size=2,
         constraint=Constraint(at_least=0.5),
-        evaluation=EvaluationPlan(second_toxicity_model=str(tiny_classifier)),
+        evaluation=EvaluationPlan(
+            second_toxicity_model=str(tiny_classifier), similarity_model=tiny_encoder
+        ),
     )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(

@@ -151,6 +151,7 @@ def planted(self: TextClassifier, texts: list[str], prompts: Any = None) -> Tens
 
 
 class Outcome(NamedTuple):
+    words: list[str]
     cli: DetoxCLI
     said: list[str]
 
@@ -180,8 +181,9 @@ def gamed(
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         patch.setattr(TextClassifier, "forward", planted)
         warnings.simplefilter("always")
-        cli = DetoxCLI(["fit", "--config", recipe, *flags])
-        yield Outcome(cli, [str(x.message) for x in caught if "hacking" in str(x.message)])
+        words = ["fit", "--config", recipe, *flags]
+        cli = DetoxCLI(words)
+        yield Outcome(words, cli, [str(x.message) for x in caught if "hacking" in str(x.message)])
 
 
 def test_a_planted_hack_raises_the_alarm_once(gamed: Outcome) -> None:
@@ -214,3 +216,20 @@ def test_the_best_checkpoint_is_from_before_the_hack(gamed: Outcome) -> None:
     saved = [torch.load(path, weights_only=True)["detox_lightning"] for path in paths]
     assert [each["rollouts"] for each in saved] == [best[1], ROLLOUTS]
     assert best[1] < ROLLOUTS
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_is_not_told_again(gamed: Outcome) -> None:
+    longer = [*gamed.words, f"--trainer.max_epochs={ROLLOUTS + 1}", "--ckpt_path=last"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cli = DetoxCLI(longer)
+    assert not [x for x in caught if "hacking" in str(x.message)]
+    best, ours = gamed.cli.trainer.checkpoint_callback, cli.trainer.checkpoint_callback
+    assert ours.best_model_path == best.best_model_path  # the state of the default monitor
+    watches = [
+        next(x for x in each.trainer.callbacks if isinstance(x, CollapseCallback)).watches[0]
+        for each in (gamed.cli, cli)
+    ]
+    assert watches[0].rollout == watches[1].rollout
+    assert all(torch.equal(x, watches[1].best[name]) for name, x in watches[0].best.items())
