@@ -64,7 +64,6 @@ class Judge(nn.Module):
             "toxic_label": self.toxicity and plan.toxic_label,
             "second_toxicity_model": plan.second_toxicity_model,
             "second_toxic_label": plan.second_toxicity_model and plan.second_toxic_label,
-            "similarity_model": self.encoder and self.encoder.name,
             "perplexity_model": plan.perplexity_model,
             "perplexity_given_prompt": plan.perplexity_model and plan.perplexity_given_prompt,
         }
