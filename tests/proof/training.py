@@ -9,37 +9,46 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detox_lightning.algorithm.advantages import (
-    GAE,
-    GRPO,
-    RLOO,
-    AdvantageEstimator,
-    Reinforce,
-)
+from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, Reinforce
 from detox_lightning.algorithm.kl import KLPenalty
+from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.batches import PromptBatch
 from detox_lightning.evaluation.plan import EvaluationPlan
+from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.stages.optimization import Schedule
 from proof.world import Kind, World, figures, kl, make_world, optimum
 from toys import make_trainer
 
-K = 8
-ESTIMATORS: dict[str, AdvantageEstimator] = {
-    "GAE": GAE(),
-    "RLOO": RLOO(K),
-    "GRPO": GRPO(K),
-    "Reinforce": Reinforce(K),
+K, PROMPTS, LIMIT = 8, 2, 2
+ROLLOUTS, RESPONSES, EPOCHS, LR = 80, 256, 4, 1e-2
+BETAS = (0.2, 0.5, 1.0, 2.0)
+SEEDS = (0, 1, 2)
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "GAE": {"advantage": GAE()},
+    "RLOO": {"advantage": RLOO(K)},
+    "GRPO": {"advantage": GRPO(K)},
+    "Reinforce": {"advantage": Reinforce(K)},
 }
-PROMPTS = 2
-ROLLOUTS, RESPONSES, EPOCHS, LR = 100, 512, 4, 5e-3
+
+
+def variants(beta: float) -> dict[str, dict[str, Any]]:
+    """Options other than the defaults, with RLOO: some of them have another fixed point."""
+    in_loss = {"loss": PPOLoss(kl_coef=beta), "kl": KLPenalty(coef=0.0, target=None)}
+    penalties = {
+        f"`kl.estimator: {kind}`": {"kl": KLPenalty(kind, beta, None)}
+        for kind in ("abs", "k2", "k3", "full")
+    }
+    per_response = {"loss": PPOLoss(average="responses")}
+    rows = {"`loss.average: responses`": per_response, "`loss.kl_coef`": in_loss, **penalties}
+    return {name: {"advantage": RLOO(K), **options} for name, options in rows.items()}
 
 
 class Reached(NamedTuple):
     """Exact figures of a trained policy.
 
     Attributes:
-        share: (J - J_ref) / (J* - J_ref), which is J/J* in a :func:`centred` world.
+        share: (J - J_ref) / (J* - J_ref). In a :func:`trainable_world`, J_ref is 0: it is J/J*.
         distance: KL(π‖π*), in nats a response.
         reward: E[r].
         kl: KL(π‖π_ref), in nats a response.
@@ -51,31 +60,30 @@ class Reached(NamedTuple):
     kl: float
 
 
-def trainable_world(folder: Path, kind: Kind) -> World:
+def trainable_world(folder: Path, kind: Kind = "t5", limit: int = LIMIT) -> World:
     """A world of two prompts, whose rewards have the mean 0 under the reference.
 
-    This zero changes no optimum, and makes J/J* the share of what can be gained: J_ref is 0.
+    Where the rewards have their zero changes no optimum; so J_ref is 0.
     """
-    world = make_world(folder, kind)
-    batch = world.prompts
-    tensors = {name: x[:PROMPTS] for name, x in batch._asdict().items() if name != "columns"}
-    world = replace(world, prompts=PromptBatch(**tensors), rewards=world.rewards[:PROMPTS])
-    policy = world.policy()
-    means = (world.reference_logprobs(policy).double().exp() * world.rewards).sum(1, keepdim=True)
+    world = make_world(folder, kind, Sampling(limit))
+    batch = world.prompts._asdict()
+    few = PromptBatch(**{name: x[:PROMPTS] for name, x in batch.items() if name != "columns"})
+    world = replace(world, prompts=few, rewards=world.rewards[:PROMPTS])
+    p = world.reference_logprobs(world.policy(value_head=False)).double().exp()
+    means = (p * world.rewards).sum(dim=1, keepdim=True)
     return replace(world, rewards=(world.rewards - means).float().double())
 
 
 def fit(
     folder: Path,
     world: World,
-    advantage: AdvantageEstimator,
     beta: float,
     seed: int,
-    lr: float = LR,
     rollouts: int = ROLLOUTS,
+    lr: float = LR,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Trains all weights by the package's ``fit``.
+    """Trains all weights by the package's ``fit``, with options of :class:`PPOModule`.
 
     Returns:
         ``[p, n]`` the trained policy, and the reference.
@@ -86,27 +94,25 @@ def fit(
         "mini_batch_size": RESPONSES,
         "kl": KLPenalty(coef=beta, target=None),
         "schedule": Schedule("cosine"),
-        "evaluation": EvaluationPlan(toxicity_model="demo:classifier"),
     }
     module = PPOModule(
         str(world.folder),
         world.reward,
         lora=None,
         sampling=world.sampling,
-        advantage=advantage,
-        optimizer=lambda params: torch.optim.Adam(params, lr=lr),
+        optimizer=lambda params: torch.optim.Adam(params, lr=lr, betas=(0.9, 0.98)),
+        evaluation=EvaluationPlan(toxicity_model="demo:classifier"),
         seed=seed,
         **{**defaults, **options},
     )
-    responses = defaults["mini_batch_size"] = options.get("mini_batch_size", RESPONSES)
-    repeats = responses // PROMPTS // advantage.responses_per_prompt
-    batch = world.prompts.repeated(repeats)
+    each = RESPONSES // PROMPTS // module.advantage.responses_per_prompt
+    batch = world.prompts.repeated(each)
     batch = batch._replace(places=torch.arange(len(batch.prompts)))
     trainer = make_trainer(folder, max_epochs=1)
     trainer.fit(module, DataLoader([batch] * rollouts, batch_size=None))
     with torch.no_grad():
         trained = world.logprobs(module.policy).double()
-        return trained, world.reference_logprobs(module.policy).double()
+    return trained, world.reference_logprobs(module.policy).double()
 
 
 def reached(world: World, trained: Tensor, reference: Tensor, beta: float) -> Reached:
@@ -115,5 +121,4 @@ def reached(world: World, trained: Tensor, reference: Tensor, beta: float) -> Re
     before = figures(reference, reference, world.rewards, beta).objective
     now = figures(trained, reference, world.rewards, beta)
     share = (now.objective - before) / (highest - before)
-    numbers = share, kl(trained, best), now.reward, now.kl
-    return Reached(*(float(x) for x in numbers))
+    return Reached(*(float(x) for x in (share, kl(trained, best), now.reward, now.kl)))
