@@ -1,9 +1,13 @@
 """Where training ends with options other than the defaults, in closed form, token by token."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
-from proof.world import EOS, World
+from proof.world import World
+
+Tokens = dict[tuple[int, ...], float]  # by the tokens up to there
 
 
 def with_kl_in_loss(world: World, token_logprobs: Tensor, beta: float) -> Tensor:
@@ -22,34 +26,35 @@ def with_kl_in_loss(world: World, token_logprobs: Tensor, beta: float) -> Tensor
         token_logprobs: ``[p, n, t]`` the reference.
         beta: Weight of the term.
     """
-    responses = [
-        tuple(row[:length])
-        for row, length in zip(world.ids.tolist(), world.lengths.tolist(), strict=True)
-    ]
-    limit = world.ids.shape[1]
+    rows = zip(world.ids.tolist(), world.lengths.tolist(), strict=True)
+    responses = [tuple(ids[:length]) for ids, length in rows]
     found = []
-    for logprobs, rewards in zip(token_logprobs.tolist(), world.rewards.tolist(), strict=True):
+    for logprobs, rewards in zip(token_logprobs.exp().tolist(), world.rewards, strict=True):
         reference = {
-            response[: j + 1]: logprobs[i][j]
-            for i, response in enumerate(responses)
+            response[: j + 1]: row[j]
+            for response, row in zip(responses, logprobs, strict=True)
             for j in range(len(response))
         }
-        worth = dict(zip(responses, rewards, strict=True))
-        policy: dict[tuple[int, ...], float] = {(): 0.0}  # log-probability of each beginning
+        policy = _solved(reference, dict(zip(responses, rewards.tolist(), strict=True)), beta)
+        found.append([prod(policy[y[: j + 1]] for j in range(len(y))) for y in responses])
+    return torch.tensor(found, dtype=torch.float64).log()
 
-        def value(state: tuple[int, ...]) -> float:
-            if state and (state[-1] == EOS or len(state) == limit):
-                return worth[state]  # noqa: B023
-            children = [x for x in reference if x[:-1] == state]  # noqa: B023
-            q = torch.tensor([value(x) for x in children], dtype=torch.float64)  # noqa: B023
-            p = torch.tensor([reference[x] for x in children], dtype=torch.float64).exp()  # noqa: B023
-            now = tilted(p, q, beta)
-            policy.update(zip(children, now.log().tolist(), strict=True))  # noqa: B023
-            return float((now * q).sum())
 
-        value(())
-        found.append([sum(policy[r[: j + 1]] for j in range(len(r))) for r in responses])
-    return torch.tensor(found, dtype=torch.float64)
+def _solved(reference: Tokens, rewards: Tokens, beta: float) -> Tokens:
+    """The probability of the last token of each beginning, from the reference's."""
+    policy: Tokens = {}
+
+    def value(state: tuple[int, ...]) -> float:
+        if state in rewards:
+            return rewards[state]
+        children = [x for x in reference if x[:-1] == state]
+        q = torch.tensor([value(x) for x in children], dtype=torch.float64)
+        p = tilted(torch.tensor([reference[x] for x in children], dtype=torch.float64), q, beta)
+        policy.update(zip(children, p.tolist(), strict=True))
+        return float(p @ q)
+
+    value(())
+    return policy
 
 
 def tilted(reference: Tensor, q: Tensor, beta: float) -> Tensor:
