@@ -27,6 +27,7 @@ from torch import Tensor
 from proof.fixed_points import with_kl_in_loss
 from proof.training import (
     BETAS,
+    CONSTANT,
     ESTIMATORS,
     SEEDS,
     fit,
@@ -39,7 +40,7 @@ from proof.world import World, best_of, figures, kl, optimum
 PICTURE = Path(__file__).parent / "pictures" / "frontier.png"
 FOLDERS: list[Any] = []  # removed when the process ends
 Rows = list[dict[str, Any]]
-OTHERS_AT = 0.5  # β of options other than the defaults, and of the decoder-only model
+OTHERS_AT = 0.5  # β of the decoder-only model, other options, and a constant learning rate
 DRAWS = (2, 4, 8, 16)
 
 
@@ -58,7 +59,8 @@ def cases() -> Iterator[Case]:
         yield from (Case("t5", name, beta, seed) for beta in BETAS for name in ESTIMATORS)
         yield from (Case("llama", name, OTHERS_AT, seed) for name in ESTIMATORS)
         if seed == SEEDS[0]:
-            yield from (Case("t5", name, OTHERS_AT, seed) for name in variants(OTHERS_AT))
+            others = (*variants(OTHERS_AT), *CONSTANT)
+            yield from (Case("t5", name, OTHERS_AT, seed) for name in others)
 
 
 @cache
@@ -73,7 +75,7 @@ def train(case: Case) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     world = world_of(case.kind)
-    options = {**ESTIMATORS, **variants(case.beta)}[case.name]
+    options = {**ESTIMATORS, **CONSTANT, **variants(case.beta)}[case.name]
     with tempfile.TemporaryDirectory() as folder:
         trained, reference = fit(Path(folder), world, case.beta, case.seed, **options)
     figures = reached(world, trained, reference, case.beta)
@@ -110,6 +112,17 @@ def optimum_table(rows: Rows) -> list[str]:
             for kind, beta in columns
         ]
         lines.append(f"| `{name}` | {' | '.join(map(cell, found))} |")
+    return lines
+
+
+def constant_table(rows: Rows) -> list[str]:
+    """J/J* with a learning rate that decays, and with one that doesn't."""
+    lines = [f"| β {OTHERS_AT}, one seed | cosine decay | constant |", "|---|---|---|"]
+    here = ("t5", OTHERS_AT, SEEDS[0])
+    found = [r for r in rows if (r["kind"], r["beta"], r["seed"]) == here]
+    shares = {r["name"]: r["share"] for r in found}
+    for name, constant in zip(ESTIMATORS, CONSTANT, strict=True):
+        lines.append(f"| `{name}` | {shares[name]:.4f} | {shares[constant]:.4f} |")
     return lines
 
 
@@ -208,6 +221,9 @@ def draw(rows: Rows) -> None:
     figure.savefig(PICTURE, dpi=110)
 
 
+TABLES = (optimum_table, distance_table, constant_table, options_table, frontier_table)
+
+
 def main() -> None:
     """Reads the command line, trains, prints and draws."""
     parser = argparse.ArgumentParser(
@@ -217,7 +233,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="fits at the same time")
     given = parser.parse_args()
     rows = trained(given.results, given.jobs)
-    for table in (optimum_table, distance_table, options_table, frontier_table):
+    for table in TABLES:
         print("\n".join(table(rows)), end="\n\n")
     draw(rows)
 

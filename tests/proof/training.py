@@ -13,7 +13,6 @@ from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, Reinforce
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.batches import PromptBatch
-from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.stages.optimization import Schedule
@@ -29,6 +28,10 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "RLOO": {"advantage": RLOO(K)},
     "GRPO": {"advantage": GRPO(K)},
     "Reinforce": {"advantage": Reinforce(K)},
+}
+
+CONSTANT: dict[str, dict[str, Any]] = {
+    f"{name}, constant": {**options, "schedule": Schedule()} for name, options in ESTIMATORS.items()
 }
 
 
@@ -101,7 +104,6 @@ def fit(
         lora=None,
         sampling=world.sampling,
         optimizer=lambda params: torch.optim.Adam(params, lr=lr, betas=(0.9, 0.98)),
-        evaluation=EvaluationPlan(toxicity_model="demo:classifier"),
         seed=seed,
         **{**defaults, **options},
     )
