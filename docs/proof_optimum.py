@@ -1,6 +1,6 @@
 """Prints the tables of docs/proof.md's sections "Optimum" and "Frontier", and draws the picture.
 
-    python docs/proof.py --results proof.jsonl
+    python docs/proof_optimum.py --results proof.jsonl
 
 trains in a world that is small enough to list every response. Each fit takes some ten seconds and
 becomes a line of ``--results``; what has a line there isn't trained again.
