@@ -27,10 +27,6 @@ class ValueHead(nn.Module):
         width = getattr(model.get_output_embeddings(), "in_features", None)
         return cls(width or model.config.get_text_config(decoder=True).hidden_size)
 
-    def restore(self, saved: dict[str, Tensor] | None) -> bool:
-        """Loads a saved ``state_dict`` if its shapes match; returns whether it did."""
-        return restore(self, saved)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # stays float32 when a whole module is cast: returns need the digits
         return super()._apply(lambda x: _in_float32(x, fn(x)), recurse)
