@@ -127,7 +127,7 @@ def constant_table(rows: Rows) -> list[str]:
 
 
 def distance_table(rows: Rows) -> list[str]:
-    """The largest KL(π‖π*) of each β beside the bound that 1 % of J* amounts to."""
+    """KL(π‖π*): the largest of each β, beside what 1 % of J* amounts to."""
     lines = ["| β | J* | KL(π‖π*) at J = 0.99·J* | largest KL(π‖π*) |", "|---|---|---|---|"]
     reference, world = reference_of("t5"), world_of("t5")
     for beta in BETAS:
