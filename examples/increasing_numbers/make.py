@@ -1,4 +1,4 @@
-"""Writes a random T5, which knows numbers from 0 to 99, and its prompt."""
+"""Writes a random T5, which knows numbers from 0 to 49, and its prompt."""
 
 from pathlib import Path
 

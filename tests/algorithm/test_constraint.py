@@ -51,6 +51,25 @@ def test_units_of_score_and_measure_make_no_difference() -> None:
     assert plain.value > 0
 
 
+def test_a_rollout_without_spread_is_no_leap() -> None:
+    """A unit of millions would be one."""
+    made = multiplier()
+    made.update(figures(0.5), 2.0, 0.5)
+    before = made.value
+    made.update(figures(0.5999, 1e-6), 2.0, 0.5)
+    assert made.value == pytest.approx(before + 2 * 5 * 0.1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [({"at_least": 0.1}, 3.0), ({"at_least": None, "at_most": 0.9}, 0.0)]
+)
+def test_a_limit_from_the_other_side_begins_anew(limit: dict[str, Any], expected: float) -> None:
+    state = multiplier(3.0).state()
+    made = multiplier(**limit)
+    made.load(state)
+    assert made.value == expected
+
+
 def test_where_all_measure_the_same_nothing_moves() -> None:
     made = multiplier(3.0)
     for std in (0.0, 1e-8):

@@ -69,6 +69,15 @@ def test_as_many_columns_as_labels(
     assert str(caught.value) == f"--data.label_column={column}: give {reason}"
 
 
+def test_scores_have_no_names(make: Make) -> None:
+    rows = [{"text": "w1", "label": 0.5}]
+    data = make(rows, "toxicity", label_map={"hate": "toxicity"})
+    with pytest.raises(
+        InputError, match=r"^--data.label_map={'hate': 'toxicity'}: .* leave it out"
+    ):
+        data.rows("train")
+
+
 def test_classes_have_one_column(make: Make) -> None:
     data = make([{"text": "w1", "x": "hate", "y": "hate"}], label_column=["x", "y"])
     data.trainer = fake_trainer()

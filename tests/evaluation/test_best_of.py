@@ -177,6 +177,18 @@ def test_one_sample_is_no_choice_and_one_prompt_has_no_interval() -> None:
     assert found["win_rate"] == {"value": 0.875, "low": None, "high": None}
 
 
+@pytest.mark.parametrize("odd", [NAN, -np.inf])
+def test_a_judge_without_numbers_judges_nothing(odd: float) -> None:
+    """The sample without a score is the last that is chosen."""
+    odd_score = {**BEFORE, "score": [[9, odd, 2], [9, 4, odd]]}
+    found = against_best_of(compared(odd_score, AFTER, **NAMES), seed=0)
+    assert found is not None
+    assert list(found["effective_n"]) == ["toxicity"]
+    assert found["points"][1]["toxicity"]["value"] == pytest.approx((0.2 + 0.4) / 2)
+    nothing = {**odd_score, "toxicity": odd_score["score"]}
+    assert against_best_of(compared(nothing, AFTER, **NAMES), seed=0) is None
+
+
 def uniform(n: int, seed: int, prompts: int = 200, samples: int = 8) -> Comparison:
     """Scores without a favourite; the policy gives the best of n of them, at its KL."""
     rng = np.random.default_rng(seed)

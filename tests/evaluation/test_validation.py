@@ -1,5 +1,6 @@
 """What a validation finds beyond means: variety, similarity, and a judge that is held out."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,8 +65,9 @@ def test_the_reference_answers_once(
     policy: Policy, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, sides = evaluator(policy, similarity_model=tiny_encoder), []
-    evaluate = made.evaluate
+    evaluate, respond = made.evaluate, made._sample_before
     monkeypatch.setattr(made, "evaluate", lambda *x: sides.append(x[2]) or evaluate(*x))
+    monkeypatch.setattr(made, "_sample_before", lambda *x: sides.append(("before",)) or respond(*x))
     first = validate(made, 0, 1)
     assert sides == [("after",), ("before",)] * 2
     assert validate(made, 0, 1) == first
@@ -108,3 +110,13 @@ def test_a_judge_is_held_out_if_it_is_not_in_the_reward(
     assert ("toxicity_gap" in validation.names) is gap
     assert ("second_toxicity" in validation.names) is gap
     assert "similarity_prompt" not in validation.names
+
+
+def test_a_folder_is_the_same_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "judge").mkdir()
+    for name in ("judge", "./judge", str(tmp_path / "judge")):
+        plan = EvaluationPlan(second_toxicity_model=name)
+        assert not Judge(plan, ClassifierReward("judge")).has_held_out

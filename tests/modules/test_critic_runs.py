@@ -138,7 +138,7 @@ def test_without_values_there_is_nothing_to_estimate(
 def test_a_critic_that_does_not_fit_is_refused(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path
 ) -> None:
-    """Before any model is opened."""
+    """Before any model is opened, and without a data module of the package, too."""
     tiny_t5_model().save_pretrained(tmp_path / "t5")
     tokenizer = word_tokenizer()
     tokenizer.add_tokens(["another"])
@@ -153,4 +153,5 @@ def test_a_critic_that_does_not_fit_is_refused(
         lora = None if critic == "adapter" else LoRA(r=4)
         module = make_module(tiny_t5, tiny_classifier, critic=critic, lora=lora)
         with pytest.raises(InputError, match=rf"^model.critic={critic}.*{message}"):
-            list(module.values.sources(module.source, module.has_adapter))
+            fit(tmp_path, module, rollouts=1)
+        assert module.policy is None

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from conftest import save_classifier, word_tokenizer
 from detox_lightning.algorithm.advantages import Reinforce
+from detox_lightning.algorithm.constraint import Constraint
 from detox_lightning.algorithm.experience import ScoreShaping
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
 from detox_lightning.algorithm.kl import KLPenalty
@@ -406,11 +407,19 @@ def test_the_kl_coefficient_follows_the_kl(
     assert coefs[1] < coefs[0] < coefs[-1]
 
 
+@pytest.mark.parametrize(
+    ("coef", "constraint"), [(0.2, None), (0.0, Constraint("kl", at_most=1.0))], ids=str
+)
 def test_a_penalty_without_the_kls_gradient_is_warned_of(
-    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+    tiny_t5: str,
+    tiny_classifier: str,
+    tmp_path: Path,
+    coef: float,
+    constraint: Constraint | None,
 ) -> None:
     """A fault in what was asked for, but TRL 0.8 has these, so it isn't refused."""
-    module = make_module(tiny_t5, tiny_classifier, kl=KLPenalty("full"))
+    penalty = KLPenalty("full", coef)
+    module = make_module(tiny_t5, tiny_classifier, kl=penalty, constraint=constraint)
     with pytest.warns(UserWarning, match="model.kl.estimator=full: .* give k1"):
         fit(tmp_path, module, rollouts=1)
 

@@ -76,6 +76,13 @@ def tested(recipe: str, judge: str) -> Outcome:
     return run("test", "--config", recipe, "--ckpt_path=last", f"--report.folder={folder}")
 
 
+def test_scores_are_not_read_as_classes(recipe: str, judge: str) -> None:
+    flags = "--model.target=classes", f"--export.folder={recipe}.out"
+    refused = run("export", "--config", recipe, "--ckpt_path=last", *flags)
+    assert refused.code == 2
+    assert "error: model.target: the checkpoint's is scores; give the same one" in refused.err
+
+
 def test_the_scores_are_learned(judge: str) -> None:
     metric = ToxicityMetric(judge, "toxicity")
     metric.load()

@@ -71,10 +71,11 @@ class Multiplier:
         constraint: The limit; None: there is none, and nothing is changed.
         value: λ, the price of a unit of the measure in units of the score.
         at_bound: Rollouts in a row at the bound; once that was said, all rollouts since.
+        unit: The unit of the last step; 0 before the first.
     """
 
     def __init__(self, constraint: Constraint | None = None):
-        self.constraint, self.value, self.at_bound = constraint, 0.0, 0
+        self.constraint, self.value, self.at_bound, self.unit = constraint, 0.0, 0, 0.0
 
     @property
     def measure(self) -> str | None:
@@ -115,12 +116,13 @@ class Multiplier:
         """Moves the multiplier, by dual ascent in units that fit any score and any measure.
 
         λ ← clip(λ + rate·u·clip(excess / std, ±1), 0, most·u), where std is the measure's standard
-        deviation. The unit u = (std of the scores + β) / std makes λ·m vary as much as the score.
-        At the optimum for a fixed β, a change of λ by β / std moves the mean by one std.
+        deviation. The unit u = (std of the scores + β) / std makes λ·m vary as much as the score;
+        it at most doubles from rollout to rollout, as a single one may have hardly any spread. At
+        the optimum for a fixed β, a change of λ by β / std moves the mean by one std.
 
         Args:
             metrics: The rollout's, with mean and standard deviation of the measure.
-            score_std: Standard deviation of the scores that were learned from.
+            score_std: Standard deviation of the scores, scaled if they are.
             kl_coef: β.
 
         Returns:
@@ -133,6 +135,7 @@ class Multiplier:
         if std <= 1e-6 * abs(excess):  # no response measures otherwise, so none can teach it
             return None
         unit = (score_std + kl_coef) / std
+        self.unit = unit = min(unit, 2 * self.unit) if self.unit else unit
         step = min(max(excess / std, -1), 1) * self.constraint.rate
         bound = self.constraint.most * unit
         self.value = min(max(self.value + unit * step, 0.0), bound)
@@ -150,9 +153,18 @@ class Multiplier:
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint holds."""
-        return {"measure": self.measure, "value": self.value, "at_bound": self.at_bound}
+        numbers = {"value": self.value, "at_bound": self.at_bound, "unit": self.unit}
+        return {"limited": self._limited, **numbers}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Goes on from a checkpoint's state, if its run limited the same measure."""
-        if state and state["measure"] == self.measure:
-            self.value, self.at_bound = state["value"], state["at_bound"]
+        """Goes on from a checkpoint's state, if its run limited the measure from the same side."""
+        if state and state.get("limited") == self._limited:
+            for name in ("value", "at_bound", "unit"):
+                setattr(self, name, state.get(name, 0))
+
+    @property
+    def _limited(self) -> str | None:
+        """The measure and the side that it is limited from."""
+        if self.constraint is None:
+            return None
+        return f"{self.measure} {'at_least' if self.constraint.sign > 0 else 'at_most'}"

@@ -112,6 +112,11 @@ class LabeledTextDataModule(RowsDataModule):
         from datasets import Features, Value
 
         names, flag = self._classes()
+        if self._are_scores and self.renamed:
+            raise InputError(
+                f"--data.label_map={self.renamed}: --model.target=scores reads numbers, which have "
+                "no names; leave it out"
+            )
         if len(self.label_columns) != (len(names) if self._are_scores else 1):
             wanted = f"one for each of {flag}" if self._are_scores else NOT_OF_CLASSES
             raise InputError(f"--data.label_column={self.label_column}: give {wanted}")

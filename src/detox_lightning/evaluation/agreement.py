@@ -1,5 +1,6 @@
 """How well the scores that a classifier gives agree with those of the data."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -98,13 +99,14 @@ class ScoreMeter(Metric):
         self.true.append(true)
 
     def compute(self) -> dict[str, Tensor]:
-        """Returns each of ``AGREEMENT_FIGURES``, the mean over the labels."""
+        """Returns each of ``AGREEMENT_FIGURES``, a mean over the labels that define it."""
         given, true = (
             dim_zero_cat(side).double().cpu().numpy().T for side in (self.given, self.true)
         )
         self.found = dict(zip(self.labels, map(agreement, given, true), strict=True))
-        means = {
-            name: np.mean([getattr(found, name) for found in self.found.values()])
-            for name in AGREEMENT_FIGURES
-        }
-        return {name: torch.tensor(float(mean), device=self.device) for name, mean in means.items()}
+        means = {}
+        for name in AGREEMENT_FIGURES:
+            values = np.array([getattr(found, name) for found in self.found.values()])
+            known = values[~np.isnan(values)]
+            means[name] = float(known.mean()) if known.size else math.nan
+        return {name: torch.tensor(mean, device=self.device) for name, mean in means.items()}

@@ -132,12 +132,16 @@ def against_best_of(comparison: Comparison, seed: int) -> dict[str, Any] | None:
     - ``win_rate``: the mean of :func:`wins`.
 
     Returns:
-        These; None if fewer than two samples of each prompt were drawn.
+        These, by the judges whose figures are finite; None if there is no such judge, or if fewer
+        than two samples of each prompt were drawn.
     """
     is_sample = np.array([decoding != GREEDY for decoding in comparison.decodings])
     if is_sample.sum() < 2:
         return None
-    layout, table = _tabulate(comparison, is_sample)
+    with np.errstate(invalid="ignore"):
+        layout, table = _tabulate(comparison, is_sample)
+    if not layout.judges:
+        return None
     sizes, figures, judges = layout.sizes, layout.figures, layout.judges
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore")  # those about means of nothing and undefined resamples
@@ -174,10 +178,15 @@ def _tabulate(comparison: Comparison, is_sample: NDArray[np.bool_]) -> tuple[_La
             for name, figure in FIGURES.items()
             if figure.column in before and not name.endswith("_std")
         },
-        [name for name in JUDGES if name in before],
+        [
+            name
+            for name in JUDGES
+            if name in before and np.isfinite([before[name], after[name]]).all()
+        ],
     )
     weights = [best_weights(before["score"], int(n)) for n in layout.sizes]
-    rows = [(weight * x).sum(axis=1) for weight in weights for x in before.values()]
+    # a sample that is never chosen may be NaN or infinite
+    rows = [np.where(w > 0, w * x, 0).sum(axis=1) for w in weights for x in before.values()]
     rows += [after[name].mean(axis=1) for name in (*layout.judges, "kl")]
     return layout, np.stack([*rows, wins(after["score"], before["score"])])
 

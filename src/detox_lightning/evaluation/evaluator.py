@@ -100,11 +100,15 @@ class Evaluator(nn.Module):
         """Judges one sampled response of the policy per prompt; returns its figures, ``[b]``."""
         asked = batch, ["sample 1"] * len(batch.prompts)
         texts, figures = self.evaluate(*asked, ("after",))["after"]
-        figures |= self.validation.similarity(
-            batch, texts, lambda: self.evaluate(*asked, ("before",))["before"][0]
-        )
+        figures |= self.validation.similarity(batch, texts, lambda: self._sample_before(*asked))
         self.validation.update(batch, texts, figures)
         return figures
+
+    @retried_uncaptured
+    def _sample_before(self, batch: PromptBatch, decodings: list[str]) -> list[str]:
+        chunks = self._chunks(batch, decodings)
+        answers = [self.respond(*chunk, "before").responses for chunk in chunks]
+        return [text for answer in answers for text in answer.texts]
 
     def test(self, batch: PromptBatch) -> None:
         """Judges responses of the reference and the policy to each prompt."""

@@ -1,5 +1,6 @@
 """Measures texts: the reward's score, toxicity, ROUGE, perplexity, similarity."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ class Judge(nn.Module):
         """Whether the second toxicity classifier is no part of the reward."""
         parts = [part for part in self.reward.modules() if isinstance(part, TextClassifier)]
         second = self.second_toxicity
-        return second is not None and second.classifier.name not in [part.name for part in parts]
+        names = [_place(part.name) for part in parts]
+        return second is not None and _place(second.classifier.name) not in names
 
     def describe(self) -> dict[str, Any]:
         """Returns the models' names, the toxic labels and what identifies open models; for reports.
@@ -68,7 +70,8 @@ class Judge(nn.Module):
             "perplexity_model": plan.perplexity_model,
             "perplexity_given_prompt": plan.perplexity_model and plan.perplexity_given_prompt,
         }
-        judges = [part for part in self.modules() if isinstance(part, TextClassifier | Perplexity)]
+        opening = TextClassifier | Perplexity | SentenceEncoder
+        judges = [part for part in self.modules() if isinstance(part, opening)]
         opened = {part.name: part.model.identity for part in judges if part.model}
         return {key: value for key, value in {**names, "judges": opened}.items() if value}
 
@@ -165,3 +168,8 @@ def _toxicity(
     if model:
         classifier = TextClassifier(model, head=head, flag=f"{flag}toxicity_head")
     return Toxicity(classifier, label, f"{flag}toxic_label") if classifier else None
+
+
+def _place(name: str) -> str:
+    """Where a model is, however its folder is written; of the hub its name."""
+    return str(Path(name).resolve()) if Path(name).exists() else name

@@ -43,7 +43,7 @@ class Critic(nn.Module):
 
     @classmethod
     def of_its_own(cls, name: str, device: torch.device | None, tokenizer: Any) -> "Critic":
-        """Opens another model, all of whose weights learn; see :meth:`ModelSource.load`."""
+        """Opens another model, which learns but for its output layer."""
         source = ModelSource(name)
         model = source.load(None, device, tokenizer)
         check_finite_model("model.critic", name, model)

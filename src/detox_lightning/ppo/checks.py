@@ -3,6 +3,7 @@
 from lightning.pytorch.utilities import rank_zero_warn
 
 from detox_lightning.algorithm.advantages import GDPO, AdvantageEstimator
+from detox_lightning.algorithm.constraint import KL
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PolicyLoss
 from detox_lightning.errors import InputError
@@ -55,9 +56,12 @@ def check_shards(has_adapter: bool, weights: Weights) -> None:
         )
 
 
-def warn_of_bias(kl: KLPenalty, sampling: Sampling) -> None:
-    """Warns of a penalty without the divergence's gradient, and of narrow sampling."""
-    if kl.estimator != "k1" and kl.coef:
+def warn_of_bias(kl: KLPenalty, sampling: Sampling, limited: str | None) -> None:
+    """Warns of a penalty without the divergence's gradient, and of narrow sampling.
+
+    ``limited`` is the measure that a constraint limits, by a penalty of its own if it is ``kl``.
+    """
+    if kl.estimator != "k1" and (kl.coef or limited == KL):
         rank_zero_warn(
             f"model.kl.estimator={kl.estimator}: it estimates the KL divergence, but as a penalty "
             "in the rewards it doesn't pull the policy back to the reference as k1 does (the page "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detox_lightning.algorithm.advantages import AdvantageEstimator
 from detox_lightning.algorithm.constraint import Multiplier
-from detox_lightning.algorithm.experience import RunningMoments
+from detox_lightning.algorithm.experience import RunningMoments, ScoreShaping
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.types import Rollout
 from detox_lightning.batches import PromptBatch
@@ -72,6 +72,7 @@ class PolicyStage(StageModule):
     kl_coef: float
     moments: RunningMoments
     multiplier: Multiplier
+    shaping: ScoreShaping
     policy: Any
     rollouts: int = 0
     newest: tuple[PromptBatch, Responses, Rollout] | None = None
@@ -88,16 +89,17 @@ class PolicyStage(StageModule):
             if isinstance(part, Reward):
                 check_name(part.name)
         check_strategy(type(self.trainer.strategy).__name__)
+        sources = (self.source, *self.values.sources(self.source, self.has_adapter))
         data = data_of(self.trainer)
         if data is not None:
             limits = {
                 "model.sampling.max_new_tokens": self.sampling.limits[1],
                 "model.evaluation.max_new_tokens": self.evaluator.plan.max_new_tokens or 0,
             }
-            for source in (self.source, *self.values.sources(self.source, self.has_adapter)):
+            for source in sources:
                 source.check_positions(data.max_prompt_tokens, limits)
         if stage == "fit":
-            warn_of_bias(self.kl, self.sampling)
+            warn_of_bias(self.kl, self.sampling, self.multiplier.measure)
             check_length(self.schedule, self.trainer.max_steps)
             if data is not None:
                 self.check_batch_size(data.batch_size)
@@ -168,7 +170,8 @@ class PolicyStage(StageModule):
 
     def steer(self, metrics: dict[str, float], responses: int) -> None:
         """Lets both controllers answer to a rollout of so many ``responses`` on all ranks."""
-        score_std = metrics["objective/scores_std"] / (self.moments.std or 1)  # if they are scaled
+        scale = self.moments.std if self.shaping.scale else 1.0
+        score_std = metrics["objective/scores_std"] / (scale or 1)
         if line := self.multiplier.update(metrics, score_std, self.kl_coef):
             rank_zero_warn(line)
         self.kl_coef = self.kl.next_coef(self.kl_coef, metrics["objective/kl"], responses)

@@ -44,6 +44,7 @@ def frontier_part(summary: Mapping[str, Any], figures: Mapping[str, Any]) -> dic
     drawn = (frontier_picture(name, figures, best_of["points"], checkpoints) for name in judges)
     return {
         "worth": worth(best_of),
+        "is_toxicity": "score" not in judges,
         "pictures": [svg(picture) for picture in drawn],
         "rows": frontier_rows(figures, best_of),
         "checkpoints": checkpoints,

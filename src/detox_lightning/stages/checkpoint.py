@@ -36,6 +36,9 @@ _NUMBERS: dict[str, tuple[Any, float]] = {
     "count": (_NUMBER, 0),
     "mean": (_NUMBER, -math.inf),
     "variance": (_NUMBER, 0),
+    "value": (_NUMBER, 0),
+    "at_bound": (int, 0),
+    "unit": (_NUMBER, 0),
 }
 
 
@@ -113,6 +116,9 @@ def load_stage(module: Any, checkpoint: Mapping[str, Any], **facts: Any) -> dict
         raise InputError(
             f"labels={module.labels}: the checkpoint's are {saved['labels']}; give the same ones."
         )
+    if module.labels is not None and saved.get("learns_scores", False) != module.learns_scores:
+        target = "classes" if module.learns_scores else "scores"
+        raise InputError(f"model.target: the checkpoint's is {target}; give the same one")
     _check_parameters(module, checkpoint["state_dict"], saved, facts)
     warn_of_changed_flags(module, checkpoint)
     module.faults.count = saved.get("faults", 0)
@@ -161,7 +167,7 @@ def _read_facts(checkpoint: Mapping[str, Any], stage: str) -> dict[str, Any]:
             f"the checkpoint is of the {facts['stage']} stage, this is the {stage} stage. To begin "
             "from that stage's result, give its exported folder as the model, not as --ckpt_path."
         )
-    values = {**facts, **(facts.get("moments") or {})}
+    values = {**facts, **(facts.get("moments") or {}), **(facts.get("multiplier") or {})}
     for name, (kind, least) in _NUMBERS.items():
         value = values.get(name, 0)
         if not (isinstance(value, kind) and math.isfinite(value) and value >= least):

@@ -23,7 +23,8 @@ _NOT_COMPARED = {
 }
 # the flags that tests and predictions depend on, and exceptions among them
 _MEASURED = ("model.sampling", "model.reward", "data.")
-_JUDGES = tuple(f"model.evaluation.{name}" for name in ("tox", "second_tox", "similarity"))
+_EVALUATED = ("tox", "second_tox", "similarity", "top_p", "max_new_tokens")
+_JUDGES = ("model.seed", *(f"model.evaluation.{name}" for name in _EVALUATED))
 _NOT_MEASURED = ("data.num_samples", "data.num_eval_samples")
 _MAX_SHOWN = 60  # characters of a value
 # peft's options that don't change what the weights mean, or have messages of their own

@@ -260,7 +260,8 @@ class AutomaticStage(StageModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reduces the checkpoint to the parameters that learn, and adds the facts of the run."""
         facts = {"model": self.model_name, "lora": self.lora, "labels": self.labels}
-        save_stage(self, checkpoint, **facts, **self.origin(self.model))
+        scores = {"learns_scores": self.learns_scores}
+        save_stage(self, checkpoint, **facts, **scores, **self.origin(self.model))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that the checkpoint fits this model; see :func:`load_stage`."""
