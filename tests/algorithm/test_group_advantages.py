@@ -1,10 +1,21 @@
 """RLOO, GRPO and REINFORCE by hand: two prompts with two or three responses each."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from detox_lightning.algorithm.advantages import GDPO, GRPO, RLOO, AdvantageEstimator, Reinforce
+from detox_lightning.algorithm.advantages import (
+    GDPO,
+    GRPO,
+    RLOO,
+    AdvantageEstimator,
+    BestOfK,
+    Quantile,
+    Reinforce,
+    TokenRLOO,
+)
 from detox_lightning.algorithm.masks import Reduce, alone
 from detox_lightning.errors import InputError
 
@@ -47,6 +58,39 @@ def test_parts_are_standardized_before_they_are_weighted() -> None:
     centred = expected - torch.tensor([-1.0, -1, 2, 0, 0, 0])
     torch.testing.assert_close(advantages_of(GDPO(3), totals), centred, rtol=0, atol=2e-4)
     assert GRPO(3).scores(TOTALS, {}, torch.stack) is TOTALS
+
+
+def test_best_of_k_scores_the_best_response_alone() -> None:
+    """Two that are equally good share the 1; RLOO compares the scores."""
+    totals = torch.tensor([1.0, 2.0, 6.0, 2.0, -1.0, 2.0])
+    found = BestOfK(3).scores(totals, {}, torch.stack)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0, 1, 0.5, 0, 0.5]))
+    expected = torch.tensor([-0.5, -0.5, 1.0, 0.25, -0.5, 0.25])
+    torch.testing.assert_close(advantages_of(BestOfK(3), found), expected)
+
+
+def test_quantiles_are_ranks_whatever_the_scale() -> None:
+    """Of four responses, 1/8, 3/8, 5/8 and 7/8; ties lie in the middle of theirs."""
+    totals = torch.tensor([2.0, 9.0, -4.0, 3.0, 1.0, 0.0, 1.0, 5.0])
+    found = Quantile(4).scores(totals, {}, torch.stack)
+    shares = torch.tensor([3.0, 7, 1, 5, 4, 1, 4, 7]) / 8
+    torch.testing.assert_close(found, shares.log())
+    torch.testing.assert_close(Quantile(4).scores(1000 * totals - 7, {}, torch.stack), found)
+
+
+@pytest.mark.parametrize(
+    ("gae_lambda", "sums"),
+    [(1.0, [[3.0, 2, 0], [3, 4, 3]]), (0.5, [[2.0, 2, 0], [0.25, 2.5, 3]])],
+)
+def test_a_token_is_compared_by_what_follows_it(gae_lambda: float, sums: list[Any]) -> None:
+    """With the same place in the other response; one that has ended earns nothing more."""
+    rewards = torch.tensor([[1.0, 2.0, 0.0], [-1.0, 1.0, 3.0]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    advantages, returns = TokenRLOO(2, gae_lambda)(rewards, torch.ones(2, 3), mask)
+    first, second = torch.tensor(sums)
+    expected = torch.stack([first - second, second - first]).where(mask, 0)
+    torch.testing.assert_close(advantages, expected)
+    assert not returns.any()
 
 
 def test_group_of_equal_rewards_has_no_advantage() -> None:

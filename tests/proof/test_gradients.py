@@ -15,6 +15,7 @@ from detox_lightning.algorithm.advantages import (
     RLOO,
     AdvantageEstimator,
     Reinforce,
+    TokenRLOO,
 )
 from detox_lightning.algorithm.experience import RunningMoments, ScoreShaping, to_experience
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
@@ -112,6 +113,7 @@ def one_token(tmp_path: Path) -> Iterator[Laboratory]:
 
 EXACT_ESTIMATORS: list[tuple[AdvantageEstimator, int, float]] = [
     (RLOO(2), 2, 1.0),
+    (TokenRLOO(2), 2, 1.0),
     (without_baseline(), 1, 1.0),
     (GRPO(2, scale=False), 2, 1 / 2),  # the own reward is part of the mean: (k - 1)/k
     (unwhitened(Reinforce()), 2, 1 / 2),  # the same, of n responses in the batch: (n - 1)/n
@@ -119,7 +121,9 @@ EXACT_ESTIMATORS: list[tuple[AdvantageEstimator, int, float]] = [
 
 
 @pytest.mark.parametrize(
-    ("advantage", "k", "size"), EXACT_ESTIMATORS, ids=["RLOO", "none", "GRPO", "Reinforce"]
+    ("advantage", "k", "size"),
+    EXACT_ESTIMATORS,
+    ids=["RLOO", "TokenRLOO", "none", "GRPO", "Reinforce"],
 )
 def test_the_mean_is_the_gradient_of_j(
     lab: Laboratory, advantage: AdvantageEstimator, k: int, size: float

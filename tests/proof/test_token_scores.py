@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detox_lightning.algorithm.advantages import GAE, RLOO, AdvantageEstimator
+from detox_lightning.algorithm.advantages import GAE, RLOO, AdvantageEstimator, TokenRLOO
 from detox_lightning.algorithm.experience import (
     RunningMoments,
     ScoreShaping,
@@ -145,13 +145,16 @@ def test_gae_with_exact_values_estimates_the_exact_gradient(
     assert_same_gradient(world, exact, advantages)
 
 
-def test_rloo_estimates_the_exact_gradient(world: World, exact: Exact) -> None:
+@pytest.mark.parametrize("estimator", [RLOO(2), TokenRLOO(2)])
+def test_leave_one_out_estimates_the_exact_gradient(
+    world: World, exact: Exact, estimator: AdvantageEstimator
+) -> None:
     """Its mean over all pairs of responses to a prompt, by their probabilities."""
     p, n = world.rewards.shape
     first, second = torch.cartesian_prod(torch.arange(n), torch.arange(n)).T
     pairs = torch.stack([first, second], dim=1).flatten()
     index = (torch.arange(p)[:, None] * n + pairs).flatten()
-    found = estimated(exact, chosen(exact.rollout, index), exact.tokens[index], RLOO(k=2))
+    found = estimated(exact, chosen(exact.rollout, index), exact.tokens[index], estimator)
     weights = rows(world, exact.rollout.old_logprobs.sum(dim=1)).exp()
     # of each pair, what the first response learns, averaged over the second
     firsts = found.view(p, n, n, 2, -1)[:, :, :, 0]

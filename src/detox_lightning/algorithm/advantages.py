@@ -122,6 +122,85 @@ class RLOO(ResponseAdvantage):
         return (groups - others / (self.responses_per_prompt - 1)).flatten()
 
 
+class TokenRLOO(AdvantageEstimator):
+    """Leave-one-out for each token: what comes after it, beside the prompt's other responses.
+
+    A token is not charged for the KL penalty of those before it, which only adds noise to
+    :class:`RLOO`. The baseline is the mean of the other responses' rewards from the same place on.
+    With a reward of tokens such as ``PrefixReward``, a token is judged by what the text was worth
+    before it and at the end, or soon after it if ``gae_lambda`` is below 1.
+
+    Args:
+        k: Responses per prompt, at least 2.
+        gae_lambda: How much a reward counts, one token later. 1 gives the exact gradient; less
+            gives less noise, but only rewards that follow soon.
+
+    Raises:
+        InputError: If ``k`` is 1.
+    """
+
+    def __init__(self, k: PositiveInt = 4, gae_lambda: ClosedUnitInterval = 1.0):
+        self.responses_per_prompt = _at_least_two(k)
+        self.following = GAE(gae_lambda=gae_lambda)
+
+    def __call__(
+        self, rewards: Tensor, values: Tensor, mask: Tensor, reduce: Reduce = alone
+    ) -> tuple[Tensor, Tensor]:
+        """Adds up what follows each token, and subtracts the mean of the others' sums."""
+        sums, _ = self.following(rewards, torch.zeros_like(values), mask)
+        groups = sums.view(-1, self.responses_per_prompt, sums.shape[1])
+        others = groups.sum(dim=1, keepdim=True) - groups
+        compared = (groups - others / (self.responses_per_prompt - 1)).view_as(sums)
+        advantages = torch.where(mask, compared, 0)
+        return advantages, torch.zeros_like(advantages)
+
+
+class BestOfK(RLOO):
+    """Learns from the best of a prompt's responses alone, which distils best-of-k into the policy.
+
+    The best response scores 1 and the others 0; those that are equally good share the 1. RLOO then
+    compares these scores, so that the mean gradient is that of rejection sampling
+    (https://arxiv.org/abs/2304.06767, RAFT), with less noise. The KL penalty joins the scores.
+
+    Args:
+        k: Responses per prompt, at least 2.
+
+    Raises:
+        InputError: If ``k`` is 1.
+    """
+
+    def scores(self, total: Tensor, parts: Parts, combine: Callable[[Parts], Tensor]) -> Tensor:
+        """Returns 1 for the best response of each prompt, and 0 for the others."""
+        groups = total.view(-1, self.responses_per_prompt)
+        is_best = (groups == groups.amax(dim=1, keepdim=True)).to(total.dtype)
+        return (is_best / is_best.sum(dim=1, keepdim=True)).flatten()
+
+
+class Quantile(RLOO):
+    """Learns from each response's rank among its prompt's, whatever the scale of the scores.
+
+    The score is the logarithm of its quantile: of the share of the prompt's responses that are no
+    better, of which half of those that are equally good counts. The policy that writes the best of
+    n is the optimum of log-quantiles under the reference, at a KL penalty of 1/(n − 1)
+    (https://arxiv.org/abs/2407.14622, section 3). Here, quantiles are those among the policy's own
+    responses.
+
+    Args:
+        k: Responses per prompt, at least 2.
+
+    Raises:
+        InputError: If ``k`` is 1.
+    """
+
+    def scores(self, total: Tensor, parts: Parts, combine: Callable[[Parts], Tensor]) -> Tensor:
+        """Returns the logarithms of the quantiles, from log(1/2k) to 0."""
+        groups = total.view(-1, self.responses_per_prompt)
+        here, others = groups[:, :, None], groups[:, None, :]
+        lower, equal = (others < here).sum(dim=2), (others == here).sum(dim=2)
+        quantiles = (lower + equal / 2) / self.responses_per_prompt
+        return quantiles.to(total.dtype).log().flatten()
+
+
 class GRPO(ResponseAdvantage):
     """Group-relative policy optimization: rewards are standardized among a prompt's responses.
 
