@@ -7,7 +7,10 @@ from detox_lightning.algorithm.advantages import (
     GRPO,
     RLOO,
     AdvantageEstimator,
+    BestOfK,
+    Quantile,
     Reinforce,
+    TokenRLOO,
 )
 from detox_lightning.algorithm.constraint import Constraint
 from detox_lightning.algorithm.experience import ScoreShaping
@@ -35,12 +38,13 @@ from detox_lightning.stages.optimization import Schedule
 
 # fmt: off
 __all__ = [
-    "GAE", "GDPO", "GRPO", "RLOO", "AdvantageEstimator", "AveragingCallback", "BoundedCheckpoint",
-    "CISPOLoss", "ClassifierReward", "CollapseCallback", "Constraint", "ContinuationDataModule",
-    "DialogueDataModule", "DrGRPOLoss", "EvaluationPlan", "ExportCallback", "FunctionReward",
-    "GRPOLoss", "GSPOLoss", "InputError", "KLPenalty", "LabeledTextDataModule", "LengthReward",
-    "LoRA", "PPOLoss", "PPOModule", "PolicyLoss", "PredictionsCallback", "PrefixReward",
-    "Reinforce", "ReportCallback", "Reward", "RewardModule", "RougeReward", "SamplesCallback",
-    "Sampling", "Schedule", "ScoreShaping", "ShardedStrategy", "SimilarityReward",
-    "SupervisedModule", "ToxicityMetric", "Trainer", "TrainingError", "WeightedReward", "Weights",
+    "GAE", "GDPO", "GRPO", "RLOO", "AdvantageEstimator", "AveragingCallback", "BestOfK",
+    "BoundedCheckpoint", "CISPOLoss", "ClassifierReward", "CollapseCallback", "Constraint",
+    "ContinuationDataModule", "DialogueDataModule", "DrGRPOLoss", "EvaluationPlan",
+    "ExportCallback", "FunctionReward", "GRPOLoss", "GSPOLoss", "InputError", "KLPenalty",
+    "LabeledTextDataModule", "LengthReward", "LoRA", "PPOLoss", "PPOModule", "PolicyLoss",
+    "PredictionsCallback", "PrefixReward", "Quantile", "Reinforce", "ReportCallback", "Reward",
+    "RewardModule", "RougeReward", "SamplesCallback", "Sampling", "Schedule", "ScoreShaping",
+    "ShardedStrategy", "SimilarityReward", "SupervisedModule", "TokenRLOO", "ToxicityMetric",
+    "Trainer", "TrainingError", "WeightedReward", "Weights",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from detox_lightning.errors import InputError
+from detox_lightning.evaluation.best_of import against_best_of
 from detox_lightning.evaluation.comparison import Answers, Comparison
 from detox_lightning.evaluation.rescoring import mean_toxicity, stored_comparison
 from detox_lightning.evaluation.statistics import summarize
@@ -44,7 +45,25 @@ def test_rows_in_any_order_are_the_comparison_that_wrote_them() -> None:
                 )
             ]
             assert pairs[0] == pairs[1]
-    assert set(again.after.figures) == {"toxicity"}
+    assert set(again.after.figures) == {"toxicity", "score"}
+
+
+def test_what_training_was_worth_under_another_judge() -> None:
+    """The reward chooses the best of n, and the stored texts are judged anew."""
+    comparison = stored()._replace(prompts=[f"prompt {i}" for i in range(N)])
+    kl = {"kl": np.full((N, len(DECODINGS)), 0.5)}
+    comparison.after.figures.update(kl)
+    rows = comparison.rows()
+    for row in rows:
+        row["judged_before"], row["judged_after"] = 1 - row["score_before"], 0.0
+    found = against_best_of(stored_comparison(rows, "judged"), seed=0)
+    assert found is not None
+    assert found["effective_n"]["toxicity"]["value"] is None  # better than any choice
+    assert found["points"][0]["kl"]["value"] == 0
+    best = 1 - comparison.before.figures["score"][:, 1:].max(axis=1)
+    assert found["points"][1]["toxicity"]["value"] == pytest.approx(best.mean())
+    rows[0]["score_before"] = "high"  # a column of somebody else's
+    assert "score" not in stored_comparison(rows, "judged").before.figures
 
 
 def test_responses_of_a_prompt_stay_together() -> None:

@@ -12,6 +12,7 @@ from detox_lightning.algorithm.advantages import (
     RLOO,
     AdvantageEstimator,
     Reinforce,
+    TokenRLOO,
 )
 from detox_lightning.algorithm.experience import ScoreShaping
 from detox_lightning.algorithm.kl import Estimator
@@ -53,6 +54,7 @@ def exact_rows(lab: Laboratory) -> Iterator[Row]:
     valued = lab.rollout()._replace(values=lab.values(lab.rollout()))
     wrong = valued._replace(values=torch.ones_like(valued.values))
     yield Row("RLOO", estimated(lab, RLOO(2)))
+    yield Row("TokenRLOO", estimated(lab, TokenRLOO(2)))
     yield Row("no baseline", estimated(lab, without_baseline(), k=1))
     yield Row("GAE, λ 1, exact values", estimated(lab, without_baseline(), rollout=valued, k=1))
     yield Row("GAE, λ 1, all values 1", estimated(lab, without_baseline(), rollout=wrong, k=1))

@@ -8,6 +8,7 @@ import torch
 
 from detox_lightning.data.text_files import Malformed, decode, open_binary, parse_object
 from detox_lightning.errors import InputError, explain, nearest, writing
+from detox_lightning.evaluation.best_of import against_best_of
 from detox_lightning.evaluation.rescoring import SIDES, mean_toxicity, stored_comparison
 from detox_lightning.evaluation.statistics import CONFIDENCE, summarize
 from detox_lightning.evaluation.toxicity import Toxicity
@@ -99,11 +100,17 @@ def add_scores(rows: list[Row], columns: tuple[str, ...], toxicity: Toxicity) ->
 
 
 def change(rows: list[Row]) -> dict[str, Any]:
-    """Returns the summary of a comparison that has got scores: ``about`` and ``figures``."""
+    """Returns the summary of a comparison that has got scores, as a test's; see :func:`render`.
+
+    It has ``best_of`` if the reward's scores of several samples are stored.
+    """
     comparison = stored_comparison(rows, RESCORED)
     samples = sum(name.startswith("sample") for name in comparison.decodings)
     about = {"prompts": len(comparison.prompts), "samples": samples, "confidence": CONFIDENCE}
-    return {"about": about, "figures": summarize(comparison, seed=0)}
+    best_of = None
+    if "score" in comparison.before.figures:
+        best_of = against_best_of(comparison, seed=0)
+    return {"about": about, "figures": summarize(comparison, seed=0), "best_of": best_of}
 
 
 def _columns(rows: list[Row], file: str, text_column: str | None) -> tuple[str, ...]:

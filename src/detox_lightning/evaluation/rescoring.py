@@ -13,7 +13,9 @@ from detox_lightning.evaluation.plan import GREEDY, TOXIC_FROM
 from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES
 
 SIDES = ("before", "after")
+KEPT = ("score", "kl")  # what a comparison with the best of n samples needs besides the toxicity
 Row = dict[str, Any]
+Number = float | int | None
 
 
 def stored_comparison(rows: Sequence[Row], toxicity: str) -> Comparison:
@@ -23,7 +25,7 @@ def stored_comparison(rows: Sequence[Row], toxicity: str) -> Comparison:
         rows: Rows with ``prompt``, ``before`` and ``after``, and where a prompt has several,
             ``decoding``.
         toxicity: Beginning of the names of the columns that are the toxicity, ``NAME_before`` and
-            ``NAME_after``.
+            ``NAME_after``. Scores and KL are kept where they are stored.
 
     Raises:
         InputError: If a prompt lacks a decoding that another one has.
@@ -44,8 +46,13 @@ def stored_comparison(rows: Sequence[Row], toxicity: str) -> Comparison:
     table = [[cell[decoding] for decoding in decodings] for cell in cells.values()]
 
     def answers(side: str) -> Answers:
-        values = np.array([[row[f"{toxicity}_{side}"] for row in cell] for cell in table])
-        return Answers([[row[side] for row in cell] for cell in table], {"toxicity": values})
+        columns = {"toxicity": f"{toxicity}_{side}", **{name: f"{name}_{side}" for name in KEPT}}
+        figures = {
+            name: np.array([[row[column] for row in cell] for cell in table], float)
+            for name, column in columns.items()
+            if all(isinstance(row.get(column, ""), Number) for cell in table for row in cell)
+        }
+        return Answers([[row[side] for row in cell] for cell in table], figures)
 
     prompts = [prompt for prompt, _ in cells]
     return Comparison(prompts, [""] * len(prompts), decodings, *map(answers, SIDES))

@@ -19,7 +19,7 @@ def check_pairs(advantage: AdvantageEstimator, loss: PolicyLoss, reward: Reward)
     if advantage.uses_values and "value" not in loss.coefficients:
         raise InputError(
             f"model.loss={type(loss).__name__} trains no value head, and model.advantage={name} "
-            "needs one: give advantage GRPO, RLOO or Reinforce, or loss PPOLoss"
+            "needs one: give advantage TokenRLOO, RLOO or GRPO, or loss PPOLoss"
         )
     is_single = type(reward).parts is Reward.parts
     if isinstance(reward, WeightedReward):
