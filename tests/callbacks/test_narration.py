@@ -1,6 +1,7 @@
 """What a run says in a terminal and in a log file."""
 
 import io
+import itertools
 import re
 import shlex
 import shutil
@@ -16,9 +17,25 @@ from rich.console import Console
 from rich.live import Live
 
 from command import run, tiny_recipe
+from detox_lightning.batches import PromptBatch
 from detox_lightning.callbacks import narration
 from detox_lightning.callbacks.narration import NarrationCallback, duration
 from detox_lightning.cli.process import isolated
+from detox_lightning.evaluation.evaluator import Evaluator
+
+
+def slow_first_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the clock on by an hour while a run is evaluated that hasn't begun to learn."""
+    seconds, evaluate = itertools.count(), Evaluator.validate
+    ahead = [0]
+
+    def validate(evaluator: Evaluator, batch: PromptBatch) -> Any:
+        ahead[0] = 3600
+        return evaluate(evaluator, batch)
+
+    monkeypatch.setattr(Evaluator, "validate", validate)
+    clock = SimpleNamespace(monotonic=lambda: next(seconds) + ahead[0])
+    monkeypatch.setattr(narration, "time", clock)
 
 
 def test_a_run_says_what_it_does_and_what_comes_next(
@@ -26,6 +43,7 @@ def test_a_run_says_what_it_does_and_what_comes_next(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    slow_first_validation(monkeypatch)
     outcome = run("fit", "--config", tiny_recipe(tmp_path, tiny_t5, tiny_classifier))
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "runs" / "tiny" / "version_0"

@@ -82,6 +82,7 @@ class NarrationCallback(Callback):
         }
         if _done(trainer, stage) == 0:
             self.baseline = self.newest
+            self.begun = time.monotonic()  # one more validation than training will have
         self._tell(trainer, stage, self._figures(list(self.newest)[:1]))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
