@@ -117,12 +117,12 @@ class RLOO(ResponseAdvantage):
 
     def compare(self, totals: Tensor, reduce: Reduce) -> Tensor:
         """Subtracts from each response's reward the mean of its prompt's other responses."""
-        groups = totals.view(-1, self.responses_per_prompt)
+        groups = totals.unflatten(0, (-1, self.responses_per_prompt))
         others = groups.sum(dim=1, keepdim=True) - groups
-        return (groups - others / (self.responses_per_prompt - 1)).flatten()
+        return (groups - others / (self.responses_per_prompt - 1)).flatten(0, 1)
 
 
-class TokenRLOO(AdvantageEstimator):
+class TokenRLOO(RLOO):
     """Leave-one-out for each token: what comes after it, beside the prompt's other responses.
 
     A token is not charged for the KL penalty of those before it, which only adds noise to
@@ -140,7 +140,7 @@ class TokenRLOO(AdvantageEstimator):
     """
 
     def __init__(self, k: PositiveInt = 4, gae_lambda: ClosedUnitInterval = 1.0):
-        self.responses_per_prompt = _at_least_two(k)
+        super().__init__(k)
         self.following = GAE(gae_lambda=gae_lambda)
 
     def __call__(
@@ -148,10 +148,7 @@ class TokenRLOO(AdvantageEstimator):
     ) -> tuple[Tensor, Tensor]:
         """Adds up what follows each token, and subtracts the mean of the others' sums."""
         sums, _ = self.following(rewards, torch.zeros_like(values), mask)
-        groups = sums.view(-1, self.responses_per_prompt, sums.shape[1])
-        others = groups.sum(dim=1, keepdim=True) - groups
-        compared = (groups - others / (self.responses_per_prompt - 1)).view_as(sums)
-        advantages = torch.where(mask, compared, 0)
+        advantages = torch.where(mask, self.compare(sums, reduce), 0)
         return advantages, torch.zeros_like(advantages)
 
 
