@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detox_lightning.errors import InputError
@@ -13,12 +14,14 @@ from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summari
 from detox_lightning.protocols import Stage, as_stage, data_of
 from detox_lightning.redaction import without_secrets
 from detox_lightning.report.curves import read_curves
+from detox_lightning.report.page import counted
 from detox_lightning.report.report_files import (
     agreement_table,
     short_table,
     write_agreement,
     write_files,
 )
+from detox_lightning.report.sheet import make_sheet
 from detox_lightning.runs.provenance import origin
 from detox_lightning.runs.run_folders import (
     atomic_folder,
@@ -37,14 +40,17 @@ class ReportCallback(Callback):
     learned become figures and a picture of how far they can be taken for the data's.
     """
 
-    def __init__(self, folder: str | None = None):
-        """Sets the folder.
+    def __init__(self, folder: str | None = None, sheet: PositiveInt | None = None):
+        """Sets what is written, and where.
 
         Args:
             folder: A new or empty folder; null: ``test`` in the folder of the run whose checkpoint
                 is tested, with a number if that exists already.
+            sheet: Write sheet.csv, on which people judge the responses to so many prompts without
+                knowing which are from after training; sheet-key.json says so, and judge-sheet reads
+                both. null: none.
         """
-        self.folder = folder
+        self.folder, self.sheet = folder, sheet
         self.written: Path | None = None
         self.points: list[dict[str, Any]] = []  # of checkpoints that were tested before
 
@@ -55,6 +61,11 @@ class ReportCallback(Callback):
             raise InputError(
                 "--ckpt_path all: the report shows checkpoints beside the best of n samples; give "
                 "--model.evaluation.samples 16, or at least 2"
+            )
+        if stage == "test" and self.sheet and (ppo is None or ppo.rollouts is None):
+            raise InputError(
+                f"report.sheet={self.sheet}: only a test of PPO compares responses that people can "
+                "judge; leave it out"
             )
         if stage == "test" and self.folder is not None:
             refuse_occupied(Path(self.folder), f"report.folder={self.folder}")
@@ -84,7 +95,7 @@ class ReportCallback(Callback):
         run = run_folder(trainer, trainer.ckpt_path)
         folder = output_folder("report.folder", self.folder, run / "test").absolute()
         if trainer.is_global_zero:
-            table, write, what = _result(trainer, stage, run, self.points)
+            table, write, what = _result(trainer, stage, run, self.points, self.sheet)
             outcome = f"{what}: {folder}"
             if is_trial(trainer):
                 outcome = "trainer.fast_dev_run: no report is written"
@@ -97,7 +108,7 @@ class ReportCallback(Callback):
 
 
 def _result(
-    trainer: Trainer, stage: Stage, run: Path, points: list[dict[str, Any]]
+    trainer: Trainer, stage: Stage, run: Path, points: list[dict[str, Any]], rows: int | None
 ) -> tuple[str, Callable[[Path], None], str]:
     """Returns a table of what was found, what writes the files, and what they are."""
     comparison = stage.comparison
@@ -113,11 +124,17 @@ def _result(
         "best_of": against_best_of(comparison, stage.seed),
         "checkpoints": points,
     }
-    return (
-        short_table(summary),
-        lambda folder: write_files(folder, summary, comparison, read_curves(run)),
-        "All figures, responses and a report",
-    )
+    sheet = make_sheet(comparison, about, stage.seed, rows) if rows else None
+    what = "All figures, responses and a report"
+    if rows:
+        what += f", and a sheet for people ({counted(len(sheet.rows) if sheet else 0, 'row')})"
+
+    def write(folder: Path) -> None:
+        write_files(folder, summary, comparison, read_curves(run))
+        if sheet is not None:
+            sheet.write(folder)
+
+    return short_table(summary), write, what
 
 
 def _point(trainer: Trainer, stage: Stage, comparison: Comparison) -> dict[str, Any]:

@@ -32,7 +32,8 @@ SHOWN = {
     f"{LIMITS} data.batch_size data.num_samples data.num_eval_samples trainer.max_epochs "
     f"trainer.limit_train_batches trainer.val_check_interval {RUN} export.folder",
     "validate": MODEL + JUDGED + EVALUATED + RUN,
-    "test": f"{MODEL} model.evaluation.samples {JUDGED} {EVALUATED} {RUN} report.folder",
+    "test": f"{MODEL} model.evaluation.samples {JUDGED} {EVALUATED} {RUN} report.folder "
+    "report.sheet",
     "predict": "model.policy model.evaluation.samples model.evaluation.best_of data.predict_source "
     f"{LIMITS} data.eval_batch_size {RUN} predictions.file",
     "compare": "ckpt_path host port open_browser data.predict_source "

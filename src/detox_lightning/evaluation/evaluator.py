@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, TrainingError
 from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison, merge
+from detox_lightning.evaluation.entities import with_entities
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
 from detox_lightning.evaluation.statistics import flat, summarize
@@ -114,9 +115,9 @@ class Evaluator(nn.Module):
         """Judges responses of the reference and the policy to each prompt."""
         self.tested.append(self.compare(batch))
 
-    def finish_test(self) -> dict[str, float]:
+    def finish_test(self, template: str = "") -> dict[str, float]:
         """Sets :attr:`comparison` from all batches and ranks, and returns it as ``test/…``."""
-        self.comparison = merge(self.tested)
+        self.comparison = with_entities(merge(self.tested), template)
         self.tested.clear()
         return flat(summarize(self.comparison, self.seed, intervals=False), "test")
 

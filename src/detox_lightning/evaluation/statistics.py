@@ -21,6 +21,9 @@ DEFINED_RESAMPLES = 0.95  # a figure has an interval if this share of resamples 
 NOTICEABLE = 0.0005  # a smaller change isn't shown
 ESTIMATES = ("before", "after", "difference", "improvement")
 NGRAM_SIZES = (1, 2, 3)
+# columns that a figure divides by another one; a prompt whose responses have none of it is left out
+DIVISORS = {"nll": "nll_tokens"}
+DIVISORS |= {name: f"{name}_of" for name in ("entities_kept", "entities_invented")}
 
 
 def _mean(means: Means, column: str) -> Array:
@@ -34,7 +37,12 @@ def _deviation(means: Means, column: str) -> Array:
 
 def _perplexity(means: Means, column: str) -> Array:
     """Perplexity of the tokens of all responses together."""
-    return np.exp(means[column] / means[f"{column}_tokens"])
+    return np.exp(_share(means, column))
+
+
+def _share(means: Means, column: str) -> Array:
+    """A count of all responses together, divided by another one."""
+    return means[column] / means[DIVISORS[column]]
 
 
 class Figure(NamedTuple):
@@ -73,6 +81,8 @@ FIGURES = {
     "rouge2": Figure("ROUGE-2", "higher", "rouge2"),
     "rougeL": Figure("ROUGE-L", "higher", "rougeL"),
     "rougeLsum": Figure("ROUGE-Lsum", "higher", "rougeLsum"),
+    "entities_kept": Figure("Names and numbers kept", "higher", "entities_kept", _share),
+    "entities_invented": Figure("Names and numbers invented", "lower", "entities_invented", _share),
     "perplexity": Figure("Perplexity", "lower", "nll", _perplexity),
     **{
         f"distinct{n}": Figure(f"Distinct {n}-grams", "higher", f"distinct{n}") for n in NGRAM_SIZES
@@ -147,9 +157,10 @@ def _columns(answers: Answers, chosen: NDArray[np.bool_]) -> Figures:
         largest toxicity and whether any response is toxic, and shares of distinct n-grams.
     """
     figures = {name: values[:, chosen] for name, values in answers.figures.items()}
-    if "nll" in figures:  # an empty response has no perplexity
-        empty = figures["nll_tokens"].sum(axis=1, keepdims=True) == 0
-        figures |= {name: np.where(empty, np.nan, figures[name]) for name in ("nll", "nll_tokens")}
+    for pair in DIVISORS.items():  # an empty response has no perplexity
+        if pair[0] in figures:
+            empty = figures[pair[1]].sum(axis=1, keepdims=True) == 0
+            figures |= {name: np.where(empty, np.nan, figures[name]) for name in pair}
     spread = [name for name in ("toxicity", "score") if name in figures]
     figures |= {f"{name}_squared": figures[name] ** 2 for name in spread}
     columns = {name: values.mean(axis=1) for name, values in figures.items()}
@@ -185,7 +196,7 @@ def _summarize(
             low, high = _interval(data, statistic, seed)
     summary: dict[str, Any] = {}
     for (name, figure), *numbers in zip(figures.items(), values, low, high, strict=True):
-        estimates = [_as_dict(*each) for each in zip(*numbers, strict=True)]
+        estimates = [as_estimate(*each) for each in zip(*numbers, strict=True)]
         entry = dict(zip(ESTIMATES, estimates, strict=True))
         if entry["after"] is not None:
             old, new = before.get(figure.column, unmeasured), after[figure.column]
@@ -256,7 +267,7 @@ def percentiles(resampled: Array) -> tuple[Array, Array]:
     return low, high
 
 
-def _as_dict(*numbers: float) -> dict[str, float | None] | None:
+def as_estimate(*numbers: float) -> dict[str, float | None] | None:
     """``value``, ``low`` and ``high`` of an estimate, None where undefined."""
     value, low, high = (float(x) if math.isfinite(x) else None for x in numbers)
     return None if value is None else {"value": value, "low": low, "high": high}

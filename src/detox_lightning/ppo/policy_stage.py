@@ -220,7 +220,8 @@ class PolicyStage(StageModule):
 
     def on_test_epoch_end(self) -> None:
         """Puts the comparison together and logs it: ``test/…``, ``test/greedy/…``."""
-        self.log_global(self.evaluator.finish_test())
+        data = data_of(self.trainer)
+        self.log_global(self.evaluator.finish_test(data.template if data else ""))
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Answers prompts; see :meth:`Evaluator.predict`."""

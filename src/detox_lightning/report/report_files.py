@@ -15,7 +15,7 @@ from detox_lightning.report.pictures import reliability_picture
 TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
     *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability", "score"),
-    *("rougeL", "distinct2", "perplexity", "length", "kl"),
+    *("rougeL", "entities_kept", "entities_invented", "distinct2", "perplexity", "length", "kl"),
 )
 
 
@@ -59,10 +59,10 @@ def agreement_table(found: Mapping[str, Agreement]) -> str:
         (label, f"{each.texts:,}", *map(number, (each.spearman, each.auroc, each.brier, each.ece)))
         for label, each in found.items()
     ]
-    return "\n".join(_aligned(rows))
+    return "\n".join(aligned(rows))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns a line for each row, its first column on the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -88,7 +88,7 @@ def short_table(summary: dict[str, Any]) -> str:
         rows.append(
             (entry["title"], with_interval(entry["before"]), with_interval(entry["after"]), better)
         )
-    lines = _aligned(rows)
+    lines = aligned(rows)
     said = [in_words(figures)] if in_words(figures) else []
     if aimed := figures.get("toxicity") or figures.get("score"):
         said.append(verdict(aimed, f"{about['confidence']:.0%}"))
