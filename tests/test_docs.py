@@ -126,7 +126,7 @@ def try_command(line: str) -> None:
     """Runs a line that starts the package if what it names is here; else looks at it only."""
     words = words_of(line)
     assert words is not None
-    if words[0] == "rescore":  # it has no configuration that names what it needs
+    if words[0] in ("rescore", "judge-sheet"):  # it has no configuration that names what it needs
         if Path(words[1]).exists():
             assert run(*words).code == 0, line
         return

@@ -75,8 +75,9 @@ def test_page_names_all_that_is_logged(logged: dict[str, Any]) -> None:
     sides = re.compile(r"^test/(greedy/)?(before|after|improvement)/")
     names = {sides.sub("test/", name) for name in logged} - on_the_bar_only
     names = {re.sub(r"^rewards/.*", "rewards/<name>", name) for name in names}
-    # there is no language model here, and one response to each prompt
+    # there is no language model here, no template, and one response to each prompt
     elsewhere = {"test/perplexity", "objective/frac_reward_zero_std"}
+    elsewhere |= {"test/entities_kept", "test/entities_invented"}
     assert names == documented() - elsewhere
 
 

@@ -1,5 +1,6 @@
 """The files of a test, where they go, and that nothing is written over."""
 
+import csv
 import json
 import math
 import shutil
@@ -9,14 +10,18 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from command import run, tiny_recipe
+from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.statistics import FIGURES
+from detox_lightning.modules import SupervisedModule
 from detox_lightning.report.frontier import worth
 from detox_lightning.runs.provenance import shell_line
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
+SHEET = {"sheet.csv", "sheet-key.json"}
 RAN = ("--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
 
 
@@ -28,7 +33,9 @@ class Twice:
         fitted = run("fit", "--config", recipe, *RAN)
         assert fitted.code == 0, fitted.err
         self.first = run("test", "--config", recipe, samples, "--ckpt_path=last")
-        self.second = run("test", "--config", recipe, samples, "--ckpt_path=last")
+        self.second = run(
+            "test", "--config", recipe, samples, "--ckpt_path=last", "--report.sheet=5"
+        )
         self.run = folder / "runs" / "tiny" / "version_0"
         self.recipe = recipe
 
@@ -54,7 +61,7 @@ def test_files_lie_beside_the_checkpoint_s_log(twice: Twice) -> None:
 
 
 def test_a_second_test_overwrites_nothing(twice: Twice) -> None:
-    assert {path.name for path in (twice.run / "test-1").iterdir()} == FILES
+    assert {path.name for path in (twice.run / "test-1").iterdir()} == FILES | SHEET
     assert twice.rows("test-1") == twice.rows()
 
 
@@ -79,8 +86,9 @@ def test_the_summary_is_of_these_rows(twice: Twice) -> None:
                 part = figures[group][name][side]
                 assert part["value"] == pytest.approx(mean)
                 assert part["low"] <= part["value"] <= part["high"]
-    # the recipe has no second classifier and no language model
-    expected = {name for name in FIGURES if name != "perplexity" and "second" not in name}
+    # the recipe has no second classifier and no language model, and its names are labels alone
+    missing = ("perplexity", "entities_kept", "second")
+    expected = {name for name in FIGURES if not any(word in name for word in missing)}
     assert set(figures["sampled"]) == expected
     about = twice.summary["about"]
     assert about["prompts"] == 7
@@ -110,6 +118,41 @@ def test_the_best_of_two_stands_beside_both(twice: Twice) -> None:
     assert twice.summary["checkpoints"] == []
     (said,) = [line for line in twice.first.out.splitlines() if line.startswith("Training was")]
     assert said == worth(best_of)
+
+
+def test_a_sheet_for_people_has_the_texts_of_the_rows(twice: Twice) -> None:
+    folder = twice.run / "test-1"
+    with open(folder / "sheet.csv", encoding="utf-8-sig", newline="") as file:
+        sheet = list(csv.DictReader(file))
+    key = json.loads((folder / "sheet-key.json").read_text(encoding="utf8"))
+    count = len(sheet)
+    assert 1 <= count <= 5
+    assert f"All figures, responses and a report, and a sheet for people ({count} row" in (
+        twice.second.out
+    )
+    rows = {row["prompt"]: row for row in twice.rows("test-1") if row["decoding"] == "sample 1"}
+    for cells in sheet:
+        row, known = rows[cells["prompt"]], key["rows"][cells["row"]]
+        texts = (row["after"], row["before"])
+        assert (cells["A"], cells["B"]) == (texts if known["after"] == "A" else texts[::-1])
+        assert known["toxicity_after"] == row["toxicity_after"]
+    assert key["about"]["checkpoint"] == str(twice.run / "checkpoints" / "last.ckpt")
+    filled = folder.parent / "ann.csv"
+    with open(filled, "w", encoding="utf8", newline="") as file:
+        writer = csv.DictWriter(file, list(sheet[0]))
+        writer.writeheader()
+        writer.writerows(cells | {"better": key["rows"][cells["row"]]["after"]} for cells in sheet)
+    outcome = run("judge-sheet", str(filled), f"--key={folder / 'sheet-key.json'}")
+    assert outcome.code == 0, outcome.err
+    assert f"{count} of {count}" in outcome.out
+
+
+def test_a_sheet_where_nothing_is_compared() -> None:
+    callback, trainer = ReportCallback(sheet=3), Trainer(logger=False, callbacks=[])
+    module = SupervisedModule("nothing")
+    with pytest.raises(InputError, match=r"^report.sheet=3: only a test of PPO compares respon"):
+        callback.setup(trainer, module, "test")
+    callback.setup(trainer, module, "fit")
 
 
 def test_other_checkpoints_of_the_run_are_tested_too(twice: Twice, tmp_path: Path) -> None:

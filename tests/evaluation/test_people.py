@@ -54,7 +54,7 @@ def test_preference_and_agreement_with_a_classifier() -> None:
     assert judged.after_preferred is not None
     # by row: all, none, half (one of each kind), all
     assert judged.after_preferred["value"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
-    assert judged.after_preferred["low"] == pytest.approx(0.125)
+    assert judged.after_preferred["low"] == 0.25  # 5 of 256 resamples are below
     assert judged.after_preferred["high"] == 1
     # by row: all agree, ties on one side, one of each kind, none
     agreed = judged.classifiers["toxicity"]
