@@ -44,7 +44,7 @@ def test_what_is_a_name_or_a_number(text: str) -> None:
     ],
 )
 def test_what_is_kept_and_invented(response: str, counts: tuple[int, ...]) -> None:
-    assert entity_counts("Sue: Hi, Mia! Did you see Laura at 3:30?", response) == counts
+    assert entity_counts("Sue: Hi, Mia! Did you see Laura at 3:30?", [response]) == [counts]
 
 
 def comparison(prompts: list[str], before: list[list[str]], after: list[list[str]]) -> Comparison:

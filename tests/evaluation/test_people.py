@@ -49,6 +49,7 @@ def test_preference_and_agreement_with_a_classifier() -> None:
     after = np.array([0, 0, 1, 1])
     classifier = verdict(np.array([0.1, 0.4, 0.9, 0.1]), np.array([0.9, 0.405, 0.2, 0.3]))
     assert [WORDS[word] for word in classifier] == ["A", "same", "B", "A"]
+    assert verdict(np.array([np.nan]), np.array([0.1])).tolist() == [2]
     judged = judge_answers(given, after, {"toxicity": classifier})
     assert (judged.filled, judged.rows) == (9, 4)
     assert judged.after_preferred is not None

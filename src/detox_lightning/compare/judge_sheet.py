@@ -12,7 +12,15 @@ import numpy as np
 
 from detox_lightning.data.text_files import Malformed, decode, open_binary
 from detox_lightning.errors import InputError, explain, nearest, writing
-from detox_lightning.evaluation.people import QUESTIONS, WORDS, Judged, judge_answers, verdict
+from detox_lightning.evaluation.people import (
+    QUESTIONS,
+    SAME,
+    WORDS,
+    Judged,
+    judge_answers,
+    verdict,
+)
+from detox_lightning.evaluation.rescoring import SIDES
 from detox_lightning.evaluation.statistics import CONFIDENCE
 from detox_lightning.report.page import MIN_CHANGED, counted, with_interval
 from detox_lightning.report.report_files import aligned
@@ -80,8 +88,8 @@ def read_key(file: Path) -> Key:
     text = _read(file)
     try:
         key = json.loads(text)
-        _ = [key["about"]["prompts"], code_of(key["sheet"])]
-        _ = [row["after"] for row in key["rows"].values()]
+        _ = [code_of(key["sheet"]), key["about"]["prompts"], key["about"]["same_text"]]
+        _ = [WORDS[:SAME].index(row["after"]) for row in key["rows"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file}: this isn't the key of a sheet; name the {KEY} that the test has written"
@@ -127,9 +135,9 @@ def judge(sheets: list[dict[str, Row]], key: Key) -> dict[str, Judged]:
     verdicts = {}
     for name in CLASSIFIERS:
         if all(f"{name}_after" in row for row in rows):
-            sides = np.array([[row[f"{name}_before"], row[f"{name}_after"]] for row in rows]).T
-            a = np.where(after == 0, *sides[::-1])
-            verdicts[name] = verdict(a, sides.sum(axis=0) - a)
+            old, new = (np.array([row[f"{name}_{side}"] for row in rows], float) for side in SIDES)
+            a_is_new = after == 0
+            verdicts[name] = verdict(np.where(a_is_new, new, old), np.where(a_is_new, old, new))
     judged = {}
     for question in QUESTIONS:
         words = [[sheet.get(row, {}).get(question, "") for row in key["rows"]] for sheet in sheets]

@@ -54,19 +54,19 @@ def _words(text: str) -> set[str]:
     return {_plain(word) for word in TOKEN.findall(text)}
 
 
-def entity_counts(prompt: str, response: str) -> tuple[int, int, int, int]:
-    """Counts the names and numbers that a response keeps and invents.
+def entity_counts(prompt: str, responses: list[str]) -> list[tuple[int, int, int, int]]:
+    """Counts the names and numbers that responses to a prompt keep and invent.
 
     One is kept if the response has it anywhere, even where the rule would not find it, and invented
     if the prompt has it nowhere. Who did what to whom isn't seen.
 
     Returns:
-        How many of the prompt's are in the response, how many the prompt has, how many of the
-        response's aren't in the prompt, and how many the response has.
+        For each response, how many of the prompt's it has, how many the prompt has, how many of the
+        response's the prompt doesn't have, and how many the response has.
     """
-    asked, said = names_and_numbers(prompt), names_and_numbers(response)
-    kept, invented = asked & _words(response), said - _words(prompt)
-    return len(kept), len(asked), len(invented), len(said)
+    asked, known = names_and_numbers(prompt), _words(prompt)
+    said = [(names_and_numbers(text), _words(text)) for text in responses]
+    return [(len(asked & every), len(asked), len(new - known), len(new)) for new, every in said]
 
 
 def with_entities(comparison: Comparison, template: str) -> Comparison:
@@ -85,7 +85,7 @@ def with_entities(comparison: Comparison, template: str) -> Comparison:
 
     def counted(side: Answers) -> Answers:
         rows = zip(asked, side.texts, strict=True)
-        table = [[entity_counts(prompt, text) for text in texts] for prompt, texts in rows]
+        table = [entity_counts(prompt, texts) for prompt, texts in rows]
         columns = np.moveaxis(np.array(table, float), -1, 0)
         return side._replace(figures={**side.figures, **dict(zip(COUNTS, columns, strict=True))})
 

@@ -116,7 +116,7 @@ class Evaluator(nn.Module):
         self.tested.append(self.compare(batch))
 
     def finish_test(self, template: str = "") -> dict[str, float]:
-        """Sets :attr:`comparison` from all batches and ranks, and returns it as ``test/…``."""
+        """Sets :attr:`comparison` (all ranks'; prompts of a template); returns it as ``test/…``."""
         self.comparison = with_entities(merge(self.tested), template)
         self.tested.clear()
         return flat(summarize(self.comparison, self.seed, intervals=False), "test")

@@ -58,8 +58,11 @@ def judge_answers(answers: Answered, after: Answered, verdicts: dict[str, Answer
 
 
 def verdict(a: Array, b: Array) -> Answered:
-    """What a classifier answers to ``less_toxic`` that gives these toxicities to A and to B."""
-    return np.where(abs(a - b) < TIE, SAME, (b < a).astype(int))
+    """What a classifier answers to ``less_toxic`` that gives these toxicities to A and to B.
+
+    If one of the two is NaN, that is ``same``.
+    """
+    return np.where(abs(a - b) >= TIE, b < a, SAME)
 
 
 def krippendorff_alpha(coincidences: Array, axis: int = -1) -> Array:

@@ -12,6 +12,7 @@ from detox_lightning.errors import visible
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.people import QUESTIONS
 from detox_lightning.evaluation.plan import GREEDY
+from detox_lightning.evaluation.rescoring import SIDES
 from detox_lightning.seeding import derive_seed
 
 SHEET, KEY = "sheet.csv", "sheet-key.json"
@@ -61,39 +62,52 @@ def make_sheet(
     Returns:
         The sheet; None if training changed no response.
     """
-    names = comparison.decodings
+    names, n = comparison.decodings, len(comparison.prompts)
     place = next((i for i, name in enumerate(names) if name != GREEDY), 0)
-    sides = {"before": comparison.before, "after": comparison.after}
-    draw, n = Random(derive_seed(seed, "sheet")), len(comparison.prompts)
-    texts = {side: [row[place] for row in answers.texts] for side, answers in sides.items()}
-    differing = [
-        p
-        for p in draw.sample(range(n), n)
-        if texts["before"][p].strip() != texts["after"][p].strip()
-    ]
+    old, new = ([row[place] for row in getattr(comparison, side).texts] for side in SIDES)
+    draw = Random(derive_seed(seed, "sheet"))
+    differing = [p for p in draw.sample(range(n), n) if old[p].strip() != new[p].strip()]
+    if not differing:
+        return None
     chosen = differing[:size]
-    first = draw.randrange(2)
-    afters = draw.sample(["AB"[(first + i) % 2] for i in range(len(chosen))], len(chosen))
+    afters = _balanced(len(chosen), draw)
     shown = []
     for p, after in zip(chosen, afters, strict=True):
-        cells = {"after": texts["after"][p], "before": texts["before"][p]}
-        a, b = ("after", "before") if after == "A" else ("before", "after")
-        shown.append([visible(x) for x in (comparison.prompts[p], cells[a], cells[b])])
+        pair = (new[p], old[p]) if after == "A" else (old[p], new[p])
+        shown.append([visible(text) for text in (comparison.prompts[p], *pair)])
     digest = hashlib.sha256(json.dumps(shown).encode()).hexdigest()
-    empty = dict.fromkeys(COLUMNS, "")
-    rows, key = [], {}
-    for number, (p, after, cells) in enumerate(zip(chosen, afters, shown, strict=True), 1):
-        row = f"{code_of(digest)}-{number}"
-        rows.append(empty | {"row": row} | dict(zip(COLUMNS[1:4], cells, strict=True)))
-        key[row] = {"after": after} | {
-            f"{name}_{side}": float(answers.figures[name][p, place])
-            for name in CLASSIFIERS
-            for side, answers in sides.items()
-            if name in answers.figures
-        }
+    rows = [f"{code_of(digest)}-{number + 1}" for number in range(len(chosen))]
+    empty = [""] * len(COLUMNS[len(shown[0]) + 1 :])
     facts = {name: about.get(name) for name in ("checkpoint", *(f"{x}_model" for x in CLASSIFIERS))}
     facts |= {"decoding": names[place], "prompts": n, "same_text": n - len(differing)}
-    return Sheet(rows, {"sheet": digest, "about": facts, "rows": key}) if rows else None
+    known = [
+        {"after": after, **_toxicities(comparison, p, place)}
+        for p, after in zip(chosen, afters, strict=True)
+    ]
+    return Sheet(
+        [
+            dict(zip(COLUMNS, (row, *cells, *empty), strict=True))
+            for row, cells in zip(rows, shown, strict=True)
+        ],
+        {"sheet": digest, "about": facts, "rows": dict(zip(rows, known, strict=True))},
+    )
+
+
+def _balanced(count: int, draw: Random) -> list[str]:
+    """A random order of as many A as B; if the count is odd, chance says which is one more."""
+    first = draw.randrange(2)
+    return draw.sample(["AB"[(first + number) % 2] for number in range(count)], count)
+
+
+def _toxicities(comparison: Comparison, prompt: int, place: int) -> dict[str, float | None]:
+    """What each classifier says of a prompt's two responses."""
+    found = {
+        f"{name}_{side}": float(getattr(comparison, side).figures[name][prompt, place])
+        for name in CLASSIFIERS
+        for side in SIDES
+        if name in comparison.after.figures
+    }
+    return {name: value if value == value else None for name, value in found.items()}
 
 
 def code_of(digest: str) -> str:
