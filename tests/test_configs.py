@@ -134,7 +134,7 @@ def flat(config: dict, prefix: str = "") -> dict[str, object]:
 
 def test_flags_in_comments_exist() -> None:
     known: set[str] = set()
-    for stage in ("supervised", "reward", "ppo", "causal"):
+    for stage in ("supervised", "reward", "ppo", "causal", "causal-smollm2"):
         for key in flat(printed("fit", "--config", f"configs/{stage}.yaml")):
             parts = key.replace(".init_args", "").split(".")
             known |= {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
