@@ -180,11 +180,9 @@ def to_log(comparison: Comparison, seed: int) -> dict[str, float]:
     ``test/kl_ratio/JUDGE`` and ``test/win_rate`` of :func:`against_best_of`.
     """
     best_of = against_best_of(comparison, seed, intervals=False) or {}
-    worth = {
-        f"{name}/{judge}": estimate
-        for name in ("effective_n", "kl_ratio")
-        for judge, estimate in best_of.get(name, {}).items()
-    } | {name: best_of[name] for name in ("win_rate",) if best_of}
+    worth = {"win_rate": best_of["win_rate"]} if best_of else {}
+    for name in ("effective_n", "kl_ratio"):
+        worth |= {f"{name}/{judge}": x for judge, x in best_of.get(name, {}).items()}
     known = {f"test/{name}": x["value"] for name, x in worth.items() if x["value"] is not None}
     return {**flat(summarize(comparison, seed, intervals=False), "test"), **known}
 
