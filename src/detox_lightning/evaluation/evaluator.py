@@ -134,9 +134,8 @@ class Evaluator(nn.Module):
         """Judges responses of both models to ``b`` prompts, in all decodings of the plan."""
         decodings = self.plan.decodings
         b, d = len(batch.prompts), len(decodings)
-        asked = batch.repeated(d)
-        found = self.evaluate(asked, decodings * b, SIDES)
-        self.judge.add_similarity(asked.prompts, *found.values())
+        found = self.evaluate(batch.repeated(d), decodings * b, SIDES)
+        self.judge.add_similarity(batch.repeated(d).prompts, *found.values())
         before, after = (
             Answers(
                 [texts[start : start + d] for start in range(0, b * d, d)],
