@@ -154,11 +154,11 @@ def test_a_warm_up_as_long_as_the_run_is_spoken_of(
     tiny_t5: str, tiny_classifier: str, tmp_path: Path
 ) -> None:
     told = (
-        "model.value_warmup=2: the run ends after 2 rollouts, in which only values learn and the "
+        "model.value_warmup=1: the run ends after rollout 1, so that only values learn and the "
         "policy stays as it is; give a shorter warm-up, or a longer run, if it shall learn"
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(told)}$"):
-        fit(tmp_path, make_module(tiny_t5, tiny_classifier, **OPTIONS), rollouts=2)
+        fit(tmp_path, make_module(tiny_t5, tiny_classifier, value_warmup=1), rollouts=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for warmup, rollouts in ((2, 3), (2, math.inf), (0, 0)):

@@ -66,7 +66,7 @@ def warn_of_warmup(value_warmup: int, rollouts: float) -> None:
     """Warns of a warm-up that is as long as the run of so many rollouts."""
     if value_warmup >= rollouts > 0:
         rank_zero_warn(
-            f"model.value_warmup={value_warmup}: the run ends after {rollouts} rollouts, in which "
+            f"model.value_warmup={value_warmup}: the run ends after rollout {rollouts}, so that "
             "only values learn and the policy stays as it is; give a shorter warm-up, or a longer "
             "run, if it shall learn"
         )
