@@ -4,9 +4,12 @@ In the demo's world, the first classifier finds any text with the word ``calls``
 insults stand after this word. The demo's own classifier is the second one.
 
     python docs/planted_hack.py
+
+Further words are flags of each run, such as ``--model.evaluation.similarity_model DIR``.
 """
 
 import shutil
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -18,10 +21,12 @@ from torch import Tensor
 
 from detox_lightning.cli.command import DetoxCLI
 from detox_lightning.demo import ASSETS
+from detox_lightning.evaluation.validation import SIMILARITIES
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.report.curves import read_curves
 
 FOOLED, WORD = "fooled", "calls"
+FIGURES = "toxicity", "second_toxicity", "kl", "distinct2"
 RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
 FLAGS = [
     *("--trainer.max_epochs=1", "--trainer.limit_train_batches=16"),
@@ -63,12 +68,13 @@ def main(folder: Path) -> None:
         overlay = folder / f"{name}.yaml"
         overlay.write_text(yaml.safe_dump({"model": {"init_args": {"reward": reward}}}))
         words = ["fit", "--config", str(RECIPE), "--config", str(overlay), *FLAGS, *flags]
+        words += sys.argv[1:]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             cli = DetoxCLI([*words, "--trainer.logger.save_dir", str(folder / name)])
         curves = read_curves(Path(str(cli.trainer.log_dir)))
-        for figure in ("toxicity", "second_toxicity", "kl", "distinct2"):
-            print(name, figure, [(n, round(x, 3)) for n, x in curves[f"val/{figure}"]])
+        for figure in (*FIGURES, *SIMILARITIES):
+            print(name, figure, [(n, round(x, 3)) for n, x in curves.get(f"val/{figure}", [])])
         print(name, *[str(x.message) for x in caught if "hacking" in str(x.message)], sep="\n")
         print(name, "best:", Path(cli.trainer.checkpoint_callback.best_model_path).name)
 

@@ -77,15 +77,16 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "FLAN-T5": lambda: T5Config(
         **T5_LIKE, **TOKENS, feed_forward_proj="gated-gelu", tie_word_embeddings=False
     ),
-    "mT5": lambda: MT5Config(**T5_LIKE, **TOKENS),
+    # a decoder of more layers than the encoder, and one of fewer: configs count the encoder's
+    "mT5": lambda: MT5Config(**T5_LIKE, **TOKENS, num_decoder_layers=3),
     "UMT5": lambda: UMT5Config(**T5_LIKE, **TOKENS),
     # windows, logits that are bent, and configs of encoder and decoder within the model's
     "T5Gemma": t5gemma,
-    "LongT5": lambda: LongT5Config(**T5_LIKE, **TOKENS, local_radius=4),
+    "LongT5": lambda: LongT5Config(**T5_LIKE, **TOKENS, num_decoder_layers=1, local_radius=4),
     # BART forces a first and a last token in generation, unless told otherwise
     "BART": lambda: BartConfig(**BART_LIKE, **TOKENS, bos_token_id=2, forced_eos_token_id=1),
     "Pegasus": lambda: PegasusConfig(**BART_LIKE, **TOKENS),
-    "Marian": lambda: MarianConfig(**BART_LIKE, **TOKENS),
+    "Marian": lambda: MarianConfig(**BART_LIKE | {"decoder_layers": 1}, **TOKENS),
     "BERT2BERT": bert2bert,
 }
 

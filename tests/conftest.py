@@ -82,6 +82,15 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def smaller_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with another random T5, of 2 + 2 layers of 16, and the same tokenizer."""
+    folder = tmp_path_factory.mktemp("smaller_t5")
+    tiny_t5_model(d_model=16, seed=1).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def tiny_bert_config(**options: object) -> "BertConfig":
     from transformers import BertConfig
 

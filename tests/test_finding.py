@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detox_lightning.cli.trainer import prepare
 from detox_lightning.errors import InputError
-from detox_lightning.runs import find_checkpoint
+from detox_lightning.runs import find_checkpoint, several_checkpoints
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.run_lock import FolderLocks, is_locked
 from toys import blank_checkpoint, make_trainer
@@ -254,17 +254,68 @@ def test_all_means_the_last_checkpoint_and_the_others_of_its_run(tmp_path: Path)
     }
     last = save(run / "checkpoints" / "last.ckpt", 40)
     files["torn"].write_bytes(files["torn"].read_bytes()[:-50])
-    for name, expected in (("all", ("last", True)), (f"{run}/all", (str(run), True))):
-        assert find_checkpoint.without_all(name) == expected
-    assert find_checkpoint.without_all("last") == ("last", False)
-    others = find_checkpoint.other_checkpoints(last)
+    for name, expected in (("all", "last"), (f"{run}/all", str(run))):
+        assert several_checkpoints.names_of(name) == ([expected], True)
+    assert several_checkpoints.names_of("last") == (["last"], False)
+    others = several_checkpoints.other_checkpoints(last)
     assert others == [files["first"], files["best"], files["previous"]]
     (tmp_path / "all").mkdir()  # a folder of this name is that folder
-    assert find_checkpoint.without_all(str(tmp_path / "all")) == (str(tmp_path / "all"), False)
+    assert several_checkpoints.names_of(str(tmp_path / "all")) == ([str(tmp_path / "all")], False)
 
 
-def test_only_a_test_takes_all_checkpoints(tmp_path: Path) -> None:
-    for name, last in (("all", "last"), (f"{tmp_path}/all", str(tmp_path))):
+def test_only_a_test_takes_several_checkpoints(tmp_path: Path) -> None:
+    one, two = (str(save(tmp_path / f"{name}.ckpt", 1)) for name in ("one", "two"))
+    for value, last in (
+        ("all", "last"),
+        (f"{tmp_path}/all", str(tmp_path)),
+        (f"[{one}, {two}]", two),
+        ([one, two], two),
+    ):
         with pytest.raises(InputError) as caught:
-            prepare(trainer_of(tmp_path), "predict", None, {"ckpt_path": name}, [])
-        assert str(caught.value) == f"--ckpt_path {name}: only test takes all; give {last}"
+            prepare(trainer_of(tmp_path), "predict", None, {"ckpt_path": value}, [])
+        expected = f"--ckpt_path {value}: only test takes several checkpoints; give {last}"
+        assert str(caught.value) == expected
+
+
+def test_a_list_is_about_its_last_checkpoint(tmp_path: Path) -> None:
+    """The others come by their steps; a folder is that run's last one."""
+    folder = tmp_path / "run, with a comma" / "checkpoints"
+    a, b, last = (save(folder / f"{x}.ckpt", n) for x, n in {"a": 9, "b": 5, "last": 20}.items())
+    listed = f'["{a}", "{b}", "{folder.parent}"]'
+    for value, about, others in (
+        (listed, last, [b, a]),
+        ([last, a], a, [last]),
+        (f'["{a}"]', a, []),
+        (str(folder.parent / "all"), last, [b, a]),
+    ):
+        trainer, options = trainer_of(tmp_path), {"ckpt_path": value}
+        prepare(trainer, "test", None, options, [])
+        assert options == {"ckpt_path": str(about)}
+        assert trainer.others == others
+
+
+def test_a_list_holds_different_checkpoints_of_one_run(tmp_path: Path) -> None:
+    files = {x: save(tmp_path / f"{x}.ckpt", n, run="v1") for x, n in {"a": 5, "b": 9}.items()}
+    a, b = files.values()
+    other_run = save(tmp_path / "other.ckpt", 7, run="v2")
+    elsewhere = save(tmp_path / "else" / "a.ckpt", 5, run="v1")
+    (same := tmp_path / "same.ckpt").symlink_to(b)
+    lost = "is no file or folder; a list takes checkpoints and folders of runs"
+    another = (
+        f"it is of another run than {b}, the last one of the list; give checkpoints of one run"
+    )
+    twice = "it is the same as {} (optimizer step {}); leave one of them out"
+    for value, flag, reason in (
+        (f"[{a}, {tmp_path}/none.ckpt]", None, f"'{tmp_path}/none.ckpt' {lost}"),
+        (f"[last, {b}]", None, f"'last' {lost}"),
+        ("[]", None, f"'' {lost}"),
+        ("[{a: b}]", None, f"'dict' {lost}"),
+        (f"[{other_run}, {b}]", other_run, another),
+        (f"[{elsewhere}, {b}]", elsewhere, another),
+        (f"[{b}, {b}]", b, twice.format(b, 9)),
+        (f"[{same}, {b}]", same, twice.format(b, 9)),
+        (f"[{a}, {a}, {b}]", a, twice.format(a, 5)),
+    ):
+        with pytest.raises(InputError) as caught:
+            prepare(trainer_of(tmp_path), "test", None, {"ckpt_path": value}, [])
+        assert str(caught.value) == f"--ckpt_path {flag or value}: {reason}"

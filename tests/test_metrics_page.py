@@ -76,8 +76,9 @@ def test_page_names_all_that_is_logged(logged: dict[str, Any]) -> None:
     names = {sides.sub("test/", name) for name in logged} - on_the_bar_only
     names = {re.sub(r"^rewards/.*", "rewards/<name>", name) for name in names}
     # there is no language model here, no template, and one response to each prompt
-    elsewhere = {"test/perplexity", "objective/frac_reward_zero_std"}
+    elsewhere = {"test/perplexity", "objective/frac_reward_zero_std", "test/win_rate"}
     elsewhere |= {"test/entities_kept", "test/entities_invented"}
+    elsewhere |= {"test/effective_n/<judge>", "test/kl_ratio/<judge>"}
     assert names == documented() - elsewhere
 
 

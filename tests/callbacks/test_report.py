@@ -86,8 +86,8 @@ def test_the_summary_is_of_these_rows(twice: Twice) -> None:
                 part = figures[group][name][side]
                 assert part["value"] == pytest.approx(mean)
                 assert part["low"] <= part["value"] <= part["high"]
-    # the recipe has no second classifier and no language model, and its names are labels alone
-    missing = ("perplexity", "entities_kept", "second")
+    # no second classifier, no language model, no encoder, and its names are labels alone
+    missing = ("perplexity", "entities_kept", "second", "similarity")
     expected = {name for name in FIGURES if not any(word in name for word in missing)}
     assert set(figures["sampled"]) == expected
     about = twice.summary["about"]
@@ -155,7 +155,16 @@ def test_a_sheet_where_nothing_is_compared() -> None:
     callback.setup(trainer, module, "fit")
 
 
-def test_other_checkpoints_of_the_run_are_tested_too(twice: Twice, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "several",
+    [
+        pytest.param("{run}/all", marks=pytest.mark.slow),
+        "[{run}/checkpoints/earlier.ckpt, {run}]",
+    ],
+)
+def test_other_checkpoints_of_the_run_are_tested_too(
+    twice: Twice, tmp_path: Path, several: str
+) -> None:
     """One for each number of steps, oldest first; the report is the last one's."""
     run_copy = tmp_path / "run"
     shutil.copytree(twice.run, run_copy, ignore=shutil.ignore_patterns("test*"))
@@ -164,7 +173,7 @@ def test_other_checkpoints_of_the_run_are_tested_too(twice: Twice, tmp_path: Pat
     earlier["global_step"], earlier["detox_lightning"]["rollouts"] = 1, 1
     earlier["state_dict"] = {name: 0 * x for name, x in earlier["state_dict"].items()}
     torch.save(earlier, last.with_name("earlier.ckpt"))
-    words = ("test", "--data.num_eval_samples=2", f"--ckpt_path={run_copy / 'all'}")
+    words = ("test", "--data.num_eval_samples=2", f"--ckpt_path={several.format(run=run_copy)}")
     outcome = run(*words, "--model.evaluation.samples=2")
     assert outcome.code == 0, outcome.err
     summary = json.loads((run_copy / "test" / "summary.json").read_text(encoding="utf8"))
@@ -175,8 +184,8 @@ def test_other_checkpoints_of_the_run_are_tested_too(twice: Twice, tmp_path: Pat
     before = summary["figures"]["sampled"]["toxicity"]["before"]
     assert point["toxicity"]["value"] == pytest.approx(before["value"])
     assert run(*words, "--model.evaluation.samples=1").errors == [
-        "error: --ckpt_path all: the report shows checkpoints beside the best of n samples; give "
-        "--model.evaluation.samples 16, or at least 2"
+        "error: --ckpt_path: the report shows several checkpoints beside the best of n samples; "
+        "give --model.evaluation.samples 16, or at least 2"
     ]
 
 

@@ -14,6 +14,7 @@ from detox_lightning.evaluation.best_of import (
     best_of_kl,
     best_weights,
     effective_n,
+    to_log,
     wins,
 )
 from detox_lightning.evaluation.comparison import Answers, Comparison
@@ -164,6 +165,25 @@ def test_beyond_the_samples_there_is_no_number() -> None:
     assert values(found["kl_ratio"])["toxicity"] == pytest.approx(2 / best_of_kl(np.array(2.0)))
     assert found["effective_n"]["score"]["value"] == 1  # worse than a single sample
     assert found["kl_ratio"]["score"]["value"] is None
+
+
+def test_what_training_was_worth_is_logged_as_far_as_it_is_known() -> None:
+    """An n beyond the samples isn't, and nothing is of a single sample."""
+    logged = to_log(compared(BEFORE, AFTER, **NAMES), seed=0)
+    found = against_best_of(compared(BEFORE, AFTER, **NAMES), seed=0)
+    assert found is not None
+    assert logged["test/effective_n/toxicity"] == pytest.approx(math.sqrt(2))
+    assert logged["test/kl_ratio/score"] == found["kl_ratio"]["score"]["value"]
+    assert logged["test/win_rate"] == found["win_rate"]["value"]
+    assert logged["test/greedy/before/score"] == 9
+    better = {**AFTER, "toxicity": np.zeros((2, 3)), "score": np.zeros((2, 3))}
+    worth = {"effective_n/score", "kl_ratio/toxicity", "win_rate"}
+    after = to_log(compared(BEFORE, better, **NAMES), seed=0)
+    assert {name.removeprefix("test/") for name in after if "after" not in name} >= worth
+    assert not {"test/effective_n/toxicity", "test/kl_ratio/score"} & after.keys()
+    one = {name: np.array(x)[:, 1:2] for name, x in BEFORE.items()}
+    alone = to_log(compared(one, {**one, "kl": one["score"]}), seed=0)
+    assert "test/win_rate" not in alone
 
 
 def test_one_sample_is_no_choice_and_one_prompt_has_no_interval() -> None:

@@ -10,7 +10,7 @@ from conftest import word_tokenizer
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan
-from detox_lightning.evaluation.statistics import distinct
+from detox_lightning.evaluation.statistics import distinct, summarize
 from detox_lightning.evaluation.validation import Validation
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
@@ -59,6 +59,42 @@ def test_before_training_responses_are_those_of_the_reference(
     for size in (1, 2, 3):
         assert found[f"val/distinct{size}"] == pytest.approx(distinct(texts, size), abs=float32(1))
     assert set(found) == {f"val/{name}" for name in made.validation.names}
+
+
+def test_a_test_compares_both_sides_with_the_prompt_and_with_each_other(
+    policy: Policy, tiny_encoder: str
+) -> None:
+    """What the reference answered isn't compared with itself."""
+    made = evaluator(policy, similarity_model=tiny_encoder, samples=2)
+    batch, size = BATCHES[0], float32(32)
+    answers = made.compare(batch).comparison
+    old, new = answers.before.figures, answers.after.figures
+    assert "similarity_before" not in old
+    assert new["similarity_before"] == pytest.approx(1, abs=size)  # it is untrained
+    reward = SimilarityReward(tiny_encoder)
+    reward.load()
+    for column in range(3):
+        texts = [row[column] for row in answers.before.texts]
+        expected = reward(batch.prompts, texts, batch.prompts).tolist()
+        for figures in (old, new):
+            assert figures["similarity_prompt"][:, column] == pytest.approx(expected, abs=size)
+    found = summarize(answers, seed=0)["sampled"]
+    assert found["similarity_before"]["before"] is None
+    assert found["similarity_prompt"]["difference"]["value"] == pytest.approx(0, abs=size)
+
+
+def test_of_different_texts_the_cosine_is_below_one(tiny_encoder: str) -> None:
+    judge = Judge(EvaluationPlan(similarity_model=tiny_encoder), LengthReward(2, 3))
+    judge.load()
+    before: dict[str, torch.Tensor] = {}
+    after: dict[str, torch.Tensor] = {}
+    prompts, old, new = ["Ann is sad"] * 2, ["Bob", "Ann is sad"], ["Bob", "Eve is late"]
+    judge.add_similarity(prompts, (old, before), (new, after))
+    assert before["similarity_prompt"][1] == pytest.approx(1, abs=float32(32))
+    assert before["similarity_prompt"][0] == after["similarity_prompt"][0]
+    assert after["similarity_before"][0] == pytest.approx(1, abs=float32(32))
+    assert after["similarity_before"][1] == pytest.approx(float(after["similarity_prompt"][1]))
+    assert after["similarity_before"][1] < 1 - float32(32)
 
 
 def test_the_reference_answers_once(

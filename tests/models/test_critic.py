@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from architectures import save_random
-from conftest import tiny_t5_model, word_tokenizer
+from conftest import word_tokenizer
 from detox_lightning.models.critic import Critic
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
@@ -38,15 +38,6 @@ def adapter(tiny_t5: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     policy, folder = opened(tiny_t5, "head"), tmp_path_factory.mktemp("adapter")
     disturb(policy)
     save_model(policy.model, word_tokenizer(), folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Another, smaller model of the same tokenizer."""
-    folder = tmp_path_factory.mktemp("small")
-    tiny_t5_model(d_model=16, seed=1).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
     return str(folder)
 
 
@@ -84,9 +75,11 @@ def test_an_adapter_shares_the_base_and_begins_as_the_policy(
 
 
 @pytest.mark.parametrize("kind", ["adapter", "own"])
-def test_policy_and_critic_learn_apart(tiny_t5: str, adapter: str, small: str, kind: str) -> None:
+def test_policy_and_critic_learn_apart(
+    tiny_t5: str, adapter: str, smaller_t5: str, kind: str
+) -> None:
     """The reference stays what it was, too, and the policy's rollouts don't read the critic."""
-    policy = opened(adapter, small if kind == "own" else "adapter")
+    policy = opened(adapter, smaller_t5 if kind == "own" else "adapter")
     critic = critic_of(policy)
     before = policy(*rows()).logprobs
     critic.value_head.linear.weight.data.fill_(1)

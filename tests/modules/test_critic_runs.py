@@ -1,5 +1,8 @@
 """Rollouts in which only values learn, and runs with a critic of its own."""
 
+import math
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ from architectures import save_random
 from conftest import tiny_t5_model, word_tokenizer
 from detox_lightning.algorithm.advantages import RLOO
 from detox_lightning.algorithm.kl import KLPenalty
+from detox_lightning.algorithm.losses import PPOLoss
 from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
 from detox_lightning.models.policy import load_policy
+from detox_lightning.ppo.checks import warn_of_warmup
 from detox_lightning.stages.optimization import Schedule
 from modules.test_ppo_checkpoint import same, saving
 from ppo_toys import WatchedPPO, equal, fit, make_module
@@ -27,18 +32,9 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Another, smaller model of the same tokenizer."""
-    folder = tmp_path_factory.mktemp("small")
-    tiny_t5_model(d_model=16, seed=1).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture(scope="module", params=KINDS)
-def critic(request: pytest.FixtureRequest, small: str) -> str:
-    return small if request.param == "own" else request.param
+def critic(request: pytest.FixtureRequest, smaller_t5: str) -> str:
+    return smaller_t5 if request.param == "own" else request.param
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +129,40 @@ def test_without_values_there_is_nothing_to_estimate(
 ) -> None:
     with pytest.raises(InputError, match=f"^model.{flag}: model.advantage=RLOO uses no values; "):
         make_module(tiny_t5, tiny_classifier, advantage=RLOO(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"critic": "adapter"}, "critic=adapter"),
+        ({"critic_lr": 0.1}, "critic_lr=0.1"),
+        ({"value_warmup": 3}, "value_warmup=3"),
+    ],
+)
+def test_what_estimates_values_must_learn(
+    tiny_t5: str, tiny_classifier: str, options: dict[str, Any], flag: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        make_module(tiny_t5, tiny_classifier, loss=PPOLoss(vf_coef=0.0), **options)
+    assert str(caught.value) == (
+        f"model.{flag}, model.loss.vf_coef=0: what estimates values would learn nothing; leave "
+        f"{flag.partition('=')[0]} out, or give a vf_coef above 0"
+    )
+
+
+def test_a_warm_up_as_long_as_the_run_is_spoken_of(
+    tiny_t5: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    told = (
+        "model.value_warmup=1: the run ends after rollout 1, so that only values learn and the "
+        "policy stays as it is; give a shorter warm-up, or a longer run, if it shall learn"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(told)}$"):
+        fit(tmp_path, make_module(tiny_t5, tiny_classifier, value_warmup=1), rollouts=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for warmup, rollouts in ((2, 3), (2, math.inf), (0, 0)):
+            warn_of_warmup(warmup, rollouts)
 
 
 def test_a_critic_that_does_not_fit_is_refused(

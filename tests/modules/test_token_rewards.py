@@ -9,6 +9,7 @@ from torch import Tensor
 from conftest import word_tokenizer
 from detox_lightning.algorithm.advantages import GAE
 from detox_lightning.algorithm.experience import ScoreShaping
+from detox_lightning.errors import InputError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
@@ -53,6 +54,25 @@ def test_a_rollout_told_token_by_token(
         if name.startswith(same):
             assert told.watched[0].metrics[name] == pytest.approx(value, abs=FLOAT32), name
     assert told.samples.scores == plain.samples.scores  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_discount_is_refused_as_it_would_pay_for_beginnings(
+    tiny_t5: str, tiny_classifier: str, weighted: bool
+) -> None:
+    """Of two texts of the same reward, the one that has it sooner would be worth more."""
+    told: Reward = PrefixReward(Liking())
+    reward = WeightedReward([told]) if weighted else told
+    with pytest.raises(InputError) as caught:
+        make_module(tiny_t5, tiny_classifier, reward=reward, advantage=GAE(0.9))
+    assert str(caught.value) == (
+        "model.advantage.gamma=0.9, model.reward: the token scores of a PrefixReward add up to the "
+        "reward only without a discount; give gamma 1, or the reward itself"
+    )
+    sooner, later = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    returns = [GAE(0.9, 1.0)(x, 0 * x, mask)[1][0, 0] for x in (sooner, later)]
+    assert [float(x) for x in returns] == pytest.approx([1, 0.9])
 
 
 def test_tokens_count_beside_texts_and_a_fault_s_file_has_them(

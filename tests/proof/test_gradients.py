@@ -1,5 +1,6 @@
 """Which estimators' mean is the gradient of the exact objective, and which way the others err."""
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,7 +20,7 @@ from detox_lightning.algorithm.advantages import (
 )
 from detox_lightning.algorithm.experience import RunningMoments, ScoreShaping, to_experience
 from detox_lightning.algorithm.group_losses import CISPOLoss, DrGRPOLoss, GRPOLoss, GSPOLoss
-from detox_lightning.algorithm.masks import alone, widths
+from detox_lightning.algorithm.masks import alone, whiten, widths
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.lora import LoRA
 from detox_lightning.ppo.learner import Learner, UpdateOptions
@@ -224,11 +225,44 @@ def larger_rewards(lab: Laboratory, factor: float) -> object:
     return rollout._replace(scores=factor * rollout.scores)
 
 
-def test_with_lambda_0_and_values_of_0_only_the_last_token_learns(plain: Laboratory) -> None:
-    steps = plain.coefficients(unwhitened(GAE(1.0, 0.0)), plain_loss(), 1, beta=0.0)
-    long = plain.world.lengths == 2
-    assert steps[:, long, 0].abs().max() == 0
-    assert steps[:, long, 1].abs().min() > 0
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5])
+def test_with_values_of_0_a_token_learns_less_the_more_follow_it(
+    plain: Laboratory, gae_lambda: float
+) -> None:
+    """By λ a token: where values are 0, A of token j is λ^(T - j)·R. With λ 0, only the last."""
+    whole, steps = (
+        plain.coefficients(unwhitened(GAE(1.0, x)), plain_loss(), 1, beta=0.0)
+        for x in (1.0, gae_lambda)
+    )
+    later = plain.world.lengths[:, None] - 1 - torch.arange(plain.world.mask.shape[1])
+    assert whole.abs().amax(dim=(0, 1)).min() > 0
+    expected = whole * gae_lambda ** later.clamp(min=0)
+    torch.testing.assert_close(steps, expected, atol=EXACT, rtol=0)
+
+
+def test_whitening_keeps_who_wins_and_lets_the_shorter_learn_more() -> None:
+    """Of two responses of m and n tokens, the better one gets √(n/m), the other -√(m/n).
+
+    With totals d and -d, the mean over tokens is d(m - n)/(m + n), and the variance 4d²mn/(m + n)².
+    """
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    for gap in (0.3, 30.0, -30.0):
+        rewards = torch.zeros(2, 3, dtype=torch.float64)
+        rewards[0, 0] = gap
+        advantages, _ = Reinforce()(rewards, rewards, mask)
+        found = whiten(advantages, mask) * (4 / 3) ** 0.5  # without Bessel's correction
+        expected = math.copysign(1, gap) * torch.tensor([3**0.5, -(3**-0.5)], dtype=torch.float64)
+        torch.testing.assert_close(found[:, 0], expected, atol=1e-6, rtol=0)
+
+
+def test_of_a_masked_response_only_its_own_steps_are_missing(plain: Laboratory) -> None:
+    """So nothing makes a cut response less likely, and the others learn as they would anyway."""
+    cut = ScoreShaping(mask_truncated_completions=True)
+    ends = plain.rollout().has_eos.view_as(plain.world.rewards)
+    assert not ends.all()
+    whole = plain.coefficients(RLOO(2), plain_loss(), 2)
+    masked = plain.coefficients(RLOO(2), plain_loss(), 2, shaping=cut)
+    torch.testing.assert_close(masked, whole * ends[:, :, None], atol=EXACT, rtol=0)
 
 
 def test_a_narrower_sampler_favours_what_it_samples(plain: Laboratory) -> None:

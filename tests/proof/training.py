@@ -77,41 +77,42 @@ def trainable_world(folder: Path, kind: Kind = "t5", limit: int = LIMIT) -> Worl
     return replace(world, rewards=(world.rewards - means).float().double())
 
 
-def fit(
-    folder: Path,
-    world: World,
-    beta: float,
-    seed: int,
-    rollouts: int = ROLLOUTS,
-    lr: float = LR,
-    **options: Any,
-) -> tuple[Tensor, Tensor]:
-    """Trains all weights by the package's ``fit``, with options of :class:`PPOModule`.
-
-    Returns:
-        ``[p, n]`` the trained policy, and the reference.
-    """
+def train(
+    folder: Path, world: World, rollouts: int = ROLLOUTS, lr: float = LR, **options: Any
+) -> PPOModule:
+    """Trains all weights by the package's ``fit``, with options of :class:`PPOModule`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     defaults = {
+        "reward": world.reward,
         "ppo_epochs": EPOCHS,
         "mini_batch_size": RESPONSES,
-        "kl": KLPenalty(coef=beta, target=None),
         "schedule": Schedule("cosine"),
     }
     module = PPOModule(
         str(world.folder),
-        world.reward,
         lora=None,
         sampling=world.sampling,
         optimizer=lambda params: torch.optim.Adam(params, lr=lr, betas=(0.9, 0.98)),
-        seed=seed,
         **{**defaults, **options},
     )
-    each = RESPONSES // PROMPTS // module.advantage.responses_per_prompt
+    each = RESPONSES // len(world.prompts.prompts) // module.advantage.responses_per_prompt
     batch = world.prompts.repeated(each)
     batch = batch._replace(places=torch.arange(len(batch.prompts)))
     trainer = make_trainer(folder, max_epochs=1)
     trainer.fit(module, DataLoader([batch] * rollouts, batch_size=None))
+    return module
+
+
+def fit(
+    folder: Path, world: World, beta: float, seed: int, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Trains with this β; see :func:`train`.
+
+    Returns:
+        ``[p, n]`` the trained policy, and the reference.
+    """
+    given = {"kl": KLPenalty(coef=beta, target=None), "seed": seed, **options}
+    module = train(folder, world, **given)
     with torch.no_grad():
         trained = world.logprobs(module.policy).double()
     return trained, world.reference_logprobs(module.policy).double()

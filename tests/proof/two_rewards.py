@@ -1,12 +1,10 @@
 """``fit`` on an enumerable world with two rewards, and what it makes of each."""
 
-import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from detox_lightning.algorithm.advantages import GDPO, GRPO, RLOO, AdvantageEstimator
 from detox_lightning.algorithm.constraint import Constraint
@@ -15,12 +13,11 @@ from detox_lightning.evaluation.plan import EvaluationPlan
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.rewards import WeightedReward
-from detox_lightning.stages.optimization import Schedule
 from numerics import in_float64
-from proof.world import PROMPTS, Kind, TableReward, World, figures, kl, make_world, optimum
-from toys import make_trainer
+from proof.training import K, train
+from proof.world import Kind, TableReward, World, figures, kl, make_world, optimum
 
-BETA, K, RESPONSES, ROLLOUTS = 1.0, 8, 256, 60
+BETA, ROLLOUTS = 1.0, 60
 AT_LEAST = 0.3  # of the other reward; the best policy without a limit is below -0.1
 SCALE = 20.0  # of the other reward, where the two are added up
 # with β in the units of what the estimator adds up
@@ -71,7 +68,6 @@ def fit(
     Returns:
         The module, the trained policy and its reference, both ``[p, n]`` in float64.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     second = TableReward(
         {
             (prompt, text): value
@@ -80,20 +76,13 @@ def fit(
         }
     )
     second.name = "other"
-    defaults = {"advantage": RLOO(K), "seed": 0, "schedule": Schedule("cosine")}
-    module = PPOModule(
-        str(world.folder),
-        WeightedReward([world.reward, second], weights),
-        lora=None,
-        sampling=world.sampling,
-        mini_batch_size=RESPONSES,
-        optimizer=lambda params: torch.optim.Adam(params, lr=1e-2, betas=(0.9, 0.98)),
-        evaluation=EvaluationPlan(toxicity_model="demo:classifier"),
-        **{**defaults, **options},
-    )
-    batch = world.prompts.repeated(RESPONSES // len(PROMPTS) // K)
-    batch = batch._replace(places=torch.arange(len(batch.prompts)))
-    make_trainer(folder, max_epochs=1).fit(module, DataLoader([batch] * ROLLOUTS, batch_size=None))
+    given = {
+        "reward": WeightedReward([world.reward, second], weights),
+        "advantage": RLOO(K),
+        "seed": 0,
+        "evaluation": EvaluationPlan(toxicity_model="demo:classifier"),
+    }
+    module = train(folder, world, ROLLOUTS, **{**given, **options})
     with in_float64(module.policy), torch.no_grad():
         return module, world.logprobs(module.policy), world.reference_logprobs(module.policy)
 

@@ -59,8 +59,8 @@ class ReportCallback(Callback):
         ppo = as_stage(pl_module)
         if getattr(trainer, "others", ()) and ppo is not None and ppo.about.get("samples", 2) < 2:
             raise InputError(
-                "--ckpt_path all: the report shows checkpoints beside the best of n samples; give "
-                "--model.evaluation.samples 16, or at least 2"
+                "--ckpt_path: the report shows several checkpoints beside the best of n samples; "
+                "give --model.evaluation.samples 16, or at least 2"
             )
         if stage == "test" and self.sheet and (ppo is None or ppo.rollouts is None):
             raise InputError(

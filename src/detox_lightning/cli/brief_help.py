@@ -65,8 +65,9 @@ WORDS = {
     "trainer.precision": "32-true, or bf16-mixed on a GPU",
     "ckpt_path": "The checkpoint: a file, the folder of a run, or last, the newest undamaged one "
     "of the newest run in the logger's folder; if there is none yet, fit starts a new run. For "
-    "test also all, or RUN/all: the last one, and the run's others for its report. Without "
-    "--config, the command takes the run's own configuration",
+    "test also several of a run: '[FILE, FILE]', whose report is about the last one and shows the "
+    "others; all or RUN/all: the last one and all others. Without --config, the command takes the "
+    "run's own configuration",
 }
 # words that ask for help, as jsonargparse knows them
 ASKING = {

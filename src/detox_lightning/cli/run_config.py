@@ -8,8 +8,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from detox_lightning.cli.config_files import flags_with_values
 from detox_lightning.errors import InputError
 from detox_lightning.runs.atomic_save import LAST
-from detox_lightning.runs.find_checkpoint import ALL, named_checkpoint, newest_run, without_all
+from detox_lightning.runs.find_checkpoint import named_checkpoint, newest_run
 from detox_lightning.runs.run_folders import folder_of
+from detox_lightning.runs.several_checkpoints import ALL, names_of
 
 
 def with_run_config(words: Sequence[str]) -> list[str]:
@@ -19,7 +20,7 @@ def with_run_config(words: Sequence[str]) -> list[str]:
     run in ``runs``; for ``fit``, the newest inactive one. InputError if there is no such run.
     """
     flags = dict(flags_with_values(words))
-    name, is_all = without_all(flags.get("--ckpt_path", ""))
+    (*_, name), is_all = names_of(flags.get("--ckpt_path", ""))
     given = {"--config", "-c", "--model", "--data"} & set(flags) or {"--help", "-h"} & set(words)
     if given or not name:
         return list(words)

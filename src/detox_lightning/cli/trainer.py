@@ -30,16 +30,11 @@ from detox_lightning.modules import PPOModule
 from detox_lightning.protocols import callbacks_of
 from detox_lightning.runs.checkpointing import BoundedCheckpoint
 from detox_lightning.runs.end_of_data import EndingCallback
-from detox_lightning.runs.find_checkpoint import (
-    ALL,
-    choose_checkpoint,
-    log_beside,
-    other_checkpoints,
-    without_all,
-)
+from detox_lightning.runs.find_checkpoint import choose_checkpoint, log_beside
 from detox_lightning.runs.peer_failure import PeerFailureCallback
 from detox_lightning.runs.provenance import CommandLine, OriginCallback
 from detox_lightning.runs.resume_callback import ResumeCallback, fit_folders
+from detox_lightning.runs.several_checkpoints import listed_before, names_of, other_checkpoints
 from detox_lightning.runs.truncate_logs import refuse_unwritable_logs
 from detox_lightning.stages.devices import choose_accelerator
 from detox_lightning.stages.run_checks import check_loop, refuse_nothing
@@ -83,7 +78,7 @@ class DetoxTrainer(LightningTrainer):
         self,
         model: LightningModule | None = None,
         dataloaders: Any = None,
-        ckpt_path: str | Path | None = None,
+        ckpt_path: str | Path | list[str] | None = None,
         verbose: bool = True,
         datamodule: LightningDataModule | None = None,
         weights_only: bool | None = None,
@@ -93,7 +88,7 @@ class DetoxTrainer(LightningTrainer):
         Args:
             model: The stage; None: that of the last command.
             dataloaders: Loaders of test rows, if there is no data module.
-            ckpt_path: The checkpoint.
+            ckpt_path: The checkpoint; a list of several of one run: the last of them.
             verbose: Whether Lightning prints a table. PPO's report has a table of its own.
             datamodule: The data.
             weights_only: Whether only tensors and plain values are read.
@@ -101,7 +96,8 @@ class DetoxTrainer(LightningTrainer):
         more = (verbose, datamodule, weights_only)
         for checkpoint in self.others:
             super().test(model, dataloaders, checkpoint, *more)
-        return super().test(model, dataloaders, ckpt_path, *more)
+        about: Any = ckpt_path  # of a list, only the last one has come this far
+        return super().test(model, dataloaders, about, *more)
 
     def export(
         self,
@@ -225,14 +221,18 @@ def prepare(trainer: Any, verb: str, model: Any, options: Any, loggers: Sequence
     verb = "predict" if verb == "compare" else verb  # it logs nothing, either
     trainer.others = []
     if name is not None and not (name == "best" and is_same):
-        last, is_all = without_all(str(name))
-        if is_all and verb != "test":
-            raise InputError(f"--ckpt_path {name}: only test takes {ALL}; give {last}")
-        options["ckpt_path"] = choose_checkpoint(
-            verb, trainer, last, loggers, options.get("weights_only")
+        names, is_all = names_of(name)
+        if (is_all or len(names) > 1) and verb != "test":
+            raise InputError(
+                f"--ckpt_path {name}: only test takes several checkpoints; give {names[-1]}"
+            )
+        *others, options["ckpt_path"] = (
+            choose_checkpoint(verb, trainer, each, loggers, options.get("weights_only"))
+            for each in names
         )
-        if is_all:
-            trainer.others = other_checkpoints(Path(options["ckpt_path"]))
+        if others or is_all:
+            last = Path(options["ckpt_path"])
+            trainer.others = listed_before(last, others) if others else other_checkpoints(last)
     if verb == "fit":
         check_loop(trainer, model)
     if verb != "export":

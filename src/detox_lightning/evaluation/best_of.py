@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.evaluation.plan import GREEDY
-from detox_lightning.evaluation.statistics import FIGURES, Array, Figure, percentiles, resample
+from detox_lightning.evaluation.statistics import (
+    FIGURES,
+    Array,
+    Figure,
+    flat,
+    percentiles,
+    resample,
+    summarize,
+)
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # n, as far as there are samples
 JUDGES = ("toxicity", "second_toxicity", "score")  # figures by which an effective n is found
@@ -117,7 +125,9 @@ class _Layout(NamedTuple):
         return np.concatenate([*points.values(), worth, ratios, [win_rate]])
 
 
-def against_best_of(comparison: Comparison, seed: int) -> dict[str, Any] | None:
+def against_best_of(
+    comparison: Comparison, seed: int, intervals: bool = True
+) -> dict[str, Any] | None:
     """Compares a policy with the best of n samples of its reference, chosen by the reward.
 
     Estimates are ``value``, ``low`` and ``high``, as those of :func:`summarize`:
@@ -147,7 +157,7 @@ def against_best_of(comparison: Comparison, seed: int) -> dict[str, Any] | None:
         warnings.simplefilter("ignore")  # those about means of nothing and undefined resamples
         values = layout.estimates(table)
         low = high = np.full_like(values, np.nan)
-        if len(comparison.prompts) > 1:
+        if intervals and len(comparison.prompts) > 1:
             low, high = percentiles(resample([table], layout.estimates, seed))
     rows = [_as_dict(*ends) for ends in zip(values, low, high, strict=True)]
     k, first, last = len(sizes), len(sizes) * len(figures), len(rows) - 1
@@ -161,6 +171,20 @@ def against_best_of(comparison: Comparison, seed: int) -> dict[str, Any] | None:
         "kl_ratio": dict(zip(judges, rows[first + len(judges) : last], strict=True)),
         "win_rate": rows[last],
     }
+
+
+def to_log(comparison: Comparison, seed: int) -> dict[str, float]:
+    """Returns a test's figures without intervals, under their names for logging.
+
+    They are those of :func:`flat`, and as far as they are known ``test/effective_n/JUDGE``,
+    ``test/kl_ratio/JUDGE`` and ``test/win_rate`` of :func:`against_best_of`.
+    """
+    best_of = against_best_of(comparison, seed, intervals=False) or {}
+    worth = {"win_rate": best_of["win_rate"]} if best_of else {}
+    for name in ("effective_n", "kl_ratio"):
+        worth |= {f"{name}/{judge}": x for judge, x in best_of.get(name, {}).items()}
+    known = {f"test/{name}": x["value"] for name, x in worth.items() if x["value"] is not None}
+    return {**flat(summarize(comparison, seed, intervals=False), "test"), **known}
 
 
 def _tabulate(comparison: Comparison, is_sample: NDArray[np.bool_]) -> tuple[_Layout, Array]:

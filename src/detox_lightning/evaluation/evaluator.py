@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from detox_lightning.batches import PromptBatch
 from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.evaluation.best_of import to_log
 from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison, merge
 from detox_lightning.evaluation.entities import with_entities
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
-from detox_lightning.evaluation.statistics import flat, summarize
 from detox_lightning.evaluation.validation import Validation
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
@@ -119,7 +119,7 @@ class Evaluator(nn.Module):
         """Sets :attr:`comparison` (all ranks'; prompts of a template); returns it as ``test/…``."""
         self.comparison = with_entities(merge(self.tested), template)
         self.tested.clear()
-        return flat(summarize(self.comparison, self.seed, intervals=False), "test")
+        return to_log(self.comparison, self.seed)
 
     def describe(self) -> dict[str, Any]:
         """Returns what a test judges by, and how it samples, for reports."""
@@ -135,6 +135,7 @@ class Evaluator(nn.Module):
         decodings = self.plan.decodings
         b, d = len(batch.prompts), len(decodings)
         found = self.evaluate(batch.repeated(d), decodings * b, SIDES)
+        self.judge.add_similarity(batch.repeated(d).prompts, *found.values())
         before, after = (
             Answers(
                 [texts[start : start + d] for start in range(0, b * d, d)],

@@ -23,6 +23,8 @@ from detox_lightning.rewards.reward_errors import warn_not_finite
 from detox_lightning.rewards.rouge_reward import ROUGE_KINDS, rouge
 from detox_lightning.rollout import score
 
+Measured = tuple[list[str], dict[str, Tensor]]  # responses, and their figures by name
+
 
 class Judge(nn.Module):
     """The reward, the toxicity classifiers and the language models that measure responses."""
@@ -153,6 +155,19 @@ class Judge(nn.Module):
                 nats = self.perplexity([text.strip() for text in texts])
             figures["nll"], figures["nll_tokens"] = nats
         return figures
+
+    def add_similarity(self, prompts: list[str], before: Measured, after: Measured) -> None:
+        """Adds cosines to the figures of ``b`` responses before and after training, if measured.
+
+        They are ``similarity_prompt``, to the prompt, and for responses after training
+        ``similarity_before``, to the response before it; each ``[b]`` float32 on the CPU.
+        """
+        if self.encoder is None:
+            return
+        asked, old, new = (self.encoder(texts) for texts in (prompts, before[0], after[0]))
+        before[1]["similarity_prompt"] = (old * asked).sum(dim=1).cpu()
+        after[1]["similarity_prompt"] = (new * asked).sum(dim=1).cpu()
+        after[1]["similarity_before"] = (new * old).sum(dim=1).cpu()
 
 
 def _toxicity(

@@ -40,9 +40,9 @@ class EvaluationPlan:
         second_toxic_label: Toxic label of the second classifier.
         second_toxicity_head: Meaning of the second classifier's outputs.
         similarity_model: A sentence encoder, such as
-            ``sentence-transformers/all-MiniLM-L6-v2``, which measures at each validation how close
-            in meaning a response is to its prompt and to the response before training; null: that
-            of the reward's ``SimilarityReward``, or none.
+            ``sentence-transformers/all-MiniLM-L6-v2``, which measures in ``validate`` and ``test``
+            how close in meaning a response is to its prompt and to the response before training;
+            null: that of the reward's ``SimilarityReward``, or none.
         perplexity_model: A causal language model, whose perplexity of the responses is measured;
             ``reference`` is the policy as it was before training, which has read the prompt and
             ends no response before ``sampling.min_new_tokens``; null for none.

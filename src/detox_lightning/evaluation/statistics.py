@@ -87,6 +87,10 @@ FIGURES = {
     **{
         f"distinct{n}": Figure(f"Distinct {n}-grams", "higher", f"distinct{n}") for n in NGRAM_SIZES
     },
+    "similarity_prompt": Figure(
+        "Similarity to the prompt", "higher", "similarity_prompt", has_zero=False
+    ),
+    "similarity_before": Figure("Similarity to the response before", None, "similarity_before"),
     "length": Figure("Length, tokens", None, "length"),
     "eos_rate": Figure("Ended by themselves", None, "has_eos"),
     "kl": Figure("KL to the reference, nats", None, "kl"),
@@ -109,7 +113,7 @@ def summarize(comparison: Comparison, seed: int, intervals: bool = True) -> dict
         ``FIGURES`` that could be measured: ``title``, ``n`` (prompts that define it), ``changed``
         (those among them that differ by .0005 or more), ``better``, and ``before``, ``after``,
         ``difference`` (after minus before) and ``improvement`` (relative to before, above 0 is
-        better; not of scores, whose 0 is arbitrary). Each of those four is ``value``, ``low`` and
+        better; not of scores and cosines, whose 0 is arbitrary). Each is ``value``, ``low`` and
         ``high``; None where undefined.
     """
     greedy = np.array([decoding == GREEDY for decoding in comparison.decodings])

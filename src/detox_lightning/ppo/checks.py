@@ -29,6 +29,12 @@ def check_pairs(advantage: AdvantageEstimator, loss: PolicyLoss, reward: Reward)
             f"model.advantage={name} standardizes each part of a reward, and fewer than two parts "
             "of model.reward have a weight: give a WeightedReward of several, or advantage GRPO"
         )
+    tells_tokens = any(isinstance(x, Reward) and x.telescopes for x in reward.modules())
+    if tells_tokens and (gamma := getattr(advantage, "gamma", 1)) != 1:
+        raise InputError(
+            f"model.advantage.gamma={gamma}, model.reward: the token scores of a PrefixReward add "
+            "up to the reward only without a discount; give gamma 1, or the reward itself"
+        )
 
 
 def check_length(schedule: Schedule, max_steps: int) -> None:
@@ -53,6 +59,16 @@ def check_shards(has_adapter: bool, weights: Weights) -> None:
             f"trainer.strategy=sharded, model.weights.quantization={weights.quantization}: a "
             "quantized base can't be sharded and is small anyway: give trainer.strategy=ddp, or "
             "quantization=null"
+        )
+
+
+def warn_of_warmup(value_warmup: int, rollouts: float) -> None:
+    """Warns of a warm-up that is as long as the run of so many rollouts."""
+    if value_warmup >= rollouts > 0:
+        rank_zero_warn(
+            f"model.value_warmup={value_warmup}: the run ends after rollout {rollouts}, so that "
+            "only values learn and the policy stays as it is; give a shorter warm-up, or a longer "
+            "run, if it shall learn"
         )
 
 

@@ -27,7 +27,7 @@ from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import CRITIC, VALUE_HEAD
 from detox_lightning.models.value_head import learned
-from detox_lightning.ppo.checks import check_length, check_shards, warn_of_bias
+from detox_lightning.ppo.checks import check_length, check_shards, warn_of_bias, warn_of_warmup
 from detox_lightning.ppo.critic_options import CriticOptions
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
@@ -158,6 +158,7 @@ class PolicyStage(StageModule):
             )
         counts = self.policy.parameter_counts()
         say_what_learns(counts["with_value_head_trainable"], counts["with_value_head_total"])
+        warn_of_warmup(self.values.value_warmup, self.trainer.estimated_stepping_batches)
         if self.policy.restored_value_head and not self.rollouts:
             rank_zero_info(f"The value head goes on from that of {self.policy_name}")
         for logger in [] if self.rollouts else self.loggers:  # a resumed run has logged them

@@ -15,7 +15,8 @@ from detox_lightning.report.pictures import reliability_picture
 TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
     *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability", "score"),
-    *("rougeL", "entities_kept", "entities_invented", "distinct2", "perplexity", "length", "kl"),
+    *("rougeL", "entities_kept", "entities_invented", "distinct2", "perplexity"),
+    *("similarity_prompt", "similarity_before", "length", "kl"),
 )
 
 

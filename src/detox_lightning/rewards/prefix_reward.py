@@ -17,9 +17,10 @@ class PrefixReward(Reward):
     The last token gets R of the empty text, too, so that a response's token scores add up to R of
     it. This is potential-based shaping (Ng, Harada and Russell, 1999): the optimum stays as it is,
     and for GAE with ``gamma`` 1 it is as if the value head began with R(text before the token)
-    added to it (https://arxiv.org/abs/1106.5267). ``TokenRLOO`` uses it without a value head. RLOO,
-    GRPO and Reinforce add token scores up, so to them it makes no difference. R reads about as many
-    texts a response as it has tokens.
+    added to it (https://arxiv.org/abs/1106.5267). Another ``gamma`` is refused: discounted, the
+    scores don't add up to R, and a good beginning would be paid for itself. ``TokenRLOO`` uses it
+    without a value head. RLOO, GRPO and Reinforce add token scores up, so to them it makes no
+    difference. R reads about as many texts a response as it has tokens.
 
     Args:
         reward: The reward of texts: a reward or a function.

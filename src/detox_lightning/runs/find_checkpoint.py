@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -20,8 +20,6 @@ from detox_lightning.runs.resume_callback import RUN
 from detox_lightning.runs.run_folders import CHECKPOINTS, FolderLogger, folder_of
 from detox_lightning.runs.run_lock import is_locked
 from detox_lightning.runs.truncate_logs import keep_rows
-
-ALL = "all"  # every checkpoint of a run
 
 
 class Place(NamedTuple):
@@ -76,24 +74,6 @@ def choose_checkpoint(
             check_parts(Path(found), verb)
             trainer.checkpoint = Path(found)  # type: ignore[attr-defined]
     return None if found is None else str(found)
-
-
-def without_all(name: str) -> tuple[str, bool]:
-    """Splits ``all`` off a value of ``--ckpt_path``: ``all`` means ``last``, ``RUN/all`` ``RUN``.
-
-    Returns:
-        What names the last checkpoint, and whether the others of its run are meant, too.
-    """
-    if PurePath(name).name != ALL or Path(name).exists():
-        return name, False
-    return (LAST if name == ALL else str(PurePath(name).parent)), True
-
-
-def other_checkpoints(checkpoint: Path) -> list[Path]:
-    """Returns the whole checkpoints beside one that are of other steps, one for each number."""
-    files = filter(is_whole, [*sorted(_checkpoints(checkpoint.parent)), checkpoint])
-    by_steps = {_steps_of(file): file for file in files}
-    return [file for _, file in sorted(by_steps.items()) if file != checkpoint]
 
 
 def named_checkpoint(name: str) -> str | Path:
@@ -175,14 +155,14 @@ def newest_whole(folder: Path, name: str = LAST) -> Path | None:
     Raises:
         InputError: If all are damaged.
     """
-    files = sorted(_checkpoints(folder), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = sorted(checkpoints_in(folder), key=lambda file: file.stat().st_mtime, reverse=True)
     last = next((file for file in files if file.name.startswith(LAST)), None)
     if last is not None and is_whole(last):
         return last
     if last is not None:  # of the other runs in the folder, neither their last nor previous one
         of_run = (last, previous_of(last))
         files = [f for f in files if f in of_run or not f.name.startswith((LAST, PREVIOUS))]
-    whole = sorted(filter(is_whole, files), key=_steps_of, reverse=True)
+    whole = sorted(filter(is_whole, files), key=steps_of, reverse=True)
     damaged = ", ".join(str(file) for file in files if file not in whole)
     if damaged and not whole:
         raise InputError(
@@ -202,14 +182,15 @@ def newest_run(runs: Path, verb: str) -> Path | None:
 
 
 def _newest_saved(folders: Iterable[Path]) -> Path | None:
-    return max(filter(_checkpoints, folders), key=_last_saved, default=None)
+    return max(filter(checkpoints_in, folders), key=_last_saved, default=None)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Returns a folder's files of checkpoints, whole or not."""
     return [file for file in folder.glob("*.ckpt") if file.is_file()]
 
 
-def _steps_of(checkpoint: Path) -> int:
+def steps_of(checkpoint: Path) -> int:
     """Returns the optimizer steps done before a checkpoint; -1 if it doesn't say."""
     steps = open_checkpoint(checkpoint).get("global_step", 0)
     return steps if isinstance(steps, int) else -1
@@ -217,7 +198,7 @@ def _steps_of(checkpoint: Path) -> int:
 
 def _last_saved(folder: Path) -> float:
     """Returns when a checkpoint was last saved in a folder, or when the folder was created."""
-    times = [file.stat().st_mtime for file in _checkpoints(folder)]
+    times = [file.stat().st_mtime for file in checkpoints_in(folder)]
     return max(times, default=folder.stat().st_mtime)
 
 

@@ -77,7 +77,9 @@ class CachedDecoder(ABC):
         from transformers import DynamicCache
 
         self.model = model
-        self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        # T5's config counts the layers of the encoder; its decoder may have more or fewer
+        config = (model if prompt_mask is None else model.get_decoder()).config
+        self.cache = DynamicCache(config=config.get_text_config(decoder=True))
         self.prompt_cache = DynamicCache()
         self.mask, self.prompt_mask = mask.bool(), prompt_mask
 
