@@ -214,10 +214,13 @@ def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: 
     for one, other in zip(sorted(rows, key=by_place), sorted(ours, key=by_place), strict=True):
         assert one == pytest.approx(other, abs=float32(6))
     one, other = (
-        json.loads((folder / name / "summary.json").read_text())["figures"]["sampled"]["toxicity"]
-        for name in ("report1", "report2")
+        json.loads((folder / name / "summary.json").read_text()) for name in ("report1", "report2")
     )
-    assert one["after"] == pytest.approx(other["after"], abs=float32(6))  # its interval, too
+    toxicity, same = (x["figures"]["sampled"]["toxicity"]["after"] for x in (one, other))
+    assert toxicity == pytest.approx(same, abs=float32(6))  # its interval, too
+    answers, same = (x["identity"]["answers"]["figures"]["toxicity"] for x in (one, other))
+    assert answers["lazy"]["after"] == pytest.approx(same["lazy"]["after"], abs=float32(6))
+    assert one["identity"]["audit"] == other["identity"]["audit"]
 
 
 @pytest.mark.usefixtures("ranks")
