@@ -20,7 +20,6 @@ with deferred():  # as the command line does
     from datasets.arrow_writer import ArrowWriter
     from lightning.pytorch import seed_everything
 
-    from conftest import FEELINGS, NAMES
     from detox_lightning.__main__ import main
     from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, AdvantageEstimator
     from detox_lightning.algorithm.constraint import Constraint
@@ -214,9 +213,7 @@ def fitted(folder: Path) -> dict[str, Any]:
 def tested(folder: Path, processes: int) -> dict[str, Any]:
     """A test by the command line of what :func:`fitted` left, and what was logged of it."""
     flags = [f"--report.folder={folder}/report{processes}", "--model.evaluation.samples=3"]
-    templates = folder / "templates.txt"
-    templates.write_text("".join(f"{name} is a {{group}} person .\n" for name in NAMES + FEELINGS))
-    flags += [f"--model.evaluation.identity_templates={templates}"]
+    flags += [f"--model.evaluation.identity_templates={folder / 'templates.txt'}"]
     flags += ["--model.evaluation.identity_groups=[nice, lazy]"]
     if processes == 2:
         flags += ["--trainer.devices=2", "--trainer.strategy=ddp"]
