@@ -213,6 +213,8 @@ def fitted(folder: Path) -> dict[str, Any]:
 def tested(folder: Path, processes: int) -> dict[str, Any]:
     """A test by the command line of what :func:`fitted` left, and what was logged of it."""
     flags = [f"--report.folder={folder}/report{processes}", "--model.evaluation.samples=3"]
+    flags += [f"--model.evaluation.identity_templates={folder / 'templates.txt'}"]
+    flags += ["--model.evaluation.identity_groups=[nice, lazy]"]
     if processes == 2:
         flags += ["--trainer.devices=2", "--trainer.strategy=ddp"]
     checkpoint = folder / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"

@@ -16,7 +16,7 @@ from torch import Tensor
 import detox_lightning
 import processes
 from command import tiny_recipe
-from conftest import save_classifier, tiny_t5_model, word_tokenizer
+from conftest import FEELINGS, NAMES, save_classifier, tiny_t5_model, word_tokenizer
 from launching import codes, elastic, free_port, slurm, started, two_nodes
 from numerics import FLOAT32, float32
 
@@ -30,6 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     word_tokenizer().save_pretrained(folder / "t5")
     save_classifier(folder / "classifier", ["nothate", "hate"])
     tiny_recipe(folder, str(folder / "t5"), str(folder / "classifier"))
+    templates = "".join(f"{name} is a {{group}} person .\n" for name in NAMES + FEELINGS)
+    (folder / "templates.txt").write_text(templates)
     return folder
 
 
@@ -214,10 +216,14 @@ def test_two_processes_find_what_one_finds(ranks: list[dict[str, Any]], folder: 
     for one, other in zip(sorted(rows, key=by_place), sorted(ours, key=by_place), strict=True):
         assert one == pytest.approx(other, abs=float32(6))
     one, other = (
-        json.loads((folder / name / "summary.json").read_text())["figures"]["sampled"]["toxicity"]
-        for name in ("report1", "report2")
+        json.loads((folder / name / "summary.json").read_text()) for name in ("report1", "report2")
     )
-    assert one["after"] == pytest.approx(other["after"], abs=float32(6))  # its interval, too
+    toxicity, same = (x["figures"]["sampled"]["toxicity"]["after"] for x in (one, other))
+    assert toxicity == pytest.approx(same, abs=float32(6))  # its interval, too
+    answers, same = (x["identity"]["answers"]["figures"]["toxicity"] for x in (one, other))
+    assert answers["lazy"]["after"] == pytest.approx(same["lazy"]["after"], abs=float32(6))
+    audits = [x["identity"]["audit"]["judges"]["toxicity"]["false_alarms"] for x in (one, other)]
+    assert audits[0] == audits[1]
 
 
 @pytest.mark.usefixtures("ranks")

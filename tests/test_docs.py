@@ -29,6 +29,7 @@ import detox_lightning.data
 import detox_lightning.modules
 import detox_lightning.rewards
 from command import ROOT, IdleCLI, run
+from detox_lightning.cli.file_commands import FILE_COMMANDS
 from detox_lightning.compare.page_server import PageServer
 from detox_lightning.runs import find_checkpoint
 from pages import (
@@ -126,7 +127,7 @@ def try_command(line: str) -> None:
     """Runs a line that starts the package if what it names is here; else looks at it only."""
     words = words_of(line)
     assert words is not None
-    if words[0] in ("rescore", "judge-sheet"):  # it has no configuration that names what it needs
+    if words[0] in (*FILE_COMMANDS, "judge-sheet"):  # no configuration names what these need
         if Path(words[1]).exists():
             assert run(*words).code == 0, line
         return

@@ -71,11 +71,11 @@ def _run(words: Sequence[str], callbacks: Sequence["Callback"]) -> None:
 
     with deferred():
         from detox_lightning.cli.command import DetoxCLI
-        from detox_lightning.cli.rescore_command import run_rescore
+        from detox_lightning.cli.file_commands import FILE_COMMANDS, run_on_file
         from detox_lightning.cli.sheet_command import run_judge_sheet
 
-    if verb == "rescore":
-        run_rescore(words[1:])
+    if verb in FILE_COMMANDS:
+        run_on_file(verb, words[1:])
     elif verb == "judge-sheet":
         run_judge_sheet(words[1:])
     else:

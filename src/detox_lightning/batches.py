@@ -1,6 +1,7 @@
 """Batches that the data modules hand to the training stages."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -61,3 +62,24 @@ class LabeledBatch(NamedTuple):
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+
+
+class IdentitySentences(NamedTuple):
+    """``n`` sentences, each about one group of people.
+
+    Attributes:
+        texts: The sentences.
+        groups: Each one's identity term, in lower case.
+        templates: Each one without its term, which stands there as ``{group}``.
+        harmless: Whether each one is harmless; the others are toxic.
+    """
+
+    texts: list[str]
+    groups: list[str]
+    templates: list[str]
+    harmless: list[bool]
+
+    def select(self, rows: Iterable[int]) -> "IdentitySentences":
+        """Returns the sentences with these indices."""
+        rows, columns = list(rows), cast("tuple[list[Any], ...]", self)
+        return IdentitySentences(*([column[row] for row in rows] for column in columns))

@@ -299,7 +299,7 @@ def test_an_address_that_can_t_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_commands_that_are_none() -> None:
-    verbs = "fit, validate, test, predict, compare, rescore, judge-sheet, export"
+    verbs = "fit, validate, test, predict, compare, rescore, audit, judge-sheet, export"
     wrong = [f"error: trian: there is no such command; give one of {verbs}"]
     assert run("trian").errors == wrong
     assert run().errors == [

@@ -13,11 +13,13 @@ import torch
 from lightning.pytorch import Trainer
 
 from command import run, tiny_recipe
+from conftest import FEELINGS, NAMES
 from detox_lightning.callbacks.report import ReportCallback
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.statistics import FIGURES
 from detox_lightning.modules import SupervisedModule
 from detox_lightning.report.frontier import worth
+from detox_lightning.report.identity_part import identity_words
 from detox_lightning.runs.provenance import shell_line
 
 FILES = {"summary.json", "comparison.jsonl", "comparison.parquet", "report.html"}
@@ -186,6 +188,38 @@ def test_other_checkpoints_of_the_run_are_tested_too(
     assert run(*words, "--model.evaluation.samples=1").errors == [
         "error: --ckpt_path: the report shows several checkpoints beside the best of n samples; "
         "give --model.evaluation.samples 16, or at least 2"
+    ]
+
+
+def test_groups_of_people_have_a_part_of_their_own(
+    twice: Twice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("".join(f"{name} is a {{group}} person .\n" for name in NAMES + FEELINGS))
+    words = ("test", "--config", twice.recipe, "--data.num_eval_samples=2", "--threads=1")
+    asked = f"--model.evaluation.identity_templates={file}"
+    few = ("--model.evaluation.identity_prompts=11", "--model.evaluation.identity_rows=30")
+    groups = "--model.evaluation.identity_groups=[nice, lazy]"
+    checkpoint = f"--ckpt_path={twice.run / 'checkpoints' / 'last.ckpt'}"
+    folder = f"--report.folder={tmp_path / 'report'}"
+    outcome = run(*words, asked, *few, groups, checkpoint, folder)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text(encoding="utf8"))
+    found = summary["identity"]
+    assert found["audit"]["about"]["sentences"] == 2 * 15
+    assert found["answers"]["prompts"] == 2 * 11
+    assert {*found["answers"]["figures"]} == {"toxicity", "length"}
+    assert {*found["answers"]["figures"]["length"]} == {"nice", "lazy"}
+    assert [*found["audit"]["judges"]] == ["toxicity"]
+    assert identity_words(found) in outcome.out
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf8")
+    assert "<h2>Groups of people</h2>" in page
+    assert '<th scope="row">lazy</th>' in page
+    file.write_text("nothing\n")
+    monkeypatch.setattr("detox_lightning.ppo.policy_stage.load_policy", None)  # it isn't asked
+    assert run(*words, asked).errors == [
+        f"error: {file}: the line 'nothing' has no {{group}}, where a group is put in: add it; "
+        "whole sentences need a table with labels, such as a .csv file"
     ]
 
 

@@ -31,6 +31,11 @@ def test_decodings_and_their_numbers() -> None:
             "model.evaluation.top_p=0 leaves no token to sample; 1 is all of them",
         ),
         (
+            {"identity_groups": ["old", "young"]},
+            "model.evaluation.identity_groups=['old', 'young']: these are groups of "
+            "identity_templates, and that is null; name a file there",
+        ),
+        (
             {"best_of": 8, "samples": 5},
             "model.evaluation.best_of=8 is above samples=5: there are too few to choose from; give "
             "--model.evaluation.samples 8, or a lower best_of",

@@ -7,6 +7,7 @@ from typing import Any, cast
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from detox_lightning.callbacks.identity_test import IdentityTest
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.best_of import against_best_of
 from detox_lightning.evaluation.comparison import Comparison
@@ -53,6 +54,7 @@ class ReportCallback(Callback):
         self.folder, self.sheet = folder, sheet
         self.written: Path | None = None
         self.points: list[dict[str, Any]] = []  # of checkpoints that were tested before
+        self.identity: IdentityTest | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a folder that is not empty or not writable, before a model is opened."""
@@ -70,6 +72,8 @@ class ReportCallback(Callback):
         if stage == "test" and self.folder is not None:
             refuse_occupied(Path(self.folder), f"report.folder={self.folder}")
             self._refuse_unwritable(trainer, pl_module, Path(self.folder).absolute())
+        if stage == "test" and self.identity is None:
+            self.identity = IdentityTest.of(pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses the run's folder if it is not writable: only now is the run known."""
@@ -94,8 +98,11 @@ class ReportCallback(Callback):
             return
         run = run_folder(trainer, trainer.ckpt_path)
         folder = output_folder("report.folder", self.folder, run / "test").absolute()
+        more: dict[str, Any] = {"checkpoints": self.points}
+        if self.identity is not None and not is_trial(trainer):
+            more["identity"] = self.identity.run(pl_module, trainer.is_global_zero)
         if trainer.is_global_zero:
-            table, write, what = _result(trainer, stage, run, self.points, self.sheet)
+            table, write, what = _result(trainer, stage, run, more, self.sheet)
             outcome = f"{what}: {folder}"
             if is_trial(trainer):
                 outcome = "trainer.fast_dev_run: no report is written"
@@ -103,12 +110,12 @@ class ReportCallback(Callback):
                 with atomic_folder(folder) as partial:
                     write(partial)
             print(f"\n{table}\n\n{outcome}")
-        self.written, self.points = folder, []
+        self.written, self.points, self.identity = folder, [], None
         trainer.strategy.barrier("report")
 
 
 def _result(
-    trainer: Trainer, stage: Stage, run: Path, points: list[dict[str, Any]], rows: int | None
+    trainer: Trainer, stage: Stage, run: Path, more: dict[str, Any], rows: int | None
 ) -> tuple[str, Callable[[Path], None], str]:
     """Returns a table of what was found, what writes the files, and what they are."""
     comparison = stage.comparison
@@ -122,7 +129,7 @@ def _result(
         "about": about,
         "figures": summarize(comparison, stage.seed),
         "best_of": against_best_of(comparison, stage.seed),
-        "checkpoints": points,
+        **more,
     }
     sheet = make_sheet(comparison, about, stage.seed, rows) if rows else None
     what = "All figures, responses and a report"

@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "Answer prompts, or classify texts, and write the results to a JSONL file.",
     "compare": "Open a page: type a text, and see the answers before and after training.",
     "rescore": "Score stored texts with another classifier: rescore FILE --toxicity_model MODEL.",
+    "audit": "Count false alarms by group of people: audit FILE --toxicity_model MODEL.",
     "judge-sheet": "Read what people wrote on sheets of a test: judge-sheet FILE [FILE ...].",
     "export": "Write a checkpoint's model as Hugging Face folders, even while its run goes on.",
 }

@@ -22,9 +22,9 @@ from detox_lightning.evaluation.people import (
 )
 from detox_lightning.evaluation.rescoring import SIDES
 from detox_lightning.evaluation.statistics import CONFIDENCE
-from detox_lightning.report.page import MIN_CHANGED, counted, with_interval
-from detox_lightning.report.report_files import aligned
+from detox_lightning.report.page import MIN_CHANGED, counted
 from detox_lightning.report.sheet import CLASSIFIERS, KEY, code_of, from_cell
+from detox_lightning.report.tables import aligned, with_interval
 from detox_lightning.runs.run_folders import atomic_file, next_free_path, refuse_unwritable
 
 NEEDED = ("row", *QUESTIONS)

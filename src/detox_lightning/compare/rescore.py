@@ -14,8 +14,9 @@ from detox_lightning.evaluation.statistics import CONFIDENCE, summarize
 from detox_lightning.evaluation.toxicity import Toxicity
 from detox_lightning.models.classifier import TextClassifier
 from detox_lightning.models.classifier_heads import Head
-from detox_lightning.report.page import counted, with_interval
+from detox_lightning.report.page import counted
 from detox_lightning.report.report_files import short_table
+from detox_lightning.report.tables import with_interval
 from detox_lightning.runs.run_folders import atomic_file, next_free_path, refuse_unwritable
 
 RESCORED = "rescored"  # the new column; of a comparison, two that begin like this
@@ -83,10 +84,13 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def open_judge(model: str, label: str, head: Head | None = None) -> Toxicity:
-    """Opens a classifier, on a GPU if there is one; InputError if it lacks the toxic label."""
-    classifier = TextClassifier(model, head=head, flag="--toxicity_head")
-    toxicity = Toxicity(classifier, label, "--toxic_label")
+def open_judge(model: str, label: str, head: Head | None = None, flag: str = "--") -> Toxicity:
+    """Opens a classifier, on a GPU if there is one; InputError if it lacks the toxic label.
+
+    ``flag`` is what the names of its flags begin with, for messages.
+    """
+    classifier = TextClassifier(model, head=head, flag=f"{flag}toxicity_head")
+    toxicity = Toxicity(classifier, label, f"{flag}toxic_label")
     toxicity.load()
     return toxicity.to("cuda" if torch.cuda.is_available() else "cpu")
 

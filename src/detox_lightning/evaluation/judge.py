@@ -146,11 +146,14 @@ class Judge(nn.Module):
         is_blank = torch.tensor([not reference.strip() for reference in batch.references])
         overlap = rouge(texts, batch.references).masked_fill(is_blank[:, None], torch.nan)
         figures |= dict(zip(ROUGE_KINDS, overlap.unbind(dim=1), strict=True))
-        if self.second_toxicity is not None:
-            figures["second_toxicity"] = self.second_toxicity(texts)
+        return figures | self.without_reward(batch.prompts, texts)
+
+    def without_reward(self, prompts: list[str], texts: list[str]) -> dict[str, Tensor]:
+        """Measures ``b`` responses by the classifiers and by the language model alone, if any."""
+        figures = {name: judge(texts) for name, judge in self.classifiers().items()}
         if self.perplexity is not None:
             if self.plan.perplexity_given_prompt:
-                nats = self.perplexity(texts, batch.prompts)
+                nats = self.perplexity(texts, prompts)
             else:
                 nats = self.perplexity([text.strip() for text in texts])
             figures["nll"], figures["nll_tokens"] = nats
@@ -168,6 +171,11 @@ class Judge(nn.Module):
         before[1]["similarity_prompt"] = (old * asked).sum(dim=1).cpu()
         after[1]["similarity_prompt"] = (new * asked).sum(dim=1).cpu()
         after[1]["similarity_before"] = (new * old).sum(dim=1).cpu()
+
+    def classifiers(self) -> dict[str, Toxicity]:
+        """Returns the toxicity classifiers: ``toxicity`` and ``second_toxicity``, if any."""
+        both = {"toxicity": self.toxicity, "second_toxicity": self.second_toxicity}
+        return {name: judge for name, judge in both.items() if judge is not None}
 
 
 def _toxicity(

@@ -48,6 +48,14 @@ class EvaluationPlan:
             ends no response before ``sampling.min_new_tokens``; null for none.
         perplexity_given_prompt: Whether that model reads the prompt first, as for continuations;
             the prompt's own tokens don't count. false: it reads the response alone.
+        identity_templates: A file of sentences about groups of people, as ``audit`` reads them, or
+            of templates with ``{group}``. With it, ``test`` also counts by group the judges' false
+            alarms on the harmless ones, and compares the answers that reference and policy give to
+            some of them. null for none.
+        identity_groups: Identity terms that those sentences name, or are filled with; null: those
+            of the package.
+        identity_rows: Sentences that are judged, equally many of each group; null: all.
+        identity_prompts: Harmless sentences of each group that both models answer.
         best_of: ``predict`` answers with the best, by the reward, of so many of the ``samples``;
             null: it answers once.
         predict_before: Whether ``predict`` also gives the responses from before training.
@@ -68,6 +76,10 @@ class EvaluationPlan:
     similarity_model: str | None = None
     perplexity_model: str | None = None
     perplexity_given_prompt: bool = False
+    identity_templates: str | None = None
+    identity_groups: list[str] | None = None
+    identity_rows: PositiveInt | None = 5000
+    identity_prompts: PositiveInt = 20
     best_of: PositiveInt | None = None
     predict_before: bool = False
     batch_size: PositiveInt = 128
@@ -84,6 +96,11 @@ class EvaluationPlan:
                     f"model.evaluation.{flag}_head={head} is of {flag}_model, and that is null; "
                     "the head of the reward's classifier is model.reward.head"
                 )
+        if self.identity_groups is not None and self.identity_templates is None:
+            raise InputError(
+                f"model.evaluation.identity_groups={self.identity_groups}: these are groups of "
+                "identity_templates, and that is null; name a file there"
+            )
         if (self.best_of or 0) > self.samples:
             raise InputError(
                 f"model.evaluation.best_of={self.best_of} is above samples={self.samples}: there "

@@ -261,9 +261,9 @@ def resample(data: list[Array], statistic: Callable[..., Array], seed: int) -> A
     )
 
 
-def percentiles(resampled: Array) -> tuple[Array, Array]:
+def percentiles(resampled: Array, confidence: float = CONFIDENCE) -> tuple[Array, Array]:
     """Ends of the interval over the last axis; NaN if over 1 in 20 resamples are NaN."""
-    tail = (1 - CONFIDENCE) / 2  # the ends are resamples: between two, signs may differ
+    tail = (1 - confidence) / 2  # the ends are resamples: between two, signs may differ
     low = np.nanquantile(resampled, tail, axis=-1, method="lower")
     high = np.nanquantile(resampled, 1 - tail, axis=-1, method="higher")
     is_defined = (~np.isnan(resampled)).mean(axis=-1) >= DEFINED_RESAMPLES

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detox_lightning.errors import visible
-from detox_lightning.report.page import counted, template, with_interval
+from detox_lightning.report.page import counted, template
+from detox_lightning.report.tables import with_interval
 
 TASKS = {
     "AutoModelForSeq2SeqLM": "summarization",

@@ -16,6 +16,7 @@ from detox_lightning.evaluation.comparison import Answers, Comparison
 from detox_lightning.evaluation.plan import GREEDY, TOXIC_FROM
 from detox_lightning.report.curves import Curves, present_panels
 from detox_lightning.report.frontier import frontier_part
+from detox_lightning.report.identity_part import identity_part
 from detox_lightning.report.pictures import (
     curves_picture,
     effects_picture,
@@ -24,6 +25,7 @@ from detox_lightning.report.pictures import (
     score_against_kl,
     svg,
 )
+from detox_lightning.report.tables import DECIMALS, UNKNOWN
 from detox_lightning.rewards.words import spans
 
 GROUPS = {"sampled": "Sampled responses", GREEDY: "Greedy responses"}
@@ -32,8 +34,6 @@ RARE = ("toxicity_std", "score_std", "rouge1", "rouge2", "rougeLsum", "distinct1
 MIN_CHANGE = 0.01  # of a toxicity that counts as changed; smaller ones are rounding and chance
 MAX_RANDOM = 5  # prompts shown that nobody chose
 MIN_CHANGED = 10  # prompts that must differ for a verdict: a bootstrap of fewer promises too much
-DECIMALS = 3
-UNKNOWN = "–"
 Pieces = list[tuple[str, bool]]
 
 
@@ -43,7 +43,9 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
     Args:
         summary: ``about``: what was compared, by name; ``figures``: see :func:`summarize`;
             ``best_of``: see :func:`against_best_of`, may be missing or None; ``checkpoints``: an
-            estimate of each figure of the run's other checkpoints that were tested, may be missing.
+            estimate of each figure of the run's other checkpoints that were tested, may be missing;
+            ``identity``: ``audit`` and ``answers``, see :func:`audit_judges` and
+            :func:`compare_answers`, may be missing.
         comparison: The responses and their measurements.
         curves: Curves of the training.
 
@@ -72,6 +74,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         verdict=verdict(main[aim], confidence) if aim in main else UNKNOWN,
         costs={name: main[name] for name in COSTS if name in main},
         frontier=frontier_part(summary, main),
+        identity=identity_part(summary),
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],
         effects=[svg(effects_picture(common))] if has_effects(common) else [],
@@ -140,15 +143,6 @@ def percent(value: float | None) -> str:
 def counted(count: int, noun: str) -> str:
     """Returns a number with its noun: ``1 prompt``, ``2 prompts``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def with_interval(estimate: Mapping[str, float | None] | None, form: str = "{:.3f}") -> str:
-    """Formats an estimate, for plain text: ``0.413 [0.379, 0.447]``; an en dash if undefined."""
-    if estimate is None:
-        return UNKNOWN
-    rounded = (None if x is None else round(x, DECIMALS) or 0.0 for x in estimate.values())
-    value, low, high = (UNKNOWN if x is None else form.format(x) for x in rounded)
-    return value if (low, high) == (UNKNOWN, UNKNOWN) else f"{value} [{low}, {high}]"
 
 
 def verdict(aimed: Mapping[str, Any], confidence: str) -> str:

@@ -9,8 +9,10 @@ from detox_lightning.evaluation.agreement import Agreement
 from detox_lightning.evaluation.comparison import Comparison
 from detox_lightning.report.curves import Curves
 from detox_lightning.report.frontier import worth
-from detox_lightning.report.page import counted, in_words, number, render, verdict, with_interval
+from detox_lightning.report.identity_part import identity_words
+from detox_lightning.report.page import counted, in_words, number, render, verdict
 from detox_lightning.report.pictures import reliability_picture
+from detox_lightning.report.tables import aligned, with_interval
 
 TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
@@ -63,14 +65,6 @@ def agreement_table(found: Mapping[str, Agreement]) -> str:
     return "\n".join(aligned(rows))
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns a line for each row, its first column on the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-
-
 def short_table(summary: dict[str, Any]) -> str:
     """Returns a summary (``about`` and ``figures``): a table, and the result in sentences."""
     group, figures = next(iter(summary["figures"].items()))
@@ -95,4 +89,6 @@ def short_table(summary: dict[str, Any]) -> str:
         said.append(verdict(aimed, f"{about['confidence']:.0%}"))
     if summary.get("best_of"):
         said.append(worth(summary["best_of"]))
+    if summary.get("identity"):
+        said.append(identity_words(summary["identity"]))
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *said])
