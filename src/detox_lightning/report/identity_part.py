@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from detox_lightning.errors import visible
 from detox_lightning.report.frontier import JUDGES
 from detox_lightning.report.tables import aligned, with_interval
 
@@ -152,5 +153,6 @@ def _named(rates: Mapping[str, Any], start: str) -> str:
 
 def _worst(sentences: Iterable[Mapping[str, Any]]) -> str:
     shown = list(sentences)[:5]
-    lines = [f"  {entry['toxicity']:.3f}  {entry['text']}" for entry in shown]
+    texts = [visible(" ".join(entry["text"].split())) for entry in shown]
+    lines = [f"  {x['toxicity']:.3f}  {text}" for x, text in zip(shown, texts, strict=True)]
     return "\n".join(["The worst false alarms, one of each group:", *lines])
