@@ -74,8 +74,7 @@ def audit(
         judges["second_toxicity"] = open_judge(*options, flag="--second_")
     found = audit_judges(judges, sentences, seed)
     found["about"] |= {"file": file, "left_out": left_out, "rows": rows, "seed": seed}
-    print(audit_text(found))
-    return _write(found, written)
+    return _tell(found, written)
 
 
 def _refuse_idle(model: str | None, head: Head | None) -> None:
@@ -87,7 +86,9 @@ def _refuse_idle(model: str | None, head: Head | None) -> None:
         )
 
 
-def _write(found: dict[str, Any], folder: Path) -> Path:
+def _tell(found: dict[str, Any], folder: Path) -> Path:
+    """Prints what was found, and writes it."""
+    print(audit_text(found))
     text = json.dumps(found, indent=2, ensure_ascii=False)
     with atomic_folder(folder) as partial:
         (partial / "audit.json").write_text(f"{text}\n", encoding="utf8")
