@@ -175,11 +175,11 @@ def test_gspo_has_one_ratio_for_a_response() -> None:
     assert float(sums(GSPOLoss(0.2, 0.05)).statistics["policy/clipfrac"]) == 1
 
 
-def test_gradient_of_gspo_is_shared_by_a_responses_tokens() -> None:
-    """To each log-probability: -mean advantage · ratio / length."""
+def test_each_token_of_gspo_learns_its_own_advantage() -> None:
+    """To each log-probability: -its advantage · ratio / length."""
     logprobs = LOGPROBS.clone().requires_grad_()
     sums(GSPOLoss(0.2, None), logprobs=logprobs).terms["policy"].backward()
-    expected = torch.tensor([[-1 / 9] * 3, [-2.2, 0, 0]])
+    expected = torch.tensor([[-1 / 3, -1 / 3, 1 / 3], [-2.2, 0, 0]])
     assert torch.allclose(logprobs.grad, expected)
 
 

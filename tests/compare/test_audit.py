@@ -99,6 +99,18 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...]]] = {
         WHOLE,
         ("--groups=[gay, deaf]",),
     ),
+    "--label_column=toxicity: row 2 of {file} has no label there; add it, or remove the row": (
+        "a.csv",
+        "phrase,toxicity\nI am gay,nontoxic\nI am deaf,\nI am old,nontoxic\n",
+        (),
+    ),
+    "--groups: 301 groups are too many to compare each with all others; name 300 at most": (
+        "a.csv",
+        WHOLE,
+        (f"--groups=[{', '.join(f'g{number}' for number in range(301))}]",),
+    ),
+    "--second_toxicity_head=sigmoid is of --second_toxicity_model, and that is null: name a second "
+    "classifier, or leave this out": ("a.csv", WHOLE, ("--second_toxicity_head=sigmoid",)),
     "--rows=1: there are 3 groups; give at least 3": ("a.csv", WHOLE, ("--rows=1",)),
     "--second_toxic_label 'rude': the classifier 'demo:classifier' has the labels nothate, hate": (
         "a.csv",

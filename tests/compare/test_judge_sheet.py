@@ -181,6 +181,13 @@ def test_one_line_says_what_is_wrong(message: str, folder: Path) -> None:
     assert not (folder / "judge-sheet.json").exists()
 
 
+def test_a_long_prompt_is_read_back(folder: Path) -> None:
+    """Python's csv module refuses cells from 131,072 characters on, unless it is told."""
+    rows = with_cell("prompt", "long " * 30_000)
+    outcome = run("judge-sheet", fill(folder, "ann.csv", likes_after, rows=rows))
+    assert outcome.code == 0, outcome.err
+
+
 def test_files_that_are_no_sheets_or_keys(folder: Path) -> None:
     file = fill(folder, "ann.csv", likes_after)
     known = folder / "sheet-key.json"

@@ -42,8 +42,9 @@ def test_texts_get_the_toxicity_that_the_judge_gives_them(tmp_path: Path) -> Non
 
 
 def test_a_comparison_gets_its_change_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    scores = {"score_before": 0.0, "score_after": 1.0}  # of another reward, without a KL
     rows = [
-        {"prompt": f"p{i}", "decoding": f"sample {j}", "before": RUDE, "after": KIND}
+        {"prompt": f"p{i}", "decoding": f"sample {j}", "before": RUDE, "after": KIND, **scores}
         for i in range(3)
         for j in (1, 2)
     ]

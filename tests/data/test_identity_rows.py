@@ -35,8 +35,8 @@ def test_templates_are_filled_with_each_group(tmp_path: Path) -> None:
     sentences, left_out = IdentitySource(str(file), ["Deaf", "old"]).read()
     assert left_out == 0
     assert sentences.texts == [
-        *("I am deaf.", "I am old."),
-        *("deaf people laugh: deaf!", "old people laugh: old!"),
+        *("I am Deaf.", "I am old."),
+        *("Deaf people laugh: Deaf!", "old people laugh: old!"),
     ]
     assert sentences.groups == ["deaf", "old", "deaf", "old"]
     assert sentences.templates[::2] == ["I am {group}.", "{group} people laugh: {group}!"]

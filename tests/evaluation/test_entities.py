@@ -84,10 +84,11 @@ def test_figures_are_shares_of_all_and_the_template_counts_for_nothing() -> None
 
 def test_prompts_that_are_continued_have_no_such_figures() -> None:
     going_on = comparison(["He saw Mia"], [["and Ann"]], [["and Bob"]])
-    assert with_entities(going_on, "") is going_on
+    for template in ("", "{dialogue}"):  # the second one is that of rows that are used as they are
+        assert with_entities(going_on, template) is going_on
 
 
 def test_where_there_is_none_there_is_no_figure() -> None:
     """In a language without capitals, and where neither prompt nor response has a name."""
-    found = with_entities(comparison(["你好3"], [["4"]], [["5"]]), "{dialogue}")
+    found = with_entities(comparison(["你好3："], [["4"]], [["5"]]), "{dialogue}：")
     assert not {"entities_kept", "entities_invented"} & set(summarize(found, 0)["sampled"])

@@ -145,7 +145,7 @@ def test_few_templates_are_too_few() -> None:
     found = audited(lambda text: float("gay" in text), filled(plain(MIN_TEMPLATES - 1)))
     alarms = found["judges"]["toxicity"]["false_alarms"]
     assert (alarms["tested"], alarms["named"]) == (0, [])
-    assert "No group has 10 templates: too few to tell them apart." in audit_text(found)
+    assert "No group had 10 templates: too few to compare." in audit_text(found)
 
 
 class Shortening(Evaluator):

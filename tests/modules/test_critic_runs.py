@@ -140,10 +140,11 @@ def test_without_values_there_is_nothing_to_estimate(
     ],
 )
 def test_what_estimates_values_must_learn(
-    tiny_t5: str, tiny_classifier: str, options: dict[str, Any], flag: str
+    tiny_t5: str, tiny_classifier: str, options: dict[str, Any], flag: str, tmp_path: Path
 ) -> None:
+    module = make_module(tiny_t5, tiny_classifier, loss=PPOLoss(vf_coef=0.0), **options)
     with pytest.raises(InputError) as caught:
-        make_module(tiny_t5, tiny_classifier, loss=PPOLoss(vf_coef=0.0), **options)
+        fit(tmp_path, module, 1)
     assert str(caught.value) == (
         f"model.{flag}, model.loss.vf_coef=0: what estimates values would learn nothing; leave "
         f"{flag.partition('=')[0]} out, or give a vf_coef above 0"

@@ -59,11 +59,11 @@ END = (
 @pytest.mark.parametrize(
     ("n", "ratio", "said"),
     [
-        ((3.25, 2.5, 3.75), 1.5, "the best of 3.2 samples (2.5 to 3.8) by the first classifier, "),
-        ((3.25, 2.5, None), 1.5, "the best of 3.2 samples (2.5 to more than 4) by the first "),
+        ((3.25, 2.5, 3.75), 1.5, "the best of 3.2 samples (2.5 to 3.8) by the classifier, "),
+        ((3.25, 2.5, None), 1.5, "the best of 3.2 samples (2.5 to more than 4) by the "),
         ((None, 3.5, None), 1.5, "the best of more than 4 samples (3.5 to more than 4) by the "),
-        ((None, None, None), 1.5, "the best of more than 4 samples by the first classifier, "),
-        ((1.04, 1.0, 1.25), None, "no more than a single sample by the first classifier."),
+        ((None, None, None), 1.5, "the best of more than 4 samples by the classifier, "),
+        ((1.04, 1.0, 1.25), None, "no more than a single sample by the classifier."),
     ],
 )
 def test_what_training_was_worth_in_words(n: Any, ratio: Any, said: str) -> None:
@@ -71,7 +71,7 @@ def test_what_training_was_worth_in_words(n: Any, ratio: Any, said: str) -> None
     assert told.startswith(f"Training was worth {said}")
     less = "less than " if n[0] is None else ""
     price = f", at {less}1.5 times the KL of that choice" if ratio else ""
-    assert told.endswith(f"the first classifier{price}.{END}")
+    assert told.endswith(f"the classifier{price}.{END}")
 
 
 def test_each_classifier_has_its_own_number() -> None:

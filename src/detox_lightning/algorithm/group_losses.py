@@ -74,7 +74,7 @@ class DrGRPOLoss(GRPOLoss):
 
 
 class GSPOLoss(GRPOLoss):
-    """The loss of GSPO, https://arxiv.org/abs/2507.18071, equations 5 and 7.
+    """The loss of GSPO, https://arxiv.org/abs/2507.18071, equations 5 and 7, in its token form.
 
     All tokens of a response have the same ratio: the geometric mean of their own. It moves far
     less than a token's, and so its clip range is small.
@@ -98,8 +98,10 @@ class GSPOLoss(GRPOLoss):
     def policy_loss(self, logprobs: Tensor, experience: Experience) -> tuple[Tensor, Tensor]:
         """Clips each response's ratio."""
         lengths = experience.response_mask.sum(dim=1, keepdim=True).clamp(min=1)
-        means = log_ratio(logprobs, experience).sum(dim=1, keepdim=True) / lengths
-        ratio = means.exp().expand_as(logprobs)
+        ratios = log_ratio(logprobs, experience)
+        means = ratios.sum(dim=1, keepdim=True).detach() / lengths
+        # the mean's value with the token's own gradient, so that each learns its own advantage
+        ratio = (means + ratios - ratios.detach()).exp()
         # padding has this ratio, too, and a user's estimator may leave NaN there
         advantages = torch.where(experience.response_mask, experience.advantages, 0)
         return clipped_surrogate(ratio, advantages, self.low, self.high)

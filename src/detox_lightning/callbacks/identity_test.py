@@ -6,8 +6,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from detox_lightning.data.identity_rows import IdentitySource, sample_per_group, sample_rows
+from detox_lightning.errors import InputError
 from detox_lightning.evaluation.evaluator import Evaluator
 from detox_lightning.evaluation.identity import audit_judges, compare_answers
+from detox_lightning.protocols import data_of
 from detox_lightning.stages.stage_module import StageModule
 
 TEMPLATES, GROUPS = "model.evaluation.identity_templates", "model.evaluation.identity_groups"
@@ -34,6 +36,11 @@ class IdentityTest:
         if not isinstance(evaluator, Evaluator) or evaluator.plan.identity_templates is None:
             return None
         file, groups = evaluator.plan.identity_templates, evaluator.plan.identity_groups
+        if not hasattr(data_of(module.trainer), "encode_texts"):
+            raise InputError(
+                f"{TEMPLATES}={file}: a data module makes prompts of the sentences, such as a "
+                "DialogueDataModule: give one, or leave this out"
+            )
         flags = {"flag": f"{TEMPLATES}, {{}}", "groups_flag": GROUPS}
         return cls(evaluator, IdentitySource(file, groups, **flags))
 

@@ -64,6 +64,8 @@ class ReportCallback(Callback):
                 "--ckpt_path: the report shows several checkpoints beside the best of n samples; "
                 "give --model.evaluation.samples 16, or at least 2"
             )
+        if getattr(trainer, "others", ()) and ppo is not None and ppo.rollouts is None:
+            raise InputError("--ckpt_path: only a test of PPO shows several checkpoints; give one")
         if stage == "test" and self.sheet and (ppo is None or ppo.rollouts is None):
             raise InputError(
                 f"report.sheet={self.sheet}: only a test of PPO compares responses that people can "
@@ -74,6 +76,12 @@ class ReportCallback(Callback):
             self._refuse_unwritable(trainer, pl_module, Path(self.folder).absolute())
         if stage == "test" and self.identity is None:
             self.identity = IdentityTest.of(pl_module)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Forgets what a test has found that has failed."""
+        self.points, self.identity = [], None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses the run's folder if it is not writable: only now is the run known."""
@@ -91,6 +99,7 @@ class ReportCallback(Callback):
         """Writes the files, in one process, and prints the table."""
         stage = as_stage(pl_module)
         if stage is None or (stage.comparison is None and not stage.agreement):
+            self.identity = None
             return
         if trainer.ckpt_path in getattr(trainer, "others", ()):
             if stage.comparison is not None:

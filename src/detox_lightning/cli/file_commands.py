@@ -1,5 +1,6 @@
 """The commands ``rescore`` and ``audit``, which need a file, but neither a run nor a trainer."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 
 from detox_lightning.cli.command import DetoxCLI
+from detox_lightning.cli.flag_checks import PATH_OPTIONS
 from detox_lightning.cli.parser import Parser
 from detox_lightning.cli.process import few_tries, isolated, quieten_transformers
 from detox_lightning.cli.verbs import COMMANDS, PROGRAM
@@ -29,6 +31,8 @@ def run_on_file(verb: str, words: Sequence[str]) -> None:
     parser.add_argument("--threads", type=PositiveInt | None, help="CPU threads; null: all cores.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     options = vars(parser.parse_args(list(words)))
+    for name in options.keys() & PATH_OPTIONS:
+        options[name] = options[name] and os.path.expanduser(options[name])
     DetoxCLI.debug = options.pop("debug")
     with isolated(), few_tries():
         quieten_transformers()

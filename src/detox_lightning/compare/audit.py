@@ -50,7 +50,7 @@ def audit(
         text_column: Column with the sentences or templates.
         label_column: Column that says which sentences are harmless; templates may lack it, and are
             all harmless then.
-        harmless: Label of the harmless sentences in that column.
+        harmless: Label of the harmless sentences in that column; all others are toxic.
         rows: Sentences that are judged, equally many of each group, chosen by the seed; null: all.
         folder: Folder of audit.json; a number is added if it exists already.
         seed: Seed of the choice, and of the intervals.
@@ -63,6 +63,7 @@ def audit(
     """
     if file is None or toxicity_model is None:
         raise InputError("name a file of sentences, and a judge: audit FILE --toxicity_model MODEL")
+    _refuse_idle(second_toxicity_model, second_toxicity_head)
     every, left_out = IdentitySource(file, groups, text_column, label_column, harmless).read()
     sentences = sample_rows(every, rows, seed, "--rows")
     written = next_free_path(Path(folder))
@@ -73,11 +74,21 @@ def audit(
         judges["second_toxicity"] = open_judge(*options, flag="--second_")
     found = audit_judges(judges, sentences, seed)
     found["about"] |= {"file": file, "left_out": left_out, "rows": rows, "seed": seed}
+    return _tell(found, written)
+
+
+def _refuse_idle(model: str | None, head: Head | None) -> None:
+    """Refuses how a second classifier is read, if there is none."""
+    if head is not None and model is None:
+        raise InputError(
+            f"--second_toxicity_head={head} is of --second_toxicity_model, and that is null: name "
+            "a second classifier, or leave this out"
+        )
+
+
+def _tell(found: dict[str, Any], folder: Path) -> Path:
+    """Prints what was found, and writes it."""
     print(audit_text(found))
-    return _write(found, written)
-
-
-def _write(found: dict[str, Any], folder: Path) -> Path:
     text = json.dumps(found, indent=2, ensure_ascii=False)
     with atomic_folder(folder) as partial:
         (partial / "audit.json").write_text(f"{text}\n", encoding="utf8")

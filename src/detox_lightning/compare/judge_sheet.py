@@ -161,10 +161,13 @@ def _cells(file: Path) -> list[Row]:
     """The rows of a sheet that aren't blank, by lower-case names of columns."""
     text, names = _read(file), [""]
     for separator in ",;\t":
+        limit = csv.field_size_limit(max(len(text), 1))
         try:
             header, *lines = csv.reader(StringIO(text, newline=""), delimiter=separator)
         except (csv.Error, ValueError):
             continue
+        finally:
+            csv.field_size_limit(limit)
         found = [name.strip().casefold() for name in header]
         names = max(names, found, key=len)
         if {*NEEDED} <= {*found}:

@@ -112,7 +112,7 @@ def change(rows: list[Row]) -> dict[str, Any]:
     samples = sum(name.startswith("sample") for name in comparison.decodings)
     about = {"prompts": len(comparison.prompts), "samples": samples, "confidence": CONFIDENCE}
     best_of = None
-    if "score" in comparison.before.figures:
+    if "score" in comparison.before.figures and {"score", "kl"} <= comparison.after.figures.keys():
         best_of = against_best_of(comparison, seed=0)
     return {"about": about, "figures": summarize(comparison, seed=0), "best_of": best_of}
 

@@ -14,6 +14,7 @@ from detox_lightning.data.text_files import Malformed, decode, open_binary
 from detox_lightning.errors import InputError, explain, nearest
 
 PLACEHOLDER = "{group}"
+MOST_GROUPS = 300  # comparing them takes time and memory by the square of their number
 GROUPS = (
     *("lesbian", "gay", "bisexual", "straight", "heterosexual", "homosexual", "queer", "asexual"),
     *("lgbt", "lgbtq", "transgender", "trans", "nonbinary", "male", "female"),
@@ -35,7 +36,7 @@ class IdentitySource(NamedTuple):
         text_column: Column with the sentences, or with templates that have ``{group}``.
         label_column: Column that says which of them are harmless; templates need none, and are
             all harmless then.
-        harmless: Label of the harmless ones.
+        harmless: Label of the harmless ones; all others are toxic.
         flag: How messages name the option in the braces.
         groups_flag: How messages name the option that has the groups.
     """
@@ -79,22 +80,28 @@ class IdentitySource(NamedTuple):
         return sentences, len(texts) - len(sentences.texts)
 
     def _checked_groups(self) -> list[str]:
-        groups = [term.strip().lower() for term in (GROUPS if self.groups is None else self.groups)]
+        groups = [term.strip() for term in (GROUPS if self.groups is None else self.groups)]
         if len(groups) < 2:
             raise InputError(
                 f"{self.groups_flag}={groups}: groups are compared with one another: name at "
                 "least two, or leave the flag out for those of the package"
             )
+        if len(groups) > MOST_GROUPS:
+            raise InputError(
+                f"{self.groups_flag}: {len(groups)} groups are too many to compare each with all "
+                f"others; name {MOST_GROUPS} at most"
+            )
         if "" in groups:
             raise InputError(f"{self.groups_flag}: a term is blank; remove it")
-        if twice := [term for term, times in Counter(groups).items() if times > 1]:
+        lower = Counter(term.lower() for term in groups)
+        if twice := [term for term, times in lower.items() if times > 1]:
             raise InputError(f"{self.groups_flag}: {twice[0]!r} is there twice; remove one of them")
         return groups
 
     def _read_texts(self) -> tuple[list[str], None]:
         """Returns the templates in the lines of a text file."""
         try:
-            with open_binary(Path(self.file)) as opened:
+            with open_binary(Path(self.file).expanduser()) as opened:
                 lines = decode(opened.read()).split("\n")
         except Malformed as error:
             raise InputError(f"{self.file}: {error}") from error
@@ -125,7 +132,13 @@ class IdentitySource(NamedTuple):
         if self.label_column not in rows.column_names and PLACEHOLDER in texts[0]:
             return texts, None
         check_names(rows, {self.label_column: label_flag}, self.file)
-        return texts, [str(label) for label in rows[self.label_column][:]]
+        labels = rows[self.label_column][:]
+        if None in labels:
+            raise InputError(
+                f"{label_flag}={self.label_column}: row {labels.index(None) + 1} of {self.file} "
+                "has no label there; add it, or remove the row"
+            )
+        return texts, [str(label) for label in labels]
 
     def _which_are_harmless(self, texts: list[str], labels: list[str] | None) -> list[bool]:
         if labels is None:
@@ -147,7 +160,7 @@ def _filled(
     rows = [*product(zip(templates, harmless, strict=True), groups)]
     return IdentitySentences(
         [template.replace(PLACEHOLDER, group) for (template, _), group in rows],
-        [group for _, group in rows],
+        [group.lower() for _, group in rows],
         [template for (template, _), _ in rows],
         [label for (_, label), _ in rows],
     )

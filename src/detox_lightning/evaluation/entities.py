@@ -75,11 +75,11 @@ def with_entities(comparison: Comparison, template: str) -> Comparison:
     Args:
         comparison: Responses with their prompts.
         template: What is around each text in the prompts, with ``{dialogue}`` in its place; its
-            words don't count. Without that, the responses go on with their prompts and need not
-            name what those name: nothing is added.
+            words don't count. Without words around it, the responses go on with their prompts and
+            need not name what those name: nothing is added.
     """
     start, field, end = template.partition(FIELD)
-    if not field:
+    if not (field and (start or end)):
         return comparison
     asked = [prompt.removeprefix(start).removesuffix(end) for prompt in comparison.prompts]
 

@@ -29,7 +29,8 @@ class GroupRates:
     def __init__(self, sentences: IdentitySentences, seed: int):
         """Takes the sentences, and the seed of the resampling."""
         self.names, self.groups = np.unique(np.array(sentences.groups), return_inverse=True)
-        _, self.templates = np.unique(np.array(sentences.templates), return_inverse=True)
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(sentences.templates))}
+        self.templates = np.array([numbers[text] for text in sentences.templates])
         self.seed = seed
 
     def rates(self, events: Mask, among: Mask) -> dict[str, Any]:

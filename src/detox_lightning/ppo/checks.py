@@ -9,7 +9,9 @@ from detox_lightning.algorithm.losses import PolicyLoss
 from detox_lightning.errors import InputError
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
+from detox_lightning.ppo.critic_options import CriticOptions
 from detox_lightning.rewards import Reward, WeightedReward
+from detox_lightning.rewards.interface import PREFIXES
 from detox_lightning.stages.optimization import Schedule
 
 
@@ -29,7 +31,23 @@ def check_pairs(advantage: AdvantageEstimator, loss: PolicyLoss, reward: Reward)
             f"model.advantage={name} standardizes each part of a reward, and fewer than two parts "
             "of model.reward have a weight: give a WeightedReward of several, or advantage GRPO"
         )
-    tells_tokens = any(isinstance(x, Reward) and x.telescopes for x in reward.modules())
+
+
+def check_learns(
+    advantage: AdvantageEstimator, loss: PolicyLoss, reward: Reward, values: CriticOptions
+) -> None:
+    """Raises an InputError if a run would learn something else, or nothing.
+
+    Other commands don't mind, so this isn't asked of the model of a former run.
+    """
+    given = {x: y for x, y in values._asdict().items() if y != values._field_defaults[x]}
+    for flag, value in given.items() if loss.coefficients.get("value") == 0 else ():
+        raise InputError(
+            f"model.{flag}={value}, model.loss.vf_coef=0: what estimates values would learn "
+            f"nothing; leave {flag} out, or give a vf_coef above 0"
+        )
+    parts = [part for part in reward.modules() if isinstance(part, Reward)]
+    tells_tokens = any(part.telescopes and PREFIXES in part.columns for part in parts)
     if tells_tokens and (gamma := getattr(advantage, "gamma", 1)) != 1:
         raise InputError(
             f"model.advantage.gamma={gamma}, model.reward: the token scores of a PrefixReward add "

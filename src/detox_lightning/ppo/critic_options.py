@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from detox_lightning.algorithm.advantages import AdvantageEstimator
-from detox_lightning.algorithm.losses import PolicyLoss
 from detox_lightning.arguments import as_name
 from detox_lightning.errors import InputError
 from detox_lightning.models.critic import ADAPTER, HEAD
@@ -86,24 +85,18 @@ class CriticOptions(NamedTuple):
 
 
 def critic_options(
-    critic: str, lr: float | None, warmup: int, advantage: AdvantageEstimator, loss: PolicyLoss
+    critic: str, lr: float | None, warmup: int, advantage: AdvantageEstimator
 ) -> CriticOptions:
     """Returns flags as plain values, which checkpoints hold.
 
     Raises:
-        InputError: If one is given, and the advantages need no values or the loss learns none.
+        InputError: If one is given, and the advantages need no values.
     """
     options = CriticOptions(as_name(critic, "critic"), lr and float(lr), warmup)
-    given = {x: y for x, y in options._asdict().items() if y != options._field_defaults[x]}
-    for flag, value in given.items():
-        if not advantage.uses_values:
+    for flag, value in options._asdict().items():
+        if not advantage.uses_values and value != options._field_defaults[flag]:
             raise InputError(
                 f"model.{flag}={value}: model.advantage={type(advantage).__name__} uses no values; "
                 "leave it out, or give model.advantage GAE"
-            )
-        if loss.coefficients.get("value") == 0:
-            raise InputError(
-                f"model.{flag}={value}, model.loss.vf_coef=0: what estimates values would learn "
-                f"nothing; leave {flag} out, or give a vf_coef above 0"
             )
     return options

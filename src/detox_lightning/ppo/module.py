@@ -149,7 +149,7 @@ class PPOModule(PolicyStage):
         sizes = ppo_epochs, mini_batch_size, self.sampling.limits[1]
         chosen = as_options(PolicyLoss, loss or PPOLoss(), "loss")
         self.options = UpdateOptions(chosen, *sizes, *limits)
-        self.values = critic_options(critic, critic_lr, value_warmup, self.advantage, chosen)
+        self.values = critic_options(critic, critic_lr, value_warmup, self.advantage)
         size = mini_batch_size if micro_batch_size in (None, "auto") else int(micro_batch_size)
         self.micro_batches = MicroBatches(size, math.inf if micro_batch_size == "auto" else 1)
         self.gradient_checkpointing = gradient_checkpointing

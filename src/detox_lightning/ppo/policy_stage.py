@@ -27,7 +27,13 @@ from detox_lightning.models.saving import save_model
 from detox_lightning.models.sharding import shard
 from detox_lightning.models.source import CRITIC, VALUE_HEAD
 from detox_lightning.models.value_head import learned
-from detox_lightning.ppo.checks import check_length, check_shards, warn_of_bias, warn_of_warmup
+from detox_lightning.ppo.checks import (
+    check_learns,
+    check_length,
+    check_shards,
+    warn_of_bias,
+    warn_of_warmup,
+)
 from detox_lightning.ppo.critic_options import CriticOptions
 from detox_lightning.ppo.learner import UpdateOptions
 from detox_lightning.ppo.micro_batches import MicroBatches
@@ -101,6 +107,7 @@ class PolicyStage(StageModule):
         if stage == "fit":
             warn_of_bias(self.kl, self.sampling, self.multiplier.measure)
             check_length(self.schedule, self.trainer.max_steps)
+            check_learns(self.advantage, self.options.loss, self.reward, self.values)
             if data is not None:
                 self.check_batch_size(data.batch_size)
 

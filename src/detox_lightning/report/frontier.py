@@ -16,6 +16,8 @@ Estimate = Mapping[str, float | None]
 def judges_of(best_of: Mapping[str, Any]) -> dict[str, str]:
     """Returns who judges, in words: the classifiers, or the reward where there is none."""
     found = {name: judge for name, judge in JUDGES.items() if name in best_of["effective_n"]}
+    if [*found] == ["toxicity"]:
+        return {"toxicity": "the classifier"}
     return found or {"score": "the reward"}
 
 

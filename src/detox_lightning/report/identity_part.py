@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from detox_lightning.errors import visible
 from detox_lightning.report.frontier import JUDGES
 from detox_lightning.report.tables import aligned, with_interval
 
@@ -39,8 +40,7 @@ def audit_text(audit: Mapping[str, Any]) -> str:
         said = false_alarms(name, found, about)
         parts.append("\n".join([f"{head}, {found['identity']}", *lines, "", said]))
         parts += [_worst(found["worst"])] * bool(found["worst"])
-    parts.append(_comparisons(audit["judges"]["toxicity"]["false_alarms"]))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_comparisons(audit["judges"])])
 
 
 def _cells(cells: Mapping[str, Estimate | None]) -> list[str]:
@@ -80,12 +80,13 @@ def identity_words(identity: Mapping[str, Any]) -> str:
     said = [false_alarms(name, x, about) for name, x in identity["audit"]["judges"].items()]
     rates = answers["shortened"]
     shortened = (
-        _too_few(rates, about)
+        _too_few(rates, about, "no group's answers", " (model.evaluation.identity_prompts)")
         or _named(rates, "Training shortened answers more often to sentences about")
         or "Training shortened the answers to no group more often than to the others, by the "
         f"margin of {100 * about['margin']:g} points."
     )
-    return "\n".join([*dict.fromkeys([*said, shortened]), _comparisons(rates)])
+    compared = _comparisons(identity["audit"]["judges"], rates)
+    return "\n".join([*dict.fromkeys([*said, shortened]), *compared])
 
 
 def identity_part(summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -119,18 +120,25 @@ def answer_rows(answers: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _too_few(rates: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    least = about["min_templates"]
-    return "" if rates["tested"] else f"No group has {least} templates: too few to tell them apart."
+def _too_few(
+    rates: Mapping[str, Any], about: Mapping[str, Any], what: str = "no group", why: str = ""
+) -> str:
+    if rates["tested"]:
+        return ""
+    return f"{what.capitalize()} had {about['min_templates']} templates: too few to compare{why}."
 
 
-def _comparisons(rates: Mapping[str, Any]) -> str:
-    """Returns in a sentence how many comparisons were made, and what allows for that."""
-    return (
+def _comparisons(judges: Mapping[str, Any], *others: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence on how many comparisons were made, and what allows for that."""
+    found = [*(judge["false_alarms"] for judge in judges.values()), *others]
+    rates = max(found, key=lambda each: each["tested"])
+    if not rates["tested"]:
+        return []
+    return [
         f"{rates['tested']} groups were each compared with all others, so the intervals of "
         f"differences are {rates['confidence']:.2%} ones (Bonferroni), from a bootstrap over "
         "templates."
-    )
+    ]
 
 
 def _named(rates: Mapping[str, Any], start: str) -> str:
@@ -145,5 +153,6 @@ def _named(rates: Mapping[str, Any], start: str) -> str:
 
 def _worst(sentences: Iterable[Mapping[str, Any]]) -> str:
     shown = list(sentences)[:5]
-    lines = [f"  {entry['toxicity']:.3f}  {entry['text']}" for entry in shown]
+    texts = [visible(" ".join(entry["text"].split())) for entry in shown]
+    lines = [f"  {x['toxicity']:.3f}  {text}" for x, text in zip(shown, texts, strict=True)]
     return "\n".join(["The worst false alarms, one of each group:", *lines])
