@@ -133,7 +133,7 @@ class TokenRLOO(RLOO):
     Args:
         k: Responses per prompt, at least 2.
         gae_lambda: How much a reward counts, one token later. 1 gives the exact gradient; less
-            gives less noise, but only rewards that follow soon.
+            has less noise, but sees only rewards that follow soon, and has another optimum.
 
     Raises:
         InputError: If ``k`` is 1.
@@ -156,7 +156,7 @@ class BestOfK(RLOO):
     """Learns from the best of a prompt's responses alone, which distils best-of-k into the policy.
 
     The best response scores 1 and the others 0; those that are equally good share the 1. RLOO then
-    compares these scores, so that the mean gradient is that of rejection sampling
+    compares these scores, so that the mean gradient is k/(k − 1) times that of rejection sampling
     (https://arxiv.org/abs/2304.06767, RAFT), with less noise. The KL penalty joins the scores.
 
     Args:

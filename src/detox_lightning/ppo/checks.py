@@ -33,10 +33,8 @@ def check_pairs(advantage: AdvantageEstimator, loss: PolicyLoss, reward: Reward)
         )
 
 
-def check_learns(
-    advantage: AdvantageEstimator, loss: PolicyLoss, reward: Reward, values: CriticOptions
-) -> None:
-    """Raises an InputError if a run would learn something else, or nothing.
+def check_learns(loss: PolicyLoss, values: CriticOptions) -> None:
+    """Raises an InputError if what estimates values would learn nothing.
 
     Other commands don't mind, so this isn't asked of the model of a former run.
     """
@@ -45,13 +43,6 @@ def check_learns(
         raise InputError(
             f"model.{flag}={value}, model.loss.vf_coef=0: what estimates values would learn "
             f"nothing; leave {flag} out, or give a vf_coef above 0"
-        )
-    parts = [part for part in reward.modules() if isinstance(part, Reward)]
-    tells_tokens = any(part.telescopes and PREFIXES in part.columns for part in parts)
-    if tells_tokens and (gamma := getattr(advantage, "gamma", 1)) != 1:
-        raise InputError(
-            f"model.advantage.gamma={gamma}, model.reward: the token scores of a PrefixReward add "
-            "up to the reward only without a discount; give gamma 1, or the reward itself"
         )
 
 
@@ -106,4 +97,15 @@ def warn_of_bias(kl: KLPenalty, sampling: Sampling, limited: str | None) -> None
             f"model.sampling.top_k={sampling.top_k}, top_p={sampling.top_p}: responses come from a "
             "narrower distribution than the one whose log-probabilities are trained on; top_k=0 "
             "and top_p=1 are exact"
+        )
+
+
+def warn_of_discount(advantage: AdvantageEstimator, reward: Reward) -> None:
+    """Warns of a discount of token scores that add up to a reward only without it."""
+    parts = [part for part in reward.modules() if isinstance(part, Reward)]
+    tells_tokens = any(part.telescopes and PREFIXES in part.columns for part in parts)
+    if tells_tokens and (gamma := getattr(advantage, "gamma", 1)) != 1:
+        rank_zero_warn(
+            f"model.advantage.gamma={gamma}, model.reward: the token scores of a PrefixReward add "
+            "up to the reward only without a discount; with it, a good beginning is paid for itself"
         )

@@ -32,6 +32,7 @@ from detox_lightning.ppo.checks import (
     check_length,
     check_shards,
     warn_of_bias,
+    warn_of_discount,
     warn_of_warmup,
 )
 from detox_lightning.ppo.critic_options import CriticOptions
@@ -107,7 +108,8 @@ class PolicyStage(StageModule):
         if stage == "fit":
             warn_of_bias(self.kl, self.sampling, self.multiplier.measure)
             check_length(self.schedule, self.trainer.max_steps)
-            check_learns(self.advantage, self.options.loss, self.reward, self.values)
+            check_learns(self.options.loss, self.values)
+            warn_of_discount(self.advantage, self.reward)
             if data is not None:
                 self.check_batch_size(data.batch_size)
 
