@@ -48,6 +48,10 @@ class Stage(Protocol):
         """``supervised``, ``reward`` or ``ppo``."""
 
     @property
+    def model_name(self) -> str:
+        """The model that training begins from, as the user named it."""
+
+    @property
     def seed(self) -> int:
         """Seed of the run's random draws."""
 
@@ -168,6 +172,11 @@ def as_stage(module: object) -> Stage | None:
 def stage_of(trainer: "Trainer | None") -> Stage | None:
     """Returns the stage that a trainer runs; None if its module is no stage of this package."""
     return as_stage(getattr(trainer, "lightning_module", None))
+
+
+def steps_done(trainer: "Trainer", stage: Stage) -> int:
+    """Returns the number of rollouts done; of optimizer steps for the stages without rollouts."""
+    return trainer.global_step if stage.rollouts is None else stage.rollouts
 
 
 def callbacks_of(trainer: "Trainer") -> "list[Callback]":

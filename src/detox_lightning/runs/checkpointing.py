@@ -5,6 +5,7 @@
 ``checkpoint.monitor``, after the template ``checkpoint.filename``; null: ``epoch=2-step=30.ckpt``.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from detox_lightning.errors import InputError, Stopped
-from detox_lightning.protocols import as_stage, data_of
+from detox_lightning.protocols import as_stage, data_of, stage_of, steps_done
 from detox_lightning.runs.atomic_save import (
     LAST,
     AtomicCheckpointIO,
@@ -84,6 +85,7 @@ class BoundedCheckpoint(ModelCheckpoint):
         self.is_writing = False
         self.resumes_in_place = False  # the run resumes from a checkpoint in this folder
         self.in_a_step = False  # gradients of several batches are being accumulated
+        self.best_at: int | None = None  # rollouts or steps done at the best checkpoint
 
     # -- preparation
 
@@ -219,13 +221,45 @@ class BoundedCheckpoint(ModelCheckpoint):
         if self.is_writing:
             settle_between_batches(checkpoint["loops"]["fit_loop"])
 
+    # -- which one is the best
+
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether a checkpoint is among the best, and its KL divergence within ``max_kl``."""
-        if self.max_kl is not None:
-            kl = trainer.callback_metrics.get("val/kl")
-            if kl is None or not kl <= self.max_kl:  # NaN is not within it
-                return False
-        return super().check_monitor_top_k(trainer, current)
+        return self._is_near(trainer) and super().check_monitor_top_k(trainer, current)
+
+    def _is_near(self, trainer: Trainer) -> bool:
+        kl = trainer.callback_metrics.get("val/kl")
+        # NaN is not within the bound
+        return self.max_kl is None or (kl is not None and bool(kl <= self.max_kl))
+
+    def is_best(self, trainer: Trainer) -> bool:
+        """Whether the present figures are better than those of every checkpoint that was written.
+
+        They become the best checkpoint's before the next batch. Asks this process alone.
+        """
+        current = trainer.callback_metrics.get(self.monitor or "")
+        writes = self.save_top_k != 0 and not self._should_skip_saving_checkpoint(trainer)
+        if current is None or not writes or not self._is_near(trainer):
+            return False
+        sign = 1 if self.mode == "min" else -1
+        best = math.inf if self.best_model_score is None else sign * float(self.best_model_score)
+        return sign * float(current) < best
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        stage = stage_of(trainer)
+        if filepath == self.best_model_path and stage is not None:
+            self.best_at = steps_done(trainer, stage)
+        super()._save_checkpoint(trainer, filepath)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns Lightning's state, and when the best checkpoint was written."""
+        return {**super().state_dict(), "best_at": self.best_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned; a checkpoint from before may not say when."""
+        super().load_state_dict(state_dict)
+        kept = state_dict.get("best_at")
+        self.best_at = kept if isinstance(kept, int) else None
 
 
 def _folders_of(trainer: Trainer) -> list[str]:
