@@ -91,7 +91,8 @@ def test_csv_has_no_tables(fitted: DetoxCLI) -> None:
     folder = Path(fitted.trainer.log_dir)
     assert folder.name == "version_0"
     files = {path.name for path in folder.iterdir()}
-    assert files == {"metrics.csv", "hparams.yaml", "config.yaml", "checkpoints", "adapter"}
+    texts = {"metrics.csv", "hparams.yaml", "config.yaml", "summary.txt"}
+    assert files == {*texts, "checkpoints", "adapter"}
     names = {name for name, _ in metrics_csv(folder)}
     assert not [name for name in names if name.startswith(("rollout/", "samples"))]
 

@@ -255,7 +255,7 @@ def test_a_finished_run_is_left_alone_and_can_be_made_longer(recipe: str) -> Non
     assert begun.code == 0, begun.err
     folder = Path("runs/tiny/version_0")
     names = {x.name for x in folder.iterdir() if "tfevents" not in x.name}
-    assert names == {"adapter", "checkpoints", "config.yaml", "hparams.yaml"}
+    assert names == {"adapter", "checkpoints", "config.yaml", "hparams.yaml", "summary.txt"}
     curves, state = scalars(folder), (folder / "checkpoints/last.ckpt").read_bytes()
     again = run(*fit)
     assert again.code == 0

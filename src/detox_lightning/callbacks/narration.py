@@ -145,6 +145,7 @@ class NarrationCallback(Callback):
             bar.teardown(trainer, pl_module, stage)  # it would break long lines, once more is fine
         for line in filter(None, [self.summary, *self._next_commands(trainer)]):
             rank_zero_info(line)
+        self.summary = ""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the figures before training, which a resumed run compares with, and its time."""
