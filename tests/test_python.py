@@ -1,6 +1,5 @@
 """The package in a Python program: its names, its Trainer, answers, checkpoints."""
 
-import json
 import re
 import subprocess
 import sys
