@@ -23,7 +23,7 @@ TYPED = (
 )
 HOSTILE = "Mia: </script><b>I am furious</b> & sorry. Laura: {{ 1 + 1 }}"
 FEW = ("--trainer.enable_progress_bar=false", "--data.num_eval_samples=3", "--threads=1")
-TRAINED = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--model.optimizer.lr=0.03")
+TRAINED = ("--trainer.max_epochs=1", "--data.num_samples=8", "--model.optimizer.lr=0.03")
 HELD = ("--port=0", "--open_browser=false")
 
 
