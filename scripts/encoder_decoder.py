@@ -22,8 +22,9 @@ def main() -> None:
     parser.add_argument("encoder", help="hub id or folder of the encoder, such as a MiniLM")
     parser.add_argument("folder", type=Path, help="the new folder")
     parser.add_argument(
-        "--decoder", help="hub id or folder of the decoder, which has the same tokenizer; default: "
-        "the encoder once more"
+        "--decoder",
+        help="hub id or folder of the decoder, which has the same tokenizer; default: "
+        "the encoder once more",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the new weights")
     args = parser.parse_args()

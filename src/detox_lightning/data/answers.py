@@ -10,13 +10,18 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+def name_of(names: list[str]) -> str:
+    """Returns the name of the column into which :func:`gather` puts several columns."""
+    return names[0] if len(names) == 1 else ", ".join(names)
+
+
 def gather(rows: "Dataset", names: list[str], flag: str, source: str) -> "Dataset":
-    """Adds a column of lists with the texts of several columns; its name has all of theirs.
+    """Adds a column of lists with the texts of several columns.
 
     A single column stays as it is. InputError if ``source`` lacks one that ``flag`` names, or if
     one holds no text.
     """
-    into = ", ".join(names)
+    into = name_of(names)
     if len(names) == 1 or into in rows.column_names:
         return rows
     check_names(rows, dict.fromkeys(names, flag), source)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
+from detox_lightning.data.answers import gather, name_of, one_a_row
 from detox_lightning.data.conversations import CONVERSATION
-from detox_lightning.data.answers import gather, one_a_row
 from detox_lightning.data.counted_rows import CountedRows, texts_in
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
@@ -98,8 +98,8 @@ class DialogueDataModule(PromptDataModule):
             source, tokenizer, validation_split=validation_split, test_split=test_split, **shared
         )
         answers = summary_column, reference_column or summary_column
-        self.parts = [[names] if isinstance(names, str) else names for names in answers]
-        self.columns = dialogue_column, *(", ".join(names) for names in self.parts)
+        self.parts = [names if isinstance(names, list) else [names] for names in answers]
+        self.columns = dialogue_column, *map(name_of, self.parts)
         self.template, self.min_chars, self.max_chars = template, min_chars, max_chars
         self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
         self.settings = ("dialogue", self.columns, template, max_target_tokens)

@@ -131,8 +131,8 @@ class PromptDataModule(RowsDataModule):
 
         Returns:
             ``prompt`` and ``reference`` (text), ``more_references`` (texts), ``prompt_ids``,
-            ``target_ids`` (EOS last, or empty), ``cut``, whether the prompt was too long, ``index``, the row's number, and
-            ``column.NAME``, the columns that a reward takes.
+            ``target_ids`` (EOS last, or empty), ``cut``, whether the prompt was too long,
+            ``index``, the row's number, and ``column.NAME``, the columns that a reward takes.
         """
         texts, references, target_ids = self._divide(batch, whole)
         chats = batch.get(CONVERSATION) or [None] * len(texts)

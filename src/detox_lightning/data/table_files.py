@@ -28,7 +28,7 @@ def read_file(path: Path) -> "Dataset":
     """Reads the rows of a json, jsonl, csv, tsv or parquet file, or finds its content in the cache.
 
     Returns:
-        The rows. Columns of a csv or tsv file are numbers if all their values are, and otherwise text.
+        The rows. Columns of a csv or tsv file are numbers if all their values are; else text.
 
     Raises:
         InputError: If it can't be read, or holds no rows.

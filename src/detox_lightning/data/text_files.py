@@ -98,8 +98,9 @@ def parse_csv(lines: Iterable[str], separator: str = ",") -> Iterator[list[str]]
                 more = "more" if len(row) > len(header) else "fewer"
                 raise Malformed(
                     f"line {line} has {len(row)} field{'s' * (len(row) > 1)}, {more} than the "
-                    f"{len(header)} columns of the header; remove {what} that are too many, fill "
-                    f"in fields that are missing, and put texts with {what} or line breaks in quotes"
+                    f"{len(header)} columns of the header; remove {what} that are too many, "
+                    f"fill in fields that are missing, and put texts with {what} or line breaks in "
+                    "quotes"
                 )
             is_empty = False
             yield row
