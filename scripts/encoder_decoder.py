@@ -52,8 +52,10 @@ def join(encoder: str, decoder: str, seed: int = 0) -> tuple[Any, Any]:
     if tokenizer.get_vocab() != other.get_vocab():
         raise ValueError(f"{encoder} and {decoder} have different tokenizers; give two with one")
     start, end, pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-    if start is None or end is None or pad is None:
-        raise ValueError(f"the tokenizer of {encoder} has no [CLS], [SEP] or [PAD]: give a BERT")
+    if start is None or end is None:
+        raise ValueError(
+            f"the tokenizer of {encoder} has no [CLS] or [SEP]; give a model like BERT"
+        )
     torch.manual_seed(seed)
     model = EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder)
     special = {"decoder_start_token_id": start, "eos_token_id": end, "pad_token_id": pad}
