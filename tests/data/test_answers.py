@@ -54,6 +54,16 @@ def test_a_policy_gets_each_prompt_once(make: Make, logged: list[str]) -> None:
     assert logged == ["train: 4 rows; 1 without a reference, which ROUGE leaves out"]
 
 
+def test_a_text_may_be_its_own_answer(make: Make) -> None:
+    """So that a fresh decoder learns to copy."""
+    rows = [{"text": "w1 w2"}, {"text": "w3"}]
+    columns = {"dialogue_column": "text", "summary_column": "text", "template": "{dialogue}"}
+    data = make(rows=rows, test_fraction=None, **columns)
+    data.trainer = fake_trainer(needs=("summary",))
+    assert data.rows("train")["prompt_ids"][:] == [[7, 8], [9]]
+    assert data.rows("train")["target_ids"][:] == [[7, 8, 1], [9, 1]]
+
+
 def test_the_best_reference_counts_for_each_kind_of_rouge() -> None:
     meter = Rouge()
     meter.update(["a b c d", "x"], [["a b", "c d a b"], [""]])
