@@ -128,8 +128,10 @@ class DialogueDataModule(PromptDataModule):
         for role, column in zip(ROLES, self.columns, strict=True):
             must_be = role in ("dialogue", *self._needs) and not self.as_is
             if must_be or not has_only_nulls(rows, column):
-                content = "text" if role == "dialogue" else "answers"
-                check_column(rows, column, content, f"--data.{role}_column", source)
+                flag = f"--data.{role}_column"
+                check_column(
+                    rows, column, "text" if role == "dialogue" else "answers", flag, source
+                )
         check_names(rows, dict.fromkeys(self._extra, ARGUMENT), source)
         used = dict.fromkeys((*flags, *self._extra, CONVERSATION))
         return rows.select_columns([column for column in used if column in rows.column_names])
