@@ -21,6 +21,7 @@ class PromptBatch(NamedTuple):
         references: ``b`` human answers as text, which ROUGE compares with; empty if there is none.
         places: ``[b]`` each prompt's index in its data set, from 0; no two are the same.
         columns: Further columns of the data, ``b`` values each, by name: those that a reward takes.
+        more_references: Further human answers to each prompt; None: there are none.
     """
 
     prompt_ids: Tensor
@@ -31,6 +32,13 @@ class PromptBatch(NamedTuple):
     references: list[str]
     places: Tensor
     columns: dict[str, list[Any]] = {}  # noqa: RUF012  (nothing changes it)
+    more_references: list[list[str]] | None = None
+
+    @property
+    def all_references(self) -> list[list[str]]:
+        """All human answers to each prompt, at least one; it is empty if there is none."""
+        more = self.more_references or [[]] * len(self.references)
+        return [[first, *others] for first, others in zip(self.references, more, strict=True)]
 
     def repeated(self, k: int) -> "PromptBatch":
         """Returns each row ``k`` times, in consecutive rows."""
@@ -43,6 +51,8 @@ class PromptBatch(NamedTuple):
         def chosen(column: Any) -> Any:
             if isinstance(column, Tensor):
                 return column[rows.to(column.device, non_blocking=True)]
+            if column is None:
+                return None
             if isinstance(column, dict):
                 return {name: chosen(values) for name, values in column.items()}
             return [column[index] for index in indices]

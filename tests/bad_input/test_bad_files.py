@@ -54,16 +54,16 @@ CASES = [
         "an empty folder",
         FOLDER,
         "{folder}/in: no data files in this folder; it should hold train.jsonl, "
-        "validation.jsonl, …; readable are .jsonl, .json and .csv (each also with .gz) and "
-        ".parquet",
+        "validation.jsonl, …; readable are .jsonl, .json, .csv and .tsv (each also with .gz) "
+        "and .parquet",
         lambda place: (place.folder / "in").mkdir(),
     ),
     Case(
         "a folder without data",
         FOLDER,
         "{folder}/in: no data files in this folder; it should hold train.jsonl, "
-        "validation.jsonl, …; readable are .jsonl, .json and .csv (each also with .gz) and "
-        ".parquet",
+        "validation.jsonl, …; readable are .jsonl, .json, .csv and .tsv (each also with .gz) "
+        "and .parquet",
         put("in/notes.txt", "none"),
     ),
     Case(
@@ -81,7 +81,7 @@ CASES = [
     Case(
         "an unknown kind of file",
         ("--data.source={folder}/in.xlsx",),
-        "{folder}/in.xlsx: unknown kind of file; readable are .jsonl, .json and .csv (each "
+        "{folder}/in.xlsx: unknown kind of file; readable are .jsonl, .json, .csv and .tsv (each "
         "also with .gz) and .parquet",
         put("in.xlsx", "1"),
     ),
@@ -124,7 +124,7 @@ CASES = [
         "a kind of file as a source",
         ("--data.source=json",),
         "json: this is the name of a file format, not of a data set; give a hub id, demo:NAME, a "
-        "local folder or a json, jsonl, csv or parquet file",
+        "local folder or a json, jsonl, csv, tsv or parquet file",
     ),
     Case(
         "a split twice",

@@ -132,6 +132,21 @@ CASES = [
         put("in.csv", "dialogue;summary\na;b\n"),
     ),
     Case(
+        "commas in tsv",
+        ("--data.source={folder}/in.tsv",),
+        "{folder}/in.tsv: the header has commas between its columns, 'dialogue,summary'; separate "
+        "columns by tabs",
+        put("in.tsv", "dialogue,summary\na,b\n"),
+    ),
+    Case(
+        "more fields than columns in tsv",
+        ("--data.source={folder}/in.tsv",),
+        "{folder}/in.tsv: line 2 has 3 fields, more than the 2 columns of the header; remove tabs "
+        "that are too many, fill in fields that are missing, and put texts with tabs or line "
+        "breaks in quotes",
+        put("in.tsv", "dialogue\tsummary\na\tb\tc\n"),
+    ),
+    Case(
         "deep json",
         JSONL,
         "{folder}/in.jsonl: line 3 has more than 100 lists and objects within each other; give an "

@@ -12,7 +12,7 @@ CASES = [
         "a folder",
         ("--data.predict_source={folder}",),
         "--data.predict_source={folder}: this is a folder; give a file of it: .txt, .jsonl, "
-        ".json and .csv (each also with .gz) and .parquet",
+        ".json, .csv and .tsv (each also with .gz) and .parquet",
         verb="predict",
     ),
     Case(

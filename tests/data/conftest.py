@@ -92,8 +92,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
         return str(path)
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "wt", encoding="utf8", newline="") as file:
-        if kind == "csv":
-            writer = csv.DictWriter(file, rows[0])
+        if kind in ("csv", "tsv"):
+            dialect = "excel" if kind == "csv" else "excel-tab"
+            writer = csv.DictWriter(file, rows[0], dialect=dialect)
             writer.writeheader()
             writer.writerows(rows)
         elif kind == "json":

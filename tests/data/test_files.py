@@ -61,7 +61,7 @@ def test_readers_are_no_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     write(tmp_path / "train.jsonl", [{"dialogue": "another's"}])
     message = (
         f"{name}: this is the name of a file format, not of a data set; give a hub id, demo:NAME, "
-        "a local folder or a json, jsonl, csv or parquet file"
+        "a local folder or a json, jsonl, csv, tsv or parquet file"
     )
     assert refused(name) == message
 

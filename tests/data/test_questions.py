@@ -275,7 +275,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         source.write_text("w1")
         assert failure(str(source)) == (
             f"--data.predict_source={source}: unknown kind of file; readable are .txt, .jsonl, "
-            ".json and .csv (each also with .gz) and .parquet"
+            ".json, .csv and .tsv (each also with .gz) and .parquet"
         )
     source = tmp_path / "q.txt.gz"
     packed = gzip.compress(bytes(range(256)))

@@ -35,6 +35,11 @@ FIELDS = (
 )
 
 
+def test_tabs_separate_fields_that_hold_commas() -> None:
+    text = io.StringIO('a\tb\nx, y\t"1\t2"\n', newline="")
+    assert list(parse_csv(text, "\t")) == [["a", "b"], ["x, y", "1\t2"]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

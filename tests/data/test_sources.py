@@ -15,7 +15,7 @@ from detox_lightning.errors import InputError
 from .conftest import write
 
 ROWS = [{"text": "grüße, all", "label": "hate"}, {"text": 'a "b"\nc', "label": "nothate"}]
-NAMES = ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.csv", "a.csv.gz", "a.parquet"]
+NAMES = ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.csv", "a.csv.gz", "a.tsv", "a.parquet"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,7 +73,8 @@ HUB_FAILURES = [
     (
         datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist"),
         "a/b: neither a file or folder here nor a dataset on the hub (Dataset 'a/b' doesn't "
-        "exist); give a hub id, demo:NAME, a local folder or a json, jsonl, csv or parquet file",
+        "exist); give a hub id, demo:NAME, a local folder or a json, jsonl, csv, tsv or "
+        "parquet file",
     ),
     (
         ValueError("Unknown split \"train\". Should be one of ['all', 'few']."),

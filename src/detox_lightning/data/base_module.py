@@ -34,8 +34,8 @@ class RowsDataModule(LightningDataModule, ABC):
 
     Args:
         source: Hub id, demo:NAME, a folder with files train, validation and test (.jsonl, .json,
-            .csv, also with .gz, or .parquet), or one such file, whose rows are the split train.
-            A list of sources, where one is accepted, gives the rows of all of them.
+            .csv, .tsv, also with .gz, or .parquet), or one such file, whose rows are the split
+            train. A list of sources, where one is accepted, gives the rows of all of them.
         tokenizer: Hub id or folder of the tokenizer. null: the model's own.
         train_split: Name of the split to train on.
         validation_split: Name of the split to validate on. null: none.

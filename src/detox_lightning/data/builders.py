@@ -25,12 +25,14 @@ for reader in (json, parquet):  # what they log they also raise, and table_files
 class _Csv(csv.Csv):  # type: ignore[misc]
     """CSV whose fields are text, or null if they are empty; see :func:`parse_csv`."""
 
+    separator = ","
+
     def _generate_tables(
         self, base_files: list[str], files_iterables: Any
     ) -> Iterator[tuple[Key, pyarrow.Table]]:
         (path,) = base_files
         with TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="") as file:
-            rows = parse_csv(file)
+            rows = parse_csv(file, self.separator)
             names = next(rows, [])
             for number, batch in enumerate(iter(lambda: list(islice(rows, ROWS_PER_TABLE)), [])):
                 columns = [
@@ -38,6 +40,12 @@ class _Csv(csv.Csv):  # type: ignore[misc]
                     for column in zip(*batch, strict=True)
                 ]
                 yield Key(0, number), pyarrow.Table.from_arrays(columns, names)
+
+
+class _Tsv(_Csv):
+    """The same with tabs between the fields."""
+
+    separator = "\t"
 
 
 class _Json(json.Json):  # type: ignore[misc]
@@ -60,4 +68,4 @@ class _Json(json.Json):  # type: ignore[misc]
         return splits
 
 
-BUILDERS = {"csv": _Csv, "json": _Json, "parquet": parquet.Parquet}
+BUILDERS = {"csv": _Csv, "tsv": _Tsv, "json": _Json, "parquet": parquet.Parquet}

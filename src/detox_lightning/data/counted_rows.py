@@ -55,9 +55,15 @@ class CountedRows(NamedTuple):
         return ", ".join(self.history)
 
 
-def nonempty(texts: list[str | None]) -> list[bool]:
-    """Returns for each text whether it holds more than white space."""
-    return [bool(text and text.strip()) for text in texts]
+def nonempty(texts: list[Any]) -> list[bool]:
+    """Returns for each text, or list of texts, whether it holds more than white space."""
+    return [bool(texts_in(text)) for text in texts]
+
+
+def texts_in(value: str | list[str | None] | None) -> list[str]:
+    """Returns the texts of a cell, which holds one or a list; blank ones are left out."""
+    texts = value if isinstance(value, list) else [value]
+    return [text for text in texts if text and text.strip()]
 
 
 def known(values: Sequence[Any]) -> list[bool]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
+from detox_lightning.data.answers import gather, name_of, one_a_row
 from detox_lightning.data.conversations import CONVERSATION
-from detox_lightning.data.counted_rows import CountedRows
+from detox_lightning.data.counted_rows import CountedRows, texts_in
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
 from detox_lightning.data.sources import ARGUMENT, check_column, check_names, has_only_nulls
@@ -31,8 +32,12 @@ class DialogueDataModule(PromptDataModule):
 
     Args:
         dialogue_column: Column with the dialogues.
-        summary_column: Column with the summaries to learn from; PPO also takes rows without one.
-        reference_column: Column with the summaries that ROUGE compares with. null: summary_column.
+        summary_column: Column with the summaries to learn from, or a list of such columns; PPO also
+            takes rows without one. A row may have several, in a list or in several columns: the
+            supervised stage learns from each.
+        reference_column: Column with the summaries that ROUGE compares with, or a list of such
+            columns; of several in a row, the best counts, and a reward gets the first. null:
+            summary_column.
         template: Prompt around each dialogue; must contain {dialogue} once.
         min_chars: Keep dialogues with more than this many characters. null: no bound.
         max_chars: Keep dialogues with at most this many characters. null: no bound.
@@ -68,8 +73,8 @@ class DialogueDataModule(PromptDataModule):
         source: str,
         tokenizer: str | None = None,
         dialogue_column: str = "dialogue",
-        summary_column: str = "summary",
-        reference_column: str | None = None,
+        summary_column: str | list[str] = "summary",
+        reference_column: str | list[str] | None = None,
         template: str = TEMPLATE,
         min_chars: NonNegativeInt | None = 200,
         max_chars: PositiveInt | None = 1000,
@@ -92,7 +97,9 @@ class DialogueDataModule(PromptDataModule):
         super().__init__(
             source, tokenizer, validation_split=validation_split, test_split=test_split, **shared
         )
-        self.columns = dialogue_column, summary_column, reference_column or summary_column
+        answers = summary_column, reference_column or summary_column
+        self.parts = [names if isinstance(names, list) else [names] for names in answers]
+        self.columns = dialogue_column, *map(name_of, self.parts)
         self.template, self.min_chars, self.max_chars = template, min_chars, max_chars
         self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
         self.settings = ("dialogue", self.columns, template, max_target_tokens)
@@ -111,6 +118,8 @@ class DialogueDataModule(PromptDataModule):
 
     def _select(self, rows: "Dataset", source: str) -> "Dataset":
         rows = self._adopt(rows, source)
+        for role, names in zip(ROLES[1:], self.parts, strict=True):
+            rows = gather(rows, names, f"--data.{role}_column", source)
         flags: dict[str, str] = {}
         for role, column in zip(ROLES, self.columns, strict=True):
             flags.setdefault(column, f"--data.{role}_column")
@@ -119,7 +128,10 @@ class DialogueDataModule(PromptDataModule):
         for role, column in zip(ROLES, self.columns, strict=True):
             must_be = role in ("dialogue", *self._needs) and not self.as_is
             if must_be or not has_only_nulls(rows, column):
-                check_column(rows, column, "text", f"--data.{role}_column", source)
+                flag = f"--data.{role}_column"
+                check_column(
+                    rows, column, "text" if role == "dialogue" else "answers", flag, source
+                )
         check_names(rows, dict.fromkeys(self._extra, ARGUMENT), source)
         used = dict.fromkeys((*flags, *self._extra, CONVERSATION))
         return rows.select_columns([column for column in used if column in rows.column_names])
@@ -137,14 +149,22 @@ class DialogueDataModule(PromptDataModule):
             rows = rows.filter(f"with {low}characters{high}", test, self.columns[0], True)
         return rows.require_rows(where, f"; change {' and '.join(flags)}, or give other data")
 
+    def _encode(self, split: str, rows: CountedRows) -> CountedRows:
+        if split == "train" and "summary" in self._needs:
+            rows = one_a_row(rows, self.columns[1], "pairs of a dialogue and a summary")
+        return super()._encode(split, rows)
+
     def _fill(self, text: str) -> str:
         return self.template.replace(FIELD, text)
 
     def _divide(self, batch: Batch, whole: bool) -> Texts:
-        dialogues, summaries, references = (
-            [text or "" for text in batch[column]] for column in self.columns
+        dialogues, summaries, references = (batch[column] for column in self.columns)
+        firsts = [(texts_in(summary) or [""])[0] for summary in summaries]
+        return (
+            [text or "" for text in dialogues],
+            [texts_in(x) if isinstance(x, list) else x or "" for x in references],
+            self.encoding.answer_ids(firsts, self.max_target_tokens),
         )
-        return dialogues, references, self.encoding.answer_ids(summaries, self.max_target_tokens)
 
     def _shorten(self, text: str) -> str:
         if self.as_is:

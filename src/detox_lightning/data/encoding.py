@@ -17,7 +17,7 @@ from detox_lightning.protocols import Stage
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 2  # part of every cache key: raise it when the encoded columns change
+FORMAT = 3  # part of every cache key: raise it when the encoded columns change
 
 
 class Encoding:

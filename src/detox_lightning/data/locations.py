@@ -10,8 +10,9 @@ from pathlib import Path
 from detox_lightning.demo import locate
 from detox_lightning.errors import InputError, causes
 
-READABLE = ".jsonl, .json and .csv (each also with .gz) and .parquet"
-KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+READABLE = ".jsonl, .json, .csv and .tsv (each also with .gz) and .parquet"
+KINDS = {".jsonl": "json", ".json": "json"}
+KINDS |= {kind: kind[1:] for kind in (".csv", ".tsv", ".parquet")}
 _IRREGULAR = {
     stat.S_ISDIR: "a folder; give the file in it",
     stat.S_ISFIFO: "a pipe, which can be read only once; write it to a file and give that",
@@ -45,7 +46,7 @@ def expand(name: str) -> Path:
 
 
 def parse(path: Path) -> tuple[str, str] | None:
-    """Returns a file's name without suffix, and ``json``, ``csv`` or ``parquet``; else None."""
+    """Returns a file's name without suffix, and its kind: ``json``, ``csv``, …; else None."""
     plain = Path(path.name.removesuffix(".gz"))
     kind = KINDS.get(plain.suffix)
     if kind is None or (kind == "parquet" and path.suffix == ".gz"):

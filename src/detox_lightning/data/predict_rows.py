@@ -25,8 +25,9 @@ class PredictRows:
     """Rows that a user wants predictions for; all of them are read, in their order.
 
     Args:
-        source: A .txt file (one text per line), a .jsonl, .json, .csv or .parquet file, or ``-``
-            for standard input: lines of text, or of JSON objects if the first begins with ``{``.
+        source: A .txt file (one text per line), a .jsonl, .json, .csv, .tsv or .parquet file, or
+            ``-`` for standard input: lines of text, or of JSON objects if the first begins with
+            ``{``.
         columns: The column with the texts, then other columns, which may be missing.
         kind: What a text is called, in messages and in the flag of its column.
         extra: Columns of any type that may not be missing, since a reward takes them.

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, list[Any]]  # rows, by column
 EXTRA = "column."  # precedes the names of further columns that a reward takes
-Texts = tuple[list[str], list[str], list[list[int]]]  # for prompts, references, ids of answers
+# for prompts; references, one or several of each; ids of answers
+Texts = tuple[list[str], Sequence[str | list[str]], list[list[int]]]
 
 
 class PromptDataModule(RowsDataModule):
@@ -40,9 +41,9 @@ class PromptDataModule(RowsDataModule):
     Args:
         chat_template: Put each prompt into the tokenizer's chat template, as the user's message.
         predict_source: Texts to answer in predict, all of them whatever the other options are: a
-            .txt file (one text per line), a .jsonl, .json, .csv or .parquet file with the same
-            column of texts as source, or - for standard input (lines of text, or of JSON objects
-            with that column). Other columns may be missing. null: the test rows.
+            .txt file (one text per line), a .jsonl, .json, .csv, .tsv or .parquet file with the
+            same column of texts as source, or - for standard input (lines of text, or of JSON
+            objects with that column). Other columns may be missing. null: the test rows.
         shared: Options of :class:`RowsDataModule`.
     """
 
@@ -129,9 +130,9 @@ class PromptDataModule(RowsDataModule):
         ``places`` are the rows' numbers; ``whole`` texts are neither divided nor left out.
 
         Returns:
-            ``prompt`` and ``reference`` (text), ``prompt_ids``, ``target_ids`` (EOS last, or
-            empty), ``cut``, whether the prompt was too long, ``index``, the row's number, and
-            ``column.NAME``, the columns that a reward takes.
+            ``prompt`` and ``reference`` (text), ``more_references`` (texts), ``prompt_ids``,
+            ``target_ids`` (EOS last, or empty), ``cut``, whether the prompt was too long,
+            ``index``, the row's number, and ``column.NAME``, the columns that a reward takes.
         """
         texts, references, target_ids = self._divide(batch, whole)
         chats = batch.get(CONVERSATION) or [None] * len(texts)
@@ -148,7 +149,8 @@ class PromptDataModule(RowsDataModule):
         shown = [*map(as_text, prompts)]
         columns: Batch = {
             "prompt": shown,
-            "reference": references,
+            "reference": [x if isinstance(x, str) else (x or [""])[0] for x in references],
+            "more_references": [[] if isinstance(x, str) else x[1:] for x in references],
             "prompt_ids": ids,
             "target_ids": target_ids,
             "cut": too_long,
@@ -234,4 +236,5 @@ def _collate(rows: list[dict[str, Any]], pad_id: int, side: str) -> PromptBatch:
             for name in rows[0]
             if name.startswith(EXTRA)
         },
+        [row["more_references"] for row in rows],
     )

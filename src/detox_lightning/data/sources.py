@@ -12,9 +12,9 @@ from detox_lightning.errors import InputError, explain, nearest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_KINDS = "a json, jsonl, csv or parquet file"
+_KINDS = "a json, jsonl, csv, tsv or parquet file"
 _TEXT = ("string", "large_string")
-_ONLY_NULLS = "nothing but null"
+_ONLY_NULLS, _LISTS = "nothing but null", "lists of texts"
 _TYPE_WORDS = {
     "null": _ONLY_NULLS,
     "Json": "values of several kinds",
@@ -71,7 +71,7 @@ def load_rows(source: str, split: str, flag: str = "split", takes_lists: bool = 
 
     Args:
         source: Hub id, ``demo:NAME``, a folder with one file per split (``train.jsonl.gz``, …), or
-            one json, jsonl, csv or parquet file, whose rows are the split ``train``.
+            one json, jsonl, csv, tsv or parquet file, whose rows are the split ``train``.
         split: Name of the split.
         flag: Flag that named the split, for the message.
         takes_lists: Whether a message may advise a list of files.
@@ -153,13 +153,14 @@ def check_names(rows: "Dataset", flags: Mapping[str, str], source: str, remedy: 
 def check_column(
     rows: "Dataset",
     column: str | None,
-    content: Literal["text", "labels", "scores"],
+    content: Literal["text", "answers", "labels", "scores"],
     flag: str,
     source: str,
 ) -> None:
-    """Checks that a column of ``source`` exists and holds valid text, labels or scores.
+    """Checks that a column of ``source`` exists and holds valid text, answers, labels or scores.
 
-    Labels are names or whole numbers; scores are numbers from 0 to 1.
+    Answers are text or lists of texts; labels are names or whole numbers; scores are numbers from 0
+    to 1.
 
     Raises:
         InputError: If it doesn't; the message names ``flag``, which gave the column.
@@ -169,7 +170,8 @@ def check_column(
     check_names(rows, {column: flag}, source)
     kind = _content_of(rows, column)
     where = f"{flag}={column}: in {source} this column"
-    if content == "text" and kind not in _TEXT:
+    accepted = (*_TEXT, _LISTS) if content == "answers" else _TEXT
+    if content in ("text", "answers") and kind not in accepted:
         texts = [name for name in rows.column_names if _content_of(rows, name) in _TEXT]
         known = f"its text columns are {', '.join(texts)}" if texts else "it has no text columns"
         raise InputError(f"{where} holds {kind}, not text; {known}")
@@ -198,6 +200,8 @@ def _content_of(rows: "Dataset", column: str) -> str:
     feature = rows.features[column]
     if len(rows) and rows.data.column(column).null_count == len(rows):
         return _ONLY_NULLS
+    if getattr(getattr(feature, "feature", None), "dtype", None) in _TEXT:
+        return _LISTS
     kind = getattr(feature, "dtype", None) or type(feature).__name__
     return _TYPE_WORDS.get(kind, kind)
 
@@ -208,7 +212,10 @@ def _find_not_utf8(rows: "Dataset", column: str) -> int | None:
     try:
         values.validate(full=True)
     except ValueError:
-        raws = values.cast(f"{values.type}".replace("string", "binary")).to_pylist()
-        valid = [not raw or raw.decode(errors="ignore").encode() == raw for raw in raws]
-        return valid.index(False) + 1 if False in valid else 1
+        for number, value in enumerate(values, 1):
+            try:
+                value.as_py()
+            except UnicodeDecodeError:
+                return number
+        return 1
     return None

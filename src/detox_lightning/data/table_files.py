@@ -25,10 +25,10 @@ NUMBERS = {
 
 
 def read_file(path: Path) -> "Dataset":
-    """Reads the rows of a json, jsonl, csv or parquet file, or finds its content in the cache.
+    """Reads the rows of a json, jsonl, csv, tsv or parquet file, or finds its content in the cache.
 
     Returns:
-        The rows. Columns of a csv file are numbers if all their values are, and otherwise text.
+        The rows. Columns of a csv or tsv file are numbers if all their values are; else text.
 
     Raises:
         InputError: If it can't be read, or holds no rows.
@@ -48,7 +48,7 @@ def read_file(path: Path) -> "Dataset":
     # the readers raise anything from EOFError to ArrowInvalid
     except Exception as error:
         raise InputError(f"{path}: {_diagnose(path, kind, error)}") from error
-    return _with_numbers(rows) if kind == "csv" else rows
+    return _with_numbers(rows) if kind in ("csv", "tsv") else rows
 
 
 def _cached(path: Path, kind: str) -> "Dataset":
@@ -94,7 +94,7 @@ def _diagnose(path: Path, kind: str, error: Exception) -> str:
             content = file.read()
         if kind == "json":
             check_json(decode(content))
-        elif kind == "csv":
+        elif kind in ("csv", "tsv"):
             decode(content)
         elif not (content.startswith(PARQUET_MAGIC) and content.endswith(PARQUET_MAGIC)):
             return "isn't a Parquet file, or is incomplete; repair or replace the file"

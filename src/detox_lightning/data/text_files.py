@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_FIELD_CHARS = 2**31 - 1  # the library's own limit is less than a long dialogue
 _STRING = re.compile(
     rb'"[^"\\]*(?:\\.[^"\\]*)*"?'
@@ -77,29 +77,30 @@ def find_deeper(file: BinaryIO, limit: int) -> int | None:
     return None
 
 
-def parse_csv(lines: Iterable[str]) -> Iterator[list[str]]:
+def parse_csv(lines: Iterable[str], separator: str = ",") -> Iterator[list[str]]:
     """Yields the header's names, then the fields of each row that isn't blank.
 
     The lines must have their line breaks, as in a file opened with ``newline=""``.
 
     Raises:
         Malformed: If a row has more or fewer fields than the header, a quote is never closed or
-            closed too early, two columns have the same name or aren't separated by commas, or there
-            are no rows.
+            closed too early, two columns have the same name or have another separator, or there are
+            no rows.
     """
     limit_before = csv.field_size_limit(MAX_FIELD_CHARS)
     try:
-        rows = _csv_rows(lines)
+        rows, what = _csv_rows(lines, separator), SEPARATORS[separator]
         _, header = next(rows, (1, []))
-        yield _names(header)
+        yield _names(header, separator)
         is_empty = True
         for line, row in rows:
             if len(row) != len(header):
                 more = "more" if len(row) > len(header) else "fewer"
                 raise Malformed(
                     f"line {line} has {len(row)} field{'s' * (len(row) > 1)}, {more} than the "
-                    f"{len(header)} columns of the header; remove commas that are too many, fill "
-                    "in fields that are missing, and put texts with commas or line breaks in quotes"
+                    f"{len(header)} columns of the header; remove {what} that are too many, "
+                    f"fill in fields that are missing, and put texts with {what} or line breaks in "
+                    "quotes"
                 )
             is_empty = False
             yield row
@@ -109,9 +110,9 @@ def parse_csv(lines: Iterable[str]) -> Iterator[list[str]]:
         csv.field_size_limit(limit_before)
 
 
-def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yields the line in which each row begins, and the row; blank rows are left out."""
-    reader = csv.reader(_without_nulls(lines), strict=True)
+    reader = csv.reader(_without_nulls(lines), delimiter=separator, strict=True)
     begins = 1
     try:
         for row in reader:
@@ -139,13 +140,13 @@ def _without_nulls(lines: Iterable[str]) -> Iterator[str]:
         yield line
 
 
-def _names(header: list[str]) -> list[str]:
+def _names(header: list[str], separator: str) -> list[str]:
     """Returns the columns' names; a column without a name is named by its number."""
-    for separator, what in OTHER_SEPARATORS.items():
-        if len(header) == 1 and separator in header[0]:
+    for other, what in SEPARATORS.items():
+        if len(header) == 1 and other in header[0] and other != separator:
             raise Malformed(
                 f"the header has {what} between its columns, {header[0]!r}; separate columns by "
-                "commas"
+                f"{SEPARATORS[separator]}"
             )
     names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
     for name in names:

@@ -144,7 +144,7 @@ class Judge(nn.Module):
         """
         figures = self.score(batch, texts, prefixes)
         is_blank = torch.tensor([not reference.strip() for reference in batch.references])
-        overlap = rouge(texts, batch.references).masked_fill(is_blank[:, None], torch.nan)
+        overlap = rouge(texts, batch.all_references).masked_fill(is_blank[:, None], torch.nan)
         figures |= dict(zip(ROUGE_KINDS, overlap.unbind(dim=1), strict=True))
         return figures | self.without_reward(batch.prompts, texts)
 

@@ -1,5 +1,7 @@
 """Running means of responses over batches and ranks."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -69,10 +71,10 @@ class Rouge(Metric):
         self.add_state("sums", torch.zeros(len(ROUGE_KINDS), dtype=torch.float32), "sum")
         self.add_state("count", torch.tensor(0), "sum")
 
-    def update(self, predictions: list[str], references: list[str]) -> None:
-        """Adds ``b`` texts, each with its reference; pairs with a blank reference are left out."""
+    def update(self, predictions: list[str], references: Sequence[str | list[str]]) -> None:
+        """Adds ``b`` texts, each with one reference or several; those without are left out."""
         pairs = zip(predictions, references, strict=True)
-        known = [(text, reference) for text, reference in pairs if reference.strip()]
+        known = [(text, reference) for text, reference in pairs if "".join(reference).strip()]
         if known:
             self.sums += rouge(*map(list, zip(*known, strict=True))).sum(dim=0).to(self.sums)
             self.count += len(known)

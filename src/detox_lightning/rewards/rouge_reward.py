@@ -16,12 +16,15 @@ ROUGE_KINDS: tuple[Kind, ...] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def rouge(
-    predictions: list[str], references: list[str], kinds: Sequence[Kind] = ROUGE_KINDS
+    predictions: list[str],
+    references: Sequence[str | list[str]],
+    kinds: Sequence[Kind] = ROUGE_KINDS,
 ) -> Tensor:
     """Computes ROUGE F-measures of the ``rouge_score`` package, with Porter's English stemmer.
 
     For English they equal the package's own, whose words have the letters a to z only. Here
-    :func:`~detox_lightning.rewards.words.words` finds the words of all languages.
+    :func:`~detox_lightning.rewards.words.words` finds the words of all languages. Of several
+    references of one text, the best counts, for each kind by itself.
 
     Returns:
         ``[b, k]`` in the order of ``kinds``; each line is a sentence for ``rougeLsum``.
@@ -29,7 +32,8 @@ def rouge(
     scorer = _scorer(tuple(kinds))
     pairs = zip(predictions, references, strict=True)
     scores = [
-        scorer.score(target=reference, prediction=prediction) for prediction, reference in pairs
+        scorer.score_multi([target] if isinstance(target, str) else target, prediction)
+        for prediction, target in pairs
     ]
     rows = [[row[kind].fmeasure for kind in kinds] for row in scores]
     return torch.tensor(rows, dtype=torch.float32).view(-1, len(kinds))

@@ -103,7 +103,7 @@ class SupervisedModule(AutomaticStage):
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Adds a batch to the loss per token and to ROUGE."""
         self.mean_loss.update(self._loss(batch), weight=batch.target_mask.sum())
-        self.metrics.update(self.summarize(batch), batch.references)
+        self.metrics.update(self.summarize(batch), batch.all_references)
 
     test_step = validation_step
 

@@ -111,3 +111,9 @@ def writable_tensors() -> Iterator[None]:
     """Tensors made inside the block, unlike those of inference mode, can be written to later."""
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def has_bert_decoder(model: Any) -> bool:
+    """Whether a BERT is the decoder of two joined models, whose class doesn't say what it can."""
+    config = model.config
+    return config.model_type == "encoder-decoder" and config.decoder.model_type == "bert"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from detox_lightning.models.decoding.arena import Arena
-from detox_lightning.models.decoding.decoder import CachedDecoder, Step
+from detox_lightning.models.decoding.decoder import CachedDecoder, Step, has_bert_decoder
 from detox_lightning.models.decoding.merging import MergedWeights
 from detox_lightning.models.decoding.recorded_step import MAX_RECORDED, RecordedStep
 from detox_lightning.models.decoding.static_decoder import CapturedDecoder, StaticDecoder
@@ -140,7 +140,7 @@ def retried_uncaptured(
 def _is_static(model: Any) -> bool:
     """Whether a model's decode step has the same operations at every position."""
     return (
-        model._can_compile_fullgraph
+        (model._can_compile_fullgraph or has_bert_decoder(model))
         and model.config._attn_implementation in ("sdpa", "eager")
         and model.dtype.is_floating_point
         and getattr(model, "hf_quantizer", None) is None

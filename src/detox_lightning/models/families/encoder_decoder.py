@@ -12,6 +12,7 @@ from detox_lightning.models.decoding.decoder import (
     EncodedPrompts,
     Step,
     deduplicate,
+    has_bert_decoder,
     nonpad_columns,
 )
 from detox_lightning.models.families.base import Family, HeadFunction, base_model, replaced_head
@@ -127,18 +128,22 @@ class _EncoderDecoderSteps(CachedDecoder):
         from detox_lightning.models.decoding.cache_layers import static_cache
 
         model = self.model
+        is_bert = has_bert_decoder(model)  # whose own way to count positions can't be recorded
 
         def step(tokens: Tensor, place: Tensor, own_mask: Tensor, mask: Tensor, *kv: Tensor) -> Any:
             half = len(kv) // 2
             caches = EncoderDecoderCache(static_cache(kv[:half], place), static_cache(kv[half:]))
             states = mask.new_empty(len(mask), mask.shape[3], 1)  # only the shape is used
-            return _run_cached(model, states, mask, tokens, caches, decoder_attention_mask=own_mask)
+            options = {"decoder_attention_mask": own_mask}
+            if is_bert:
+                options["decoder_position_ids"] = place[None]
+            return _run_cached(model, states, mask, tokens, caches, **options)
 
         return step
 
 
 def _run_cached(
-    model: Any, states: Tensor, mask: Tensor, tokens: Tensor, caches: Any, **masks: Tensor
+    model: Any, states: Tensor, mask: Tensor, tokens: Tensor, caches: Any, **options: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Runs the decoder over the next tokens ``[r, 1]``: their logits and last hidden states."""
     from transformers.modeling_outputs import BaseModelOutput
@@ -147,7 +152,7 @@ def _run_cached(
         encoder_outputs=BaseModelOutput(states),
         attention_mask=mask,
         decoder_input_ids=tokens,
-        **masks,
+        **options,
         past_key_values=caches,
         use_cache=True,
         output_hidden_states=True,
