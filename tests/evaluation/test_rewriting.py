@@ -26,7 +26,7 @@ from detox_lightning.evaluation.rewriting import (
 )
 from detox_lightning.evaluation.statistics import summarize
 
-ALL = ["sta", "sim", "fl", "j", "chrf"]
+ALL = ("sta", "sim", "fl", "j", "chrf")
 TEMPLATE = "Say it politely: {dialogue} So:"
 SOURCES = ["you damn fool", "what a damn day", "shut up"]
 PEOPLE = ["you are wrong", "what a day", ""]  # nobody has rewritten the third
@@ -115,7 +115,7 @@ def test_each_measure_by_hand(words: str) -> None:
 
 
 def test_a_dissimilar_text_counts_nothing_rather_than_less() -> None:
-    alone = Rewriting(judge(rewriting=["j"]))
+    alone = Rewriting(judge(rewriting=("j",)))
     texts = [["up", "up"], ["what a day", "what a day"], ["up", "up"]]
     figures = measured(alone, texts).after.figures
     assert (figures["j"] >= 0).all()
@@ -155,14 +155,14 @@ def test_the_baselines_by_hand(words: str) -> None:
 
 
 def test_a_classifier_may_say_what_is_fluent() -> None:
-    models = judge(rewriting=["fl"], perplexity_model=None, fluency_model="cola")
+    models = judge(rewriting=("fl",), perplexity_model=None, fluency_model="cola")
     models.fluency = lambda texts: torch.tensor([0.5 if len(x) != 8 else 0.4 for x in texts])
     figures = measured(Rewriting(models), AFTER).after.figures
     assert figures["fl"].tolist() == [[1, 0], [1, 0], [1, 1]]  # an empty text isn't
 
 
 def test_without_such_measures_nothing_changes() -> None:
-    found = measured(Rewriting(judge(rewriting=None)), AFTER)
+    found = measured(Rewriting(judge(rewriting=())), AFTER)
     assert set(found.after.figures) == {"toxicity", "nll", "nll_tokens"}
     assert found.baselines == {}
     assert summarize_baselines(found, 0) is None

@@ -61,7 +61,7 @@ class EvaluationPlan:
         rewriting: What ``test`` measures of rewritings of toxic texts, beside the texts as they
             are and people's rewritings: ``sta`` (share judged non-toxic), ``sim`` (similarity to
             the text, by similarity_model), ``fl`` (share that is fluent), ``j`` (all three
-            together) and ``chrf`` (overlap with the references); null: nothing.
+            together) and ``chrf`` (overlap with the references).
         references_column: Column with all of people's rewritings of a text, one or a list, which
             ``chrf`` compares with; null: the data's reference alone.
         delete_words: File of words, one a line: the texts without them are judged, too; null: none.
@@ -92,7 +92,7 @@ class EvaluationPlan:
     identity_groups: list[str] | None = None
     identity_rows: PositiveInt | None = 5000
     identity_prompts: PositiveInt = 20
-    rewriting: list[Measure] | None = None
+    rewriting: tuple[Measure, ...] = ()
     references_column: str | None = None
     delete_words: str | None = None
     fluency_model: str | None = None

@@ -50,7 +50,7 @@ class Rewriting:
             InputError: If there is no model for a measure that the plan asks for.
         """
         plan = judge.plan
-        self.judge, self.asked, self.column = judge, plan.rewriting or [], plan.references_column
+        self.judge, self.asked, self.column = judge, plan.rewriting, plan.references_column
         self.words: Sequence[str] = ()
         has_language_model = plan.perplexity_model is not None and not plan.asks_reference
         models = {
