@@ -10,7 +10,7 @@ from command import ROOT, Outcome, run
 from conftest import NAMES
 
 RECIPE = ("--config", str(ROOT / "configs" / "rewrite.yaml"))
-TOKENS = ("--config", str(ROOT / "configs" / "overlays" / "rewrite-tokens.yaml"))
+TOKENS = ("--config", str(ROOT / "configs" / "overlays" / "tokens.yaml"))
 
 
 @pytest.fixture(scope="module")
