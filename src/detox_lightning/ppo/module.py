@@ -154,9 +154,8 @@ class PPOModule(PolicyStage):
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
         plan = as_options(EvaluationPlan, evaluation, "evaluation")
-        self.needs = self.reward.needs
-        self.columns = dict.fromkeys(self.reward.data_columns, "model.reward's argument")
-        self.columns |= plan.columns
+        asked = dict.fromkeys(self.reward.data_columns, "model.reward's argument")
+        self.needs, self.columns = self.reward.needs, asked | plan.columns
         self.evaluator = Evaluator(plan, self.reward, self.sampling, self.seed)
         self.curves: list[str] = []  # names of the figures that rollouts have logged
         self.kl_coef = self.kl.coef
