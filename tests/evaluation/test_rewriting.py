@@ -77,7 +77,9 @@ def measured(rewriting: Rewriting, after: list[list[str]]) -> Comparison:
         prompts = [TEMPLATE.replace("{dialogue}", text) for text in here[2]]
         sides = answers(here[0]), answers(here[1])
         comparison = Comparison(prompts, here[3], ["greedy", "sample 1"], *sides)
-        batch: Any = SimpleNamespace(references=here[3], columns={"neutrals": here[4]})
+        batch: Any = SimpleNamespace(
+            all_references=[[text] for text in here[3]], columns={"neutrals": here[4]}
+        )
         parts.append(BatchComparison(rows, rewriting.measure(comparison, batch, TEMPLATE)))
     return rewriting.finish(merge(parts))
 

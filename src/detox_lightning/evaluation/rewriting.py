@@ -114,7 +114,7 @@ class Rewriting:
 
     def _people(self, batch: PromptBatch) -> list[list[str]]:
         """Returns what people have made of each text, without blank ones; maybe nothing."""
-        found: list[list[Any]] = [[text] for text in batch.references]
+        found: list[list[Any]] = [[*texts] for texts in batch.all_references]
         if self.column is not None:
             for texts, more in zip(found, batch.columns[self.column], strict=True):
                 texts += [more] if isinstance(more, str) else more or []
