@@ -125,6 +125,8 @@ def flat(config: dict, prefix: str = "") -> dict[str, object]:
     """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
     items: dict[str, object] = {}
     for key, value in config.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = dict(enumerate(value))
         if isinstance(value, dict):
             items |= flat(value, f"{prefix}{key}.")
         else:

@@ -78,6 +78,7 @@ def test_page_names_all_that_is_logged(logged: dict[str, Any]) -> None:
     # there is no language model here, no template, and one response to each prompt
     elsewhere = {"test/perplexity", "objective/frac_reward_zero_std", "test/win_rate"}
     elsewhere |= {"test/entities_kept", "test/entities_invented"}
+    elsewhere |= {f"test/{name}" for name in ("sta", "sim", "fl", "j", "chrf")}  # of rewritings
     elsewhere |= {"test/effective_n/<judge>", "test/kl_ratio/<judge>"}
     assert names == documented() - elsewhere
 

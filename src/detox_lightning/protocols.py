@@ -60,8 +60,8 @@ class Stage(Protocol):
         """What data rows must have besides a prompt: ``summary``, ``reference``."""
 
     @property
-    def columns(self) -> Collection[str]:
-        """Further columns of the data that a reward takes."""
+    def columns(self) -> Mapping[str, str]:
+        """Further columns that a reward or a test takes, and the flags that ask for them."""
 
     @property
     def labels(self) -> list[str] | None:
@@ -156,6 +156,9 @@ class Data(Protocol):
     @property
     def max_target_tokens(self) -> int:
         """Tokens that an answer to learn from may have; 0 if there are none."""
+
+    def rows(self, split: str) -> Any:
+        """The encoded rows of a split, among whose columns is ``reference``."""
 
     def train_dataloader(self) -> Sized:
         """Full batches, from the checkpoint's place on."""

@@ -4,9 +4,9 @@ import csv
 import gzip
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import datasets
@@ -69,7 +69,7 @@ class FakeStage:
 
     stage_name = "fake"
     needs: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
+    columns: Mapping[str, str] = MappingProxyType({})
     labels: list[str] | None = None
     learns_scores = False
     family: Any = None

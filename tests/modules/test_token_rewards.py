@@ -79,7 +79,7 @@ def test_tokens_count_beside_texts_and_a_fault_s_file_has_them(
 ) -> None:
     reward = WeightedReward([Liking(), ones], [1.0, 2.0])
     module = make_module(tiny_t5, tiny_classifier, reward=reward)
-    assert module.columns == ()  # the data is asked for none
+    assert module.columns == {}  # the data is asked for none
     fit(tmp_path, module, rollouts=1)
     (step,), samples = module.watched, module.samples
     assert samples is not None

@@ -230,7 +230,7 @@ def test_a_path_without_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "DetoxCLI", IdleCLI)
     base = ["fit", "--config", DEMO, *judged_by("demo:classifier")]
     model = IdleCLI([*base, "--model.reward", "my_file.brief"]).model
-    assert (model.reward.name, model.columns) == ("brief", ("difficulty",))
+    assert (model.reward.name, [*model.columns]) == ("brief", ["difficulty"])
     rewards = [{"class_path": "RougeReward"}, "my_file.brief"]
     tree = {"class_path": "WeightedReward", "init_args": {"rewards": rewards}}
     model = IdleCLI([*base, f"--model.reward={json.dumps(tree)}"]).model

@@ -11,6 +11,7 @@ from detox_lightning.callbacks.identity_test import IdentityTest
 from detox_lightning.errors import InputError
 from detox_lightning.evaluation.best_of import against_best_of
 from detox_lightning.evaluation.comparison import Comparison
+from detox_lightning.evaluation.rewriting import summarize_baselines
 from detox_lightning.evaluation.statistics import CONFIDENCE, RESAMPLES, summarize
 from detox_lightning.protocols import Stage, as_stage, data_of
 from detox_lightning.redaction import without_secrets
@@ -138,6 +139,7 @@ def _result(
         "about": about,
         "figures": summarize(comparison, stage.seed),
         "best_of": against_best_of(comparison, stage.seed),
+        "rewriting": summarize_baselines(comparison, stage.seed),
         **more,
     }
     sheet = make_sheet(comparison, about, stage.seed, rows) if rows else None

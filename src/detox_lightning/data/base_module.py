@@ -97,9 +97,9 @@ class RowsDataModule(LightningDataModule, ABC):
         return self._stage.needs if self._stage else ()
 
     @property
-    def _extra(self) -> Collection[str]:
-        """Names of the columns that a reward takes besides the texts."""
-        return self._stage.columns if self._stage else ()
+    def _extra(self) -> Mapping[str, str]:
+        """Columns that a reward or a test takes besides the texts, and the flags that say so."""
+        return self._stage.columns if self._stage else {}
 
     @cached_property
     def encoding(self) -> Encoding:

@@ -10,7 +10,6 @@ from detox_lightning.data.conversations import CONVERSATION
 from detox_lightning.data.counted_rows import CountedRows, known, nonempty
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts, divide_words, word_ends
 from detox_lightning.data.sources import (
-    ARGUMENT,
     MissingSplit,
     check_column,
     check_names,
@@ -117,7 +116,7 @@ class ContinuationDataModule(PromptDataModule):
         scores = {} if self.min_toxicity is None else {self.toxicity: flag}
         check_names(rows, {self.prompt: "--data.prompt_column"} | scores, source)
         check_column(rows, self.prompt, "text", "--data.prompt_column", source)
-        check_names(rows, dict.fromkeys(self._extra, ARGUMENT), source)
+        check_names(rows, self._extra, source)
         columns, column = [self.prompt, *self._extra], self.continuation
         if CONVERSATION in rows.column_names:
             columns.append(CONVERSATION)

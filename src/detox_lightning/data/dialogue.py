@@ -11,7 +11,7 @@ from detox_lightning.data.conversations import CONVERSATION
 from detox_lightning.data.counted_rows import CountedRows, texts_in
 from detox_lightning.data.encoding import count_blank
 from detox_lightning.data.prompts import Batch, PromptDataModule, Texts
-from detox_lightning.data.sources import ARGUMENT, check_column, check_names, has_only_nulls
+from detox_lightning.data.sources import check_column, check_names, has_only_nulls
 from detox_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class DialogueDataModule(PromptDataModule):
                 check_column(
                     rows, column, "text" if role == "dialogue" else "answers", flag, source
                 )
-        check_names(rows, dict.fromkeys(self._extra, ARGUMENT), source)
+        check_names(rows, self._extra, source)
         used = dict.fromkeys((*flags, *self._extra, CONVERSATION))
         return rows.select_columns([column for column in used if column in rows.column_names])
 

@@ -22,7 +22,6 @@ _TYPE_WORDS = {
     "LargeList": "lists",
 }
 _CONVERT = "name another or convert it"
-ARGUMENT = "model.reward's argument"  # in place of a flag, for a column that a reward takes
 
 
 class MissingSplit(InputError):

@@ -32,6 +32,8 @@ class Comparison(NamedTuple):
         decodings: Names of the ``d`` decodings: ``greedy``, ``sample 1``, ``sample 2``, …
         before: Responses of the reference.
         after: Responses of the policy.
+        baselines: What stands beside them, by name, one text for each prompt; see
+            :class:`Rewriting`.
     """
 
     prompts: list[str]
@@ -39,6 +41,7 @@ class Comparison(NamedTuple):
     decodings: list[str]
     before: Answers
     after: Answers
+    baselines: dict[str, Answers] = {}  # noqa: RUF012  (nothing changes it)
 
     @property
     def aim(self) -> str:
@@ -102,6 +105,7 @@ def merge(batches: list[BatchComparison]) -> Comparison:
         parts[0].decodings,
         answers([part.before for part in parts]),
         answers([part.after for part in parts]),
+        {name: answers([x.baselines[name] for x in parts]) for name in parts[0].baselines},
     )
 
 

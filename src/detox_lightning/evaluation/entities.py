@@ -69,6 +69,12 @@ def entity_counts(prompt: str, responses: list[str]) -> list[tuple[int, int, int
     return [(len(asked & every), len(asked), len(new - known), len(new)) for new, every in said]
 
 
+def without_template(prompts: list[str], template: str) -> list[str]:
+    """Returns the texts that prompts of a template were made of; see :func:`with_entities`."""
+    start, _, end = template.partition(FIELD)
+    return [prompt.removeprefix(start).removesuffix(end) for prompt in prompts]
+
+
 def with_entities(comparison: Comparison, template: str) -> Comparison:
     """Adds the ``COUNTS`` of each response, see :func:`entity_counts`, to its figures.
 
@@ -78,10 +84,9 @@ def with_entities(comparison: Comparison, template: str) -> Comparison:
             words don't count. Without words around it, the responses go on with their prompts and
             need not name what those name: nothing is added.
     """
-    start, field, end = template.partition(FIELD)
-    if not (field and (start or end)):
+    if template == FIELD or FIELD not in template:
         return comparison
-    asked = [prompt.removeprefix(start).removesuffix(end) for prompt in comparison.prompts]
+    asked = without_template(comparison.prompts, template)
 
     def counted(side: Answers) -> Answers:
         rows = zip(asked, side.texts, strict=True)

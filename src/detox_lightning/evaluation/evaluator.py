@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from detox_lightning.batches import PromptBatch
-from detox_lightning.errors import InputError, TrainingError
+from detox_lightning.errors import TrainingError
 from detox_lightning.evaluation.best_of import to_log
 from detox_lightning.evaluation.comparison import Answers, BatchComparison, Comparison, merge
 from detox_lightning.evaluation.entities import with_entities
 from detox_lightning.evaluation.judge import Judge
 from detox_lightning.evaluation.plan import EvaluationPlan, sample_number
+from detox_lightning.evaluation.rewriting import Rewriting
 from detox_lightning.evaluation.validation import Validation
 from detox_lightning.models.decoding.decoder import EncodedPrompts
 from detox_lightning.models.decoding.draws import GumbelDraws
@@ -56,12 +57,12 @@ class Evaluator(nn.Module):
 
     Attributes:
         judge: Measures the texts.
+        rewriting: Measures rewritings, if the plan asks for that.
         validation: Collects what validations find.
         comparison: Result of the last test; None before.
 
     Raises:
-        InputError: If ``max_new_tokens`` is below ``min_new_tokens``, or if the reference's
-            perplexity is wanted at another temperature than 1.
+        InputError: If the plan doesn't go with ``sampling``, or lacks models that it needs.
     """
 
     policy: Policy
@@ -70,20 +71,11 @@ class Evaluator(nn.Module):
         super().__init__()
         self.plan, self.sampling, self.seed = plan, sampling, seed
         self.judge = Judge(plan, reward)
+        self.rewriting = Rewriting(self.judge)
         self.validation = Validation(self.judge)
         self.tested: list[BatchComparison] = []
         self.comparison: Comparison | None = None
-        if plan.max_new_tokens is not None and plan.max_new_tokens < sampling.min_new_tokens:
-            raise InputError(
-                f"model.evaluation.max_new_tokens={plan.max_new_tokens} is below "
-                f"model.sampling.min_new_tokens={sampling.min_new_tokens}: raise it"
-            )
-        if plan.asks_reference and sampling.temperature != 1:
-            raise InputError(
-                "model.evaluation.perplexity_model=reference: with "
-                f"model.sampling.temperature={sampling.temperature} it would be another model's; "
-                "name a model's folder or hub id, or give temperature=1"
-            )
+        plan.check(sampling)
 
     def load(self, policy: Policy, tokenizer: Any, micro_batch_size: int | None = None) -> None:
         """Opens the judging models for a policy, which is on its device.
@@ -111,13 +103,14 @@ class Evaluator(nn.Module):
         answers = [self.respond(*chunk, "before").responses for chunk in chunks]
         return [text for answer in answers for text in answer.texts]
 
-    def test(self, batch: PromptBatch) -> None:
-        """Judges responses of the reference and the policy to each prompt."""
-        self.tested.append(self.compare(batch))
+    def test(self, batch: PromptBatch, template: str = "") -> None:
+        """Judges responses of the reference and the policy to each prompt of a template."""
+        self.tested.append(self.compare(batch, template))
 
     def finish_test(self, template: str = "") -> dict[str, float]:
         """Sets :attr:`comparison` (all ranks'; prompts of a template); returns it as ``test/…``."""
-        self.comparison = with_entities(merge(self.tested), template)
+        merged = self.rewriting.finish(merge(self.tested))
+        self.comparison = with_entities(merged, template)
         self.tested.clear()
         return to_log(self.comparison, self.seed)
 
@@ -130,7 +123,7 @@ class Evaluator(nn.Module):
             **self.plan.describe(self.sampling),
         }
 
-    def compare(self, batch: PromptBatch) -> BatchComparison:
+    def compare(self, batch: PromptBatch, template: str = "") -> BatchComparison:
         """Judges responses of both models to ``b`` prompts, in all decodings of the plan."""
         decodings = self.plan.decodings
         b, d = len(batch.prompts), len(decodings)
@@ -144,6 +137,7 @@ class Evaluator(nn.Module):
             for texts, figures in (found[side] for side in SIDES)
         )
         comparison = Comparison(batch.prompts, batch.references, decodings, before, after)
+        comparison = self.rewriting.measure(comparison, batch, template)
         return BatchComparison(batch.places.tolist(), comparison)
 
     @retried_uncaptured

@@ -48,6 +48,9 @@ class Judge(nn.Module):
             self.encoder = SentenceEncoder(name)
         is_named = plan.perplexity_model is not None and not plan.asks_reference
         self.perplexity = Perplexity(str(plan.perplexity_model)) if is_named else None
+        fluency = plan.fluency_model and TextClassifier(plan.fluency_model)
+        flag = "model.evaluation.fluent_label"
+        self.fluency = Toxicity(fluency, plan.fluent_label, flag) if fluency else None
 
     @property
     def has_held_out(self) -> bool:
@@ -71,6 +74,8 @@ class Judge(nn.Module):
             "similarity_model": self.encoder and self.encoder.name,
             "perplexity_model": plan.perplexity_model,
             "perplexity_given_prompt": plan.perplexity_model and plan.perplexity_given_prompt,
+            "fluency_model": plan.fluency_model,
+            "fluent_label": plan.fluency_model and plan.fluent_label,
         }
         opening = TextClassifier | Perplexity | SentenceEncoder
         judges = [part for part in self.modules() if isinstance(part, opening)]
@@ -108,7 +113,7 @@ class Judge(nn.Module):
 
     def load(self) -> None:
         """Opens the models, frozen, once."""
-        judges = self.toxicity, self.second_toxicity, self.encoder, self.perplexity
+        judges = self.toxicity, self.second_toxicity, self.encoder, self.perplexity, self.fluency
         for part in (self.reward, *judges):
             if part is not None:
                 part.load()

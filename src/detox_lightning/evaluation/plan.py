@@ -1,13 +1,15 @@
 """Options of an evaluation."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from detox_lightning.errors import InputError
 from detox_lightning.models.classifier_heads import Head
 from detox_lightning.models.decoding.sampling import Sampling
+
+Measure = Literal["sta", "sim", "fl", "j", "chrf"]  # of a rewriting
 
 GREEDY = "greedy"
 TOXIC_FROM = 0.5  # a text is toxic from this probability on
@@ -56,6 +58,16 @@ class EvaluationPlan:
             of the package.
         identity_rows: Sentences that are judged, equally many of each group; null: all.
         identity_prompts: Harmless sentences of each group that both models answer.
+        rewriting: What ``test`` measures of rewritings of toxic texts, beside the texts as they
+            are and people's rewritings: ``sta`` (share judged non-toxic), ``sim`` (similarity to
+            the text, by similarity_model), ``fl`` (share that is fluent), ``j`` (all three
+            together) and ``chrf`` (overlap with the references).
+        references_column: Column with all of people's rewritings of a text, one or a list, which
+            ``chrf`` compares with; null: the data's reference alone.
+        delete_words: File of words, one a line: the texts without them are judged, too; null: none.
+        fluency_model: Classifier that says what is fluent, such as one of CoLA; null: a text is
+            fluent if its perplexity isn't above the 95th percentile of the references'.
+        fluent_label: Label of that classifier that means fluent.
         best_of: ``predict`` answers with the best, by the reward, of so many of the ``samples``;
             null: it answers once.
         predict_before: Whether ``predict`` also gives the responses from before training.
@@ -80,6 +92,11 @@ class EvaluationPlan:
     identity_groups: list[str] | None = None
     identity_rows: PositiveInt | None = 5000
     identity_prompts: PositiveInt = 20
+    rewriting: tuple[Measure, ...] = ()
+    references_column: str | None = None
+    delete_words: str | None = None
+    fluency_model: str | None = None
+    fluent_label: str = "acceptable"
     best_of: PositiveInt | None = None
     predict_before: bool = False
     batch_size: PositiveInt = 128
@@ -101,6 +118,12 @@ class EvaluationPlan:
                 f"model.evaluation.identity_groups={self.identity_groups}: these are groups of "
                 "identity_templates, and that is null; name a file there"
             )
+        for flag in ("references_column", "delete_words", "fluency_model"):
+            if (value := getattr(self, flag)) and not self.rewriting:
+                raise InputError(
+                    f"model.evaluation.{flag}={value}: it is of the measures of rewriting, and "
+                    "none is asked for; give --model.evaluation.rewriting '[sta, sim, fl, j]'"
+                )
         if (self.best_of or 0) > self.samples:
             raise InputError(
                 f"model.evaluation.best_of={self.best_of} is above samples={self.samples}: there "
@@ -116,9 +139,29 @@ class EvaluationPlan:
         return self.perplexity_model == "reference"
 
     @property
+    def columns(self) -> dict[str, str]:
+        """Further columns of the data, with their flags."""
+        name = self.references_column
+        return {name: "--model.evaluation.references_column"} if name else {}
+
+    @property
     def decodings(self) -> list[str]:
         """Names of a prompt's responses in ``test``: ``greedy``, then ``sample 1`` and so on."""
         return [GREEDY] * self.greedy + [f"sample {i + 1}" for i in range(self.samples)]
+
+    def check(self, sampling: Sampling) -> None:
+        """Raises an InputError if this doesn't go with how the policy samples."""
+        if self.max_new_tokens is not None and self.max_new_tokens < sampling.min_new_tokens:
+            raise InputError(
+                f"model.evaluation.max_new_tokens={self.max_new_tokens} is below "
+                f"model.sampling.min_new_tokens={sampling.min_new_tokens}: raise it"
+            )
+        if self.asks_reference and sampling.temperature != 1:
+            raise InputError(
+                "model.evaluation.perplexity_model=reference: with "
+                f"model.sampling.temperature={sampling.temperature} it would be another model's; "
+                "name a model's folder or hub id, or give temperature=1"
+            )
 
     def applied_to(self, sampling: Sampling) -> Sampling:
         """Returns how responses are sampled, which is otherwise as in training."""

@@ -55,7 +55,8 @@ def stored_comparison(rows: Sequence[Row], toxicity: str) -> Comparison:
         return Answers([[row[side] for row in cell] for cell in table], figures)
 
     prompts = [prompt for prompt, _ in cells]
-    return Comparison(prompts, [""] * len(prompts), decodings, *map(answers, SIDES))
+    before, after = map(answers, SIDES)
+    return Comparison(prompts, [""] * len(prompts), decodings, before, after)
 
 
 def mean_toxicity(

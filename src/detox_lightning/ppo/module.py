@@ -142,7 +142,6 @@ class PPOModule(PolicyStage):
         )
         self.advantage = as_options(AdvantageEstimator, advantage or GAE(), "advantage")
         self.reward = with_measure(self.reward, self.multiplier.measure)
-        self.needs, self.columns = self.reward.needs, self.reward.data_columns
         self.kl, self.moments = as_options(KLPenalty, kl, "kl"), RunningMoments()
         self.shaping = as_options(ScoreShaping, scores, "scores")
         limits = max_grad_norm, ratio_threshold, early_stop_kl
@@ -155,6 +154,8 @@ class PPOModule(PolicyStage):
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed if seed is not None else global_seed()
         plan = as_options(EvaluationPlan, evaluation, "evaluation")
+        asked = dict.fromkeys(self.reward.data_columns, "model.reward's argument")
+        self.needs, self.columns = self.reward.needs, asked | plan.columns
         self.evaluator = Evaluator(plan, self.reward, self.sampling, self.seed)
         self.curves: list[str] = []  # names of the figures that rollouts have logged
         self.kl_coef = self.kl.coef

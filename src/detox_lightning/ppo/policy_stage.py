@@ -67,7 +67,7 @@ class PolicyStage(StageModule):
     sampling: Sampling
     reward: Reward
     needs: Collection[str]
-    columns: Collection[str]
+    columns: Mapping[str, str]
     seed: int
     kl: KLPenalty
     advantage: AdvantageEstimator
@@ -105,6 +105,9 @@ class PolicyStage(StageModule):
             }
             for source in sources:
                 source.check_positions(data.max_prompt_tokens, limits)
+        if stage == "test":
+            references = data.rows("test")["reference"] if data else None
+            self.evaluator.rewriting.prepare(references)
         if stage == "fit":
             warn_of_bias(self.kl, self.sampling, self.multiplier.measure)
             check_length(self.schedule, self.trainer.max_steps)
@@ -226,7 +229,8 @@ class PolicyStage(StageModule):
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Evaluates responses of reference and policy."""
-        self.evaluator.test(batch)
+        data = data_of(self.trainer)
+        self.evaluator.test(batch, data.template if data else "")
 
     def on_test_epoch_end(self) -> None:
         """Puts the comparison together and logs it: ``test/…``, ``test/greedy/…``."""

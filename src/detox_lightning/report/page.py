@@ -25,6 +25,7 @@ from detox_lightning.report.pictures import (
     score_against_kl,
     svg,
 )
+from detox_lightning.report.rewriting_part import rewriting_rows
 from detox_lightning.report.tables import DECIMALS, UNKNOWN
 from detox_lightning.rewards.words import spans
 
@@ -44,6 +45,7 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         summary: ``about``: what was compared, by name; ``figures``: see :func:`summarize`;
             ``best_of``: see :func:`against_best_of`, may be missing or None; ``checkpoints``: an
             estimate of each figure of the run's other checkpoints that were tested, may be missing;
+            ``rewriting``: see :func:`summarize_baselines`, may be missing or None;
             ``identity``: ``audit`` and ``answers``, see :func:`audit_judges` and
             :func:`compare_answers`, may be missing.
         comparison: The responses and their measurements.
@@ -74,6 +76,8 @@ def render(summary: Mapping[str, Any], comparison: Comparison, curves: Curves) -
         verdict=verdict(main[aim], confidence) if aim in main else UNKNOWN,
         costs={name: main[name] for name in COSTS if name in main},
         frontier=frontier_part(summary, main),
+        rewriting=rewriting_rows(summary, main),
+        fluent_up_to=(summary.get("rewriting") or {}).get("fluent_up_to"),
         identity=identity_part(summary),
         pictures=list(_pictures(comparison)),
         curves=[svg(curves_picture(curves, [panel])) for panel in present_panels(curves)],

@@ -12,12 +12,24 @@ from detox_lightning.report.frontier import worth
 from detox_lightning.report.identity_part import identity_words
 from detox_lightning.report.page import counted, in_words, number, render, verdict
 from detox_lightning.report.pictures import reliability_picture
+from detox_lightning.report.rewriting_part import rewriting_table
 from detox_lightning.report.tables import aligned, with_interval
 
 TABLE_FIGURES = (
     *("toxicity", "expected_max_toxicity", "toxicity_probability"),
     *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability", "score"),
-    *("rougeL", "entities_kept", "entities_invented", "distinct2", "perplexity"),
+    *(
+        "sta",
+        "sim",
+        "fl",
+        "j",
+        "chrf",
+        "rougeL",
+        "entities_kept",
+        "entities_invented",
+        "distinct2",
+        "perplexity",
+    ),
     *("similarity_prompt", "similarity_before", "length", "kl"),
 )
 
@@ -84,7 +96,8 @@ def short_table(summary: dict[str, Any]) -> str:
             (entry["title"], with_interval(entry["before"]), with_interval(entry["after"]), better)
         )
     lines = aligned(rows)
-    said = [in_words(figures)] if in_words(figures) else []
+    said = [rewriting_table(summary, figures) + "\n"] if summary.get("rewriting") else []
+    said += [in_words(figures)] if in_words(figures) else []
     if aimed := figures.get("toxicity") or figures.get("score"):
         said.append(verdict(aimed, f"{about['confidence']:.0%}"))
     if summary.get("best_of"):

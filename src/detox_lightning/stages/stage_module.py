@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -199,7 +200,7 @@ class AutomaticStage(StageModule):
     mean_loss: MeanMetric
     metrics: Any
     rollouts = samples = kl_target = validation = comparison = None
-    columns = ()
+    columns: Mapping[str, str] = MappingProxyType({})
 
     @property
     def about(self) -> dict[str, Any]:
