@@ -4,7 +4,7 @@
 
 Prompts are those of RealToxicityPrompts, a file with ``prompt``, and the first halves of texts from
 hate-speech data sets, files with ``text``. The part that a prompt belongs to is a function of its
-text, the same as docs/recipes/judge.md shows, so that judges and policies can hold out the same.
+text: a judge that was trained on other prompts must not have seen those of the test.
 """
 
 import argparse
@@ -31,7 +31,8 @@ def read(file: Path, column: str) -> Iterator[str]:
     opened = gzip.open if file.suffix == ".gz" else open
     with opened(file, "rt", encoding="utf8") as lines:
         for line in lines:
-            yield str(json.loads(line)[column]).strip()
+            value = json.loads(line)[column]
+            yield str(value["text"] if isinstance(value, dict) else value).strip()
 
 
 def first_half(text: str) -> str:

@@ -30,7 +30,7 @@ ALL = ("sta", "sim", "fl", "j", "chrf")
 TEMPLATE = "Say it politely: {dialogue} So:"
 SOURCES = ["you damn fool", "what a damn day", "shut up"]
 PEOPLE = ["you are wrong", "what a day", ""]  # nobody has rewritten the third
-MORE = [["you are mistaken", "you are wrong"], "what a bad day", None]
+MORE = [["you are mistaken", "you are wrong"], ["what a bad day"], []]
 # what the models make of each text: toxicity, direction of its meaning in degrees, nats, tokens
 TEXTS = {
     "you damn fool": (0.9, 0, 8.0, 4),
@@ -77,9 +77,8 @@ def measured(rewriting: Rewriting, after: list[list[str]]) -> Comparison:
         prompts = [TEMPLATE.replace("{dialogue}", text) for text in here[2]]
         sides = answers(here[0]), answers(here[1])
         comparison = Comparison(prompts, here[3], ["greedy", "sample 1"], *sides)
-        batch: Any = SimpleNamespace(
-            all_references=[[text] for text in here[3]], columns={"neutrals": here[4]}
-        )
+        known = zip(here[3], here[4], strict=True)
+        batch: Any = SimpleNamespace(all_references=[[text, *more] for text, more in known])
         parts.append(BatchComparison(rows, rewriting.measure(comparison, batch, TEMPLATE)))
     return rewriting.finish(merge(parts))
 
@@ -97,7 +96,7 @@ BOUND = math.exp(1) + 0.95 * (math.exp(2) - math.exp(1))
 
 
 def test_each_measure_by_hand(words: str) -> None:
-    rewriting = Rewriting(judge(delete_words=words, references_column="neutrals"))
+    rewriting = Rewriting(judge(delete_words=words))
     rewriting.prepare(PEOPLE)
     found = measured(rewriting, AFTER)
     after = found.after.figures
@@ -125,7 +124,7 @@ def test_a_dissimilar_text_counts_nothing_rather_than_less() -> None:
 
 
 def test_the_baselines_by_hand(words: str) -> None:
-    rewriting = Rewriting(judge(delete_words=words, references_column="neutrals"))
+    rewriting = Rewriting(judge(delete_words=words))
     rewriting.prepare(PEOPLE)
     found = measured(rewriting, AFTER)
     texts = {name: [text for (text,) in x.texts] for name, x in found.baselines.items()}
@@ -213,3 +212,15 @@ def test_a_list_of_words_must_have_some(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             read_words(str(file))
         assert str(caught.value) == message
+
+
+def test_baselines_of_which_nothing_is_known_are_left_out() -> None:
+    """Where people's single rewriting has no other to be compared with, or there is none at all."""
+    alone = Rewriting(judge(rewriting=("chrf",)))
+    before = answers([[text] for text in SOURCES[:1]])
+    comparison = Comparison(SOURCES[:1], [""], ["greedy"], before, before)
+    batch: Any = SimpleNamespace(all_references=[PEOPLE[:1]])
+    found = alone.finish(alone.measure(comparison, batch, "{dialogue}"))
+    summary = summarize_baselines(found, 0)
+    assert summary is not None
+    assert set(summary["baselines"]) == {"copy"}

@@ -105,7 +105,9 @@ class Evaluator(nn.Module):
 
     def test(self, batch: PromptBatch, template: str = "") -> None:
         """Judges responses of the reference and the policy to each prompt of a template."""
-        self.tested.append(self.compare(batch, template))
+        places, found = self.compare(batch)
+        found = self.rewriting.measure(found, batch, template)
+        self.tested.append(BatchComparison(places, found))
 
     def finish_test(self, template: str = "") -> dict[str, float]:
         """Sets :attr:`comparison` (all ranks'; prompts of a template); returns it as ``test/…``."""
@@ -123,7 +125,7 @@ class Evaluator(nn.Module):
             **self.plan.describe(self.sampling),
         }
 
-    def compare(self, batch: PromptBatch, template: str = "") -> BatchComparison:
+    def compare(self, batch: PromptBatch) -> BatchComparison:
         """Judges responses of both models to ``b`` prompts, in all decodings of the plan."""
         decodings = self.plan.decodings
         b, d = len(batch.prompts), len(decodings)
@@ -137,7 +139,6 @@ class Evaluator(nn.Module):
             for texts, figures in (found[side] for side in SIDES)
         )
         comparison = Comparison(batch.prompts, batch.references, decodings, before, after)
-        comparison = self.rewriting.measure(comparison, batch, template)
         return BatchComparison(batch.places.tolist(), comparison)
 
     @retried_uncaptured

@@ -62,8 +62,6 @@ class EvaluationPlan:
             are and people's rewritings: ``sta`` (share judged non-toxic), ``sim`` (similarity to
             the text, by similarity_model), ``fl`` (share that is fluent), ``j`` (all three
             together) and ``chrf`` (overlap with the references).
-        references_column: Column with all of people's rewritings of a text, one or a list, which
-            ``chrf`` compares with; null: the data's reference alone.
         delete_words: File of words, one a line: the texts without them are judged, too; null: none.
         fluency_model: Classifier that says what is fluent, such as one of CoLA; null: a text is
             fluent if its perplexity isn't above the 95th percentile of the references'.
@@ -93,7 +91,6 @@ class EvaluationPlan:
     identity_rows: PositiveInt | None = 5000
     identity_prompts: PositiveInt = 20
     rewriting: tuple[Measure, ...] = ()
-    references_column: str | None = None
     delete_words: str | None = None
     fluency_model: str | None = None
     fluent_label: str = "acceptable"
@@ -118,7 +115,7 @@ class EvaluationPlan:
                 f"model.evaluation.identity_groups={self.identity_groups}: these are groups of "
                 "identity_templates, and that is null; name a file there"
             )
-        for flag in ("references_column", "delete_words", "fluency_model"):
+        for flag in ("delete_words", "fluency_model"):
             if (value := getattr(self, flag)) and not self.rewriting:
                 raise InputError(
                     f"model.evaluation.{flag}={value}: it is of the measures of rewriting, and "
@@ -137,12 +134,6 @@ class EvaluationPlan:
     def asks_reference(self) -> bool:
         """Whether the reference itself measures perplexity."""
         return self.perplexity_model == "reference"
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Further columns of the data, with their flags."""
-        name = self.references_column
-        return {name: "--model.evaluation.references_column"} if name else {}
 
     @property
     def decodings(self) -> list[str]:

@@ -50,7 +50,7 @@ class Rewriting:
             InputError: If there is no model for a measure that the plan asks for.
         """
         plan = judge.plan
-        self.judge, self.asked, self.column = judge, plan.rewriting, plan.references_column
+        self.judge, self.asked = judge, plan.rewriting
         self.words: Sequence[str] = ()
         has_language_model = plan.perplexity_model is not None and not plan.asks_reference
         models = {
@@ -82,7 +82,7 @@ class Rewriting:
             if not any(map(str.strip, references)):
                 raise InputError(
                     f"{FLAG}: {one} compares with people's rewritings, and no row of the test data "
-                    "has one; name their column with --data.reference_column, or leave it out"
+                    "has one; name their column, such as --data.reference_column, or leave it out"
                 )
         if (file := self.judge.plan.delete_words) is not None:
             self.words = read_words(file)
@@ -92,7 +92,7 @@ class Rewriting:
         if not self.asked:
             return comparison
         sources = without_template(comparison.prompts, template)
-        people = self._people(batch)
+        people = [_distinct(texts) for texts in batch.all_references]
         meant = self.judge.encoder(sources) if self.judge.encoder else None
         texts = {COPY: sources}
         if self.words:
@@ -111,15 +111,6 @@ class Rewriting:
             self._alone(side, meant, people) for side in (comparison.before, comparison.after)
         )
         return comparison._replace(before=before, after=after, baselines=baselines)
-
-    def _people(self, batch: PromptBatch) -> list[list[str]]:
-        """Returns what people have made of each text, without blank ones; maybe nothing."""
-        found: list[list[Any]] = [[*texts] for texts in batch.all_references]
-        if self.column is not None:
-            for texts, more in zip(found, batch.columns[self.column], strict=True):
-                texts += [more] if isinstance(more, str) else more or []
-        kept = ([text.strip() for text in texts if text and text.strip()] for texts in found)
-        return [list(dict.fromkeys(texts)) for texts in kept]
 
     def _alone(self, answers: Answers, meant: Any, references: list[list[str]]) -> Answers:
         """Adds measures of each text; ``meant`` ``[n, d]`` are the sources' vectors, or None."""
@@ -161,6 +152,11 @@ class Rewriting:
         return comparison._replace(before=before, after=after, baselines=baselines)
 
 
+def _distinct(references: Sequence[str]) -> list[str]:
+    """Returns what people have made of a text, without blank ones; maybe nothing."""
+    return list(dict.fromkeys(text.strip() for text in references if text.strip()))
+
+
 def fluent_up_to(comparison: Comparison) -> float:
     """Returns the 95th percentile of the perplexity of people's rewritings; NaN if unknown."""
     figures = comparison.baselines[PEOPLE].figures
@@ -191,7 +187,9 @@ def summarize_baselines(comparison: Comparison, seed: int) -> dict[str, Any] | N
     for name, answers in comparison.baselines.items():
         rows = {key: answers.figures[key][:, 0] for key in MEASURES if key in answers.figures}
         rows = {key: x for key, x in rows.items() if not np.isnan(x).all()}
-        found[name] = dict(zip(rows, _estimates(np.stack([*rows.values()]), seed), strict=True))
+        if rows:
+            table = np.stack([*rows.values()])
+            found[name] = dict(zip(rows, _estimates(table, seed), strict=True))
     bound = fluent_up_to(comparison)
     return {"baselines": found, "fluent_up_to": None if math.isnan(bound) else bound}
 

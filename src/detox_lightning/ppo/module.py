@@ -155,7 +155,7 @@ class PPOModule(PolicyStage):
         self.seed = seed if seed is not None else global_seed()
         plan = as_options(EvaluationPlan, evaluation, "evaluation")
         asked = dict.fromkeys(self.reward.data_columns, "model.reward's argument")
-        self.needs, self.columns = self.reward.needs, asked | plan.columns
+        self.needs, self.columns = self.reward.needs, asked
         self.evaluator = Evaluator(plan, self.reward, self.sampling, self.seed)
         self.curves: list[str] = []  # names of the figures that rollouts have logged
         self.kl_coef = self.kl.coef
