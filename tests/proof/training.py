@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from detox_lightning.algorithm.advantages import GAE, GRPO, RLOO, Reinforce
 from detox_lightning.algorithm.kl import KLPenalty
 from detox_lightning.algorithm.losses import PPOLoss
-from detox_lightning.batches import PromptBatch
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.ppo.module import PPOModule
 from detox_lightning.stages.optimization import Schedule
@@ -69,8 +68,7 @@ def trainable_world(folder: Path, kind: Kind = "t5", limit: int = LIMIT) -> Worl
     Where the rewards have their zero changes no optimum; so J_ref is 0.
     """
     world = make_world(folder, kind, Sampling(limit))
-    batch = world.prompts._asdict()
-    few = PromptBatch(**{name: x[:PROMPTS] for name, x in batch.items() if name != "columns"})
+    few = world.prompts.select(torch.arange(PROMPTS))
     world = replace(world, prompts=few, rewards=world.rewards[:PROMPTS])
     p = world.reference_logprobs(world.policy(value_head=False)).double().exp()
     means = (p * world.rewards).sum(dim=1, keepdim=True)
