@@ -58,7 +58,8 @@ def bert2bert() -> EncoderDecoderConfig:
         "pad_token_id": 0,
     }
     config = EncoderDecoderConfig.from_encoder_decoder_configs(
-        BertConfig(**sizes), BertConfig(**sizes)
+        BertConfig(**sizes | {"hidden_size": 32}),
+        BertConfig(**sizes),  # one is wider
     )
     # its own loss hides pad tokens from the decoder, the first one among them
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 1

@@ -54,6 +54,38 @@ def test_a_policy_gets_each_prompt_once(make: Make, logged: list[str]) -> None:
     assert logged == ["train: 4 rows; 1 without a reference, which ROUGE leaves out"]
 
 
+@pytest.mark.parametrize(("name", "rows", "column"), CASES)
+def test_texts_to_answer_keep_all_references(
+    make: Make, tmp_path: Path, name: str, rows: Any, column: Any
+) -> None:
+    source = write(tmp_path / name, rows)
+    data = make(source=source, summary_column=column, predict_source=source, test_fraction=None)
+    data.trainer = fake_trainer()
+    batches = list(data.predict_dataloader())
+    found = [texts for batch in batches for texts in batch.all_references]
+    assert found == [["w1", "w2 w3"], ["w4"], ["w5"], [""]]
+
+
+@pytest.mark.parametrize("answers", [{"a": None, "b": None}, {"a": [], "b": []}])
+def test_rows_without_any_answer_are_prompts(make: Make, answers: dict[str, Any]) -> None:
+    """Where the first thousand say nothing of the kind of answers, and where none does."""
+    rows: list[dict[str, Any]] = [{"dialogue": f"w{i}", **answers} for i in range(1100)]
+    column: Any = ["a", "b"] if answers["a"] is None else "a"
+    data = make(rows=rows, summary_column=column, test_fraction=None)
+    data.trainer = fake_trainer()
+    assert not any(data.rows("train")["reference"][:])
+    if answers["a"] is None:
+        rows[-1] |= {"a": "w1", "b": "w2"}
+        data = make(rows=rows, summary_column=column, test_fraction=None)
+        data.trainer = fake_trainer()
+        assert data.rows("train")["reference"][-1] == "w1"
+
+
+def test_no_column_at_all_is_refused(make: Make) -> None:
+    with pytest.raises(InputError, match=r"^--data.summary_column, --data.reference_column: \[\] "):
+        make(rows=LISTS, summary_column=[])
+
+
 def test_a_text_may_be_its_own_answer(make: Make) -> None:
     """So that a fresh decoder learns to copy."""
     rows = [{"text": "w1 w2"}, {"text": "w3"}]

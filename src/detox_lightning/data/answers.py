@@ -28,7 +28,11 @@ def gather(rows: "Dataset", names: list[str], flag: str, source: str) -> "Datase
     for name in names:
         if not has_only_nulls(rows, name):
             check_column(rows, name, "text", flag, source)
-    return rows.map(partial(_listed, names=names, into=into), batched=True)
+    from datasets import Features, List, Value
+
+    features = Features({**rows.features, into: List(Value("string"))})
+    listed = partial(_listed, names=names, into=into)
+    return rows.map(listed, batched=True, features=features)
 
 
 def one_a_row(rows: CountedRows, column: str, phrase: str) -> CountedRows:

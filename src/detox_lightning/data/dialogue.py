@@ -94,12 +94,15 @@ class DialogueDataModule(PromptDataModule):
                 f"--data.min_chars={min_chars}, --data.max_chars={max_chars}: no dialogue is "
                 "longer than the first and no longer than the second; raise max_chars"
             )
+        if summary_column == [] or reference_column == []:
+            raise InputError("--data.summary_column, --data.reference_column: [] names no column")
         super().__init__(
             source, tokenizer, validation_split=validation_split, test_split=test_split, **shared
         )
         answers = summary_column, reference_column or summary_column
         self.parts = [names if isinstance(names, list) else [names] for names in answers]
         self.columns = dialogue_column, *map(name_of, self.parts)
+        self.gathered = dict(zip(self.columns[1:], self.parts, strict=True))
         self.template, self.min_chars, self.max_chars = template, min_chars, max_chars
         self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
         self.settings = ("dialogue", self.columns, template, max_target_tokens)

@@ -2,12 +2,13 @@
 
 import sys
 import zlib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox_lightning.data.conversations import CONVERSATION, adopt_row, is_in_trl_format
+from detox_lightning.data.counted_rows import texts_in
 from detox_lightning.data.locations import READABLE, expand, irregular, parse
 from detox_lightning.data.sources import check_column, load_rows
 from detox_lightning.data.text_files import Malformed, decode, open_binary, parse_object
@@ -31,15 +32,19 @@ class PredictRows:
         columns: The column with the texts, then other columns, which may be missing.
         kind: What a text is called, in messages and in the flag of its column.
         extra: Columns of any type that may not be missing, since a reward takes them.
+        gathered: The columns of which each of ``columns`` is made, where those are others.
     """
 
     source: str
     columns: tuple[str, ...]
     kind: str
     extra: Collection[str] = ()
+    gathered: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def read(self, ranks: int = 1) -> "Dataset":
         """Reads the columns of all rows into memory; a value that isn't text becomes "".
+
+        Columns of answers hold lists of texts if one of their rows has several.
 
         InputError if the source can't be read, or not by several ranks, or a row has no text.
         """
@@ -62,11 +67,21 @@ class PredictRows:
         except Malformed as error:
             raise InputError(f"{FLAG}={self.source}: {error}") from error
         columns: dict[str, list[Any]]
-        columns = {column: [_text(row.get(column)) for row in rows] for column in self.columns}
+        columns = {column: self._texts(rows, column) for column in self.columns}
         columns |= {column: [row[column] for row in rows] for column in self.extra}
         if any(CONVERSATION in row for row in rows):
             columns[CONVERSATION] = [row.get(CONVERSATION) for row in rows]
         return Dataset.from_dict(columns)
+
+    def _texts(self, rows: list[dict[str, Any]], column: str) -> list[Any]:
+        """Returns a column's texts, or its lists of texts."""
+        if column == self.columns[0]:
+            return [_text(row.get(column)) for row in rows]
+        names = self.gathered.get(column, [column])
+        found = [[text for name in names for text in texts_in(row.get(name))] for row in rows]
+        if all(len(texts) < 2 for texts in found):
+            return [texts[0] if texts else "" for texts in found]
+        return found
 
     def _rows(self, ranks: int) -> tuple[str, list[dict[str, Any]]]:
         """Returns what messages call a row of this source, and the rows."""
@@ -98,7 +113,9 @@ class PredictRows:
         if is_in_trl_format(rows.column_names, self.columns[0]):
             return "row", rows.to_list()
         check_column(rows, self.columns[0], "text", f"--data.{self.kind}_column", self.source)
-        columns = [x for x in dict.fromkeys((*self.columns, *self.extra)) if x in rows.column_names]
+        parts = (name for names in self.gathered.values() for name in names)
+        used = dict.fromkeys((*self.columns, *self.extra, *parts))
+        columns = [name for name in used if name in rows.column_names]
         return "row", rows.select_columns(columns).to_list()
 
     def _parse(self, content: bytes, as_json: bool | None) -> Iterator[dict[str, Any]]:

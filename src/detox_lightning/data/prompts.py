@@ -4,9 +4,10 @@ import json
 import re
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -48,6 +49,7 @@ class PromptDataModule(RowsDataModule):
     """
 
     columns: tuple[str, ...]  # the column with the texts, and other columns to read
+    gathered: Mapping[str, Sequence[str]] = MappingProxyType({})  # columns made of several others
     kind: ClassVar[str]  # what a text is called, in messages and in the flag of its column
     as_is = False  # whether the prompts came in one of TRL's formats
     cuts_long = True  # whether prompts that are too long are cut; otherwise they are left out
@@ -92,7 +94,8 @@ class PromptDataModule(RowsDataModule):
     def _read(self, split: str) -> CountedRows:
         if split != "predict" or self.predict_source is None:
             return super()._read(split)
-        asked = PredictRows(self.predict_source, self.columns, self.kind, self._extra)
+        given = self.columns, self.kind, self._extra, self.gathered
+        asked = PredictRows(self.predict_source, *given)
         rows = asked.read(self.trainer.world_size if self.trainer else 1)
         self._adopt(rows, f"--data.predict_source={self.predict_source}")
         with suppress(InputError):  # texts are answered as those of the training were
@@ -130,7 +133,7 @@ class PromptDataModule(RowsDataModule):
         ``places`` are the rows' numbers; ``whole`` texts are neither divided nor left out.
 
         Returns:
-            ``prompt`` and ``reference`` (text), ``more_references`` (texts), ``prompt_ids``,
+            ``prompt`` and ``reference`` (text), ``more_references`` (JSON), ``prompt_ids``,
             ``target_ids`` (EOS last, or empty), ``cut``, whether the prompt was too long,
             ``index``, the row's number, and ``column.NAME``, the columns that a reward takes.
         """
@@ -150,7 +153,10 @@ class PromptDataModule(RowsDataModule):
         columns: Batch = {
             "prompt": shown,
             "reference": [x if isinstance(x, str) else (x or [""])[0] for x in references],
-            "more_references": [[] if isinstance(x, str) else x[1:] for x in references],
+            # as text, since rows that have none don't tell a table what kind of list this is
+            "more_references": [
+                json.dumps([] if isinstance(x, str) else x[1:]) for x in references
+            ],
             "prompt_ids": ids,
             "target_ids": target_ids,
             "cut": too_long,
@@ -236,5 +242,5 @@ def _collate(rows: list[dict[str, Any]], pad_id: int, side: str) -> PromptBatch:
             for name in rows[0]
             if name.startswith(EXTRA)
         },
-        [row["more_references"] for row in rows],
+        [json.loads(row["more_references"]) for row in rows],
     )

@@ -199,7 +199,7 @@ def _content_of(rows: "Dataset", column: str) -> str:
     feature = rows.features[column]
     if len(rows) and rows.data.column(column).null_count == len(rows):
         return _ONLY_NULLS
-    if getattr(getattr(feature, "feature", None), "dtype", None) in _TEXT:
+    if getattr(getattr(feature, "feature", None), "dtype", None) in (*_TEXT, "null"):
         return _LISTS
     kind = getattr(feature, "dtype", None) or type(feature).__name__
     return _TYPE_WORDS.get(kind, kind)

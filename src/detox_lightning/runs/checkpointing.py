@@ -238,7 +238,9 @@ class BoundedCheckpoint(ModelCheckpoint):
         They become the best checkpoint's before the next batch. Asks this process alone.
         """
         current = trainer.callback_metrics.get(self.monitor or "")
+        every = self._every_n_epochs
         writes = self.save_top_k != 0 and not self._should_skip_saving_checkpoint(trainer)
+        writes = writes and every >= 1 and (trainer.current_epoch + 1) % every == 0
         if current is None or not writes or not self._is_near(trainer):
             return False
         sign = 1 if self.mode == "min" else -1

@@ -127,13 +127,15 @@ class _EncoderDecoderSteps(CachedDecoder):
 
         from detox_lightning.models.decoding.cache_layers import static_cache
 
-        model = self.model
+        model, width, dtype = self.model, self.states.shape[2], self.states.dtype
         is_bert = has_bert_decoder(model)  # whose own way to count positions can't be recorded
 
         def step(tokens: Tensor, place: Tensor, own_mask: Tensor, mask: Tensor, *kv: Tensor) -> Any:
             half = len(kv) // 2
             caches = EncoderDecoderCache(static_cache(kv[:half], place), static_cache(kv[half:]))
-            states = mask.new_empty(len(mask), mask.shape[3], 1)  # only the shape is used
+            # only the shape is used, but two parts of different widths project the values
+            states = mask.new_zeros(1, mask.shape[3], width, dtype=dtype)
+            states = states.expand(len(mask), -1, -1)
             options = {"decoder_attention_mask": own_mask}
             if is_bert:
                 options["decoder_position_ids"] = place[None]
