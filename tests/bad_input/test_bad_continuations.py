@@ -159,8 +159,8 @@ CASES = [
     Case(
         "lists for continuations",
         (*GIVEN, "--data.prompt_column=p", "--data.continuation_column=c"),
-        "--data.continuation_column=c: in {folder}/in.jsonl this column holds lists, not "
-        "text; its text columns are p",
+        "--data.continuation_column=c: in {folder}/in.jsonl this column holds lists of texts, "
+        "not text; its text columns are p",
         put("in.jsonl", lines(*[{"p": "a", "c": ["a"]}] * 9)),
     ),
     Case(

@@ -128,8 +128,8 @@ CASES = [
     Case(
         "lists for labels",
         GIVEN,
-        "--data.label_column=label: in {folder}/in.jsonl this column holds lists, neither "
-        "names nor whole numbers; name another or convert it",
+        "--data.label_column=label: in {folder}/in.jsonl this column holds lists of texts, "
+        "neither names nor whole numbers; name another or convert it",
         put("in.jsonl", labeled(["hate"], ["nothate"])),
     ),
     Case(

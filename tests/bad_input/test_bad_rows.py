@@ -57,8 +57,8 @@ CASES = [
     Case(
         "lists for text",
         GIVEN,
-        "--data.dialogue_column=dialogue: in {folder}/in.jsonl this column holds lists, not "
-        "text; its text columns are summary",
+        "--data.dialogue_column=dialogue: in {folder}/in.jsonl this column holds lists of texts, "
+        "not text; its text columns are summary",
         put("in.jsonl", dialogue(["a"], ["b"])),
     ),
     Case(
