@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox_lightning.data.conversations import CONVERSATION, adopt_row, is_in_trl_format
-from detox_lightning.data.counted_rows import texts_in
 from detox_lightning.data.locations import READABLE, expand, irregular, parse
 from detox_lightning.data.sources import check_column, load_rows
 from detox_lightning.data.text_files import Malformed, decode, open_binary, parse_object
@@ -78,7 +77,7 @@ class PredictRows:
         if column == self.columns[0]:
             return [_text(row.get(column)) for row in rows]
         names = self.gathered.get(column, [column])
-        found = [[text for name in names for text in texts_in(row.get(name))] for row in rows]
+        found = [[text for name in names for text in _answers(row.get(name))] for row in rows]
         if all(len(texts) < 2 for texts in found):
             return [texts[0] if texts else "" for texts in found]
         return found
@@ -138,6 +137,11 @@ class PredictRows:
                     f"{number}; it has {', '.join(row) or 'none'}{nearest(column, row)}"
                 )
             yield row
+
+
+def _answers(value: Any) -> list[str]:
+    texts = map(_text, value if isinstance(value, list) else [value])
+    return [text for text in texts if text.strip()]
 
 
 def _text(value: Any) -> str:
