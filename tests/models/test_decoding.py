@@ -76,6 +76,8 @@ def theirs(policy: Policy, **options: Any) -> Tensor:
         eos_token_id=its.eos_token_id,
         pad_token_id=its.pad_token_id,
     )
+    # its cache has as many layers as the encoder, and this decoder has more
+    options["use_cache"] = policy.base.config.model_type != "mt5"
     said = policy.model.generate(
         input_ids=ids, attention_mask=mask.long(), max_new_tokens=LIMIT, **options
     )
