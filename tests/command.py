@@ -1,9 +1,11 @@
 """The command line inside a test's process, and a recipe small enough for it."""
 
 import contextlib
+import importlib.util
 import io
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import yaml
@@ -14,6 +16,16 @@ from detox_lightning.cli.command import DetoxCLI
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = str(ROOT / "configs" / "demo.yaml")
+
+
+def module_of(file: Path, name: str | None = None) -> ModuleType:
+    """Imports a file that is no part of a package, such as a script."""
+    spec = importlib.util.spec_from_file_location(name or file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Outcome(NamedTuple):

@@ -1,6 +1,5 @@
 """The script that converts a merged model to CTranslate2, on an encoder-decoder and on a Llama."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from architectures import save_random
-from command import ROOT
+from command import ROOT, module_of
 from conftest import FEELINGS, NAMES, word_tokenizer
 from numerics import float32
 
@@ -18,13 +17,7 @@ pytest.importorskip("ctranslate2")
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    file = ROOT / "scripts" / "to_ctranslate2.py"
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(ROOT / "scripts" / "to_ctranslate2.py")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Two encoders, joined by the script, go through all stages as one model."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -16,7 +15,7 @@ from peft import AutoPeftModelForSeq2SeqLM
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BertModel
 
-from command import ROOT, run, tiny_recipe
+from command import ROOT, module_of, run, tiny_recipe
 from conftest import FEELINGS, NAMES, tiny_bert_config, word_tokenizer
 from detox_lightning.compare.page_server import PageServer
 from numerics import FLOAT32
@@ -41,13 +40,7 @@ def save_encoder(folder: Path, seed: int, **special: str) -> str:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    file = ROOT / "scripts" / "encoder_decoder.py"
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(ROOT / "scripts" / "encoder_decoder.py")
 
 
 @pytest.fixture(scope="module")

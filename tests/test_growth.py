@@ -1,7 +1,6 @@
 """The benchmark of growth: its arithmetic, exponents and verdict."""
 
 import importlib
-import importlib.util
 import math
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from command import ROOT
+from command import ROOT, module_of
 from detox_lightning.models.decoding.sampling import Sampling
 from detox_lightning.models.loading import Weights
 from detox_lightning.models.lora import LoRA
@@ -37,12 +36,7 @@ def path() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def command(path: None) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("growth_command", FOLDER / "growth.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(FOLDER / "growth.py", "growth_command")
 
 
 @pytest.fixture(scope="module")

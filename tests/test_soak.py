@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import importlib.util
 import os
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from command import ROOT, IdleCLI
+from command import ROOT, IdleCLI, module_of
 from ppo_toys import fit, make_module
 
 FOLDER = ROOT / "benchmarks"
@@ -28,12 +27,7 @@ def path() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def command(path: None) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("soak_command", FOLDER / "soak.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(FOLDER / "soak.py", "soak_command")
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,13 @@
 # ruff: noqa: E501 -- messages are to be read whole
 
 import json
+from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 
 from bad_input.cases import Case, Place, check
+from detox_lightning.cli.flag_checks import check_flags
 
 LENGTH = '--model.reward={"class_path": "LengthReward", "init_args": {"low": 1, "high": 9}}'
 FLAG = "--model.evaluation.rewriting"
@@ -74,6 +77,15 @@ CASES = [
         verb="test",
     ),
 ]
+
+
+@pytest.mark.parametrize("flag", ["delete_words", "fluency_model", "identity_templates"])
+def test_the_home_is_known_in_paths(flag: str) -> None:
+    plan = {flag: "~/mine"}
+    options = Namespace(evaluation=plan)
+    model = Namespace(class_path="detox_lightning.modules.PPOModule", init_args=options)
+    check_flags(Namespace(model=model))
+    assert plan[flag] == str(Path.home() / "mine")
 
 
 @pytest.mark.quick(2)

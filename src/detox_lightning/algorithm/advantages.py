@@ -116,7 +116,10 @@ class RLOO(ResponseAdvantage):
         self.responses_per_prompt = _at_least_two(k)
 
     def compare(self, totals: Tensor, reduce: Reduce) -> Tensor:
-        """Subtracts from each response's reward the mean of its prompt's other responses."""
+        """Subtracts from each response's reward the mean of its prompt's other responses.
+
+        ``totals`` are ``[b]``; those of :class:`TokenRLOO`, of each token, are ``[b, t]``.
+        """
         groups = totals.unflatten(0, (-1, self.responses_per_prompt))
         others = groups.sum(dim=1, keepdim=True) - groups
         return (groups - others / (self.responses_per_prompt - 1)).flatten(0, 1)
@@ -167,7 +170,7 @@ class BestOfK(RLOO):
     """
 
     def scores(self, total: Tensor, parts: Parts, combine: Callable[[Parts], Tensor]) -> Tensor:
-        """Returns 1 for the best response of each prompt, and 0 for the others."""
+        """Returns 1 for the best response of each prompt, 0 for the others: ``[b]``."""
         groups = total.view(-1, self.responses_per_prompt)
         is_best = (groups == groups.amax(dim=1, keepdim=True)).to(total.dtype)
         return (is_best / is_best.sum(dim=1, keepdim=True)).flatten()
@@ -190,7 +193,7 @@ class Quantile(RLOO):
     """
 
     def scores(self, total: Tensor, parts: Parts, combine: Callable[[Parts], Tensor]) -> Tensor:
-        """Returns the logarithms of the quantiles, from log(1/2k) to 0."""
+        """Returns the logarithms of the quantiles, from log(1/2k) to log(1 − 1/2k): ``[b]``."""
         groups = total.view(-1, self.responses_per_prompt)
         here, others = groups[:, :, None], groups[:, None, :]
         lower, equal = (others < here).sum(dim=2), (others == here).sum(dim=2)

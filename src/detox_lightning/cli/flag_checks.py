@@ -18,7 +18,7 @@ PATH_OPTIONS = {
     *("folder", "file", "dirpath", "save_dir", "root_dir", "default_root_dir", "ckpt_path"),
     *("source", "predict_source", "model", "policy", "adapter", "tokenizer", "toxicity_model"),
     *("second_toxicity_model", "similarity_model", "perplexity_model", "cache_dir", "dir"),
-    *("log_dir", "filename", "identity_templates"),
+    *("log_dir", "filename", "identity_templates", "delete_words", "fluency_model"),
 }
 # flags of the trainer that are refused if they have this value, and why
 REFUSED_VALUES = {
