@@ -20,8 +20,7 @@ class PromptBatch(NamedTuple):
             template and special tokens.
         references: ``b`` human answers as text, which ROUGE compares with; empty if there is none.
         places: ``[b]`` each prompt's index in its data set, from 0; no two are the same.
-        columns: Further columns of the data, ``b`` values each, by name: those that a reward or a
-            test takes.
+        columns: Further columns of the data, ``b`` values each, by name: those that a reward takes.
         more_references: Further human answers to each prompt; None: there are none.
     """
 

@@ -61,7 +61,7 @@ class Stage(Protocol):
 
     @property
     def columns(self) -> Mapping[str, str]:
-        """Further columns that a reward or a test takes, and the flags that ask for them."""
+        """Further columns that a reward takes, and the flags that ask for them."""
 
     @property
     def labels(self) -> list[str] | None:

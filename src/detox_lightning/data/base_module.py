@@ -98,7 +98,7 @@ class RowsDataModule(LightningDataModule, ABC):
 
     @property
     def _extra(self) -> Mapping[str, str]:
-        """Columns that a reward or a test takes besides the texts, and the flags that say so."""
+        """Columns that a reward takes besides the texts, and the flags that say so."""
         return self._stage.columns if self._stage else {}
 
     @cached_property
