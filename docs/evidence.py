@@ -1,69 +1,186 @@
-"""Prints one table of the tests of several runs, and draws their validation curves.
+"""Prints what the tests of several runs found together, one seed each, and draws their curves.
 
     python docs/evidence.py runs/a/version_0 runs/b/version_0 --picture docs/pictures/evidence.png
 
-Each run needs the folder ``test/`` that the command ``test`` writes. ``--judge DIR`` scores the
-same responses with another classifier, whose toxic label is ``--toxic_label``.
+Each run needs the folder ``test/`` that the command ``test`` writes, with samples of the same
+prompts. ``--judge DIR`` scores the same responses with another classifier, whose toxic label is
+``--toxic_label``.
+
+There are two intervals of 95 %. That over prompts is a bootstrap, in which a prompt's responses
+in all runs stay together. That over seeds is Student's, of the runs' changes.
 """
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from detox_lightning.compare.rescore import add_scores, change, open_judge, read_rows
+from detox_lightning.compare.rescore import RESCORED, add_scores, open_judge, read_rows
+from detox_lightning.evaluation.best_of import best_of_kl, best_weights, effective_n
 from detox_lightning.evaluation.rescoring import SIDES
+from detox_lightning.evaluation.statistics import Array, distinct, percentiles
 
-ROWS = (
-    *("toxicity", "expected_max_toxicity", "toxicity_probability"),
-    *("second_toxicity", "second_expected_max_toxicity", "second_toxicity_probability"),
-    *("perplexity", "distinct1", "distinct2", "distinct3", "kl"),
-)
-JUDGED = ROWS[:3]
-CURVES = {"val/toxicity": "toxicity", "val/kl": "KL to the reference, nats a response"}
+CURVES = {
+    "val/toxicity": "toxicity",
+    "val/second_toxicity": "toxicity, second classifier",
+    "val/kl": "KL to the reference, nats",
+}
+JUDGES = {"toxicity": "reward's", "second_toxicity": "second", RESCORED: "third"}
+SIZES = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64], float)
+SHOWN = (2, 4, 8, 16, 32)  # of these sizes
+RESAMPLES = 2000
 
 
-def table(tests: list[dict[str, Any]], rows: tuple[str, ...], suffix: str = "") -> list[str]:
-    """Returns a line of Markdown for each figure, with a column for each test."""
-    return [
-        f"| {tests[0][name]['title']}{suffix} | "
-        + " | ".join(cell(test[name]) for test in tests)
+class Table(NamedTuple):
+    """What ``s`` runs wrote in answer to ``p`` prompts, ``m`` responses before and after training.
+
+    Attributes:
+        figures: ``[s, 2, p, m]`` by name; the sides are before and after.
+        means: ``[s, 2, p]`` by name, of what a prompt's responses have together.
+    """
+
+    figures: dict[str, Array]
+    means: dict[str, Array]
+
+
+def read(files: list[Path], judge: Any | None) -> Table:
+    """Reads the responses of all runs, and lets the judge score them."""
+    runs = []
+    for file in files:
+        rows = read_rows(file)
+        if judge:
+            add_scores(rows, SIDES, judge)
+        runs.append(sorted(rows, key=lambda row: (row["prompt"], row["decoding"])))
+    prompts = [[row["prompt"] for row in rows] for rows in runs]
+    if any(each != prompts[0] for each in prompts):
+        raise SystemExit("the runs were not tested with equally many samples of the same prompts")
+    p = len(set(prompts[0]))
+    names = [*(j for j in JUDGES if f"{j}_after" in runs[0][0]), "score", "kl", "nll", "nll_tokens"]
+    figures = {
+        name: np.array(
+            [[[row[f"{name}_{side}"] for row in rows] for side in SIDES] for rows in runs]
+        )
+        .astype(float)
+        .reshape(len(runs), 2, p, -1)
+        for name in names
+    }
+    texts = np.array([[[row[side] for row in rows] for side in SIDES] for rows in runs], object)
+    texts = texts.reshape(len(runs), 2, p, -1)
+    means = {name: values.mean(axis=3) for name, values in figures.items()}
+    for name in JUDGES.keys() & names:
+        means[f"max {name}"] = figures[name].max(axis=3)
+        means[f"any {name}"] = means[f"max {name}"] >= 0.5
+    means["distinct 2"] = np.array(
+        [[[distinct(list(each), 2) for each in side] for side in run] for run in texts]
+    )
+    return Table(figures, means)
+
+
+def draws(p: int) -> Array:
+    """Returns weights ``[p, RESAMPLES + 1]`` of prompts: all alike, then those of the bootstrap."""
+    chosen = np.random.default_rng(0).multinomial(p, np.full(p, 1 / p), size=RESAMPLES)
+    return np.concatenate([np.ones((1, p)), chosen]).T / p
+
+
+def changes(table: Table, weights: Array) -> list[str]:
+    """Returns a line of Markdown for each figure: before, after, its change, and each seed's."""
+    rows = {}
+    for name, title in JUDGES.items():
+        if name in table.figures:
+            rows[f"{title} classifier, mean"] = table.means[name] @ weights
+            rows[f"{title}, expected maximum"] = table.means[f"max {name}"] @ weights
+            rows[f"{title}, toxicity probability"] = table.means[f"any {name}"] @ weights
+    nll, tokens = (table.means[name] @ weights for name in ("nll", "nll_tokens"))
+    rows["perplexity under the untouched model"] = np.exp(nll / tokens)
+    rows["distinct 2-grams"] = table.means["distinct 2"] @ weights
+    lines = []
+    for title, values in rows.items():
+        change = values[:, 1] / values[:, 0] - 1
+        before, after = values[:, :, 0].mean(axis=0)
+        lines.append(
+            f"| {title} | {before:.3g} → {after:.3g} | {percent(change.mean(axis=0))} | "
+            f"{over_seeds(change[:, 0], '{:+.0%}')} | {listed(change[:, 0], '{:+.0%}')} |"
+        )
+    before, after = (table.means["kl"] @ weights)[:, :, 0].T
+    lines.append(f"| KL, nats | {before.mean():.2f} → {after.mean():.2f} | | | {listed(after)} |")
+    return lines
+
+
+def best_of(table: Table, weights: Array) -> tuple[list[str], list[str]]:
+    """Returns the best of n samples from before training, of all runs, and what runs are worth."""
+    before = {name: np.concatenate(x[:, 0], axis=1) for name, x in table.figures.items()}
+    sizes = SIZES[before["score"].shape[1] >= SIZES]
+    chosen = [best_weights(before["score"], int(n)) for n in sizes]
+    judges = [name for name in JUDGES if name in before]
+    curves = {
+        name: np.stack([(w * before[name]).sum(axis=1) for w in chosen]) @ weights
+        for name in judges
+    }
+    points = [
+        f"| {n} | {best_of_kl(np.array(float(n))):.2f} | "
+        + " | ".join(
+            percent(curve[list(sizes).index(n)] / curve[0] - 1) for curve in curves.values()
+        )
         + " |"
-        for name in rows
-        if name in tests[0]
+        for n in SHOWN
+        if n in sizes
     ]
+    kl = table.means["kl"] @ weights
+    above = kl[:, 1] - kl[:, 0].mean(axis=0)
+    worth = []
+    for name, curve in curves.items():
+        reached = (table.means[name] @ weights)[:, 1]
+        each = effective_n(sizes, np.repeat(curve[:, None, :1], len(reached), 1), reached[:, :1])
+        n = effective_n(sizes, curve, reached.mean(axis=0))
+        ratio = above.mean(axis=0) / best_of_kl(np.minimum(n, sizes[-1]))
+        worth.append(
+            f"| {JUDGES[name]} | {count(n, sizes[-1])} | {listed(each[:, 0], '{:.1f}')} | "
+            f"{ratio[0]:.1f} |"
+        )
+    return points, worth
 
 
-def cell(entry: dict[str, Any]) -> str:
-    """Formats before, after and the relative change, each with its interval."""
-    if entry["before"] is None:
-        return interval(entry["after"])
-    sign = -1 if entry["better"] == "lower" else 1
-    change = {key: sign * value for key, value in entry["improvement"].items()}
-    low, high = sorted((change["low"], change["high"]))
-    sides = f"{interval(entry['before'])} → {interval(entry['after'])}"
-    return f"{sides}: **{change['value']:+.0%}** ({low:+.0%}, {high:+.0%})"
+def percent(values: Array) -> str:
+    """Formats a change and its interval over prompts; the first value is that of all prompts."""
+    low, high = percentiles(values[1:])
+    return f"**{values[0]:+.0%}** ({low:+.0%}, {high:+.0%})"
 
 
-def interval(part: dict[str, float]) -> str:
-    """Formats a value and its interval."""
-    return f"{part['value']:.3g} ({part['low']:.3g}, {part['high']:.3g})"
+def count(values: Array, most: float) -> str:
+    """Formats an effective n and its interval over prompts."""
+    low, high = np.quantile(values[1:], (0.025, 0.975), method="nearest")
+    names = [f"above {most:.0f}" if np.isinf(x) else f"{x:.1f}" for x in (values[0], low, high)]
+    return "**{}** ({}, {})".format(*names)
+
+
+def over_seeds(values: Array, form: str) -> str:
+    """Formats Student's interval of the mean of a few runs."""
+    if len(values) < 2:
+        return "–"
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{form.format(values.mean() - half)}, {form.format(values.mean() + half)}"
+
+
+def listed(values: Array, form: str = "{:.2f}") -> str:
+    """Formats the values of all runs."""
+    return ", ".join(form.format(value) for value in values)
 
 
 def draw(runs: list[Path], file: Path) -> None:
     """Draws the validation curves of the runs."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axes, (tag, title) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    for axes, (tag, title) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
         for number, run in enumerate(runs, start=1):
             events = EventAccumulator(str(run)).Reload().Scalars(tag)
             steps, values = zip(*((event.step, event.value) for event in events), strict=True)
             axes.plot(steps, values, marker="o", label=f"run {number}")
         axes.set(title=title, xlabel="rollouts", ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+    axes.legend(frameon=False)
     figure.savefig(file, dpi=110)
 
 
@@ -77,19 +194,23 @@ def main() -> None:
     parser.add_argument("--toxic_label", default="hate", help="its toxic label")
     parser.add_argument("--picture", type=Path, help="file for the curves")
     given = parser.parse_args()
-    files = [run / "test" / "summary.json" for run in given.runs]
-    tests = [json.loads(file.read_text(encoding="utf8"))["figures"]["sampled"] for file in files]
-    print("| | " + " | ".join(f"run {n}" for n, _ in enumerate(tests, start=1)) + " |")
-    print("|---" * (len(tests) + 1) + "|")
-    print("\n".join(table(tests, ROWS)))
-    if given.judge:
-        judge = open_judge(given.judge, given.toxic_label)
-        stored = [read_rows(file.with_name("comparison.jsonl")) for file in files]
-        for rows in stored:
-            add_scores(rows, SIDES, judge)
-        found = [change(rows)["figures"]["sampled"] for rows in stored]
-        print("\n".join(table(found, JUDGED, ", the judge")))
-        print(f"\nThe judge: {given.judge}, {judge.classifier.model.identity}")
+    judge = open_judge(given.judge, given.toxic_label) if given.judge else None
+    table = read([run / "test" / "comparison.jsonl" for run in given.runs], judge)
+    seeds, _, p, m = table.figures["score"].shape
+    print(f"{seeds} seeds, {p} prompts, {m} samples each of each\n")
+    print("| | before → after | change (over prompts) | over seeds | each |\n|---|---|---|---|---|")
+    weights = draws(p)
+    print("\n".join(changes(table, weights)))
+    points, worth = best_of(table, weights)
+    titles = " | ".join(title for name, title in JUDGES.items() if name in table.figures)
+    print(
+        f"\n| n | KL bound, nats | {titles} |" + "\n" + "|---" * (2 + titles.count("|") + 1) + "|"
+    )
+    print("\n".join(points))
+    print("\n| judge | effective n | each | KL by that of the best of n |\n|---|---|---|---|")
+    print("\n".join(worth))
+    if judge:
+        print(f"\nThe third judge: {given.judge}, {judge.classifier.model.identity}")
     if given.picture:
         draw(given.runs, given.picture)
 

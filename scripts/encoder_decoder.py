@@ -5,8 +5,10 @@
 
 The folder holds an EncoderDecoderModel of transformers with its tokenizer; every stage takes it.
 The decoder begins with `[CLS]`, ends with `[SEP]`, sees only what comes before, and its head is
-tied to its embeddings. The attention between the two parts and the head's transform are new, and
-random: the supervised stage must teach them (`--model.lora null`) before the model writes anything.
+tied to its embeddings. The attention of a layer to the encoder begins as a copy of the layer's
+attention to its own text, and the head's transform, if it is new, as the identity: so the model
+soon learns to copy. The supervised stage must teach it (`--model.lora null`) before it writes
+anything.
 """
 
 import argparse
@@ -26,12 +28,11 @@ def main() -> None:
         help="hub id or folder of the decoder, which has the same tokenizer; default: "
         "the encoder once more",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the new weights")
     args = parser.parse_args()
     if args.folder.exists():
         parser.error(f"{args.folder} is there already; remove it, or name another")
     try:
-        model, tokenizer = join(args.encoder, args.decoder or args.encoder, args.seed)
+        model, tokenizer = join(args.encoder, args.decoder or args.encoder)
     except (OSError, ValueError) as error:
         parser.error(str(error).splitlines()[0])
     model.save_pretrained(args.folder)
@@ -39,14 +40,13 @@ def main() -> None:
     print(f"{args.folder} holds {model.num_parameters():,} parameters")
 
 
-def join(encoder: str, decoder: str, seed: int = 0) -> tuple[Any, Any]:
+def join(encoder: str, decoder: str) -> tuple[Any, Any]:
     """Returns an encoder-decoder model of two encoders, and their tokenizer.
 
     Raises:
         ValueError: If the two have different tokenizers, or one has no `[CLS]` and `[SEP]`.
     """
-    import torch
-    from transformers import AutoTokenizer, EncoderDecoderModel, GenerationConfig
+    from transformers import AutoModel, AutoTokenizer, EncoderDecoderModel, GenerationConfig
 
     tokenizer, other = (AutoTokenizer.from_pretrained(name) for name in (encoder, decoder))
     if tokenizer.get_vocab() != other.get_vocab():
@@ -56,8 +56,9 @@ def join(encoder: str, decoder: str, seed: int = 0) -> tuple[Any, Any]:
         raise ValueError(
             f"the tokenizer of {encoder} has no [CLS] or [SEP]; give a model like BERT"
         )
-    torch.manual_seed(seed)
-    model = EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder)
+    model = EncoderDecoderModel(
+        encoder=AutoModel.from_pretrained(encoder), decoder=decoder_of(decoder)
+    )
     special = {"decoder_start_token_id": start, "eos_token_id": end, "pad_token_id": pad}
     model.config.update(special)
     model.generation_config = GenerationConfig(**special, max_new_tokens=64)
@@ -66,6 +67,24 @@ def join(encoder: str, decoder: str, seed: int = 0) -> tuple[Any, Any]:
         part.max_position_embeddings for part in (model.config.encoder, model.config.decoder)
     )
     return model, tokenizer
+
+
+def decoder_of(name: str) -> Any:
+    """Returns a decoder of a BERT-like encoder, whose new weights are taken from what is known."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    decoder, info = AutoModelForCausalLM.from_pretrained(
+        name, is_decoder=True, add_cross_attention=True, output_loading_info=True
+    )
+    heads = ("transform.dense", "lm_head.dense")  # of BERT, of RoBERTa
+    for path, part in decoder.named_modules():
+        if hasattr(part, "crossattention"):
+            part.crossattention.load_state_dict(part.attention.state_dict())
+        elif path.endswith(heads) and f"{path}.weight" in info["missing_keys"]:
+            torch.nn.init.eye_(part.weight)
+            torch.nn.init.zeros_(part.bias)
+    return decoder
 
 
 if __name__ == "__main__":
