@@ -5,8 +5,8 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import datasets
 import pytest
@@ -18,6 +18,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BertModel
 from command import ROOT, module_of, run, tiny_recipe
 from conftest import FEELINGS, NAMES, tiny_bert_config, word_tokenizer
 from detox_lightning.compare.page_server import PageServer
+from detox_lightning.data.encoding import Encoding
+from detox_lightning.models.source import ModelSource
+from detox_lightning.protocols import Stage
 from numerics import FLOAT32
 
 SUPERVISED = str(ROOT / "configs" / "supervised.yaml")
@@ -110,6 +113,16 @@ def test_new_weights_come_from_known_ones(script: ModuleType, place: Path) -> No
     decoder.save_pretrained(place / "with_head")
     kept = script.decoder_of("with_head").cls.predictions.transform.dense
     assert torch.equal(kept.weight, transform.weight)  # a head that was trained stays
+
+
+def test_an_answer_doesn_t_repeat_the_start(folder: str, tiny_t5: str) -> None:
+    for name in (folder, tiny_t5):
+        source = ModelSource.resolve(name)
+        stage = cast(Stage, SimpleNamespace(source=source, family=source.family))
+        encoding = Encoding(None, stage)
+        words = encoding.tokenizer.convert_tokens_to_ids(FEELINGS[:2])
+        (ids,) = encoding.answer_ids([" ".join(FEELINGS[:2])], limit=9)
+        assert ids == [*words, 1]  # the end is learned, [CLS] (2) is given
 
 
 @pytest.mark.parametrize(
