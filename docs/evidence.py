@@ -11,6 +11,7 @@ in all runs stay together. That over seeds is Student's, of the runs' changes.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,10 +104,11 @@ def changes(table: Table, weights: Array) -> list[str]:
         before, after = values[:, :, 0].mean(axis=0)
         lines.append(
             f"| {title} | {before:.3g} → {after:.3g} | {percent(change.mean(axis=0))} | "
-            f"{over_seeds(change[:, 0], '{:+.0%}')} | {listed(change[:, 0], '{:+.0%}')} |"
+            f"{over_seeds(change[:, 0])} | {listed(map(signed, change[:, 0]))} |"
         )
     before, after = (table.means["kl"] @ weights)[:, :, 0].T
-    lines.append(f"| KL, nats | {before.mean():.2f} → {after.mean():.2f} | | | {listed(after)} |")
+    each = listed(map("{:.2f}".format, after))
+    lines.append(f"| KL, nats | {before.mean():.2f} → {after.mean():.2f} | | | {each} |")
     return lines
 
 
@@ -137,37 +139,42 @@ def best_of(table: Table, weights: Array) -> tuple[list[str], list[str]]:
         each = effective_n(sizes, np.repeat(curve[:, None, :1], len(reached), 1), reached[:, :1])
         n = effective_n(sizes, curve, reached.mean(axis=0))
         ratio = above.mean(axis=0) / best_of_kl(np.minimum(n, sizes[-1]))
+        low, high = np.quantile(n[1:], (0.025, 0.975), method="nearest")
+        found, *ends = (number(x, sizes[-1]) for x in (n[0], low, high))
+        every = listed(number(x, sizes[-1]) for x in each[:, 0])
         worth.append(
-            f"| {JUDGES[name]} | {count(n, sizes[-1])} | {listed(each[:, 0], '{:.1f}')} | "
-            f"{ratio[0]:.1f} |"
+            f"| {JUDGES[name]} | **{found}** ({listed(ends)}) | {every} | {ratio[0]:.1f} |"
         )
     return points, worth
+
+
+def signed(change: float) -> str:
+    """Formats a relative change."""
+    return f"{change:+.0%}".replace("-", "−").replace("%", " %")
 
 
 def percent(values: Array) -> str:
     """Formats a change and its interval over prompts; the first value is that of all prompts."""
     low, high = percentiles(values[1:])
-    return f"**{values[0]:+.0%}** ({low:+.0%}, {high:+.0%})"
+    return f"**{signed(values[0])}** ({signed(low)}, {signed(high)})"
 
 
-def count(values: Array, most: float) -> str:
-    """Formats an effective n and its interval over prompts."""
-    low, high = np.quantile(values[1:], (0.025, 0.975), method="nearest")
-    names = [f"above {most:.0f}" if np.isinf(x) else f"{x:.1f}" for x in (values[0], low, high)]
-    return "**{}** ({}, {})".format(*names)
+def number(n: float, most: float) -> str:
+    """Formats an effective n, which is infinite if it is above the largest."""
+    return f"above {most:.0f}" if np.isinf(n) else f"{n:.1f}"
 
 
-def over_seeds(values: Array, form: str) -> str:
+def over_seeds(values: Array) -> str:
     """Formats Student's interval of the mean of a few runs."""
     if len(values) < 2:
         return "–"
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{form.format(values.mean() - half)}, {form.format(values.mean() + half)}"
+    return f"{signed(values.mean() - half)}, {signed(values.mean() + half)}"
 
 
-def listed(values: Array, form: str = "{:.2f}") -> str:
-    """Formats the values of all runs."""
-    return ", ".join(form.format(value) for value in values)
+def listed(values: Iterable[str]) -> str:
+    """Joins what is said of each run."""
+    return ", ".join(values)
 
 
 def draw(runs: list[Path], file: Path) -> None:
