@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from transformers import ByT5Tokenizer
+from transformers import ByT5Tokenizer, T5Config
 
 from detox_lightning.data.encoding import Encoding
 from detox_lightning.data.labeled import LabeledTextDataModule
@@ -57,6 +57,8 @@ def test_a_second_model_gets_its_own_tokens(make: Make, tmp_path: Path) -> None:
         ModelSource(save_tokenizer(tmp_path / name, words))
         for name, words in (("first", WORDS), ("second", reverse))
     )
+    for source in (first, second):
+        T5Config(vocab_size=len(WORDS)).save_pretrained(source.base)
     data.trainer = fake_trainer(source=first)
     assert data.rows("train")["prompt_ids"][:] == [[3, 4, 6, 5, 4]]
     kept = data.rows("train")

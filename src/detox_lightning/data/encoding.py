@@ -35,8 +35,9 @@ class Encoding:
         self.padding_side = family.padding_side if family else "right"
         self._ends_prompts_with_eos = family is None or family.ends_prompts_with_eos
         self._adds_special_tokens = family is None or family.adds_special_tokens_to_answers
-        # a decoder is given this one, and must not learn to write it once more
-        self._start = getattr(source.config, "decoder_start_token_id", None) if source else None
+        self._start = None  # a decoder is given this one, and must not learn to write it once more
+        if source and self._adds_special_tokens:
+            self._start = getattr(source.config, "decoder_start_token_id", None)
         self.name = name or own
         if self.name is None:
             raise InputError("--data.tokenizer: the model names none; give a hub id or a folder")
@@ -108,8 +109,7 @@ class Encoding:
         The token that a decoder begins with is left out, as BERT's tokenizer adds it.
         """
         ids = self.ids(texts, add_special_tokens=self._adds_special_tokens)
-        if self._adds_special_tokens:
-            ids = [row[1:] if row[:1] == [self._start] else row for row in ids]
+        ids = [row[1:] if row[:1] == [self._start] else row for row in ids]
         bodies = (row[:-1] if row[-1:] == [self.eos_id] else row for row in ids)
         return [[*body[: limit - 1], self.eos_id] for body in bodies]
 
