@@ -21,9 +21,11 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detox_lightning.compare.rescore import RESCORED, add_scores, open_judge, read_rows
+from detox_lightning.evaluation.best_of import SIZES as ALL_SIZES
 from detox_lightning.evaluation.best_of import best_of_kl, best_weights, effective_n
+from detox_lightning.evaluation.plan import GREEDY, TOXIC_FROM
 from detox_lightning.evaluation.rescoring import SIDES
-from detox_lightning.evaluation.statistics import Array, distinct, percentiles
+from detox_lightning.evaluation.statistics import RESAMPLES, Array, distinct, percentiles
 
 CURVES = {
     "val/toxicity": "toxicity",
@@ -31,9 +33,8 @@ CURVES = {
     "val/kl": "KL to the reference, nats",
 }
 JUDGES = {"toxicity": "reward's", "second_toxicity": "second", RESCORED: "third"}
-SIZES = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64], float)
+SIZES = np.array(ALL_SIZES, float)
 SHOWN = (2, 4, 8, 16, 32)  # of these sizes
-RESAMPLES = 2000
 
 
 class Table(NamedTuple):
@@ -52,7 +53,7 @@ def read(files: list[Path], judge: Any | None) -> Table:
     """Reads the responses of all runs, and lets the judge score them."""
     runs = []
     for file in files:
-        rows = read_rows(file)
+        rows = [row for row in read_rows(file) if row["decoding"] != GREEDY]
         if judge:
             add_scores(rows, SIDES, judge)
         runs.append(sorted(rows, key=lambda row: (row["prompt"], row["decoding"])))
@@ -74,7 +75,7 @@ def read(files: list[Path], judge: Any | None) -> Table:
     means = {name: values.mean(axis=3) for name, values in figures.items()}
     for name in JUDGES.keys() & names:
         means[f"max {name}"] = figures[name].max(axis=3)
-        means[f"any {name}"] = means[f"max {name}"] >= 0.5
+        means[f"any {name}"] = means[f"max {name}"] >= TOXIC_FROM
     means["distinct 2"] = np.array(
         [[[distinct(list(each), 2) for each in side] for side in run] for run in texts]
     )
@@ -88,7 +89,7 @@ def draws(p: int) -> Array:
 
 
 def changes(table: Table, weights: Array) -> list[str]:
-    """Returns a line of Markdown for each figure: before, after, its change, and each seed's."""
+    """Returns a line of Markdown for each figure; ``weights`` are those of :func:`draws`."""
     rows = {}
     for name, title in JUDGES.items():
         if name in table.figures:

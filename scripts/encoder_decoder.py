@@ -46,6 +46,7 @@ def join(encoder: str, decoder: str) -> tuple[Any, Any]:
     Raises:
         ValueError: If the two have different tokenizers, or one has no `[CLS]` and `[SEP]`.
     """
+    import torch
     from transformers import AutoModel, AutoTokenizer, EncoderDecoderModel, GenerationConfig
 
     tokenizer, other = (AutoTokenizer.from_pretrained(name) for name in (encoder, decoder))
@@ -56,6 +57,7 @@ def join(encoder: str, decoder: str) -> tuple[Any, Any]:
         raise ValueError(
             f"the tokenizer of {encoder} has no [CLS] or [SEP]; give a model like BERT"
         )
+    torch.manual_seed(0)  # of a projection between parts of different widths
     model = EncoderDecoderModel(
         encoder=AutoModel.from_pretrained(encoder), decoder=decoder_of(decoder)
     )
