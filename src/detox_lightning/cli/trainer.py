@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from detox_lightning.callbacks.collapse import CollapseCallback
 from detox_lightning.callbacks.dashboard import DashboardCallback
+from detox_lightning.callbacks.evaluation_pace import EvaluationPaceCallback
 from detox_lightning.callbacks.export import ExportCallback
 from detox_lightning.callbacks.fault_files import FaultsCallback
 from detox_lightning.callbacks.narration import NarrationCallback
@@ -46,7 +47,8 @@ DEFAULTS = {
     "num_sanity_val_steps": 0,
 }
 CALLBACKS: list[Callable[[], Callback]] = [
-    *(ResumeCallback, DashboardCallback, NarrationCallback, OriginCallback, EndingCallback),
+    *(ResumeCallback, DashboardCallback, NarrationCallback, EvaluationPaceCallback),
+    *(OriginCallback, EndingCallback),
     *(FaultsCallback, PeerFailureCallback),  # in this order, as the second ends other processes
 ]
 # callbacks with options, by the section of the command line that has them

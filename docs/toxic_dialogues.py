@@ -1,0 +1,85 @@
+"""Writes the dialogues of docs/summaries.md: train.jsonl and validation.jsonl.
+
+    python docs/toxic_dialogues.py toxic --dialogues DIR --pairs DIR --texts FILE
+
+In each short dialogue, one of its speakers says two toxic sentences more, as lines of their own.
+The summary stays as it is, so it doesn't repeat them. The sentences are those of pairs of toxic
+and neutral ones, a folder, and those that a file with ``text`` and ``label`` calls hate or
+offensive. None of them is in both files.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+TOXIC = {"hate", "offensive"}  # labels
+LINES = 2  # toxic sentences in a dialogue
+MOST_WORDS, MOST_TOXIC_WORDS = 90, 20  # of a dialogue, of a toxic sentence
+NO_SENTENCE = ("@", "http", "&", "#", "RT ", "\n", '"')  # of tweets, not of speech
+
+
+def read(file: Path) -> Iterator[dict[str, str]]:
+    """Yields the rows of a jsonl file, which may be compressed."""
+    opened = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "rt", encoding="utf8") as lines:
+        yield from map(json.loads, lines)
+
+
+def split_of(text: str) -> str:
+    """Returns the split of a text from a file without splits: a tenth is for validation."""
+    number = int(hashlib.sha256(text.encode()).hexdigest(), 16)
+    return "train" if number % 10 else "validation"
+
+
+def toxic_sentences(pairs: Path, texts: Path, split: str) -> list[str]:
+    """Returns the toxic sentences of a split, each once."""
+    found = [row["toxic"] for file in pairs.glob(f"{split}.*") for row in read(file)]
+    found += [
+        row["text"]
+        for row in read(texts)
+        if row["label"] in TOXIC and split_of(row["text"]) == split
+    ]
+    short = [text for text in found if 2 < len(text.split()) <= MOST_TOXIC_WORDS]
+    return [text for text in dict.fromkeys(short) if not any(part in text for part in NO_SENTENCE)]
+
+
+def with_lines(dialogue: str, sentences: list[str], random: Random) -> str:
+    """Returns a dialogue in which one of its speakers says these sentences, too."""
+    turns = dialogue.split("\n")
+    speaker = random.choice(sorted({turn.split(":")[0] for turn in turns if ":" in turn}))
+    for sentence in sentences:
+        turns.insert(random.randint(1, len(turns)), f"{speaker}: {sentence}")
+    return "\n".join(turns)
+
+
+def main() -> None:
+    """Reads the command line, and writes the files."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where the files go")
+    parser.add_argument("--dialogues", type=Path, required=True, help="folder of DialogSum")
+    parser.add_argument("--pairs", type=Path, required=True, help="folder of ParaDetox")
+    parser.add_argument("--texts", type=Path, required=True, help="labeled texts, as jsonl")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    random = Random(0)
+    for split in ("train", "validation"):
+        sentences = toxic_sentences(given.pairs, given.texts, split)
+        rows = [row for file in given.dialogues.glob(f"{split}.*") for row in read(file)]
+        short = [row for row in rows if len(row["dialogue"].split()) <= MOST_WORDS]
+        with (given.folder / f"{split}.jsonl").open("w", encoding="utf8") as file:
+            for row in short:
+                spoken = random.sample(sentences, LINES)
+                dialogue = with_lines(row["dialogue"], spoken, random)
+                new = {"dialogue": dialogue, "summary": row["summary"], "said": spoken}
+                file.write(json.dumps(new, ensure_ascii=False) + "\n")
+        print(f"{split}: {len(short)} of {len(rows)} dialogues, {len(sentences)} sentences")
+
+
+if __name__ == "__main__":
+    main()
