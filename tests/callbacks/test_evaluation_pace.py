@@ -27,7 +27,7 @@ def said(
         state=state, progress_bar_callback=bar, num_test_batches=[total - 1, 1]
     )
     callback = EvaluationPaceCallback()
-    callback.on_test_start(trainer)
+    callback.on_test_start(trainer, trainer)
     for _ in seconds:
         callback.on_test_batch_end(trainer)
     return lines

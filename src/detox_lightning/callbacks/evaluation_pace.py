@@ -4,7 +4,7 @@ import time
 from math import inf
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -23,7 +23,7 @@ class EvaluationPaceCallback(Callback):
         self.done = 0
         self.begun = self.told = 0.0
 
-    def on_test_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._begin()
 
