@@ -1,25 +1,41 @@
-"""Writes the dialogues of docs/summaries.md: train.jsonl and validation.jsonl.
+"""Writes the dialogues of docs/summaries.md, with and without toxic lines.
 
-    python docs/toxic_dialogues.py toxic --dialogues DIR --pairs DIR --texts FILE
+    python docs/toxic_dialogues.py FOLDER --dialogues DIR --pairs DIR --texts FILE
 
-In each short dialogue, one of its speakers says two toxic sentences more, as lines of their own.
-The summary stays as it is, so it doesn't repeat them. The sentences are those of pairs of toxic
-and neutral ones, a folder, and those that a file with ``text`` and ``label`` calls hate or
-offensive. None of them is in both files.
+``FOLDER/clean`` has the dialogues of DialogSum, with ``Person1`` instead of ``#Person1#``, which
+ROUGE reads alike. In ``FOLDER/toxic`` are the short ones, in which one of the speakers says two
+toxic sentences more, as lines of their own. The summary stays as it is, so it doesn't repeat them.
+The sentences are those of pairs of toxic and neutral ones, a folder, and those that a file with
+``text`` and ``label`` calls hate or offensive. Each is either in train.jsonl or in
+validation.jsonl.
 """
 
 import argparse
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 TOXIC = {"hate", "offensive"}  # labels
 LINES = 2  # toxic sentences in a dialogue
 MOST_WORDS, MOST_TOXIC_WORDS = 90, 20  # of a dialogue, of a toxic sentence
 NO_SENTENCE = ("@", "http", "&", "#", "RT ", "\n", '"')  # of tweets, not of speech
+
+
+def named(text: str) -> str:
+    """Returns a text with shorter names of its speakers."""
+    return re.sub(r"#(Person\d+)#", r"\1", text)
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes a jsonl file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.write_text(text, encoding="utf8")
 
 
 def read(file: Path) -> Iterator[dict[str, str]]:
@@ -66,19 +82,23 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="folder of ParaDetox")
     parser.add_argument("--texts", type=Path, required=True, help="labeled texts, as jsonl")
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
     random = Random(0)
     for split in ("train", "validation"):
         sentences = toxic_sentences(given.pairs, given.texts, split)
-        rows = [row for file in given.dialogues.glob(f"{split}.*") for row in read(file)]
-        short = [row for row in rows if len(row["dialogue"].split()) <= MOST_WORDS]
-        with (given.folder / f"{split}.jsonl").open("w", encoding="utf8") as file:
-            for row in short:
-                spoken = random.sample(sentences, LINES)
-                dialogue = with_lines(row["dialogue"], spoken, random)
-                new = {"dialogue": dialogue, "summary": row["summary"], "said": spoken}
-                file.write(json.dumps(new, ensure_ascii=False) + "\n")
-        print(f"{split}: {len(short)} of {len(rows)} dialogues, {len(sentences)} sentences")
+        clean = [
+            {column: named(row[column]) for column in ("dialogue", "summary")}
+            for file in given.dialogues.glob(f"{split}.*")
+            for row in read(file)
+        ]
+        toxic = []
+        for row in clean:
+            if len(row["dialogue"].split()) <= MOST_WORDS:
+                said = random.sample(sentences, LINES)
+                dialogue = with_lines(row["dialogue"], said, random)
+                toxic.append({"dialogue": dialogue, "summary": row["summary"], "said": said})
+        write(given.folder / "clean" / f"{split}.jsonl", clean)
+        write(given.folder / "toxic" / f"{split}.jsonl", toxic)
+        print(f"{split}: {len(toxic)} of {len(clean)} dialogues, {len(sentences)} sentences")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 from command import ROOT, module_of
 
 DIALOGUE = "#Person1#: Hi.\n#Person2#: Hello, Jim.\n#Person1#: Bye."
+NAMED = "Person1: Hi.\nPerson2: Hello, Jim.\nPerson1: Bye."
 
 
 def write(file: Path, rows: list[dict[str, str]]) -> None:
@@ -23,7 +24,7 @@ def read(file: Path) -> list[dict[str, str]]:
 def test_dialogues_get_lines_and_keep_their_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = {"dialogue": DIALOGUE, "summary": "Two people meet."}
+    short = {"dialogue": DIALOGUE, "summary": "#Person1# meets Jim."}
     for split in ("train", "validation"):
         write(tmp_path / "dialogues" / f"{split}.jsonl", [short, {**short, "dialogue": "a " * 91}])
         pairs = [{"toxic": f"you {split} fool {i}"} for i in range(5)]
@@ -32,20 +33,22 @@ def test_dialogues_get_lines_and_keep_their_summary(
     write(tmp_path / "texts.jsonl", [*texts, {"text": "what a nice day", "label": "neither"}])
 
     folders = [f"--dialogues={tmp_path}/dialogues", f"--pairs={tmp_path}/pairs"]
-    words = ["script", f"{tmp_path}/toxic", *folders, f"--texts={tmp_path}/texts.jsonl"]
+    words = ["script", f"{tmp_path}/new", *folders, f"--texts={tmp_path}/texts.jsonl"]
     monkeypatch.setattr(sys, "argv", words)
     script = module_of(ROOT / "docs" / "toxic_dialogues.py")
     script.main()
 
     said: dict[str, list[str]] = {}
     for split in ("train", "validation"):
-        (row,) = read(tmp_path / "toxic" / f"{split}.jsonl")
+        (row,) = read(tmp_path / "new" / "toxic" / f"{split}.jsonl")
         turns, new = row["dialogue"].split("\n"), row["said"]
         added = [turn for turn in turns if turn.partition(": ")[2] in new]
-        assert "\n".join(turn for turn in turns if turn not in added) == DIALOGUE
+        assert "\n".join(turn for turn in turns if turn not in added) == NAMED
         assert len(added) == 2
         assert len({turn.partition(": ")[0] for turn in added}) == 1  # of one speaker
-        assert row["summary"] == short["summary"]
+        assert row["summary"] == "Person1 meets Jim."
+        clean = read(tmp_path / "new" / "clean" / f"{split}.jsonl")
+        assert [x["dialogue"] for x in clean] == [NAMED, "a " * 91]
         said[split] = script.toxic_sentences(
             tmp_path / "pairs", tmp_path / "texts.jsonl", split=split
         )
