@@ -61,10 +61,11 @@ def read(files: list[Path], judge: Any | None) -> Table:
     if any(each != prompts[0] for each in prompts):
         raise SystemExit("the runs were not tested with equally many samples of the same prompts")
     p = len(set(prompts[0]))
-    names = [*(j for j in JUDGES if f"{j}_after" in runs[0][0]), "score", "kl", "nll", "nll_tokens"]
-    figures = {
+    known = (*JUDGES, "score", "rougeL", "kl", "nll", "nll_tokens")
+    names = [name for name in known if f"{name}_after" in runs[0][0]]
+    figures = {  # before training, a KL that must be 0 is left out
         name: np.array(
-            [[[row[f"{name}_{side}"] for row in rows] for side in SIDES] for rows in runs]
+            [[[row.get(f"{name}_{side}", 0) for row in rows] for side in SIDES] for rows in runs]
         )
         .astype(float)
         .reshape(len(runs), 2, p, -1)
@@ -96,8 +97,11 @@ def changes(table: Table, weights: Array) -> list[str]:
             rows[f"{title} classifier, mean"] = table.means[name] @ weights
             rows[f"{title}, expected maximum"] = table.means[f"max {name}"] @ weights
             rows[f"{title}, toxicity probability"] = table.means[f"any {name}"] @ weights
-    nll, tokens = (table.means[name] @ weights for name in ("nll", "nll_tokens"))
-    rows["perplexity under the untouched model"] = np.exp(nll / tokens)
+    if "nll" in table.means:
+        nll, tokens = (table.means[name] @ weights for name in ("nll", "nll_tokens"))
+        rows["perplexity under the untouched model"] = np.exp(nll / tokens)
+    if "rougeL" in table.means:
+        rows["ROUGE-L"] = table.means["rougeL"] @ weights
     rows["distinct 2-grams"] = table.means["distinct 2"] @ weights
     lines = []
     for title, values in rows.items():

@@ -4,7 +4,8 @@
 
 ``FOLDER/clean`` has the dialogues of DialogSum, with ``Person1`` instead of ``#Person1#``, which
 ROUGE reads alike. In ``FOLDER/toxic`` are the short ones, in which one of the speakers says two
-toxic sentences more, as lines of their own. The summary stays as it is, so it doesn't repeat them.
+toxic sentences more, as lines of their own. The ``summary`` stays as it is, so it doesn't repeat
+them; that called ``repeating`` ends with one of them, as a bad summarizer's.
 The sentences are those of pairs of toxic and neutral ones, a folder, and those that a file with
 ``text`` and ``label`` calls hate or offensive. Each is either in train.jsonl or in
 validation.jsonl.
@@ -63,13 +64,25 @@ def toxic_sentences(pairs: Path, texts: Path, split: str) -> list[str]:
     return [text for text in dict.fromkeys(short) if not any(part in text for part in NO_SENTENCE)]
 
 
-def with_lines(dialogue: str, sentences: list[str], random: Random) -> str:
-    """Returns a dialogue in which one of its speakers says these sentences, too."""
+def with_lines(dialogue: str, speaker: str, sentences: list[str], random: Random) -> str:
+    """Returns a dialogue in which a speaker says these sentences, too."""
     turns = dialogue.split("\n")
-    speaker = random.choice(sorted({turn.split(":")[0] for turn in turns if ":" in turn}))
     for sentence in sentences:
         turns.insert(random.randint(1, len(turns)), f"{speaker}: {sentence}")
     return "\n".join(turns)
+
+
+def made_toxic(row: dict[str, str], said: list[str], random: Random) -> dict[str, Any]:
+    """Returns a row with toxic sentences, and its two summaries."""
+    dialogue, summary = row["dialogue"], row["summary"]
+    turns = dialogue.split("\n")
+    speaker = random.choice(sorted({turn.split(":")[0] for turn in turns if ":" in turn}))
+    return {
+        "dialogue": with_lines(dialogue, speaker, said, random),
+        "summary": summary,
+        "repeating": f"{summary} {speaker} says, {said[0]}",
+        "said": said,
+    }
 
 
 def main() -> None:
@@ -90,12 +103,11 @@ def main() -> None:
             for file in given.dialogues.glob(f"{split}.*")
             for row in read(file)
         ]
-        toxic = []
-        for row in clean:
-            if len(row["dialogue"].split()) <= MOST_WORDS:
-                said = random.sample(sentences, LINES)
-                dialogue = with_lines(row["dialogue"], said, random)
-                toxic.append({"dialogue": dialogue, "summary": row["summary"], "said": said})
+        toxic = [
+            made_toxic(row, random.sample(sentences, LINES), random)
+            for row in clean
+            if len(row["dialogue"].split()) <= MOST_WORDS
+        ]
         write(given.folder / "clean" / f"{split}.jsonl", clean)
         write(given.folder / "toxic" / f"{split}.jsonl", toxic)
         print(f"{split}: {len(toxic)} of {len(clean)} dialogues, {len(sentences)} sentences")

@@ -10,6 +10,7 @@ from command import ROOT, module_of
 
 DIALOGUE = "#Person1#: Hi.\n#Person2#: Hello, Jim.\n#Person1#: Bye."
 NAMED = "Person1: Hi.\nPerson2: Hello, Jim.\nPerson1: Bye."
+SPEAKERS = ("Person1", "Person2")
 
 
 def write(file: Path, rows: list[dict[str, str]]) -> None:
@@ -47,6 +48,7 @@ def test_dialogues_get_lines_and_keep_their_summary(
         assert len(added) == 2
         assert len({turn.partition(": ")[0] for turn in added}) == 1  # of one speaker
         assert row["summary"] == "Person1 meets Jim."
+        assert row["repeating"] in {f"Person1 meets Jim. {x} says, {new[0]}" for x in SPEAKERS}
         clean = read(tmp_path / "new" / "clean" / f"{split}.jsonl")
         assert [x["dialogue"] for x in clean] == [NAMED, "a " * 91]
         said[split] = script.toxic_sentences(

@@ -124,7 +124,7 @@ class PPOModule(PolicyStage):
         ratio_threshold: PositiveFloat = 10.0,
         early_stop_kl: PositiveFloat | None = None,
         max_faults: NonNegativeInt = 10,
-        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1.41e-5),
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4),
         schedule: Schedule = CONSTANT,
         evaluation: EvaluationPlan = EvaluationPlan(),  # noqa: B008
         gradient_checkpointing: bool = False,
