@@ -16,7 +16,7 @@ FILES = [file for file in sorted(ROOT.rglob("*.py")) if file.parent != ROOT or f
 
 # It names types of other rooms for mypy alone: nothing of them is imported when it runs.
 FOR_MYPY = ROOT / "protocols.py"
-MOST_LINES, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 26_471, 300, 60
+MOST_LINES, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 26_472, 300, 60
 
 ANYONE = {"arguments", "errors", "lazy_imports", "protocols", "redaction", "seeding"}
 # Each room, and what it may import besides itself and ANYONE: rooms, or single modules of one.

@@ -91,7 +91,8 @@ class PPOModule(PolicyStage):
         max_faults: How many rollouts of the whole run may be left out, or lose a mini-batch,
             because a score, a loss or a gradient is not finite. What was left out is written into
             the folder ``faults`` of the run. One more ends the run.
-        optimizer: Optimizer of the parameters that learn.
+        optimizer: Optimizer of the parameters that learn. The default, Adam at 1e-4, is meant for
+            adapters; all weights need a lower rate.
         schedule: Schedule of the learning rate; a step is a rollout.
         evaluation: How ``validate``, ``test`` and ``predict`` sample and evaluate responses.
         gradient_checkpointing: Compute activations again in the backward pass, to save memory.
