@@ -54,6 +54,7 @@ def read(files: list[Path], judge: Any | None) -> Table:
     runs = []
     for file in files:
         rows = [row for row in read_rows(file) if row["decoding"] != GREEDY]
+        rows = [{"kl_before": 0, **row} for row in rows]  # it is left out where it must be 0
         if judge:
             add_scores(rows, SIDES, judge)
         runs.append(sorted(rows, key=lambda row: (row["prompt"], row["decoding"])))
@@ -63,9 +64,9 @@ def read(files: list[Path], judge: Any | None) -> Table:
     p = len(set(prompts[0]))
     known = (*JUDGES, "score", "rougeL", "kl", "nll", "nll_tokens")
     names = [name for name in known if f"{name}_after" in runs[0][0]]
-    figures = {  # before training, a KL that must be 0 is left out
+    figures = {
         name: np.array(
-            [[[row.get(f"{name}_{side}", 0) for row in rows] for side in SIDES] for rows in runs]
+            [[[row[f"{name}_{side}"] for row in rows] for side in SIDES] for rows in runs]
         )
         .astype(float)
         .reshape(len(runs), 2, p, -1)
