@@ -62,9 +62,7 @@ def main() -> None:
         if is_new:
             hollow = {"fmt": "o", "color": colors[name], "markerfacecolor": "white"}
             place(axes, side(summary, "before"), f"{name}, supervised", hollow)
-        label = (
-            f"{name}, then RLOO" if is_new else "_"
-        )  # matplotlib's sign for no entry in the legend
+        label = f"{name}, then RLOO" if is_new else "_"  # "_" has no entry in the legend
         place(axes, side(summary, "after"), label, {"fmt": "o", "color": colors[name]})
     axes.set(xlabel="SIM, similarity to the source", ylabel="STA, share judged non-toxic")
     axes.set_ylim(0, 1)

@@ -53,6 +53,8 @@ def config(job: Mapping[str, Any]) -> dict[str, Any]:
         "ppo_epochs": job["ppo_epochs"],
         "mini_batch_size": job["mini_batch_size"],
         "micro_batch_size": job.get("micro_batch_size"),
+        # the rate of theirs.py, as both shall take the same steps
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1.41e-5}},
     }
     data = {
         "source": f"{folder}/prompts.jsonl",
